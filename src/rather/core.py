@@ -1,0 +1,206 @@
+"""The few types that everything shares: records that people and files see, the batch that learning sees, and protocols.
+
+Shape letters: B trajectories, T actions (padded), P prompt tokens, A action dimensions, D trajectories a side.
+Only numpy is imported here, so that the store and the labelling page start without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+"""What a language model is asked: plain text, or a conversation of {"role", "content"} messages."""
+
+UNUSED = -1
+"""Marks padding among the token ids of `Batch.observations`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is attempted: a prompt, or an environment with a reset seed.
+
+    `source` names the data set or environment, `key` the row or seed in it. `answer` is for verifiers alone: no policy
+    ever sees it.
+    """
+
+    source: str
+    key: str
+    prompt: Prompt | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """One attempt at a task.
+
+    `policy` says who acted ("run@step" or "import:file"). `observations` is (P,) prompt tokens for text, (T+1, *obs) for
+    control; `actions` (T,) or (T, A); `logprobs` (T,) in nats under the policy that acted; `rewards` (T,). `terminated`
+    is True when the task itself ended the attempt, False when a limit cut it. `text` holds the words, for text only: words
+    outlive tokens, so the store keeps `text`, and `actions` is None for an attempt that was read back from it.
+    """
+
+    task: Task
+    policy: str
+    text: str | None = None
+    terminated: bool = True
+    observations: np.ndarray | None = None
+    actions: np.ndarray | None = None
+    logprobs: np.ndarray | None = None
+    rewards: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A question, "which side would you rather have?", and its answer once there is one.
+
+    `a` and `b` are sides of D trajectories each; which attempt is `a` was drawn at random. `preference` is P(a better) in
+    [0, 1], or None while nobody has judged. `key` names the question within its run and `judge` who answered.
+    """
+
+    a: tuple[Trajectory, ...]
+    b: tuple[Trajectory, ...]
+    preference: float | None = None
+    key: str = ""
+    judge: str = ""
+
+    def swapped(self) -> Comparison:
+        """The same question with its sides exchanged."""
+        preference = None if self.preference is None else 1.0 - self.preference
+        return replace(self, a=self.b, b=self.a, preference=preference)
+
+
+@dataclass(frozen=True)
+class Label:
+    """One judge's answer to one stored question.
+
+    `preference` is P(a better) in [0, 1], None for an abstention, whose `reason` may say why. `seconds` is the time it
+    took, `left` the side that was shown on the left, `flags` what makes the answer suspicious.
+    """
+
+    comparison: int
+    judge: str
+    preference: float | None
+    reason: str = ""
+    seconds: float | None = None
+    left: str = "a"
+    flags: tuple[str, ...] = ()
+    id: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B trajectories as tensors, padded on the right: all that losses and learners see.
+
+    `observations` (B, P) prompt tokens with UNUSED as padding for text, (B, T+1, *obs) for control; `actions` (B, T) or
+    (B, T, A); `mask` (B, T) is 1 where an action was taken; `logprobs` and `rewards` (B, T); `terminated` (B,);
+    `groups` (B,) is equal for attempts at the same task.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    mask: Tensor
+    logprobs: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    groups: Tensor
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def select(self, rows: Any) -> Batch:
+        """The rows that a slice or an index tensor names."""
+        return Batch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Names a direction v(seed) ~ N(0, I) in parameter space, scaled by `scale`; v is rebuilt from the seed, never sent."""
+
+    seed: int
+    scale: float
+
+
+class Policy(Protocol):
+    """Chooses actions; trained."""
+
+    def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
+        """Turn trajectories into a batch."""
+        ...
+
+    def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the actions and entropies, both (B, T), float32, 0 where the mask is 0."""
+        ...
+
+
+class RewardModel(Protocol):
+    """Scores trajectories: a score is the masked sum of the rewards."""
+
+    def rewards(self, batch: Batch) -> Tensor:
+        """Rewards (B, T)."""
+        ...
+
+
+class Critic(Protocol):
+    """Estimates V(s)."""
+
+    def values(self, batch: Batch) -> Tensor:
+        """Values (B, T+1): the last one is of the state after the last action."""
+        ...
+
+
+class Sampler(Protocol):
+    """Lets a policy act."""
+
+    def sync(self) -> None:
+        """Take over the policy's present parameters."""
+        ...
+
+    def sample(
+        self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None
+    ) -> list[Trajectory]:
+        """One attempt a task; attempt i depends on its task, `seed` and i alone, not on what else is in the batch."""
+        ...
+
+
+class Judge(Protocol):
+    """Answers comparisons: a person, a simulated person, a reward model, a language model, a verifier."""
+
+    name: str
+    kind: str
+
+    def judge(self, comparisons: Sequence[Comparison]) -> list[float | None]:
+        """P(a better) of each, or None where the judge abstains."""
+        ...
+
+
+class Learner(Protocol):
+    """Improves a policy or a reward model, one optimiser step a call."""
+
+    def step(self) -> dict[str, float]:
+        """Take one step and return its metrics."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact resume needs beside the weights: tensors, numbers and strings, nested."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The labels that training may use, and how far the store had been read: the last label's id."""
+
+    comparisons: list[Comparison]
+    watermark: int = 0
+    labels: list[int] = field(default_factory=list)

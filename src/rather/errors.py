@@ -1,0 +1,36 @@
+"""The errors that `rather` raises on purpose: one root, one kind for each place where a user can mend something.
+
+A message is one sentence: what was wrong, the value, and what would do. The command line prints it and exits with 2.
+"""
+
+
+class RatherError(Exception):
+    """Root of every error that is meant for the user."""
+
+
+class ConfigError(RatherError):
+    """A key, a value or a combination of settings that cannot be used."""
+
+
+class DataError(RatherError):
+    """A file, a prompt or a label that cannot be read or does not mean anything."""
+
+
+class ModelError(RatherError):
+    """A model folder, an architecture or a device that cannot be used."""
+
+
+class StoreError(RatherError):
+    """The preference store cannot be opened, read or written."""
+
+
+class CheckpointError(RatherError):
+    """A checkpoint is incomplete, damaged or of another run."""
+
+
+class JudgeError(RatherError):
+    """A judge cannot be reached or cannot be asked."""
+
+
+class TrainingError(RatherError):
+    """Training cannot go on: no data, or a loss that is not finite."""

@@ -1,0 +1,164 @@
+"""Objectives as pure functions: float32, masked, no state.
+
+Shape letters: B trajectories, T actions, K ensemble members. A mask is 1 where an action was taken. A loss is the mean
+over what it is given; whoever splits a batch weighs each part by its share of the count, and gets the same gradient.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` over the places where `mask` is 1; 0 where there is none."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` (B, T) shifted and scaled to mean 0 and variance 1 over the mask of the whole batch; 0 elsewhere."""
+    values, mask = values.float(), mask.float()
+    centred = values - masked_mean(values, mask)
+    variance = masked_mean(centred.square(), mask)
+    return centred * torch.rsqrt(variance + 1e-8) * mask
+
+
+def bradley_terry_loss(
+    scores_a: Tensor,
+    scores_b: Tensor,
+    preference: Tensor,
+    margin: Tensor | float = 0.0,
+    centre: float = 0.0,
+) -> Tensor:
+    """Negative log-likelihood of preferences under Bradley and Terry (1952), as in Christiano et al. (2017), eq. 1.
+
+    P(a better) = sigmoid(scores_a - scores_b - margin), scored by binary cross-entropy against `preference` in [0, 1]: a
+    hard label, a tie (0.5), a share of votes or a strength. Scores are (B,) or (K, B), preference (B,). `margin` counts
+    towards b, so swapping the sides swaps its sign. `centre` adds centre * (a + b)^2, which holds the scores near 0
+    (Eisenstein et al. 2023). On `implicit_scores` this is the loss of DPO.
+    """
+    difference = scores_a.float() - scores_b.float() - margin
+    loss = F.binary_cross_entropy_with_logits(difference, preference.float().expand_as(difference))
+    if centre:
+        loss = loss + centre * (scores_a.float() + scores_b.float()).square().mean()
+    return loss
+
+
+def implicit_scores(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """Implicit scores (B,) of DPO, beta * sum_t (log pi - log pi_ref) (Rafailov et al. 2023, eq. 5 without its constant)."""
+    return beta * ((logprobs.float() - reference_logprobs.float()) * mask).sum(-1)
+
+
+def ipo_loss(log_ratio_a: Tensor, log_ratio_b: Tensor, beta: float, preference: Tensor | float = 1.0) -> Tensor:
+    """Squared loss of IPO, (log_ratio_a - log_ratio_b - 1 / (2 beta))^2, a preferred (Azar et al. 2023, eq. 17).
+
+    A log-ratio (B,) is sum_t (log pi - log pi_ref), or its mean over the actions for the length-normalised form. With a soft
+    `preference` p it is the expected loss: p times the loss with a preferred plus 1 - p times the loss with b preferred.
+    """
+    target = 1 / (2 * beta)
+    difference = log_ratio_a.float() - log_ratio_b.float()
+    preference = torch.as_tensor(preference, dtype=torch.float32, device=difference.device)
+    return (preference * (difference - target).square() + (1 - preference) * (difference + target).square()).mean()
+
+
+def ppo_clip_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: float = 0.2,
+    clip_high: float | None = None,
+    dual_clip: float | None = None,
+    ratio: Literal["token", "sequence"] = "token",
+    mean: Literal["token", "sequence"] = "token",
+) -> Tensor:
+    """PPO's clipped surrogate, -min(r A, clip(r, 1 - clip, 1 + clip_high) A) (Schulman et al. 2017, eq. 7).
+
+    `advantages` is (B, T), or (B,) for one number a trajectory. `clip_high` differs from `clip` in DAPO (Yu et al. 2025, eq. 10).
+    `dual_clip` c > 1 bounds the loss by -c A where A < 0 (Ye et al. 2020, eq. 5). `ratio` "sequence" uses the geometric mean of the
+    ratios of a trajectory (GSPO, Zheng et al. 2025, eq. 7). `mean` "token" averages over all actions, "sequence" first over the
+    actions of a trajectory.
+    """
+    mask = mask.float()
+    log_ratio = (logprobs.float() - old_logprobs.float()) * mask
+    lengths = mask.sum(-1, keepdim=True).clamp(min=1)
+    if ratio == "sequence":
+        log_ratio = (log_ratio.sum(-1, keepdim=True) / lengths).expand_as(mask)
+    if advantages.dim() == 1:
+        advantages = advantages[:, None]
+    ratios = log_ratio.exp()
+    clipped = ratios.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
+    surrogate = torch.minimum(ratios * advantages, clipped * advantages)
+    if dual_clip is not None:
+        surrogate = torch.where(advantages < 0, torch.maximum(surrogate, dual_clip * advantages), surrogate)
+    if mean == "sequence":
+        each = (surrogate * mask).sum(-1) / lengths[:, 0]
+        return -masked_mean(each, (mask.sum(-1) > 0).float())
+    return -masked_mean(surrogate, mask)
+
+
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float | None = None) -> Tensor:
+    """Half the mean squared error of a critic, (B, T) each; with `clip`, the worse of the error of `values` and of values
+    held within `clip` of `old_values` (Schulman et al. 2016, in the form of OpenAI baselines).
+    """
+    error = (values.float() - returns).square()
+    if clip is not None:
+        held = old_values + (values.float() - old_values).clamp(-clip, clip)
+        error = torch.maximum(error, (held - returns).square())
+    return 0.5 * masked_mean(error, mask.float())
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, terminated: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Advantages and returns, both (B, T), by generalised advantage estimation (Schulman et al. 2016, eq. 16).
+
+    `values` is (B, T+1), its last valid entry the value of the state after the last action: it counts unless the task itself
+    `terminated` (B,) the trajectory. The mask is 1 on a prefix of every row.
+    """
+    mask, values, rewards = mask.float(), values.float(), rewards.float()
+    following = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+    alive = following + (1 - following) * (1 - terminated.float())[:, None]
+    deltas = (rewards + gamma * values[:, 1:] * alive - values[:, :-1]) * mask
+    advantages = torch.zeros_like(deltas)
+    carried = torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        carried = deltas[:, t] + gamma * lam * carried * mask[:, t]
+        advantages[:, t] = carried
+    return advantages, (advantages + values[:, :-1]) * mask
+
+
+def group_advantages(
+    scores: Tensor, groups: Tensor, scale: Literal["group", "batch", "none"] = "group", eps: float = 1e-4
+) -> Tensor:
+    """Group-relative advantages (B,): score minus the mean of its group, over the standard deviation (Shao et al. 2024).
+
+    `scale` "group" divides by the group's unbiased standard deviation plus `eps`, "batch" by the whole batch's, "none" by
+    nothing (Dr. GRPO, Liu et al. 2025). A NaN score is unjudged: left out of the statistics, advantage 0. So is a group of one.
+    """
+    judged = ~scores.isnan()
+    known = torch.where(judged, scores, 0.0).float()
+    index = torch.unique(groups, return_inverse=True)[1]
+    zeros = torch.zeros(int(index.max()) + 1 if len(index) else 0, device=scores.device)
+    counts = zeros.index_add(0, index, judged.float())
+    means = zeros.index_add(0, index, known) / counts.clamp(min=1)
+    centred = torch.where(judged, known - means[index], 0.0)
+    if scale == "group":
+        variances = zeros.index_add(0, index, centred.square()) / (counts - 1).clamp(min=1)
+        return centred / (variances.sqrt()[index] + eps)
+    if scale == "batch":
+        spread = known[judged].std() if judged.sum() > 1 else known.new_zeros(())
+        return centred / (spread + eps)
+    return centred
+
+
+def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, kind: Literal["k1", "k2", "k3"] = "k1") -> Tensor:
+    """Estimates of KL(pi || pi_ref) from actions drawn from pi, one an action (Schulman 2020, "Approximating KL divergence").
+
+    k1 = log pi - log pi_ref (unbiased), k2 = k1^2 / 2 (low variance), k3 = exp(-k1) - 1 + k1 (unbiased and never negative).
+    """
+    difference = logprobs.float() - reference_logprobs.float()
+    if kind == "k1":
+        return difference
+    if kind == "k2":
+        return 0.5 * difference.square()
+    return torch.expm1(-difference) + difference

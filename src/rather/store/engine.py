@@ -1,0 +1,110 @@
+"""Opening a store: one SQLite file or a PostgreSQL database, brought to the newest layout.
+
+SQLite: WAL, every commit on disk (synchronous=FULL), and writers that take the lock at once (BEGIN IMMEDIATE): with the
+default, two writers can both read first and then lease the same question.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from rather.errors import StoreError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+TIMEOUT_S = 30
+
+
+def address(where: str) -> str:
+    """The database URL of a store: `where` as it is, or as the path of an SQLite file."""
+    return where if "://" in where else f"sqlite:///{where}"
+
+
+def connect(where: str) -> Engine:
+    """Open the store at `where`, make it if it is not there, and bring its layout up to date.
+
+    Raises:
+        StoreError: it cannot be reached or opened, or a newer version of rather wrote it.
+    """
+    url = address(where)
+    if url.startswith("sqlite:///"):
+        folder = Path(url.removeprefix("sqlite:///")).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise StoreError(f"the folder {folder} of the store cannot be made: {e.strerror}") from None
+    try:
+        engine = sa.create_engine(url)
+    except (ArgumentError, NoSuchModuleError, ImportError) as e:
+        raise StoreError(f"{where!r} is no store: give a file, or postgresql+psycopg://user@host/name ({e})") from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    with plain_errors(where):
+        _migrate(engine, where)
+    return engine
+
+
+@contextmanager
+def plain_errors(where: str) -> Iterator[None]:
+    """Say in one sentence what the database would say in thirty lines."""
+    try:
+        yield
+    except DBAPIError as e:
+        reason = str(e.orig).strip().splitlines()[0]
+        remedies = {
+            "locked": "another program holds it; close that program or wait, then run this again",
+            "full": "the disk is full; make room, then run this again: every answer so far is kept",
+            "not a database": "the file is something else; give another path as run.store",
+            "malformed": "the file is damaged; restore it from a copy",
+            "readonly": "it may not be written; mend the permissions of the file and its folder",
+        }
+        remedy = next((r for word, r in remedies.items() if word in reason), None)
+        if remedy is None and not isinstance(e, OperationalError):
+            raise
+        raise StoreError(f"the store {where} cannot be used: {reason}" + (f"; {remedy}" if remedy else "")) from e
+
+
+def _prepare_sqlite(connection, _record) -> None:  # noqa: ANN001
+    connection.isolation_level = None  # transactions are begun below, not by the driver
+    cursor = connection.cursor()
+    for pragma in (f"busy_timeout={TIMEOUT_S * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _migrate(engine: Engine, where: str) -> None:
+    """Bring the layout to the newest revision; Alembic is imported only where there is something to do."""
+    newest = sorted(path.stem.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))[-1]
+    with engine.connect() as connection:
+        present = sa.inspect(connection).has_table("alembic_version")
+        found = connection.execute(sa.text("select version_num from alembic_version")).scalar() if present else None
+    if found is not None and found > newest:
+        raise StoreError(f"the store {where} has layout {found}, written by a newer rather (this one knows {newest}): upgrade")
+    if found == newest:
+        return
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.connect().execution_options(write=True) as connection:
+        with connection.begin():
+            if engine.dialect.name == "postgresql":  # two programs may open a new store at once
+                connection.execute(sa.text("select pg_advisory_xact_lock(7281)"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def now() -> float:
+    """Seconds since 1970."""
+    return time.time()

@@ -1,0 +1,100 @@
+"""The tables of the store. Times are seconds since 1970 (UTC); JSON columns hold what is never searched for."""
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    Boolean,
+)
+
+metadata = MetaData()
+
+judge = Table(
+    "judge",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("kind", String(40), nullable=False),
+    Column("role", String(40), nullable=False, server_default="annotator"),
+    Column("invite_hash", String(64)),
+    Column("details", JSON, nullable=False),
+)
+
+trajectory = Table(
+    "trajectory",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("source", String(400), nullable=False),
+    Column("task", String(400), nullable=False),
+    Column("prompt", JSON),
+    Column("answer", Text),
+    Column("policy", String(400), nullable=False),
+    Column("text", Text),
+    Column("terminated", Boolean, nullable=False),
+    Column("steps", LargeBinary),  # npz of the arrays, never a pickle
+)
+
+comparison = Table(
+    "comparison",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run", String(200), nullable=False),
+    Column("key", String(200), nullable=False),
+    Column("purpose", String(40), nullable=False),
+    Column("why", String(40), nullable=False),
+    Column("score", Float),
+    Column("created", Float, nullable=False),
+    UniqueConstraint("run", "key"),
+    Index("comparison_by_purpose", "run", "purpose", "id"),
+)
+
+side = Table(
+    "side",
+    metadata,
+    Column("comparison", ForeignKey("comparison.id"), primary_key=True),
+    Column("side", String(1), primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("trajectory", ForeignKey("trajectory.id"), nullable=False),
+    CheckConstraint("side in ('a', 'b')"),
+    Index("side_by_trajectory", "trajectory"),
+)
+
+label = Table(
+    "label",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("comparison", ForeignKey("comparison.id"), nullable=False),
+    Column("judge", ForeignKey("judge.id"), nullable=False),
+    Column("kind", String(10), nullable=False),  # answer, abstention or undo
+    Column("preference", Float),
+    Column("reason", Text, nullable=False),
+    Column("seconds", Float),
+    Column("shown_left", String(1), nullable=False),
+    Column("flags", JSON, nullable=False),
+    Column("token", String(100), unique=True),  # an answer that is sent twice counts once
+    Column("created", Float, nullable=False),
+    CheckConstraint("kind in ('answer', 'abstention', 'undo')"),
+    CheckConstraint("(kind = 'answer') = (preference is not null)"),
+    CheckConstraint("preference is null or (preference >= 0 and preference <= 1)"),
+    CheckConstraint("shown_left in ('a', 'b')"),
+    Index("label_by_comparison", "comparison", "judge", "id"),
+    sqlite_autoincrement=True,
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("comparison", ForeignKey("comparison.id"), primary_key=True),
+    Column("judge", ForeignKey("judge.id"), primary_key=True),
+    Column("expires", Float, nullable=False),
+)

@@ -1,0 +1,233 @@
+"""Batched generation over a static cache, with the weights and the code that train.
+
+Each distinct prompt is read once, however many answers it gets. Rows join as soon as there is room and leave as soon as
+they are finished, so no step computes a row that nobody needs. Every row draws from a generator of its own.
+
+Shape letters: R rows at work, L cache length, K key-value heads, H heads, D head width, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rather.text.linear import packed
+from rather.text.packing import Packed, pack
+from rather.text.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 takes the likeliest; `top_p` 1, `top_k` 0 and `min_p` 0 cut nothing off."""
+
+    max_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer that is wanted: the tokens it follows, and the seed of its own generator."""
+
+    prompt: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The tokens drawn, their log-probabilities before any cut (nats, at the sampling temperature), and whether it ended."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    terminated: bool
+
+
+class Cache:
+    """Keys and values of every layer, (R, L, K, D) each, and how much of each row is in use."""
+
+    def __init__(self, model: Transformer, rows: int, length: int) -> None:
+        s, device = model.shape, model.embedding.weight.device
+        size = (s.layers, rows, length, s.kv_heads, s.head_width)
+        self.keys = torch.zeros(size, dtype=model.dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self.window = s.window
+
+    def step(self, rows: int) -> "Step":
+        """Attention of one new token a row, for the first `rows` rows."""
+        positions = self.lengths[:rows]
+        longest = int(positions.max()) + 1
+        place = torch.arange(longest, device=positions.device)
+        seen = place <= positions[:, None]
+        if self.window is not None:
+            seen &= place > positions[:, None] - self.window
+        return Step(self, rows, longest, positions.clone(), seen[:, None, None, :])
+
+    def move(self, source: int, target: int) -> None:
+        """Copy row `source` over row `target`."""
+        used = int(self.lengths[source])
+        self.keys[:, target, :used] = self.keys[:, source, :used]
+        self.values[:, target, :used] = self.values[:, source, :used]
+        self.lengths[target] = self.lengths[source]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Attention of one decoding step: writes the new keys and values, then looks back over the row."""
+
+    cache: Cache
+    rows: int
+    longest: int
+    positions: Tensor
+    seen: Tensor
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self.cache.keys[layer, : self.rows], self.cache.values[layer, : self.rows]
+        index = torch.arange(self.rows, device=q.device)
+        keys[index, self.positions], values[index, self.positions] = k, v
+        kv = keys.shape[2]
+        # The query heads that share a key head stand in the place of a sequence: no key is copied.
+        grouped = q.view(self.rows, kv, -1, q.shape[-1])
+        keys, values = (x[:, : self.longest].transpose(1, 2) for x in (keys, values))
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.seen).reshape(q.shape)
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Attention while prompts are read: as packed, and every layer's keys and values are put into the rows' cache."""
+
+    packed: Packed
+    cache: Cache
+    source: Tensor
+    row: Tensor
+    place: Tensor
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.cache.keys[layer][self.row, self.place] = k[self.source]
+        self.cache.values[layer][self.row, self.place] = v[self.source]
+        return self.packed(layer, q, k, v)
+
+
+@torch.no_grad()
+def generate(
+    model: Transformer,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    stop: frozenset[int],
+    adapter: str | None = None,
+    rows: int = 32,
+    progress: Callable[[int], None] = lambda finished: None,
+) -> list[Answer]:
+    """Answer every request; answers come back in the order of the requests.
+
+    At most `rows` rows are decoded at a time. `progress` is told how many answers have been finished since it was last told.
+    In float32 an answer depends on its prompt and its seed alone; in bfloat16 it can differ with the number of rows beside it,
+    since a matrix library may round differently.
+    """
+    answers: list[Answer | None] = [None] * len(requests)
+    # Equal prompts lie together, the longest first, so that they are read together and the cache is filled evenly.
+    queue = sorted(range(len(requests)), key=lambda i: (len(requests[i].prompt), requests[i].prompt, i))
+    rows = min(rows, len(requests))
+    if not rows:
+        return []
+    length = max(len(r.prompt) for r in requests) + sampling.max_tokens
+    cache = Cache(model, rows, length)
+    device = model.embedding.weight.device
+    drawing = [_Drawing(0, torch.empty(0))] * 0
+    with packed(model, model.dtype, rows):
+        logits = torch.empty(0, model.shape.vocabulary, device=device)
+        while drawing or queue:
+            free = rows - len(drawing)
+            if queue and free:
+                joining = [queue.pop() for _ in range(min(free, len(queue)))]
+                first = _prefill(model, cache, [requests[i].prompt for i in joining], len(drawing), adapter)
+                logits = torch.cat([logits, first])
+                drawing += [_Drawing(i, _uniforms(requests[i].seed, sampling.max_tokens)) for i in joining]
+            uniforms = torch.stack([d.uniforms[len(d.tokens)] for d in drawing]).to(device)
+            tokens, logprobs = draw(logits, uniforms, sampling)
+            for d, token, logprob in zip(drawing, tokens.tolist(), logprobs.tolist(), strict=True):
+                d.tokens.append(token)
+                d.logprobs.append(logprob)
+            finished = [r for r, d in enumerate(drawing) if d.tokens[-1] in stop or len(d.tokens) == sampling.max_tokens]
+            for r in reversed(finished):
+                d = drawing[r]
+                answers[d.request] = Answer(d.tokens, d.logprobs, d.tokens[-1] in stop)
+                cache.move(len(drawing) - 1, r)
+                tokens[r] = tokens[len(drawing) - 1]
+                drawing[r] = drawing[-1]
+                drawing.pop()
+            progress(len(finished))
+            n = len(drawing)
+            if n:
+                step = cache.step(n)
+                logits = model.logits(model(tokens[:n], step.positions, step, adapter))
+                cache.lengths[:n] += 1
+            else:
+                logits = logits[:0]
+    return [answer for answer in answers if answer is not None]
+
+
+@dataclass
+class _Drawing:
+    request: int
+    uniforms: Tensor
+
+    def __post_init__(self) -> None:
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+
+
+def _uniforms(seed: int, count: int) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _prefill(model: Transformer, cache: Cache, prompts: list[tuple[int, ...]], first: int, adapter: str | None) -> Tensor:
+    """Read each distinct prompt once into the cache rows from `first` on; returns the logits (R, V) after each row's prompt."""
+    device = cache.lengths.device
+    distinct = list(dict.fromkeys(prompts))
+    tensors = [torch.tensor(p, device=device) for p in distinct]
+    laid = pack(tensors, [t[:0] for t in tensors], model.shape.window)
+    starts = dict(zip(distinct, torch.tensor([0, *laid.lengths[:-1]]).cumsum(0).tolist(), strict=True))
+    source, row, place = [], [], []
+    for r, prompt in enumerate(prompts, first):
+        places = torch.arange(len(prompt), device=device)
+        source.append(places + starts[prompt])
+        row.append(torch.full_like(places, r))
+        place.append(places)
+        cache.lengths[r] = len(prompt)
+    hidden = model(laid.ids, laid.positions, Prefill(laid, cache, torch.cat(source), torch.cat(row), torch.cat(place)), adapter)
+    last = torch.tensor([starts[p] + len(p) - 1 for p in prompts], device=device)
+    return model.logits(hidden[last])
+
+
+def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """One token a row by inverting the cumulative distribution at `uniforms` (R,); `logits` is (R, V).
+
+    Returns tokens (R,) and their log-probabilities (R,) under the uncut distribution at the sampling temperature: what a
+    learner computes too. At temperature 0 the log-probabilities are those of temperature 1.
+    """
+    logprobs = torch.log_softmax(logits.float() / (sampling.temperature or 1.0), dim=-1)
+    if sampling.temperature == 0:
+        tokens = logprobs.argmax(dim=-1)
+    elif sampling.top_p >= 1 and not sampling.top_k and not sampling.min_p:
+        tokens = _invert(logprobs.exp(), uniforms)
+    else:
+        p, order = logprobs.exp().sort(dim=-1, descending=True)
+        kept = p.cumsum(dim=-1) - p < sampling.top_p
+        kept &= p >= sampling.min_p * p[:, :1]
+        if sampling.top_k:
+            kept[:, sampling.top_k :] = False
+        kept[:, 0] = True
+        tokens = order.gather(1, _invert(p * kept, uniforms)[:, None])[:, 0]
+    return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
+    cumulative = weights.double().cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    places = torch.searchsorted(cumulative, uniforms.double()[:, None] * total, right=True)[:, 0]
+    return places.clamp(max=weights.shape[1] - 1)

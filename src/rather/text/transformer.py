@@ -1,0 +1,257 @@
+"""A decoder-only transformer in one file: token embedding, blocks of attention and MLP, final norm, logits.
+
+It covers the Llama family (Llama, SmolLM, Mistral, Qwen2, Qwen3) and GPT-2. The same code trains, scores and samples: a
+forward pass runs over tokens in one row after the other without padding, and how those tokens see each other is the
+business of an `Attention` object.
+
+Shape letters: N tokens, C width, H heads, K key-value heads, D width of a head, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rather.text.linear import Linear, linear
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What distinguishes one model of these families from another. `window` limits how far back a token sees."""
+
+    family: Literal["llama", "mistral", "qwen2", "qwen3", "gpt2"]
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    mlp_width: int
+    context: int
+    norm_eps: float
+    tied: bool
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    window: int | None = None
+
+    @property
+    def is_gpt2(self) -> bool:
+        """GPT-2 has learned positions, layer norms with bias and an MLP without gate."""
+        return self.family == "gpt2"
+
+
+class Attention(Protocol):
+    """How the tokens of one forward pass see each other."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from q (N, H, D) to k and v (N, K, D) and whatever else there is; returns (N, H, D)."""
+        ...
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, in float32 inside (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, (x.shape[-1],), self.weight.float(), self.eps)
+        normed = F.rms_norm(x.float(), (x.shape[-1],), None, self.eps)
+        return normed.to(x.dtype) * self.weight.to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm, in float32 inside."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding (Su et al. 2021), with the scalings "linear" and "llama3"."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        exponents = torch.arange(0, shape.head_width, 2, dtype=torch.int64).float() / shape.head_width
+        frequencies = 1.0 / (shape.rope_theta**exponents)
+        scaling = shape.rope_scaling or {}
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        if kind == "linear":
+            frequencies = frequencies / scaling["factor"]
+        elif kind == "llama3":
+            frequencies = _llama3(frequencies, scaling)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (N, 1, D) for positions (N,)."""
+        angles = positions[:, None].float() * self.frequencies[None]
+        angles = torch.cat([angles, angles], dim=-1)[:, None]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _llama3(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
+    """Llama 3.1's scaling: long waves slowed by `factor`, short ones kept, a ramp in between."""
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    waves_in_context = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    kept = ((waves_in_context - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / scaling["factor"])
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); query, key, value and gate, up are fused."""
+
+    def __init__(self, shape: Shape, index: int) -> None:
+        super().__init__()
+        self.shape, self.index = shape, index
+        heads, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+        self.norm1, self.norm2 = _norm(shape), _norm(shape)
+        qkv = {"qkv": heads + 2 * kv} if shape.is_gpt2 else {"q": heads, "k": kv, "v": kv}
+        up = {"up": shape.mlp_width} if shape.is_gpt2 else {"gate": shape.mlp_width, "up": shape.mlp_width}
+        self.qkv = Linear(shape.width, qkv, shape.qkv_bias)
+        self.out = Linear(heads, {"out": shape.width}, shape.out_bias)
+        self.up = Linear(shape.width, up, shape.mlp_bias)
+        self.down = Linear(shape.mlp_width, {"down": shape.width}, shape.mlp_bias)
+        if shape.qk_norm:
+            self.q_norm = RMSNorm(shape.head_width, shape.norm_eps)
+            self.k_norm = RMSNorm(shape.head_width, shape.norm_eps)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attention: Attention, adapter: str | None) -> Tensor:
+        s = self.shape
+        qkv = self.qkv(self.norm1(x), adapter).view(len(x), s.heads + 2 * s.kv_heads, s.head_width)
+        q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
+        if s.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = _rotate(q, *rotary), _rotate(k, *rotary)
+        x = x + self.out(attention(self.index, q, k, v).reshape(len(x), -1), adapter)
+        up = self.up(self.norm2(x), adapter)
+        if s.is_gpt2:
+            return x + self.down(F.gelu(up, approximate="tanh"), adapter)
+        gate, up = up.chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up, adapter)
+
+
+def _norm(shape: Shape) -> nn.Module:
+    kind = LayerNorm if shape.is_gpt2 else RMSNorm
+    return kind(shape.width, eps=shape.norm_eps)
+
+
+class Transformer(nn.Module):
+    """Tokens in, hidden states (N, C) out; `head` (V, C) turns those into logits.
+
+    `dtype` is what activations are computed in; weights that are trained stay float32 and are cast on the way.
+    """
+
+    def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.shape, self.dtype = shape, dtype
+        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.positions = nn.Embedding(shape.context, shape.width) if shape.is_gpt2 else None
+        self.rotary = None if shape.is_gpt2 else Rotary(shape)
+        self.blocks = nn.ModuleList(Block(shape, i) for i in range(shape.layers))
+        self.norm = _norm(shape)
+        self.unembedding = Linear(shape.width, {"head": shape.vocabulary}, bias=False)
+        if shape.tied:
+            self.unembedding.weight = self.embedding.weight
+
+    def forward(self, ids: Tensor, positions: Tensor, attention: Attention, adapter: str | None = None) -> Tensor:
+        """Hidden states (N, C) after the final norm, for tokens `ids` (N,) at `positions` (N,) of their rows."""
+        x = self.embedding(ids)
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        x = x.to(self.dtype)
+        rotary = None if self.rotary is None else self.rotary(positions, self.dtype)
+        for block in self.blocks:
+            x = block(x, rotary, attention, adapter)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (N, V), float32. For few rows: `TokenLogprobs` never holds them all."""
+        return self.unembedding(hidden).float()
+
+    def initialise_(self, generator: torch.Generator) -> None:
+        """Random weights, N(0, 0.02^2) as GPT-2's, for tests and for training from nothing."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if "norm" not in name and not name.endswith("bias"):
+                    parameter.normal_(0.0, 0.02, generator=generator)
+
+
+class TokenLogprobs(torch.autograd.Function):
+    """log softmax(hidden @ weight^T / temperature)[target] and the entropy, in chunks of rows, never (N, V) at once.
+
+    Forward keeps no logits. Where the head is frozen it keeps d logprob / d hidden (N, C) instead, so that backward costs
+    nothing; where the head is trained, backward computes each chunk's logits again.
+    """
+
+    CHUNK = 256
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        n = len(targets)
+        logprobs = hidden.new_empty(n, dtype=torch.float32)
+        entropy = torch.empty_like(logprobs)
+        frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
+        slopes = torch.empty_like(hidden) if frozen else None
+        cast = weight.to(hidden.dtype)
+        for start in range(0, n, TokenLogprobs.CHUNK):
+            part = slice(start, start + TokenLogprobs.CHUNK)
+            p, logprobs[part], entropy[part] = _softmax(hidden[part], cast, targets[part], temperature)
+            if slopes is not None:
+                slopes[part] = linear(_slope(p, targets[part]).to(hidden.dtype), cast.t()) / temperature
+        ctx.save_for_backward(hidden, weight, targets, slopes)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, targets, slopes = ctx.saved_tensors
+        if slopes is not None:
+            return slopes * gradient[:, None].to(slopes.dtype), None, None, None
+        to_hidden = torch.empty_like(hidden)
+        to_weight = torch.zeros_like(weight)
+        cast = weight.to(hidden.dtype)
+        for start in range(0, len(targets), TokenLogprobs.CHUNK):
+            part = slice(start, start + TokenLogprobs.CHUNK)
+            p = _softmax(hidden[part], cast, targets[part], ctx.temperature)[0]
+            slope = _slope(p, targets[part]).mul_(gradient[part, None] / ctx.temperature).to(hidden.dtype)
+            to_hidden[part] = linear(slope, cast.t())
+            to_weight += linear(slope.t(), hidden[part].t())
+        return to_hidden, to_weight, None, None
+
+
+def _softmax(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities (n, V), log-probabilities of the targets (n,) and entropies (n,) of a chunk."""
+    logits = linear(hidden, weight).float()
+    if temperature != 1.0:
+        logits /= temperature
+    top = logits.max(dim=1, keepdim=True).values
+    logits.sub_(top)
+    p = logits.exp()
+    total = p.sum(dim=1, keepdim=True)
+    p.div_(total)
+    log_total = total[:, 0].log()
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    return p, chosen - log_total, log_total - torch.linalg.vecdot(p, logits)
+
+
+def _slope(p: Tensor, targets: Tensor) -> Tensor:
+    """d logprob / d logits = onehot - p; overwrites p."""
+    p.neg_()[torch.arange(len(p), device=p.device), targets] += 1
+    return p
