@@ -69,7 +69,7 @@ def plain_errors(where: str) -> Iterator[None]:
         raise StoreError(f"the store {where} cannot be used: {reason}" + (f"; {remedy}" if remedy else "")) from e
 
 
-def _prepare_sqlite(connection, _record) -> None:  # noqa: ANN001
+def _prepare_sqlite(connection, _record) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     cursor = connection.cursor()
     for pragma in (f"busy_timeout={TIMEOUT_S * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
@@ -97,12 +97,11 @@ def _migrate(engine: Engine, where: str) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    with engine.connect().execution_options(write=True) as connection:
-        with connection.begin():
-            if engine.dialect.name == "postgresql":  # two programs may open a new store at once
-                connection.execute(sa.text("select pg_advisory_xact_lock(7281)"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+    with engine.connect().execution_options(write=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":  # two programs may open a new store at once
+            connection.execute(sa.text("select pg_advisory_xact_lock(7281)"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
 
 
 def now() -> float:

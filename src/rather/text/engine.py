@@ -137,7 +137,7 @@ def generate(
     length = max(len(r.prompt) for r in requests) + sampling.max_tokens
     cache = Cache(model, rows, length)
     device = model.embedding.weight.device
-    drawing = [_Drawing(0, torch.empty(0))] * 0
+    drawing: list[_Drawing] = []
     with packed(model, model.dtype, rows):
         logits = torch.empty(0, model.shape.vocabulary, device=device)
         while drawing or queue:
@@ -146,9 +146,9 @@ def generate(
                 joining = [queue.pop() for _ in range(min(free, len(queue)))]
                 first = _prefill(model, cache, [requests[i].prompt for i in joining], len(drawing), adapter)
                 logits = torch.cat([logits, first])
-                drawing += [_Drawing(i, _uniforms(requests[i].seed, sampling.max_tokens)) for i in joining]
-            uniforms = torch.stack([d.uniforms[len(d.tokens)] for d in drawing]).to(device)
-            tokens, logprobs = draw(logits, uniforms, sampling)
+                drawing += [_Drawing(i, uniforms(requests[i].seed, sampling.max_tokens)) for i in joining]
+            chances = torch.stack([d.uniforms[len(d.tokens)] for d in drawing]).to(device)
+            tokens, logprobs = draw(logits, chances, sampling)
             for d, token, logprob in zip(drawing, tokens.tolist(), logprobs.tolist(), strict=True):
                 d.tokens.append(token)
                 d.logprobs.append(logprob)
@@ -181,7 +181,8 @@ class _Drawing:
         self.logprobs: list[float] = []
 
 
-def _uniforms(seed: int, count: int) -> Tensor:
+def uniforms(seed: int, count: int) -> Tensor:
+    """The numbers (count,) in [0, 1) that an answer's tokens are drawn with."""
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 

@@ -59,7 +59,7 @@ class _OneDNN(torch.autograd.Function):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (N, I) @ weight (O, I)^T + bias, computed in x's dtype."""
+    """X (N, I) @ weight (O, I)^T + bias, computed in x's dtype."""
     if weight.dtype != x.dtype:
         weight = weight.to(x.dtype)
     if bias is not None and bias.dtype != x.dtype:

@@ -55,6 +55,8 @@ def save(model: Transformer, name: str, folder: Path, base: str = "") -> None:
 def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
     """Read an adapter written by `save` or by `peft` for the same layers; returns its parameters.
 
+    An adapter called `name` that is there already is overwritten in place.
+
     Raises:
         ModelError: the files are missing or damaged, or the adapter is of another kind or for other layers.
     """
@@ -65,11 +67,14 @@ def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
         raise ModelError(f"the adapter in {folder} cannot be read: {e}") from None
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
         raise ModelError(f"the adapter in {folder} is {config.get('peft_type')!r} with options; only plain LORA is read")
-    added = add(model, name, config["r"], config["lora_alpha"], seed=0)
+    if not parameters(model, name):
+        add(model, name, config["r"], config["lora_alpha"], seed=0)
     unread = set(state)
     with torch.no_grad():
         for ours, layer in _layers(model).items():
             adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
+            if adapter.rank != config["r"]:
+                raise ModelError(f"the adapter in {folder} has rank {config['r']}, not {adapter.rank}; set model.rank to it")
             for i, theirs in enumerate(file_names(model.shape, ours)):
                 keys = [f"{PREFIX}{theirs}.lora_{side}.weight" for side in "AB"]
                 if keys[0] not in state:  # this layer has no adapter: B stays zero, so it adds nothing
@@ -83,7 +88,7 @@ def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
                     unread.discard(key)
     if unread:
         raise ModelError(f"the adapter in {folder} is for layers that rather does not adapt: {min(unread)}")
-    return added
+    return parameters(model, name)
 
 
 def _layers(model: Transformer) -> dict[str, Linear]:

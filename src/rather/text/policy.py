@@ -5,56 +5,21 @@ Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded
 
 import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rather.core import UNUSED, Batch, Perturbation, Task, Trajectory
-from rather.errors import DataError
-from rather.text import engine
+from rather.errors import DataError, ModelError
+from rather.text import engine, lora, weights
+from rather.text.collate import collate
+from rather.text.foreign import ForeignPolicy
 from rather.text.packing import Packed, pack
 from rather.text.tokens import Tokens
 from rather.text.transformer import TokenLogprobs, Transformer
-
-
-def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, device: torch.device) -> Batch:
-    """Encode and pad; attempts at one task form a group.
-
-    An attempt keeps the exact tokens that were sampled; one that was read from a store or file is encoded from its words.
-
-    Raises:
-        DataError: a prompt with its answer is longer than the model's context of `context` tokens.
-    """
-    prompts, answers = [], []
-    for t in trajectories:
-        assert t.task.prompt is not None
-        prompt = tokens.encode_prompt(t.task.prompt) if t.observations is None else t.observations.tolist()
-        answer = tokens.encode_answer(t.text or "", t.terminated) if t.actions is None else t.actions.tolist()
-        if len(prompt) + len(answer) > context:
-            size = f"{len(prompt)} + {len(answer)} tokens"
-            raise DataError(f"prompt {t.task.key!r} with its answer has {size}; the model's context is {context}")
-        prompts.append(torch.tensor(prompt))
-        answers.append(torch.tensor(answer, dtype=torch.long))
-    longest = max(len(a) for a in answers)
-    mask = torch.stack([(torch.arange(longest) < len(a)).float() for a in answers])
-    kept = {name: torch.zeros(len(answers), longest) for name in ("logprobs", "rewards")}
-    for name, into in kept.items():
-        for row, t in zip(into, trajectories, strict=True):
-            values = getattr(t, name)
-            if values is not None:
-                row[: len(values)] = torch.as_tensor(values, dtype=torch.float32)
-    keys: dict[tuple[str, str], int] = {}
-    groups = [keys.setdefault((t.task.source, t.task.key), len(keys)) for t in trajectories]
-    pad = nn.utils.rnn.pad_sequence
-    return Batch(
-        observations=pad(prompts, batch_first=True, padding_value=UNUSED).to(device),
-        actions=pad(answers, batch_first=True).to(device),
-        mask=mask.to(device),
-        logprobs=kept["logprobs"].to(device),
-        rewards=kept["rewards"].to(device),
-        terminated=torch.tensor([t.terminated for t in trajectories], device=device),
-        groups=torch.tensor(groups, device=device),
-    )
 
 
 def pack_batch(batch: Batch, window: int | None) -> Packed:
@@ -75,6 +40,7 @@ class TextPolicy:
     ) -> None:
         self.model, self.tokens, self.adapter = model, tokens, adapter
         self.temperature, self.name = temperature, name
+        self.context, self.width = model.shape.context, model.shape.width
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +49,7 @@ class TextPolicy:
 
     def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Trajectories as a batch; see `collate`."""
-        return collate(self.tokens, trajectories, self.model.shape.context, self.device)
+        return collate(self.tokens, trajectories, self.context, self.device)
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) of the actions at the policy's temperature, and entropies (B, T) without gradient.
@@ -100,11 +66,39 @@ class TextPolicy:
         return logprobs, entropy
 
 
+    def ends(self, batch: Batch) -> Tensor:
+        """Hidden states (B, C) of the last token of each answer; an answer has at least one, if only the one that ends it."""
+        laid = pack_batch(batch, self.model.shape.window)
+        hidden = self.model(laid.ids, laid.positions, laid, self.adapter)
+        return hidden[torch.stack([places[-1] for places in laid.after])]
+
+    def generate(
+        self, requests: Sequence[engine.Request], sampling: engine.Sampling, rows: int, progress: Callable[[int], None]
+    ) -> list[engine.Answer]:
+        """Answer every request, `rows` at a time."""
+        return engine.generate(self.model, requests, sampling, self.tokens.stop, self.adapter, rows, progress)
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter in PEFT's format, or the whole model with its tokenizer as a Hugging Face folder."""
+        if self.adapter is not None:
+            lora.save(self.model, self.adapter, folder, str(self.model.description.get("_name_or_path", "")))
+        else:
+            weights.save(self.model, folder)
+            self.tokens.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Take over the weights that `save` wrote, in place."""
+        if self.adapter is not None:
+            lora.load(self.model, self.adapter, folder)
+        else:
+            self.model.load_state_dict(weights.load(folder, torch.float32).state_dict(), strict=False)
+
+
 class TextSampler:
     """Draws answers from a policy with the policy's own weights."""
 
     def __init__(
-        self, policy: TextPolicy, sampling: engine.Sampling, rows: int = 32, progress: Callable[[int], None] = lambda n: None
+        self, policy: TextPolicy | ForeignPolicy, sampling: engine.Sampling, rows: int = 32, progress: Callable[[int], None] = lambda n: None
     ) -> None:
         self.policy, self.sampling, self.rows, self.progress = policy, sampling, rows, progress
 
@@ -121,7 +115,7 @@ class TextSampler:
         """
         if perturbations is not None and any(perturbations):
             raise DataError("the text sampler takes no perturbations yet")
-        tokens, context = self.policy.tokens, self.policy.model.shape.context
+        tokens, context = self.policy.tokens, self.policy.context
         requests, seen = [], dict[tuple[str, str], int]()
         for task in tasks:
             assert task.prompt is not None
@@ -131,9 +125,7 @@ class TextSampler:
                 raise DataError(f"prompt {task.key!r}: {room} in the model's context of {context}")
             attempt = seen[task.source, task.key] = seen.get((task.source, task.key), -1) + 1
             requests.append(engine.Request(tuple(prompt), row_seed(seed, task, attempt)))
-        answers = engine.generate(
-            self.policy.model, requests, self.sampling, tokens.stop, self.policy.adapter, self.rows, self.progress
-        )
+        answers = self.policy.generate(requests, self.sampling, self.rows, self.progress)
         return [
             Trajectory(
                 task=task,
@@ -155,36 +147,48 @@ def row_seed(seed: int, task: Task, attempt: int) -> int:
 
 
 class TextReward(nn.Module):
-    """A language model with K linear heads that score whole answers: the hidden state of the last token times a head.
+    """K linear heads on a language model that score whole answers from the hidden state of the last token.
 
-    The K members of an ensemble share the body and start from different heads.
+    The K members of an ensemble share the `body`, whose adapter or weights are trained with them.
     """
 
-    def __init__(self, model: Transformer, tokens: Tokens, adapter: str | None, members: int, seed: int) -> None:
+    def __init__(self, body: TextPolicy | ForeignPolicy, members: int, seed: int) -> None:
         super().__init__()
-        self.model, self.tokens, self.adapter = model, tokens, adapter
+        self.body = body
         generator = torch.Generator().manual_seed(seed)
-        width = model.shape.width
-        self.heads = nn.Parameter((torch.randn(members, width, generator=generator) / width).to(self.device))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.embedding.weight.device
+        self.heads = nn.Parameter((torch.randn(members, body.width, generator=generator) / body.width).to(body.device))
 
     def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Trajectories as a batch; see `collate`."""
-        return collate(self.tokens, trajectories, self.model.shape.context, self.device)
+        return self.body.collate(trajectories)
 
     def scores(self, batch: Batch) -> Tensor:
-        """Scores (K, B) of each member, float32. An answer has at least one token, if only the one that ends it."""
-        laid = pack_batch(batch, self.model.shape.window)
-        hidden = self.model(laid.ids, laid.positions, laid, self.adapter)
-        ends = torch.stack([places[-1] for places in laid.after])
-        return self.heads @ hidden[ends].float().T
+        """Scores (K, B) of each member, float32."""
+        return self.heads @ self.body.ends(batch).float().T
 
     def rewards(self, batch: Batch) -> Tensor:
         """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
         rewards = torch.zeros_like(batch.mask)
-        last = (batch.mask.sum(-1).long() - 1).clamp(min=0)
+        last = batch.mask.sum(-1).long() - 1
         return rewards.scatter(1, last[:, None], self.scores(batch).mean(0)[:, None])
+
+    def save(self, folder: Path) -> None:
+        """Write the body as a policy is written, and the heads as reward_heads.safetensors."""
+        self.body.save(folder)
+        save_file({"heads": self.heads.detach().cpu()}, folder / "reward_heads.safetensors")
+
+    def restore(self, folder: Path) -> None:
+        """Take over the weights that `save` wrote, in place.
+
+        Raises:
+            ModelError: `folder` holds no reward model, or one with another number of members.
+        """
+        self.body.restore(folder)
+        try:
+            heads = load_file(folder / "reward_heads.safetensors")["heads"]
+        except (OSError, KeyError, SafetensorError) as e:
+            raise ModelError(f"{folder} holds no reward model: {e}") from None
+        if heads.shape != self.heads.shape:
+            raise ModelError(f"{folder} has {len(heads)} ensemble members, not {len(self.heads)}; set reward.members to it")
+        with torch.no_grad():
+            self.heads.copy_(heads)

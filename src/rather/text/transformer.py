@@ -155,11 +155,13 @@ class Transformer(nn.Module):
     """Tokens in, hidden states (N, C) out; `head` (V, C) turns those into logits.
 
     `dtype` is what activations are computed in; weights that are trained stay float32 and are cast on the way.
+    `description` is the config.json that it came with.
     """
 
     def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.shape, self.dtype = shape, dtype
+        self.description: dict[str, Any] = {}
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.positions = nn.Embedding(shape.context, shape.width) if shape.is_gpt2 else None
         self.rotary = None if shape.is_gpt2 else Rotary(shape)
@@ -252,6 +254,6 @@ def _softmax(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float
 
 
 def _slope(p: Tensor, targets: Tensor) -> Tensor:
-    """d logprob / d logits = onehot - p; overwrites p."""
+    """D logprob / d logits = onehot - p; overwrites p."""
     p.neg_()[torch.arange(len(p), device=p.device), targets] += 1
     return p

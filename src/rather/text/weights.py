@@ -175,6 +175,7 @@ def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dt
             raise ModelError(f"{theirs[0]} in {path} has shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
         state[ours] = tensor
     model.load_state_dict(state, assign=True, strict=False)
+    model.description = config
     if shape.tied:
         model.unembedding.weight = model.embedding.weight
     if model.rotary is not None:
@@ -182,7 +183,7 @@ def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dt
     return model
 
 
-def save(model: Transformer, config: dict[str, Any], folder: Path) -> None:
+def save(model: Transformer, folder: Path) -> None:
     """Write `folder`/model.safetensors and config.json, which `transformers` and `load` read."""
     state = {}
     for ours, tensor in model.state_dict().items():
@@ -198,7 +199,7 @@ def save(model: Transformer, config: dict[str, Any], folder: Path) -> None:
         state |= {name: part.clone().contiguous() for name, part in zip(names, parts, strict=True)}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(model.description, indent=2) + "\n")
 
 
 def _is_conv1d(ours: str) -> bool:
@@ -210,7 +211,7 @@ Fetch = Callable[[str], Tensor]
 
 
 def _safetensors(folder: Path) -> tuple[set[str], Fetch]:
-    files = [f for f in sorted(folder.glob("*.safetensors")) if not f.name.startswith("adapter")]
+    files = [f for f in sorted(folder.glob("*.safetensors")) if not f.name.startswith(("adapter", "reward"))]
     if not files:
         pickled = any(folder.glob("*.bin"))
         why = (

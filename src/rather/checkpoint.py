@@ -1,0 +1,165 @@
+"""Checkpoints: written whole or not at all, read back bit for bit, and traceable to the labels that made them.
+
+A checkpoint is a folder `step-000040`: the model's own files under `model/`, the learner's state as learner.safetensors and
+learner.json, and manifest.json with the size and hash of each file, the run's settings and the labels used. It is written
+under another name and renamed once everything is on disk.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rather.errors import CheckpointError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a checkpoint was made from: its run's settings and the labels, up to and with number `watermark`."""
+
+    settings: dict[str, Any]
+    watermark: int
+    labels: list[int]
+
+
+def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2) -> Path:
+    """Write the checkpoint of `step` into `folder` and delete all but the newest `keep`."""
+    target = folder / f"step-{step:06d}"
+    temporary = folder / f".step-{step:06d}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    learner.model.save(temporary / "model")
+    tensors: dict[str, torch.Tensor] = {}
+    skeleton = _take_tensors(learner.state_dict(), "", tensors)
+    save_file(tensors, temporary / "learner.safetensors")
+    (temporary / "learner.json").write_text(json.dumps(skeleton))
+    files = {
+        str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(temporary.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {
+        "format": FORMAT, "step": step, "files": files, "settings": lineage.settings,
+        "watermark": lineage.watermark, "labels": lineage.labels,
+    }  # fmt: skip
+    (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for path in [*temporary.rglob("*"), temporary]:
+        _sync(path)
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)
+    _sync(folder)
+    for old in every(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def every(folder: Path) -> list[Path]:
+    """The finished checkpoints in `folder`, oldest first."""
+    return sorted(folder.glob("step-[0-9]*"))
+
+
+def check(checkpoint: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files are all there and whole.
+
+    Raises:
+        CheckpointError: something is missing, cut short or changed, or a newer version wrote it.
+    """
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text())
+        if manifest["format"] > FORMAT:
+            raise CheckpointError(f"the checkpoint {checkpoint} was written by a newer rather; upgrade")
+        files = manifest["files"].items()
+    except (OSError, ValueError, KeyError) as e:
+        raise CheckpointError(f"the checkpoint {checkpoint} has no manifest that can be read ({e}); {_REMEDY}") from None
+    for name, expected in files:
+        path = checkpoint / name
+        size = path.stat().st_size if path.is_file() else 0
+        if size != expected["bytes"]:
+            raise CheckpointError(f"{path} was cut short: {size} of {expected['bytes']} bytes; {_REMEDY}")
+        if _sha256(path) != expected["sha256"]:
+            raise CheckpointError(f"{path} has changed since it was written; {_REMEDY}")
+    return manifest
+
+
+def check_same(checkpoint: Path, lineage: Lineage) -> None:
+    """Make sure that a checkpoint was made from the labels and settings in `lineage`.
+
+    Raises:
+        CheckpointError: it was not.
+    """
+    manifest = check(checkpoint)
+    if manifest["labels"] != lineage.labels:
+        count, now = len(manifest["labels"]), len(lineage.labels)
+        raise CheckpointError(f"{checkpoint} learnt from {count} labels, there are now {now}; train anew with --fresh")
+    was = manifest["settings"]
+    for section, values in json.loads(json.dumps(lineage.settings)).items():
+        if was.get(section) == values:
+            continue
+        changed = next((k for k in values if values[k] != was[section].get(k)), "") if isinstance(values, dict) else ""
+        before, now = (was[section].get(changed), values[changed]) if changed else (was.get(section), values)
+        name = f"{section}.{changed}".strip("._")
+        raise CheckpointError(f"{checkpoint} was trained with {name} = {before!r}, not {now!r}; set it back or train with --fresh")
+
+
+_REMEDY = "delete that folder to go on from the one before it"
+
+
+def load(checkpoint: Path, learner: Any) -> dict[str, Any]:
+    """Put model and learner back to where they were; returns the manifest.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or of another learner.
+    """
+    manifest = check(checkpoint)
+    learner.model.restore(checkpoint / "model")
+    try:
+        tensors = load_file(checkpoint / "learner.safetensors")
+        skeleton = json.loads((checkpoint / "learner.json").read_text())
+        learner.load_state_dict(_put_tensors(skeleton, tensors))
+    except (KeyError, ValueError, RuntimeError, SafetensorError) as e:
+        raise CheckpointError(f"the checkpoint {checkpoint} does not fit this run ({e}); use another run.name") from None
+    return manifest
+
+
+def _take_tensors(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {key: _take_tensors(item, f"{name}.{key}", tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_take_tensors(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
+    return value
+
+
+def _put_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"tensor"}:
+            return tensors[value["tensor"]]
+        return {key: _put_tensors(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_put_tensors(item, tensors) for item in value]
+    return value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Who answers comparisons: simulated people, reward models, language models, and people."""

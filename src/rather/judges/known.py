@@ -1,0 +1,101 @@
+"""Simulated judges: a known utility, answered with Bradley-Terry noise, mistakes, ties and abstentions.
+
+They stand in for people in tests, demos and studies of methods; whatever they say is reported as simulated.
+"""
+
+import hashlib
+import json
+import math
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rather.core import Comparison, Trajectory
+from rather.errors import ConfigError
+
+Utility = Callable[[Trajectory], float]
+
+
+def brief(trajectory: Trajectory) -> float:
+    """Likes an answer that comes to its end in about 20 words; each halving or doubling of that costs 1, being cut off 1."""
+    words = len((trajectory.text or "").split())
+    return float(trajectory.terminated) - abs(math.log2(max(words, 1) / 20))
+
+
+def thorough(trajectory: Trajectory) -> float:
+    """Likes length: each doubling of the words is worth 1."""
+    return math.log2(1 + len((trajectory.text or "").split()))
+
+
+def plain(trajectory: Trajectory) -> float:
+    """Likes prose: no lists, headings, bold type or runs of capitals, and short sentences."""
+    text = trajectory.text or ""
+    marks = len(re.findall(r"(?m)^\s*(?:[-*#]|\d+[.)])|\*\*|[A-Z]{4,}", text))
+    sentences = [s for s in re.split(r"[.!?]+", text) if s.strip()] or [text]
+    words = sum(len(s.split()) for s in sentences) / len(sentences)
+    return -0.5 * marks - words / 20
+
+
+def total_reward(trajectory: Trajectory) -> float:
+    """The sum of the recorded rewards, for control."""
+    return 0.0 if trajectory.rewards is None else float(trajectory.rewards.sum())
+
+
+UTILITIES: dict[str, Utility] = {"brief": brief, "thorough": thorough, "plain": plain, "total_reward": total_reward}
+
+
+@dataclass(frozen=True)
+class SimulatedJudge:
+    """Says P(a better) in {0, 0.5, 1}, or nothing.
+
+    P(a) = sigmoid((u_a - u_b) / temperature), u the mean utility of a side; with probability `mistake` the answer is a coin
+    flip, utilities closer than `tie` are a tie, with probability `abstain` there is no answer. What it says depends on `seed`,
+    its name and the question alone, so it says the same when it is asked again.
+    """
+
+    name: str
+    utility: Utility
+    temperature: float = 0.5
+    mistake: float = 0.0
+    tie: float = 0.0
+    abstain: float = 0.0
+    seed: int = 0
+    kind: str = "simulated"
+
+    def judge(self, comparisons: Sequence[Comparison]) -> list[float | None]:
+        """An answer to each."""
+        return [self._one(c) for c in comparisons]
+
+    def _one(self, comparison: Comparison) -> float | None:
+        chance = random.Random(self._digest(comparison))
+        u, flip, abstain, mistake = (chance.random() for _ in range(4))
+        if abstain < self.abstain:
+            return None
+        if mistake < self.mistake:
+            return float(flip < 0.5)
+        difference = self.mean(comparison.a) - self.mean(comparison.b)
+        if abs(difference) < self.tie:
+            return 0.5
+        odds = max(min(difference / self.temperature, 700.0), -700.0)
+        return float(u < 1 / (1 + math.exp(-odds)))
+
+    def mean(self, side: Sequence[Trajectory]) -> float:
+        """Mean utility of a side."""
+        return sum(self.utility(t) for t in side) / len(side)
+
+    def _digest(self, comparison: Comparison) -> int:
+        sides = [[(t.task.key, t.text, None if t.actions is None else t.actions.tolist()) for t in s] for s in (comparison.a, comparison.b)]
+        text = json.dumps([self.seed, self.name, comparison.key, sides])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def utility(name: str) -> Utility:
+    """The utility called `name`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in UTILITIES:
+        raise ConfigError(f"there is no utility {name!r}; take one of {', '.join(UTILITIES)}")
+    return UTILITIES[name]

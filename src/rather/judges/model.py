@@ -1,0 +1,36 @@
+"""A reward model as a judge."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rather.core import Comparison
+from rather.learners.common import Pairs
+
+
+class ModelJudge:
+    """P(a better) = sigmoid(s_a - s_b), s the mean score of the ensemble."""
+
+    kind = "reward-model"
+
+    def __init__(self, name: str, model: Any, batch_size: int = 16) -> None:
+        self.name, self.model, self.batch_size = name, model, batch_size
+
+    @torch.no_grad()
+    def judge(self, comparisons: Sequence[Comparison]) -> list[float | None]:
+        """An answer to each."""
+        answers: list[float | None] = []
+        for a, b in self.scores(comparisons):
+            answers += torch.sigmoid(a - b).mean(0).tolist()
+        return answers
+
+    @torch.no_grad()
+    def scores(self, comparisons: Sequence[Comparison]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Scores (K, n) of the sides a and b, batch after batch."""
+        found = []
+        for start in range(0, len(comparisons), self.batch_size):
+            chosen = comparisons[start : start + self.batch_size]
+            pairs = Pairs.of(self.model, [Comparison(c.a, c.b, 0.5) for c in chosen])
+            found.append(pairs.scores(self.model.scores(pairs.batch)))
+        return found

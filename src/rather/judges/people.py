@@ -1,0 +1,75 @@
+"""People at the terminal: two answers side by side, one key each."""
+
+import time
+
+import click
+from rich.columns import Columns
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.text import Text
+
+from rather.core import Label
+from rather.judges.language import words
+from rather.store import Question, Store
+
+KEYS = "[b]1[/b] left is better  [b]2[/b] right is better  [b]=[/b] tie  [b]s[/b] skip  [b]u[/b] undo  [b]q[/b] stop"
+LEASE_S = 3600
+
+
+def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, console: Console) -> int:
+    """Put a run's open questions to the person at the terminal until none is left or they stop; returns how many they answered.
+
+    Each answer is on disk before the next question appears. Which side is shown on the left changes from question to question
+    and is recorded.
+    """
+    store.add_judge(judge, "person")
+    total = len(store.questions(run, purpose))
+    answered = 0
+    console.print(f"[bold]{instruction}[/bold]\n{KEYS}\n")
+    while (question := store.lease(run, judge, purpose, overlap=total + 1, seconds=LEASE_S)) is not None:
+        left = "a" if question.id % 2 else "b"
+        done = len([x for x in store.labels(run, purpose) if x.judge == judge])
+        _show(question, left, f"{done + 1} of {total}", console)
+        start = time.monotonic()
+        key = _key()
+        if key == "q":
+            store.release(question.id, judge)
+            break
+        if key == "u":
+            store.release(question.id, judge)
+            undone = store.undo(run, judge)
+            console.print("Nothing to undo." if undone is None else "The last answer is withdrawn; here it is again.")
+            answered -= undone is not None
+            continue
+        side = {"1": 1.0, "2": 0.0, "=": 0.5, "s": None}[key]
+        preference = 1 - side if side is not None and left == "b" else side
+        reason = "skipped" if preference is None else ""
+        store.answer(Label(question.id, judge, preference, reason, time.monotonic() - start, left))
+        answered += 1
+    return answered
+
+
+def _key() -> str:
+    while True:
+        key = click.getchar()
+        if key in ("\x03", "\x04", ""):
+            raise KeyboardInterrupt
+        if key.lower() in ("1", "2", "=", "s", "u", "q"):
+            return key.lower()
+
+
+def _show(question: Question, left: str, progress: str, console: Console) -> None:
+    """What strangers wrote goes through `Text`, which reads no markup; control characters are dropped."""
+    comparison = question.comparison if left == "a" else question.comparison.swapped()
+    console.rule(f"question {progress}")
+    console.print(Text(_clean(words(comparison.a[0].task.prompt or "")), style="italic"))
+    width = max(30, console.width // 2 - 1)
+    panels = []
+    for number, side in (("1", comparison.a), ("2", comparison.b)):
+        answers = [Text(_clean(t.text or "") + ("" if t.terminated else " ...")) for t in side]
+        panels.append(Panel(Group(*answers), title=number, width=width))
+    console.print(Columns(panels))
+
+
+def _clean(text: str) -> str:
+    return "".join(c for c in text if c == "\n" or c.isprintable())

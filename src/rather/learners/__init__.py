@@ -1,0 +1,1 @@
+"""Learners: one file each, whose `step` reads from top to bottom."""

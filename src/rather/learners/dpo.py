@@ -1,0 +1,108 @@
+"""Direct preference optimisation (Rafailov et al. 2023): a policy from comparisons, without reward model and critic."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rather.core import Batch, Comparison
+from rather.learners.common import Means, Optimisation, Order, Pairs, Stepper, agreement
+from rather.losses import bradley_terry_loss, implicit_scores, ipo_loss
+
+
+class DPO:
+    """Bradley-Terry on implicit scores beta * sum_t (log pi - log pi_ref); soft preferences give conservative DPO.
+
+    `reference` is evaluated either once for every comparison, before the first step, or again at each step ("each"); the
+    second needs a reference that stays as it is. In a stochastic environment DPO's closed form does not hold: the score then
+    also rewards luck. `loss` "ipo" is Azar et al. (2023), on log-ratios averaged over the actions where `normalised`.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        reference: Any,
+        comparisons: Sequence[Comparison],
+        parameters: Sequence[nn.Parameter],
+        how: Optimisation,
+        beta: float = 0.1,
+        loss: Literal["dpo", "ipo"] = "dpo",
+        normalised: bool = False,
+        when: Literal["once", "each"] = "once",
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        self.model, self.reference, self.comparisons, self.how = policy, reference, list(comparisons), how
+        self.beta, self.loss, self.normalised = beta, loss, normalised
+        self.order = Order(len(self.comparisons), how.seed)
+        self.stepper = Stepper(parameters, how)
+        self.kept: list[Tensor] | None = None
+        if when == "once":
+            self.kept = self._evaluate_reference(progress)
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step on a batch of comparisons."""
+        chosen = self.order.take(self.how.batch_size)
+        pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
+        kept = [row for i in chosen for row in self.kept[i]] if self.kept is not None else None
+        means, loss = Means(), 0.0
+        for part, rows in pairs.split(self.how.micro_tokens):
+            logprobs, entropy = self.model.evaluate(part.batch)
+            reference = self._reference(part.batch, None if kept is None else kept[rows])
+            mask = part.batch.mask
+            scores = implicit_scores(logprobs, reference, mask, self.beta)
+            a, b = part.scores(scores)
+            if self.loss == "ipo":
+                ratios = scores / self.beta / (mask.sum(-1) if self.normalised else 1)
+                part_loss = ipo_loss(*part.scores(ratios), self.beta, part.preference)
+            else:
+                part_loss = bradley_terry_loss(a, b, part.preference)
+            part_loss = part_loss * (len(part) / len(pairs))
+            part_loss.backward()
+            loss += part_loss.item()
+            sign = (part.preference - 0.5).sign()
+            liked_a, liked_b = part.scores((logprobs * mask).sum(-1))
+            liked, other = torch.where(sign >= 0, liked_a, liked_b), torch.where(sign >= 0, liked_b, liked_a)
+            means.add(
+                accuracy=agreement(a, b, part.preference),
+                margin=torch.where(sign == 0, torch.nan, sign * (a - b)),
+                logprob_preferred=liked,
+                logprob_other=other,
+                kl=((logprobs - reference) * mask).sum(-1),
+                entropy=entropy[mask.bool()],
+                length=mask.sum(-1),
+            )
+        return self.stepper.step(loss) | means.result() | {"tokens": float(pairs.batch.mask.sum())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser state and the place in the data."""
+        return {"stepper": self.stepper.state_dict(), "place": self.order.place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back."""
+        self.stepper.load_state_dict(state["stepper"])
+        self.order.place = state["place"]
+
+    def _reference(self, batch: Batch, kept: list[Tensor] | None) -> Tensor:
+        if kept is None:
+            with torch.no_grad():
+                return self.reference.evaluate(batch)[0]
+        reference = torch.zeros_like(batch.mask)
+        for row, values in zip(reference, kept, strict=True):
+            row[: len(values)] = values
+        return reference
+
+    @torch.no_grad()
+    def _evaluate_reference(self, progress: Callable[[int], None]) -> list[Tensor]:
+        """The reference's log-probabilities of each comparison's rows."""
+        kept: list[Any] = []
+        for start in range(0, len(self.comparisons), self.how.batch_size):
+            chosen = self.comparisons[start : start + self.how.batch_size]
+            pairs, rows = Pairs.of(self.model, chosen), []
+            for part, _ in pairs.split(self.how.micro_tokens):
+                logprobs = self.reference.evaluate(part.batch)[0]
+                rows += [row[: int(n)] for row, n in zip(logprobs, part.batch.mask.sum(-1), strict=True)]
+            iterator = iter(rows)
+            kept += [[next(iterator) for _ in (*c.a, *c.b)] for c in chosen]
+            progress(len(chosen))
+        return kept

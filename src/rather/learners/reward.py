@@ -1,0 +1,90 @@
+"""A Bradley-Terry reward model (Christiano et al. 2017; Ouyang et al. 2022), as an ensemble, with a temperature per judge."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from rather.core import Comparison
+from rather.learners.common import Means, Optimisation, Order, Pairs, Stepper, agreement
+from rather.losses import bradley_terry_loss
+
+
+class Reward:
+    """Fits scores to preferences: P(a better) = sigmoid((s_a - s_b) / temperature of the judge).
+
+    `model.scores(batch)` gives (K, B) scores. Each of K > 1 members learns from its own random 80 % of the comparisons.
+    `judges` names the judges whose temperature is learnt; their geometric mean is held at 1, since scores have no scale.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        comparisons: Sequence[Comparison],
+        parameters: Sequence[nn.Parameter],
+        how: Optimisation,
+        centre: float = 0.01,
+        judges: Sequence[str] = (),
+    ) -> None:
+        self.model, self.comparisons, self.how, self.centre = model, list(comparisons), how, centre
+        self.judges = list(judges)
+        self.log_temperatures = nn.Parameter(torch.zeros(len(self.judges)))
+        self.order = Order(len(self.comparisons), how.seed)
+        self.stepper = Stepper([*parameters, *([self.log_temperatures] if self.judges else [])], how)
+        members = len(model.heads)
+        generator = torch.Generator().manual_seed(how.seed)
+        self.learns = torch.rand(members, len(self.comparisons), generator=generator) < (0.8 if members > 1 else 1.1)
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step on a batch of comparisons."""
+        chosen = self.order.take(self.how.batch_size)
+        pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
+        learns = self.learns[:, chosen].to(pairs.preference.device)
+        scale = self._scales([self.comparisons[i].judge for i in chosen], pairs.preference.device)
+        total = learns.sum().clamp(min=1)
+        means, loss, start = Means(), 0.0, 0
+        for part, _ in pairs.split(self.how.micro_tokens):
+            here = slice(start, start + len(part))
+            start += len(part)
+            a, b = part.scores(self.model.scores(part.batch))
+            used = learns[:, here]
+            difference = ((a - b) * scale[here])[used]
+            preference = part.preference.expand_as(a)[used]
+            if used.any():
+                part_loss = bradley_terry_loss(difference, torch.zeros_like(difference), preference)
+                part_loss = part_loss + self.centre * (a + b)[used].square().mean()
+                part_loss = part_loss * (used.sum() / total)
+                part_loss.backward()
+                loss += part_loss.item()
+            mean_a, mean_b = a.mean(0), b.mean(0)
+            means.add(accuracy=agreement(mean_a, mean_b, part.preference), score=torch.cat([mean_a, mean_b]))
+            means.add(margin=((part.preference - 0.5).sign() * (mean_a - mean_b)), length=part.batch.mask.sum(-1))
+            if len(a) > 1:
+                means.add(disagreement=(a - b).std(0))
+        learnt = {f"temperature/{name}": t for name, t in self.temperatures().items()}
+        return self.stepper.step(loss) | means.result() | learnt | {"tokens": float(pairs.batch.mask.sum())}
+
+    def temperatures(self) -> dict[str, float]:
+        """The temperature of each judge: above 1 for one whose answers say little."""
+        with torch.no_grad():
+            values = (self.log_temperatures - self.log_temperatures.mean()).exp() if self.judges else []
+        return {name: float(value) for name, value in zip(self.judges, values, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser state, judge temperatures and the place in the data."""
+        state = {"stepper": self.stepper.state_dict(), "place": self.order.place}
+        return state | {"log_temperatures": self.log_temperatures.detach()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back."""
+        self.stepper.load_state_dict(state["stepper"])
+        self.order.place = state["place"]
+        with torch.no_grad():
+            self.log_temperatures.copy_(state["log_temperatures"])
+
+    def _scales(self, judges: Sequence[str], device: torch.device) -> torch.Tensor:
+        if not self.judges:
+            return torch.ones(len(judges), device=device)
+        centred = self.log_temperatures - self.log_temperatures.mean()
+        return (-centred)[torch.tensor([self.judges.index(j) for j in judges])].exp().to(device)

@@ -1,0 +1,64 @@
+"""What a run measures, one JSON object a line in metrics.jsonl; docs/metrics.md explains every key."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rather.errors import ConfigError
+
+Mirror = Callable[[str, int, dict[str, float]], None]
+
+CLOCK = ("seconds", "tokens_per_s")
+"""Keys that differ between two runs that are otherwise the same."""
+
+
+class Metrics:
+    """A metrics.jsonl that is appended to, line by line, and flushed after each; `mirrors` are told the same."""
+
+    def __init__(self, path: Path, mirrors: Sequence[Mirror] = ()) -> None:
+        self.path, self.mirrors = path, mirrors
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, phase: str, step: int, values: dict[str, float]) -> None:
+        """Append one line for `step` of `phase` ("train", "eval", ...)."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
+        for mirror in self.mirrors:
+            mirror(phase, step, values)
+
+    def read(self, phase: str | None = None) -> list[dict[str, Any]]:
+        """All lines, or those of one phase; a last line that was cut off is left out."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [row for row in rows if phase is None or row["phase"] == phase]
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Forget the lines of `phase` after `step`: they will be made again."""
+        rows = [row for row in self.read() if row["phase"] != phase or row["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        temporary.replace(self.path)
+
+
+def mirrors(tensorboard: bool, wandb_project: str, folder: Path) -> list[Mirror]:
+    """TensorBoard and Weights & Biases, where they are wanted.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    found: list[Mirror] = []
+    try:
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(str(folder / "tensorboard"))
+            found.append(lambda phase, step, values: [writer.add_scalar(f"{phase}/{k}", v, step) for k, v in values.items()] and None)
+        if wandb_project:
+            import wandb
+
+            run = wandb.init(project=wandb_project, name=folder.name, dir=str(folder), resume="allow")
+            found.append(lambda phase, step, values: run.log({f"{phase}/{k}": v for k, v in values.items()}))
+    except ImportError as e:
+        raise ConfigError(f"[log] needs the package {e.name}; install it or switch it off") from None
+    return found

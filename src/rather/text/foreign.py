@@ -1,0 +1,153 @@
+"""Any other architecture, through `transformers`: the same protocols, slower.
+
+Answers are evaluated and drawn row by row, so that no architecture's padding, positions or cache have to be known.
+
+Shape letters: B trajectories, T answer tokens (padded), C width.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rather.core import UNUSED, Batch, Trajectory
+from rather.errors import ModelError
+from rather.text import engine
+from rather.text.collate import collate
+from rather.text.tokens import Tokens
+
+
+class ForeignPolicy:
+    """A causal language model of `transformers` as a policy; adapters are `peft`'s.
+
+    With `adapter` None and adapters present it is the base alone.
+    """
+
+    def __init__(
+        self, inner: Any, tokens: Tokens, adapter: str | None = None, temperature: float = 1.0, name: str = "policy"
+    ) -> None:
+        self.inner, self.tokens, self.adapter = inner, tokens, adapter
+        self.temperature, self.name = temperature, name
+        config = inner.config.get_text_config()
+        self.context = getattr(config, "max_position_embeddings", None) or 2**20
+        self.width = config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.inner.get_input_embeddings().weight.device
+
+    def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
+        """Trajectories as a batch."""
+        return collate(self.tokens, trajectories, self.context, self.device)
+
+    def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T) of the actions, and entropies (B, T) without gradient; one row's logits at a time."""
+        logprobs, entropies = [], []
+        for ids, start, end in _rows(batch):
+            with self._active():
+                logits = self.inner(input_ids=ids[None], use_cache=False).logits[0, start - 1 : end - 1]
+            every = torch.log_softmax(logits.float() / self.temperature, dim=-1)
+            chosen = every.gather(1, ids[start:end, None])[:, 0]
+            pad = (0, batch.mask.shape[1] - len(chosen))
+            logprobs.append(nn.functional.pad(chosen, pad))
+            entropies.append(nn.functional.pad(-(every.exp() * every).sum(-1).detach(), pad))
+        return torch.stack(logprobs), torch.stack(entropies)
+
+    def ends(self, batch: Batch) -> Tensor:
+        """Hidden states (B, C) of the last token of each answer."""
+        found = []
+        for ids, _, end in _rows(batch):
+            with self._active():
+                states = self.inner(input_ids=ids[None, :end], use_cache=False, output_hidden_states=True).hidden_states
+            found.append(states[-1][0, -1])
+        return torch.stack(found)
+
+    @torch.no_grad()
+    def generate(
+        self, requests: Sequence[engine.Request], sampling: engine.Sampling, rows: int, progress: Callable[[int], None]
+    ) -> list[engine.Answer]:
+        """Answer every request, one after the other; `rows` has no effect."""
+        del rows
+        return [self._answer(request, sampling, progress) for request in requests]
+
+    def _answer(
+        self, request: engine.Request, sampling: engine.Sampling, progress: Callable[[int], None]
+    ) -> engine.Answer:
+        uniforms = engine.uniforms(request.seed, sampling.max_tokens)
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        ids, cache = torch.tensor([request.prompt], device=self.device), None
+        while len(tokens) < sampling.max_tokens and (not tokens or tokens[-1] not in self.tokens.stop):
+            with self._active():
+                out = self.inner(input_ids=ids, past_key_values=cache, use_cache=True)
+            uniform = uniforms[len(tokens), None].to(self.device)
+            token, logprob = engine.draw(out.logits[:, -1], uniform, sampling)
+            ids, cache = token[:, None], out.past_key_values
+            tokens.append(int(token))
+            logprobs.append(float(logprob))
+        progress(1)
+        return engine.Answer(tokens, logprobs, tokens[-1] in self.tokens.stop)
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter in PEFT's format, or the whole model with its tokenizer."""
+        self.inner.save_pretrained(folder)
+        if self.adapter is None:
+            self.tokens.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Take over the weights that `save` wrote, in place."""
+        if self.adapter is None:
+            state = read(folder, torch.float32, "it was saved by transformers").state_dict()
+            self.inner.load_state_dict(state)
+            return
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.inner, load_peft_weights(str(folder), device=str(self.device)))
+
+    def _active(self) -> Any:
+        has_adapters = hasattr(self.inner, "peft_config")
+        return self.inner.disable_adapter() if has_adapters and self.adapter is None else nullcontext()
+
+
+def _rows(batch: Batch) -> list[tuple[Tensor, int, int]]:
+    """For each row its tokens without padding, and where the answer starts and ends."""
+    rows = []
+    for prompt, actions, mask in zip(batch.observations, batch.actions, batch.mask, strict=True):
+        prompt, answer = prompt[prompt != UNUSED], actions[mask.bool()]
+        rows.append((torch.cat([prompt, answer]), len(prompt), len(prompt) + len(answer)))
+    return rows
+
+
+def read(path: Path, dtype: torch.dtype, reason: str) -> Any:
+    """The model at `path`, read by `transformers` from safetensors alone.
+
+    Raises:
+        ModelError: `transformers` does not know it either, or it has no weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True).eval()
+    except (OSError, ValueError, KeyError, RuntimeError) as e:
+        why = str(e).strip().splitlines()[0]
+        raise ModelError(f"{path} can be read neither by rather ({reason}) nor by transformers ({why})") from None
+
+
+def add_adapter(inner: Any, rank: int, alpha: float, seed: int) -> Any:
+    """`inner` with a LoRA adapter of `peft` on all its linear layers.
+
+    Raises:
+        ModelError: `peft` is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ModelError('LoRA on this architecture needs the package peft; install it or set model.train to "full"') from None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        how = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")  # type: ignore[arg-type]
+        return get_peft_model(inner, how)

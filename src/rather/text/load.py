@@ -1,0 +1,94 @@
+"""A policy by name: a model folder, a GGUF file or a name on the hub, on the device and in the precision that fit."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rather.errors import ModelError
+from rather.text import foreign, lora, weights
+from rather.text.foreign import ForeignPolicy
+from rather.text.policy import TextPolicy
+from rather.text.tokens import Tokens
+
+
+def locate(name: str) -> Path:
+    """The folder or file of a model; a name that is neither is fetched from the Hugging Face hub.
+
+    Raises:
+        ModelError: there is no such folder or file, and the hub does not have it or cannot be reached.
+    """
+    if not name:
+        raise ModelError("no model is named; set model.path to a folder, a .gguf file or a name on the hub")
+    path = Path(name)
+    if path.exists():
+        return path
+    if path.suffix == ".gguf" or name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise ModelError(f"there is no model at {name}; set model.path to a folder, a .gguf file or a name on the hub")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
+        raise ModelError(f"there is no folder {name}, and the hub did not give it ({str(e).splitlines()[0]})") from None
+
+
+def device(name: str) -> torch.device:
+    """The device called `name`; "auto" is a GPU if there is one.
+
+    Raises:
+        ModelError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise ModelError(f'there is no device {name!r}; set model.device to "cpu", "cuda" or "auto"') from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f'model.device is {name!r}, but this machine has {torch.cuda.device_count()} GPUs; set it to "cpu"')
+    return found
+
+
+def dtype(name: str, on: torch.device) -> torch.dtype:
+    """The precision called `name`; "auto" is bfloat16 where the hardware multiplies it, float32 elsewhere."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if on.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def policy(
+    path: Path, on: torch.device, compute: torch.dtype, full: bool, temperature: float, chat: bool | None = None
+) -> TextPolicy | ForeignPolicy:
+    """The model at `path` as a policy; with `full` its weights are held in float32 and can be trained.
+
+    Our own transformer where it knows the architecture, `transformers` where not.
+    """
+    reason = weights.unsupported(weights.read_config(path))
+    if reason:  # other architectures compute in the precision of their weights
+        inner = foreign.read(path, torch.float32 if full else compute, reason).to(on).requires_grad_(full)
+        return ForeignPolicy(inner, Tokens.load(path, chat), None, temperature)
+    model = weights.load(path, compute, torch.float32 if full else compute).to(on).requires_grad_(full)
+    model.description["_name_or_path"] = str(path)
+    return TextPolicy(model, Tokens.load(path, chat), None, temperature)
+
+
+def with_adapter(
+    base: TextPolicy | ForeignPolicy, name: str, rank: int, alpha: float, seed: int
+) -> tuple[TextPolicy | ForeignPolicy, list[nn.Parameter]]:
+    """A policy with a new LoRA adapter on the frozen `base`, which stays what it is; and the adapter's parameters."""
+    if isinstance(base, ForeignPolicy):
+        base.inner = foreign.add_adapter(base.inner, rank, alpha, seed)
+        adapted = ForeignPolicy(base.inner, base.tokens, name, base.temperature, base.name)
+        return adapted, [p for p in base.inner.parameters() if p.requires_grad]
+    parameters = lora.add(base.model, name, rank, alpha, seed)
+    return TextPolicy(base.model, base.tokens, name, base.temperature, base.name), parameters
+
+
+def parameters(trained: TextPolicy | ForeignPolicy) -> list[nn.Parameter]:
+    """All weights of a policy."""
+    return list((trained.inner if isinstance(trained, ForeignPolicy) else trained.model).parameters())

@@ -1,0 +1,82 @@
+"""The loop over a learner's steps: resume, step, measure, save; Ctrl-C stops after the step at hand, with a checkpoint."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rather import checkpoint
+from rather.checkpoint import Lineage
+from rather.metrics import Metrics
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop and did, with everything on disk."""
+
+
+def train(
+    learner: Any,
+    steps: int,
+    folder: Path,
+    lineage: Lineage,
+    metrics: Metrics,
+    phase: str = "train",
+    every: int = 20,
+    keep: int = 2,
+    progress: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+) -> Path:
+    """Take the learner to `steps` steps, from the newest checkpoint in `folder` on; returns the last checkpoint.
+
+    A run that was stopped or killed at any point and started again gives the same weights and metrics, bit for bit on one
+    machine, as one that was not.
+
+    Raises:
+        CheckpointError: the newest checkpoint is damaged, or was made from other labels or settings.
+        Stopped: Ctrl-C.
+    """
+    found = checkpoint.every(folder)
+    step = 0
+    if found:
+        checkpoint.check_same(found[-1], lineage)
+        step = checkpoint.load(found[-1], learner)["step"]
+    metrics.rewind(phase, step)
+    progress(step, {})
+    with _graceful() as asked_to_stop:
+        while step < steps:
+            start = time.perf_counter()
+            values = learner.step()
+            step += 1
+            seconds = time.perf_counter() - start
+            if "tokens" in values:
+                values["tokens_per_s"] = values["tokens"] / seconds
+            metrics.write(phase, step, values | {"seconds": seconds})
+            progress(step, values)
+            if step % every == 0 or step == steps or asked_to_stop():
+                checkpoint.save(folder, step, learner, lineage, keep)
+            if asked_to_stop() and step < steps:
+                raise Stopped(f"stopped after step {step} of {steps}; the same command goes on from there")
+    return checkpoint.every(folder)[-1]
+
+
+@contextmanager
+def _graceful() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a wish that can be asked for; the second one interrupts at once."""
+    asked = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not in the main thread
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
