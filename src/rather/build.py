@@ -63,8 +63,7 @@ def judges(config: Config) -> list[Any]:
             if not j.panel or len({p.name for p in j.panel}) < len(j.panel):
                 raise ConfigError("judge.panel needs at least one judge, and each needs a name of its own")
             return [
-                SimulatedJudge(p.name, utility(p.utility), p.temperature, p.mistake, p.tie, p.abstain, config.run.seed)
-                for p in j.panel
+                SimulatedJudge(p.name, utility(p.utility), p.temperature, p.mistake, p.tie, p.abstain, config.run.seed) for p in j.panel
             ]
         case "model":
             if not j.checkpoint:

@@ -94,9 +94,7 @@ class Judge(Section):
     url: str = Field("http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
     model: str = Field("", description='Model name at that endpoint, for kind "language".')
     key_variable: str = Field("OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if it has one.")
-    instruction: str = Field(
-        "Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by."
-    )
+    instruction: str = Field("Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by.")
     timeout_s: float = Field(60.0, description="Seconds to wait for the endpoint.", gt=0)
     concurrency: int = Field(8, description="Requests to the endpoint at a time.", ge=1)
 

@@ -163,9 +163,7 @@ class Sampler(Protocol):
         """Take over the policy's present parameters."""
         ...
 
-    def sample(
-        self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None
-    ) -> list[Trajectory]:
+    def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
         """One attempt a task; attempt i depends on its task, `seed` and i alone, not on what else is in the batch."""
         ...
 

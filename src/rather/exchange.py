@@ -51,7 +51,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except (ValueError, UnicodeDecodeError) as e:
                 raise DataError(f"line {number} of {path} is no JSON: {e}") from None
             if not isinstance(row, dict):
-                raise DataError(f"line {number} of {path} is {type(row).__name__}, not an object like {{\"prompt\": ...}}")
+                raise DataError(f'line {number} of {path} is {type(row).__name__}, not an object like {{"prompt": ...}}')
             yield number, row
 
 

@@ -127,9 +127,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, terminated: Tensor, gamma
     return advantages, (advantages + values[:, :-1]) * mask
 
 
-def group_advantages(
-    scores: Tensor, groups: Tensor, scale: Literal["group", "batch", "none"] = "group", eps: float = 1e-4
-) -> Tensor:
+def group_advantages(scores: Tensor, groups: Tensor, scale: Literal["group", "batch", "none"] = "group", eps: float = 1e-4) -> Tensor:
     """Group-relative advantages (B,): score minus the mean of its group, over the standard deviation (Shao et al. 2024).
 
     `scale` "group" divides by the group's unbiased standard deviation plus `eps`, "batch" by the whole batch's, "none" by

@@ -4,7 +4,6 @@ What a phase has done is in the store or in a checkpoint, so there is no other s
 """
 
 import hashlib
-import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -294,10 +293,3 @@ def _words(comparisons: Sequence[Comparison], of_policy: bool, name: str) -> flo
     """Mean words of the answers of the policy, or of the start."""
     sides = [c.a[0] if (c.a[0].policy == name) == of_policy else c.b[0] for c in comparisons]
     return sum(len((t.text or "").split()) for t in sides) / len(sides)
-
-
-def quiet_libraries() -> None:
-    """Let idle threads sleep instead of spin, and libraries keep their own progress bars to themselves."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -100,7 +100,9 @@ def parse(reply: str) -> float | None:
     """P(A better) from a reply whose first or last line is A, B or TIE; None where neither is."""
     lines = [line for line in reply.strip().splitlines() if line.strip()]
     for line in (lines[-1], lines[0]) if lines else ():
-        verdict = re.fullmatch(r"(?:(?:the )?(?:better )?answer(?: is)?:?\s*|verdict:?\s*)?(A|B|TIE)", line.strip(" \t*\"'.`[]()"), re.IGNORECASE)
+        verdict = re.fullmatch(
+            r"(?:(?:the )?(?:better )?answer(?: is)?:?\s*|verdict:?\s*)?(A|B|TIE)", line.strip(" \t*\"'.`[]()"), re.IGNORECASE
+        )
         if verdict:
             return {"A": 1.0, "B": 0.0, "TIE": 0.5}[verdict[1].upper()]
     return None

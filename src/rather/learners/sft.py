@@ -12,9 +12,7 @@ from rather.learners.common import Means, Optimisation, Order, Stepper
 class SFT:
     """Minimises the mean negative log-likelihood of the answers' tokens; prompts are not learnt."""
 
-    def __init__(
-        self, policy: Any, trajectories: Sequence[Trajectory], parameters: Sequence[nn.Parameter], how: Optimisation
-    ) -> None:
+    def __init__(self, policy: Any, trajectories: Sequence[Trajectory], parameters: Sequence[nn.Parameter], how: Optimisation) -> None:
         self.model, self.trajectories, self.how = policy, list(trajectories), how
         self.order = Order(len(self.trajectories), how.seed)
         self.stepper = Stepper(parameters, how)

@@ -103,8 +103,7 @@ class Store:
         numbers = []
         with self._transaction(write=True) as connection:
             known = {
-                r.key: r.id
-                for r in connection.execute(select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run))
+                r.key: r.id for r in connection.execute(select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run))
             }
             for i, comparison in enumerate(comparisons):
                 if comparison.key not in known:
@@ -239,10 +238,7 @@ class Store:
         with self._transaction() as connection:
             names = {r.id: r.name for r in connection.execute(select(t.judge.c.id, t.judge.c.name))}
             rows = connection.execute(wanted.order_by(t.label.c.id)).all()
-        return [
-            Label(r.comparison, names[r.judge], r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id)
-            for r in rows
-        ]
+        return [Label(r.comparison, names[r.judge], r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id) for r in rows]
 
     def history(self, run: str) -> list[dict[str, Any]]:
         """Every row that was ever written about the run's questions, undone ones too, oldest first."""
@@ -317,9 +313,7 @@ def _with_sides(connection: Connection, rows: Collection[Row[Any]]) -> list[Ques
         for r in connection.execute(wanted.where(t.side.c.comparison.in_(numbers[start : start + 500]))):
             sides.setdefault((r.comparison, r.side), []).append(_from_row(r))
     return [
-        Question(
-            r.id, r.run, r.purpose, r.why, r.score, Comparison(tuple(sides[r.id, "a"]), tuple(sides[r.id, "b"]), key=r.key)
-        )
+        Question(r.id, r.run, r.purpose, r.why, r.score, Comparison(tuple(sides[r.id, "a"]), tuple(sides[r.id, "b"]), key=r.key))
         for r in rows
     ]
 

@@ -26,9 +26,7 @@ class ForeignPolicy:
     With `adapter` None and adapters present it is the base alone.
     """
 
-    def __init__(
-        self, inner: Any, tokens: Tokens, adapter: str | None = None, temperature: float = 1.0, name: str = "policy"
-    ) -> None:
+    def __init__(self, inner: Any, tokens: Tokens, adapter: str | None = None, temperature: float = 1.0, name: str = "policy") -> None:
         self.inner, self.tokens, self.adapter = inner, tokens, adapter
         self.temperature, self.name = temperature, name
         config = inner.config.get_text_config()
@@ -74,9 +72,7 @@ class ForeignPolicy:
         del rows
         return [self._answer(request, sampling, progress) for request in requests]
 
-    def _answer(
-        self, request: engine.Request, sampling: engine.Sampling, progress: Callable[[int], None]
-    ) -> engine.Answer:
+    def _answer(self, request: engine.Request, sampling: engine.Sampling, progress: Callable[[int], None]) -> engine.Answer:
         uniforms = engine.uniforms(request.seed, sampling.max_tokens)
         tokens: list[int] = []
         logprobs: list[float] = []

@@ -54,7 +54,7 @@ class _OneDNN(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         to_x = _onednn(gradient, weight.t()) if wanted[0] else None
-        to_weight = _onednn(gradient.t(), x.t()) if wanted[1] else None
+        to_weight = gradient.t() @ x if wanted[1] else None
         return to_x, to_weight, gradient.sum(0) if ctx.biased and wanted[2] else None
 
 

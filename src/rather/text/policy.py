@@ -65,7 +65,6 @@ class TextPolicy:
         logprobs, entropy = (empty.masked_scatter(used, values) for values in found)  # type: ignore[union-attr]
         return logprobs, entropy
 
-
     def ends(self, batch: Batch) -> Tensor:
         """Hidden states (B, C) of the last token of each answer; an answer has at least one, if only the one that ends it."""
         laid = pack_batch(batch, self.model.shape.window)
@@ -98,16 +97,18 @@ class TextSampler:
     """Draws answers from a policy with the policy's own weights."""
 
     def __init__(
-        self, policy: TextPolicy | ForeignPolicy, sampling: engine.Sampling, rows: int = 32, progress: Callable[[int], None] = lambda n: None
+        self,
+        policy: TextPolicy | ForeignPolicy,
+        sampling: engine.Sampling,
+        rows: int = 32,
+        progress: Callable[[int], None] = lambda n: None,
     ) -> None:
         self.policy, self.sampling, self.rows, self.progress = policy, sampling, rows, progress
 
     def sync(self) -> None:
         """Nothing to do: sampler and learner share their weights."""
 
-    def sample(
-        self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None
-    ) -> list[Trajectory]:
+    def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
         """One answer a task; the i-th depends on its task, `seed` and how often the task came before, on nothing else.
 
         Raises:

@@ -234,7 +234,7 @@ class TokenLogprobs(torch.autograd.Function):
             p = _softmax(hidden[part], cast, targets[part], ctx.temperature)[0]
             slope = _slope(p, targets[part]).mul_(gradient[part, None] / ctx.temperature).to(hidden.dtype)
             to_hidden[part] = linear(slope, cast.t())
-            to_weight += linear(slope.t(), hidden[part].t())
+            to_weight += slope.t() @ hidden[part]
         return to_hidden, to_weight, None, None
 
 

@@ -214,11 +214,7 @@ def _safetensors(folder: Path) -> tuple[set[str], Fetch]:
     files = [f for f in sorted(folder.glob("*.safetensors")) if not f.name.startswith(("adapter", "reward"))]
     if not files:
         pickled = any(folder.glob("*.bin"))
-        why = (
-            "only pickled weights (.bin), which may run code; convert them to safetensors"
-            if pickled
-            else "no weights (*.safetensors)"
-        )
+        why = "only pickled weights (.bin), which may run code; convert them to safetensors" if pickled else "no weights (*.safetensors)"
         raise ModelError(f"{folder} has {why}")
     try:
         handles = [safe_open(f, framework="pt") for f in files]

@@ -1,0 +1,258 @@
+"""The command line: each command is one library call, all are driven by one TOML file with overrides."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rather import __version__
+from rather.errors import RatherError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""[bold]rather[/bold]: from "I'd rather have this one" to better policies.
+
+A run is one TOML file. The usual way through it:
+
+  rather config > run.toml      a file with every setting, described
+  rather loop run.toml          sample, label, train, evaluate; Ctrl-C and the same command go on later
+  rather report run.toml        one HTML page with the plots
+
+Any setting can be changed on the command line: [cyan]rather loop run.toml train.lr=1e-4 run.seed=3[/cyan]""",
+)
+console = Console()
+
+File = Annotated[Path, typer.Argument(help="The run's TOML file; `rather config` writes one.")]
+Settings = Annotated[list[str] | None, typer.Argument(help="Settings to change: section.key=value ...")]
+Round = Annotated[int, typer.Option("--round", help="Round of the outer loop, from 0.")]
+
+
+def _run(file: Path, settings: list[str] | None) -> Any:
+    from rather import config
+    from rather.run import Run
+
+    return Run(config.load(file, settings or []), console)
+
+
+@app.command()
+def loop(file: File, settings: Settings = None) -> None:
+    """Sample, label, train and evaluate, for loop.rounds rounds. Stopped at any point, the same command goes on from there.
+
+    At the end it prints the win rate against the starting model on held-out prompts, and writes the report.
+    """
+    run = _run(file, settings)
+    result = run.loop()
+    if result is not None:
+        console.print(f"\n[bold]Win rate against the starting model: {result}[/bold]")
+    _print_agreement(run)
+    _write_report(run)
+
+
+@app.command()
+def sample(file: File, settings: Settings = None, round_: Round = 0) -> None:
+    """Draw two answers to each training prompt from the newest policy; each pair becomes a question in the store."""
+    run = _run(file, settings)
+    new = run.sample(round_)
+    console.print(f"{new} new questions; {len(run.store.keys(run.config.run.name, 'train'))} in all. Next: rather label {file}")
+
+
+@app.command()
+def label(file: File, settings: Settings = None) -> None:
+    """Have the open questions answered by the run's judges.
+
+    judge.kind says who they are: a simulated panel, a reward model, a language model behind an OpenAI-compatible URL, or
+    people: you, here (keys: 1 left, 2 right, = tie, s skip, u undo, q stop). Every answer is on disk before the next question.
+    """
+    run = _run(file, settings)
+    new = run.label()
+    console.print(f"{new} new answers. Next: rather train {file}")
+
+
+@app.command()
+def train(
+    file: File,
+    settings: Settings = None,
+    round_: Round = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Put old checkpoints aside and start anew, with all labels.")] = False,
+) -> None:
+    """Train on the labels in the store: train.learner is "dpo", "reward" (a Bradley-Terry reward model) or "sft".
+
+    The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
+    """
+    run = _run(file, settings)
+    if fresh:
+        _put_aside(run.checkpoints(round_))
+    console.print(f"checkpoint: {run.train(round_)}")
+
+
+@app.command(name="eval")
+def evaluate(file: File, settings: Settings = None, round_: Round = 0) -> None:
+    """Compare the trained policy with the starting model on held-out prompts, by the run's judges; print the win rate."""
+    run = _run(file, settings)
+    result = run.evaluate(round_)
+    console.print("no answers yet" if result is None else f"[bold]win rate against the starting model: {result}[/bold]")
+
+
+@app.command(name="import")
+def import_(
+    file: File,
+    data: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet: prompt, chosen, rejected; or prompt, a, b, preference.")],
+    settings: Settings = None,
+) -> None:
+    """Put comparisons from a file into the store, as questions that have been answered; twice the same file adds nothing."""
+    from rather import exchange
+
+    run = _run(file, settings)
+    new = exchange.import_comparisons(run.store, run.config.run.name, data)
+    console.print(f"{new} new comparisons from {data}. Next: rather train {file}")
+
+
+@app.command()
+def export(
+    file: File,
+    target: Annotated[Path, typer.Argument(help="Where to: .jsonl, .csv or .parquet.")],
+    settings: Settings = None,
+    form: Annotated[str, typer.Option(help="all (every answer, with provenance), comparisons, or trl (prompt, chosen, rejected).")] = "all",
+) -> None:
+    """Write the run's answers to a file."""
+    from rather import exchange
+
+    run = _run(file, settings)
+    console.print(f"{exchange.export(run.store, run.config.run.name, target, form)} rows in {target}")
+
+
+@app.command()
+def status(file: File, settings: Settings = None) -> None:
+    """How far the run is: questions, answers of each judge, agreement, checkpoints, the last metrics."""
+    run = _run(file, settings)
+    labels = run.store.labels(run.config.run.name, "train")
+    questions = run.store.keys(run.config.run.name, "train")
+    table = Table("judge", "kind", "answers", "abstentions", title=f"{run.config.run.name}: {len(questions)} questions")
+    for name, kind in run.store.judges().items():
+        mine = [x for x in labels if x.judge == name]
+        table.add_row(name, kind, str(sum(x.preference is not None for x in mine)), str(sum(x.preference is None for x in mine)))
+    console.print(table)
+    _print_agreement(run)
+    for row in run.metrics.read()[-1:]:
+        console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+
+
+@app.command()
+def report(file: File, settings: Settings = None) -> None:
+    """Write the run's report: one self-contained HTML page with win rate, learning curves, agreement and example answers."""
+    _write_report(_run(file, settings))
+
+
+@app.command()
+def config(
+    file: Annotated[Path | None, typer.Argument(help="A run's TOML file; without one: the defaults.")] = None, settings: Settings = None
+) -> None:
+    """Print every setting with its value and what it means, as a TOML file to start from: rather config > run.toml"""
+    from rather import config
+
+    sys.stdout.write(config.document(config.load(file, settings or [])))
+
+
+@app.command()
+def doctor(
+    file: Annotated[Path | None, typer.Argument(help="A run's TOML file; without one: only the machine.")] = None, settings: Settings = None
+) -> None:
+    """Say what is wrong with this machine or a run, and what to do about it. Exits with 1 if something is."""
+    from rather import doctor
+
+    findings = doctor.machine()
+    if file is not None:
+        findings += doctor.run(_run(file, settings))
+    for finding in findings:
+        console.print(
+            f"{ {'good': '[green]ok[/green]', 'note': '[yellow]note[/yellow]', 'bad': '[red]bad[/red]'}[finding.grade] }  ", end=""
+        )
+        console.print(finding.text, markup=False)
+    if any(f.grade == "bad" for f in findings):
+        raise typer.Exit(1)
+
+
+def _print_agreement(run: Any) -> None:
+    from rather.store.agreement import measure, position_bias
+
+    labels = run.store.labels(run.config.run.name, "train")
+    kinds = run.store.judges()
+    found = measure(labels)
+    if found.questions:
+        simulated = all(kinds[j] == "simulated" for j in found.judges)
+        console.print(
+            f"Agreement of {len(found.judges)} {'simulated ' if simulated else ''}judges on {found.questions} questions: "
+            f"{100 * found.raw:.0f} % of pairs of answers, Krippendorff's alpha {found.alpha:.2f} "
+            f"(95 % interval {found.low:.2f} to {found.high:.2f})",
+            highlight=False,
+        )
+    bias = position_bias([x for x in labels if kinds[x.judge] == "person"])
+    if bias is not None:
+        console.print(f"Left side preferred {bias.left} of {bias.total} times (p = {bias.p_value:.2g} for no position bias)")
+
+
+def _write_report(run: Any) -> None:
+    from rather import report
+
+    console.print(f"Report: {report.write(run)}", soft_wrap=True)
+
+
+def _put_aside(folder: Path) -> None:
+    number = 1
+    while folder.exists() and (target := folder.with_name(f"{folder.name}-old-{number}")):
+        number += 1
+        if not target.exists():
+            folder.rename(target)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+) -> None:
+    """Options that hold for every command."""
+    context.obj = debug
+    if version:
+        console.print(f"rather {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line: exit code 2 and one sentence for an error that the user can mend, 130 for Ctrl-C."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: a spinning one slows its neighbours down
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    errors = Console(stderr=True)
+    try:
+        app()
+    except RatherError as e:
+        _fail(errors, str(e), 2)
+    except ModuleNotFoundError as e:
+        if e.name is None or e.name.split(".")[0] == "rather":
+            raise
+        extra = {"transformers": "text", "gguf": "text", "tokenizers": "text", "psycopg": "postgres"}.get(e.name, "text")
+        _fail(errors, f"the package {e.name} is missing; pip install 'rather[{extra}]'", 2)
+    except KeyboardInterrupt as e:
+        _fail(errors, str(e) or "stopped; what was finished is kept, and the same command goes on from there", 130)
+    except OSError as e:
+        if e.errno is None:
+            raise
+        _fail(errors, f"{e.filename or 'a file'}: {e.strerror}", 2)
+
+
+def _fail(errors: Console, sentence: str, code: int) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    errors.print(f"[bold red]{'stopped' if code == 130 else 'error'}[/bold red] ", end="")
+    errors.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(code)

@@ -1,0 +1,130 @@
+"""Names what is wrong with a machine or a run, and the remedy."""
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from rather import checkpoint
+from rather.errors import RatherError
+from rather.store.agreement import measure
+from rather.text import load
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: good, worth a note, or bad."""
+
+    grade: Literal["good", "note", "bad"]
+    text: str
+
+
+def machine() -> list[Finding]:
+    """What this machine offers."""
+    found = [Finding("good", f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} processors")]
+    if torch.cuda.is_available():
+        found.append(Finding("good", f"GPU: {torch.cuda.get_device_name()}"))
+    else:
+        precision = load.dtype("auto", torch.device("cpu"))
+        found.append(Finding("good", f"no GPU; this processor computes in {str(precision).removeprefix('torch.')}"))
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
+        found.append(Finding("note", "OMP_WAIT_POLICY is not PASSIVE: on a shared machine idle threads take time from others"))
+    free = shutil.disk_usage(".").free / 2**30
+    grade = "good" if free > 5 else "bad"
+    found.append(Finding(grade, f"{free:.0f} GiB of disk are free" + ("" if free > 5 else "; make room for checkpoints")))
+    return found
+
+
+def run(run: Any) -> list[Finding]:
+    """What is wrong with a run, from its settings to its metrics."""
+    checks = (_model, _prompts, _answers, _labels, _training, _checkpoints)
+    found = []
+    for check in checks:
+        try:
+            found += check(run)
+        except RatherError as e:
+            found.append(Finding("bad", str(e)))
+    return found
+
+
+Check = Callable[[Any], list[Finding]]
+
+
+def _model(run: Any) -> list[Finding]:
+    path = load.locate(run.config.model.path)
+    load.device(run.config.model.device)
+    return [Finding("good", f"the model {path} is there")]
+
+
+def _prompts(run: Any) -> list[Finding]:
+    train, held_out = run.tasks
+    grade = "note" if len(held_out) < 30 else "good"
+    more = "; a win rate on so few has a wide interval" if grade == "note" else ""
+    return [Finding(grade, f"{len(train)} training prompts, {len(held_out)} held out{more}")]
+
+
+def _answers(run: Any) -> list[Finding]:
+    questions = run.store.questions(run.config.run.name, "train")
+    answers = [t for q in questions for t in (*q.comparison.a, *q.comparison.b)]
+    if not answers:
+        return [Finding("note", "no questions yet; run `rather sample`")]
+    found = []
+    cut = sum(not t.terminated for t in answers) / len(answers)
+    if cut > 0.5:
+        more = f"sample.max_tokens is {run.config.sample.max_tokens}: raise it, or learn to be brief"
+        found.append(Finding("note", f"{100 * cut:.0f} % of the answers were cut off at the limit; {more}"))
+    same = sum(q.comparison.a[0].text == q.comparison.b[0].text for q in questions) / len(questions)
+    if same > 0.1:
+        found.append(Finding("bad", f"{100 * same:.0f} % of the questions have two equal answers; raise sample.temperature"))
+    return found or [Finding("good", f"{len(questions)} questions, {100 * cut:.0f} % of answers cut off at the limit")]
+
+
+def _labels(run: Any) -> list[Finding]:
+    labels = run.store.labels(run.config.run.name, "train")
+    if not labels:
+        return [Finding("note", "no labels yet; run `rather label`")]
+    found = []
+    abstained = sum(x.preference is None for x in labels) / len(labels)
+    if abstained > 0.2:
+        found.append(Finding("bad", f"judges abstained on {100 * abstained:.0f} % of the questions; look at how they are asked"))
+    agreement = measure(labels, resamples=200)
+    if agreement.questions >= 20 and agreement.high < 0.2:
+        more = "the labels are mostly noise: sharpen judge.instruction, or leave out the judge who differs"
+        found.append(Finding("bad", f"judges hardly agree (alpha {agreement.alpha:.2f}); {more}"))
+    return found or [Finding("good", f"{len(labels)} labels")]
+
+
+def _training(run: Any) -> list[Finding]:
+    found = []
+    for phase in {row["phase"] for row in run.metrics.read() if row["phase"].startswith("train-")}:
+        rows = run.metrics.read(phase)
+        first, last = rows[: max(1, len(rows) // 4)], rows[-max(1, len(rows) // 4) :]
+
+        def mean(part: list[dict[str, Any]], key: str) -> float:
+            values = [row[key] for row in part if key in row]
+            return sum(values) / len(values) if values else math.nan
+
+        if "-dpo-" in phase and len(rows) >= 8:
+            if mean(last, "accuracy") < 0.55:
+                found.append(Finding("bad", f"{phase}: accuracy is still near one half; raise train.lr or train.epochs"))
+            drop = mean(first, "logprob_preferred") - mean(last, "logprob_preferred")
+            if drop > 20:
+                more = "usual for DPO as long as the other answers fall more, but lower train.lr or raise dpo.beta if answers get odd"
+                found.append(Finding("note", f"{phase}: the preferred answers' log-probability fell by {drop:.0f} nats; {more}"))
+            if mean(last, "entropy") < 0.3 * mean(first, "entropy"):
+                found.append(Finding("bad", f"{phase}: entropy collapsed; lower train.lr or raise dpo.beta"))
+        if sum(row["grad_norm"] > 50 * run.config.train.max_grad_norm for row in rows) > len(rows) / 4:
+            found.append(Finding("note", f"{phase}: gradients are far above train.max_grad_norm; lower train.lr"))
+    return found or [Finding("good", "nothing odd in the metrics")]
+
+
+def _checkpoints(run: Any) -> list[Finding]:
+    found = []
+    for folder in sorted((run.folder / "checkpoints").glob("*/step-*")):
+        manifest = checkpoint.check(folder)
+        found.append(Finding("good", f"{folder}: whole, from {len(manifest['labels'])} labels"))
+    return found

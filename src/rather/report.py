@@ -1,0 +1,162 @@
+"""One self-contained HTML page for a run: no script, nothing fetched, whatever models or people wrote escaped."""
+
+import io
+import math
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rather.core import Comparison
+from rather.evaluate import win_rate
+from rather.judges.language import words
+from rather.store.agreement import measure, position_bias
+
+BLUE, ORANGE, GREY = "#3b6ea8", "#d9822b", "#8a8f98"
+STYLE = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.titlesize": 10,
+    "axes.titlelocation": "left", "svg.fonttype": "path", "figure.facecolor": "none", "axes.facecolor": "none",
+    "svg.hashsalt": "rather", "text.color": "#3c414a", "axes.labelcolor": "#3c414a", "xtick.color": GREY, "ytick.color": GREY,
+}  # fmt: skip
+
+
+def write(run: Any, examples: int = 8) -> Path:
+    """Write report.html into the run's folder and return its path."""
+    name = run.config.run.name
+    labels = run.store.labels(name, "train")
+    kinds = run.store.judges()
+    evals = [row for row in run.metrics.read() if row["phase"].startswith("eval-")]
+    held_out = _evaluated(run, evals[-1]) if evals else []
+    policy = f"{name}@{evals[-1]['phase'].removeprefix('eval-')}-{evals[-1]['step']}" if evals else ""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((files("rather") / "data" / "report.html").read_text())
+    page = template.render(
+        name=name,
+        model=run.config.model.path,
+        learner=run.config.train.learner,
+        agreement=measure(labels) if labels else None,
+        bias=position_bias([x for x in labels if kinds[x.judge] == "person"]),
+        judges=[_judge_row(j, kinds[j], labels) for j in sorted({x.judge for x in labels})],
+        simulated=any(kinds[x.judge] == "simulated" for x in labels),
+        win=win_rate(held_out, policy) if held_out else None,
+        last_eval=evals[-1] if evals else None,
+        plots=[Markup(plot) for plot in _plots(run, evals, held_out, policy)],
+        examples=[_example(c, policy) for c in _spread(held_out, examples)],
+        nan=math.isnan,
+    )
+    path = run.folder / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(page)
+    temporary.replace(path)
+    return path
+
+
+def _evaluated(run: Any, row: dict[str, Any]) -> list[Comparison]:
+    return run.store.answered(run.config.run.name, f"{row['phase']}-{row['step']}").comparisons
+
+
+def _judge_row(judge: str, kind: str, labels: list[Any]) -> dict[str, Any]:
+    mine = [x for x in labels if x.judge == judge]
+    seconds = sorted(x.seconds for x in mine if x.seconds is not None)
+    return {
+        "name": judge, "kind": kind, "answers": sum(x.preference is not None for x in mine),
+        "ties": sum(x.preference == 0.5 for x in mine), "abstentions": sum(x.preference is None for x in mine),
+        "seconds": seconds[len(seconds) // 2] if seconds else None,
+    }  # fmt: skip
+
+
+def _example(comparison: Comparison, policy: str) -> dict[str, Any]:
+    after, before = comparison.a[0], comparison.b[0]
+    assert comparison.preference is not None
+    liked = comparison.preference
+    if after.policy != policy:
+        after, before, liked = before, after, 1 - liked
+    return {"prompt": words(after.task.prompt or ""), "before": before, "after": after, "liked": liked}
+
+
+def _spread(comparisons: list[Comparison], count: int) -> list[Comparison]:
+    """Some of them, evenly taken, so that wins and losses show as they fall."""
+    step = max(1, len(comparisons) // count)
+    return comparisons[::step][:count]
+
+
+def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], policy: str) -> list[str]:
+    drawn = []
+    for phase in sorted({row["phase"] for row in run.metrics.read() if row["phase"].startswith("train-")}):
+        rows = run.metrics.read(phase)
+        for key, title in (
+            ("loss", "Loss"),
+            ("accuracy", "Comparisons ordered as the judges do, in the training batch"),
+            ("margin", "Score of the preferred side above the other"),
+            ("kl", "Log-ratio to the reference, nats an answer"),
+            ("entropy", "Entropy, nats a token"),
+        ):
+            points = [(row["step"], row[key]) for row in rows if key in row]
+            if len(points) > 1:
+                drawn.append(_figure(f"{title} ({phase.removeprefix('train-')})", lambda ax, p=points: _curve(ax, p)))
+    if evals:
+        drawn.append(_figure("Win rate against the start, 95 % interval", lambda ax: _win_rates(ax, evals)))
+    if held_out:
+        drawn.append(_figure("Words of held-out answers", lambda ax: _lengths(ax, held_out, policy)))
+    bins = run.metrics.read("calibration")
+    if bins:
+        drawn.append(_figure("Calibration of the reward model", lambda ax: _calibration(ax, bins)))
+    return drawn
+
+
+def _figure(title: str, draw: Callable[[Axes], None]) -> str:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(title)
+        draw(axes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+
+
+def _curve(axes: Axes, points: list[tuple[int, float]]) -> None:
+    steps, values = zip(*points, strict=True)
+    axes.plot(steps, values, color=GREY, alpha=0.5, linewidth=0.8)
+    width = max(1, len(values) // 10)
+    smooth = [sum(values[max(0, i - width) : i + 1]) / len(values[max(0, i - width) : i + 1]) for i in range(len(values))]
+    axes.plot(steps, smooth, color=BLUE, linewidth=1.8)
+    axes.set_xlabel("step")
+
+
+def _win_rates(axes: Axes, evals: list[dict[str, Any]]) -> None:
+    for place, row in enumerate(evals):
+        low, high = row["win_rate"] - row["win_rate_low"], row["win_rate_high"] - row["win_rate"]
+        axes.errorbar(place, row["win_rate"], yerr=[[low], [high]], fmt="o", color=BLUE, capsize=4)
+    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    axes.set_xticks(range(len(evals)), [f"round {row['phase'].removeprefix('eval-')}" for row in evals])
+    axes.set_xlim(-0.7, len(evals) - 0.3)
+    axes.set_ylim(0, 1)
+
+
+def _lengths(axes: Axes, held_out: list[Comparison], policy: str) -> None:
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for c in held_out:
+        for t in (c.a[0], c.b[0]):
+            lengths[t.policy == policy].append(len((t.text or "").split()))
+    bins = range(0, max(map(max, lengths.values())) + 5, 4)
+    axes.hist([lengths[False], lengths[True]], bins=list(bins), color=[ORANGE, BLUE], label=["before", "after"])
+    axes.set_xlabel("words")
+    axes.legend(frameon=False)
+
+
+def _calibration(axes: Axes, bins: list[dict[str, Any]]) -> None:
+    axes.plot([0.5, 1], [0.5, 1], color=GREY, linewidth=0.8, linestyle="--")
+    sizes = [12 + 4 * row["count"] for row in bins]
+    axes.scatter([row["predicted"] for row in bins], [row["observed"] for row in bins], s=sizes, color=BLUE)
+    axes.set_xlabel("predicted P(preferred)")
+    axes.set_ylabel("came true")
+    axes.set_ylim(0, 1.05)
