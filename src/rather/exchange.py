@@ -6,7 +6,6 @@ Only here are the sides of a comparison called chosen and rejected, as other too
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -169,7 +168,7 @@ def _explicit(row: dict[str, Any], where: str) -> tuple[Prompt, Any, Any]:
         return _prompt(row["prompt"], where, "prompt", row), chosen, rejected
     if type(chosen) is not type(rejected) or not isinstance(chosen, str | list):
         raise DataError(f"{where}: chosen and rejected are neither both text nor both lists of messages")
-    common = len(os.path.commonprefix([chosen, rejected]))
+    common = next((i for i, (x, y) in enumerate(zip(chosen, rejected, strict=False)) if x != y), min(len(chosen), len(rejected)))
     if isinstance(chosen, str):  # cut between words
         common = max(chosen.rfind(" ", 0, common), chosen.rfind("\n", 0, common)) + 1
     if not common:

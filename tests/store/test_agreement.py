@@ -1,0 +1,75 @@
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score
+from statsmodels.stats.inter_rater import aggregate_raters
+from statsmodels.stats.inter_rater import fleiss_kappa as reference_fleiss
+
+from rather.core import Label
+from rather.store.agreement import alpha, alpha_interval, cohen_kappa, fleiss_kappa, measure, position_bias, raw_agreement
+
+nan = math.nan
+
+
+def test_krippendorff_on_the_published_example() -> None:
+    # Krippendorff (2011), "Computing Krippendorff's alpha-reliability", example C: 4 observers, 12 units, nominal alpha 0.743
+    ratings = np.array(
+        [
+            [1, 2, 3, 3, 2, 1, 4, 1, 2, nan, nan, nan],
+            [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, nan, 3],
+            [nan, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, nan],
+            [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, nan],
+        ]
+    )
+    assert alpha(ratings) == pytest.approx(0.743, abs=5e-4)
+    low, high = alpha_interval(ratings)
+    assert low < 0.743 < high
+
+
+def test_fleiss_on_the_published_example() -> None:
+    # Fleiss (1971) as worked out on Wikipedia: 10 subjects, 14 raters, kappa 0.210
+    counts = np.array(
+        [
+            [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
+            [7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7],
+        ]
+    )  # fmt: skip
+    ratings = np.array([np.repeat(np.arange(5), row) for row in counts], float).T
+    assert fleiss_kappa(ratings) == pytest.approx(0.210, abs=5e-4)
+
+
+def test_cohen_on_the_published_example() -> None:
+    # Cohen's kappa as worked out on Wikipedia: 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no; kappa 0.4
+    a = np.repeat([1.0, 1.0, 0.0, 0.0], [20, 5, 10, 15])
+    b = np.repeat([1.0, 0.0, 1.0, 0.0], [20, 5, 10, 15])
+    assert cohen_kappa(a, b) == pytest.approx(0.4, abs=5e-3)
+    assert raw_agreement(np.stack([a, b])) == pytest.approx(0.7)
+
+
+def test_kappas_equal_those_of_other_libraries() -> None:
+    chance = np.random.default_rng(0)
+    ratings = chance.integers(-1, 2, size=(4, 60)).astype(float)
+    assert cohen_kappa(ratings[0], ratings[1]) == pytest.approx(cohen_kappa_score(ratings[0], ratings[1]))
+    assert fleiss_kappa(ratings) == pytest.approx(reference_fleiss(aggregate_raters(ratings.T)[0]))
+
+
+def test_measure_leaves_out_abstentions_and_lone_answers() -> None:
+    labels = [Label(1, "ann", 1.0), Label(1, "ben", 0.9), Label(2, "ann", 0.0), Label(2, "ben", 1.0), Label(3, "ann", 1.0)]
+    labels += [Label(4, "ann", None), Label(4, "ben", 1.0)]
+    found = measure(labels)
+    assert (found.judges, found.questions, found.raw) == (["ann", "ben"], 2, 0.5)
+
+
+def test_measure_without_anything_to_compare() -> None:
+    assert measure([]).questions == 0
+    assert math.isnan(measure([Label(1, "ann", 1.0)]).alpha)
+
+
+def test_position_bias_counts_the_left_side() -> None:
+    left = [Label(i, "ann", 1.0, left="a") for i in range(15)] + [Label(i, "ann", 0.0, left="b") for i in range(15, 20)]
+    found = position_bias([*left, Label(21, "ann", 0.5), Label(22, "ann", None), Label(23, "ann", 0.0, left="a")])
+    assert found is not None
+    assert (found.left, found.total) == (20, 21)
+    assert found.p_value == pytest.approx(2 * (1 + 21) / 2**21)  # binomial tails: 20 or 21 of 21, twice
+    assert position_bias([Label(1, "ann", 0.5)]) is None

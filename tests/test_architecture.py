@@ -1,0 +1,70 @@
+"""Dependencies run one way: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "rather"
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+OWN = {
+    "errors": set(),
+    "core": set(),
+    "losses": set(),
+    "store": {"core", "errors", "store"},
+    "exchange": {"core", "errors", "store"},
+    "metrics": {"errors"},
+    "text": {"core", "errors", "losses", "text"},
+    "learners": {"core", "errors", "losses", "learners"},
+    "judges": {"core", "errors", "store", "judges", "learners"},
+    "evaluate": {"core", "errors"},
+    "checkpoint": {"errors"},
+    "train": {"checkpoint", "errors", "metrics"},
+    "config": {"errors"},
+}
+ONLY_IN = {"transformers": "text", "tokenizers": "text", "gguf": "text", "peft": "text", "gymnasium": "control", "fastapi": "web"}
+FORBIDDEN = {"pickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports(path: Path) -> None:
+    found = imports(path)
+    tops = {name.split(".")[0] for name in found}
+    assert not tops & FORBIDDEN
+    for package, home in ONLY_IN.items():
+        assert package not in tops or part(path) == home, f"{package} may be imported only under {home}/"
+    if part(path) in OWN:
+        ours = {name.split(".")[1] for name in found if name.startswith("rather.")}
+        ours = {name for name in ours if (SOURCE / name).exists() or (SOURCE / f"{name}.py").exists()}
+        assert ours <= OWN[part(path)], f"{part(path)} may not import {ours - OWN[part(path)]}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_are_short_and_never_evaluate_strings(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    calls = {n.func.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    assert not calls & {"eval", "exec", "compile"}
+
+
+def test_the_store_starts_without_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, rather.store, rather.core; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

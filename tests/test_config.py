@@ -1,0 +1,57 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from rather import config
+from rather.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lerning_rate=1", r"there is no setting train.lerning_rate"),
+        ("train.batchsize=1", r"there is no setting train.batchsize; did you mean train.batch_size\?"),
+        ("trian.lr=1", r"there is no setting trian; did you mean train\?"),
+        ("train.lr=-1", r"train.lr: input should be greater than 0 \(got -1\)"),
+        ("train.learner=pdo", r"train.learner: input should be 'sft', 'reward' or 'dpo' \(got 'pdo'\)"),
+        ("train.epochs=lots", r"train.epochs: .*number.* \(got 'lots'\)"),
+        ("nonsense", "is no setting; write section.key=value"),
+        ("run.name=a/b", "run.name"),
+    ],
+)
+def test_wrong_settings_name_the_key_and_the_remedy(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.load(None, [override])
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('[train]\nlr = 0.1\nepochs = 3\n[model]\npath = "x"\n')
+    found = config.load(tmp_path / "run.toml", ["train.lr=2e-3", "run.name=other", "model.chat=false", "judge.panel=[{name='a'}]"])
+    assert (found.train.lr, found.train.epochs, found.run.name, found.model.path) == (2e-3, 3, "other", "x")
+    assert found.model.chat is False
+    assert [p.name for p in found.judge.panel] == ["a"]
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no file .*run.toml; `rather config"):
+        config.load(tmp_path / "run.toml", [])
+    (tmp_path / "run.toml").write_text("[train\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config.load(tmp_path / "run.toml", [])
+
+
+def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: Path) -> None:
+    changed = config.load(None, ["train.lr=0.5", "model.path='a\"b'"])
+    text = config.document(changed)
+    (tmp_path / "run.toml").write_text(text)
+    assert config.load(tmp_path / "run.toml", []) == changed
+    for line in text.splitlines():
+        if "=" in line and not line.startswith("#"):
+            assert "#" in line, f"{line} is not described"
+    assert set(tomllib.loads(text)) == set(config.Config.model_fields)
+
+
+def test_the_configurations_that_come_with_rather() -> None:
+    for path in (Path(__file__).parent.parent / "configs").glob("*.toml"):
+        config.load(path, [])

@@ -1,0 +1,172 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rather import exchange
+from rather.core import Label
+from rather.errors import DataError
+from rather.exchange import import_comparisons, read_comparisons, read_tasks
+from rather.store import Store
+
+USER = [{"role": "user", "content": "Hi?"}]
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def test_the_prompts_that_come_with_rather() -> None:
+    train, held_out = read_tasks("package")
+    assert (len(train), len(held_out)) == (200, 60)
+    assert len({t.prompt for t in train + held_out}) == 260
+
+
+def test_prompt_files_of_every_format(tmp_path: Path) -> None:
+    rows = [{"prompt": f"question {i}", "key": f"k{i}", "answer": str(i)} for i in range(40)]
+    jsonl(tmp_path / "p.jsonl", *rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    with (tmp_path / "p.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    found = [read_tasks(str(tmp_path / f"p.{form}")) for form in ("jsonl", "parquet", "csv")]
+    for train, held_out in found:
+        assert {t.prompt for t in train + held_out} == {r["prompt"] for r in rows}
+        assert 3 <= len(held_out) <= 15
+        assert [(t.key, t.answer, t.prompt) for t in held_out] == [(t.key, t.answer, t.prompt) for t in found[0][1]]
+
+
+def test_conversational_prompts_and_other_columns(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "p.jsonl", {"q": USER}, {"q": "plain"}, {"q": "plain"})
+    train, _ = read_tasks(str(path), column="q", held_out=0.0)
+    assert [t.prompt for t in train] == [USER, "plain"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ('{"prompt": "a"}\n{"prompt": \n', "line 2 of .* is no JSON"),
+        ('{"prompt": "a"}\n\n[1]\n', "line 3 of .* is list"),
+        ('{"text": "a"}\n', "line 1 of .* has no 'prompt', only 'text'; set data.column"),
+        ('{"prompt": " "}\n', "line 1 of .* neither text nor a list of messages"),
+        ('{"prompt": [{"role": "user"}]}\n', "line 1 of .* neither text nor a list of messages"),
+        ('{"prompt": "a", "split": "test"}\n', "line 1 of .* has split 'test'"),
+        ('{"prompt": "a", "split": "held_out"}\n', "no prompt to train on"),
+    ],
+)
+def test_broken_prompt_files(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "p.jsonl").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_tasks(str(tmp_path / "p.jsonl"))
+
+
+def test_other_broken_files(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("prompt,answer\na,1\nb\n")
+    with pytest.raises(DataError, match="line 3 of .* not as many cells"):
+        read_tasks(str(tmp_path / "p.csv"))
+    (tmp_path / "p.parquet").write_text("no parquet")
+    with pytest.raises(DataError, match="no Parquet file"):
+        read_tasks(str(tmp_path / "p.parquet"))
+    (tmp_path / "p.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
+    with pytest.raises(DataError, match="line 1 of .* is no JSON"):
+        read_tasks(str(tmp_path / "p.jsonl"))
+    with pytest.raises(DataError, match=r"none of .jsonl, .csv, .parquet"):
+        read_tasks(str(tmp_path / "p.txt"))
+    with pytest.raises(DataError, match="there is no file"):
+        read_tasks(str(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": "Hi?", "chosen": "good", "rejected": "bad"}, "Hi?"),
+        ({"prompt": USER, "chosen": said("good"), "rejected": said("bad")}, USER),
+        ({"chosen": USER + said("good"), "rejected": USER + said("bad")}, USER),
+        ({"chosen": "Hi? good", "rejected": "Hi? bad"}, "Hi? "),
+        ({"prompt": "Hi?", "a": "good", "b": "bad", "preference": 1}, "Hi?"),
+        ({"prompt": "Hi?", "a": "bad", "b": "good", "preference": 0.0}, "Hi?"),
+    ],
+)
+def test_comparisons_of_every_form(tmp_path: Path, row: dict[str, Any], prompt: Any) -> None:
+    (found,) = read_comparisons(jsonl(tmp_path / "c.jsonl", row))
+    better = found.a if found.preference == 1 else found.b
+    assert (better[0].text, found.preference in (0, 1)) == ("good", True)
+    assert {found.a[0].text, found.b[0].text} == {"good", "bad"}
+    assert found.a[0].task.prompt == prompt
+
+
+def test_the_side_of_the_chosen_answer_is_drawn(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}", "chosen": "good", "rejected": "bad"} for i in range(200)]
+    found = read_comparisons(jsonl(tmp_path / "c.jsonl", *rows))
+    assert 70 < sum(c.preference == 1 for c in found) < 130
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "x", "a": "1", "b": "2", "preference": 1.2}, r"line 1 of .* preference 1.2 is outside \[0, 1\]"),
+        ({"prompt": "x", "a": "1", "b": "2", "preference": "yes"}, "line 1 of .* 'yes' is no number"),
+        ({"prompt": "x", "chosen": "1"}, "line 1 of .* needed are"),
+        ({"chosen": "abc", "rejected": "xyz"}, "no common beginning"),
+        ({"prompt": "x", "chosen": 3, "rejected": "1"}, "the answer 3 is neither"),
+    ],
+)
+def test_broken_comparisons(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_comparisons(jsonl(tmp_path / "c.jsonl", row))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(str(tmp_path / "store.db"))
+    rows = [{"prompt": USER, "chosen": said(f"good {i}"), "rejected": said("=bad")} for i in range(3)]
+    assert import_comparisons(made, "run", jsonl(tmp_path / "c.jsonl", *rows)) == 3
+    assert import_comparisons(made, "run", tmp_path / "c.jsonl") == 0
+    return made
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_what_is_exported_can_be_imported(store: Store, tmp_path: Path, form: str) -> None:
+    assert exchange.export(store, "run", tmp_path / f"trl.{form}", "trl") == 3
+    assert exchange.export(store, "run", tmp_path / "own.jsonl", "comparisons") == 3
+    if form == "jsonl":
+        for name in ("trl.jsonl", "own.jsonl"):
+            found = read_comparisons(tmp_path / name)
+            assert sorted((c.a if c.preference == 1 else c.b)[0].text or "" for c in found) == ["good 0", "good 1", "good 2"]
+    else:
+        assert pq.read_table(tmp_path / "trl.parquet").column_names == ["prompt", "chosen", "rejected"]
+
+
+def test_everything_is_exported_with_its_provenance(store: Store, tmp_path: Path) -> None:
+    store.add_judge("ann", "person")
+    store.answer(Label(1, "ann", 0.5))
+    store.undo("run", "ann")
+    assert exchange.export(store, "run", tmp_path / "all.jsonl") == 5
+    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert [r["kind"] for r in rows] == ["answer"] * 4 + ["undo"]
+    assert rows[0]["a_policy"] == ["import:c.jsonl"]
+    assert rows[0]["judge"] == "import:c.jsonl"
+
+
+def test_formulas_are_escaped_in_csv(store: Store, tmp_path: Path) -> None:
+    exchange.export(store, "run", tmp_path / "c.csv", "comparisons")
+    with (tmp_path / "c.csv").open(newline="") as file:
+        cells = [cell for row in csv.DictReader(file) for cell in (row["a"], row["b"])]
+    assert "'=bad" in cells
+    assert not any(cell.startswith("=") for cell in cells)
+
+
+def test_an_unknown_form(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="take one of all, comparisons, trl"):
+        exchange.export(store, "run", tmp_path / "x.jsonl", "nonsense")

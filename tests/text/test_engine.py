@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from rather.core import Task
+from rather.text import engine, weights
+from rather.text.engine import Request, Sampling, draw, generate
+from rather.text.load import policy as load_policy
+from rather.text.packing import pack
+from rather.text.policy import TextSampler
+
+STOP = frozenset(range(0, 99, 8))
+PROMPTS = [(5, 6, 7), (8, 9), (5, 6, 7), (10, 11, 12, 13, 14, 15), (8, 9)]
+
+
+def requests() -> list[Request]:
+    return [Request(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+
+
+def test_an_answer_does_not_depend_on_the_batch_it_travels_in(family) -> None:
+    model = weights.load(family[1])
+    alone = [generate(model, [r], Sampling(20), STOP)[0] for r in requests()]
+    for rows in (1, 2, 3, 8):
+        together = generate(model, requests(), Sampling(20), STOP, rows=rows)
+        assert [a.tokens for a in together] == [a.tokens for a in alone]
+        assert [a.terminated for a in together] == [a.terminated for a in alone]
+    assert len({tuple(a.tokens) for a in alone}) == len(alone)
+    assert any(a.terminated for a in alone)
+    assert len({len(a.tokens) for a in alone}) > 1, "rows of different lengths, so that eviction is at work"
+
+
+def test_kept_logprobs_are_those_of_a_forward_pass(family) -> None:
+    model = weights.load(family[1])
+    sampling = Sampling(20, temperature=0.8, top_p=0.9, top_k=30, min_p=0.01)
+    for request, answer in zip(requests(), generate(model, requests(), sampling, frozenset({0})), strict=True):
+        laid = pack([torch.tensor(request.prompt)], [torch.tensor(answer.tokens)], model.shape.window)
+        with torch.no_grad():
+            every = model.logits(model(laid.ids, laid.positions, laid))[laid.before[0]] / 0.8
+        expected = every.log_softmax(-1).gather(1, torch.tensor(answer.tokens)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(answer.logprobs), expected, atol=1e-5, rtol=0)
+
+
+def test_temperature_zero_takes_the_likeliest_as_transformers_does(family) -> None:
+    reference, folder = family
+    found = generate(weights.load(folder), requests(), Sampling(12, temperature=0), frozenset())
+    for request, answer in zip(requests(), found, strict=True):
+        ids = torch.tensor([request.prompt])
+        with torch.no_grad():
+            for token in answer.tokens:
+                assert int(reference(ids).logits[0, -1].argmax()) == token
+                ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "kept"),
+    [
+        (Sampling(), [0, 1, 2, 3]),
+        (Sampling(top_k=2), [0, 1]),
+        (Sampling(top_p=0.7), [0, 1]),  # 0.5, then 0.5 < 0.7
+        (Sampling(top_p=0.5), [0]),
+        (Sampling(min_p=0.25), [0, 1, 2]),  # at least 0.125
+        (Sampling(min_p=0.3), [0, 1]),  # at least 0.15
+        (Sampling(temperature=0.5, min_p=0.2), [0, 1]),  # 0.5^2, 0.25^2 = a quarter of it, 0.15^2 = 0.09 of it
+    ],
+)
+def test_cuts_keep_the_right_tokens_in_the_right_proportion(sampling: Sampling, kept: list[int]) -> None:
+    p = torch.tensor([0.5, 0.25, 0.15, 0.1])
+    n = 40_000
+    uniforms = (torch.arange(n) + 0.5) / n  # every quantile once
+    tokens, logprobs = draw(p.log().expand(n, 4), uniforms, sampling)
+    weights_ = (p ** (1 / sampling.temperature))[kept]
+    shares = torch.bincount(tokens, minlength=4) / n
+    assert shares.nonzero()[:, 0].tolist() == kept
+    torch.testing.assert_close(shares[kept], weights_ / weights_.sum(), atol=1e-4, rtol=0)
+    uncut = torch.log_softmax(p.log() / sampling.temperature, 0)
+    torch.testing.assert_close(logprobs, uncut[tokens])
+
+
+def test_a_prompt_of_a_group_is_read_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = weights.load(tiny)
+    read: list[int] = []
+    inner = engine.Prefill.__call__
+
+    def counting(self, layer, q, k, v):
+        read.append(len(q))
+        return inner(self, layer, q, k, v)
+
+    monkeypatch.setattr(engine.Prefill, "__call__", counting)
+    generate(model, [Request((5, 6, 7, 8), seed) for seed in range(8)], Sampling(4), frozenset())
+    assert read == [4, 4], "four tokens in each of the two layers"
+
+
+def test_finished_rows_are_evicted(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = weights.load(tiny)
+    computed: list[int] = []
+    inner = engine.Cache.step
+
+    def counting(self, rows):
+        computed.append(rows)
+        return inner(self, rows)
+
+    monkeypatch.setattr(engine.Cache, "step", counting)
+    answers = generate(model, requests(), Sampling(40), frozenset(range(12)), rows=8)
+    assert sum(computed) == sum(len(a.tokens) - 1 for a in answers), "no row is computed after its last token"
+
+
+def test_same_seed_same_answers_and_progress(tiny: Path) -> None:
+    policy = load_policy(tiny, torch.device("cpu"), torch.float32, False, 1.0)
+    tasks = [Task("f", str(i), f"question {i}?") for i in (1, 2, 1)]
+    finished: list[int] = []
+    sampler = TextSampler(policy, Sampling(10), rows=2, progress=finished.append)
+    first = sampler.sample(tasks, seed=3)
+    assert sum(finished) == 3
+    assert [t.text for t in sampler.sample(tasks, seed=3)] == [t.text for t in first]
+    assert [t.text for t in sampler.sample(tasks[::-1], seed=3)][1] == first[1].text
+    assert first[0].text != first[2].text, "two answers to one prompt differ"
+    assert [t.text for t in sampler.sample(tasks, seed=4)] != [t.text for t in first]

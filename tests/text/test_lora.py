@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from rather.errors import ModelError
+from rather.text import lora, weights
+from text.test_transformer import logits, rows
+
+
+def randomised(model: weights.Transformer, name: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in lora.parameters(model, name):
+            p.copy_(0.2 * torch.randn(p.shape, generator=generator))
+
+
+def adapted_logits(model: weights.Transformer, row: torch.Tensor, name: str | None) -> torch.Tensor:
+    laid = weights_pack(row, model)
+    with torch.no_grad():
+        return model.logits(model(laid.ids, laid.positions, laid, name))
+
+
+def weights_pack(row: torch.Tensor, model: weights.Transformer):
+    from rather.text.packing import pack
+
+    return pack([row], [row[:0]], model.shape.window)
+
+
+def test_a_new_adapter_changes_nothing_and_a_trained_one_does(family) -> None:
+    model = weights.load(family[1])
+    (row,) = rows(lengths=(12,))
+    (before,) = logits(model, [row])
+    lora.add(model, "policy", 4, 8.0, seed=0)
+    assert torch.equal(adapted_logits(model, row, "policy"), before)
+    randomised(model, "policy")
+    assert (adapted_logits(model, row, "policy") - before).abs().max() > 0.1
+    assert torch.equal(adapted_logits(model, row, None), before), "the base is as it was"
+
+
+def test_peft_loads_our_adapters_with_equal_logits(family, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    reference, folder = family
+    model = weights.load(folder)
+    lora.add(model, "policy", 4, 8.0, seed=0)
+    randomised(model, "policy")
+    lora.save(model, "policy", tmp_path / "adapter", base=str(folder))
+    theirs = PeftModel.from_pretrained(reference, tmp_path / "adapter").eval()
+    for row in rows():
+        with torch.no_grad():
+            expected = theirs(row[None]).logits[0]
+        torch.testing.assert_close(adapted_logits(model, row, "policy"), expected, atol=1e-4, rtol=0)
+
+
+def test_we_load_adapters_of_peft_with_equal_logits(family, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    reference, folder = family
+    model = weights.load(folder)
+    names = ["c_attn", "c_proj", "c_fc"] if model.shape.is_gpt2 else ["q_proj", "v_proj", "down_proj"]
+    theirs = get_peft_model(reference, LoraConfig(r=3, lora_alpha=6, target_modules=names, fan_in_fan_out=model.shape.is_gpt2)).eval()
+    with torch.no_grad():
+        for name, p in theirs.named_parameters():
+            if "lora_" in name:
+                p.copy_(0.2 * torch.randn_like(p))
+    theirs.save_pretrained(tmp_path / "adapter")
+    lora.load(model, "policy", tmp_path / "adapter")
+    for row in rows():
+        with torch.no_grad():
+            expected = theirs(row[None]).logits[0]
+        torch.testing.assert_close(adapted_logits(model, row, "policy"), expected, atol=1e-4, rtol=0)
+
+
+def test_adapters_that_do_not_fit(tiny: Path, tmp_path: Path) -> None:
+    model = weights.load(tiny)
+    with pytest.raises(ModelError, match="cannot be read"):
+        lora.load(model, "policy", tmp_path)
+    lora.add(model, "policy", 4, 8.0, seed=0)
+    lora.save(model, "policy", tmp_path)
+    other = weights.load(tiny)
+    lora.add(other, "policy", 2, 8.0, seed=0)
+    with pytest.raises(ModelError, match="has rank 4, not 2"):
+        lora.load(other, "policy", tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    with pytest.raises(ModelError, match="only plain LORA"):
+        lora.load(model, "policy", tmp_path)

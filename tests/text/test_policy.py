@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rather.core import Task, Trajectory
+from rather.errors import DataError
+from rather.text import load, lora
+from rather.text.engine import Sampling
+from rather.text.policy import TextPolicy, TextReward, TextSampler
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def policy(tiny: Path) -> TextPolicy:
+    return load.policy(tiny, CPU, torch.float32, False, 1.0)
+
+
+def answers(prompts: tuple[str, ...] = ("ab", "cde", "ab", "f"), texts: tuple[str, ...] = ("xyz", "q", "uvwxyz", "")) -> list[Trajectory]:
+    return [Trajectory(Task("f", p, p), "p", t, terminated=i != 1) for i, (p, t) in enumerate(zip(prompts, texts, strict=True))]
+
+
+def test_collate_shapes_and_groups(policy: TextPolicy) -> None:
+    batch = policy.collate(answers())
+    # "uvwxyz" and its end are seven tokens; the second answer was cut off and has no end; the empty one is its end alone
+    assert batch.mask.sum(-1).tolist() == [4, 1, 7, 1]
+    assert batch.groups.tolist() == [0, 1, 0, 2]
+    assert batch.terminated.tolist() == [True, False, True, True]
+    assert batch.actions[3, 0] == policy.tokens.end
+
+
+def test_sampled_tokens_are_kept_exactly(policy: TextPolicy) -> None:
+    odd = Trajectory(Task("f", "1", "a"), "p", "xy", True, observations=np.array([9, 8]), actions=np.array([50, 51, 52]))
+    batch = policy.collate([odd])
+    assert batch.observations.tolist() == [[9, 8]]
+    assert batch.actions.tolist() == [[50, 51, 52]]
+
+
+def test_sampler_and_learner_agree_so_the_first_ratio_is_one(policy: TextPolicy) -> None:
+    lora.add(policy.model, "policy", 4, 8.0, seed=0)
+    adapted = TextPolicy(policy.model, policy.tokens, "policy")
+    with torch.no_grad():
+        for p in lora.parameters(policy.model, "policy"):
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    tasks = [Task("f", p, p) for p in ("ab", "cde", "ab", "f")]
+    batch = adapted.collate(TextSampler(adapted, Sampling(12)).sample(tasks, seed=0))
+    with torch.no_grad():
+        found = adapted.evaluate(batch)[0]
+        base = policy.evaluate(batch)[0]
+    torch.testing.assert_close(found, batch.logprobs, atol=1e-5, rtol=0)
+    assert (found - base).abs().max() > 1e-2, "the adapter is at work, and the reference is without it"
+
+
+def test_padding_micro_batches_and_packing_change_no_logprob(policy: TextPolicy) -> None:
+    rows = answers()
+    whole = policy.evaluate(policy.collate(rows))
+    for i, row in enumerate(rows):
+        alone = policy.evaluate(policy.collate([row]))
+        for part, all_rows in zip(alone, whole, strict=True):
+            torch.testing.assert_close(all_rows[i, : part.shape[1]], part[0], atol=1e-5, rtol=0)
+            assert (all_rows[i, part.shape[1] :] == 0).all()
+    parts = [policy.evaluate(policy.collate(rows).select(slice(i, i + 2)))[0] for i in (0, 2)]
+    torch.testing.assert_close(torch.cat(parts), whole[0], atol=1e-5, rtol=0)
+
+
+def test_evaluate_never_holds_all_logits(policy: TextPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rather.text import transformer
+
+    sizes: list[int] = []
+    inner = transformer._softmax
+
+    def measuring(hidden, *rest):
+        sizes.append(len(hidden))
+        return inner(hidden, *rest)
+
+    monkeypatch.setattr(transformer, "_softmax", measuring)
+    monkeypatch.setattr(transformer.TokenLogprobs, "CHUNK", 3)
+    policy.evaluate(policy.collate(answers()))
+    assert sizes == [3, 3, 3, 3, 1]
+
+
+def test_a_prompt_longer_than_the_context(policy: TextPolicy) -> None:
+    long = [Task("f", "7", "x" * 250)]
+    with pytest.raises(DataError, match=r"prompt '7': 252 tokens leave no room for 10 of answer in the model's context of 256"):
+        TextSampler(policy, Sampling(10)).sample(long, 0)
+    with pytest.raises(DataError, match="the model's context is 256"):
+        policy.collate([Trajectory(long[0], "p", "y" * 20)])
+
+
+def test_plain_and_conversational_prompts(policy: TextPolicy) -> None:
+    messages = [{"role": "user", "content": "ab"}]
+    assert policy.tokens.encode_prompt("ab") == policy.tokens.encode_prompt(messages)
+    plain = load.Tokens(policy.tokens.tokenizer, chat=False)
+    assert plain.encode_prompt("ab") == policy.tokens.encode_prompt("ab")[1:-1]
+
+
+def test_an_answer_has_one_end(policy: TextPolicy) -> None:
+    assert policy.tokens.encode_answer("ab").count(policy.tokens.end) == 1
+    assert policy.tokens.encode_answer("ab", terminated=False).count(policy.tokens.end) == 0
+    assert policy.tokens.decode(policy.tokens.encode_answer("ab")) == "ab"
+
+
+def test_reward_scores_do_not_depend_on_the_batch(policy: TextPolicy) -> None:
+    model = TextReward(policy, members=3, seed=0)
+    rows = answers()
+    batch = model.collate(rows)
+    scores = model.scores(batch)
+    assert scores.shape == (3, 4)
+    for i, row in enumerate(rows):
+        torch.testing.assert_close(scores[:, i : i + 1], model.scores(model.collate([row])), atol=1e-5, rtol=0)
+    rewards = model.rewards(batch)
+    torch.testing.assert_close((rewards * batch.mask).sum(-1), scores.mean(0))
+    assert ((rewards != 0).sum(-1) == 1).all(), "one reward an answer, on its last token"
+
+
+def test_reward_model_to_disk_and_back(tiny: Path, tmp_path: Path) -> None:
+    def build() -> TextReward:
+        adapted, _ = load.with_adapter(load.policy(tiny, CPU, torch.float32, False, 1.0), "reward", 4, 8.0, 0)
+        return TextReward(adapted, 2, seed=1)
+
+    model = build()
+    with torch.no_grad():
+        for p in (*lora.parameters(model.body.model, "reward"), model.heads):
+            p.add_(torch.randn_like(p))
+    model.save(tmp_path / "saved")
+    other = build()
+    other.restore(tmp_path / "saved")
+    batch = model.collate(answers())
+    assert torch.equal(model.scores(batch), other.scores(batch))
+
+
+def test_bfloat16_is_close_to_float32(tiny: Path) -> None:
+    rows = answers()
+    exact, rough = (load.policy(tiny, CPU, dtype, False, 1.0) for dtype in (torch.float32, torch.bfloat16))
+    found = rough.evaluate(rough.collate(rows))[0]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact.evaluate(exact.collate(rows))[0], atol=2e-2, rtol=0)

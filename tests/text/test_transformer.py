@@ -1,0 +1,129 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rather.text import weights
+from rather.text.packing import pack
+from rather.text.transformer import TokenLogprobs, Transformer
+
+Family = tuple[Any, Path]
+
+
+def logits(model: Transformer, rows: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Our logits for whole rows, all forwarded at once."""
+    laid = pack(rows, [row[:0] for row in rows], model.shape.window)
+    with torch.no_grad():
+        found = model.logits(model(laid.ids, laid.positions, laid))
+    return list(found.split(laid.lengths))
+
+
+def rows(seed: int = 0, lengths: tuple[int, ...] = (17, 5, 30)) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(99, (n,), generator=generator) for n in lengths]
+
+
+def test_logits_equal_those_of_transformers(family: Family) -> None:
+    reference, folder = family
+    for row, found in zip(rows(), logits(weights.load(folder), rows()), strict=True):
+        with torch.no_grad():
+            expected = reference(row[None]).logits[0]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_equal_those_of_padded_batches(family: Family, side: str) -> None:
+    reference, folder = family
+    given = rows()
+    longest = max(map(len, given))
+    pads = [(longest - len(r), 0) if side == "left" else (0, longest - len(r)) for r in given]
+    ids = torch.stack([F.pad(r, pad) for r, pad in zip(given, pads, strict=True)])
+    mask = torch.stack([F.pad(torch.ones_like(r), pad) for r, pad in zip(given, pads, strict=True)])
+    with torch.no_grad():
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        expected = reference(ids, attention_mask=mask, position_ids=positions).logits
+    for found, padded, m in zip(logits(weights.load(folder), given), expected, mask, strict=True):
+        torch.testing.assert_close(found, padded[m.bool()], atol=1e-4, rtol=0)
+
+
+def test_saved_models_are_read_by_transformers(family: Family, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    reference, folder = family
+    weights.save(weights.load(folder), tmp_path / "saved")
+    again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    for row in rows():
+        torch.testing.assert_close(again(row[None]).logits, reference(row[None]).logits, atol=1e-6, rtol=0)
+
+
+def test_answers_that_share_a_prompt_get_what_they_would_get_alone(family: Family) -> None:
+    model = weights.load(family[1])
+    prompt, other, *answers = rows(1, (9, 6, 12, 1, 20))
+    together = pack([prompt, other, prompt, prompt], [answers[0], answers[1], answers[2], answers[1]], model.shape.window)
+    with torch.no_grad():
+        hidden = model(together.ids, together.positions, together)
+        for i, (p, a) in enumerate([(prompt, answers[0]), (other, answers[1]), (prompt, answers[2]), (prompt, answers[1])]):
+            alone = pack([p], [a], model.shape.window)
+            expected = model(alone.ids, alone.positions, alone)
+            torch.testing.assert_close(hidden[together.before[i]], expected[alone.before[0]], atol=1e-5, rtol=0)
+            torch.testing.assert_close(hidden[together.after[i]], expected[alone.after[0]], atol=1e-5, rtol=0)
+    assert len(together.ids) == 9 + 12 + 20 + 1 + 6 + 1, "the shared prompt is forwarded once"
+
+
+@pytest.mark.parametrize(("onednn", "relative"), [(False, 0.0), (True, 1e-5)])
+def test_smollm2_from_gguf_equals_transformers(
+    smollm2: Path, smollm2_reference: Any, monkeypatch: pytest.MonkeyPatch, onednn: bool, relative: float
+) -> None:
+    """Through the same matrix library the logits are equal; another one rounds otherwise, by 4e-6 of the largest, 38."""
+    from rather.text import linear
+    from rather.text.tokens import Tokens
+
+    monkeypatch.setattr(linear, "onednn_is_faster", lambda: onednn)
+    model, tokens = weights.load(smollm2), Tokens.load(smollm2)
+    texts = ["The capital of France is Paris.", "Write a haiku about the sea, please."]
+    given = [torch.tensor(tokens.encode_prompt(text)) for text in texts]
+    for row, found in zip(given, logits(model, given), strict=True):
+        with torch.no_grad():
+            expected = smollm2_reference(row[None]).logits[0]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=relative)
+
+
+@pytest.fixture(scope="module")
+def smollm2_reference(smollm2: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_token_logprobs_equal_a_plain_softmax(trained: bool, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TokenLogprobs, "CHUNK", 4)
+    hidden, weight = torch.randn(11, 8, requires_grad=True), torch.randn(30, 8, requires_grad=trained)
+    targets, upstream = torch.randint(30, (11,)), torch.randn(11)
+    every = F.log_softmax(hidden @ weight.T / temperature, dim=-1)
+    expected = every[torch.arange(11), targets]
+    found, entropy = TokenLogprobs.apply(hidden, weight, targets, temperature)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(entropy, -(every.exp() * every).sum(-1))
+    inputs = [hidden, weight] if trained else [hidden]
+    wanted = torch.autograd.grad((expected * upstream).sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad((found * upstream).sum(), inputs), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_onednn_and_the_default_library_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rather.text import linear
+
+    results = []
+    for onednn in (True, False):
+        monkeypatch.setattr(linear, "onednn_is_faster", lambda value=onednn: value)
+        torch.manual_seed(0)
+        inputs = [torch.randn(6, 16, requires_grad=True), torch.randn(8, 16, requires_grad=True), torch.randn(8, requires_grad=True)]
+        y = linear.linear(*inputs)
+        results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5)
