@@ -155,7 +155,7 @@ def report(file: File, settings: Settings = None) -> None:
 def config(
     file: Annotated[Path | None, typer.Argument(help="A run's TOML file; without one: the defaults.")] = None, settings: Settings = None
 ) -> None:
-    """Print every setting with its value and what it means, as a TOML file to start from: rather config > run.toml"""
+    """Print every setting with its value and what it means, as a TOML file to start from (`rather config > run.toml`)."""
     from rather import config
 
     sys.stdout.write(config.document(config.load(file, settings or [])))

@@ -19,59 +19,61 @@ class Section(BaseModel):
 class Run(Section):
     """What the run is called and where it keeps its things."""
 
-    name: str = Field("run", description="Name of the run: its folder, and its name in the store.", pattern=r"^[\w.-]+$")
-    folder: str = Field("runs", description="Folder that holds the run's folder.")
-    store: str = Field("", description="SQLite file or postgresql+psycopg:// URL of the store; empty: store.db in the run's folder.")
-    seed: int = Field(0, description="Seed of everything that is drawn.", ge=0)
-    threads: int = Field(0, description="CPU threads for matrix work; 0: PyTorch's choice.", ge=0)
+    name: str = Field(default="run", description="Name of the run: its folder, and its name in the store.", pattern=r"^[\w.-]+$")
+    folder: str = Field(default="runs", description="Folder that holds the run's folder.")
+    store: str = Field(
+        default="", description="SQLite file or postgresql+psycopg:// URL of the store; empty: store.db in the run's folder."
+    )
+    seed: int = Field(default=0, description="Seed of everything that is drawn.", ge=0)
+    threads: int = Field(default=0, description="CPU threads for matrix work; 0: PyTorch's choice.", ge=0)
 
 
 class Model(Section):
     """The language model that starts the run."""
 
-    path: str = Field("", description="Model folder, .gguf file, or name on the Hugging Face hub.")
-    train: Literal["lora", "full"] = Field("lora", description="Train low-rank adapters on a frozen base, or all weights.")
-    rank: int = Field(16, description="Rank of the LoRA adapters.", ge=1)
-    alpha: float = Field(32.0, description="LoRA scale: updates are multiplied by alpha / rank.", gt=0)
-    adapter: str = Field("", description="Folder of a LoRA adapter to start from; empty: a new one.")
+    path: str = Field(default="", description="Model folder, .gguf file, or name on the Hugging Face hub.")
+    train: Literal["lora", "full"] = Field(default="lora", description="Train low-rank adapters on a frozen base, or all weights.")
+    rank: int = Field(default=16, description="Rank of the LoRA adapters.", ge=1)
+    alpha: float = Field(default=32.0, description="LoRA scale: updates are multiplied by alpha / rank.", gt=0)
+    adapter: str = Field(default="", description="Folder of a LoRA adapter to start from; empty: a new one.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="What activations are computed in; auto: bfloat16 where the hardware multiplies it."
+        default="auto", description="What activations are computed in; auto: bfloat16 where the hardware multiplies it."
     )
-    device: str = Field("auto", description='"cpu", "cuda", "cuda:1"; auto: a GPU if there is one.')
-    chat: bool | None = Field(None, description="Put plain prompts through the chat template; unset: if the model has one.")
+    device: str = Field(default="auto", description='"cpu", "cuda", "cuda:1"; auto: a GPU if there is one.')
+    chat: bool | None = Field(default=None, description="Put plain prompts through the chat template; unset: if the model has one.")
 
 
 class Data(Section):
     """The prompts."""
 
     prompts: str = Field(
-        "package", description='Prompt file (.jsonl, .csv, .parquet); "package": the 260 instructions that come with rather.'
+        default="package", description='Prompt file (.jsonl, .csv, .parquet); "package": the 260 instructions that come with rather.'
     )
-    column: str = Field("prompt", description="Column that holds the prompt.")
-    held_out: float = Field(0.2, description="Share of prompts kept for evaluation where the file has no split column.", ge=0, lt=1)
-    limit: int = Field(0, description="Use only that many training prompts; 0: all.", ge=0)
+    column: str = Field(default="prompt", description="Column that holds the prompt.")
+    held_out: float = Field(default=0.2, description="Share of prompts kept for evaluation where the file has no split column.", ge=0, lt=1)
+    limit: int = Field(default=0, description="Use only that many training prompts; 0: all.", ge=0)
 
 
 class Sample(Section):
     """How answers are drawn."""
 
-    max_tokens: int = Field(64, description="Longest answer, in tokens.", ge=1)
-    temperature: float = Field(1.0, description="Temperature of the policy; 0 takes the likeliest token.", ge=0)
-    top_p: float = Field(1.0, description="Keep the likeliest tokens up to this total probability.", gt=0, le=1)
-    top_k: int = Field(0, description="Keep that many likeliest tokens; 0: all.", ge=0)
-    min_p: float = Field(0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
-    rows: int = Field(32, description="Answers decoded at a time.", ge=1)
+    max_tokens: int = Field(default=64, description="Longest answer, in tokens.", ge=1)
+    temperature: float = Field(default=1.0, description="Temperature of the policy; 0 takes the likeliest token.", ge=0)
+    top_p: float = Field(default=1.0, description="Keep the likeliest tokens up to this total probability.", gt=0, le=1)
+    top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
+    min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
+    rows: int = Field(default=32, description="Answers decoded at a time.", ge=1)
 
 
 class Panelist(Section):
     """One simulated judge."""
 
     name: str = Field(description="Name of the judge.")
-    utility: str = Field("brief", description="What this judge likes: a name in the table of judges/known.py.")
-    temperature: float = Field(0.5, description="Noise: P(a) = sigmoid((u_a - u_b) / temperature).", gt=0)
-    mistake: float = Field(0.0, description="Probability of answering at random.", ge=0, le=1)
-    tie: float = Field(0.0, description="Utilities closer than this are called a tie.", ge=0)
-    abstain: float = Field(0.0, description="Probability of giving no answer.", ge=0, le=1)
+    utility: str = Field(default="brief", description="What this judge likes: a name in the table of judges/known.py.")
+    temperature: float = Field(default=0.5, description="Noise: P(a) = sigmoid((u_a - u_b) / temperature).", gt=0)
+    mistake: float = Field(default=0.0, description="Probability of answering at random.", ge=0, le=1)
+    tie: float = Field(default=0.0, description="Utilities closer than this are called a tie.", ge=0)
+    abstain: float = Field(default=0.0, description="Probability of giving no answer.", ge=0, le=1)
 
 
 def _panel() -> list[Panelist]:
@@ -86,73 +88,75 @@ class Judge(Section):
     """Who compares the answers."""
 
     kind: Literal["panel", "people", "model", "language"] = Field(
-        "panel", description="Simulated panel, people at this terminal, a reward model, or a language model behind a URL."
+        default="panel", description="Simulated panel, people at this terminal, a reward model, or a language model behind a URL."
     )
-    name: str = Field("me", description='Name under which answers are kept; for kind "people", "model" and "language".')
+    name: str = Field(default="me", description='Name under which answers are kept; for kind "people", "model" and "language".')
     panel: list[Panelist] = Field(default_factory=_panel, description="The members of a simulated panel.")
-    checkpoint: str = Field("", description='Checkpoint folder of a reward model, for kind "model".')
-    url: str = Field("http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
-    model: str = Field("", description='Model name at that endpoint, for kind "language".')
-    key_variable: str = Field("OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if it has one.")
-    instruction: str = Field("Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by.")
-    timeout_s: float = Field(60.0, description="Seconds to wait for the endpoint.", gt=0)
-    concurrency: int = Field(8, description="Requests to the endpoint at a time.", ge=1)
+    checkpoint: str = Field(default="", description='Checkpoint folder of a reward model, for kind "model".')
+    url: str = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
+    model: str = Field(default="", description='Model name at that endpoint, for kind "language".')
+    key_variable: str = Field(default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if it has one.")
+    instruction: str = Field(
+        default="Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by."
+    )
+    timeout_s: float = Field(default=60.0, description="Seconds to wait for the endpoint.", gt=0)
+    concurrency: int = Field(default=8, description="Requests to the endpoint at a time.", ge=1)
 
 
 class Train(Section):
     """The learner and its optimiser."""
 
-    learner: Literal["sft", "reward", "dpo"] = Field("dpo", description="What is trained, and how.")
-    epochs: float = Field(2.0, description="Times that every label is used.", gt=0)
-    steps: int = Field(0, description="Optimiser steps; 0: as many as the epochs need.", ge=0)
-    batch_size: int = Field(8, description="Comparisons (sft: answers) a step.", ge=1)
-    lr: float = Field(1e-4, description="Learning rate.", gt=0)
-    warmup: int = Field(0, description="Steps in which the learning rate rises from 0.", ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="How the learning rate falls after that.")
-    weight_decay: float = Field(0.0, description="Decoupled weight decay of AdamW.", ge=0)
-    max_grad_norm: float = Field(1.0, description="Gradients are scaled down to this norm.", gt=0)
-    micro_tokens: int = Field(1024, description="Answer tokens forwarded at a time: less memory, same gradient.", ge=1)
-    checkpoint_every: int = Field(20, description="Steps between checkpoints.", ge=1)
-    keep: int = Field(2, description="Checkpoints that are kept.", ge=1)
-    flagged: bool = Field(True, description="Learn from suspicious answers too.")
+    learner: Literal["sft", "reward", "dpo"] = Field(default="dpo", description="What is trained, and how.")
+    epochs: float = Field(default=2.0, description="Times that every label is used.", gt=0)
+    steps: int = Field(default=0, description="Optimiser steps; 0: as many as the epochs need.", ge=0)
+    batch_size: int = Field(default=8, description="Comparisons (sft: answers) a step.", ge=1)
+    lr: float = Field(default=1e-4, description="Learning rate.", gt=0)
+    warmup: int = Field(default=0, description="Steps in which the learning rate rises from 0.", ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", description="How the learning rate falls after that.")
+    weight_decay: float = Field(default=0.0, description="Decoupled weight decay of AdamW.", ge=0)
+    max_grad_norm: float = Field(default=1.0, description="Gradients are scaled down to this norm.", gt=0)
+    micro_tokens: int = Field(default=1024, description="Answer tokens forwarded at a time: less memory, same gradient.", ge=1)
+    checkpoint_every: int = Field(default=20, description="Steps between checkpoints.", ge=1)
+    keep: int = Field(default=2, description="Checkpoints that are kept.", ge=1)
+    flagged: bool = Field(default=True, description="Learn from suspicious answers too.")
 
 
 class DPO(Section):
     """Direct preference optimisation."""
 
-    beta: float = Field(0.1, description="Strength of the pull towards the reference.", gt=0)
-    loss: Literal["dpo", "ipo"] = Field("dpo", description="Logistic (DPO) or squared (IPO) loss.")
-    normalised: bool = Field(False, description="IPO on log-ratios averaged over tokens.")
-    reference: Literal["once", "each"] = Field("once", description="Evaluate the reference once, or again at each step.")
+    beta: float = Field(default=0.1, description="Strength of the pull towards the reference.", gt=0)
+    loss: Literal["dpo", "ipo"] = Field(default="dpo", description="Logistic (DPO) or squared (IPO) loss.")
+    normalised: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
+    reference: Literal["once", "each"] = Field(default="once", description="Evaluate the reference once, or again at each step.")
 
 
 class Reward(Section):
     """The Bradley-Terry reward model."""
 
-    members: int = Field(1, description="Members of the ensemble.", ge=1)
-    centre: float = Field(0.01, description="Weight of (s_a + s_b)^2, which holds the scores near 0.", ge=0)
-    temperatures: bool = Field(True, description="Learn a temperature for each judge, so that careful judges weigh more.")
-    held_out: float = Field(0.2, description="Share of questions kept back to measure accuracy and calibration.", ge=0, lt=1)
+    members: int = Field(default=1, description="Members of the ensemble.", ge=1)
+    centre: float = Field(default=0.01, description="Weight of (s_a + s_b)^2, which holds the scores near 0.", ge=0)
+    temperatures: bool = Field(default=True, description="Learn a temperature for each judge, so that careful judges weigh more.")
+    held_out: float = Field(default=0.2, description="Share of questions kept back to measure accuracy and calibration.", ge=0, lt=1)
 
 
 class Eval(Section):
     """The comparison with the starting model on held-out prompts."""
 
-    prompts: int = Field(0, description="Use only that many held-out prompts; 0: all.", ge=0)
-    answers: int = Field(1, description="Pairs of answers a prompt.", ge=1)
+    prompts: int = Field(default=0, description="Use only that many held-out prompts; 0: all.", ge=0)
+    answers: int = Field(default=1, description="Pairs of answers a prompt.", ge=1)
 
 
 class Loop(Section):
     """The outer loop: sample, label, train, again and again."""
 
-    rounds: int = Field(1, description="How often answers are sampled from the newest policy and compared.", ge=1)
+    rounds: int = Field(default=1, description="How often answers are sampled from the newest policy and compared.", ge=1)
 
 
 class Log(Section):
     """Where metrics go beside metrics.jsonl."""
 
-    tensorboard: bool = Field(False, description="Write TensorBoard files too (needs the package tensorboard).")
-    wandb: str = Field("", description="Weights & Biases project to log to (needs the package wandb); empty: none.")
+    tensorboard: bool = Field(default=False, description="Write TensorBoard files too (needs the package tensorboard).")
+    wandb: str = Field(default="", description="Weights & Biases project to log to (needs the package wandb); empty: none.")
 
 
 class Config(Section):
@@ -242,7 +246,7 @@ def document(config: Config) -> str:
     lines = []
     for section in Config.model_fields:
         values = getattr(config, section)
-        lines += [f"# {type(values).__doc__.strip()}", f"[{section}]"]
+        lines += [f"# {(type(values).__doc__ or '').strip()}", f"[{section}]"]
         tables = []
         for key, field in type(values).model_fields.items():
             value = getattr(values, key)

@@ -53,9 +53,14 @@ def mirrors(tensorboard: bool, wandb_project: str, folder: Path) -> list[Mirror]
             from torch.utils.tensorboard import SummaryWriter
 
             writer = SummaryWriter(str(folder / "tensorboard"))
-            found.append(lambda phase, step, values: [writer.add_scalar(f"{phase}/{k}", v, step) for k, v in values.items()] and None)
+
+            def add(phase: str, step: int, values: dict[str, float]) -> None:
+                for key, value in values.items():
+                    writer.add_scalar(f"{phase}/{key}", value, step)
+
+            found.append(add)
         if wandb_project:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
 
             run = wandb.init(project=wandb_project, name=folder.name, dir=str(folder), resume="allow")
             found.append(lambda phase, step, values: run.log({f"{phase}/{k}": v for k, v in values.items()}))

@@ -19,7 +19,7 @@ from rather.judges.language import words
 from rather.store.agreement import measure, position_bias
 
 BLUE, ORANGE, GREY = "#3b6ea8", "#d9822b", "#8a8f98"
-STYLE = {
+STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.titlesize": 10,
     "axes.titlelocation": "left", "svg.fonttype": "path", "figure.facecolor": "none", "axes.facecolor": "none",
     "svg.hashsalt": "rather", "text.color": "#3c414a", "axes.labelcolor": "#3c414a", "xtick.color": GREY, "ytick.color": GREY,

@@ -5,6 +5,7 @@ What a phase has done is in the store or in a checkpoint, so there is no other s
 
 import hashlib
 import random
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -113,7 +114,7 @@ class Run:
         upto = None
         if found and (manifest := checkpoint.check(found[-1]))["step"] < manifest["settings"]["_steps"]:
             upto = manifest["watermark"]  # go on with the labels that the run began with
-        data = self._labels(upto)
+        data = self._labels(number, upto)
         steps = build.steps(c, len(data.comparisons))
         lineage = Lineage(self._trained_with() | {"_steps": steps}, data.watermark, data.labels)
         if found and checkpoint.check(found[-1])["step"] >= steps:
@@ -221,12 +222,16 @@ class Run:
             self.policy(number)
         return self._adapted
 
-    def _labels(self, upto: int | None) -> Answered:
+    def _labels(self, number: int, upto: int | None) -> Answered:
+        """What round `number` learns from: its own questions, those of the rounds before it, and imported ones."""
         reward = self.config.train.learner == "reward"
-        found = self.store.answered(self.config.run.name, "train", reward, upto, self.config.train.flagged)
-        if not reward:
-            return found
-        return Answered([c for c in found.comparisons if not self._held_back(c)], found.watermark, found.labels)
+        later = re.compile(r"round-(\d+)/")
+
+        def wanted(comparison: Comparison) -> bool:
+            found = later.match(comparison.key)
+            return not (found and int(found[1]) > number) and not (reward and self._held_back(comparison))
+
+        return self.store.answered(self.config.run.name, "train", reward, upto, self.config.train.flagged, wanted)
 
     def _held_back(self, comparison: Comparison) -> bool:
         digest = hashlib.sha256(f"{self.config.run.seed}/{comparison.key}".encode()).digest()
@@ -234,7 +239,7 @@ class Run:
 
     def _evaluate_reward(self, model: Any, step: int) -> None:
         """Accuracy and calibration on the questions that were held back, and how far the score follows length."""
-        held = [c for c in self.store.answered(self.config.run.name, "train").comparisons if self._held_back(c)]
+        held = self.store.answered(self.config.run.name, "train", only=self._held_back).comparisons
         if not held:
             return
         judge = ModelJudge("reward", model)
@@ -280,7 +285,7 @@ class Run:
             task = bar.add_task(title, total=total)
 
             def advance(count: int, description: str | None = None) -> None:
-                bar.update(task, advance=count, **({"description": description} if description else {}))
+                bar.update(task, advance=count, description=description)
 
             yield advance
 

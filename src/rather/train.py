@@ -65,7 +65,7 @@ def _graceful() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a wish that can be asked for; the second one interrupts at once."""
     asked = False
 
-    def note(number: int, frame: Any) -> None:
+    def note(*_: Any) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt

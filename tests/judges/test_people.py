@@ -24,13 +24,17 @@ print("answered", people.ask(Store(sys.argv[1]), "run", "me", "train", "Which on
 def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path / "store.db"))
     tasks = [Task("f", str(i), f"prompt {i}") for i in range(1, 6)]
-    sides = [((Trajectory(t, "p", f"first of {t.key} [bold]x[/bold]"),), (Trajectory(t, "p", f"second of {t.key}\x1b[31m"),)) for t in tasks]
+    sides = [
+        ((Trajectory(t, "p", f"first of {t.key} [bold]x[/bold]"),), (Trajectory(t, "p", f"second of {t.key}\x1b[31m"),)) for t in tasks
+    ]
     made.ask("run", [Comparison(a, b, key=t.key) for t, (a, b) in zip(tasks, sides, strict=True)])
     return made
 
 
 def play(tmp_path: Path) -> pexpect.spawn:
-    return pexpect.spawn(sys.executable, ["-c", SCRIPT, str(tmp_path / "store.db")], timeout=30, encoding="utf-8", env={**os.environ, "TERM": "dumb"})
+    return pexpect.spawn(
+        sys.executable, ["-c", SCRIPT, str(tmp_path / "store.db")], timeout=30, encoding="utf-8", env={**os.environ, "TERM": "dumb"}
+    )
 
 
 def press(child: pexpect.spawn, key: str) -> None:

@@ -126,4 +126,4 @@ def position_bias(labels: Sequence[Label]) -> PositionBias | None:
     left = sum((x.preference > 0.5) == (x.left == "a") for x in clear)  # type: ignore[operator]
     result = binomtest(left, len(clear))
     interval = result.proportion_ci(method="wilson")
-    return PositionBias(left, len(clear), interval.low, interval.high, result.pvalue)
+    return PositionBias(left, len(clear), interval.low, interval.high, float(result.pvalue))

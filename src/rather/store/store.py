@@ -4,7 +4,7 @@ Labels are append-only: changing one's mind or undoing adds a row, and the lates
 """
 
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row, Select, exists, func, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from rather.core import Answered, Comparison, Label, Task, Trajectory
 from rather.errors import DataError, StoreError
@@ -212,7 +213,7 @@ class Store:
                         continue
                 try:
                     made = connection.execute(insert(t.label).values(values))
-                except sa.exc.IntegrityError as e:
+                except IntegrityError as e:
                     raise StoreError(f"question {x.comparison} is not in the store {self.where}") from e
                 connection.execute(sa.delete(t.lease).filter_by(comparison=x.comparison, judge=judges[x.judge]))
                 numbers.append(made.inserted_primary_key[0])  # type: ignore[index]
@@ -257,14 +258,16 @@ class Store:
         each: bool = False,
         upto: int | None = None,
         flagged: bool = True,
+        only: Callable[[Comparison], bool] = lambda comparison: True,
     ) -> Answered:
         """Comparisons with their preferences, for learning; abstentions are left out.
 
         By default a question with several answers is one comparison with their mean; with `each` it is one comparison an answer,
-        which names its judge. `flagged` False leaves suspicious answers out.
+        which names its judge. `flagged` False leaves suspicious answers out, `only` chooses questions.
         """
-        questions = {q.id: q for q in self.questions(run, purpose)}
-        labels = [x for x in self.labels(run, purpose, upto) if x.preference is not None and (flagged or not x.flags)]
+        questions = {q.id: q for q in self.questions(run, purpose) if only(q.comparison)}
+        labels = [x for x in self.labels(run, purpose, upto) if x.comparison in questions]
+        labels = [x for x in labels if x.preference is not None and (flagged or not x.flags)]
         grouped: dict[int, list[Label]] = {}
         for x in labels:
             grouped.setdefault(x.comparison, []).append(x)
@@ -274,7 +277,7 @@ class Store:
             if each:
                 comparisons += [Comparison(q.a, q.b, x.preference, q.key, x.judge) for x in answers]
             else:
-                mean = float(np.mean([x.preference for x in answers]))
+                mean = sum(x.preference or 0.0 for x in answers) / len(answers)
                 comparisons.append(Comparison(q.a, q.b, mean, q.key, answers[0].judge if len(answers) == 1 else ""))
         numbers = [x.id for x in labels if x.id is not None]
         return Answered(comparisons, max(numbers, default=0), numbers)

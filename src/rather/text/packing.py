@@ -34,7 +34,7 @@ class Packed:
         """Attention within each row: q (N, H, D), k and v (N, K, D) to (N, H, D)."""
         del layer
         parts = [x.split(self.lengths) for x in (q, k, v)]
-        return torch.cat([_attend(*row, mask) for *row, mask in zip(*parts, self.masks, strict=True)])
+        return torch.cat([_attend(*row) for row in zip(*parts, self.masks, strict=True)])
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -90,6 +90,7 @@ class Rotary(nn.Module):
             frequencies = frequencies / scaling["factor"]
         elif kind == "llama3":
             frequencies = _llama3(frequencies, scaling)
+        self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -169,7 +170,7 @@ class Transformer(nn.Module):
         self.norm = _norm(shape)
         self.unembedding = Linear(shape.width, {"head": shape.vocabulary}, bias=False)
         if shape.tied:
-            self.unembedding.weight = self.embedding.weight
+            self.tie_()
 
     def forward(self, ids: Tensor, positions: Tensor, attention: Attention, adapter: str | None = None) -> Tensor:
         """Hidden states (N, C) after the final norm, for tokens `ids` (N,) at `positions` (N,) of their rows."""
@@ -185,6 +186,10 @@ class Transformer(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, V), float32. For few rows: `TokenLogprobs` never holds them all."""
         return self.unembedding(hidden).float()
+
+    def tie_(self) -> None:
+        """Let the head be the embedding."""
+        self.unembedding.weight = self.embedding.weight  # pyright: ignore[reportAttributeAccessIssue]
 
     def initialise_(self, generator: torch.Generator) -> None:
         """Random weights, N(0, 0.02^2) as GPT-2's, for tests and for training from nothing."""

@@ -177,7 +177,7 @@ def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dt
     model.load_state_dict(state, assign=True, strict=False)
     model.description = config
     if shape.tied:
-        model.unembedding.weight = model.embedding.weight
+        model.tie_()
     if model.rotary is not None:
         model.rotary = type(model.rotary)(shape)
     return model

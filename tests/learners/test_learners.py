@@ -1,0 +1,175 @@
+"""Each learner on a tiny random model: identities, micro-batches, and that it learns, over three seeds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rather.core import Comparison, Task, Trajectory
+from rather.errors import TrainingError
+from rather.learners.common import Optimisation, Order, Pairs
+from rather.learners.dpo import DPO
+from rather.learners.reward import Reward
+from rather.learners.sft import SFT
+from rather.text import load
+from rather.text.policy import TextPolicy, TextReward
+
+CPU = torch.device("cpu")
+
+
+def comparisons(n: int, seed: int = 0, length: int = 8) -> list[Comparison]:
+    """Answers of a's and b's; the one with more a's is preferred."""
+    chance = torch.Generator().manual_seed(seed)
+    found = []
+    for i in range(n):
+        task = Task("f", str(i), f"prompt {i % 5}")
+        p = torch.rand(2, generator=chance)
+        words = ["".join("a" if x < q else "b" for x in torch.rand(length, generator=chance)) for q in p]
+        counts = [w.count("a") for w in words]
+        preference = 0.5 if counts[0] == counts[1] else float(counts[0] > counts[1])
+        sides = [(Trajectory(task, "p", w),) for w in words]
+        found.append(Comparison(*sides, preference=preference, key=str(i)))
+    return found
+
+
+def policies(tiny: Path, seed: int = 0, rank: int = 8) -> tuple[TextPolicy, TextPolicy, list]:
+    start = load.policy(tiny, CPU, torch.float32, False, 1.0)
+    policy, parameters = load.with_adapter(start, "policy", rank, 16.0, seed)
+    return start, policy, parameters
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("loss", ["dpo", "ipo"])
+def test_dpo_learns_what_is_preferred(tiny: Path, seed: int, loss: str) -> None:
+    start, policy, parameters = policies(tiny, seed)
+    how = Optimisation(60, batch_size=16, lr=1e-2, seed=seed)
+    learner = DPO(policy, start, comparisons(96, seed), parameters, how, beta=0.1, loss=loss)
+    first = learner.step()
+    assert first["loss"] == pytest.approx({"dpo": 0.6931, "ipo": 25.0}[loss], rel=1e-3), "at the reference"
+    for _ in range(59):
+        learner.step()
+    unseen = Pairs.of(policy, [c for c in comparisons(200, seed + 100) if c.preference != 0.5])
+    with torch.no_grad():
+        ratios = policy.evaluate(unseen.batch)[0].sum(-1) - start.evaluate(unseen.batch)[0].sum(-1)
+    a, b = unseen.scores(ratios)
+    assert ((a > b) == (unseen.preference > 0.5)).float().mean() > 0.85
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("members", [1, 3])
+def test_reward_models_learn_what_is_preferred(tiny: Path, seed: int, members: int) -> None:
+    _, body, parameters = policies(tiny, seed)
+    model = TextReward(body, members, seed)
+    learner = Reward(model, comparisons(96, seed), [*parameters, model.heads], Optimisation(60, 16, lr=1e-2, seed=seed))
+    found = [learner.step() for _ in range(60)]
+    unseen = Pairs.of(model, [c for c in comparisons(200, seed + 100) if c.preference != 0.5])
+    with torch.no_grad():
+        a, b = unseen.scores(model.scores(unseen.batch).mean(0))
+    assert ((a > b) == (unseen.preference > 0.5)).float().mean() > 0.85
+    assert ("disagreement" in found[-1]) == (members > 1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_sft_raises_the_likelihood(tiny: Path, seed: int) -> None:
+    policy = load.policy(tiny, CPU, torch.float32, True, 1.0)
+    answers = [Trajectory(Task("f", str(i), f"prompt {i}"), "p", "aaaa") for i in range(16)]
+    learner = SFT(policy, answers, load.parameters(policy), Optimisation(30, 8, lr=1e-2, seed=seed))
+    losses = [learner.step()["loss"] for _ in range(30)]
+    assert losses[0] > 4
+    assert losses[-1] < 1
+
+
+def test_a_careless_judge_gets_a_higher_temperature(tiny: Path) -> None:
+    chance = torch.Generator().manual_seed(0)
+    clear = [c for c in comparisons(120) if c.preference != 0.5]
+    each = [Comparison(c.a, c.b, c.preference, c.key, "careful") for c in clear]
+    each += [Comparison(c.a, c.b, float(torch.rand(1, generator=chance) < 0.5), c.key, "careless") for c in clear]
+    _, body, parameters = policies(tiny)
+    model = TextReward(body, 1, 0)
+    learner = Reward(model, each, [*parameters, model.heads], Optimisation(80, 32, lr=1e-2), judges=["careful", "careless"])
+    for _ in range(80):
+        values = learner.step()
+    found = learner.temperatures()
+    assert found["careless"] > 1.5 > 1 / 1.5 > found["careful"]
+    assert found["careless"] * found["careful"] == pytest.approx(1)
+    assert values["temperature/careless"] > 1
+
+
+def gradient(learner: object, parameters: list) -> torch.Tensor:
+    """The gradient of one step, taken off the optimiser's hands."""
+    kept = []
+    learner.stepper.optimiser.step = lambda: kept.extend(p.grad.clone() for p in parameters)  # type: ignore[attr-defined]
+    learner.step()  # type: ignore[attr-defined]
+    return torch.cat([g.flatten() for g in kept])
+
+
+@pytest.mark.parametrize("kind", ["dpo", "ipo", "reward", "ensemble", "sft"])
+def test_micro_batches_change_no_gradient(tiny: Path, kind: str) -> None:
+    found = []
+    for micro in (10_000, 40, 1):
+        start, policy, parameters = policies(tiny)
+        with torch.no_grad():
+            for p in parameters:
+                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+        how = Optimisation(1, 12, micro_tokens=micro, max_grad_norm=1e9)
+        asked = comparisons(12)
+        if kind in ("dpo", "ipo"):
+            learner = DPO(policy, start, asked, parameters, how, loss=kind)
+        elif kind == "sft":
+            learner = SFT(policy, [c.a[0] for c in asked], parameters, how)
+        else:
+            model = TextReward(policy, 3 if kind == "ensemble" else 1, 0)
+            parameters = [*parameters, model.heads]
+            learner = Reward(model, asked, parameters, how)
+        found.append(gradient(learner, parameters))
+    assert found[0].norm() > 1e-3
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_reference_once_and_each_time_are_the_same(tiny: Path) -> None:
+    found = []
+    for when in ("once", "each"):
+        start, policy, parameters = policies(tiny)
+        learner = DPO(policy, start, comparisons(12), parameters, Optimisation(5, 4, lr=1e-2), when=when)
+        found.append([learner.step()["loss"] for _ in range(5)])
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_sides_of_several_trajectories_score_their_mean(tiny: Path) -> None:
+    _, policy, _ = policies(tiny)
+    t = [Trajectory(Task("f", "1", "x"), "p", text) for text in "abcde"]
+    pairs = Pairs.of(policy, [Comparison((t[0], t[1]), (t[2],), 1.0), Comparison((t[3],), (t[4],), 0.0)])
+    a, b = pairs.scores(torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0]))
+    assert (a.tolist(), b.tolist()) == ([2.0, 7.0], [5.0, 9.0])
+    parts = list(pairs.split(1))
+    assert [rows for _, rows in parts] == [slice(0, 3), slice(3, 5)]
+
+
+def test_order_goes_through_everything_before_it_starts_again() -> None:
+    order = Order(10, seed=1)
+    taken = order.take(7) + order.take(13)
+    assert sorted(taken[:10]) == sorted(taken[10:]) == list(range(10))
+    assert taken[:10] != taken[10:]
+    again = Order(10, seed=1)
+    again.place = 7
+    assert again.take(13) == taken[7:]
+    with pytest.raises(TrainingError, match="no labels yet"):
+        Order(0, 0)
+
+
+def test_schedules() -> None:
+    how = Optimisation(10, warmup=2, schedule="linear")
+    assert [how.factor(s) for s in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
+    assert Optimisation(10, schedule="cosine").factor(5) == pytest.approx(0.5)
+    assert Optimisation(10).factor(9) == 1.0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny: Path) -> None:
+    start, policy, parameters = policies(tiny)
+    learner = DPO(policy, start, comparisons(8), parameters, Optimisation(5, 4))
+    learner.step()
+    with torch.no_grad():
+        parameters[0].fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"step 2 is not finite .*lower train.lr"):
+        learner.step()

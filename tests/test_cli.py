@@ -1,0 +1,186 @@
+"""Every command in a temporary folder, with a tiny random model; and what bad input gets: one sentence and exit code 2."""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pexpect
+import pytest
+
+Rather = Callable[..., object]
+
+RUN = """
+[run]
+name = "tiny"
+[model]
+path = "{model}"
+dtype = "float32"
+rank = 4
+[data]
+prompts = "prompts.jsonl"
+[sample]
+max_tokens = 16
+[train]
+batch_size = 4
+lr = 1e-2
+epochs = 2
+checkpoint_every = 2
+{more}
+"""
+
+
+@pytest.fixture
+def run(tiny: Path, tmp_path: Path) -> Path:
+    """A run's TOML file with 12 training and 6 held-out prompts."""
+    rows = [{"prompt": f"question {i}?", "split": "held_out" if i % 3 == 2 else "train"} for i in range(18)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    path = tmp_path / "run.toml"
+    path.write_text(RUN.format(model=tiny, more=""))
+    return path
+
+
+COMMANDS = ["sample", "label", "train", "loop", "eval", "import", "export", "status", "report", "config", "doctor"]
+
+
+def test_help_teaches(rather: Rather) -> None:
+    text = rather("--help").stdout
+    for command in COMMANDS:
+        assert command in text
+        help_ = rather(command, "--help").stdout
+        assert len(help_) > 300
+        assert "FILE" in help_.upper()
+
+
+def test_a_run_command_by_command(rather: Rather, run: Path, tmp_path: Path) -> None:
+    assert "12 new questions" in rather("sample", run).stdout
+    assert "0 new questions; 12 in all" in rather("sample", run).stdout
+    assert "36 new answers" in rather("label", run).stdout
+    assert "checkpoints/dpo-0/step-000006" in rather("train", run).stdout
+    assert re.search(r"win rate against the starting model: \d+\.\d % \(95 % interval", rather("eval", run).stdout)
+    status = rather("status", run).stdout
+    assert "expert" in status
+    assert "Krippendorff" in status
+    rather("report", run)
+    page = (tmp_path / "runs/tiny/report.html").read_text()
+    assert "<svg" in page
+    assert "simulated" in page
+    assert not re.search(r'(?:src|href)="?(?:https?:)?//', page), "nothing is fetched"
+    assert "54 rows" in rather("export", run, "all.jsonl").stdout
+    assert "whole, from" in rather("doctor", run).stdout
+    assert "step-000006" in rather("train", run).stdout, "a finished run has nothing to do"
+    lines = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if x["phase"] == "train-dpo-0"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_loop_of_two_rounds_then_a_reward_model_that_judges(rather: Rather, run: Path, tmp_path: Path) -> None:
+    out = rather("loop", run, "loop.rounds=2").stdout
+    assert "Win rate against the starting model" in out
+    assert "Agreement of 3 simulated judges on 24 questions" in out
+    assert (tmp_path / "runs/tiny/checkpoints/dpo-1").is_dir()
+    again = rather("loop", run, "loop.rounds=2").stdout
+    assert "sampling" not in again
+    assert "training" not in again
+    trained = rather("train", run, "train.learner=reward", "reward.members=2").stdout
+    assert "orders held-out questions right" in trained
+    checkpoint = max((tmp_path / "runs/tiny/checkpoints/reward-0").iterdir())
+    rather("sample", run, "run.name=second")
+    judged = rather("label", run, "run.name=second", "judge.kind=model", "judge.name=rm", f"judge.checkpoint={checkpoint}")
+    assert "12 new answers" in judged.stdout
+    assert "Calibration" in (rather("report", run), (tmp_path / "runs/tiny/report.html").read_text())[1]
+
+
+def test_full_training_and_sft(rather: Rather, run: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    rather("sample", run)
+    rather("label", run)
+    rather("train", run, "train.learner=sft", "model.train=full")
+    saved = max((tmp_path / "runs/tiny/checkpoints/sft-0").iterdir()) / "model"
+    AutoModelForCausalLM.from_pretrained(saved)
+    assert "Win rate" not in rather("eval", run, "train.learner=sft", "model.train=full").stderr
+    assert "12 new questions" in rather("sample", run, f"model.path={saved}", "run.name=next").stdout
+
+
+def test_import_train_and_new_labels(rather: Rather, run: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{i}", "chosen": "yes", "rejected": "no"} for i in range(8)]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert "8 new comparisons" in rather("import", run, "c.jsonl").stdout
+    assert "0 new comparisons" in rather("import", run, "c.jsonl").stdout
+    rather("train", run)
+    (tmp_path / "more.jsonl").write_text(json.dumps({"prompt": "new", "chosen": "yes", "rejected": "no"}) + "\n")
+    rather("import", run, "more.jsonl")
+    assert "learnt from 8 labels, there are now 9; train anew with --fresh" in rather("train", run, code=2).stderr
+    rather("train", run, "--fresh")
+    assert (tmp_path / "runs/tiny/checkpoints/dpo-0-old-1").is_dir()
+
+
+def test_people_at_the_terminal(run: Path, rather: Rather, tmp_path: Path) -> None:
+    rather("sample", run, "data.limit=2")
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "rather", "label", "run.toml", "judge.kind=people", "judge.name=ann"],
+        cwd=str(tmp_path), timeout=60, encoding="utf-8", env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
+    )  # fmt: skip
+    for number in (1, 2):
+        child.expect(f"question {number} of 2")
+        child.expect(f"question {'01'[number - 1]}")
+        child.expect(r"\s+\S", timeout=5)
+        time.sleep(0.5)
+        child.send("1")
+    child.expect("2 new answers")
+    child.expect(pexpect.EOF)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train.lerning=1"], "there is no setting train.lerning; did you mean train.learner?"),
+        (["model.path=nowhere.gguf"], "there is no model at nowhere.gguf"),
+        (["model.path="], "no model is named"),
+        (["model.device=cuda:7"], "model.device is 'cuda:7', but this machine has"),
+        (["data.prompts=none.jsonl"], "there is no file none.jsonl"),
+        (["data.prompts=broken.jsonl"], "line 2 of broken.jsonl is no JSON"),
+        (["data.prompts=empty.csv"], "empty.csv is empty"),
+        (["sample.max_tokens=250"], "leave no room for 250 of answer in the model's context of 256"),
+        (["run.store=text.db"], "file is not a database"),
+        (["run.store=/proc/x/store.db"], "cannot be made"),
+    ],
+)
+def test_bad_input(rather: Rather, run: Path, tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt\n')
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "text.db").write_text("this is no database, but a long enough text to be looked at" * 20)
+    done = rather("sample", run, *arguments, code=2)
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_bad_input_in_later_commands(rather: Rather, run: Path, tmp_path: Path) -> None:
+    assert "there is no file other.toml" in rather("sample", "other.toml", code=2).stderr
+    assert "no labels yet; run `rather label` first" in rather("train", run, code=2).stderr
+    assert "there is no trained policy" in rather("eval", run, code=2).stderr
+    (tmp_path / "c.jsonl").write_text('{"prompt": "x", "a": "1", "b": "2", "preference": 7}\n')
+    assert "line 1 of c.jsonl: the preference 7 is outside [0, 1]" in rather("import", run, "c.jsonl", code=2).stderr
+    needs = rather("label", run, "judge.kind=language", code=2).stderr
+    assert "needs judge.model" in needs
+    rather("sample", run)
+    rather("label", run)
+    rather("train", run)
+    cut = tmp_path / "runs/tiny/checkpoints/dpo-0/step-000006/learner.safetensors"
+    cut.write_bytes(cut.read_bytes()[:100])
+    assert "was cut short: 100 of" in rather("train", run, code=2).stderr
+    assert "Traceback" in rather("--debug", "train", run, code=2).stderr
+
+
+def test_doctor_and_config(rather: Rather, tmp_path: Path) -> None:
+    assert "PyTorch" in rather("doctor").stdout
+    (tmp_path / "new.toml").write_text(rather("config").stdout)
+    assert "lr = 0.0001" in rather("config", "new.toml").stdout
+    bad = rather("doctor", "new.toml", code=1).stdout
+    assert "bad" in bad
+    assert "no model is named" in bad
+    assert rather("--version").stdout.startswith("rather 0.")
