@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -95,10 +96,11 @@ def test_ctrl_c_finishes_the_step_and_goes_on_from_there(tiny: Path, tmp_path: P
         pass
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
-    assert "stopped after step 4 of 12; the same command goes on from there" in err
-    assert [p.name for p in checkpoint.every(tmp_path / "checkpoints")] == ["step-000002", "step-000004"]
+    stopped = re.search(r"stopped after step (\d+) of 12; the same command goes on from there", err)
+    assert stopped, err
+    assert checkpoint.every(tmp_path / "checkpoints")[-1].name == f"step-{int(stopped[1]):06d}"
     done = subprocess.run(command(tiny, tmp_path, "dpo"), check=True, env=environment(), capture_output=True, text=True)
-    assert done.stdout.split()[0] == "4"
+    assert done.stdout.split()[0] == stopped[1]
     subprocess.run(command(tiny, tmp_path / "whole", "dpo"), check=True, env=environment(), capture_output=True)
     assert result(tmp_path) == result(tmp_path / "whole")
 

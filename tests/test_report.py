@@ -13,13 +13,13 @@ def test_what_models_and_people_wrote_is_escaped(tmp_path: Path) -> None:
     settings = config.load(None, [f"run.folder={tmp_path}", f"model.path={HOSTILE}"])
     store = Store(settings.store)
     store.add_judge(HOSTILE, "person")
-    sides = [Trajectory(Task("f", "1", HOSTILE), policy, HOSTILE) for policy in ("run@0-5", "run@start")]
-    for purpose in ("train", "eval-0-5"):
+    sides = [Trajectory(Task("f", "1", HOSTILE), policy, HOSTILE) for policy in ("run@0-5-abc", "run@start")]
+    for purpose in ("train", "eval-0-5-abc"):
         (number,) = store.ask("run", [Comparison((sides[0],), (sides[1],), key=purpose)], purpose)
         store.answer(Label(number, HOSTILE, 1.0, seconds=2.0))
     metrics = Metrics(settings.folder / "metrics.jsonl")
     lengths = {"length_policy": 3.0, "length_start": 4.0}
-    metrics.write("eval-0", 5, {"win_rate": 1.0, "win_rate_low": 0.2, "win_rate_high": 1.0, "prompts": 1, **lengths})
+    metrics.write("eval-0", 5, {"win_rate": 1.0, "win_rate_low": 0.2, "win_rate_high": 1.0, "prompts": 1, **lengths}, checkpoint="abc")
     for step in (1, 2):
         metrics.write("train-dpo-0", step, {"loss": 0.5, "accuracy": 1.0})
     page = report.write(SimpleNamespace(config=settings, store=store, metrics=metrics, folder=settings.folder)).read_text()

@@ -80,7 +80,7 @@ def judges(config: Config) -> list[Any]:
 
 def _saved_reward(config: Config) -> TextReward:
     manifest = checkpoint.check(Path(config.judge.checkpoint))
-    of = Config.model_validate(manifest["settings"])
+    of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
     body, _ = trained_policy(of, start_policy(of), "reward")
     model = TextReward(body, of.reward.members, of.run.seed)
     model.restore(Path(config.judge.checkpoint) / "model")

@@ -91,6 +91,13 @@ def check(checkpoint: Path) -> dict[str, Any]:
     return manifest
 
 
+def digest(checkpoint: Path) -> str:
+    """Eight digits that stand for the model in a checkpoint: equal weights, equal digits."""
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    model = {name: file["sha256"] for name, file in files.items() if name.startswith("model/")}
+    return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def check_same(checkpoint: Path, lineage: Lineage) -> None:
     """Make sure that a checkpoint was made from the labels and settings in `lineage`.
 

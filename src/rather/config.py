@@ -78,9 +78,9 @@ class Panelist(Section):
 
 def _panel() -> list[Panelist]:
     return [
-        Panelist(name="expert", temperature=0.15, tie=0.05),
-        Panelist(name="regular", temperature=0.5, mistake=0.05, tie=0.1),
-        Panelist(name="careless", temperature=1.0, mistake=0.2, tie=0.1, abstain=0.05),
+        Panelist(name="expert", temperature=0.1, tie=0.05),
+        Panelist(name="regular", temperature=0.3, mistake=0.05, tie=0.1),
+        Panelist(name="careless", temperature=0.8, mistake=0.15, tie=0.1, abstain=0.05),
     ]
 
 

@@ -20,10 +20,10 @@ class Metrics:
         self.path, self.mirrors = path, mirrors
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(self, phase: str, step: int, values: dict[str, float]) -> None:
-        """Append one line for `step` of `phase` ("train", "eval", ...)."""
+    def write(self, phase: str, step: int, values: dict[str, float], **words: str) -> None:
+        """Append one line for `step` of `phase` ("train", "eval", ...); `words` go to the file alone."""
         with self.path.open("a") as file:
-            file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
+            file.write(json.dumps({"phase": phase, "step": step, **words, **values}) + "\n")
         for mirror in self.mirrors:
             mirror(phase, step, values)
 

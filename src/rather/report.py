@@ -33,7 +33,7 @@ def write(run: Any, examples: int = 8) -> Path:
     kinds = run.store.judges()
     evals = [row for row in run.metrics.read() if row["phase"].startswith("eval-")]
     held_out = _evaluated(run, evals[-1]) if evals else []
-    policy = f"{name}@{evals[-1]['phase'].removeprefix('eval-')}-{evals[-1]['step']}" if evals else ""
+    policy = f"{name}@{_of(evals[-1]).removeprefix('eval-')}" if evals else ""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((files("rather") / "data" / "report.html").read_text())
     page = template.render(
@@ -59,7 +59,12 @@ def write(run: Any, examples: int = 8) -> Path:
 
 
 def _evaluated(run: Any, row: dict[str, Any]) -> list[Comparison]:
-    return run.store.answered(run.config.run.name, f"{row['phase']}-{row['step']}").comparisons
+    return run.store.answered(run.config.run.name, _of(row)).comparisons
+
+
+def _of(row: dict[str, Any]) -> str:
+    """The purpose of the questions that an evaluation asked."""
+    return f"{row['phase']}-{row['step']}-{row['checkpoint']}"
 
 
 def _judge_row(judge: str, kind: str, labels: list[Any]) -> dict[str, Any]:

@@ -152,12 +152,12 @@ class Run:
         last = checkpoint.every(self.checkpoints(number))
         if not last:
             raise TrainingError(f"there is no trained policy in {self.checkpoints(number)} yet; run `rather train` first")
-        step = checkpoint.check(last[-1])["step"]
-        purpose = f"eval-{number}-{step}"
+        step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
+        purpose = f"eval-{number}-{step}-{digest}"
         have = self.store.keys(c.run.name, purpose)
         asked = [(t, i) for t in tasks for i in range(c.eval.answers)]
         missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
-        name = f"{c.run.name}@{number}-{step}"
+        name = f"{c.run.name}@{number}-{step}-{digest}"
         if missing:
             drawn = []
             with self._progress("answering held-out prompts", 2 * len(missing)) as advance:
@@ -176,7 +176,7 @@ class Run:
         self.metrics.rewind(f"eval-{number}", -1)
         lengths = {f"length_{who}": _words(answered, who == "policy", name) for who in ("policy", "start")}
         values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}
-        self.metrics.write(f"eval-{number}", step, values | lengths)
+        self.metrics.write(f"eval-{number}", step, values | lengths, checkpoint=digest)
         return result
 
     def loop(self) -> Rate | None:

@@ -1,0 +1,96 @@
+"""The peers' side: `peer.py generate|dpo|reward VARIANT`, with `transformers` and TRL in an environment of their own."""
+
+import time
+import warnings
+
+import common
+
+warnings.filterwarnings("ignore")
+import datasets
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+
+datasets.disable_progress_bars()
+transformers.logging.set_verbosity_error()
+
+task, variant = common.arguments()
+torch.set_num_threads(2)
+torch.manual_seed(0)
+tokenizer = AutoTokenizer.from_pretrained(common.MODEL)
+tokenizer.pad_token = "<|endoftext|>"
+
+VARIANTS = {
+    "default": {},  # TRL's own: bfloat16 autocast and gradient checkpointing
+    "float32": {"bf16": False, "gradient_checkpointing": False},
+    "bfloat16": {"bf16": True, "gradient_checkpointing": False},
+}
+
+
+class StepClock(TrainerCallback):
+    """Wall and CPU seconds of each optimiser step, data and all."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu, self.last = [], [], None
+
+    def on_step_begin(self, *args: object, **kwargs: object) -> None:
+        self.last = self.last or (time.perf_counter(), time.process_time())
+
+    def on_step_end(self, *args: object, **kwargs: object) -> None:
+        now = (time.perf_counter(), time.process_time())
+        self.wall.append(now[0] - self.last[0])
+        self.cpu.append(now[1] - self.last[1])
+        self.last = now
+
+
+def rows(count: int) -> list[dict[str, str]]:
+    """The pairs as text; a few tokens more or less after tokenising again are cut by max_length."""
+    return [dict(zip(("prompt", "chosen", "rejected"), map(tokenizer.decode, x), strict=True)) for x in common.pairs(count)]
+
+
+if task == "generate":
+    dtype = getattr(torch, variant)
+    model = AutoModelForCausalLM.from_pretrained(common.MODEL, dtype=dtype).eval()
+    chats = [[{"role": "user", "content": p}] for p in common.instructions() for _ in range(common.ANSWERS)]
+    tokenizer.padding_side = "left"
+    texts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    how = {"do_sample": True, "top_k": 0, "max_new_tokens": common.NEW, "min_new_tokens": common.NEW}
+    seconds = common.clock(lambda: model.generate(**batch, **how, pad_token_id=tokenizer.pad_token_id))
+    common.emit(f"transformers {variant}", len(chats) * common.NEW, seconds, ("transformers",))
+else:
+    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
+
+    steps = 1 + common.REPEATS
+    shared = {
+        "output_dir": "/tmp/rather-bench", "per_device_train_batch_size": common.PAIRS, "max_steps": steps, "use_cpu": True,
+        "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "learning_rate": 1e-6, "seed": 0, "logging_steps": 1,
+    }  # fmt: skip
+    data = rows(common.PAIRS * steps)
+    step_clock = StepClock()
+    length = common.PROMPT + common.ANSWER
+    if task == "dpo":
+        model = AutoModelForCausalLM.from_pretrained(common.MODEL, dtype=torch.float32)
+        trainer = DPOTrainer(
+            model=model, args=DPOConfig(**shared, max_length=length, **VARIANTS[variant]), processing_class=tokenizer,
+            train_dataset=datasets.Dataset.from_list(data), callbacks=[step_clock],
+        )  # fmt: skip
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(common.MODEL, num_labels=1, dtype=torch.float32)
+        model.config.pad_token_id = tokenizer.pad_token_id
+        joined = [{k: r["prompt"] + r[k] for k in ("chosen", "rejected")} for r in data]
+        trainer = RewardTrainer(
+            model=model, args=RewardConfig(**shared, max_length=None, **VARIANTS[variant]), processing_class=tokenizer,
+            train_dataset=datasets.Dataset.from_list(joined), callbacks=[step_clock],
+        )  # fmt: skip
+    counted = [0]
+    inner = trainer.compute_loss
+
+    def counting(model: object, inputs: dict, *args: object, **kwargs: object) -> object:
+        counted[0] = int(inputs["attention_mask"].sum())
+        return inner(model, inputs, *args, **kwargs)
+
+    trainer.compute_loss = counting
+    trainer.train()
+    seconds = {"wall_s": step_clock.wall[1:], "cpu_s": step_clock.cpu[1:]}
+    common.emit(f"TRL {variant}", counted[0], seconds, ("trl", "transformers"))

@@ -1,0 +1,60 @@
+"""What the documents say is so."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from test_cli import run  # noqa: F401
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_tutorial_runs_as_written(tiny: Path, tmp_path: Path) -> None:
+    """Every command of the tutorial, in order, in an empty folder; only the model is named by the test."""
+    text = (ROOT / "docs/tutorial.md").read_text()
+    commands = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    assert commands.count("rather ") >= 9
+    shim = tmp_path / "bin" / "rather"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m rather "$@"\n')
+    shim.chmod(0o755)
+    named = commands.replace("rather config > run.toml", f'rather config > run.toml\nsed -i \'s|^path = ""|path = "{tiny}"|\' run.toml')
+    environment = {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-e", "-c", named], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "runs/run/report.html").exists()
+    assert (tmp_path / "answers.jsonl").exists()
+
+
+def test_every_metric_is_explained_and_every_explained_metric_exists(
+    rather: Callable[..., object],
+    run: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    rather("loop", run)
+    rather("train", run, "train.learner=reward", "reward.members=2", "reward.held_out=0.5")
+    rather("train", run, "train.learner=sft")
+    lines = (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()
+    written = {re.sub("^temperature/.*", "temperature/JUDGE", key) for line in lines for key in json.loads(line)}
+    table = [line.split("|")[1] for line in (ROOT / "docs/metrics.md").read_text().splitlines() if line.startswith("| `")]
+    assert written == {key for cell in table for key in re.findall("`([^`]+)`", cell)}
+
+
+def test_the_readme_names_the_two_commands_and_no_file_that_is_not_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "```\nmake demo\nmake test\n```" in text
+    for name in re.findall(r"\]\(([\w/.]+)\)", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_no_machine_path_in_the_tree() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert listed
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", ".txt") and path.exists():
+            assert "/work/" + "main" not in path.read_text(), name
