@@ -118,21 +118,29 @@ def test_import_train_and_new_labels(rather: Rather, run: Path, tmp_path: Path) 
     assert (tmp_path / "runs/tiny/checkpoints/dpo-0-old-1").is_dir()
 
 
+def terminal(folder: Path, command: str, *settings: str) -> pexpect.spawn:
+    arguments = ["-m", "rather", command, "run.toml", "judge.kind=people", "judge.name=ann", *settings]
+    environment = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
+    return pexpect.spawn(sys.executable, arguments, cwd=str(folder), timeout=60, encoding="utf-8", env=environment)
+
+
 def test_people_at_the_terminal(run: Path, rather: Rather, tmp_path: Path) -> None:
     rather("sample", run, "data.limit=2")
-    child = pexpect.spawn(
-        sys.executable,
-        ["-m", "rather", "label", "run.toml", "judge.kind=people", "judge.name=ann"],
-        cwd=str(tmp_path), timeout=60, encoding="utf-8", env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
-    )  # fmt: skip
+    child = terminal(tmp_path, "label")
     for number in (1, 2):
         child.expect(f"question {number} of 2")
-        child.expect(f"question {'01'[number - 1]}")
-        child.expect(r"\s+\S", timeout=5)
         time.sleep(0.5)
         child.send("1")
     child.expect("2 new answers")
     child.expect(pexpect.EOF)
+    child = terminal(tmp_path, "loop", "data.limit=3")  # one more question, which is left open
+    child.expect("question 3 of 3")
+    time.sleep(0.5)
+    child.send("q")
+    child.expect("1 questions are open; the answers so far are kept")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from rather.judges import people
 from rather.judges.model import ModelJudge
 from rather.metrics import Metrics, mirrors
 from rather.store import Store
-from rather.train import train
+from rather.train import Stopped, train
 
 CHUNK = 64
 """Answers that are drawn, or questions that are judged, between two commits to the store."""
@@ -185,10 +185,17 @@ class Run:
         for number in range(self.config.loop.rounds):
             self.sample(number)
             self.label()
+            self._wait_for_people("train")
             self.train(number)
             if self.config.train.learner != "reward":
                 result = self.evaluate(number)
         return result
+
+    def _wait_for_people(self, purpose: str) -> None:
+        """Stop while a person still has questions to answer: what is learnt next should know all their answers."""
+        j = self.config.judge
+        if j.kind == "people" and (left := self.store.questions(self.config.run.name, purpose, unanswered_by=j.name)):
+            raise Stopped(f"{len(left)} questions are open; the answers so far are kept, and the same command goes on from there")
 
     # What the phases share
 
