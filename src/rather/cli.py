@@ -9,11 +9,29 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
 from rather import __version__
 from rather.errors import RatherError
 
+
+class Interrupted(Exception):  # noqa: N818
+    """Ctrl-C, with what there is to say about it."""
+
+
+class Commands(TyperGroup):
+    """Lets `main` say what a Ctrl-C left behind; Typer alone would end without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as e:
+            raise Interrupted(str(e) or "what was finished is kept, and the same command goes on from there") from e
+
+
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -242,8 +260,8 @@ def main() -> None:
             raise
         extra = {"transformers": "text", "gguf": "text", "tokenizers": "text", "psycopg": "postgres"}.get(e.name, "text")
         _fail(errors, f"the package {e.name} is missing; pip install 'rather[{extra}]'", 2)
-    except KeyboardInterrupt as e:
-        _fail(errors, str(e) or "stopped; what was finished is kept, and the same command goes on from there", 130)
+    except Interrupted as e:
+        _fail(errors, str(e), 130)
     except OSError as e:
         if e.errno is None:
             raise

@@ -65,7 +65,9 @@ class Cache:
         seen = place <= positions[:, None]
         if self.window is not None:
             seen &= place > positions[:, None] - self.window
-        return Step(self, rows, longest, positions.clone(), seen[:, None, None, :])
+        # Added to the scores; a mask of True and False would be turned into this again in every layer.
+        bias = torch.zeros(seen.shape, dtype=self.keys.dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+        return Step(self, rows, longest, positions.clone(), bias[:, None, None, :])
 
     def move(self, source: int, target: int) -> None:
         """Copy row `source` over row `target`."""
@@ -83,7 +85,7 @@ class Step:
     rows: int
     longest: int
     positions: Tensor
-    seen: Tensor
+    bias: Tensor
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self.cache.keys[layer, : self.rows], self.cache.values[layer, : self.rows]
@@ -93,7 +95,7 @@ class Step:
         # The query heads that share a key head stand in the place of a sequence: no key is copied.
         grouped = q.view(self.rows, kv, -1, q.shape[-1])
         keys, values = (x[:, : self.longest].transpose(1, 2) for x in (keys, values))
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.seen).reshape(q.shape)
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias).reshape(q.shape)
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,8 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
 
 
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    cumulative = weights.double().cumsum(dim=-1)
+    cumulative = weights.cumsum(dim=-1)
     total = cumulative[:, -1:]
-    places = torch.searchsorted(cumulative, uniforms.double()[:, None] * total, right=True)[:, 0]
+    below_one = uniforms[:, None].to(total).clamp(max=1 - 2**-23)  # rounded to 1 it would fall behind the last token
+    places = torch.searchsorted(cumulative, below_one * total, right=True)[:, 0]
     return places.clamp(max=weights.shape[1] - 1)
