@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from rather.core import Comparison, Task, Trajectory
@@ -21,8 +23,9 @@ def share(judge: SimulatedJudge, asked: list[Comparison]) -> float:
 def test_utilities_by_hand() -> None:
     assert brief(trajectory("w " * 20)) == 1.0
     assert brief(trajectory("w " * 40)) == 0.0
-    assert brief(trajectory("w " * 10, terminated=False)) == -1.0
-    assert brief(trajectory("")) < brief(trajectory("w " * 5))
+    assert brief(trajectory("w " * 10, terminated=False)) == 0.0
+    assert brief(trajectory("w " * 2 + "w w w")) == 1.0
+    assert brief(trajectory("")) == brief(trajectory("w")) == 1 - math.log2(5)
     assert thorough(trajectory("w " * 7)) == 3.0
     assert plain(trajectory("one two. three four.")) > plain(trajectory("- one\n- two")) > plain(trajectory("# ONE\n- two\n* **x**"))
 

@@ -18,9 +18,9 @@ Utility = Callable[[Trajectory], float]
 
 
 def brief(trajectory: Trajectory) -> float:
-    """Likes an answer that comes to its end in about 20 words; each halving or doubling of that costs 1, being cut off 1."""
-    words = len((trajectory.text or "").split())
-    return float(trajectory.terminated) - abs(math.log2(max(words, 1) / 20))
+    """Likes an answer that comes to its end, in 5 to 20 words: being cut off costs 1, each doubling or halving beyond that 1."""
+    words = max(len((trajectory.text or "").split()), 1)
+    return float(trajectory.terminated) - max(0.0, math.log2(words / 20), math.log2(5 / words))
 
 
 def thorough(trajectory: Trajectory) -> float:

@@ -206,17 +206,17 @@ class Store:
                     "reason": x.reason, "seconds": x.seconds, "shown_left": x.left, "flags": list(x.flags),
                     "token": tokens[i] if tokens else None, "created": opening.now(),
                 }  # fmt: skip
-                if tokens:
-                    earlier = connection.execute(select(t.label.c.id).where(t.label.c.token == tokens[i])).scalar()
-                    if earlier is not None:
-                        numbers.append(earlier)
-                        continue
                 try:
-                    made = connection.execute(insert(t.label).values(values))
+                    with connection.begin_nested():
+                        made = connection.execute(insert(t.label).values(values))
+                    number = made.inserted_primary_key[0]  # type: ignore[index]
                 except IntegrityError as e:
-                    raise StoreError(f"question {x.comparison} is not in the store {self.where}") from e
+                    # Sent before, perhaps by another process at this very moment: the first one counts.
+                    number = connection.execute(select(t.label.c.id).where(t.label.c.token == values["token"])).scalar()
+                    if number is None:
+                        raise StoreError(f"question {x.comparison} is not in the store {self.where}") from e
                 connection.execute(sa.delete(t.lease).filter_by(comparison=x.comparison, judge=judges[x.judge]))
-                numbers.append(made.inserted_primary_key[0])  # type: ignore[index]
+                numbers.append(number)
         return numbers
 
     def undo(self, run: str, judge: str) -> int | None:
