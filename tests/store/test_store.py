@@ -103,6 +103,8 @@ def test_a_label_outside_0_and_1_is_refused(store: Store, preference: float) -> 
 
 
 def test_a_label_for_nothing_is_refused(store: Store) -> None:
+    (one,) = store.ask("run", [question("1")])
+    store.answer(Label(one, "ann", 1.0))
     with pytest.raises(StoreError, match="question 99"):
         store.answer(Label(99, "ann", 1.0))
     with pytest.raises(StoreError, match="no judge 'eve'"):

@@ -212,7 +212,8 @@ class Store:
                     number = made.inserted_primary_key[0]  # type: ignore[index]
                 except IntegrityError as e:
                     # Sent before, perhaps by another process at this very moment: the first one counts.
-                    number = connection.execute(select(t.label.c.id).where(t.label.c.token == values["token"])).scalar()
+                    sent = select(t.label.c.id).where(t.label.c.token == values["token"])
+                    number = connection.execute(sent).scalar() if tokens else None
                     if number is None:
                         raise StoreError(f"question {x.comparison} is not in the store {self.where}") from e
                 connection.execute(sa.delete(t.lease).filter_by(comparison=x.comparison, judge=judges[x.judge]))
