@@ -54,4 +54,4 @@ def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: P
 
 def test_the_configurations_that_come_with_rather() -> None:
     for path in (Path(__file__).parent.parent / "configs").glob("*.toml"):
-        config.load(path, [])
+        assert config.load(path, []).run.name == path.stem
