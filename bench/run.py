@@ -40,7 +40,12 @@ def prepare() -> None:
 def measure(task: str, side: str, variant: str) -> dict:
     """Run one side in a process of its own and read the line that it prints."""
     python = sys.executable if side == "ours" else PEER
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "30000",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
     environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "OMP_NUM_THREADS": "2"}
     done = subprocess.run([python, f"bench/{side}.py", task, variant], env=environment, capture_output=True, text=True)
     if done.returncode:

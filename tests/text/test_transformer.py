@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from rather.text import weights
 from rather.text.packing import pack
-from rather.text.transformer import TokenLogprobs, Transformer
+from rather.text.transformer import RMSNorm, TokenLogprobs, Transformer, swiglu
 
 Family = tuple[Any, Path]
 
@@ -57,7 +57,28 @@ def test_saved_models_are_read_by_transformers(family: Family, tmp_path: Path) -
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     for row in rows():
-        torch.testing.assert_close(again(row[None]).logits, reference(row[None]).logits, atol=1e-6, rtol=0)
+        torch.testing.assert_close(again(row[None]).logits, reference(row[None]).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (5, 3, 8)])
+def test_rms_norm_has_the_gradients_of_pytorchs_own(shape: tuple[int, ...]) -> None:
+    norm = RMSNorm(8, 1e-5)
+    norm.weight.data.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found, expected = norm(x), F.rms_norm(x, (8,), norm.weight, 1e-5)
+    torch.testing.assert_close(found, expected)
+    slope = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    gradients = [torch.autograd.grad(y, [x, norm.weight], slope) for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_swiglu_has_the_gradient_of_its_formula() -> None:
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    gate, up = x.chunk(2, dim=-1)
+    found, expected = swiglu(x), F.silu(gate) * up
+    torch.testing.assert_close(found, expected)
+    slope = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(*(torch.autograd.grad(y, x, slope) for y in (found, expected)))
 
 
 def test_answers_that_share_a_prompt_get_what_they_would_get_alone(family: Family) -> None:
@@ -74,11 +95,11 @@ def test_answers_that_share_a_prompt_get_what_they_would_get_alone(family: Famil
     assert len(together.ids) == 9 + 12 + 20 + 1 + 6 + 1, "the shared prompt is forwarded once"
 
 
-@pytest.mark.parametrize(("onednn", "relative"), [(False, 0.0), (True, 1e-5)])
+@pytest.mark.parametrize(("onednn", "tolerance"), [(False, 1e-4), (True, 2e-4)])
 def test_smollm2_from_gguf_equals_transformers(
-    smollm2: Path, smollm2_reference: Any, monkeypatch: pytest.MonkeyPatch, onednn: bool, relative: float
+    smollm2: Path, smollm2_reference: Any, monkeypatch: pytest.MonkeyPatch, onednn: bool, tolerance: float
 ) -> None:
-    """Through the same matrix library the logits are equal; another one rounds otherwise, by 4e-6 of the largest, 38."""
+    """Through another matrix library the sums of 1536 products round otherwise: both are about 1e-4 off those in float64."""
     from rather.text import linear
     from rather.text.tokens import Tokens
 
@@ -89,7 +110,7 @@ def test_smollm2_from_gguf_equals_transformers(
     for row, found in zip(given, logits(model, given), strict=True):
         with torch.no_grad():
             expected = smollm2_reference(row[None]).logits[0]
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=relative)
+        torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
 
 
 @pytest.fixture(scope="module")

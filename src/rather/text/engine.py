@@ -17,6 +17,9 @@ from rather.text.linear import packed
 from rather.text.packing import Packed, pack
 from rather.text.transformer import Transformer
 
+BLOCK = 256
+"""Tokens whose chances are summed together before one of them is drawn."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -193,7 +196,7 @@ def _prefill(model: Transformer, cache: Cache, prompts: list[tuple[int, ...]], f
     device = cache.lengths.device
     distinct = list(dict.fromkeys(prompts))
     tensors = [torch.tensor(p, device=device) for p in distinct]
-    laid = pack(tensors, [t[:0] for t in tensors], model.shape.window)
+    laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype)
     starts = dict(zip(distinct, torch.tensor([0, *laid.lengths[:-1]]).cumsum(0).tolist(), strict=True))
     source, row, place = [], [], []
     for r, prompt in enumerate(prompts, first):
@@ -213,25 +216,44 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
     Returns tokens (R,) and their log-probabilities (R,) under the uncut distribution at the sampling temperature: what a
     learner computes too. At temperature 0 the log-probabilities are those of temperature 1.
     """
-    logprobs = torch.log_softmax(logits.float() / (sampling.temperature or 1.0), dim=-1)
+    top, likeliest = logits.max(dim=-1, keepdim=True)
+    weights = logits - top  # one new array and few passes: the vocabulary is large
+    if sampling.temperature not in (0, 1):
+        weights /= sampling.temperature
+    weights.exp_()
+    total = weights.sum(dim=-1, keepdim=True)
     if sampling.temperature == 0:
-        tokens = logprobs.argmax(dim=-1)
+        tokens = likeliest
     elif sampling.top_p >= 1 and not sampling.top_k and not sampling.min_p:
-        tokens = _invert(logprobs.exp(), uniforms)
+        tokens = _invert(weights, uniforms)
     else:
-        p, order = logprobs.exp().sort(dim=-1, descending=True)
+        p, order = (weights / total).sort(dim=-1, descending=True)
         kept = p.cumsum(dim=-1) - p < sampling.top_p
         kept &= p >= sampling.min_p * p[:, :1]
         if sampling.top_k:
             kept[:, sampling.top_k :] = False
         kept[:, 0] = True
-        tokens = order.gather(1, _invert(p * kept, uniforms)[:, None])[:, 0]
-    return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+        tokens = order.gather(1, _invert(p * kept, uniforms))
+    return tokens[:, 0], (weights.gather(1, tokens).log() - total.log())[:, 0]
 
 
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    cumulative = weights.cumsum(dim=-1)
-    total = cumulative[:, -1:]
-    below_one = uniforms[:, None].to(total).clamp(max=1 - 2**-23)  # rounded to 1 it would fall behind the last token
-    places = torch.searchsorted(cumulative, below_one * total, right=True)[:, 0]
-    return places.clamp(max=weights.shape[1] - 1)
+    """Where the cumulative sum of `weights` (R, V) passes its total times `uniforms` (R,), as (R, 1): first which block, then where."""
+    r, v = weights.shape
+    blocks = F.pad(weights, (0, -v % BLOCK)) if v % BLOCK else weights
+    blocks = blocks.view(r, -1, BLOCK)
+    ends = blocks.sum(dim=-1).cumsum(dim=-1)
+    block, at = _place(ends, uniforms[:, None].to(ends))
+    start, end = F.pad(ends, (1, 0)).gather(1, block), ends.gather(1, block)
+    inside = blocks.gather(1, block[:, :, None].expand(r, 1, BLOCK))[:, 0]
+    place, _ = _place(inside.cumsum(dim=-1), (at - start) / (end - start))
+    return block * BLOCK + place
+
+
+def _place(cumulative: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """The first place of each row (R, n) that passes its last times `share` (R, 1), and that product, (R, 1) each.
+
+    A share that was rounded to 1 is held below it: so what is found has a weight above 0, and nothing is drawn that cannot be.
+    """
+    wanted = share.clamp(max=1 - 2**-23) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, wanted, right=True), wanted

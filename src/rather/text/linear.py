@@ -15,14 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def _onednn_is_there() -> bool:
+    return torch.backends.mkldnn.is_available()
+
+
+def _onednn_has_bfloat16() -> bool:
+    return _onednn_is_there() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether float32 matrix products on this processor run faster through oneDNN than through PyTorch's default, MKL.
+    """Whether large float32 products on this processor run faster through oneDNN than through PyTorch's default, MKL.
 
     MKL is tuned for Intel's processors and slow on AMD's; both are equally exact, but round differently. So the vendor decides
     and not a timing, which could fall out otherwise when a run is resumed.
     """
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+    if not (torch.backends.mkl.is_available() and _onednn_is_there()):
         return False
     cpuinfo = Path("/proc/cpuinfo")
     vendor = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
@@ -110,8 +118,9 @@ class Linear(nn.Module):
 
 @contextmanager
 def packed(model: nn.Module, dtype: torch.dtype, rows: int) -> Iterator[None]:
-    """Hold every linear layer's weight in `dtype`, laid out for products with about `rows` rows, while sampling.
+    """Hold every linear layer's weight in `dtype`, laid out by oneDNN for products with about `rows` rows, while sampling.
 
+    With few rows a product waits for the weights, and those laid out beforehand come about twice as fast on every processor.
     Values do not change; the copies are given back at the end. Only valid while the weights stay as they are.
     """
     layers = [m for m in model.modules() if isinstance(m, Linear)]
@@ -119,7 +128,7 @@ def packed(model: nn.Module, dtype: torch.dtype, rows: int) -> Iterator[None]:
         with torch.no_grad():
             for layer in layers:
                 weight = layer.weight.to(dtype)
-                if weight.device.type == "cpu" and (dtype == torch.bfloat16 or onednn_is_faster()):
+                if weight.device.type == "cpu" and (_onednn_has_bfloat16() if dtype == torch.bfloat16 else _onednn_is_there()):
                     weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
                 elif weight is layer.weight:
                     continue

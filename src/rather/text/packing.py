@@ -16,7 +16,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packed:
-    """`ids` and `positions` (N,), the `lengths` of the rows and their `masks` (None: plain causal).
+    """`ids` and `positions` (N,), the `lengths` of the rows and their `masks`, which are added
+    to the scores (None: plain causal).
 
     For answer i of length t, `before[i]` (t,) are the places whose hidden state predicts its tokens and `after[i]` (t,)
     the places of the tokens themselves.
@@ -43,10 +44,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)[0].transpose(0, 1)
 
 
-def pack(prompts: Sequence[Tensor], answers: Sequence[Tensor], window: int | None = None) -> Packed:
+def pack(prompts: Sequence[Tensor], answers: Sequence[Tensor], window: int | None = None, dtype: torch.dtype = torch.float32) -> Packed:
     """Lay out B answers with their prompts, 1-D tensors each; answers whose prompts are equal share a row.
 
-    Every prompt has at least one token: the first answer token is predicted from its last.
+    `window` is how far back a token sees, `dtype` what attention is computed in. Every prompt has at least one token: the
+    first answer token is predicted from its last.
     """
     rows: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
@@ -72,15 +74,16 @@ def pack(prompts: Sequence[Tensor], answers: Sequence[Tensor], window: int | Non
         row_positions = torch.cat(places)
         positions.append(row_positions)
         lengths.append(offset - start)
-        masks.append(_mask(row_positions, torch.cat(branch), window) if len(members) > 1 or window else None)
+        masks.append(_mask(row_positions, torch.cat(branch), window, dtype) if len(members) > 1 or window else None)
         start = offset
     return Packed(torch.cat(ids), torch.cat(positions), lengths, masks, before, after, window)
 
 
-def _mask(positions: Tensor, branch: Tensor, window: int | None) -> Tensor:
-    """(L, L), True where a query sees a key: the key is earlier or the same, in the prompt or in the same answer."""
+def _mask(positions: Tensor, branch: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """(L, L), 0 where a query sees a key, -inf elsewhere: the key is earlier or the same, in the prompt or in the same answer."""
     order = torch.arange(len(positions), device=positions.device)
     seen = (order[:, None] >= order) & ((branch == 0) | (branch[:, None] == branch))
     if window is not None:
         seen &= positions[:, None] - positions < window
-    return seen
+    # One of True and False would be turned into this again in every layer.
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)

@@ -22,11 +22,12 @@ from rather.text.tokens import Tokens
 from rather.text.transformer import TokenLogprobs, Transformer
 
 
-def pack_batch(batch: Batch, window: int | None) -> Packed:
-    """The batch laid end to end, each distinct prompt once."""
+def pack_batch(batch: Batch, model: Transformer) -> Packed:
+    """The batch laid end to end for `model`, each distinct prompt once."""
     lengths = batch.mask.sum(-1).long().tolist()
     prompts = [row[row != UNUSED] for row in batch.observations]
-    return pack(prompts, [row[:n] for row, n in zip(batch.actions, lengths, strict=True)], window)
+    answers = [row[:n] for row, n in zip(batch.actions, lengths, strict=True)]
+    return pack(prompts, answers, model.shape.window, model.dtype)
 
 
 class TextPolicy:
@@ -56,7 +57,7 @@ class TextPolicy:
 
         Prompts that several rows share are forwarded once, and logits exist for a few hundred tokens at a time.
         """
-        laid = pack_batch(batch, self.model.shape.window)
+        laid = pack_batch(batch, self.model)
         hidden = self.model(laid.ids, laid.positions, laid, self.adapter)
         used = batch.mask.bool()
         weight = self.model.unembedding.weight
@@ -67,7 +68,7 @@ class TextPolicy:
 
     def ends(self, batch: Batch) -> Tensor:
         """Hidden states (B, C) of the last token of each answer; an answer has at least one, if only the one that ends it."""
-        laid = pack_batch(batch, self.model.shape.window)
+        laid = pack_batch(batch, self.model)
         hidden = self.model(laid.ids, laid.positions, laid, self.adapter)
         return hidden[torch.stack([places[-1] for places in laid.after])]
 

@@ -63,10 +63,52 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return F.rms_norm(x, (x.shape[-1],), self.weight.float(), self.eps)
-        normed = F.rms_norm(x.float(), (x.shape[-1],), None, self.eps)
-        return normed.to(x.dtype) * self.weight.to(x.dtype)
+        return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[return-value]
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Keeps its input and one number a row for backward, where PyTorch's own on a CPU keeps every product on the way."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, scale)
+        return (wide * scale).to(x.dtype) * weight.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, scale = ctx.saved_tensors
+        normed = x.float() * scale
+        to_weight = (gradient * normed).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        slope = gradient.float() * weight
+        slope = (slope - normed * (slope * normed).mean(-1, keepdim=True)) * scale
+        return slope.to(x.dtype), to_weight, None
+
+
+def swiglu(both: Tensor) -> Tensor:
+    """silu(gate) * up (N, M) of `both` (N, 2 M), gate and up side by side (Shazeer 2020)."""
+    return _SwiGLU.apply(both)  # type: ignore[return-value]
+
+
+class _SwiGLU(torch.autograd.Function):
+    """Keeps its input alone for backward."""
+
+    @staticmethod
+    def forward(ctx, both: Tensor) -> Tensor:
+        ctx.save_for_backward(both)
+        gate, up = both.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (both,) = ctx.saved_tensors
+        gate, up = both.chunk(2, dim=-1)
+        to_both = torch.empty_like(both)
+        to_gate, to_up = to_both.chunk(2, dim=-1)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
+        torch.mul(gradient, F.silu(gate), out=to_up)
+        return to_both
 
 
 class LayerNorm(nn.LayerNorm):
@@ -94,10 +136,10 @@ class Rotary(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (N, 1, D) for positions (N,)."""
-        angles = positions[:, None].float() * self.frequencies[None]
-        angles = torch.cat([angles, angles], dim=-1)[:, None]
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        """Cosine and sine (N, 1, D) for positions (N,), the sine of the first half negated: what `_rotate` multiplies with."""
+        angles = positions[:, None, None].float() * self.frequencies
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
 def _llama3(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
@@ -109,8 +151,7 @@ def _llama3(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class Block(nn.Module):
@@ -134,17 +175,17 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attention: Attention, adapter: str | None) -> Tensor:
         s = self.shape
         qkv = self.qkv(self.norm1(x), adapter).view(len(x), s.heads + 2 * s.kv_heads, s.head_width)
-        q, k, v = qkv.split([s.heads, s.kv_heads, s.kv_heads], dim=1)
+        qk, v = qkv.split([s.heads + s.kv_heads, s.kv_heads], dim=1)
         if s.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
+            qk = torch.cat([self.q_norm(qk[:, : s.heads]), self.k_norm(qk[:, s.heads :])], dim=1)
         if rotary is not None:
-            q, k = _rotate(q, *rotary), _rotate(k, *rotary)
+            qk = _rotate(qk, *rotary)
+        q, k = qk.split([s.heads, s.kv_heads], dim=1)
         x = x + self.out(attention(self.index, q, k, v).reshape(len(x), -1), adapter)
         up = self.up(self.norm2(x), adapter)
         if s.is_gpt2:
             return x + self.down(F.gelu(up, approximate="tanh"), adapter)
-        gate, up = up.chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up, adapter)
+        return x + self.down(swiglu(up), adapter)
 
 
 def _norm(shape: Shape) -> nn.Module:
