@@ -32,7 +32,8 @@ from rather.train import train
 
 model, folder, kind, pause = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 full = kind == "dpo-full"
-start = load.policy(model, torch.device("cpu"), torch.float32, full, 1.0)
+dtype = torch.bfloat16 if kind == "dpo-bfloat16" else torch.float32
+start = load.policy(model, torch.device("cpu"), dtype, full, 1.0)
 trained, parameters = (start, load.parameters(start)) if full else load.with_adapter(start, "policy", 4, 8.0, 0)
 how = Optimisation(12, 4, lr=1e-2, warmup=2, schedule="cosine")
 if kind == "reward":
@@ -69,7 +70,7 @@ def result(folder: Path) -> tuple[dict[str, str], list[dict[str, float]]]:
     return hashes, [{k: v for k, v in row.items() if k not in CLOCK} for row in Metrics(folder / "metrics.jsonl").read()]
 
 
-@pytest.mark.parametrize("kind", ["dpo", "dpo-full", "reward"])
+@pytest.mark.parametrize("kind", ["dpo", "dpo-bfloat16", "dpo-full", "reward"])
 def test_killed_and_resumed_is_bit_for_bit_the_same(tiny: Path, tmp_path: Path, kind: str) -> None:
     subprocess.run(command(tiny, tmp_path / "whole", kind), check=True, env=environment(), capture_output=True)
     expected = result(tmp_path / "whole")

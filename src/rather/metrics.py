@@ -1,5 +1,6 @@
 """What a run measures, one JSON object a line in metrics.jsonl; docs/metrics.md explains every key."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,13 +58,15 @@ def mirrors(tensorboard: bool, wandb_project: str, folder: Path) -> list[Mirror]
             def add(phase: str, step: int, values: dict[str, float]) -> None:
                 for key, value in values.items():
                     writer.add_scalar(f"{phase}/{key}", value, step)
+                writer.flush()
 
             found.append(add)
         if wandb_project:
-            import wandb  # pyright: ignore[reportMissingImports]
+            import wandb
 
-            run = wandb.init(project=wandb_project, name=folder.name, dir=str(folder), resume="allow")
-            found.append(lambda phase, step, values: run.log({f"{phase}/{k}": v for k, v in values.items()}))
+            same = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # a run that goes on is the same run there
+            run = wandb.init(project=wandb_project, name=folder.name, id=same, dir=str(folder), resume="allow")
+            found.append(lambda phase, step, values: run.log({f"{phase}/{k}": v for k, v in {**values, "step": step}.items()}))
     except ImportError as e:
         raise ConfigError(f"[log] needs the package {e.name}; install it or switch it off") from None
     return found

@@ -155,7 +155,7 @@ def _lengths(axes: Axes, held_out: list[Comparison], policy: str) -> None:
     bins = range(0, max(map(max, lengths.values())) + 5, 4)
     axes.hist([lengths[False], lengths[True]], bins=list(bins), color=[ORANGE, BLUE], label=["before", "after"])
     axes.set_xlabel("words")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
 
 
 def _calibration(axes: Axes, bins: list[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from rather.errors import ModelError
 from rather.text import lora, weights
+from rather.text.linear import Adapter, Linear
 from text.test_transformer import logits, rows
 
 
@@ -85,3 +86,24 @@ def test_adapters_that_do_not_fit(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     with pytest.raises(ModelError, match="only plain LORA"):
         lora.load(model, "policy", tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapter_has_the_output_and_gradients_of_its_formula(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = Linear(6, {"gate": 4, "up": 5}, bias=False)
+    layer.adapters["policy"] = adapter = Adapter(6, (4, 5), 3, 6.0, generator)
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    layer.weight.requires_grad_(False)
+    x = torch.randn(7, 6, generator=generator).to(dtype).requires_grad_()
+    low = (2.0 * x.float() @ adapter.down.t()).split(3, dim=-1)
+    expected = x.float() @ layer.weight.t() + torch.cat([part @ up.t() for part, up in zip(low, adapter.up, strict=True)], dim=-1)
+    found = layer(x, "policy")
+    slope = torch.randn(7, 9, generator=generator)
+    wanted = [x, adapter.down, *adapter.up]
+    off = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(found.float(), expected, atol=off * 10, rtol=off)
+    for a, b in zip(*(torch.autograd.grad(y, wanted, slope.to(y.dtype)) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(a.float(), b.float(), atol=off * 10, rtol=off)

@@ -85,9 +85,35 @@ class Adapter(nn.Module):
         self.down = nn.Parameter(down)
         self.up = nn.ParameterList(nn.Parameter(torch.zeros(size, rank)) for size in sizes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        parts = (linear(x, self.down) * self.scale).split(self.rank, dim=-1)
-        return torch.cat([linear(part, up) for part, up in zip(parts, self.up, strict=True)], dim=-1)
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        """Add the update of `x` (N, I) to `y` (N, O), in place."""
+        return _Update.apply(y, x, self.down, self.scale, *self.up)  # type: ignore[return-value]
+
+
+class _Update(torch.autograd.Function):
+    """`Adapter` with each part added where it belongs, which saves going over (N, O) twice more."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, x: Tensor, down: Tensor, scale: float, *up: Tensor) -> Tensor:
+        low = linear(x, down)
+        places = y.split([len(u) for u in up], dim=-1)
+        for place, part, u in zip(places, low.chunk(len(up), dim=-1), up, strict=True):
+            place.addmm_(part, u.to(x.dtype).t(), alpha=scale)
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(x, low, down, *up)
+        ctx.scale = scale
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, low, down, *up = ctx.saved_tensors
+        to_up, to_low = [], []
+        for to_place, part, u in zip(gradient.split([len(u) for u in up], dim=-1), low.chunk(len(up), dim=-1), up, strict=True):
+            to_up.append((to_place.t() @ part).to(u.dtype) * ctx.scale)
+            to_low.append(to_place @ u.to(x.dtype))
+        slope = torch.cat(to_low, dim=-1) * ctx.scale
+        to_x = slope @ down.to(x.dtype) if ctx.needs_input_grad[1] else None
+        return gradient, to_x, (slope.t() @ x).to(down.dtype), None, *to_up
 
 
 class Linear(nn.Module):
@@ -112,7 +138,7 @@ class Linear(nn.Module):
         else:
             y = linear(x, self.weight, self.bias)
         if adapter is not None and adapter in self.adapters:
-            y = y + self.adapters[adapter](x)
+            y = self.adapters[adapter](y, x)
         return y
 
 

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from rather.errors import ConfigError
+from rather.metrics import Metrics, mirrors
+
+
+def test_tensorboard_is_told_what_the_file_is_told(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    metrics = Metrics(tmp_path / "metrics.jsonl", mirrors(True, "", tmp_path))
+    for step in (1, 2):
+        metrics.write("train-dpo-0", step, {"loss": 0.5 / step}, checkpoint="abc")
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in found.Scalars("train-dpo-0/loss")] == [(1, 0.5), (2, 0.25)]
+
+
+def test_weights_and_biases_is_told_what_the_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    metrics = Metrics(tmp_path / "metrics.jsonl", mirrors(False, "my-project", tmp_path))
+    metrics.write("train-dpo-0", 1, {"loss": 0.5})
+    run = wandb.run
+    assert run is not None
+    first = run.id
+    wandb.finish()
+    (written,) = tmp_path.rglob("*.wandb")
+    assert b"train-dpo-0/loss" in written.read_bytes()
+    mirrors(False, "my-project", tmp_path)
+    assert wandb.run is not None
+    assert wandb.run.id == first, "a run that goes on is the same run there"
+    wandb.finish()
+
+
+def test_a_mirror_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(ConfigError, match="wandb; install it or switch it off"):
+        mirrors(False, "my-project", tmp_path)

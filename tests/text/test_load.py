@@ -1,0 +1,79 @@
+"""Models by name: a folder, a file, and a hub that speaks the Hugging Face hub's protocol on this machine."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tiny: Path) -> Iterator[str]:
+    """The address of a hub that has one model, `somebody/tiny`, with a file in it that nobody should fetch."""
+    names = [*(p.name for p in tiny.iterdir() if p.is_file()), "pytorch_model.bin"]
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, body: bool) -> None:
+            path = self.path.split("?")[0]
+            sent, extra = None, {}
+            if path.startswith("/api/models/somebody/tiny/tree/"):
+                sent = json.dumps([{"type": "file", "path": n, "oid": COMMIT, "size": (tiny / n).stat().st_size} for n in names[:-1]])
+            elif path.startswith("/api/models/somebody/tiny"):
+                sent = json.dumps({"id": "somebody/tiny", "sha": COMMIT, "siblings": [{"rfilename": n} for n in names]})
+            elif path.startswith(f"/somebody/tiny/resolve/{COMMIT}/") and path.rpartition("/")[2] in names[:-1]:
+                sent = (tiny / path.rpartition("/")[2]).read_bytes()
+                extra = {"ETag": f'"{hashlib.sha1(sent).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            sent = sent.encode() if isinstance(sent, str) else sent
+            self.send_response(404 if sent is None else 200)
+            for name, value in {**extra, "Content-Length": str(len(sent or b""))}.items():
+                self.send_header(name, value)
+            if sent is None:
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+            if body and sent:
+                self.wfile.write(sent)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def rather(hub: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    return subprocess.run([sys.executable, "-m", "rather", *arguments], env=environment, capture_output=True, text=True)
+
+
+def test_a_model_is_fetched_from_the_hub_by_its_name(hub: str, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Say something."}\n')
+    settings = [f"run.folder={tmp_path}", f"data.prompts={prompts}", "sample.max_tokens=4", "model.chat=false"]
+    (tmp_path / "run.toml").write_text("")
+    done = rather(hub, tmp_path / "home", "sample", str(tmp_path / "run.toml"), "model.path=somebody/tiny", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "1 new question" in done.stdout
+    fetched = {p.name for p in (tmp_path / "home").rglob("snapshots/*/*")}
+    assert "model.safetensors" in fetched
+    assert "pytorch_model.bin" not in fetched
+    nobody = rather(hub, tmp_path / "home", "sample", str(tmp_path / "run.toml"), "model.path=nobody/none", "run.name=other", *settings)
+    assert nobody.returncode == 2
+    assert "nobody/none" in nobody.stderr
+    assert "Traceback" not in nobody.stderr
