@@ -1,4 +1,5 @@
-"""`make bench`: us and the peers side by side in one run, on SmolLM2-135M and two cores; writes bench/results/cpu.json and .md.
+"""`make bench`: us and the peers side by side in one run, on SmolLM2-135M and two cores; writes bench/results/cpu-*.json and .md, named after
+the precision that the processor computes in.
 
 Primary figure: tokens a CPU second, since the machine may be shared. A ratio compares with the peer's best variant.
 """
@@ -9,17 +10,18 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 
+import torch
+
 import common
+from rather.text import load
 
 PEER = Path(".venv-bench/bin/python")
-PLAN = {
-    "generate": ([("ours", "bfloat16"), ("ours", "float32")], [("peer", "bfloat16"), ("peer", "float32")]),
-    "dpo": ([("ours", "bfloat16"), ("ours", "float32")], [("peer", "default"), ("peer", "bfloat16"), ("peer", "float32")]),
-    "reward": ([("ours", "bfloat16"), ("ours", "float32")], [("peer", "default"), ("peer", "bfloat16"), ("peer", "float32")]),
-}
+OURS = ("bfloat16", "float32")
+PEERS = {"generate": ("bfloat16", "float32"), "dpo": ("default", "bfloat16", "float32"), "reward": ("default", "bfloat16", "float32")}
 
 
 def prepare() -> None:
@@ -82,11 +84,14 @@ def main() -> None:
     """Measure everything, or the tasks named on the command line."""
     prepare()
     rows = []
-    for task in sys.argv[1:] or PLAN:
-        ours, peers = PLAN[task]
-        for pair in zip(ours, [*peers[:1], *peers[1:2]], strict=True):  # us and the peer in turn
-            rows += [measure(task, *side) for side in pair]
-        rows += [measure(task, *side) for side in peers[2:]]
+    # Where the processor does not multiply bfloat16 it is nobody's best; the peer's default is measured all the same.
+    native = str(load.dtype("auto", torch.device("cpu"))).removeprefix("torch.")
+    left_out = () if native == "bfloat16" else ("bfloat16",)
+    for task in sys.argv[1:] or PEERS:
+        ours = [("ours", variant) for variant in OURS if variant not in left_out]
+        peers = [("peer", variant) for variant in PEERS[task] if variant not in left_out]
+        for turn in zip_longest(ours, peers):  # us and the peer in turn
+            rows += [measure(task, *side) for side in turn if side]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     about = {
         "command": "make bench", "commit": commit, "date": datetime.now(UTC).date().isoformat(),
@@ -94,9 +99,9 @@ def main() -> None:
     }  # fmt: skip
     folder = Path("bench/results")
     folder.mkdir(exist_ok=True)
-    (folder / "cpu.json").write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    (folder / f"cpu-{native}.json").write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     versions = " ".join(sorted({f"{k} {v}" for r in rows for k, v in r["versions"].items()}))
-    text = f"""# On two CPU cores, SmolLM2-135M
+    text = f"""# On two CPU cores that compute in {native}, SmolLM2-135M
 
 `{about["command"]}` at commit {commit}, {about["date"]}; {about["machine"]}; {versions}. Medians of {common.REPEATS} runs after a warm-up,
 least and most in brackets. Generation: {common.PROMPTS} prompts x {common.ANSWERS} answers x {common.NEW} tokens. DPO and reward model:
@@ -105,7 +110,7 @@ least and most in brackets. Generation: {common.PROMPTS} prompts x {common.ANSWE
 
 {table(rows)}
 """
-    (folder / "cpu.md").write_text(text)
+    (folder / f"cpu-{native}.md").write_text(text)
     print(text)
 
 
