@@ -94,7 +94,7 @@ def main() -> None:
             rows += [measure(task, *side) for side in turn if side]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     about = {
-        "command": "make bench", "commit": commit, "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join(["python", "bench/run.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench", "commit": commit, "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
     }  # fmt: skip
     folder = Path("bench/results")
