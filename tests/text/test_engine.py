@@ -77,6 +77,19 @@ def test_cuts_keep_the_right_tokens_in_the_right_proportion(sampling: Sampling, 
     torch.testing.assert_close(logprobs, uncut[tokens])
 
 
+def test_a_token_is_drawn_where_the_cumulative_distribution_passes_its_number() -> None:
+    logits = 3 * torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))  # four blocks, the last one cut short
+    logits[:, torch.randperm(1000, generator=torch.Generator().manual_seed(1))[:300]] = -torch.inf
+    logits[:, [0, 255, 256, 999]] = -torch.inf
+    cumulative = logits[0].double().softmax(0).cumsum(0)
+    chances = torch.cat([torch.linspace(0, 1, 2001, dtype=torch.float64)[:-1], torch.tensor([1 - 2.0**-53], dtype=torch.float64)])
+    drawn, logprobs = draw(logits.expand(len(chances), -1), chances, Sampling())
+    assert logprobs.isfinite().all(), "a token that cannot be is not drawn, not even by the least and the largest number"
+    before = torch.where(drawn > 0, cumulative[drawn - 1], 0)
+    assert (before - 1e-6 <= chances).all()
+    assert (chances <= cumulative[drawn] + 1e-6).all()
+
+
 def test_a_prompt_of_a_group_is_read_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = weights.load(tiny)
     read: list[int] = []
