@@ -3,9 +3,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 SEED ?= 0
-# Idle threads sleep, since spinning ones slow their neighbours down; but not at once, since waking up is slow too.
-export OMP_WAIT_POLICY := PASSIVE
-export GOMP_SPINCOUNT := 30000
 
 .PHONY: demo test check setup bench docs clean
 

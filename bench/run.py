@@ -17,6 +17,7 @@ from statistics import median
 import torch
 
 import common
+from rather.cli import THREADS
 from rather.text import load
 
 PEER = Path(".venv-bench/bin/python")
@@ -42,12 +43,7 @@ def prepare() -> None:
 def measure(task: str, side: str, variant: str) -> dict:
     """Run one side in a process of its own and read the line that it prints."""
     python = sys.executable if side == "ours" else PEER
-    environment = os.environ | {
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "30000",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-    }
+    environment = os.environ | THREADS | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "OMP_NUM_THREADS": "2"}
     done = subprocess.run([python, f"bench/{side}.py", task, variant], env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -2,8 +2,9 @@
 
 import os
 
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-os.environ["GOMP_SPINCOUNT"] = "30000"
+from rather.cli import THREADS
+
+os.environ.update(THREADS)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

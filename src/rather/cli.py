@@ -14,6 +14,9 @@ from typer.core import TyperGroup
 from rather import __version__
 from rather.errors import RatherError
 
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
+"""How OpenMP's threads idle: they sleep, since spinning ones slow their neighbours down, but not at once, since waking up is slow too."""
+
 
 class Interrupted(Exception):  # noqa: N818
     """Ctrl-C, with what there is to say about it."""
@@ -246,9 +249,8 @@ def options(
 
 def main() -> None:
     """Run the command line: exit code 2 and one sentence for an error that the user can mend, 130 for Ctrl-C."""
-    # Idle threads sleep, since spinning ones slow their neighbours down; but not at once, since waking up is slow too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

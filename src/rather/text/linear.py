@@ -15,12 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _onednn_is_there() -> bool:
-    return torch.backends.mkldnn.is_available()
-
-
-def _onednn_has_bfloat16() -> bool:
-    return _onednn_is_there() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def _onednn_computes(dtype: torch.dtype) -> bool:
+    there = torch.backends.mkldnn.is_available()
+    return there and (dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @functools.cache
@@ -30,7 +27,7 @@ def onednn_is_faster() -> bool:
     MKL is tuned for Intel's processors and slow on AMD's; both are equally exact, but round differently. So the vendor decides
     and not a timing, which could fall out otherwise when a run is resumed.
     """
-    if not (torch.backends.mkl.is_available() and _onednn_is_there()):
+    if not (torch.backends.mkl.is_available() and _onednn_computes(torch.float32)):
         return False
     cpuinfo = Path("/proc/cpuinfo")
     vendor = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
@@ -154,7 +151,7 @@ def packed(model: nn.Module, dtype: torch.dtype, rows: int) -> Iterator[None]:
         with torch.no_grad():
             for layer in layers:
                 weight = layer.weight.to(dtype)
-                if weight.device.type == "cpu" and (_onednn_has_bfloat16() if dtype == torch.bfloat16 else _onednn_is_there()):
+                if weight.device.type == "cpu" and _onednn_computes(dtype):
                     weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
                 elif weight is layer.weight:
                     continue
