@@ -17,7 +17,9 @@ from typing import Any
 MODEL = Path("models/smollm2-bench")
 PROMPTS, ANSWERS, NEW = 8, 4, 64
 PAIRS, PROMPT, ANSWER = 4, 128, 128
-REPEATS = 3
+TURNS = 6
+"""The first of which does not count."""
+READY = "ready for a turn"
 
 
 def instructions() -> list[str]:
@@ -36,22 +38,37 @@ def pairs(count: int) -> list[tuple[list[int], list[int], list[int]]]:
     return [(draw(PROMPT), draw(ANSWER), draw(ANSWER)) for _ in range(count)]
 
 
-def clock(work: Callable[[], Any], repeats: int = REPEATS, warm: int = 1) -> dict[str, list[float]]:
-    """Wall and CPU seconds of each of `repeats` calls, after `warm` calls that do not count."""
-    walls, cpus = [], []
-    for i in range(warm + repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        work()
-        if i >= warm:
-            walls.append(time.perf_counter() - wall)
-            cpus.append(time.process_time() - cpu)
-    return {"wall_s": walls, "cpu_s": cpus}
+class Clock:
+    """Wall and CPU seconds of each turn. A turn starts when the other side's has ended: both get the same moods of a shared machine."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = [], []
+
+    def start(self) -> None:
+        """Wait until it is our turn."""
+        print(READY, flush=True)
+        if not sys.stdin.readline():
+            sys.exit("the other side has given up")
+        self.since = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        """Note how long the turn took."""
+        self.wall.append(time.perf_counter() - self.since[0])
+        self.cpu.append(time.process_time() - self.since[1])
+
+    def time(self, work: Callable[[], Any]) -> "Clock":
+        """Call `work` once a turn."""
+        for _ in range(TURNS):
+            self.start()
+            work()
+            self.stop()
+        return self
 
 
-def emit(name: str, tokens: int, seconds: dict[str, list[float]], packages: tuple[str, ...]) -> None:
-    """Print a measurement: `tokens` is how many a call handles."""
+def emit(name: str, tokens: int, clock: Clock, packages: tuple[str, ...]) -> None:
+    """Print a measurement: `tokens` is how many a turn handles."""
     row = {
-        "name": name, "tokens": tokens, **seconds, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "name": name, "tokens": tokens, "wall_s": clock.wall[1:], "cpu_s": clock.cpu[1:], "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "versions": {p: version(p) for p in ("torch", *packages)},
     }  # fmt: skip
     print(json.dumps(row))

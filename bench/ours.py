@@ -1,4 +1,4 @@
-"""Our side: `ours.py generate|dpo|reward float32|bfloat16`, full training."""
+"""Our side: `ours.py generate|dpo|reward float32|bfloat16[+checkpointing]`, full training."""
 
 import numpy as np
 import torch
@@ -24,13 +24,15 @@ def comparisons(count: int) -> list[Comparison]:
 
 task, variant = common.arguments()
 torch.set_num_threads(2)
-dtype = getattr(torch, variant)
+precision, _, checkpointing = variant.partition("+")
+dtype = getattr(torch, precision)
 policy = load.policy(common.MODEL, torch.device("cpu"), dtype, task != "generate", 1.0)
+policy.model.checkpointing = bool(checkpointing)
 if task == "generate":
     prompts = [tuple(policy.tokens.encode_prompt(p)) for p in common.instructions()]
     requests = [engine.Request(p, i) for i, p in enumerate(p for p in prompts for _ in range(common.ANSWERS))]
     sampling = engine.Sampling(common.NEW)
-    seconds = common.clock(lambda: engine.generate(policy.model, requests, sampling, frozenset(), rows=len(requests)))
+    clock = common.Clock().time(lambda: engine.generate(policy.model, requests, sampling, frozenset(), rows=len(requests)))
     tokens = len(requests) * common.NEW
 else:
     how = Optimisation(100, common.PAIRS, lr=1e-6, micro_tokens=1024)
@@ -41,6 +43,6 @@ else:
     else:
         model = TextReward(policy, 1, 0)
         learner = Reward(model, asked, [*parameters, model.heads], how)
-    seconds = common.clock(learner.step)
+    clock = common.Clock().time(learner.step)
     tokens = common.PAIRS * 2 * (common.PROMPT + common.ANSWER)
-common.emit(f"rather {variant}", tokens, seconds, ("rather",))
+common.emit(f"rather {variant}", tokens, clock, ("rather",))

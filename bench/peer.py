@@ -1,6 +1,5 @@
 """The peers' side: `peer.py generate|dpo|reward VARIANT`, with `transformers` and TRL in an environment of their own."""
 
-import time
 import warnings
 
 import common
@@ -27,20 +26,21 @@ VARIANTS = {
 }
 
 
-class StepClock(TrainerCallback):
-    """Wall and CPU seconds of each optimiser step, data and all."""
+class Steps(TrainerCallback):
+    """A turn is an optimiser step, with the data and the logging up to the next."""
 
     def __init__(self) -> None:
-        self.wall, self.cpu, self.last = [], [], None
+        self.clock, self.running = common.Clock(), False
 
     def on_step_begin(self, *args: object, **kwargs: object) -> None:
-        self.last = self.last or (time.perf_counter(), time.process_time())
+        self.on_train_end()
+        self.clock.start()
+        self.running = True
 
-    def on_step_end(self, *args: object, **kwargs: object) -> None:
-        now = (time.perf_counter(), time.process_time())
-        self.wall.append(now[0] - self.last[0])
-        self.cpu.append(now[1] - self.last[1])
-        self.last = now
+    def on_train_end(self, *args: object, **kwargs: object) -> None:
+        if self.running:
+            self.clock.stop()
+        self.running = False
 
 
 def rows(count: int) -> list[dict[str, str]]:
@@ -56,24 +56,23 @@ if task == "generate":
     texts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
     how = {"do_sample": True, "top_k": 0, "max_new_tokens": common.NEW, "min_new_tokens": common.NEW}
-    seconds = common.clock(lambda: model.generate(**batch, **how, pad_token_id=tokenizer.pad_token_id))
-    common.emit(f"transformers {variant}", len(chats) * common.NEW, seconds, ("transformers",))
+    clock = common.Clock().time(lambda: model.generate(**batch, **how, pad_token_id=tokenizer.pad_token_id))
+    common.emit(f"transformers {variant}", len(chats) * common.NEW, clock, ("transformers",))
 else:
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
-    steps = 1 + common.REPEATS
     shared = {
-        "output_dir": "/tmp/rather-bench", "per_device_train_batch_size": common.PAIRS, "max_steps": steps, "use_cpu": True,
+        "output_dir": "/tmp/rather-bench", "per_device_train_batch_size": common.PAIRS, "max_steps": common.TURNS, "use_cpu": True,
         "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "learning_rate": 1e-6, "seed": 0, "logging_steps": 1,
     }  # fmt: skip
-    data = rows(common.PAIRS * steps)
-    step_clock = StepClock()
+    data = rows(common.PAIRS * common.TURNS)
+    steps = Steps()
     length = common.PROMPT + common.ANSWER
     if task == "dpo":
         model = AutoModelForCausalLM.from_pretrained(common.MODEL, dtype=torch.float32)
         trainer = DPOTrainer(
             model=model, args=DPOConfig(**shared, max_length=length, **VARIANTS[variant]), processing_class=tokenizer,
-            train_dataset=datasets.Dataset.from_list(data), callbacks=[step_clock],
+            train_dataset=datasets.Dataset.from_list(data), callbacks=[steps],
         )  # fmt: skip
     else:
         model = AutoModelForSequenceClassification.from_pretrained(common.MODEL, num_labels=1, dtype=torch.float32)
@@ -81,7 +80,7 @@ else:
         joined = [{k: r["prompt"] + r[k] for k in ("chosen", "rejected")} for r in data]
         trainer = RewardTrainer(
             model=model, args=RewardConfig(**shared, max_length=None, **VARIANTS[variant]), processing_class=tokenizer,
-            train_dataset=datasets.Dataset.from_list(joined), callbacks=[step_clock],
+            train_dataset=datasets.Dataset.from_list(joined), callbacks=[steps],
         )  # fmt: skip
     counted = [0]
     inner = trainer.compute_loss
@@ -92,5 +91,4 @@ else:
 
     trainer.compute_loss = counting
     trainer.train()
-    seconds = {"wall_s": step_clock.wall[1:], "cpu_s": step_clock.cpu[1:]}
-    common.emit(f"TRL {variant}", counted[0], seconds, ("trl", "transformers"))
+    common.emit(f"TRL {variant}", counted[0], steps.clock, ("trl", "transformers"))

@@ -1,7 +1,7 @@
 """`make bench`: us and the peers side by side in one run, on SmolLM2-135M and two cores; writes bench/results/cpu-*.json and .md, named after
 the precision that the processor computes in.
 
-Primary figure: tokens a CPU second, since the machine may be shared. A ratio compares with the peer's best variant.
+Primary figure: tokens a CPU second, since the machine may be shared. Our side computes in the machine's own precision.
 """
 
 import json
@@ -10,7 +10,6 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
-from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 
@@ -21,7 +20,6 @@ from rather.cli import THREADS
 from rather.text import load
 
 PEER = Path(".venv-bench/bin/python")
-OURS = ("bfloat16", "float32")
 PEERS = {"generate": ("bfloat16", "float32"), "dpo": ("default", "bfloat16", "float32"), "reward": ("default", "bfloat16", "float32")}
 
 
@@ -40,33 +38,56 @@ def prepare() -> None:
         Tokens.load(source).save(common.MODEL)
 
 
-def measure(task: str, side: str, variant: str) -> dict:
-    """Run one side in a process of its own and read the line that it prints."""
-    python = sys.executable if side == "ours" else PEER
-    environment = os.environ | THREADS | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "OMP_NUM_THREADS": "2"}
-    done = subprocess.run([python, f"bench/{side}.py", task, variant], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"bench/{side}.py {task} {variant} failed:\n{done.stderr[-3000:]}")
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"name"')]
-    row = json.loads(lines[-1]) | {"task": task, "ours": side == "ours"}
+class Side:
+    """One side of a comparison, in a process of its own that takes a turn whenever it is told to."""
+
+    def __init__(self, task: str, side: str, variant: str) -> None:
+        python = sys.executable if side == "ours" else PEER
+        environment = os.environ | THREADS | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "OMP_NUM_THREADS": "2"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([python, f"bench/{side}.py", task, variant], env=environment, **pipes)
+        self.row = self.until_ready()
+
+    def until_ready(self) -> dict | None:
+        """Wait for the end of the turn; after the last one its line of figures comes back."""
+        for line in self.process.stdout:
+            if line.strip() == common.READY:
+                return None
+            if line.startswith('{"name"'):
+                return json.loads(line)
+        raise SystemExit(f"{' '.join(map(str, self.process.args))} failed")
+
+    def turn(self) -> None:
+        """Let it work once, the other side being idle."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.row = self.until_ready()
+
+
+def compare(task: str, ours: str, peer: str) -> dict:
+    """Us and a variant of the peer, turn by turn."""
+    sides = [Side(task, "ours", ours), Side(task, "peer", peer)]
+    for _ in range(common.TURNS):
+        for side in sides:
+            side.turn()
+    row = {"task": task, "ours": sides[0].row, "peer": sides[1].row}
     print(table([row]).splitlines()[-1], flush=True)
     return row
 
 
 def table(rows: list[dict]) -> str:
-    """The rows as a Markdown table; a ratio is tokens a CPU second over the peer's best."""
-    lines = [
-        "| task | | tokens/CPU s | CPU s | wall s | tokens/s | peak GiB | against the peer's best |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """The comparisons as a Markdown table; a ratio is the median over pairs of neighbouring turns, with the least and the most."""
+    head = ["task", "ours", "the peer", "tokens/CPU s", "its", "ratio", "tokens/s", "its", "ratio", "peak GiB", "its"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
-        cpu, wall = median(row["cpu_s"]), median(row["wall_s"])
-        peers = [r["tokens"] / median(r["cpu_s"]) for r in rows if r["task"] == row["task"] and not r["ours"]]
-        ratio = f"{row['tokens'] / cpu / max(peers):.2f} x" if peers and row["ours"] else ""
-        spread = f"{min(row['cpu_s']):.2f} to {max(row['cpu_s']):.2f}"
-        figures = f"{row['tokens'] / cpu:.0f} | {cpu:.2f} ({spread}) | {wall:.2f} | {row['tokens'] / wall:.0f} | {row['peak_gib']:.2f}"
-        lines.append(f"| {row['task']} | {row['name']} | {figures} | {ratio} |")
+        ours, peer = row["ours"], row["peer"]
+        cells = [row["task"], ours["name"], peer["name"]]
+        for clock in ("cpu_s", "wall_s"):
+            speeds = [[side["tokens"] / s for s in side[clock]] for side in (ours, peer)]
+            ratios = [a / b for a, b in zip(*speeds, strict=True)]
+            cells += [f"{median(speed):.0f}" for speed in speeds] + [f"{median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"]
+        lines.append("| " + " | ".join([*cells, f"{ours['peak_gib']:.2f}", f"{peer['peak_gib']:.2f}"]) + " |")
     return "\n".join(lines)
 
 
@@ -79,15 +100,15 @@ def processor() -> str:
 def main() -> None:
     """Measure everything, or the tasks named on the command line."""
     prepare()
-    rows = []
     # Where the processor does not multiply bfloat16 it is nobody's best; the peer's default is measured all the same.
     native = str(load.dtype("auto", torch.device("cpu"))).removeprefix("torch.")
-    left_out = () if native == "bfloat16" else ("bfloat16",)
-    for task in sys.argv[1:] or PEERS:
-        ours = [("ours", variant) for variant in OURS if variant not in left_out]
-        peers = [("peer", variant) for variant in PEERS[task] if variant not in left_out]
-        for turn in zip_longest(ours, peers):  # us and the peer in turn
-            rows += [measure(task, *side) for side in turn if side]
+    wanted = [(task, peer) for task in sys.argv[1:] or PEERS for peer in PEERS[task]]
+    # Like with like: TRL checkpoints gradients by default.
+    rows = [
+        compare(task, native + "+checkpointing" * (peer == "default"), peer)
+        for task, peer in wanted
+        if native == "bfloat16" or peer != "bfloat16"
+    ]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     about = {
         "command": " ".join(["python", "bench/run.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench", "commit": commit, "date": datetime.now(UTC).date().isoformat(),
@@ -96,13 +117,14 @@ def main() -> None:
     folder = Path("bench/results")
     folder.mkdir(exist_ok=True)
     (folder / f"cpu-{native}.json").write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
-    versions = " ".join(sorted({f"{k} {v}" for r in rows for k, v in r["versions"].items()}))
+    versions = " ".join(sorted({f"{k} {v}" for r in rows for side in ("ours", "peer") for k, v in r[side]["versions"].items()}))
     text = f"""# On two CPU cores that compute in {native}, SmolLM2-135M
 
-`{about["command"]}` at commit {commit}, {about["date"]}; {about["machine"]}; {versions}. Medians of {common.REPEATS} runs after a warm-up,
-least and most in brackets. Generation: {common.PROMPTS} prompts x {common.ANSWERS} answers x {common.NEW} tokens. DPO and reward model:
+`{about["command"]}` at commit {commit}, {about["date"]}; {about["machine"]}; {versions}. Medians of {common.TURNS - 1} turns after
+a warm-up; the two sides of a comparison take turns, a ratio is that of neighbouring turns (least and most in brackets). Generation: {common.PROMPTS} prompts x {common.ANSWERS} answers x {common.NEW} tokens. DPO and reward model:
 {common.PAIRS} pairs, prompts of {common.PROMPT} and answers of {common.ANSWER} tokens, all weights trained, tokens counted as the peer forwards them
-(each prompt twice); DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing.
+(each prompt twice); DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing, and is
+compared with our own checkpointing.
 
 {table(rows)}
 """

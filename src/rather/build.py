@@ -32,6 +32,10 @@ def start_policy(config: Config) -> AnyPolicy:
     compute = load.dtype(m.dtype, on)
     policy = load.policy(load.locate(m.path), on, compute, m.train == "full", config.sample.temperature, m.chat)
     policy.name = f"{config.run.name}@0"
+    if m.gradient_checkpointing:
+        if not isinstance(policy, TextPolicy):
+            raise ConfigError("model.gradient_checkpointing can be set for rather's own architectures only")
+        policy.model.checkpointing = True
     return policy
 
 

@@ -40,6 +40,7 @@ class Model(Section):
         default="auto", description="What activations are computed in; auto: bfloat16 where the hardware multiplies it."
     )
     device: str = Field(default="auto", description='"cpu", "cuda", "cuda:1"; auto: a GPU if there is one.')
+    gradient_checkpointing: bool = Field(default=False, description="Compute activations again in backward: less memory, more time.")
     chat: bool | None = Field(default=None, description="Put plain prompts through the chat template; unset: if the model has one.")
 
 

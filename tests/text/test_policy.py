@@ -65,6 +65,21 @@ def test_padding_micro_batches_and_packing_change_no_logprob(policy: TextPolicy)
     torch.testing.assert_close(torch.cat(parts), whole[0], atol=1e-5, rtol=0)
 
 
+def test_checkpointing_keeps_less_and_gives_the_same_gradients(tiny: Path) -> None:
+    found, kept = [], []
+    for checkpointing in (False, True):
+        policy = load.policy(tiny, CPU, torch.float32, True, 1.0)
+        policy.model.checkpointing = checkpointing
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, into=sizes: (into.append(t.numel()), t)[1], lambda t: t):
+            logprobs, _ = policy.evaluate(policy.collate(answers()))
+        logprobs.sum().backward()
+        kept.append(sum(sizes))
+        found.append([logprobs, *(p.grad for p in policy.model.parameters())])
+    torch.testing.assert_close(found[1], found[0], atol=0, rtol=0)
+    assert kept[1] < kept[0] / 2
+
+
 def test_evaluate_never_holds_all_logits(policy: TextPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     from rather.text import transformer
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rather.text import weights
+from rather.text import packing, weights
 from rather.text.packing import pack
 from rather.text.transformer import RMSNorm, TokenLogprobs, Transformer, swiglu
 
@@ -17,7 +17,7 @@ def logits(model: Transformer, rows: list[torch.Tensor]) -> list[torch.Tensor]:
     laid = pack(rows, [row[:0] for row in rows], model.shape.window)
     with torch.no_grad():
         found = model.logits(model(laid.ids, laid.positions, laid))
-    return list(found.split(laid.lengths))
+    return [found[places] for places in laid.prompts]
 
 
 def rows(seed: int = 0, lengths: tuple[int, ...] = (17, 5, 30)) -> list[torch.Tensor]:
@@ -83,18 +83,26 @@ def test_swiglu_has_the_gradient_of_its_formula() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(y, x, slope) for y in (found, expected)))
 
 
-def test_answers_that_share_a_prompt_get_what_they_would_get_alone(family: Family) -> None:
+@pytest.mark.parametrize("shared", [0, 4])
+@pytest.mark.parametrize("plain", [True, False])
+def test_answers_get_in_a_pack_what_they_get_alone(family: Family, shared: int, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal prompts, and prompts that begin alike, one of them with nothing else."""
+    monkeypatch.setattr(packing, "_plain_is_faster", lambda *_: plain)
     model = weights.load(family[1])
-    prompt, other, *answers = rows(1, (9, 6, 12, 1, 20))
-    together = pack([prompt, other, prompt, prompt], [answers[0], answers[1], answers[2], answers[1]], model.shape.window)
+    head, prompt, other, *answers = rows(1, (4, 9, 6, 12, 1, 20))
+    prompt, other, third = torch.cat([head[:shared], prompt]), torch.cat([head[:shared], other]), head
+    prompts, given = [prompt, other, prompt, prompt, third], [answers[0], answers[1], answers[2], answers[1], answers[0]]
+    together = pack(prompts, given, model.shape.window)
     with torch.no_grad():
         hidden = model(together.ids, together.positions, together)
-        for i, (p, a) in enumerate([(prompt, answers[0]), (other, answers[1]), (prompt, answers[2]), (prompt, answers[1])]):
+        for i, (p, a) in enumerate(zip(prompts, given, strict=True)):
             alone = pack([p], [a], model.shape.window)
             expected = model(alone.ids, alone.positions, alone)
             torch.testing.assert_close(hidden[together.before[i]], expected[alone.before[0]], atol=1e-5, rtol=0)
             torch.testing.assert_close(hidden[together.after[i]], expected[alone.after[0]], atol=1e-5, rtol=0)
-    assert len(together.ids) == 9 + 12 + 20 + 1 + 6 + 1, "the shared prompt is forwarded once"
+            some = model(together.ids, together.positions, together, wanted=together.after[i])
+            torch.testing.assert_close(some, hidden[together.after[i]], atol=1e-5, rtol=0)
+    assert len(together.ids) == 4 + 9 + 6 + 12 + 20 + 1 + 1 + 12, "what is shared is forwarded once"
 
 
 @pytest.mark.parametrize(("onednn", "tolerance"), [(False, 1e-4), (True, 2e-4)])

@@ -82,7 +82,7 @@ class Stepper:
 
     def __init__(self, parameters: Sequence[nn.Parameter], how: Optimisation) -> None:
         self.parameters, self.how, self.steps = list(parameters), how, 0
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=how.lr, weight_decay=how.weight_decay, betas=(0.9, 0.999))
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=how.lr, weight_decay=how.weight_decay, betas=(0.9, 0.999), fused=True)
 
     def step(self, loss: float) -> dict[str, float]:
         """Move by the gradients that have been gathered.

@@ -197,17 +197,14 @@ def _prefill(model: Transformer, cache: Cache, prompts: list[tuple[int, ...]], f
     distinct = list(dict.fromkeys(prompts))
     tensors = [torch.tensor(p, device=device) for p in distinct]
     laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype)
-    starts = dict(zip(distinct, torch.tensor([0, *laid.lengths[:-1]]).cumsum(0).tolist(), strict=True))
-    source, row, place = [], [], []
-    for r, prompt in enumerate(prompts, first):
-        places = torch.arange(len(prompt), device=device)
-        source.append(places + starts[prompt])
-        row.append(torch.full_like(places, r))
-        place.append(places)
-        cache.lengths[r] = len(prompt)
-    hidden = model(laid.ids, laid.positions, Prefill(laid, cache, torch.cat(source), torch.cat(row), torch.cat(place)), adapter)
-    last = torch.tensor([starts[p] + len(p) - 1 for p in prompts], device=device)
-    return model.logits(hidden[last])
+    places = dict(zip(distinct, laid.prompts, strict=True))
+    source = torch.cat([places[prompt] for prompt in prompts])
+    place = torch.cat([torch.arange(len(prompt), device=device) for prompt in prompts])
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    row = torch.arange(first, first + len(prompts), device=device).repeat_interleave(lengths)
+    cache.lengths[first : first + len(prompts)] = lengths
+    last = torch.stack([places[prompt][-1] for prompt in prompts])
+    return model.logits(model(laid.ids, laid.positions, Prefill(laid, cache, source, row, place), adapter, last))
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -58,10 +58,10 @@ class TextPolicy:
         Prompts that several rows share are forwarded once, and logits exist for a few hundred tokens at a time.
         """
         laid = pack_batch(batch, self.model)
-        hidden = self.model(laid.ids, laid.positions, laid, self.adapter)
+        hidden = self.model(laid.ids, laid.positions, laid, self.adapter, torch.cat(laid.before))
         used = batch.mask.bool()
         weight = self.model.unembedding.weight
-        found = TokenLogprobs.apply(hidden[torch.cat(laid.before)], weight, batch.actions[used], self.temperature)
+        found = TokenLogprobs.apply(hidden, weight, batch.actions[used], self.temperature)
         empty = torch.zeros_like(batch.mask)
         logprobs, entropy = (empty.masked_scatter(used, values) for values in found)  # type: ignore[union-attr]
         return logprobs, entropy
@@ -69,8 +69,8 @@ class TextPolicy:
     def ends(self, batch: Batch) -> Tensor:
         """Hidden states (B, C) of the last token of each answer; an answer has at least one, if only the one that ends it."""
         laid = pack_batch(batch, self.model)
-        hidden = self.model(laid.ids, laid.positions, laid, self.adapter)
-        return hidden[torch.stack([places[-1] for places in laid.after])]
+        last = torch.stack([places[-1] for places in laid.after])
+        return self.model(laid.ids, laid.positions, laid, self.adapter, last)
 
     def generate(
         self, requests: Sequence[engine.Request], sampling: engine.Sampling, rows: int, progress: Callable[[int], None]

@@ -31,11 +31,11 @@ class Tokens:
         Raises:
             ModelError: there is none, or it cannot be read.
         """
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
         try:
-            if path.suffix == ".gguf":
-                return cls(AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name), chat)
+            if path.suffix == ".gguf":  # what AutoTokenizer makes too, after reading the whole file slowly once more
+                return cls(PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name), chat)
             tokenizer = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError, TypeError, KeyError) as e:
             raise ModelError(f"{path} has no tokenizer that can be read: {str(e).splitlines()[0]}") from None

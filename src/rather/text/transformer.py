@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rather.text.linear import Linear, linear
 
@@ -72,9 +73,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+        scale = torch.rsqrt(torch.linalg.vecdot(wide, wide)[..., None] / x.shape[-1] + eps)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype) * weight.to(x.dtype)
+        return (wide * scale).to(x.dtype).mul_(weight.to(x.dtype))
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -82,8 +83,8 @@ class _RMSNorm(torch.autograd.Function):
         normed = x.float() * scale
         to_weight = (gradient * normed).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         slope = gradient.float() * weight
-        slope = (slope - normed * (slope * normed).mean(-1, keepdim=True)) * scale
-        return slope.to(x.dtype), to_weight, None
+        shared = torch.linalg.vecdot(slope, normed)[..., None] / x.shape[-1]
+        return slope.addcmul_(normed, shared, value=-1).mul_(scale).to(x.dtype), to_weight, None
 
 
 def swiglu(both: Tensor) -> Tensor:
@@ -172,7 +173,15 @@ class Block(nn.Module):
             self.q_norm = RMSNorm(shape.head_width, shape.norm_eps)
             self.k_norm = RMSNorm(shape.head_width, shape.norm_eps)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attention: Attention, adapter: str | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        attention: Attention,
+        adapter: str | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """All tokens attend; the rest is computed for the rows `wanted` alone, if given."""
         s = self.shape
         qkv = self.qkv(self.norm1(x), adapter).view(len(x), s.heads + 2 * s.kv_heads, s.head_width)
         qk, v = qkv.split([s.heads + s.kv_heads, s.kv_heads], dim=1)
@@ -181,7 +190,10 @@ class Block(nn.Module):
         if rotary is not None:
             qk = _rotate(qk, *rotary)
         q, k = qk.split([s.heads, s.kv_heads], dim=1)
-        x = x + self.out(attention(self.index, q, k, v).reshape(len(x), -1), adapter)
+        mixed = attention(self.index, q, k, v).reshape(len(x), -1)
+        if wanted is not None:
+            x, mixed = x.index_select(0, wanted), mixed.index_select(0, wanted)
+        x = x + self.out(mixed, adapter)
         up = self.up(self.norm2(x), adapter)
         if s.is_gpt2:
             return x + self.down(F.gelu(up, approximate="tanh"), adapter)
@@ -196,13 +208,15 @@ def _norm(shape: Shape) -> nn.Module:
 class Transformer(nn.Module):
     """Tokens in, hidden states (N, C) out; `head` (V, C) turns those into logits.
 
-    `dtype` is what activations are computed in; weights that are trained stay float32 and are cast on the way.
+    `dtype` is what activations are computed in; weights that are trained stay float32 and are cast on the way. With
+    `checkpointing` a block keeps its input alone for backward and computes the rest again (Chen et al. 2016).
     `description` is the config.json that it came with.
     """
 
     def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.shape, self.dtype = shape, dtype
+        self.checkpointing = False
         self.description: dict[str, Any] = {}
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.positions = nn.Embedding(shape.context, shape.width) if shape.is_gpt2 else None
@@ -213,15 +227,22 @@ class Transformer(nn.Module):
         if shape.tied:
             self.tie_()
 
-    def forward(self, ids: Tensor, positions: Tensor, attention: Attention, adapter: str | None = None) -> Tensor:
-        """Hidden states (N, C) after the final norm, for tokens `ids` (N,) at `positions` (N,) of their rows."""
+    def forward(
+        self, ids: Tensor, positions: Tensor, attention: Attention, adapter: str | None = None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states (N, C) after the final norm, for tokens `ids` (N,) at `positions` (N,) of their rows.
+
+        With `wanted` (n,) only the states of these tokens, (n, C), which saves the rest of them the last block's MLP.
+        """
         x = self.embedding(ids)
         if self.positions is not None:
             x = x + self.positions(positions)
         x = x.to(self.dtype)
         rotary = None if self.rotary is None else self.rotary(positions, self.dtype)
         for block in self.blocks:
-            x = block(x, rotary, attention, adapter)
+            given = (x, rotary, attention, adapter, wanted if block is self.blocks[-1] else None)
+            again = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False) if again else block(*given)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -233,8 +233,13 @@ def _safetensors(folder: Path) -> tuple[set[str], Fetch]:
 def _open_gguf(path: Path) -> Any:
     import gguf
 
+    class Reader(gguf.GGUFReader):
+        def _build_fields(self, *where: Any) -> Any:
+            self.data = self.data.view(np.ndarray)  # pyright: ignore[reportAttributeAccessIssue]  # slicing a memmap is slow
+            return super()._build_fields(*where)
+
     try:
-        return gguf.GGUFReader(path)
+        return Reader(path)
     except FileNotFoundError:
         raise ModelError(f"there is no file {path}") from None
     except (ValueError, OSError, IndexError) as e:
