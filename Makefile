@@ -30,7 +30,7 @@ check: setup
 	$(BIN)/pyright
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: setup
 	$(BIN)/python bench/run.py

@@ -5,6 +5,7 @@ import os
 from rather.cli import THREADS
 
 os.environ.update(THREADS)
+os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -12,7 +13,6 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 import importlib.util
 import shutil
 import subprocess
-import sys
 import tempfile
 import uuid
 import warnings
@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+import command
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -29,7 +31,7 @@ def threads() -> None:
     import torch
     from transformers.utils import logging
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     logging.disable_progress_bar()
     logging.set_verbosity_error()
 
@@ -108,10 +110,8 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def rather(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in a folder of its own."""
 
-    def run(*arguments: str, code: int = 0, **more: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "rather", *map(str, arguments)]
-        environment = {**os.environ, "COLUMNS": "200"}
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment, **more)
+    def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = command.run([*map(str, arguments)], tmp_path)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

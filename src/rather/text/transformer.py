@@ -200,6 +200,11 @@ class Block(nn.Module):
         return x + self.down(swiglu(up), adapter)
 
 
+def _embedding(count: int, width: int) -> nn.Embedding:
+    """Without starting values, which cost seconds of imports where there is only a shape yet."""
+    return nn.Embedding.from_pretrained(torch.empty(count, width), freeze=False)
+
+
 def _norm(shape: Shape) -> nn.Module:
     kind = LayerNorm if shape.is_gpt2 else RMSNorm
     return kind(shape.width, eps=shape.norm_eps)
@@ -218,8 +223,8 @@ class Transformer(nn.Module):
         self.shape, self.dtype = shape, dtype
         self.checkpointing = False
         self.description: dict[str, Any] = {}
-        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
-        self.positions = nn.Embedding(shape.context, shape.width) if shape.is_gpt2 else None
+        self.embedding = _embedding(shape.vocabulary, shape.width)
+        self.positions = _embedding(shape.context, shape.width) if shape.is_gpt2 else None
         self.rotary = None if shape.is_gpt2 else Rotary(shape)
         self.blocks = nn.ModuleList(Block(shape, i) for i in range(shape.layers))
         self.norm = _norm(shape)
@@ -252,13 +257,6 @@ class Transformer(nn.Module):
     def tie_(self) -> None:
         """Let the head be the embedding."""
         self.unembedding.weight = self.embedding.weight  # pyright: ignore[reportAttributeAccessIssue]
-
-    def initialise_(self, generator: torch.Generator) -> None:
-        """Random weights, N(0, 0.02^2) as GPT-2's, for tests and for training from nothing."""
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if "norm" not in name and not name.endswith("bias"):
-                    parameter.normal_(0.0, 0.02, generator=generator)
 
 
 class TokenLogprobs(torch.autograd.Function):
