@@ -15,6 +15,7 @@ OWN = {
     "store": {"core", "errors", "store"},
     "exchange": {"core", "errors", "store"},
     "metrics": {"errors"},
+    "control": {"core", "errors", "losses", "control"},
     "text": {"core", "errors", "losses", "text"},
     "learners": {"core", "errors", "losses", "learners"},
     "judges": {"core", "errors", "store", "judges", "learners"},

@@ -1,0 +1,41 @@
+import gymnasium
+import numpy as np
+import pytest
+
+from rather.control.wrappers import FixedHorizon
+from rather.errors import ConfigError
+
+
+def test_cartpole_lasts_as_long_however_soon_the_pole_falls() -> None:
+    env = FixedHorizon(gymnasium.make("CartPole-v1"), 60)
+    assert env.reset(seed=0)[0].shape == (5,)
+    rewards, seen, cut = [], [], False
+    while not cut:
+        observation, reward, terminated, cut, _ = env.step(0)  # always left: it falls within a dozen steps
+        assert not terminated
+        rewards.append(reward)
+        seen.append(observation)
+        assert env.observation_space.contains(observation)
+    assert len(rewards) == 60
+    fell = int(sum(rewards))
+    assert 5 < fell < 15
+    assert rewards == [1.0] * fell + [0.0] * (60 - fell)
+    assert (np.array(seen)[: fell - 1, 4] == 0).all()
+    assert (np.array(seen)[fell - 1 :] == [0, 0, 0, 0, 1]).all()
+    assert env.reset(seed=0)[0][4] == 0
+
+
+def test_discrete_states_get_one_more() -> None:
+    env = FixedHorizon(gymnasium.make("FrozenLake-v1", is_slippery=False), 5)
+    env.reset(seed=0)
+    assert env.observation_space.n == 17
+    seen = [env.step(action)[0] for action in (2, 1, 0, 0, 0)]  # right, and down into the hole at cell 5
+    assert seen == [1, 16, 16, 16, 16]
+
+
+def test_other_observations_are_refused() -> None:
+    class Pictures(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(0, 1, (3, 3))
+
+    with pytest.raises(ConfigError, match=r"a Box of one dimension"):
+        FixedHorizon(Pictures(), 5)
