@@ -6,6 +6,7 @@ Only numpy is imported here, so that the store and the labelling page start with
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,6 +36,12 @@ class Task:
     key: str
     prompt: Prompt | None = None
     answer: str | None = None
+
+
+def row_seed(seed: int, task: Task, attempt: int) -> int:
+    """The seed of one answer's own generator, from what the answer is and not from where it lies."""
+    text = f"{seed}\0{task.source}\0{task.key}\0{attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded), K ensemble members, C width.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rather.core import UNUSED, Batch, Perturbation, Task, Trajectory
+from rather.core import UNUSED, Batch, Perturbation, Task, Trajectory, row_seed
 from rather.errors import DataError, ModelError
 from rather.text import engine, lora, weights
 from rather.text.collate import collate
@@ -140,12 +139,6 @@ class TextSampler:
             )
             for task, r, a in zip(tasks, requests, answers, strict=True)
         ]
-
-
-def row_seed(seed: int, task: Task, attempt: int) -> int:
-    """The seed of one answer's own generator, from what the answer is and not from where it lies."""
-    text = f"{seed}\0{task.source}\0{task.key}\0{attempt}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 class TextReward(nn.Module):

@@ -1,0 +1,183 @@
+"""Policies at work in environments: whole attempts with exact seeds, and fragments of them.
+
+Shape letters: N attempts at work, T actions of an attempt, I inputs.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import Error
+from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
+
+from rather.control.models import ControlPolicy
+from rather.control.wrappers import FixedHorizon
+from rather.core import Perturbation, Task, Trajectory, row_seed
+from rather.errors import ConfigError, DataError
+
+
+def environment(name: str, horizon: int | None = None, **settings: Any) -> gymnasium.Env:
+    """The Gymnasium environment called `name`, every attempt lasting `horizon` steps if that is given.
+
+    Raises:
+        ConfigError: there is none of that name, it lacks a package, or its spaces are of a kind that cannot be learnt.
+    """
+    try:
+        env = gymnasium.make(name, **settings)
+    except Error as e:
+        near = difflib.get_close_matches(name, gymnasium.registry, 1)
+        hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
+        raise ConfigError(f"the environment {name!r} cannot be made: {str(e).splitlines()[0]}{hint}") from None
+    _check(env.observation_space, f"observations of {name}")
+    if not (isinstance(env.action_space, Discrete) or (isinstance(env.action_space, Box) and len(env.action_space.shape) == 1)):
+        raise ConfigError(f"actions of {name} are {env.action_space}; a Discrete space or a Box of one dimension can be learnt")
+    return env if horizon is None else FixedHorizon(env, horizon)
+
+
+def _check(space: Space, what: str) -> None:
+    parts = list(space.spaces.values()) if isinstance(space, Dict) else [space]
+    if not all(isinstance(part, Box | Discrete) for part in parts):
+        raise ConfigError(f"{what} are {space}; a Box, a Discrete space or a Dict of them can be learnt")
+
+
+@dataclass
+class _Attempt:
+    """An attempt on its way."""
+
+    number: int
+    env: gymnasium.Env
+    chance: np.random.Generator
+    observations: list[np.ndarray]
+    actions: list[Any] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+
+
+class ControlSampler:
+    """Lets a policy act in copies of one environment, `rows` of them side by side."""
+
+    def __init__(self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16) -> None:
+        self.policy, self.make, self.rows = policy, make, rows
+        self.idle: list[gymnasium.Env] = []
+
+    def sync(self) -> None:
+        """Nothing to do: sampler and learner share their weights."""
+
+    def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
+        """One attempt a task, whose `key` is the reset seed; the i-th depends on its task, `seed` and how often the task came before.
+
+        What else is at work changes it by rounding alone.
+
+        Raises:
+            DataError: an observation or a reward is not a finite number.
+        """
+        if perturbations is not None and any(perturbations):
+            raise DataError("the control sampler takes no perturbations yet")
+        done: list[Trajectory | None] = [None] * len(tasks)
+        seen = dict[tuple[str, str], int]()
+        waiting, working = list(enumerate(tasks))[::-1], list[_Attempt]()
+        while waiting or working:
+            while waiting and len(working) < self.rows:
+                number, task = waiting.pop()
+                attempt = seen[task.source, task.key] = seen.get((task.source, task.key), -1) + 1
+                working.append(self._start(number, task, row_seed(seed, task, attempt)))
+            observations = np.stack([w.observations[-1] for w in working])
+            noise = np.stack([self._noise(w.chance) for w in working])
+            actions, logprobs = self.policy.act(observations, noise)
+            going = []
+            for w, action, logprob in zip(working, actions, logprobs, strict=True):
+                terminated, truncated = self._step(w, action, float(logprob), tasks[w.number])
+                if terminated or truncated:
+                    done[w.number] = self._finish(w, tasks[w.number], terminated)
+                else:
+                    going.append(w)
+            working = going
+        return [t for t in done if t is not None]
+
+    def _start(self, number: int, task: Task, seed: int) -> _Attempt:
+        env = self.idle.pop() if self.idle else self.make()
+        observation, _ = env.reset(seed=int(task.key))
+        attempt = _Attempt(number, env, np.random.default_rng(seed), [])
+        self._see(attempt, observation, task)
+        return attempt
+
+    def _noise(self, chance: np.random.Generator) -> np.ndarray:
+        n = self.policy.noises
+        return chance.random(n) if self.policy.log_deviation is None else chance.standard_normal(n)
+
+    def _step(self, w: _Attempt, action: Any, logprob: float, task: Task) -> tuple[bool, bool]:
+        space = w.env.action_space
+        allowed = np.clip(action, space.low, space.high) if isinstance(space, Box) else int(action)
+        observation, reward, terminated, truncated, _ = w.env.step(allowed)
+        if not np.isfinite(float(reward)):
+            raise DataError(f"{task.source} paid {reward} at step {len(w.rewards) + 1} of seed {task.key}; rewards must be finite")
+        w.actions.append(action)
+        w.logprobs.append(logprob)
+        w.rewards.append(float(reward))
+        self._see(w, observation, task)
+        return terminated, truncated
+
+    def _see(self, w: _Attempt, observation: Any, task: Task) -> None:
+        flat = np.asarray(flatten(w.env.observation_space, observation), np.float32)
+        if not np.isfinite(flat).all():
+            raise DataError(f"{task.source} showed {observation} at step {len(w.rewards)} of seed {task.key}; observations must be finite")
+        w.observations.append(flat)
+
+    def _finish(self, w: _Attempt, task: Task, terminated: bool) -> Trajectory:
+        self.idle.append(w.env)
+        return Trajectory(
+            task=task,
+            policy=self.policy.name,
+            terminated=bool(terminated),
+            observations=np.stack(w.observations),
+            actions=np.stack(w.actions),
+            logprobs=np.array(w.logprobs, np.float32),
+            rewards=np.array(w.rewards, np.float32),
+        )
+
+
+def inputs(env: gymnasium.Env) -> int:
+    """How many numbers an observation is, laid flat."""
+    return flatdim(env.observation_space)
+
+
+def fragments(trajectories: Sequence[Trajectory], length: int, count: int, seed: int) -> list[Trajectory]:
+    """`count` pieces of `length` steps, each equally likely; one that does not reach the end of its attempt is not terminated.
+
+    Raises:
+        DataError: no attempt is that long.
+    """
+    starts = [(t, s) for t in trajectories for s in range(len(t.rewards) - length + 1)]  # type: ignore[arg-type]
+    if not starts:
+        raise DataError(f"no attempt has {length} steps; shorten the fragments or let attempts last longer")
+    chosen = np.random.default_rng(seed).integers(len(starts), size=count)
+    return [_piece(t, start, length) for t, start in (starts[i] for i in chosen)]
+
+
+def _piece(t: Trajectory, start: int, length: int) -> Trajectory:
+    assert t.observations is not None
+    assert t.actions is not None
+    assert t.logprobs is not None
+    assert t.rewards is not None
+    steps = slice(start, start + length)
+    whole = start + length == len(t.rewards)
+    return replace(
+        t, observations=t.observations[start : start + length + 1], actions=t.actions[steps], logprobs=t.logprobs[steps],
+        rewards=t.rewards[steps], terminated=t.terminated and whole,
+    )  # fmt: skip
+
+
+def check_lengths(trajectories: Sequence[Trajectory]) -> None:
+    """Refuse attempts of different lengths: a judge of whole attempts would only have to count their steps.
+
+    Raises:
+        DataError: they differ.
+    """
+    lengths = [len(t.rewards) for t in trajectories]  # type: ignore[arg-type]
+    if min(lengths) < max(lengths):
+        raise DataError(
+            f"attempts last {min(lengths)} to {max(lengths)} steps, which tells what they were worth; give them a fixed horizon"
+        )

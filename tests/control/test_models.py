@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary
+from torch.distributions import Categorical, Normal
+
+from rather.control.models import ControlCritic, ControlPolicy, Normaliser, collate, perceptron
+from rather.core import Task, Trajectory
+from rather.errors import ConfigError
+
+CHOICES, BOX = Discrete(3, start=5), Box(-1, 1, (2,))
+
+
+def moved(policy: ControlPolicy) -> ControlPolicy:
+    """Away from the starting weights, which make every choice alike."""
+    with torch.no_grad():
+        for i, parameter in enumerate(policy.parameters()):
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
+    return policy
+
+
+def attempt(policy: ControlPolicy, steps: int, key: str = "0") -> Trajectory:
+    chance = np.random.default_rng(steps)
+    observations = chance.standard_normal((steps + 1, 4)).astype(np.float32)
+    noise = chance.random((steps, policy.noises))
+    actions, logprobs = policy.act(observations[:-1], noise)
+    return Trajectory(Task("e", key), "p", None, True, observations, actions, logprobs, np.ones(steps, np.float32))
+
+
+@pytest.mark.parametrize("space", [CHOICES, BOX])
+def test_what_was_kept_while_acting_is_what_a_learner_computes(space) -> None:
+    policy = moved(ControlPolicy(4, space))
+    policy.normaliser.update(torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 1)
+    batch = policy.collate([attempt(policy, 7), attempt(policy, 3, "1"), attempt(policy, 5)])
+    assert batch.groups.tolist() == [0, 1, 0]
+    logprobs, entropy = policy.evaluate(batch)
+    torch.testing.assert_close(logprobs, batch.logprobs, atol=1e-6, rtol=0)
+    seen = policy.normaliser(batch.observations[:, :-1])
+    out = policy.net(seen)
+    if space is CHOICES:
+        expected, entropies = Categorical(logits=out).log_prob((batch.actions - 5).clamp(min=0)), Categorical(logits=out).entropy()
+        assert set(batch.actions[batch.mask.bool()].tolist()) == {5, 6, 7}
+    else:
+        normal = Normal(out, policy.log_deviation.exp())
+        expected, entropies = normal.log_prob(batch.actions).sum(-1), normal.entropy().sum(-1)
+    torch.testing.assert_close(logprobs, expected * batch.mask)
+    torch.testing.assert_close(entropy, entropies * batch.mask)
+    assert (logprobs[1, 3:] == 0).all()
+
+
+def test_choices_come_as_often_as_they_should() -> None:
+    policy = moved(ControlPolicy(4, CHOICES, hidden=(), normalise=False))
+    observation = np.array([[0.5, -1.0, 2.0, 0.1]], np.float32)
+    noise = (np.arange(10_000)[:, None] + 0.5) / 10_000
+    chosen, _ = policy.act(observation.repeat(10_000, 0), noise)
+    expected = policy.net(torch.from_numpy(observation)).softmax(-1)[0]
+    found = torch.bincount(torch.from_numpy(chosen) - 5, minlength=3) / 10_000
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+
+def test_normaliser_knows_the_mean_and_deviation_of_all_it_was_shown() -> None:
+    normaliser = Normaliser(2)
+    x = torch.tensor([[1.0, 0.0], [3.0, 4.0], [5.0, 8.0], [7.0, 0.0]])
+    assert torch.equal(normaliser(x), x), "before it has been shown anything"
+    normaliser.update(x[:1])
+    normaliser.update(x[1:])
+    torch.testing.assert_close(normaliser(x), (x - x.mean(0)) / x.std(0, correction=0))
+    assert normaliser(torch.tensor([[1e6, 0.0]]))[0, 0] == 10
+
+
+def test_saved_and_restored_with_its_statistics(tmp_path: Path) -> None:
+    policy = moved(ControlPolicy(4, BOX))
+    policy.normaliser.update(torch.randn(9, 4))
+    policy.save(tmp_path / "p")
+    other = ControlPolicy(4, BOX, seed=1)
+    other.restore(tmp_path / "p")
+    batch = policy.collate([attempt(policy, 6)])
+    torch.testing.assert_close(other.evaluate(batch), policy.evaluate(batch), atol=0, rtol=0)
+
+
+def test_without_hidden_layers_a_one_hot_state_has_a_row_of_its_own() -> None:
+    net = perceptron(3, (), 2, 1.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(net(torch.eye(3)), net[0].weight.T + net[0].bias)
+
+
+def test_a_critic_values_every_state_and_the_last() -> None:
+    policy = ControlPolicy(4, CHOICES)
+    critic = ControlCritic(4, normaliser=policy.normaliser)
+    batch = collate([attempt(policy, 4), attempt(policy, 2)])
+    before = critic.values(batch)
+    assert before.shape == (2, 5)
+    torch.testing.assert_close(before[1, 2:], before[1, 2].expand(3), msg="after the end the last state stays")
+    policy.normaliser.update(torch.randn(20, 4) * 5)
+    assert (critic.values(batch) != before).all(), "it sees what the policy sees"
+    assert not [name for name in critic.state_dict() if "normaliser" in name]
+
+
+def test_other_actions_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"not MultiBinary\(3\)"):
+        ControlPolicy(4, MultiBinary(3))
