@@ -136,7 +136,9 @@ class Perturbation:
 
 
 class Policy(Protocol):
-    """Chooses actions; trained."""
+    """Chooses actions; trained. A `memoryless` one sees no further than a state, so that each action can be evaluated by itself."""
+
+    memoryless: bool
 
     def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Turn trajectories into a batch."""

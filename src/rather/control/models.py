@@ -64,6 +64,8 @@ def perceptron(inputs: int, hidden: Sequence[int], outputs: int, gain: float, ge
 class ControlPolicy(nn.Module):
     """A categorical policy for Discrete actions, a Gaussian one with a learnt deviation for a Box."""
 
+    memoryless = True
+
     def __init__(self, inputs: int, actions: Space, hidden: Sequence[int] = (64, 64), normalise: bool = True, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.error import Error
 from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
 
@@ -57,14 +58,22 @@ class _Attempt:
 
 
 class ControlSampler:
-    """Lets a policy act in copies of one environment, `rows` of them side by side."""
+    """Lets a policy act in copies of one environment, `rows` of them side by side.
 
-    def __init__(self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16) -> None:
-        self.policy, self.make, self.rows = policy, make, rows
+    With `learns` the policy's normaliser takes what was seen into account, but at `sync` only: until then what was sampled has the
+    log-probabilities that it had.
+    """
+
+    def __init__(self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16, learns: bool = False) -> None:
+        self.policy, self.make, self.rows, self.learns = policy, make, rows, learns
         self.idle: list[gymnasium.Env] = []
+        self.seen: list[np.ndarray] = []
 
     def sync(self) -> None:
-        """Nothing to do: sampler and learner share their weights."""
+        """Let the normaliser know what was seen; sampler and learner share their weights."""
+        if self.seen and self.policy.normaliser is not None:
+            self.policy.normaliser.update(torch.from_numpy(np.concatenate(self.seen)))
+        self.seen.clear()
 
     def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
         """One attempt a task, whose `key` is the reset seed; the i-th depends on its task, `seed` and how often the task came before.
@@ -128,11 +137,14 @@ class ControlSampler:
 
     def _finish(self, w: _Attempt, task: Task, terminated: bool) -> Trajectory:
         self.idle.append(w.env)
+        observations = np.stack(w.observations)
+        if self.learns:
+            self.seen.append(observations)
         return Trajectory(
             task=task,
             policy=self.policy.name,
             terminated=bool(terminated),
-            observations=np.stack(w.observations),
+            observations=observations,
             actions=np.stack(w.actions),
             logprobs=np.array(w.logprobs, np.float32),
             rewards=np.array(w.rewards, np.float32),

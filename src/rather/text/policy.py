@@ -35,6 +35,8 @@ class TextPolicy:
     With `adapter` None it is the base alone: the reference of a policy that is an adapter on the same base.
     """
 
+    memoryless = False
+
     def __init__(
         self, model: Transformer, tokens: Tokens, adapter: str | None = None, temperature: float = 1.0, name: str = "policy"
     ) -> None:

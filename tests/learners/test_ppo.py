@@ -1,0 +1,139 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rather import checkpoint
+from rather.checkpoint import Lineage
+from rather.control import rollout
+from rather.control.grid import GridWorld
+from rather.control.models import ControlCritic, ControlPolicy
+from rather.control.rollout import ControlSampler
+from rather.core import Batch, Task
+from rather.learners.common import Optimisation
+from rather.learners.ppo import PPO, Clip
+
+
+def grid() -> GridWorld:
+    return GridWorld(size=3, horizon=6, slip=0.1, timed=True)
+
+
+def tasks(step: int) -> Sequence[Task]:
+    return [Task("grid", str(32 * step + i)) for i in range(32)]
+
+
+def learner(settings: Clip, seed: int = 0, batch_size: int = 64, normalise: bool = True, **more: Any) -> PPO:
+    env = grid()
+    policy = ControlPolicy(rollout.inputs(env), env.action_space, (), normalise, seed)
+    critic = ControlCritic(rollout.inputs(env), hidden=(), normaliser=policy.normaliser, seed=seed)
+    how = Optimisation(1000, batch_size, lr=5e-2, schedule="constant", max_grad_norm=0.5, seed=seed)
+    sampler = ControlSampler(policy, grid, rows=32, learns=True)
+    return PPO(policy, critic, sampler, tasks, list(policy.parameters()), how, settings, **more)
+
+
+def value(policy: ControlPolicy) -> float:
+    """The exact value of a policy: every state is put to it."""
+    env = grid()
+    states = torch.eye(env.observation_space.n)
+    with torch.no_grad():
+        chances = policy._outputs(states).softmax(-1).view(env.horizon, env.size**2, 4)
+    return float(env.values(chances.double().numpy())[0, 0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_comes_near_the_best_policy(seed: int) -> None:
+    ppo = learner(Clip(gamma=1.0, value_clip=None), seed, normalise=False)
+    best, start = float(grid().values()[0, 0]), value(ppo.model)
+    assert start < 0.2 * best
+    for _ in range(60):
+        ppo.step()
+    assert value(ppo.model) > 0.8 * best
+
+
+def test_before_the_first_update_the_policy_is_the_one_that_acted() -> None:
+    ppo = learner(Clip(epochs=1), batch_size=10_000)
+    for _ in range(3):  # also once the normaliser has learnt
+        found = ppo.step()
+        assert found["ratio"] == pytest.approx(1, abs=1e-6)
+        assert found["clipped"] == 0
+
+
+class Known:
+    """A critic that expects nothing, or a reference or reward model that says what it is told."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def values(self, batch: Batch) -> torch.Tensor:
+        return torch.zeros(len(batch), batch.mask.shape[1] + 1)
+
+    def evaluate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.answer(batch), torch.zeros_like(batch.mask)
+
+    def rewards(self, batch: Batch) -> torch.Tensor:
+        return self.answer(batch)
+
+    def parameters(self) -> list[Any]:
+        return []
+
+
+def test_credit_is_reward_less_the_penalty_for_drift() -> None:
+    # every action is half a nat likelier than under the reference and earns 3, of which 1 counts; kl 0.2: 1 - 0.1 a step
+    settings = Clip(gamma=1.0, lam=1.0, kl=0.2, whiten=False, reward_clip=1.0)
+    drifted, paid = Known(lambda b: b.logprobs - 0.5), Known(lambda b: 3 * b.mask)
+    ppo = learner(settings, reference=drifted, reward_model=paid)
+    ppo.critic = Known(None)
+    batch = ppo.model.collate(ppo.sampler.sample(tasks(0)[:2], 0))
+    from rather.learners.common import Means
+
+    means = Means()
+    known = ppo._credit(batch, means)
+    torch.testing.assert_close(known.advantages[0], 0.9 * torch.tensor([6.0, 5, 4, 3, 2, 1]))
+    assert means.result()["kl"] == pytest.approx(3)
+    assert means.result()["score"] == pytest.approx(6)
+
+
+def test_the_penalty_follows_its_target() -> None:
+    for target, grows in ((0.5, True), (50.0, False)):
+        ppo = learner(Clip(kl=0.2, kl_target=target), reference=Known(lambda b: b.logprobs - 0.5))
+        assert (ppo.step()["kl_weight"] > 0.2) == grows  # a drift of 3 nats a trajectory
+
+
+def test_a_reward_model_takes_the_place_of_what_the_environment_pays() -> None:
+    env = grid()
+    ppo = learner(Clip(gamma=1.0, value_clip=None), normalise=False, reward_model=Known(lambda b: (b.actions == 2).float() * b.mask))
+    for _ in range(30):
+        found = ppo.step()
+    assert found["score"] > 0.8 * env.horizon, "it always goes down"
+
+
+def test_single_steps_are_those_of_the_trajectories() -> None:
+    ppo = learner(Clip())
+    batch = ppo.model.collate(ppo.sampler.sample(tasks(0)[:3], 0))
+    from rather.learners.common import Means
+
+    known = ppo._credit(batch, Means())
+    alone = known.single()
+    assert alone.batch.actions.shape == (18, 1)
+    together, _ = ppo.model.evaluate(batch)
+    torch.testing.assert_close(ppo.model.evaluate(alone.batch)[0][:, 0], together.flatten())
+    torch.testing.assert_close(alone.advantages[:, 0], known.advantages.flatten())
+    torch.testing.assert_close(ppo.critic.values(alone.batch)[:, 0], ppo.critic.values(batch)[:, :-1].flatten())
+
+
+def test_resumed_it_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    settings, lineage = Clip(kl_target=1.0), Lineage({}, 0, [])
+    whole, first, second = (learner(settings, reference=Known(lambda b: b.logprobs - 0.1)) for _ in range(3))
+    for _ in range(4):
+        expected = whole.step()
+    for _ in range(2):
+        first.step()
+    checkpoint.load(checkpoint.save(tmp_path, 2, first, lineage, 1), second)
+    for _ in range(2):
+        found = second.step()
+    assert found == expected
+    for a, b in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
