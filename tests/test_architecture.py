@@ -59,6 +59,8 @@ def test_imports(path: Path) -> None:
 def test_files_are_short_and_never_evaluate_strings(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 400
+    if path.name == "jail.py":
+        return  # it is there to run a stranger's program, behind seccomp; tests/text/test_sandbox.py tries to get out
     calls = {n.func.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     assert not calls & {"eval", "exec", "compile"}
 

@@ -105,6 +105,47 @@ def test_full_training_and_sft(rather: Rather, run: Path, tmp_path: Path) -> Non
     assert "12 new questions" in rather("sample", run, f"model.path={saved}", "run.name=next").stdout
 
 
+VOWELS = """
+def share(text, answer):
+    return sum(c in "aeiou" for c in text) / max(len(text), 1)
+"""
+
+
+def test_grpo_on_a_function_of_the_users(rather: Rather, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(VOWELS)
+    with run.open("a") as file:
+        file.write('[verify]\nchecks = [{ kind = "python", function = "mine:share" }]\n')
+    settings = ("train.learner=grpo", "train.steps=30", "model.train=full", "eval.answers=4")
+    out = rather("loop", run, *settings).stdout
+    after, before = map(float, re.findall(r"(\d+\.\d) % \(95 %", out.replace("\n", " ")))
+    assert "Held-out score" in out
+    assert after > 2 * before
+    assert "sampling" not in out, "no questions are asked"
+    rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
+    first, last = (next(r for r in rows if r["step"] == n) for n in (1, 30))
+    assert first["ratio"] == pytest.approx(1, abs=1e-5)
+    assert last["score"] > 2 * first["score"]
+    assert "mean score" in (rather("report", run, *settings), (tmp_path / "runs/tiny/report.html").read_text())[1].lower()
+
+
+def test_ppo_on_a_reward_model_learnt_from_the_labels(rather: Rather, run: Path, tmp_path: Path) -> None:
+    settings = ("train.learner=ppo", "train.reward=labels", "train.steps=3", "ppo.answers=8", "train.epochs=4")
+    out = rather("loop", run, *settings).stdout
+    assert "orders held-out questions right" in out
+    assert "Win rate against the starting model" in out
+    rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if r["phase"] == "train-ppo-0"] == [1, 2, 3]
+    manifest = json.loads((tmp_path / "runs/tiny/checkpoints/ppo-0/step-000003/manifest.json").read_text())
+    assert manifest["labels"], "what the reward model was trained on made the policy too"
+    assert "sampling" not in rather("loop", run, *settings).stdout, "a finished run has nothing to do"
+
+
+def test_what_verifies_nothing_is_refused(rather: Rather, run: Path) -> None:
+    assert "verify.checks needs at least one verifier" in rather("train", run, "train.learner=grpo", code=2).stderr
+    wrong = 'verify.checks=[{kind="nomber"}]'
+    assert "there is no verifier 'nomber'" in rather("train", run, "train.learner=grpo", wrong, code=2).stderr
+
+
 def test_import_train_and_new_labels(rather: Rather, run: Path, tmp_path: Path) -> None:
     rows = [{"prompt": f"q{i}", "chosen": "yes", "rejected": "no"} for i in range(8)]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

@@ -14,7 +14,7 @@ from rather.errors import ConfigError
         ("train.batchsize=1", r"there is no setting train.batchsize; did you mean train.batch_size\?"),
         ("trian.lr=1", r"there is no setting trian; did you mean train\?"),
         ("train.lr=-1", r"train.lr: input should be greater than 0 \(got -1\)"),
-        ("train.learner=pdo", r"train.learner: input should be 'sft', 'reward' or 'dpo' \(got 'pdo'\)"),
+        ("train.learner=pdo", r"train.learner: input should be 'sft', 'reward', 'dpo', 'ppo' or 'grpo' \(got 'pdo'\)"),
         ("train.epochs=lots", r"train.epochs: .*number.* \(got 'lots'\)"),
         ("nonsense", "is no setting; write section.key=value"),
         ("run.name=a/b", "run.name"),

@@ -38,6 +38,9 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather("loop", run)
     rather("train", run, "train.learner=reward", "reward.members=2", "reward.held_out=0.5")
     rather("train", run, "train.learner=sft")
+    checks = 'verify.checks=[{kind="pattern", pattern="e"}]'
+    rather("loop", run, "train.learner=grpo", "train.steps=2", checks)
+    rather("train", run, "train.learner=ppo", "train.steps=2", "ppo.answers=8", checks)
     lines = (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()
     written = {re.sub("^temperature/.*", "temperature/JUDGE", key) for line in lines for key in json.loads(line)}
     table = [line.split("|")[1] for line in (ROOT / "docs/metrics.md").read_text().splitlines() if line.startswith("| `")]

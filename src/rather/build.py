@@ -2,27 +2,55 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from rather import checkpoint
+from rather import checkpoint, exchange
 from rather.config import Config
-from rather.core import Answered, Comparison
+from rather.core import Answered, Comparison, Task
 from rather.errors import ConfigError
 from rather.judges.known import SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
-from rather.learners.common import Optimisation
+from rather.learners.common import Attempts, Optimisation, Order
 from rather.learners.dpo import DPO
+from rather.learners.grpo import GRPO, Group
+from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
 from rather.learners.sft import SFT
 from rather.text import engine, load, lora
+from rather.text import tasks as made_tasks
+from rather.text.checker import Checker, Verified
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextPolicy, TextReward, TextSampler
+from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
+from rather.text.verify import Check
 
 AnyPolicy = TextPolicy | ForeignPolicy
+
+
+def tasks(config: Config) -> tuple[list[Task], list[Task]]:
+    """Training and held-out tasks."""
+    d = config.data
+    if d.prompts.startswith(made_tasks.PREFIX):
+        whole = any(check.kind == "reasoning_gym" for check in config.verify.checks)
+        train, held_out = made_tasks.made(d.prompts, d.count, d.held_out, config.run.seed, whole)
+    else:
+        train, held_out = exchange.read_tasks(d.prompts, d.column, d.held_out)
+    train, held_out = train[: d.limit or None], held_out[: config.eval.prompts or None]
+    return [_extended(t, d.suffix) for t in train], [_extended(t, d.suffix) for t in held_out]
+
+
+def _extended(task: Task, suffix: str) -> Task:
+    if not suffix:
+        return task
+    if isinstance(task.prompt, str):
+        return replace(task, prompt=task.prompt + suffix)
+    assert task.prompt is not None
+    *before, last = task.prompt
+    return replace(task, prompt=[*before, {**last, "content": last["content"] + suffix}])
 
 
 def start_policy(config: Config) -> AnyPolicy:
@@ -59,10 +87,15 @@ def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) 
     return TextSampler(policy, how, s.rows, progress)
 
 
+def verified(config: Config) -> bool:
+    """Whether the policy is paid by verifiers; then they compare it with its start, too."""
+    return config.train.learner in ("ppo", "grpo") and config.train.reward == "verify"
+
+
 def judges(config: Config) -> list[Any]:
     """Who answers the questions; none for people, who are asked by `judges.people`."""
     j = config.judge
-    match j.kind:
+    match "verifier" if verified(config) else j.kind:
         case "panel":
             if not j.panel or len({p.name for p in j.panel}) < len(j.panel):
                 raise ConfigError("judge.panel needs at least one judge, and each needs a name of its own")
@@ -72,50 +105,63 @@ def judges(config: Config) -> list[Any]:
         case "model":
             if not j.checkpoint:
                 raise ConfigError('judge.kind = "model" needs judge.checkpoint, the checkpoint folder of a reward model')
-            return [ModelJudge(j.name, _saved_reward(config))]
+            return [ModelJudge(j.name, saved_reward(Path(j.checkpoint)))]
         case "language":
             if not j.model:
                 raise ConfigError('judge.kind = "language" needs judge.model, the name of the model at judge.url')
             key = os.environ.get(j.key_variable, "")
             return [LanguageJudge(j.name, j.url, j.model, j.instruction, key, j.timeout_s, j.concurrency)]
+        case "verifier":
+            return [checker(config)]
         case "people":
             return []
 
 
-def _saved_reward(config: Config) -> TextReward:
-    manifest = checkpoint.check(Path(config.judge.checkpoint))
+def checker(config: Config) -> Checker:
+    """The verifiers."""
+    return Checker([Check(**check.model_dump()) for check in config.verify.checks], config.verify.workers)
+
+
+def saved_reward(folder: Path, start: AnyPolicy | None = None) -> TextReward:
+    """The reward model in a checkpoint; its adapter goes on `start`, if that is the model it was trained on, and else on one of its own."""
+    manifest = checkpoint.check(folder)
     of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
-    body, _ = trained_policy(of, start_policy(of), "reward")
+    body, _ = trained_policy(of, start if start is not None and of.model.train == "lora" else start_policy(of), "reward")
     model = TextReward(body, of.reward.members, of.run.seed)
-    model.restore(Path(config.judge.checkpoint) / "model")
+    model.restore(folder / "model")
     return model
 
 
-def steps(config: Config, items: int) -> int:
-    """Optimiser steps of a training run on `items` items."""
+def steps(config: Config, name: str, items: int) -> int:
+    """Steps of the learner called `name` on `items` items; `train.steps` is for `train.learner` alone."""
     t = config.train
-    return t.steps or max(1, round(t.epochs * items / t.batch_size))
+    if t.steps and name == t.learner:
+        return t.steps
+    return max(1, round(t.epochs * items / (config.ppo.answers if name == "ppo" else t.batch_size)))
 
 
-def optimisation(config: Config, items: int) -> Optimisation:
-    """How to optimise on `items` items."""
-    t = config.train
-    return Optimisation(
-        steps(config, items), t.batch_size, t.lr, t.warmup, t.schedule, t.weight_decay, t.max_grad_norm, t.micro_tokens, config.run.seed
-    )
+def optimisation(config: Config, name: str, items: int) -> Optimisation:
+    """How the learner called `name` optimises on `items` items."""
+    t, count = config.train, steps(config, name, items)
+    if name == "ppo":  # several optimiser steps from each step's answers
+        count *= config.ppo.epochs * -(-config.ppo.answers // t.batch_size)
+    if name == "grpo":
+        count *= config.grpo.updates
+    return Optimisation(count, t.batch_size, t.lr, t.warmup, t.schedule, t.weight_decay, t.max_grad_norm, t.micro_tokens, config.run.seed)
 
 
 def learner(
     config: Config,
+    name: str,
     start: AnyPolicy,
     trained: AnyPolicy,
     parameters: Sequence[nn.Parameter],
     data: Answered,
     progress: Callable[[int], None],
 ) -> Any:
-    """The learner of `train.learner`, on the labels in `data`."""
-    how = optimisation(config, len(data.comparisons))
-    match config.train.learner:
+    """The learner called `name`, on the labels in `data`."""
+    how = optimisation(config, name, len(data.comparisons))
+    match name:
         case "dpo":
             d = config.dpo
             if d.reference == "each" and trained is start:
@@ -129,6 +175,45 @@ def learner(
         case "sft":
             liked = [t for c in data.comparisons for t in preferred(c)]
             return SFT(trained, liked, parameters, how)
+        case _:
+            raise ConfigError(f"{name} does not learn from labels alone")
+
+
+def improver(
+    config: Config,
+    start: AnyPolicy,
+    trained: AnyPolicy,
+    parameters: Sequence[nn.Parameter],
+    tasks: Sequence[Task],
+    payer: Checker | TextReward,
+) -> PPO | GRPO:
+    """PPO or GRPO, paid by `payer`: its policy acts anew in every step."""
+    c, how = config, optimisation(config, config.train.learner, len(tasks))
+    acting: Any = sampler(c, trained, lambda n: None)
+    if isinstance(payer, Checker):
+        acting, model = Verified(acting, payer), None
+    else:
+        model = payer
+    reference = start_policy(c) if trained is start else start
+    order = Order(len(tasks), c.run.seed)
+    if c.train.learner == "grpo":
+        g = c.grpo.model_dump()
+        size, measured = g.pop("size"), g.pop("measure_kl")
+        settings = Group(longest=c.sample.max_tokens, **g)
+
+        def groups(number: int) -> list[Task]:
+            return [tasks[i] for i in order.at(number * how.batch_size, how.batch_size) for _ in range(size)]
+
+        source = Attempts(trained, acting, groups, c.run.seed)
+        return GRPO(trained, source, [*parameters], how, settings, model, reference if c.grpo.kl or measured else None)
+    body, own = load.with_adapter(start, "critic", c.model.rank, c.model.alpha, c.run.seed + 1)
+    if not isinstance(body, TextPolicy):
+        raise ConfigError("ppo can train rather's own architectures only; take grpo or dpo for this model")
+    critic = TextCritic(body)
+    p = c.ppo.model_dump()
+    count = p.pop("answers")
+    source = Attempts(trained, acting, lambda number: [tasks[i] for i in order.at(number * count, count)], c.run.seed)
+    return PPO(trained, critic, source, [*parameters, *own, critic.head], how, Clip(**p), model, reference)
 
 
 def preferred(comparison: Comparison) -> tuple[Any, ...]:

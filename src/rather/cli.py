@@ -3,11 +3,13 @@
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -72,7 +74,7 @@ def loop(file: File, settings: Settings = None) -> None:
     run = _run(file, settings)
     result = run.loop()
     if result is not None:
-        console.print(f"\n[bold]Win rate against the starting model: {result}[/bold]")
+        console.print(f"\n[bold]{result[0].upper()}{result[1:]}[/bold]", highlight=False)
     _print_agreement(run)
     _write_report(run)
 
@@ -106,6 +108,8 @@ def train(
 ) -> None:
     """Train on the labels in the store: train.learner is "dpo", "reward" (a Bradley-Terry reward model) or "sft".
 
+    "ppo" and "grpo" let the policy act and learn from what train.reward says it is paid by: verifiers, or a reward model.
+
     The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
     """
     run = _run(file, settings)
@@ -119,7 +123,7 @@ def evaluate(file: File, settings: Settings = None, round_: Round = 0) -> None:
     """Compare the trained policy with the starting model on held-out prompts, by the run's judges; print the win rate."""
     run = _run(file, settings)
     result = run.evaluate(round_)
-    console.print("no answers yet" if result is None else f"[bold]win rate against the starting model: {result}[/bold]")
+    console.print("no answers yet" if result is None else f"[bold]{result}[/bold]", highlight=False)
 
 
 @app.command(name="import")
@@ -255,6 +259,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     errors = Console(stderr=True)
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]note[/yellow] {escape(str(message))}", soft_wrap=True)
     try:
         app()
     except RatherError as e:
@@ -262,7 +267,9 @@ def main() -> None:
     except ModuleNotFoundError as e:
         if e.name is None or e.name.split(".")[0] == "rather":
             raise
-        extra = {"transformers": "text", "gguf": "text", "tokenizers": "text", "psycopg": "postgres"}.get(e.name, "text")
+        extra = {"transformers": "text", "gguf": "text", "tokenizers": "text", "psycopg": "postgres", "gymnasium": "control"}.get(
+            e.name, "text"
+        )
         _fail(errors, f"the package {e.name} is missing; pip install 'rather[{extra}]'", 2)
     except Interrupted as e:
         _fail(errors, str(e), 130)

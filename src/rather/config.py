@@ -48,8 +48,11 @@ class Data(Section):
     """The prompts."""
 
     prompts: str = Field(
-        default="package", description='Prompt file (.jsonl, .csv, .parquet); "package": the 260 instructions that come with rather.'
+        default="package",
+        description='Prompt file (.jsonl, .csv, .parquet), "reasoning_gym:DATASET?option=value", or "package": 260 of our own.',
     )
+    count: int = Field(default=1000, description="Tasks that reasoning_gym makes.", ge=2)
+    suffix: str = Field(default="", description="Text put after every prompt, such as how to write the answer.")
     column: str = Field(default="prompt", description="Column that holds the prompt.")
     held_out: float = Field(default=0.2, description="Share of prompts kept for evaluation where the file has no split column.", ge=0, lt=1)
     limit: int = Field(default=0, description="Use only that many training prompts; 0: all.", ge=0)
@@ -88,10 +91,11 @@ def _panel() -> list[Panelist]:
 class Judge(Section):
     """Who compares the answers."""
 
-    kind: Literal["panel", "people", "model", "language"] = Field(
-        default="panel", description="Simulated panel, people at this terminal, a reward model, or a language model behind a URL."
+    kind: Literal["panel", "people", "model", "language", "verifier"] = Field(
+        default="panel",
+        description="Simulated panel, people at this terminal, a reward model, a language model behind a URL, or the verifiers.",
     )
-    name: str = Field(default="me", description='Name under which answers are kept; for kind "people", "model" and "language".')
+    name: str = Field(default="me", description="Name under which answers are kept, of all but a panel.")
     panel: list[Panelist] = Field(default_factory=_panel, description="The members of a simulated panel.")
     checkpoint: str = Field(default="", description='Checkpoint folder of a reward model, for kind "model".')
     url: str = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
@@ -107,10 +111,14 @@ class Judge(Section):
 class Train(Section):
     """The learner and its optimiser."""
 
-    learner: Literal["sft", "reward", "dpo"] = Field(default="dpo", description="What is trained, and how.")
-    epochs: float = Field(default=2.0, description="Times that every label is used.", gt=0)
-    steps: int = Field(default=0, description="Optimiser steps; 0: as many as the epochs need.", ge=0)
-    batch_size: int = Field(default=8, description="Comparisons (sft: answers) a step.", ge=1)
+    learner: Literal["sft", "reward", "dpo", "ppo", "grpo"] = Field(default="dpo", description="What is trained, and how.")
+    reward: Literal["verify", "labels", "model"] = Field(
+        default="verify",
+        description="What pays ppo and grpo: verify.checks, a reward model learnt from the run's labels, or judge.checkpoint.",
+    )
+    epochs: float = Field(default=2.0, description="Times that every label (ppo, grpo: prompt) is used.", gt=0)
+    steps: int = Field(default=0, description="Steps; 0: as many as the epochs need.", ge=0)
+    batch_size: int = Field(default=8, description="Comparisons (sft: answers, ppo: answers of a minibatch, grpo: prompts) a step.", ge=1)
     lr: float = Field(default=1e-4, description="Learning rate.", gt=0)
     warmup: int = Field(default=0, description="Steps in which the learning rate rises from 0.", ge=0)
     schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", description="How the learning rate falls after that.")
@@ -129,6 +137,63 @@ class DPO(Section):
     loss: Literal["dpo", "ipo"] = Field(default="dpo", description="Logistic (DPO) or squared (IPO) loss.")
     normalised: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
     reference: Literal["once", "each"] = Field(default="once", description="Evaluate the reference once, or again at each step.")
+
+
+class PPO(Section):
+    """PPO-Clip with policy, critic, reward model and reference."""
+
+    answers: int = Field(default=32, description="Prompts answered a step, once each.", ge=2)
+    epochs: int = Field(default=2, description="Times that a step's answers are used.", ge=1)
+    gamma: float = Field(default=1.0, description="Discount of what comes later.", gt=0, le=1)
+    lam: float = Field(default=0.95, description="Generalised advantage estimation: 1 sums rewards, 0 trusts the critic.", ge=0, le=1)
+    clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
+    clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
+    dual_clip: float | None = Field(default=None, description="Bound on the loss of bad actions, above 1; unset: none.")
+    value_clip: float | None = Field(default=0.2, description="How far a value may move in an update.")
+    value_weight: float = Field(default=0.5, description="Weight of the critic's loss.", ge=0)
+    entropy_weight: float = Field(default=0.0, description="Weight of the entropy, which keeps answers varied.", ge=0)
+    kl: float = Field(default=0.05, description="Weight of the penalty on leaving the reference.", ge=0)
+    kl_target: float | None = Field(default=None, description="Nats an answer that the weight is adapted to; unset: it stays.")
+    reward_clip: float | None = Field(default=None, description="Bound on what an action can earn; unset: none.")
+    whiten: bool = Field(default=True, description="Shift and scale advantages to mean 0 and variance 1.")
+
+
+class GRPO(Section):
+    """Group-relative policy optimisation: several answers to a prompt, credited by how they compare; no critic."""
+
+    size: int = Field(default=8, description="Answers to each prompt.", ge=2)
+    updates: int = Field(default=1, description="Optimiser steps on the same answers.", ge=1)
+    scale: Literal["group", "batch", "none"] = Field(default="group", description='Deviation that scores are divided by; "none": Dr. GRPO.')
+    mean: Literal["token", "sequence", "constant"] = Field(
+        default="token", description='What counts equally: tokens (DAPO), answers, or tokens over sample.max_tokens ("constant", Dr. GRPO).'
+    )
+    ratio: Literal["token", "sequence"] = Field(default="token", description="Probability ratio of tokens, or of whole answers (GSPO).")
+    clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
+    clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
+    kl: float = Field(default=0.0, description="Weight of the KL from the reference (k3).", ge=0)
+    measure_kl: bool = Field(default=True, description="Log the KL even where its weight is 0, for one forward pass of the reference.")
+    again: int = Field(default=0, description="Samplings more for prompts whose answers all score the same.", ge=0)
+
+
+class Check(Section):
+    """One verifier."""
+
+    kind: str = Field(description="number, boxed, pattern, schema, code, python or reasoning_gym; see docs/rlvr.md.")
+    weight: float = Field(default=1.0, description="Weight of its score among the others'.", ge=0)
+    tolerance: float = Field(default=0.0, description="number: relative error that still counts as right.", ge=0)
+    pattern: str = Field(default="", description="pattern: a regular expression; its group `answer` must hold the task's answer.")
+    schema_file: str = Field(default="", description="schema: file with the JSON schema; empty: the task's answer is the schema.")
+    function: str = Field(default="", description='python: "module:name" of a function of (text, answer).')
+    partly: bool = Field(default=False, description="code: score the share of tests that pass.")
+    timeout_s: float = Field(default=5.0, description="Seconds for one answer; beyond it is unjudged.", gt=0)
+    memory_mb: int = Field(default=512, description="code: memory of the program, in MiB.", ge=64)
+
+
+class Verify(Section):
+    """The verifiers: what can be checked without a judge."""
+
+    checks: list[Check] = Field(default_factory=list, description="The verifiers; the score is the mean of theirs by weight.")
+    workers: int = Field(default=0, description="Processes that verify; 0: one a core.", ge=0)
 
 
 class Reward(Section):
@@ -170,6 +235,9 @@ class Config(Section):
     judge: Judge = Field(default_factory=Judge)
     train: Train = Field(default_factory=Train)
     dpo: DPO = Field(default_factory=DPO)
+    ppo: PPO = Field(default_factory=PPO)
+    grpo: GRPO = Field(default_factory=GRPO)
+    verify: Verify = Field(default_factory=Verify)
     reward: Reward = Field(default_factory=Reward)
     eval: Eval = Field(default_factory=Eval)
     loop: Loop = Field(default_factory=Loop)

@@ -34,3 +34,7 @@ class JudgeError(RatherError):
 
 class TrainingError(RatherError):
     """Training cannot go on: no data, or a loss that is not finite."""
+
+
+class RatherWarning(UserWarning):
+    """Something goes on that the user should know of."""

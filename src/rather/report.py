@@ -97,17 +97,22 @@ def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], po
     for phase in sorted({row["phase"] for row in run.metrics.read() if row["phase"].startswith("train-")}):
         rows = run.metrics.read(phase)
         for key, title in (
+            ("score", "Mean score"),
             ("loss", "Loss"),
             ("accuracy", "Comparisons ordered as the judges do, in the training batch"),
             ("margin", "Score of the preferred side above the other"),
             ("kl", "Log-ratio to the reference, nats an answer"),
             ("entropy", "Entropy, nats a token"),
+            ("length", "Tokens an answer"),
+            ("groups_without_variance", "Share of groups that teach nothing"),
         ):
             points = [(row["step"], row[key]) for row in rows if key in row]
             if len(points) > 1:
                 drawn.append(_figure(f"{title} ({phase.removeprefix('train-')})", lambda ax, p=points: _curve(ax, p)))
     if evals:
-        drawn.append(_figure("Win rate against the start, 95 % interval", lambda ax: _win_rates(ax, evals)))
+        drawn.append(_figure("Win rate against the start, 95 % interval", lambda ax: _rates(ax, evals, "win_rate", BLUE)))
+    if evals and "score_policy" in evals[-1]:
+        drawn.append(_figure("Mean score on held-out prompts, before and after, 95 % interval", lambda ax: _scores(ax, evals)))
     if held_out:
         drawn.append(_figure("Words of held-out answers", lambda ax: _lengths(ax, held_out, policy)))
     bins = run.metrics.read("calibration")
@@ -137,14 +142,21 @@ def _curve(axes: Axes, points: list[tuple[int, float]]) -> None:
     axes.set_xlabel("step")
 
 
-def _win_rates(axes: Axes, evals: list[dict[str, Any]]) -> None:
-    for place, row in enumerate(evals):
-        low, high = row["win_rate"] - row["win_rate_low"], row["win_rate_high"] - row["win_rate"]
-        axes.errorbar(place, row["win_rate"], yerr=[[low], [high]], fmt="o", color=BLUE, capsize=4)
-    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+def _rates(axes: Axes, evals: list[dict[str, Any]], key: str, colour: str, label: str | None = None) -> None:
+    mean = [row[key] for row in evals]
+    bars = [[row[key] - row[f"{key}_low"] for row in evals], [row[f"{key}_high"] - row[key] for row in evals]]
+    axes.errorbar(range(len(evals)), mean, yerr=bars, fmt="o", color=colour, capsize=4, label=label)
+    if key == "win_rate":
+        axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
     axes.set_xticks(range(len(evals)), [f"round {row['phase'].removeprefix('eval-')}" for row in evals])
     axes.set_xlim(-0.7, len(evals) - 0.3)
     axes.set_ylim(0, 1)
+
+
+def _scores(axes: Axes, evals: list[dict[str, Any]]) -> None:
+    _rates(axes, evals, "score_start", ORANGE, "before")
+    _rates(axes, evals, "score_policy", BLUE, "after")
+    axes.legend(frameon=False, ncols=2)
 
 
 def _lengths(axes: Axes, held_out: list[Comparison], policy: str) -> None:

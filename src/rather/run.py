@@ -17,16 +17,17 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rather import build, checkpoint, exchange
+from rather import build, checkpoint
 from rather.checkpoint import Lineage
 from rather.config import Config
 from rather.core import Answered, Comparison, Label, Task, Trajectory
 from rather.errors import ConfigError, TrainingError
-from rather.evaluate import Rate, calibration, win_rate
+from rather.evaluate import Rate, calibration, rate, win_rate
 from rather.judges import people
 from rather.judges.model import ModelJudge
 from rather.metrics import Metrics, mirrors
 from rather.store import Store
+from rather.text.checker import Checker
 from rather.train import Stopped, train
 
 CHUNK = 64
@@ -51,9 +52,7 @@ class Run:
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:
         """Training and held-out tasks."""
-        d = self.config.data
-        train_tasks, held_out = exchange.read_tasks(d.prompts, d.column, d.held_out)
-        return train_tasks[: d.limit or None], held_out[: self.config.eval.prompts or None]
+        return build.tasks(self.config)
 
     @cached_property
     def start(self) -> Any:
@@ -107,44 +106,76 @@ class Run:
         return count
 
     def train(self, number: int = 0) -> Path:
-        """Learn from the labels there are; returns the last checkpoint."""
+        """Learn from the labels there are, or from what the policy does and is paid for; returns the last checkpoint."""
+        return self._improve(number) if self.config.train.learner in ("ppo", "grpo") else self._fit(number, self.config.train.learner)
+
+    def _fit(self, number: int, name: str) -> Path:
+        """Train the learner called `name` on the labels there are."""
         c = self.config
-        folder = self.checkpoints(number)
+        folder = self.checkpoints(number, name)
         found = checkpoint.every(folder)
         upto = None
         if found and (manifest := checkpoint.check(found[-1]))["step"] < manifest["settings"]["_steps"]:
             upto = manifest["watermark"]  # go on with the labels that the run began with
-        data = self._labels(number, upto)
-        steps = build.steps(c, len(data.comparisons))
+        data = self._labels(number, name, upto)
+        steps = build.steps(c, name, len(data.comparisons))
         lineage = Lineage(self._trained_with() | {"_steps": steps}, data.watermark, data.labels)
         if found and checkpoint.check(found[-1])["step"] >= steps:
             checkpoint.check_same(found[-1], lineage)
             return found[-1]
-        trained, parameters = self._trainee(number)
+        trained, parameters = self._trainee(number, name)
         with self._progress("scoring with the reference", len(data.comparisons)) as advance:
-            learner = build.learner(c, self.start, trained, parameters, data, advance)
-        with self._progress(f"training {c.train.learner}", steps) as advance:
+            learner = build.learner(c, name, self.start, trained, parameters, data, advance)
+        last = self._learn(learner, name, number, steps, lineage)
+        if name == "reward":
+            self._evaluate_reward(learner.model, steps)
+        return last
+
+    def _improve(self, number: int) -> Path:
+        """Let the policy act and learn from what it is paid: by verifiers, or by a reward model, which is trained first if need be."""
+        c, tasks = self.config, self.tasks[0]
+        name, folder = c.train.learner, self.checkpoints(number)
+        steps, watermark, labels = build.steps(c, name, len(tasks)), 0, list[int]()
+        paid_by = Path(c.judge.checkpoint)
+        if c.train.reward == "labels":
+            paid_by = self._fit(number, "reward")
+            manifest = checkpoint.check(paid_by)
+            watermark, labels = manifest["watermark"], manifest["labels"]
+        lineage = Lineage(self._trained_with() | {"_steps": steps}, watermark, labels)
+        found = checkpoint.every(folder)
+        if found and checkpoint.check(found[-1])["step"] >= steps:
+            checkpoint.check_same(found[-1], lineage)
+            return found[-1]
+        payer = build.checker(c) if build.verified(c) else build.saved_reward(paid_by, self.start)
+        trained, parameters = self._trainee(number, name)
+        learner = build.improver(c, self.start, trained, parameters, tasks, payer)
+        try:
+            return self._learn(learner, name, number, steps, lineage)
+        finally:
+            if isinstance(payer, Checker):
+                payer.close()
+                for problem, count in payer.problems.most_common(3):
+                    self.console.print(f"{count} answers could not be verified: {problem}", markup=False)
+
+    def _learn(self, learner: Any, name: str, number: int, steps: int, lineage: Lineage) -> Path:
+        """Take `learner` to `steps` steps, shown by a bar."""
+        t = self.config.train
+        with self._progress(f"training {name}", steps) as advance:
             at = 0
 
             def report(step: int, values: dict[str, float]) -> None:
                 nonlocal at
-                shown = "  ".join(f"{k} {values[k]:.3f}" for k in ("loss", "accuracy") if k in values)
-                advance(step - at, f"training {c.train.learner}  {shown}")
+                shown = "  ".join(f"{k} {values[k]:.3f}" for k in ("loss", "accuracy", "score", "kl") if k in values)
+                advance(step - at, f"training {name}  {shown}")
                 at = step
 
-            phase = f"train-{c.train.learner}-{number}"
-            every, keep = c.train.checkpoint_every, c.train.keep
-            last = train(learner, steps, folder, lineage, self.metrics, phase, every, keep, report)
-        if c.train.learner == "reward":
-            self._evaluate_reward(learner.model, steps)
-        else:
-            self.__dict__.pop("_newest", None)
-        return last
+            phase = f"train-{name}-{number}"
+            return train(learner, steps, self.checkpoints(number, name), lineage, self.metrics, phase, t.checkpoint_every, t.keep, report)
 
-    def evaluate(self, number: int = 0) -> Rate | None:
-        """Compare the policy with the model that started the run on held-out prompts; returns its win rate.
+    def evaluate(self, number: int = 0) -> str | None:
+        """Compare the policy with the model that started the run on held-out prompts; returns how it did, in words.
 
-        None while people have not answered yet.
+        Its win rate, or where verifiers say what is right its score and that of the start. None while people have not answered yet.
         """
         c, tasks = self.config, self.tasks[1]
         if not tasks:
@@ -176,16 +207,32 @@ class Run:
         self.metrics.rewind(f"eval-{number}", -1)
         lengths = {f"length_{who}": _words(answered, who == "policy", name) for who in ("policy", "start")}
         values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}
+        said = f"win rate against the starting model: {result}"
+        if build.verified(c):
+            after, before = (self._held_out_score(answered, who) for who in (name, f"{c.run.name}@start"))
+            values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}
+            values |= {"score_start": before.mean, "score_start_low": before.low, "score_start_high": before.high}
+            said = f"held-out score: {after}; before: {before}"
         self.metrics.write(f"eval-{number}", step, values | lengths, checkpoint=digest)
-        return result
+        return said
 
-    def loop(self) -> Rate | None:
-        """Sample, label, train and evaluate, round after round; returns the last win rate."""
+    def _held_out_score(self, answered: Sequence[Comparison], policy: str) -> Rate:
+        """Mean score by the verifiers of what `policy` answered, over prompts."""
+        by_task: dict[str, list[float]] = {}
+        answers = [t for c in answered for side in (c.a, c.b) for t in side if t.policy == policy]
+        for answer, score in zip(answers, self.judges[0].score(answers), strict=True):
+            if score is not None:
+                by_task.setdefault(answer.task.key, []).append(score)
+        return rate([sum(scores) / len(scores) for scores in by_task.values()])
+
+    def loop(self) -> str | None:
+        """Sample, label, train and evaluate, round after round; returns how the last policy did, in words."""
         result = None
         for number in range(self.config.loop.rounds):
-            self.sample(number)
-            self.label()
-            self._wait_for_people("train")
+            if not build.verified(self.config):
+                self.sample(number)
+                self.label()
+                self._wait_for_people("train")
             self.train(number)
             if self.config.train.learner != "reward":
                 result = self.evaluate(number)
@@ -211,9 +258,9 @@ class Run:
         policy.name = f"{self.config.run.name}@{number - 1}-{checkpoint.check(last[-1])['step']}"
         return policy
 
-    def checkpoints(self, number: int) -> Path:
-        """Where the checkpoints of a round are."""
-        return self.folder / "checkpoints" / f"{self.config.train.learner}-{number}"
+    def checkpoints(self, number: int, name: str = "") -> Path:
+        """Where the checkpoints of a round are: those of `train.learner`, or of the learner called `name`."""
+        return self.folder / "checkpoints" / f"{name or self.config.train.learner}-{number}"
 
     @cached_property
     def _adapted(self) -> tuple[Any, Any]:
@@ -221,17 +268,17 @@ class Run:
             return build.trained_policy(self.config, build.start_policy(self.config))
         return build.trained_policy(self.config, self.start)
 
-    def _trainee(self, number: int) -> tuple[Any, Any]:
-        if self.config.train.learner == "reward":
+    def _trainee(self, number: int, name: str) -> tuple[Any, Any]:
+        if name == "reward":
             start = self.start if self.config.model.train == "lora" else build.start_policy(self.config)
             return build.trained_policy(self.config, start, "reward")
         if number:
             self.policy(number)
         return self._adapted
 
-    def _labels(self, number: int, upto: int | None) -> Answered:
+    def _labels(self, number: int, name: str, upto: int | None) -> Answered:
         """What round `number` learns from: its own questions, those of the rounds before it, and imported ones."""
-        reward = self.config.train.learner == "reward"
+        reward = name == "reward"
         later = re.compile(r"round-(\d+)/")
 
         def wanted(comparison: Comparison) -> bool:
@@ -270,7 +317,7 @@ class Run:
         """The settings that a resumed training must share."""
         dump = self.config.model_dump()
         t = {k: v for k, v in dump["train"].items() if k not in ("checkpoint_every", "keep")}
-        kept = {k: dump[k] for k in ("model", "dpo", "reward", "sample")}
+        kept = {k: dump[k] for k in ("model", "dpo", "ppo", "grpo", "verify", "reward", "sample")}
         return kept | {"train": t, "run": {"seed": dump["run"]["seed"]}}
 
     def _pair(self, key: str, a: Trajectory, b: Trajectory) -> Comparison:

@@ -6,7 +6,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary
 from torch.distributions import Categorical, Normal
 
-from rather.control.models import ControlCritic, ControlPolicy, Normaliser, collate, perceptron
+from rather.control.models import ControlCritic, ControlPolicy, Normaliser, Perceptron, collate
 from rather.core import Task, Trajectory
 from rather.errors import ConfigError
 
@@ -25,7 +25,7 @@ def attempt(policy: ControlPolicy, steps: int, key: str = "0") -> Trajectory:
     chance = np.random.default_rng(steps)
     observations = chance.standard_normal((steps + 1, 4)).astype(np.float32)
     noise = chance.random((steps, policy.noises))
-    actions, logprobs = policy.act(observations[:-1], noise)
+    actions, logprobs = policy.actor()(observations[:-1], noise)
     return Trajectory(Task("e", key), "p", None, True, observations, actions, logprobs, np.ones(steps, np.float32))
 
 
@@ -54,7 +54,7 @@ def test_choices_come_as_often_as_they_should() -> None:
     policy = moved(ControlPolicy(4, CHOICES, hidden=(), normalise=False))
     observation = np.array([[0.5, -1.0, 2.0, 0.1]], np.float32)
     noise = (np.arange(10_000)[:, None] + 0.5) / 10_000
-    chosen, _ = policy.act(observation.repeat(10_000, 0), noise)
+    chosen, _ = policy.actor()(observation.repeat(10_000, 0), noise)
     expected = policy.net(torch.from_numpy(observation)).softmax(-1)[0]
     found = torch.bincount(torch.from_numpy(chosen) - 5, minlength=3) / 10_000
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
@@ -81,8 +81,21 @@ def test_saved_and_restored_with_its_statistics(tmp_path: Path) -> None:
 
 
 def test_without_hidden_layers_a_one_hot_state_has_a_row_of_its_own() -> None:
-    net = perceptron(3, (), 2, 1.0, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(net(torch.eye(3)), net[0].weight.T + net[0].bias)
+    net = Perceptron(3, (), 2, 1.0, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(net(torch.eye(3)), net.layers[0].T + net.layers[1])
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 6)])
+def test_the_layers_are_those_of_torch_and_so_are_their_gradients(hidden) -> None:
+    net = Perceptron(3, hidden, 2, 1.0, torch.Generator().manual_seed(0)).double()
+    x = torch.randn(4, 7, 3, dtype=torch.float64, requires_grad=True)
+    expected = x
+    for i in range(0, len(net.layers), 2):
+        expected = (expected.tanh() if i else expected) @ net.layers[i].T + net.layers[i + 1]
+    torch.testing.assert_close(net(x), expected)
+    every = [x, *net.parameters()]
+    weigh = torch.randn(4, 7, 2, dtype=torch.float64)
+    torch.testing.assert_close(torch.autograd.grad((net(x) * weigh).sum(), every), torch.autograd.grad((expected * weigh).sum(), every))
 
 
 def test_a_critic_values_every_state_and_the_last() -> None:

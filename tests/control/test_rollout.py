@@ -14,7 +14,7 @@ from rather.errors import ConfigError, DataError
 def policy_for(env: gymnasium.Env) -> ControlPolicy:
     policy = ControlPolicy(rollout.inputs(env), env.action_space)
     with torch.no_grad():
-        policy.net[-1].weight.mul_(100)
+        policy.net.layers[-2].mul_(100)
     return policy
 
 

@@ -13,7 +13,7 @@ from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy
 from rather.control.rollout import ControlSampler
 from rather.core import Batch, Task
-from rather.learners.common import Optimisation
+from rather.learners.common import Attempts, Optimisation
 from rather.learners.ppo import PPO, Clip
 
 
@@ -31,7 +31,8 @@ def learner(settings: Clip, seed: int = 0, batch_size: int = 64, normalise: bool
     critic = ControlCritic(rollout.inputs(env), hidden=(), normaliser=policy.normaliser, seed=seed)
     how = Optimisation(1000, batch_size, lr=5e-2, schedule="constant", max_grad_norm=0.5, seed=seed)
     sampler = ControlSampler(policy, grid, rows=32, learns=True)
-    return PPO(policy, critic, sampler, tasks, list(policy.parameters()), how, settings, **more)
+    source = Attempts(policy, sampler, tasks, seed)
+    return PPO(policy, critic, source, [*policy.parameters(), *critic.parameters()], how, settings, **more)
 
 
 def value(policy: ControlPolicy) -> float:
@@ -86,7 +87,7 @@ def test_credit_is_reward_less_the_penalty_for_drift() -> None:
     drifted, paid = Known(lambda b: b.logprobs - 0.5), Known(lambda b: 3 * b.mask)
     ppo = learner(settings, reference=drifted, reward_model=paid)
     ppo.critic = Known(None)
-    batch = ppo.model.collate(ppo.sampler.sample(tasks(0)[:2], 0))
+    batch = ppo.model.collate(ppo.source.sampler.sample(tasks(0)[:2], 0))
     from rather.learners.common import Means
 
     means = Means()
@@ -112,7 +113,7 @@ def test_a_reward_model_takes_the_place_of_what_the_environment_pays() -> None:
 
 def test_single_steps_are_those_of_the_trajectories() -> None:
     ppo = learner(Clip())
-    batch = ppo.model.collate(ppo.sampler.sample(tasks(0)[:3], 0))
+    batch = ppo.model.collate(ppo.source.sampler.sample(tasks(0)[:3], 0))
     from rather.learners.common import Means
 
     known = ppo._credit(batch, Means())

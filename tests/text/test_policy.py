@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from rather.core import Task, Trajectory
+from rather.core import UNUSED, Task, Trajectory
 from rather.errors import DataError
 from rather.text import load, lora
 from rather.text.engine import Sampling
-from rather.text.policy import TextPolicy, TextReward, TextSampler
+from rather.text.packing import pack
+from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
 
 CPU = torch.device("cpu")
 
@@ -152,3 +153,32 @@ def test_bfloat16_is_close_to_float32(tiny: Path) -> None:
     found = rough.evaluate(rough.collate(rows))[0]
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, exact.evaluate(exact.collate(rows))[0], atol=2e-2, rtol=0)
+
+
+def test_a_critic_values_every_state_of_an_answer_and_the_last(tiny: Path) -> None:
+    base = load.policy(tiny, torch.device("cpu"), torch.float32, False, 1.0)
+    body, own = load.with_adapter(base, "critic", 2, 4.0, 0)
+    critic = TextCritic(body)
+    with torch.no_grad():
+        critic.head.copy_(torch.randn(32))
+        for parameter in own:
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    tasks = [Task("t", str(i), p) for i, p in enumerate(("one two", "three"))]
+    batch = body.collate([Trajectory(t, "p", text) for t, text in zip(tasks, ("abc", "longer"), strict=True)])
+    values = critic.values(batch)
+    assert values.shape == (2, batch.mask.shape[1] + 1)
+    for row in range(2):  # alone, and state by state: V(s) is the head on the last token of the text so far
+        n = int(batch.mask[row].sum())
+        prompt = batch.observations[row][batch.observations[row] != UNUSED]
+        for t in range(n + 1):
+            ids = torch.cat([prompt, batch.actions[row, :t]])
+            alone = pack([ids[:-1]], [ids[-1:]], None, torch.float32)
+            hidden = body.model(alone.ids, alone.positions, alone, "critic", alone.after[0])
+            torch.testing.assert_close(values[row, t], (hidden @ critic.head)[0])
+        assert (values[row, n + 1 :] == 0).all()
+    state = {name: x.clone() for name, x in critic.state_dict().items()}
+    other_body, _ = load.with_adapter(load.policy(tiny, torch.device("cpu"), torch.float32, False, 1.0), "critic", 2, 4.0, 1)
+    other = TextCritic(other_body)
+    other.load_state_dict(state)
+    assert torch.equal(other.values(batch), values)
+    assert len(state) == len(own) + 1, "the head and the adapter, not the base"

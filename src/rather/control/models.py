@@ -6,6 +6,7 @@ Shape letters: B trajectories, T actions (padded), N observations, I inputs, A a
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,23 +43,65 @@ class Normaliser(nn.Module):
         self.mean += shift * n / total
         self.count.copy_(total)
 
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (I,), float64; 0 and 1 before anything was seen."""
+        if self.count == 0:
+            return self.mean, torch.ones_like(self.mean)
+        return self.mean, (self.square / self.count).sqrt().clamp(min=1e-4)
+
     def forward(self, observations: Tensor) -> Tensor:
         if self.count == 0:
             return observations
-        deviation = (self.square / self.count).sqrt().clamp(min=1e-4)
-        return ((observations - self.mean.float()) / deviation.float()).clamp(-10, 10)
+        mean, deviation = self.scale()
+        return ((observations - mean.float()) / deviation.float()).clamp(-10, 10)
 
 
-def perceptron(inputs: int, hidden: Sequence[int], outputs: int, gain: float, generator: torch.Generator) -> nn.Sequential:
-    """Tanh layers with orthogonal weights, the last one scaled by `gain`; no `hidden` layer: a linear map, and on one-hot a table."""
-    layers: list[nn.Module] = []
-    sizes = [inputs, *hidden, outputs]
-    for i, (before, after) in enumerate(pairwise(sizes)):
-        layer, last = nn.Linear(before, after), i == len(sizes) - 2
-        nn.init.orthogonal_(layer.weight, gain if last else 2**0.5, generator=generator)
-        nn.init.zeros_(layer.bias)
-        layers += [layer] if last else [layer, nn.Tanh()]
-    return nn.Sequential(*layers)
+class Perceptron(nn.Module):
+    """Tanh layers with orthogonal weights, the last one linear and scaled by `gain`; none `hidden`: a linear map, on one-hot a table.
+
+    One autograd function for all layers: at such sizes the bookkeeping of a step costs as much as its sums.
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, gain: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.layers = nn.ParameterList()
+        sizes = [inputs, *hidden, outputs]
+        for i, (before, after) in enumerate(pairwise(sizes)):
+            weight = nn.init.orthogonal_(torch.empty(after, before), gain if i == len(sizes) - 2 else 2**0.5, generator=generator)
+            self.layers += [nn.Parameter(weight), nn.Parameter(torch.zeros(after))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., I) to (..., outputs)."""
+        rows = x.reshape(-1, x.shape[-1])
+        return _Layers.apply(rows, *self.layers).view(*x.shape[:-1], -1)  # type: ignore[union-attr]
+
+    def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Weights (before, after) and biases in float64."""
+        found = [p.detach().numpy().astype(np.float64) for p in self.layers]
+        return [(w.T.copy(), b) for w, b in zip(found[0::2], found[1::2], strict=True)]
+
+
+class _Layers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *layers: Tensor) -> Tensor:
+        seen = [x]
+        for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
+            seen.append(torch.addmm(bias, seen[-1], weight.t()).tanh_())
+        ctx.save_for_backward(*seen, *layers)
+        return torch.addmm(layers[-1], seen[-1], layers[-2].t())
+
+    @staticmethod
+    def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        count = len(ctx.saved_tensors) // 3
+        seen, layers = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        (of,) = of_outputs
+        found: list[Tensor] = []
+        for i in reversed(range(count)):
+            found = [of.t() @ seen[i], of.sum(0), *found]
+            if i:
+                of = torch.ops.aten.tanh_backward(of @ layers[2 * i], seen[i])
+        of_inputs = of @ layers[0] if ctx.needs_input_grad[0] else None
+        return of_inputs, *found
 
 
 class ControlPolicy(nn.Module):
@@ -79,30 +122,19 @@ class ControlPolicy(nn.Module):
             raise ConfigError(f"a policy chooses from a Discrete space or a Box of one dimension, not {actions}")
         self.name, self.noises = "policy@0", 1 if self.log_deviation is None else outputs
         self.normaliser = Normaliser(inputs) if normalise else None
-        self.net = perceptron(inputs, hidden, outputs, 0.01, generator)
+        self.net = Perceptron(inputs, hidden, outputs, 0.01, generator)
 
     def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Trajectories as a batch; see `collate`."""
         return collate(trajectories)
 
-    @torch.no_grad()
-    def act(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Actions (N,) or (N, A) for observations (N, I), and their log-probabilities (N,).
-
-        `noise` (N, `noises`) is what chance contributes: uniform in [0, 1) for a choice, standard normal for a Gaussian.
-        """
-        out = self._outputs(torch.from_numpy(observations))
-        given = torch.from_numpy(noise)
-        if self.log_deviation is None:
-            p = out.softmax(-1).double().cumsum(-1)
-            chosen = torch.searchsorted(p, given * p[:, -1:], right=True)[:, 0].clamp(max=out.shape[1] - 1)
-            return (chosen + self.first).numpy(), out.log_softmax(-1).gather(1, chosen[:, None])[:, 0].numpy()
-        actions = out + self.log_deviation.exp() * given.float()
-        return actions.numpy(), self._score(out, actions).numpy()
+    def actor(self) -> "Actor":
+        """The policy as it is now, ready to act."""
+        return Actor(self)
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) of the actions, and entropies (B, T); 0 where the mask is 0."""
-        out = self._outputs(batch.observations[:, :-1])
+        out = self._outputs(batch.observations[:, : batch.mask.shape[1]])
         if self.log_deviation is None:
             logs = out.log_softmax(-1)
             logprobs = logs.gather(-1, (batch.actions.long() - self.first).clamp(min=0)[..., None])[..., 0]
@@ -130,16 +162,61 @@ class ControlPolicy(nn.Module):
         return (-0.5 * scaled.square() - self.log_deviation - 0.5 * float(np.log(2 * np.pi))).sum(-1)
 
 
+class Actor:
+    """A policy's weights, copied to act with: float64 and without PyTorch, whose calls cost more than such small sums.
+
+    In float64 a row's action does not depend on the rows beside it, beyond one in a million million.
+    """
+
+    def __init__(self, policy: ControlPolicy) -> None:
+        self.layers, self.first, self.scale = policy.net.arrays(), policy.first, None
+        self.log_deviation = None if policy.log_deviation is None else policy.log_deviation.detach().numpy().astype(np.float64)
+        if policy.normaliser is not None and policy.normaliser.count:
+            self.scale = [x.numpy().copy() for x in policy.normaliser.scale()]
+
+    def __call__(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (N,) or (N, A) for observations (N, I), and their log-probabilities (N,).
+
+        `noise` (N, `noises`) is what chance contributes: uniform in [0, 1) for a choice, standard normal for a Gaussian.
+        """
+        out = self._outputs(observations)
+        if self.log_deviation is None:
+            out -= out.max(1, keepdims=True)
+            p = np.exp(out)
+            totals = p.cumsum(1)
+            chosen = (totals <= noise * totals[:, -1:]).sum(1)
+            rows = np.arange(len(out))
+            return chosen + self.first, out[rows, chosen] - np.log(totals[:, -1])
+        deviation = np.exp(self.log_deviation)
+        actions = (out + deviation * noise).astype(np.float32)
+        scaled = (actions - out) / deviation
+        return actions, (-0.5 * scaled**2 - self.log_deviation - 0.5 * np.log(2 * np.pi)).sum(1)
+
+    def best(self, observations: np.ndarray) -> np.ndarray:
+        """The likeliest actions."""
+        out = self._outputs(observations)
+        return out.argmax(1) + self.first if self.log_deviation is None else out.astype(np.float32)
+
+    def _outputs(self, observations: np.ndarray) -> np.ndarray:
+        out = observations.astype(np.float64)
+        if self.scale is not None:
+            out = ((out - self.scale[0]) / self.scale[1]).clip(-10, 10)
+        for weight, bias in self.layers[:-1]:
+            out = np.tanh(out @ weight + bias)
+        weight, bias = self.layers[-1]
+        return out @ weight + bias
+
+
 class ControlCritic(nn.Module):
     """V(s) of every state, the last one included; it sees observations as the policy does, whose `normaliser` it shares."""
 
     def __init__(self, inputs: int, hidden: Sequence[int] = (64, 64), normaliser: Normaliser | None = None, seed: int = 0) -> None:
         super().__init__()
-        self.net = perceptron(inputs, hidden, 1, 1.0, torch.Generator().manual_seed(seed + 1))
+        self.net = Perceptron(inputs, hidden, 1, 1.0, torch.Generator().manual_seed(seed + 1))
         self.normaliser = [normaliser]  # in a list: it is the policy's, and is saved with the policy
 
     def values(self, batch: Batch) -> Tensor:
-        """Values (B, T + 1)."""
+        """Values of all observations, (B, T + 1)."""
         (normaliser,) = self.normaliser
         return self.net(batch.observations if normaliser is None else normaliser(batch.observations))[..., 0]
 

@@ -44,6 +44,21 @@ def _check(space: Space, what: str) -> None:
         raise ConfigError(f"{what} are {space}; a Box, a Discrete space or a Dict of them can be learnt")
 
 
+class Eye:
+    """Observations of a space as flat vectors: (I,) float32."""
+
+    def __init__(self, space: Space) -> None:
+        self.space, self.plain = space, isinstance(space, Box) and len(space.shape) == 1
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        return np.asarray(observation if self.plain else flatten(self.space, observation), np.float32)
+
+
+def allowed(space: Space, action: Any) -> Any:
+    """The action as the environment takes it: a choice, or numbers held within the bounds."""
+    return np.clip(action, space.low, space.high) if isinstance(space, Box) else int(action)
+
+
 @dataclass
 class _Attempt:
     """An attempt on its way."""
@@ -87,6 +102,7 @@ class ControlSampler:
             raise DataError("the control sampler takes no perturbations yet")
         done: list[Trajectory | None] = [None] * len(tasks)
         seen = dict[tuple[str, str], int]()
+        act = self.policy.actor()
         waiting, working = list(enumerate(tasks))[::-1], list[_Attempt]()
         while waiting or working:
             while waiting and len(working) < self.rows:
@@ -95,7 +111,7 @@ class ControlSampler:
                 working.append(self._start(number, task, row_seed(seed, task, attempt)))
             observations = np.stack([w.observations[-1] for w in working])
             noise = np.stack([self._noise(w.chance) for w in working])
-            actions, logprobs = self.policy.act(observations, noise)
+            actions, logprobs = act(observations, noise)
             going = []
             for w, action, logprob in zip(working, actions, logprobs, strict=True):
                 terminated, truncated = self._step(w, action, float(logprob), tasks[w.number])
@@ -118,9 +134,7 @@ class ControlSampler:
         return chance.random(n) if self.policy.log_deviation is None else chance.standard_normal(n)
 
     def _step(self, w: _Attempt, action: Any, logprob: float, task: Task) -> tuple[bool, bool]:
-        space = w.env.action_space
-        allowed = np.clip(action, space.low, space.high) if isinstance(space, Box) else int(action)
-        observation, reward, terminated, truncated, _ = w.env.step(allowed)
+        observation, reward, terminated, truncated, _ = w.env.step(allowed(w.env.action_space, action))
         if not np.isfinite(float(reward)):
             raise DataError(f"{task.source} paid {reward} at step {len(w.rewards) + 1} of seed {task.key}; rewards must be finite")
         w.actions.append(action)
@@ -130,7 +144,7 @@ class ControlSampler:
         return terminated, truncated
 
     def _see(self, w: _Attempt, observation: Any, task: Task) -> None:
-        flat = np.asarray(flatten(w.env.observation_space, observation), np.float32)
+        flat = Eye(w.env.observation_space)(observation)
         if not np.isfinite(flat).all():
             raise DataError(f"{task.source} showed {observation} at step {len(w.rewards)} of seed {task.key}; observations must be finite")
         w.observations.append(flat)

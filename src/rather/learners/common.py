@@ -4,7 +4,7 @@ Shape letters: B trajectories, N comparisons, K ensemble members.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Comparison, Trajectory
+from rather.core import Batch, Comparison, Sampler, Task, Trajectory
 from rather.errors import TrainingError
 
 
@@ -65,16 +65,58 @@ class Order:
 
     def take(self, wanted: int) -> list[int]:
         """The next `wanted` items; fewer than `count` of them are all different."""
-        taken = []
-        for place in range(self.place, self.place + wanted):
-            epoch, index = divmod(place, self.count)
-            taken.append(self._shuffled(epoch)[index])
+        taken = self.at(self.place, wanted)
         self.place += wanted
         return taken
+
+    def at(self, place: int, wanted: int) -> list[int]:
+        """The `wanted` items from a place in the order on."""
+        places = (divmod(p, self.count) for p in range(place, place + wanted))
+        return [self._shuffled(epoch)[index] for epoch, index in places]
 
     def _shuffled(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(self.count, generator=generator).tolist()
+
+
+class Attempts:
+    """What a policy is improved on: attempts at `tasks(number)`, anew for every `number`."""
+
+    def __init__(self, model: Model, sampler: Sampler, tasks: Callable[[int], Sequence[Task]], seed: int) -> None:
+        self.model, self.sampler, self.tasks, self.seed = model, sampler, tasks, seed
+
+    def collect(self, number: int) -> Batch:
+        """Let the policy act."""
+        return self.model.collate(self.sampler.sample(self.tasks(number), self.seed * 1_000_003 + number))
+
+    def sync(self) -> None:
+        """Let the sampler know that the policy has moved."""
+        self.sampler.sync()
+
+    def told(self) -> dict[str, float]:
+        """What is known of the attempts beyond what is in the batch."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: `number` says it all."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take back."""
+
+
+def parts(mask: Tensor, tokens: int) -> Iterator[slice]:
+    """Neighbouring rows of a batch with at most about `tokens` actions together."""
+    if mask.numel() <= tokens:
+        yield slice(0, len(mask))
+        return
+    counts = mask.sum(-1).cumsum(0)
+    start, used = 0, 0.0
+    for row, total in enumerate(counts.tolist()):
+        if row > start and total - used > tokens:
+            yield slice(start, row)
+            start, used = row, counts[row - 1].item()
+    yield slice(start, len(counts))
 
 
 class Stepper:
@@ -168,19 +210,30 @@ def agreement(scores_a: Tensor, scores_b: Tensor, preference: Tensor) -> Tensor:
 
 
 class Means:
-    """Means of several quantities over all parts of a batch, weighted by counts; NaN entries are left out."""
+    """Means of several quantities over all parts of a batch, weighted by counts; NaN entries are left out.
+
+    Sums stay on the device until `result`, so that nothing waits for it.
+    """
 
     def __init__(self) -> None:
-        self.totals: dict[str, list[float]] = {}
+        self.totals: dict[str, tuple[Tensor | float, Tensor | float]] = {}
 
     def add(self, **values: Tensor) -> None:
         """Add every entry of each tensor."""
         for name, tensor in values.items():
-            known = tensor.detach()[~tensor.detach().isnan()]
-            total = self.totals.setdefault(name, [0.0, 0.0])
-            total[0] += known.sum().item()
-            total[1] += known.numel()
+            known = tensor.detach()
+            self._add(name, known.nansum(), known.numel() - known.isnan().sum())
+
+    def weigh(self, count: Tensor | float, **means: Tensor) -> None:
+        """Add means that were taken over `count` entries."""
+        for name, mean in means.items():
+            self._add(name, mean.detach() * count, count)
 
     def result(self) -> dict[str, float]:
         """The means; a quantity without entries is left out."""
-        return {name: total / count for name, (total, count) in self.totals.items() if count}
+        found = {name: (float(total), float(count)) for name, (total, count) in self.totals.items()}
+        return {name: total / count for name, (total, count) in found.items() if count}
+
+    def _add(self, name: str, total: Tensor, count: Tensor | float) -> None:
+        before, n = self.totals.get(name, (0.0, 0.0))
+        self.totals[name] = (before + total, n + count)

@@ -3,15 +3,16 @@
 Shape letters: B trajectories, T actions (padded), N single steps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Task
-from rather.learners.common import Means, Optimisation, Stepper
+from rather.core import Batch
+from rather.errors import TrainingError
+from rather.learners.common import Means, Optimisation, Stepper, parts
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
 
 
@@ -52,78 +53,88 @@ class _Credited:
         return _Credited(self.batch.select(rows), self.advantages[rows], self.returns[rows], self.values[rows])
 
     def single(self) -> "_Credited":
-        """Every action as a row of its own, for policies and critics that see no further than a state."""
+        """Every action as a row of its own, for policies and critics that see no further than a state: (N, 1), without what came after."""
         b, (row, t) = self.batch, self.batch.mask.bool().nonzero(as_tuple=True)
-        observations = torch.stack([b.observations[row, t], b.observations[row, t + 1]], dim=1)
+        observations = b.observations[row, t][:, None]
         parts = (x[row, t][:, None] for x in (b.actions, b.mask, b.logprobs, b.rewards))
         batch = Batch(observations, *parts, terminated=b.terminated[row], groups=b.groups[row])
         return _Credited(batch, *(x[row, t][:, None] for x in (self.advantages, self.returns, self.values)))
 
 
 class PPO:
-    """One step: sample attempts at `tasks(step)`, credit their actions by GAE, and update policy and critic on them.
+    """One step: collect attempts or parts of them, credit their actions by GAE, and update policy and critic on them.
 
-    `reward_model` says what actions earn; without one it is what the environment paid. `reference` keeps the policy near
-    where it started; without one there is no penalty. `parameters` are the policy's; the critic's are trained with them.
+    `source` collects (see `common.Attempts`). `reward_model` says what actions earn; without one it is what is in the batch; a row
+    with a NaN there is unjudged and left out. `reference` keeps the policy near where it started; without one there is no penalty.
+    `parameters` are the policy's and the critic's.
     """
 
     def __init__(
         self,
         policy: Any,
         critic: Any,
-        sampler: Any,
-        tasks: Callable[[int], Sequence[Task]],
+        source: Any,
         parameters: Sequence[nn.Parameter],
         how: Optimisation,
         settings: Clip,
         reward_model: Any = None,
         reference: Any = None,
     ) -> None:
-        self.model, self.critic, self.sampler, self.tasks = policy, critic, sampler, tasks
+        self.model, self.critic, self.source = policy, critic, source
         self.how, self.settings, self.reward_model, self.reference = how, settings, reward_model, reference
-        self.stepper = Stepper([*parameters, *critic.parameters()], how)
+        self.stepper = Stepper(parameters, how)
         self.number, self.kl = 0, settings.kl
 
     def step(self) -> dict[str, float]:
         """Sample once, and take the optimiser steps that follow from it."""
         s, seed = self.settings, self.how.seed * 1_000_003 + self.number
-        batch = self.model.collate(self.sampler.sample(self.tasks(self.number), seed))
-        means = Means()
+        batch, means = self.source.collect(self.number), Means()
         known = self._credit(batch, means)
+        batch = known.batch
         generator = torch.Generator().manual_seed(seed)
         taken = {}
-        for _ in range(s.epochs):
-            for chosen in self._minibatches(known, generator):
-                taken = self._update(chosen, means)
+        rows = known.single() if self.model.memoryless else known
+        for epoch in range(s.epochs):
+            for chosen in torch.randperm(len(rows.batch), generator=generator).split(self.how.batch_size):
+                taken = self._update(rows.select(chosen.to(batch.mask.device)), means if epoch == s.epochs - 1 else None)
         self.number += 1
-        self.sampler.sync()
+        self.source.sync()
         found = means.result()
         if s.kl_target is not None:
             self.kl *= 1 + 0.1 * max(-0.2, min(0.2, found["kl"] / s.kl_target - 1))
-        return taken | found | {"kl_weight": self.kl, "tokens": float(batch.mask.sum())}
+        return taken | found | self.source.told() | {"kl_weight": self.kl, "tokens": float(batch.mask.sum())}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state, critic, the weight of the KL penalty and the number of steps."""
-        return {"stepper": self.stepper.state_dict(), "critic": self.critic.state_dict(), "number": self.number, "kl": self.kl}
+        """Optimiser state, critic, the weight of the KL penalty, the number of steps, and where attempts stand."""
+        own = {"critic": self.critic.state_dict(), "number": self.number, "kl": self.kl}
+        return own | {"stepper": self.stepper.state_dict(), "source": self.source.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.stepper.load_state_dict(state["stepper"])
         self.critic.load_state_dict(state["critic"])
         self.number, self.kl = state["number"], state["kl"]
+        self.source.load_state_dict(state["source"])
 
     @torch.no_grad()
     def _credit(self, batch: Batch, means: Means) -> _Credited:
-        s, mask = self.settings, batch.mask
-        earned = batch.rewards if self.reward_model is None else self.reward_model.rewards(batch)
+        s = self.settings
+        earned = batch.rewards if self.reward_model is None else self._of(batch, self.reward_model.rewards)
+        judged = ~earned.isnan().any(-1)
+        if not judged.all():
+            if not judged.any():
+                raise TrainingError("not one attempt could be judged; look at what the verifiers say of them")
+            batch, earned = batch.select(judged), earned[judged]
+        means.add(unjudged=(~judged).float())
+        mask = batch.mask
         if s.reward_clip is not None:
             earned = earned.clamp(-s.reward_clip, s.reward_clip)
         rewards = earned
         if self.reference is not None:
-            drift = kl_estimate(batch.logprobs, self.reference.evaluate(batch)[0]) * mask
+            drift = kl_estimate(batch.logprobs, self._of(batch, lambda part: self.reference.evaluate(part)[0])) * mask
             rewards = earned - self.kl * drift
             means.add(kl=drift.sum(-1))
-        values = self.critic.values(batch)
+        values = self._of(batch, self.critic.values)
         advantages, returns = gae(rewards, values, mask, batch.terminated, s.gamma, s.lam)
         left = masked_mean((returns - values[:, :-1]).square(), mask)
         spread = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
@@ -132,26 +143,30 @@ class PPO:
             advantages = whiten(advantages, mask)
         return _Credited(batch, advantages, returns, values[:, :-1])
 
-    def _minibatches(self, known: _Credited, generator: torch.Generator) -> Iterator[_Credited]:
-        if self.model.memoryless:
-            known = known.single()
-        order = torch.randperm(len(known.batch), generator=generator)
-        for chosen in order.split(self.how.batch_size):
-            yield known.select(chosen.to(known.advantages.device))
+    def _of(self, batch: Batch, what: Callable[[Batch], Tensor]) -> Tensor:
+        """What a model says of a batch, without gradient, a few rows at a time."""
+        return torch.cat([what(batch.select(rows)) for rows in parts(batch.mask, 4 * self.how.micro_tokens)])
 
-    def _update(self, chosen: _Credited, means: Means) -> dict[str, float]:
-        s, batch = self.settings, chosen.batch
-        logprobs, entropy = self.model.evaluate(batch)
-        values = self.critic.values(batch)[:, :-1]
-        policy_loss = ppo_clip_loss(logprobs, batch.logprobs, chosen.advantages, batch.mask, s.clip, s.clip_high, s.dual_clip)
-        critic_loss = value_loss(values, chosen.values, chosen.returns, batch.mask, s.value_clip)
-        disorder = masked_mean(entropy, batch.mask)
-        loss = policy_loss + s.value_weight * critic_loss - s.entropy_weight * disorder
-        loss.backward()
-        with torch.no_grad():
-            used = batch.mask.bool()
-            ratio = (logprobs - batch.logprobs)[used].exp()
-            high = s.clip if s.clip_high is None else s.clip_high
-            means.add(policy_loss=policy_loss[None], value_loss=critic_loss[None], entropy=entropy[used], ratio=ratio)
-            means.add(clipped=((ratio < 1 - s.clip) | (ratio > 1 + high)).float())
-        return self.stepper.step(loss.item())
+    def _update(self, chosen: _Credited, means: Means | None) -> dict[str, float]:
+        """One optimiser step; losses are means over all actions in `chosen`, however it is split. The last epoch is measured."""
+        s, total, count = self.settings, 0.0, chosen.batch.mask.sum()
+        for rows in parts(chosen.batch.mask, self.how.micro_tokens):
+            part = chosen if rows.stop == len(chosen.batch) and not rows.start else chosen.select(rows)
+            batch = part.batch
+            logprobs, entropy = self.model.evaluate(batch)
+            values = self.critic.values(batch)[:, : batch.mask.shape[1]]
+            policy_loss = ppo_clip_loss(logprobs, batch.logprobs, part.advantages, batch.mask, s.clip, s.clip_high, s.dual_clip)
+            critic_loss = value_loss(values, part.values, part.returns, batch.mask, s.value_clip)
+            disorder = masked_mean(entropy, batch.mask)
+            share = batch.mask.sum() / count
+            loss = (policy_loss + s.value_weight * critic_loss - s.entropy_weight * disorder) * share
+            loss.backward()
+            total += loss.item()
+            if means is not None:
+                with torch.no_grad():
+                    ratio = (logprobs - batch.logprobs).exp()
+                    high = s.clip if s.clip_high is None else s.clip_high
+                    clipped = ((ratio - 1 > high) | (1 - ratio > s.clip)).float()
+                    found = {"ratio": masked_mean(ratio, batch.mask), "clipped": masked_mean(clipped, batch.mask)}
+                    means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=disorder, **found)
+        return self.stepper.step(total)

@@ -5,6 +5,7 @@ Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -73,11 +74,23 @@ class TextPolicy:
         last = torch.stack([places[-1] for places in laid.after])
         return self.model(laid.ids, laid.positions, laid, self.adapter, last)
 
+    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Hidden states (N, C) before each token of an answer and after its last, row by row, and their places (B, T + 1)."""
+        laid = pack_batch(batch, self.model)
+        wanted = [torch.cat([before, after[-1:]]) for before, after in zip(laid.before, laid.after, strict=True)]
+        places = torch.arange(batch.mask.shape[1] + 1, device=self.device) <= batch.mask.sum(-1, keepdim=True)
+        return self.model(laid.ids, laid.positions, laid, self.adapter, torch.cat(wanted)), places
+
     def generate(
         self, requests: Sequence[engine.Request], sampling: engine.Sampling, rows: int, progress: Callable[[int], None]
     ) -> list[engine.Answer]:
         """Answer every request, `rows` at a time."""
         return engine.generate(self.model, requests, sampling, self.tokens.stop, self.adapter, rows, progress)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors that are trained: those of the adapter, or all."""
+        mark = "" if self.adapter is None else f".{self.adapter}."
+        return {name: p.detach() for name, p in self.model.named_parameters() if mark in f".{name}."}
 
     def save(self, folder: Path) -> None:
         """Write the adapter in PEFT's format, or the whole model with its tokenizer as a Hugging Face folder."""
@@ -189,3 +202,29 @@ class TextReward(nn.Module):
             raise ModelError(f"{folder} has {len(heads)} ensemble members, not {len(self.heads)}; set reward.members to it")
         with torch.no_grad():
             self.heads.copy_(heads)
+
+
+class TextCritic(nn.Module):
+    """V(s) of every state of an answer: a linear head on a language model, `body`, whose adapter is trained with it."""
+
+    def __init__(self, body: TextPolicy) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Parameter(torch.zeros(body.width, device=body.device))
+
+    def values(self, batch: Batch) -> Tensor:
+        """Values (B, T + 1), 0 after the end."""
+        hidden, places = self.body.states(batch)
+        return torch.zeros(places.shape, device=places.device).masked_scatter(places, hidden.float() @ self.head)
+
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:
+        """The head and the adapter, or all weights of the body."""
+        return {"head": self.head.detach(), **self.body.weights()}
+
+    def load_state_dict(self, state: dict[str, Tensor], *_: Any, **__: Any) -> None:
+        """Take `state` back."""
+        own = self.body.weights()
+        with torch.no_grad():
+            self.head.copy_(state["head"])
+            for name, into in own.items():
+                into.copy_(state[name])

@@ -1,0 +1,137 @@
+"""GRPO (Shao et al. 2024): several attempts at each task, credited by how they compare with each other; no critic.
+
+Shape letters: B trajectories, T actions (padded).
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rather.core import Batch
+from rather.errors import RatherWarning
+from rather.learners.common import Means, Optimisation, Stepper, parts
+from rather.losses import group_advantages, kl_estimate, ppo_clip_loss
+
+NOTHING_TO_LEARN = (
+    "in the last 10 steps all attempts at each task scored the same, so nothing was learnt; take easier or harder tasks, "
+    "a larger grpo.size, a higher sample.temperature, or verifiers that score partly"
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """How attempts at one task are compared, and how far an update may go.
+
+    `scale` "group" divides by the deviation within the group, "none" by nothing (Dr. GRPO, Liu et al. 2025). `mean` says what counts
+    equally: every "token" of the batch (DAPO, Yu et al. 2025), every "sequence" (Shao et al. 2024), or every token over a "constant"
+    length of `longest` (Dr. GRPO). `ratio` "sequence" is GSPO (Zheng et al. 2025). `kl` weighs a k3 term against the reference. Groups
+    whose attempts all score the same teach nothing: up to `again` more samplings are made for others in their place.
+    """
+
+    updates: int = 1
+    scale: Literal["group", "batch", "none"] = "group"
+    mean: Literal["token", "sequence", "constant"] = "token"
+    longest: int = 1
+    ratio: Literal["token", "sequence"] = "token"
+    clip: float = 0.2
+    clip_high: float | None = None
+    kl: float = 0.0
+    again: int = 0
+
+
+class GRPO:
+    """One step: sample groups, score them, and update the policy `updates` times on those that differ within.
+
+    A score is the sum of an attempt's rewards, those of `reward_model` or else those in the batch; NaN is unjudged. `source` collects
+    attempts (see `common.Attempts`). `reference` measures how far the policy has gone, and holds it back if `kl` is set.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        source: Any,
+        parameters: list[nn.Parameter],
+        how: Optimisation,
+        settings: Group,
+        reward_model: Any = None,
+        reference: Any = None,
+    ) -> None:
+        self.model, self.source, self.how, self.settings = policy, source, how, settings
+        self.reward_model, self.reference = reward_model, reference
+        self.stepper = Stepper(parameters, how)
+        self.number, self.idle = 0, 0
+
+    def step(self) -> dict[str, float]:
+        """Sample, and take the optimiser steps that follow from it; none if no group teaches anything."""
+        means = Means()
+        batches = self._collect(means)
+        useful = [known for known in batches if len(known[0])]
+        tokens = sum(count for _, _, count, _ in batches)
+        rows = sum(count for _, _, _, count in batches)
+        self.idle = 0 if useful else self.idle + 1
+        if self.idle == 10:
+            warnings.warn(NOTHING_TO_LEARN, RatherWarning, stacklevel=2)
+        taken: dict[str, float] = {}
+        for _ in range(self.settings.updates if useful else 0):
+            loss = sum(self._update(batch, advantages, tokens, rows, means) for batch, advantages, _, _ in useful)
+            taken = self.stepper.step(loss)
+        self.source.sync()
+        return taken | means.result() | self.source.told() | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser state, and how often was sampled."""
+        return {"stepper": self.stepper.state_dict(), "number": self.number, "source": self.source.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back."""
+        self.stepper.load_state_dict(state["stepper"])
+        self.number = state["number"]
+        self.source.load_state_dict(state["source"])
+
+    def _collect(self, means: Means) -> list[tuple[Batch, Tensor, float, float]]:
+        """Of each sampling: the rows with an advantage, their advantages, and how many tokens and rows there were in all."""
+        found, wanted, useful = [], 0, 0
+        for _ in range(1 + self.settings.again):
+            batch = self.source.collect(self.number)
+            self.number += 1
+            with torch.no_grad():
+                rewards = batch.rewards if self.reward_model is None else self.reward_model.rewards(batch)
+                scores = (rewards * batch.mask).sum(-1)
+                advantages = group_advantages(scores, batch.groups, self.settings.scale)
+            groups, index = torch.unique(batch.groups, return_inverse=True)
+            differ = torch.zeros(len(groups), device=scores.device).index_add(0, index, (advantages != 0).float()) > 0
+            means.add(score=scores, unjudged=scores.isnan().float(), length=batch.mask.sum(-1), groups_without_variance=(~differ).float())
+            kept = (advantages != 0).nonzero()[:, 0]
+            found.append((batch.select(kept), advantages[kept], batch.mask.sum().item(), float(len(batch))))
+            wanted, useful = max(wanted, len(groups)), useful + int(differ.sum())
+            if useful >= wanted:
+                break
+        return found
+
+    def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> float:
+        """Gather the gradient of `batch`; the loss is a mean over all that was sampled, forwarded or not."""
+        s, total = self.settings, 0.0
+        for rows_ in parts(batch.mask, self.how.micro_tokens):
+            part = batch.select(rows_)
+            logprobs, entropy = self.model.evaluate(part)
+            mean = "sequence" if s.mean == "sequence" else "token"
+            loss = ppo_clip_loss(logprobs, part.logprobs, advantages[rows_], part.mask, s.clip, s.clip_high, None, s.ratio, mean)
+            here = part.mask.sum().item()
+            loss = loss * {"token": here / tokens, "sequence": len(part) / rows, "constant": here / (rows * s.longest)}[s.mean]
+            if self.reference is not None:
+                with torch.no_grad():
+                    reference = self.reference.evaluate(part)[0]
+                drift = (kl_estimate(logprobs, reference, "k3") * part.mask).sum(-1)
+                means.add(kl=drift)
+                loss = loss + s.kl * drift.sum() / tokens
+            loss.backward()
+            total += loss.item()
+            with torch.no_grad():
+                used = part.mask.bool()
+                ratio = (logprobs - part.logprobs)[used].exp()
+                high = s.clip if s.clip_high is None else s.clip_high
+                means.add(entropy=entropy[used], ratio=ratio, clipped=((ratio < 1 - s.clip) | (ratio > 1 + high)).float())
+        return total
