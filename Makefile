@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 SEED ?= 0
 
-.PHONY: demo test check setup bench docs clean
+.PHONY: demo demo-hacking test check setup bench docs clean
 
 setup: $(VENV)/ready $(MODEL)
 
@@ -23,6 +23,9 @@ $(MODEL): $(VENV)/ready
 
 demo: setup
 	$(BIN)/rather loop configs/demo.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),demo-people,demo)-$(SEED) $(if $(PEOPLE),judge.kind=people data.limit=24 eval.prompts=12 eval.answers=1 train.epochs=3)
+
+demo-hacking: setup
+	$(BIN)/rather hack configs/car.toml run.seed=$(SEED) run.name=hacking-$(SEED)
 
 check: setup
 	$(BIN)/ruff format --check

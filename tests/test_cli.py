@@ -43,7 +43,7 @@ def run(tiny: Path, tmp_path: Path) -> Path:
     return path
 
 
-COMMANDS = ["sample", "label", "train", "loop", "eval", "import", "export", "status", "report", "config", "doctor"]
+COMMANDS = ["sample", "label", "train", "loop", "eval", "import", "export", "status", "report", "hack", "config", "doctor"]
 
 
 def test_help_teaches(rather: Rather) -> None:

@@ -99,9 +99,7 @@ def judges(config: Config) -> list[Any]:
         case "panel":
             if not j.panel or len({p.name for p in j.panel}) < len(j.panel):
                 raise ConfigError("judge.panel needs at least one judge, and each needs a name of its own")
-            return [
-                SimulatedJudge(p.name, utility(p.utility), p.temperature, p.mistake, p.tie, p.abstain, config.run.seed) for p in j.panel
-            ]
+            return [SimulatedJudge(utility=utility(p.utility), seed=config.run.seed, **p.model_dump(exclude={"utility"})) for p in j.panel]
         case "model":
             if not j.checkpoint:
                 raise ConfigError('judge.kind = "model" needs judge.checkpoint, the checkpoint folder of a reward model')
@@ -137,12 +135,17 @@ def steps(config: Config, name: str, items: int) -> int:
     t = config.train
     if t.steps and name == t.learner:
         return t.steps
-    return max(1, round(t.epochs * items / (config.ppo.answers if name == "ppo" else t.batch_size)))
+    epochs, together = t.epochs, config.ppo.answers if name == "ppo" else t.batch_size
+    if name == "reward":
+        epochs, together = config.reward.epochs or epochs, config.reward.batch_size or together
+    return max(1, round(epochs * items / together))
 
 
 def optimisation(config: Config, name: str, items: int) -> Optimisation:
     """How the learner called `name` optimises on `items` items."""
-    t, count = config.train, steps(config, name, items)
+    t, r, count = config.train, config.reward, steps(config, name, items)
+    if name == "reward":
+        t = t.model_copy(update={"lr": r.lr or t.lr, "batch_size": r.batch_size or t.batch_size})
     if name == "ppo":  # several optimiser steps from each step's answers
         count *= config.ppo.epochs * -(-config.ppo.answers // t.batch_size)
     if name == "grpo":
@@ -195,7 +198,7 @@ def improver(
     else:
         model = payer
     reference = start_policy(c) if trained is start else start
-    order = Order(len(tasks), c.run.seed)
+    order, gold = Order(len(tasks), c.run.seed), utility(c.hack.gold) if c.hack.gold else None
     if c.train.learner == "grpo":
         g = c.grpo.model_dump()
         size, measured = g.pop("size"), g.pop("measure_kl")
@@ -204,7 +207,7 @@ def improver(
         def groups(number: int) -> list[Task]:
             return [tasks[i] for i in order.at(number * how.batch_size, how.batch_size) for _ in range(size)]
 
-        source = Attempts(trained, acting, groups, c.run.seed)
+        source = Attempts(trained, acting, groups, c.run.seed, gold)
         return GRPO(trained, source, [*parameters], how, settings, model, reference if c.grpo.kl or measured else None)
     body, own = load.with_adapter(start, "critic", c.model.rank, c.model.alpha, c.run.seed + 1)
     if not isinstance(body, TextPolicy):
@@ -212,7 +215,7 @@ def improver(
     critic = TextCritic(body)
     p = c.ppo.model_dump()
     count = p.pop("answers")
-    source = Attempts(trained, acting, lambda number: [tasks[i] for i in order.at(number * count, count)], c.run.seed)
+    source = Attempts(trained, acting, lambda number: [tasks[i] for i in order.at(number * count, count)], c.run.seed, gold)
     return PPO(trained, critic, source, [*parameters, *own, critic.head], how, Clip(**p), model, reference)
 
 

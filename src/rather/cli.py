@@ -48,6 +48,7 @@ A run is one TOML file. The usual way through it:
   rather config > run.toml      a file with every setting, described
   rather loop run.toml          sample, label, train, evaluate; Ctrl-C and the same command go on later
   rather report run.toml        one HTML page with the plots
+  rather hack run.toml          is the reward being hacked?
 
 Any setting can be changed on the command line: [cyan]rather loop run.toml train.lr=1e-4 run.seed=3[/cyan]""",
 )
@@ -60,9 +61,15 @@ Round = Annotated[int, typer.Option("--round", help="Round of the outer loop, fr
 
 def _run(file: Path, settings: list[str] | None) -> Any:
     from rather import config
+
+    loaded = config.load(file, settings or [])
+    if loaded.control.env:
+        from rather.control_run import ControlRun
+
+        return ControlRun(loaded, console)
     from rather.run import Run
 
-    return Run(config.load(file, settings or []), console)
+    return Run(loaded, console)
 
 
 @app.command()
@@ -174,6 +181,19 @@ def status(file: File, settings: Settings = None) -> None:
 def report(file: File, settings: Settings = None) -> None:
     """Write the run's report: one self-contained HTML page with win rate, learning curves, agreement and example answers."""
     _write_report(_run(file, settings))
+
+
+@app.command()
+def hack(file: File, settings: Settings = None) -> None:
+    """Show reward hacking: what the policy is paid by against what is meant, with an alarm, on one page.
+
+    The run goes through its loop, if it has not yet. About control and paid by labels it gets a twin that is paid by the environment's
+    hand-written reward, so that both can be seen side by side. What is meant is control.gold, or for text hack.gold.
+    """
+    from rather.hack import compare
+
+    run = _run(file, settings)
+    console.print(f"Report: {compare(run)}", soft_wrap=True)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Every setting of a run: one TOML file, one pydantic model a section, unknown keys refused, every key described."""
 
 import difflib
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +79,8 @@ class Panelist(Section):
     mistake: float = Field(default=0.0, description="Probability of answering at random.", ge=0, le=1)
     tie: float = Field(default=0.0, description="Utilities closer than this are called a tie.", ge=0)
     abstain: float = Field(default=0.0, description="Probability of giving no answer.", ge=0, le=1)
+    discount: float = Field(default=1.0, description="control: weight of a step one further from the end; below 1: myopic.", gt=0, le=1)
+    skip_below: float = Field(default=-math.inf, description="No answer where both utilities are below it.")
 
 
 def _panel() -> list[Panelist]:
@@ -112,9 +115,9 @@ class Train(Section):
     """The learner and its optimiser."""
 
     learner: Literal["sft", "reward", "dpo", "ppo", "grpo"] = Field(default="dpo", description="What is trained, and how.")
-    reward: Literal["verify", "labels", "model"] = Field(
+    reward: Literal["verify", "labels", "model", "environment"] = Field(
         default="verify",
-        description="What pays ppo and grpo: verify.checks, a reward model learnt from the run's labels, or judge.checkpoint.",
+        description="What pays ppo and grpo: verify.checks, a model learnt from the labels, judge.checkpoint's, or the environment.",
     )
     epochs: float = Field(default=2.0, description="Times that every label (ppo, grpo: prompt) is used.", gt=0)
     steps: int = Field(default=0, description="Steps; 0: as many as the epochs need.", ge=0)
@@ -175,6 +178,35 @@ class GRPO(Section):
     again: int = Field(default=0, description="Samplings more for prompts whose answers all score the same.", ge=0)
 
 
+class Control(Section):
+    """A Gymnasium environment in place of a language model: set env, and a run is about control."""
+
+    env: str = Field(default="", description='Name of the environment, such as "Pendulum-v1"; empty: the run is about text.')
+    horizon: int = Field(
+        default=0, description="Steps of every attempt, the last ones in an absorbing state; 0: as the environment says.", ge=0
+    )
+    gold: str = Field(default="", description="Name in the environment's info of what is really meant, such as laps; empty: the reward.")
+    uneven: bool = Field(default=False, description="Allow attempts of different lengths, which tell judges what they were worth.")
+    envs: int = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
+    stretch: int = Field(default=100, description="Steps in each copy between updates.", ge=1)
+    hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; none: a linear policy, a table on Discrete.")
+    normalise: bool = Field(default=True, description="Scale observations by their running mean and deviation.")
+
+
+class Query(Section):
+    """Which questions are asked, in control: pairs of fragments of attempts."""
+
+    comparisons: int = Field(default=100, description="Questions in all rounds together.", ge=1)
+    schedule: Literal["constant", "hyperbolic"] = Field(default="hyperbolic", description="As many each round, or most of them early.")
+    fragment: int = Field(default=50, description="Steps of a side; 0: whole attempts.", ge=0)
+    strategy: Literal["random", "disagreement", "near_tie", "entropy"] = Field(
+        default="disagreement", description="Ask at random, where the reward models disagree, or where they see no difference."
+    )
+    candidates: int = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
+    random_share: float = Field(default=0.2, description="Share of questions that is drawn at random all the same.", ge=0, le=1)
+    attempts: int = Field(default=16, description="Attempts of the newest policy that fragments are taken from, each round.", ge=2)
+
+
 class Check(Section):
     """One verifier."""
 
@@ -203,6 +235,9 @@ class Reward(Section):
     centre: float = Field(default=0.01, description="Weight of (s_a + s_b)^2, which holds the scores near 0.", ge=0)
     temperatures: bool = Field(default=True, description="Learn a temperature for each judge, so that careful judges weigh more.")
     held_out: float = Field(default=0.2, description="Share of questions kept back to measure accuracy and calibration.", ge=0, lt=1)
+    epochs: float | None = Field(default=None, description="Times that every label is used; unset: train.epochs.", gt=0)
+    lr: float | None = Field(default=None, description="Learning rate; unset: train.lr.", gt=0)
+    batch_size: int | None = Field(default=None, description="Comparisons a step; unset: train.batch_size.", ge=1)
 
 
 class Eval(Section):
@@ -216,6 +251,12 @@ class Loop(Section):
     """The outer loop: sample, label, train, again and again."""
 
     rounds: int = Field(default=1, description="How often answers are sampled from the newest policy and compared.", ge=1)
+
+
+class Hack(Section):
+    """What is meant, measured beside what ppo and grpo are paid by, so that reward hacking shows."""
+
+    gold: str = Field(default="", description="Text: a utility in judges/known.py that answers are measured by; control: see control.gold.")
 
 
 class Log(Section):
@@ -238,9 +279,12 @@ class Config(Section):
     ppo: PPO = Field(default_factory=PPO)
     grpo: GRPO = Field(default_factory=GRPO)
     verify: Verify = Field(default_factory=Verify)
+    control: Control = Field(default_factory=Control)
+    query: Query = Field(default_factory=Query)
     reward: Reward = Field(default_factory=Reward)
     eval: Eval = Field(default_factory=Eval)
     loop: Loop = Field(default_factory=Loop)
+    hack: Hack = Field(default_factory=Hack)
     log: Log = Field(default_factory=Log)
 
     @property
@@ -319,7 +363,7 @@ def document(config: Config) -> str:
         tables = []
         for key, field in type(values).model_fields.items():
             value = getattr(values, key)
-            if isinstance(value, list):
+            if isinstance(value, list) and all(isinstance(item, Section) for item in value):
                 tables += [line for item in value for line in ["", f"[[{section}.{key}]]", *_rows(item)]]
             elif value is None:
                 lines.append(f"# {key} = ...  # {field.description}")

@@ -44,6 +44,12 @@ def row_seed(seed: int, task: Task, attempt: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
+def spread(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Mean of `values`, its standard error, and their standard deviation, as metrics."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {name: float(np.mean(values)), f"{name}_error": deviation / len(values) ** 0.5, f"{name}_deviation": deviation}
+
+
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """One attempt at a task.

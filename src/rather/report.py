@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 import matplotlib as mpl
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -98,6 +98,8 @@ def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], po
         rows = run.metrics.read(phase)
         for key, title in (
             ("score", "Mean score"),
+            ("return", "What the environment paid, an attempt"),
+            ("gold", "What is meant, an attempt"),
             ("loss", "Loss"),
             ("accuracy", "Comparisons ordered as the judges do, in the training batch"),
             ("margin", "Score of the preferred side above the other"),
@@ -108,20 +110,21 @@ def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], po
         ):
             points = [(row["step"], row[key]) for row in rows if key in row]
             if len(points) > 1:
-                drawn.append(_figure(f"{title} ({phase.removeprefix('train-')})", lambda ax, p=points: _curve(ax, p)))
-    if evals:
-        drawn.append(_figure("Win rate against the start, 95 % interval", lambda ax: _rates(ax, evals, "win_rate", BLUE)))
+                drawn.append(figure(f"{title} ({phase.removeprefix('train-')})", lambda ax, p=points: _curve(ax, p)))
+    if evals and "win_rate" in evals[-1]:
+        drawn.append(figure("Win rate against the start, 95 % interval", lambda ax: _rates(ax, evals, "win_rate", BLUE)))
     if evals and "score_policy" in evals[-1]:
-        drawn.append(_figure("Mean score on held-out prompts, before and after, 95 % interval", lambda ax: _scores(ax, evals)))
+        drawn.append(figure("Mean score on held-out prompts, before and after, 95 % interval", lambda ax: _scores(ax, evals)))
     if held_out:
-        drawn.append(_figure("Words of held-out answers", lambda ax: _lengths(ax, held_out, policy)))
+        drawn.append(figure("Words of held-out answers", lambda ax: _lengths(ax, held_out, policy)))
     bins = run.metrics.read("calibration")
     if bins:
-        drawn.append(_figure("Calibration of the reward model", lambda ax: _calibration(ax, bins)))
+        drawn.append(figure("Calibration of the reward model", lambda ax: _calibration(ax, bins)))
     return drawn
 
 
-def _figure(title: str, draw: Callable[[Axes], None]) -> str:
+def figure(title: str, draw: Callable[[Axes], None]) -> str:
+    """A plot as SVG, drawn by `draw`."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         axes = figure.subplots()
@@ -130,7 +133,7 @@ def _figure(title: str, draw: Callable[[Axes], None]) -> str:
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     svg = file.getvalue()
-    return svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    return svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
 
 
 def _curve(axes: Axes, points: list[tuple[int, float]]) -> None:

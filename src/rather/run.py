@@ -123,9 +123,7 @@ class Run:
         if found and checkpoint.check(found[-1])["step"] >= steps:
             checkpoint.check_same(found[-1], lineage)
             return found[-1]
-        trained, parameters = self._trainee(number, name)
-        with self._progress("scoring with the reference", len(data.comparisons)) as advance:
-            learner = build.learner(c, name, self.start, trained, parameters, data, advance)
+        learner = self._learner(number, name, data)
         last = self._learn(learner, name, number, steps, lineage)
         if name == "reward":
             self._evaluate_reward(learner.model, steps)
@@ -133,9 +131,8 @@ class Run:
 
     def _improve(self, number: int) -> Path:
         """Let the policy act and learn from what it is paid: by verifiers, or by a reward model, which is trained first if need be."""
-        c, tasks = self.config, self.tasks[0]
-        name, folder = c.train.learner, self.checkpoints(number)
-        steps, watermark, labels = build.steps(c, name, len(tasks)), 0, list[int]()
+        c, name, folder = self.config, self.config.train.learner, self.checkpoints(number)
+        steps, watermark, labels = build.steps(c, name, len(self.tasks[0])), 0, list[int]()
         paid_by = Path(c.judge.checkpoint)
         if c.train.reward == "labels":
             paid_by = self._fit(number, "reward")
@@ -146,9 +143,8 @@ class Run:
         if found and checkpoint.check(found[-1])["step"] >= steps:
             checkpoint.check_same(found[-1], lineage)
             return found[-1]
-        payer = build.checker(c) if build.verified(c) else build.saved_reward(paid_by, self.start)
-        trained, parameters = self._trainee(number, name)
-        learner = build.improver(c, self.start, trained, parameters, tasks, payer)
+        payer = self._payer(paid_by)
+        learner = self._improver(number, payer)
         try:
             return self._learn(learner, name, number, steps, lineage)
         finally:
@@ -156,6 +152,21 @@ class Run:
                 payer.close()
                 for problem, count in payer.problems.most_common(3):
                     self.console.print(f"{count} answers could not be verified: {problem}", markup=False)
+
+    def _learner(self, number: int, name: str, data: Answered) -> Any:
+        """What learns from labels."""
+        trained, parameters = self._trainee(number, name)
+        with self._progress("scoring with the reference", len(data.comparisons)) as advance:
+            return build.learner(self.config, name, self.start, trained, parameters, data, advance)
+
+    def _payer(self, saved: Path) -> Any:
+        """What pays the policy: the verifiers, or the reward model in the checkpoint `saved`."""
+        return build.checker(self.config) if build.verified(self.config) else build.saved_reward(saved, self.start)
+
+    def _improver(self, number: int, payer: Any) -> Any:
+        """What learns from what `payer` pays."""
+        trained, parameters = self._trainee(number, self.config.train.learner)
+        return build.improver(self.config, self.start, trained, parameters, self.tasks[0], payer)
 
     def _learn(self, learner: Any, name: str, number: int, steps: int, lineage: Lineage) -> Path:
         """Take `learner` to `steps` steps, shown by a bar."""
@@ -165,7 +176,7 @@ class Run:
 
             def report(step: int, values: dict[str, float]) -> None:
                 nonlocal at
-                shown = "  ".join(f"{k} {values[k]:.3f}" for k in ("loss", "accuracy", "score", "kl") if k in values)
+                shown = "  ".join(f"{k} {values[k]:.3f}" for k in ("loss", "accuracy", "score", "return", "gold", "kl") if k in values)
                 advance(step - at, f"training {name}  {shown}")
                 at = step
 
@@ -229,7 +240,7 @@ class Run:
         """Sample, label, train and evaluate, round after round; returns how the last policy did, in words."""
         result = None
         for number in range(self.config.loop.rounds):
-            if not build.verified(self.config):
+            if self._asks:
                 self.sample(number)
                 self.label()
                 self._wait_for_people("train")
@@ -237,6 +248,11 @@ class Run:
             if self.config.train.learner != "reward":
                 result = self.evaluate(number)
         return result
+
+    @property
+    def _asks(self) -> bool:
+        """Whether the run needs labels."""
+        return not (self.config.train.learner in ("ppo", "grpo") and self.config.train.reward != "labels")
 
     def _wait_for_people(self, purpose: str) -> None:
         """Stop while a person still has questions to answer: what is learnt next should know all their answers."""
@@ -301,13 +317,14 @@ class Run:
         a, b = (torch.cat([pair[i].mean(0) for pair in scored]) for i in (0, 1))
         preferences = [c.preference for c in held if c.preference is not None]
         result = calibration(torch.sigmoid(a - b).tolist(), preferences)
-        words = torch.tensor([float(len((t.text or "").split())) for side in "ab" for c in held for t in getattr(c, side)[:1]])
-        correlation = torch.corrcoef(torch.stack([torch.cat([a, b]).cpu(), words]))[0, 1].item()
+        words = [float(len((t.text or "").split())) for side in "ab" for c in held for t in getattr(c, side)[:1]]
         self.metrics.rewind("reward-eval", -1)
         values = {
             "accuracy": result.accuracy.mean, "accuracy_low": result.accuracy.low, "accuracy_high": result.accuracy.high,
-            "questions": result.accuracy.count, "calibration_error": result.error, "length_correlation": correlation,
+            "questions": result.accuracy.count, "calibration_error": result.error,
         }  # fmt: skip
+        if any(words):
+            values["length_correlation"] = torch.corrcoef(torch.stack([torch.cat([a, b]).cpu(), torch.tensor(words)]))[0, 1].item()
         self.metrics.write("reward-eval", step, values)
         for mean, share, count in result.bins:
             self.metrics.write("calibration", step, {"predicted": mean, "observed": share, "count": count})
@@ -317,7 +334,7 @@ class Run:
         """The settings that a resumed training must share."""
         dump = self.config.model_dump()
         t = {k: v for k, v in dump["train"].items() if k not in ("checkpoint_every", "keep")}
-        kept = {k: dump[k] for k in ("model", "dpo", "ppo", "grpo", "verify", "reward", "sample")}
+        kept = {k: dump[k] for k in ("control", "query", "model", "dpo", "ppo", "grpo", "verify", "reward", "sample")}
         return kept | {"train": t, "run": {"seed": dump["run"]["seed"]}}
 
     def _pair(self, key: str, a: Trajectory, b: Trajectory) -> Comparison:

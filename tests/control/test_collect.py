@@ -50,7 +50,15 @@ def test_a_stretch_is_cut_where_attempts_end_and_goes_on_where_it_was(cut: bool)
     assert first.rewards.tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
     assert first.mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert first.terminated.tolist() == [not cut, False]
-    assert stretches.told() == {"return": 10, "episode_length": 4, "gold": 40}
+    assert stretches.told() == {
+        "return": 10,
+        "return_error": 0,
+        "return_deviation": 0,
+        "episode_length": 4,
+        "gold": 40,
+        "gold_error": 0,
+        "gold_deviation": 0,
+    }
     second = stretches.collect(1)
     assert second.observations[:, :, 0].tolist() == [[2, 3, 4, 4, 4], [0, 1, 2, 3, 4]]
     assert second.terminated.tolist() == [not cut, not cut]

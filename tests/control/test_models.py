@@ -6,7 +6,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary
 from torch.distributions import Categorical, Normal
 
-from rather.control.models import ControlCritic, ControlPolicy, Normaliser, Perceptron, collate
+from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Normaliser, Perceptron, collate
 from rather.core import Task, Trajectory
 from rather.errors import ConfigError
 
@@ -113,3 +113,59 @@ def test_a_critic_values_every_state_and_the_last() -> None:
 def test_other_actions_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"not MultiBinary\(3\)"):
         ControlPolicy(4, MultiBinary(3))
+
+
+def fragment(space, rng: np.random.Generator, steps: int = 10) -> Trajectory:
+    observations = rng.standard_normal((steps + 1, 4)).astype(np.float32)
+    actions = rng.integers(5, 8, steps) if space is CHOICES else rng.standard_normal((steps, 2)).astype(np.float32)
+    return Trajectory(Task("e", "0"), "p", None, True, observations, actions, np.zeros(steps), np.zeros(steps))
+
+
+@pytest.mark.parametrize("space", [CHOICES, BOX])
+def test_members_of_an_ensemble_are_nets_of_their_own(space) -> None:
+    rng = np.random.default_rng(0)
+    model = ControlReward(4, space, members=3, hidden=(8,), seed=0)
+    pieces = [fragment(space, rng), fragment(space, rng, 4)]
+    model.see(pieces)
+    batch = model.collate(pieces)
+    each = model.each(batch)
+    assert each.shape == (3, 2, 10)
+    for k in range(3):  # by hand, member by member
+        seen = model.normaliser(batch.observations[:, :-1])
+        acted = torch.nn.functional.one_hot((batch.actions - 5).clamp(min=0), 3).float() if space is CHOICES else batch.actions
+        x = torch.cat([seen, acted], -1)
+        w1, b1, w2, b2 = (p[k] for p in model.layers)
+        torch.testing.assert_close(each[k], ((x @ w1 + b1).tanh() @ w2 + b2)[..., 0] * batch.mask)
+    torch.testing.assert_close(model.scores(batch), each.sum(-1))
+    torch.testing.assert_close(model.rewards(batch), each.mean(0))
+    assert model.scores(batch).std(0).min() > 1e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_reward_is_learnt_from_comparisons_of_fragments(seed: int, tmp_path: Path) -> None:
+    from rather.core import Comparison
+    from rather.learners.common import Optimisation, Pairs
+    from rather.learners.reward import Reward
+
+    rng = np.random.default_rng(seed)
+
+    def value(t: Trajectory) -> float:
+        return float((t.observations[:-1, 0] * (t.actions == 6)).sum())
+
+    pieces = [fragment(CHOICES, rng) for _ in range(600)]
+    pairs = [
+        Comparison((a,), (b,), float(value(a) > value(b)), str(i)) for i, (a, b) in enumerate(zip(pieces[::2], pieces[1::2], strict=True))
+    ]
+    model = ControlReward(4, CHOICES, members=3, hidden=(32,), seed=seed)
+    model.see(pieces)
+    learner = Reward(model, pairs[:200], list(model.layers), Optimisation(200, 50, lr=5e-3, micro_tokens=10_000))
+    for _ in range(200):
+        learner.step()
+    held = Pairs.of(model, pairs[200:])
+    with torch.no_grad():
+        a, b = held.scores(model.scores(held.batch).mean(0))
+    assert ((a > b) == (held.preference > 0.5)).float().mean() > 0.8
+    model.save(tmp_path / "r")
+    other = ControlReward(4, CHOICES, members=3, hidden=(32,), seed=seed + 1)
+    other.restore(tmp_path / "r")
+    assert torch.equal(other.scores(held.batch), model.scores(held.batch))

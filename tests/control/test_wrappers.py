@@ -2,6 +2,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from rather.control import rollout
 from rather.control.wrappers import FixedHorizon
 from rather.errors import ConfigError
 
@@ -39,3 +40,17 @@ def test_other_observations_are_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"a Box of one dimension"):
         FixedHorizon(Pictures(), 5)
+
+
+def test_what_is_meant_is_paid_in_place_of_the_reward() -> None:
+    plain, meant = rollout.environment("rather/CheckpointCar-v0"), rollout.environment("rather/CheckpointCar-v0", meant="laps")
+    for env in (plain, meant):
+        env.reset(seed=0)
+    total = 0.0
+    for _ in range(200):
+        *_, info = plain.step(7)
+        total += meant.step(7)[1]
+    assert total == pytest.approx(info["laps"])
+    assert abs(total) > 0.1
+    with pytest.raises(ConfigError, match=r"control.gold is 'lapps', but the environment's info has 'laps'"):
+        rollout.environment("rather/CheckpointCar-v0", meant="lapps").reset(seed=0)

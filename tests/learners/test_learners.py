@@ -1,5 +1,6 @@
 """Each learner on a tiny random model: identities, micro-batches, and that it learns, over three seeds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,8 @@ def test_micro_batches_change_no_gradient(tiny: Path, kind: str) -> None:
         else:
             model = TextReward(policy, 3 if kind == "ensemble" else 1, 0)
             parameters = [*parameters, model.heads]
-            learner = Reward(model, asked, parameters, how)
+            asked = [replace(c, judge="ab"[i % 2]) for i, c in enumerate(asked)]
+            learner = Reward(model, asked, parameters, how, judges=["a", "b"])
         found.append(gradient(learner, parameters))
     assert found[0].norm() > 1e-3
     for other in found[1:]:

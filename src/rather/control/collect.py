@@ -12,7 +12,7 @@ import torch
 
 from rather.control.models import ControlPolicy
 from rather.control.rollout import Eye, allowed
-from rather.core import Batch
+from rather.core import Batch, spread
 from rather.errors import DataError
 
 
@@ -82,8 +82,9 @@ class Stretches:
         """Mean return and length of the attempts that ended in the last stretch, and their gold measure."""
         if not self.ended:
             return {}
-        returns, lengths, gold = np.array(self.ended).mean(0)
-        return {"return": returns, "episode_length": lengths} | ({"gold": gold} if self.gold else {})
+        returns, lengths, gold = zip(*self.ended, strict=True)
+        found = spread("return", returns) | {"episode_length": float(np.mean(lengths))}
+        return found | (spread("gold", gold) if self.gold else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Which attempt each environment is in, and what was done in it."""

@@ -221,6 +221,64 @@ class ControlCritic(nn.Module):
         return self.net(batch.observations if normaliser is None else normaliser(batch.observations))[..., 0]
 
 
+class ControlReward(nn.Module):
+    """K reward nets trained together: r(s, a) of every step, a score is their sum over an attempt or a fragment.
+
+    One batched product a layer serves all members. Inputs are scaled by a normaliser of its own, which `see` fills before training, so
+    that what was learnt does not move when the policy's normaliser does.
+    """
+
+    def __init__(self, inputs: int, actions: Space, members: int = 3, hidden: Sequence[int] = (64, 64), seed: int = 0) -> None:
+        super().__init__()
+        self.members = members
+        self.first, self.choices = (int(actions.start), int(actions.n)) if isinstance(actions, Discrete) else (0, 0)
+        width = self.choices or int(np.prod(actions.shape))  # type: ignore[arg-type]
+        self.normaliser = Normaliser(inputs)
+        self.layers = nn.ParameterList()
+        generator = torch.Generator().manual_seed(seed)
+        for before, after in pairwise([inputs + width, *hidden, 1]):
+            weight = torch.randn(members, before, after, generator=generator) / before**0.5
+            self.layers += [nn.Parameter(weight), nn.Parameter(torch.zeros(members, 1, after))]
+
+    def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
+        """Trajectories as a batch; see `collate`."""
+        return collate(trajectories)
+
+    def see(self, trajectories: Sequence[Trajectory]) -> None:
+        """Take the observations of these attempts into account when inputs are scaled."""
+        self.normaliser.update(torch.from_numpy(np.concatenate([t.observations for t in trajectories])))  # type: ignore[misc]
+
+    def each(self, batch: Batch) -> Tensor:
+        """Rewards (K, B, T) of every member."""
+        observations = self.normaliser(batch.observations[:, : batch.mask.shape[1]])
+        if self.choices:
+            actions = nn.functional.one_hot((batch.actions.long() - self.first).clamp(min=0), self.choices).float()
+        else:
+            actions = batch.actions.float()
+        x = torch.cat([observations, actions], -1).flatten(0, 1).expand(self.members, -1, -1)
+        for i in range(0, len(self.layers), 2):
+            x = torch.baddbmm(self.layers[i + 1], x.tanh() if i else x, self.layers[i])
+        return x.view(self.members, *batch.mask.shape) * batch.mask
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Scores (K, B) of every member."""
+        return self.each(batch).sum(-1)
+
+    def rewards(self, batch: Batch) -> Tensor:
+        """Rewards (B, T): the members' mean."""
+        with torch.no_grad():
+            return self.each(batch).mean(0)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and observation statistics."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / "reward.safetensors")
+
+    def restore(self, folder: Path) -> None:
+        """Take over what `save` wrote, in place."""
+        self.load_state_dict(load_file(folder / "reward.safetensors"))
+
+
 def collate(trajectories: Sequence[Trajectory]) -> Batch:
     """Pad on the right; attempts at one task form a group. After the last observation of a row comes that observation again."""
     lengths = [len(t.rewards) for t in trajectories]  # type: ignore[arg-type]

@@ -15,13 +15,13 @@ from gymnasium.error import Error
 from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
 
 from rather.control.models import ControlPolicy
-from rather.control.wrappers import FixedHorizon
+from rather.control.wrappers import FixedHorizon, Meant
 from rather.core import Perturbation, Task, Trajectory, row_seed
 from rather.errors import ConfigError, DataError
 
 
-def environment(name: str, horizon: int | None = None, **settings: Any) -> gymnasium.Env:
-    """The Gymnasium environment called `name`, every attempt lasting `horizon` steps if that is given.
+def environment(name: str, horizon: int | None = None, meant: str = "", **settings: Any) -> gymnasium.Env:
+    """The Gymnasium environment called `name`, every attempt lasting `horizon` steps if that is given, paying what is `meant` if it is.
 
     Raises:
         ConfigError: there is none of that name, it lacks a package, or its spaces are of a kind that cannot be learnt.
@@ -35,6 +35,8 @@ def environment(name: str, horizon: int | None = None, **settings: Any) -> gymna
     _check(env.observation_space, f"observations of {name}")
     if not (isinstance(env.action_space, Discrete) or (isinstance(env.action_space, Box) and len(env.action_space.shape) == 1)):
         raise ConfigError(f"actions of {name} are {env.action_space}; a Discrete space or a Box of one dimension can be learnt")
+    if meant:
+        env = Meant(env, meant)
     return env if horizon is None else FixedHorizon(env, horizon)
 
 
@@ -76,11 +78,13 @@ class ControlSampler:
     """Lets a policy act in copies of one environment, `rows` of them side by side.
 
     With `learns` the policy's normaliser takes what was seen into account, but at `sync` only: until then what was sampled has the
-    log-probabilities that it had.
+    log-probabilities that it had. With `best` it always takes the likeliest action.
     """
 
-    def __init__(self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16, learns: bool = False) -> None:
-        self.policy, self.make, self.rows, self.learns = policy, make, rows, learns
+    def __init__(
+        self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16, learns: bool = False, best: bool = False
+    ) -> None:
+        self.policy, self.make, self.rows, self.learns, self.best = policy, make, rows, learns, best
         self.idle: list[gymnasium.Env] = []
         self.seen: list[np.ndarray] = []
 
@@ -111,7 +115,7 @@ class ControlSampler:
                 working.append(self._start(number, task, row_seed(seed, task, attempt)))
             observations = np.stack([w.observations[-1] for w in working])
             noise = np.stack([self._noise(w.chance) for w in working])
-            actions, logprobs = act(observations, noise)
+            actions, logprobs = (act.best(observations), np.zeros(len(working))) if self.best else act(observations, noise)
             going = []
             for w, action, logprob in zip(working, actions, logprobs, strict=True):
                 terminated, truncated = self._step(w, action, float(logprob), tasks[w.number])

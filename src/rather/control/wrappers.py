@@ -51,3 +51,28 @@ class FixedHorizon(gymnasium.Wrapper):
         if observation is None:
             return np.append(np.zeros(space.shape[0] - 1), 1).astype(space.dtype)  # type: ignore[index]
         return np.append(observation, 0).astype(space.dtype)
+
+
+class Meant(gymnasium.Wrapper):
+    """Pays the growth of `info[name]`, what is really meant, instead of what the environment pays: for simulated judges."""
+
+    def __init__(self, env: gymnasium.Env, name: str) -> None:
+        super().__init__(env)
+        self.name = name
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start the task."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.before = self._now(info)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Move, and pay the growth since the last step."""
+        observation, _, terminated, truncated, info = self.env.step(action)
+        before, self.before = self.before, self._now(info)
+        return observation, self.before - before, terminated, truncated, info
+
+    def _now(self, info: dict[str, Any]) -> float:
+        if self.name not in info:
+            raise ConfigError(f"control.gold is {self.name!r}, but the environment's info has {', '.join(map(repr, info)) or 'nothing'}")
+        return float(info[self.name])

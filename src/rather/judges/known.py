@@ -9,7 +9,9 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from rather.core import Comparison, Trajectory
 from rather.errors import ConfigError
@@ -50,8 +52,10 @@ class SimulatedJudge:
     """Says P(a better) in {0, 0.5, 1}, or nothing.
 
     P(a) = sigmoid((u_a - u_b) / temperature), u the mean utility of a side; with probability `mistake` the answer is a coin
-    flip, utilities closer than `tie` are a tie, with probability `abstain` there is no answer. What it says depends on `seed`,
-    its name and the question alone, so it says the same when it is asked again.
+    flip, utilities closer than `tie` are a tie, with probability `abstain` there is no answer, and none where both sides are below
+    `skip_below`. With a `discount` below 1 what lies that many steps back counts so much less: the judge is myopic. These are the
+    teachers of B-Pref (Lee et al. 2021, sec. 4): oracle (a temperature near 0), noisy, mistake, equal, skip and myopic. What a judge
+    says depends on `seed`, its name and the question alone, so it says the same when it is asked again.
     """
 
     name: str
@@ -61,6 +65,8 @@ class SimulatedJudge:
     tie: float = 0.0
     abstain: float = 0.0
     seed: int = 0
+    discount: float = 1.0
+    skip_below: float = -math.inf
     kind: str = "simulated"
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[float | None]:
@@ -74,7 +80,10 @@ class SimulatedJudge:
             return None
         if mistake < self.mistake:
             return float(flip < 0.5)
-        difference = self.mean(comparison.a) - self.mean(comparison.b)
+        a, b = self.mean(comparison.a), self.mean(comparison.b)
+        difference = a - b
+        if max(a, b) < self.skip_below:
+            return None
         if abs(difference) < self.tie:
             return 0.5
         odds = max(min(difference / self.temperature, 700.0), -700.0)
@@ -82,12 +91,19 @@ class SimulatedJudge:
 
     def mean(self, side: Sequence[Trajectory]) -> float:
         """Mean utility of a side."""
-        return sum(self.utility(t) for t in side) / len(side)
+        return sum(self.utility(_discounted(t, self.discount)) for t in side) / len(side)
 
     def _digest(self, comparison: Comparison) -> int:
         sides = [[(t.task.key, t.text, None if t.actions is None else t.actions.tolist()) for t in s] for s in (comparison.a, comparison.b)]
         text = json.dumps([self.seed, self.name, comparison.key, sides])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _discounted(trajectory: Trajectory, discount: float) -> Trajectory:
+    if discount == 1 or trajectory.rewards is None:
+        return trajectory
+    back = np.arange(len(trajectory.rewards))[::-1]
+    return replace(trajectory, rewards=trajectory.rewards * discount**back)
 
 
 def utility(name: str) -> Utility:

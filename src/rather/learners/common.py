@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Comparison, Sampler, Task, Trajectory
+from rather.core import Batch, Comparison, Sampler, Task, Trajectory, spread
 from rather.errors import TrainingError
 
 
@@ -80,22 +80,32 @@ class Order:
 
 
 class Attempts:
-    """What a policy is improved on: attempts at `tasks(number)`, anew for every `number`."""
+    """What a policy is improved on: attempts at `tasks(number)`, anew for every `number`; `gold` measures them beside their pay."""
 
-    def __init__(self, model: Model, sampler: Sampler, tasks: Callable[[int], Sequence[Task]], seed: int) -> None:
-        self.model, self.sampler, self.tasks, self.seed = model, sampler, tasks, seed
+    def __init__(
+        self,
+        model: Model,
+        sampler: Sampler,
+        tasks: Callable[[int], Sequence[Task]],
+        seed: int,
+        gold: Callable[[Trajectory], float] | None = None,
+    ) -> None:
+        self.model, self.sampler, self.tasks, self.seed, self.gold = model, sampler, tasks, seed, gold
+        self.measured: dict[str, float] = {}
 
     def collect(self, number: int) -> Batch:
         """Let the policy act."""
-        return self.model.collate(self.sampler.sample(self.tasks(number), self.seed * 1_000_003 + number))
+        found = self.sampler.sample(self.tasks(number), self.seed * 1_000_003 + number)
+        self.measured = {} if self.gold is None else spread("gold", [self.gold(t) for t in found])
+        return self.model.collate(found)
 
     def sync(self) -> None:
         """Let the sampler know that the policy has moved."""
         self.sampler.sync()
 
     def told(self) -> dict[str, float]:
-        """What is known of the attempts beyond what is in the batch."""
-        return {}
+        """The gold measure of the last attempts, which the policy is not paid by, if there is one."""
+        return self.measured
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: `number` says it all."""

@@ -3,6 +3,7 @@
 Shape letters: B trajectories, T actions (padded).
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch
+from rather.core import Batch, spread
 from rather.errors import RatherWarning
 from rather.learners.common import Means, Optimisation, Stepper, parts
 from rather.losses import group_advantages, kl_estimate, ppo_clip_loss
@@ -62,7 +63,7 @@ class GRPO:
         self.model, self.source, self.how, self.settings = policy, source, how, settings
         self.reward_model, self.reference = reward_model, reference
         self.stepper = Stepper(parameters, how)
-        self.number, self.idle = 0, 0
+        self.number, self.idle, self.scored = 0, 0, dict[str, float]()
 
     def step(self) -> dict[str, float]:
         """Sample, and take the optimiser steps that follow from it; none if no group teaches anything."""
@@ -79,7 +80,7 @@ class GRPO:
             loss = sum(self._update(batch, advantages, tokens, rows, means) for batch, advantages, _, _ in useful)
             taken = self.stepper.step(loss)
         self.source.sync()
-        return taken | means.result() | self.source.told() | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
+        return taken | means.result() | self.scored | self.source.told() | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser state, and how often was sampled."""
@@ -103,7 +104,8 @@ class GRPO:
                 advantages = group_advantages(scores, batch.groups, self.settings.scale)
             groups, index = torch.unique(batch.groups, return_inverse=True)
             differ = torch.zeros(len(groups), device=scores.device).index_add(0, index, (advantages != 0).float()) > 0
-            means.add(score=scores, unjudged=scores.isnan().float(), length=batch.mask.sum(-1), groups_without_variance=(~differ).float())
+            self.scored = spread("score", scores[~scores.isnan()].tolist() or [math.nan])
+            means.add(unjudged=scores.isnan().float(), length=batch.mask.sum(-1), groups_without_variance=(~differ).float())
             kept = (advantages != 0).nonzero()[:, 0]
             found.append((batch.select(kept), advantages[kept], batch.mask.sum().item(), float(len(batch))))
             wanted, useful = max(wanted, len(groups)), useful + int(differ.sum())

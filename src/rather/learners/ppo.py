@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch
+from rather.core import Batch, spread
 from rather.errors import TrainingError
 from rather.learners.common import Means, Optimisation, Stepper, parts
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
@@ -83,7 +83,7 @@ class PPO:
         self.model, self.critic, self.source = policy, critic, source
         self.how, self.settings, self.reward_model, self.reference = how, settings, reward_model, reference
         self.stepper = Stepper(parameters, how)
-        self.number, self.kl = 0, settings.kl
+        self.number, self.kl, self.scored = 0, settings.kl, dict[str, float]()
 
     def step(self) -> dict[str, float]:
         """Sample once, and take the optimiser steps that follow from it."""
@@ -102,7 +102,7 @@ class PPO:
         found = means.result()
         if s.kl_target is not None:
             self.kl *= 1 + 0.1 * max(-0.2, min(0.2, found["kl"] / s.kl_target - 1))
-        return taken | found | self.source.told() | {"kl_weight": self.kl, "tokens": float(batch.mask.sum())}
+        return taken | found | self.scored | self.source.told() | {"kl_weight": self.kl, "tokens": float(batch.mask.sum())}
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser state, critic, the weight of the KL penalty, the number of steps, and where attempts stand."""
@@ -137,8 +137,9 @@ class PPO:
         values = self._of(batch, self.critic.values)
         advantages, returns = gae(rewards, values, mask, batch.terminated, s.gamma, s.lam)
         left = masked_mean((returns - values[:, :-1]).square(), mask)
-        spread = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
-        means.add(score=(earned * mask).sum(-1), length=mask.sum(-1), explained_variance=(1 - left / spread.clamp(min=1e-8))[None])
+        total = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
+        self.scored = spread("score", (earned * mask).sum(-1).tolist())
+        means.add(length=mask.sum(-1), explained_variance=(1 - left / total.clamp(min=1e-8))[None])
         if s.whiten:
             advantages = whiten(advantages, mask)
         return _Credited(batch, advantages, returns, values[:, :-1])

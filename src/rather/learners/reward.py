@@ -14,7 +14,7 @@ from rather.losses import bradley_terry_loss
 class Reward:
     """Fits scores to preferences: P(a better) = sigmoid((s_a - s_b) / temperature of the judge).
 
-    `model.scores(batch)` gives (K, B) scores. Each of K > 1 members learns from its own random 80 % of the comparisons.
+    `model.scores(batch)` gives (K, B) scores, K = `model.members`. Each of several members learns from a random 80 % of its own.
     `judges` names the judges whose temperature is learnt; their geometric mean is held at 1, since scores have no scale.
     """
 
@@ -32,7 +32,7 @@ class Reward:
         self.log_temperatures = nn.Parameter(torch.zeros(len(self.judges)))
         self.order = Order(len(self.comparisons), how.seed)
         self.stepper = Stepper([*parameters, *([self.log_temperatures] if self.judges else [])], how)
-        members = len(model.heads)
+        members = model.members
         generator = torch.Generator().manual_seed(how.seed)
         self.learns = torch.rand(members, len(self.comparisons), generator=generator) < (0.8 if members > 1 else 1.1)
 
@@ -41,7 +41,7 @@ class Reward:
         chosen = self.order.take(self.how.batch_size)
         pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
         learns = self.learns[:, chosen].to(pairs.preference.device)
-        scale = self._scales([self.comparisons[i].judge for i in chosen], pairs.preference.device)
+        judges = [self.comparisons[i].judge for i in chosen]
         total = learns.sum().clamp(min=1)
         means, loss, start = Means(), 0.0, 0
         for part, _ in pairs.split(self.how.micro_tokens):
@@ -49,7 +49,7 @@ class Reward:
             start += len(part)
             a, b = part.scores(self.model.scores(part.batch))
             used = learns[:, here]
-            difference = ((a - b) * scale[here])[used]
+            difference = ((a - b) * self._scales(judges[here], a.device))[used]
             preference = part.preference.expand_as(a)[used]
             if used.any():
                 part_loss = bradley_terry_loss(difference, torch.zeros_like(difference), preference)

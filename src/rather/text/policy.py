@@ -165,6 +165,7 @@ class TextReward(nn.Module):
     def __init__(self, body: TextPolicy | ForeignPolicy, members: int, seed: int) -> None:
         super().__init__()
         self.body = body
+        self.members = members
         generator = torch.Generator().manual_seed(seed)
         self.heads = nn.Parameter((torch.randn(members, body.width, generator=generator) / body.width).to(body.device))
 

@@ -1,0 +1,65 @@
+"""Clips of attempts: played again from seed and actions, checked against the record, and kept as WebP animations.
+
+Shape letters: F frames, H and W pixels.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+
+import gymnasium
+import numpy as np
+from PIL import Image
+
+from rather.control.rollout import Eye, allowed
+from rather.core import Trajectory
+from rather.errors import DataError
+
+
+def replay(trajectory: Trajectory, make: Callable[[], gymnasium.Env], every: int = 1) -> np.ndarray:
+    """The frames (F, H, W, 3) of an attempt, one every so many steps, from an environment with `render_mode="rgb_array"`.
+
+    Raises:
+        DataError: the environment shows or pays something else than the record says, or draws no pictures.
+    """
+    assert trajectory.observations is not None
+    assert trajectory.actions is not None
+    env = make()
+    if env.render_mode != "rgb_array":
+        raise DataError(f"{trajectory.task.source} draws no pictures; make it with render_mode='rgb_array'")
+    eye, frames = Eye(env.observation_space), []
+    observation, _ = env.reset(seed=int(trajectory.task.key))
+    for step in range(len(trajectory.actions) + 1):
+        if not np.allclose(eye(observation), trajectory.observations[step], atol=1e-5):
+            where = f"step {step} of seed {trajectory.task.key}"
+            raise DataError(
+                f"the replay of {trajectory.task.source} differs from the record at {where}; is it another version of the environment?"
+            )
+        if step % every == 0:
+            frames.append(np.asarray(env.render()))
+        if step < len(trajectory.actions):
+            observation, *_ = env.step(allowed(env.action_space, trajectory.actions[step]))
+    env.close()
+    return np.stack(frames)
+
+
+def sheet(frames: np.ndarray, columns: int = 10, quality: int = 70) -> bytes:
+    """All frames side by side in one WebP picture, row by row: frame-exact, and small enough to send."""
+    rows = -(-len(frames) // columns)
+    _, height, width, _ = frames.shape
+    canvas = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        row, column = divmod(i, columns)
+        canvas[row * height : (row + 1) * height, column * width : (column + 1) * width] = frame
+    return _webp([Image.fromarray(canvas)], quality=quality)
+
+
+def animation(frames: Sequence[np.ndarray] | np.ndarray, milliseconds: int = 100, quality: int = 70) -> bytes:
+    """An endless WebP animation."""
+    return _webp([Image.fromarray(frame) for frame in frames], quality=quality, duration=milliseconds)
+
+
+def _webp(pictures: list[Image.Image], quality: int, duration: int = 0) -> bytes:
+    file = io.BytesIO()
+    more = {"save_all": True, "append_images": pictures[1:], "duration": duration, "loop": 0} if len(pictures) > 1 else {}
+    pictures[0].save(file, "WEBP", quality=quality, method=4, **more)
+    return file.getvalue()

@@ -1,0 +1,168 @@
+"""A run about control, phase by phase: let the policy act, compare fragments, learn a reward, improve the policy, again."""
+
+import math
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rather import build, checkpoint, query
+from rather.control.clips import replay
+from rather.control.collect import Stretches
+from rather.control.models import ControlCritic, ControlPolicy, ControlReward
+from rather.control.rollout import ControlSampler, check_lengths, environment, fragments, inputs
+from rather.core import Answered, Comparison, Task, Trajectory, spread
+from rather.errors import ConfigError, TrainingError
+from rather.judges.model import ModelJudge
+from rather.learners.ppo import PPO, Clip
+from rather.learners.reward import Reward
+from rather.run import Run
+
+
+class ControlRun(Run):
+    """One run about control: its settings, its folder and its store."""
+
+    def make(self, meant: bool = False, pictures: bool = False) -> Any:
+        """The environment; `meant`: paying control.gold, if that is set, instead of its own reward."""
+        c = self.config.control
+        how = {"render_mode": "rgb_array"} if pictures else {}
+        return environment(c.env, c.horizon or None, c.gold if meant else "", **how)
+
+    @cached_property
+    def tasks(self) -> tuple[list[Task], list[Task]]:
+        """Reset seeds to compare attempts on, and others to evaluate on."""
+        c = self.config
+        held_out = c.eval.prompts or 20
+        return [self._task(i) for i in range(c.query.attempts)], [self._task(1_000_000 + i) for i in range(held_out)]
+
+    @cached_property
+    def start(self) -> ControlPolicy:
+        """The policy that starts the run, at random."""
+        return self._new_policy(f"{self.config.run.name}@start")
+
+    def policy(self, number: int) -> ControlPolicy:
+        """The policy at the beginning of round `number`."""
+        if number == 0:
+            return self.start
+        last = checkpoint.every(self.checkpoints(number - 1))
+        if not last:
+            raise TrainingError(f"round {number - 1} has no checkpoint in {self.checkpoints(number - 1)}; run `rather train` first")
+        policy = self._new_policy(f"{self.config.run.name}@{number - 1}-{checkpoint.check(last[-1])['step']}")
+        policy.restore(last[-1] / "model")
+        return policy
+
+    def attempts(self, policy: ControlPolicy, tasks: list[Task], meant: bool, best: bool = False) -> list[Trajectory]:
+        """One attempt at each task."""
+        sampler = ControlSampler(policy, lambda: self.make(meant), self.config.control.envs, best=best)
+        return sampler.sample(tasks, self._seed("attempts", 0))
+
+    # Phases
+
+    def sample(self, number: int = 0) -> int:
+        """Fragments of the newest policy's attempts become the round's questions, chosen by query.strategy; returns how many are new."""
+        c, q = self.config, self.config.query
+        wanted = query.shares(q.comparisons, c.loop.rounds, q.schedule)[number]
+        have = self.store.keys(c.run.name, "train")
+        if all(f"round-{number}/{i}" in have for i in range(wanted)):
+            return 0
+        tasks = [self._task(number * q.attempts + i) for i in range(q.attempts)]
+        with self.console.status("letting the policy act"):
+            found = self.attempts(self.policy(number), tasks, meant=True)
+        if not c.control.uneven:
+            check_lengths(found)
+        seed = self._seed("query", number) % 2**32
+        length = q.fragment or min(len(t.rewards) for t in found)  # type: ignore[arg-type]
+        pieces = fragments(found, length, 2 * wanted * q.candidates, seed)
+        pairs = [Comparison((a,), (b,)) for a, b in zip(pieces[0::2], pieces[1::2], strict=True)]
+        chosen = query.choose(q.strategy, self._differences(number, pairs), len(pairs), wanted, q.random_share, seed)
+        for why in sorted({why for _, why in chosen}):
+            asked = [(i, pairs[j]) for i, (j, reason) in enumerate(chosen) if reason == why]
+            self.store.ask(c.run.name, [self._pair(f"round-{number}/{i}", p.a[0], p.b[0]) for i, p in asked], why=why)
+        return wanted
+
+    def evaluate(self, number: int = 0) -> str | None:
+        """Let the trained policy and the start take their likeliest actions on held-out seeds; returns how they did, in words."""
+        last = checkpoint.every(self.checkpoints(number))
+        if not last:
+            raise TrainingError(f"there is no trained policy in {self.checkpoints(number)} yet; run `rather train` first")
+        values: dict[str, float] = {}
+        said = []
+        for who, policy in (("policy", self.policy(number + 1)), ("start", self.start)):
+            for what, meant in (("return", False), *([("gold", True)] if self.config.control.gold else [])):
+                found = self.attempts(policy, self.tasks[1], meant, best=True)
+                values |= spread(f"{what}_{who}", [float(t.rewards.sum()) for t in found])  # type: ignore[union-attr]
+            named = [("return", "mean return")] + [("gold", f"mean {self.config.control.gold}")] * bool(self.config.control.gold)
+            parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_error']:.2g})" for w, name in named]
+            said.append(", ".join(parts))
+        self.metrics.rewind(f"eval-{number}", -1)
+        step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
+        self.metrics.write(f"eval-{number}", step, values | {"prompts": len(self.tasks[1])}, checkpoint=digest)
+        return f"{said[0]} on {len(self.tasks[1])} held-out seeds; before: {said[1]}"
+
+    def drive(self, number: int = 0) -> tuple[Trajectory, np.ndarray]:
+        """An attempt of the trained policy at a held-out seed, with its likeliest actions, and its pictures (F, H, W, 3)."""
+        (found,) = self.attempts(self.policy(number + 1), self.tasks[1][:1], meant=False, best=True)
+        return found, replay(found, lambda: self.make(pictures=True), every=2)
+
+    # What they are made of
+
+    def _learner(self, number: int, name: str, data: Answered) -> Reward:
+        del number
+        if name != "reward":
+            raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {name!r}')
+        model = self._new_reward()
+        how = build.optimisation(self.config, "reward", len(data.comparisons))
+        if data.comparisons:
+            model.see([t for c in data.comparisons for side in (c.a, c.b) for t in side])
+        names = sorted({c.judge for c in data.comparisons}) if self.config.reward.temperatures else []
+        judges = names if len(names) > 1 else []
+        return Reward(model, data.comparisons, list(model.layers), how, self.config.reward.centre, judges)
+
+    def _payer(self, saved: Path) -> ControlReward | None:
+        match self.config.train.reward:
+            case "environment":
+                return None
+            case "verify":
+                raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
+        model = self._new_reward()
+        model.restore(saved / "model")
+        return model
+
+    def _improver(self, number: int, payer: ControlReward | None) -> PPO:
+        c, p = self.config, self.config.ppo.model_dump()
+        if c.train.learner != "ppo":
+            raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
+        p.pop("answers")
+        steps = build.steps(c, "ppo", 0)
+        rows = c.control.envs * c.control.stretch
+        how = replace(build.optimisation(c, "ppo", 0), steps=steps * c.ppo.epochs * math.ceil(rows / c.train.batch_size), micro_tokens=rows)
+        policy = self.policy(number) if number else self._new_policy(f"{c.run.name}@0")
+        critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normaliser, c.run.seed)
+        reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
+        source = Stretches(policy, self.make, c.control.envs, c.control.stretch, c.run.seed + 7919 * number, c.control.gold)
+        return PPO(policy, critic, source, [*policy.parameters(), *critic.parameters()], how, Clip(**p), payer, reference)
+
+    def _differences(self, number: int, pairs: list[Comparison]) -> torch.Tensor | None:
+        """Score differences (K, N) by the reward models of the round before, if there are any."""
+        saved = checkpoint.every(self.checkpoints(number - 1, "reward")) if number else []
+        if not saved:
+            return None
+        model = self._new_reward()
+        model.restore(saved[-1] / "model")
+        return torch.cat([a - b for a, b in ModelJudge("reward", model, 256).scores(pairs)], dim=1)
+
+    def _new_policy(self, name: str) -> ControlPolicy:
+        env, c = self.make(), self.config.control
+        policy = ControlPolicy(inputs(env), env.action_space, c.hidden, c.normalise, self.config.run.seed)
+        policy.name = name
+        return policy
+
+    def _new_reward(self) -> ControlReward:
+        env = self.make()
+        return ControlReward(inputs(env), env.action_space, self.config.reward.members, self.config.control.hidden, self.config.run.seed)
+
+    def _task(self, number: int) -> Task:
+        return Task(self.config.control.env, str(self.config.run.seed * 10_000_000 + number))

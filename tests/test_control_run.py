@@ -1,0 +1,151 @@
+"""Runs about control, from the command line."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rather.store import Store
+
+RUN = """
+[run]
+name = "small"
+[control]
+env = "rather/CheckpointCar-v0"
+gold = "laps"
+envs = 4
+stretch = 50
+hidden = [16]
+[query]
+comparisons = 12
+fragment = 20
+attempts = 4
+[judge]
+panel = [{ name = "expert", utility = "total_reward", temperature = 0.01 }]
+[train]
+learner = "ppo"
+reward = "labels"
+steps = 6
+batch_size = 100
+lr = 1e-3
+checkpoint_every = 2
+[reward]
+members = 2
+epochs = 3
+batch_size = 6
+held_out = 0.0
+[eval]
+prompts = 3
+[loop]
+rounds = 2
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(RUN)
+    return path
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_loop_asks_learns_and_improves_round_by_round(rather, run: Path, tmp_path: Path) -> None:
+    out = rather("loop", run).stdout
+    assert re.search(r"mean return .* mean laps .* on 3 held-out seeds; before:", out.replace("\n", " "), re.IGNORECASE)
+    questions = Store(str(tmp_path / "runs/small/store.db")).questions("small", "train")
+    assert len(questions) == 12
+    assert [q.comparison.key.split("/")[0] for q in questions].count("round-0") == 8, "hyperbolic: 2 to 1"
+    assert {q.why for q in questions} == {"random", "disagreement"}
+    assert {len(q.comparison.a[0].actions) for q in questions} == {20}
+    found = rows(tmp_path / "runs/small")
+    assert [r["step"] for r in found if r["phase"] == "train-ppo-1"] == [1, 2, 3, 4, 5, 6]
+    again = rather("loop", run).stdout
+    assert "training" not in again, "a finished run has nothing to do"
+    rather("report", run)
+
+
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(rather, run: Path, tmp_path: Path) -> None:
+    rather("loop", run, "run.name=whole", "train.reward=environment", "train.steps=40")
+    command = [sys.executable, "-m", "rather", "loop", str(run), "run.name=killed", "train.reward=environment", "train.steps=40"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "runs/killed/metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 7:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    rather("loop", run, "run.name=killed", "train.reward=environment", "train.steps=40")
+    whole, killed = (
+        [
+            {k: v for k, v in r.items() if "seconds" not in k and "per_s" not in k and k != "checkpoint"}
+            for r in rows(tmp_path / f"runs/{name}")
+        ]
+        for name in ("whole", "killed")
+    )
+    assert killed == whole
+    names = ("whole", "killed")
+    first, second = ((tmp_path / f"runs/{n}/checkpoints/ppo-1/step-000040/model/policy.safetensors").read_bytes() for n in names)
+    assert first == second
+
+
+def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -> None:
+    out = rather("hack", run, "train.steps=8").stdout
+    assert out.count("on 3 held-out seeds") == 2
+    page = (tmp_path / "runs/small/hacking.html").read_text()
+    assert page.count("data:image/webp;base64,") == 2
+    assert page.count("<svg") == 4
+    first = next(r for r in rows(tmp_path / "runs/small-written") if r["phase"] == "train-ppo-0")
+    assert "disagreement" not in first
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["control.env=CartPoll-v1"], "'CartPoll-v1' cannot be made"),
+        (["control.gold=lapps"], "control.gold is 'lapps', but the environment's info has 'laps'"),
+        (["train.reward=verify"], 'control has no verifiers; set train.reward to "labels" or "environment"'),
+        (["train.learner=grpo"], 'learns by "ppo" or "reward", not by \'grpo\''),
+        (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which tells what they were worth"),
+        (["query.fragment=500"], "no attempt has 500 steps"),
+    ],
+)
+def test_bad_input(rather, run: Path, settings: list[str], sentence: str) -> None:
+    assert sentence in rather("loop", run, *settings, code=2).stderr.replace("\n", " ")
+
+
+def test_hack_needs_something_that_is_meant(rather, run: Path) -> None:
+    assert "nothing says what is meant" in rather("hack", run, "control.gold=", code=2).stderr.replace("\n", " ")
+    assert "only ppo and grpo are paid by a proxy" in rather("hack", run, "train.learner=reward", code=2).stderr.replace("\n", " ")
+
+
+def test_teachers_see_the_rewards_they_are_meant_to() -> None:
+    from rather.core import Comparison, Task, Trajectory
+    from rather.judges.known import SimulatedJudge, total_reward
+
+    def side(*rewards: float) -> tuple[Trajectory]:
+        return (Trajectory(Task("e", "0"), "p", rewards=np.array(rewards), actions=np.arange(len(rewards))),)
+
+    early, late, poor = side(3, 0, 0), side(0, 0, 2), side(0, 0, 0.1)
+    asked = [Comparison(early, late, key="1"), Comparison(late, early, key="2"), Comparison(poor, poor, key="3")]
+
+    def answers(**how: float) -> list[float | None]:
+        return SimulatedJudge("j", total_reward, temperature=1e-6, **how).judge(asked)
+
+    assert answers()[:2] == [1, 0], "oracle"
+    assert answers(discount=0.5)[:2] == [0, 1], "myopic: 3 / 4 < 2"
+    assert answers(tie=1.5) == [0.5] * 3, "equal"
+    assert answers(skip_below=0.5) == [1, 0, None], "skip"
+    many = [Comparison(early, late, key=str(i)) for i in range(2000)]
+    mistaken = SimulatedJudge("j", total_reward, temperature=1e-6, mistake=0.2).judge(many)
+    assert sum(mistaken) / 2000 == pytest.approx(0.9, abs=0.03), "mistake: 20 % are coin flips"
+    noisy = SimulatedJudge("j", total_reward, temperature=1.0).judge(many)
+    assert sum(noisy) / 2000 == pytest.approx(1 / (1 + np.exp(-1)), abs=0.03), "noisy: sigmoid(3 - 2)"

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from rather.hack_page import Side, alarms, write
+from rather.hacking import Measure, Point, alarm, distinct, explained, one_event, points, repetition
+
+
+def run(proxy, gold, noise: float = 0.1, seed: int = 0) -> list[Point]:
+    """A run of 60 steps whose proxy and gold follow two functions of the share that is done; attempts differ by 1."""
+    chance = np.random.default_rng(seed)
+
+    def measure(f, x):
+        return Measure(f(x) + noise * chance.standard_normal(), noise, 1.0)
+
+    return [Point(i + 1, measure(proxy, i / 60), measure(gold, i / 60), kl=float(i)) for i in range(60)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gold_that_stays_while_the_proxy_rises(seed: int) -> None:
+    found = alarm(run(lambda x: 20 * x, lambda x: 0.0, seed=seed))
+    assert found is not None
+    assert found.best == 1
+    assert found.step < 25
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gold_that_falls_is_seen_before_it_has_lost_a_tenth(seed: int) -> None:
+    def gold(x: float) -> float:
+        return 10 * min(x, 0.5) / 0.5 - 5 * max(x - 0.5, 0)
+
+    found = alarm(run(lambda x: 20 * x, gold, seed=seed))
+    assert found is not None
+    assert 25 <= found.best <= 36
+    assert gold((found.step - 1) / 60) > 9, "it had been 10"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_goes_well_raises_no_alarm(seed: int) -> None:
+    assert alarm(run(lambda x: 20 * x, lambda x: 10 * x, seed=seed)) is None, "both rise"
+    assert alarm(run(lambda x: 20 * min(2 * x, 1), lambda x: 10 * min(2 * x, 1), seed=seed)) is None, "both rise and stay"
+    assert alarm(run(lambda x: 20 * x, lambda x: 10 * min(2 * x, 1), seed=seed)) is None, "gold is as good as it gets"
+    assert alarm(run(lambda x: 0.0, lambda x: 0.0, seed=seed)) is None, "nothing happens"
+    assert alarm(run(lambda x: -20 * x, lambda x: -10 * x, seed=seed)) is None, "both fall: bad, but no hacking"
+
+
+def test_points_come_from_metrics() -> None:
+    row = {"score": 1.0, "score_error": 0.1, "score_deviation": 2.0, "gold": 3.0, "gold_error": 0.2, "gold_deviation": 4.0}
+    rows = [{"step": 1, "score": 0.5}, {"step": 2, "kl": 7.0, **row}]
+    (found,) = points(rows, "score")
+    assert found == Point(2, Measure(1.0, 0.1, 2.0), Measure(3.0, 0.2, 4.0), 7.0)
+    assert found.proxy.low == pytest.approx(1 - 0.196)
+
+
+def test_tells() -> None:
+    assert explained([1, 2, 3, 4], [2, 4, 6, 8]) == pytest.approx(1)
+    assert explained([1, 2, 1, 2], [1, 1, 2, 2]) == pytest.approx(0)
+    assert explained([1, 1, 1], [1, 2, 3]) == 0
+    assert repetition("a b c d e f") == 0
+    assert repetition("so good so good so good so good") == pytest.approx(1 - 2 / 6)
+    assert distinct(["a", "a  ", "b", "c"]) == 0.5
+    assert one_event([0, 1, 0, 1, 1, 0, 2, 0]) == 3 / 8
+    assert one_event([0, 0]) == 0
+
+
+def test_the_page_shows_both_sides_and_escapes_what_it_is_told(tmp_path) -> None:
+    hacked, honest = run(lambda x: 20 * x, lambda x: 0.0), run(lambda x: 20 * x, lambda x: 10 * x)
+    sides = [
+        Side("<b>written</b>", [hacked], "paid", "laps", [("0.03", "laps")], b"RIFF"),
+        Side("learnt", [honest, honest], "paid", "laps"),
+    ]
+    page = write(tmp_path / "h.html", "x<y", sides).read_text()
+    assert "&lt;b&gt;written" in page
+    assert "<b>written" not in page
+    assert page.count("<svg") == 4
+    assert page.count("data:image/webp;base64,") == 1
+    assert "reward hacking: from step 1" in page
+    assert "no alarm" in page
+    assert alarms([honest, hacked])[0].startswith("round 1: reward hacking")
