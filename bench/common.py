@@ -17,6 +17,7 @@ from typing import Any
 MODEL = Path("models/smollm2-bench")
 PROMPTS, ANSWERS, NEW = 8, 4, 64
 PAIRS, PROMPT, ANSWER = 4, 128, 128
+GROUPS, SIZE = 4, 8
 TURNS = 4
 """The first of which does not count."""
 READY = "ready for a turn"

@@ -1,15 +1,18 @@
-"""Our side: `ours.py generate|dpo|reward float32|bfloat16[+checkpointing]`, full training."""
+"""Our side: `ours.py generate|dpo|reward|grpo float32|bfloat16[+checkpointing]`, full training."""
+
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 import common
 from rather.core import Comparison, Task, Trajectory
-from rather.learners.common import Optimisation
+from rather.learners.common import Attempts, Optimisation
 from rather.learners.dpo import DPO
+from rather.learners.grpo import GRPO, Group
 from rather.learners.reward import Reward
 from rather.text import engine, load
-from rather.text.policy import TextReward
+from rather.text.policy import TextReward, TextSampler
 
 
 def comparisons(count: int) -> list[Comparison]:
@@ -26,7 +29,7 @@ task, variant = common.arguments()
 torch.set_num_threads(2)
 precision, _, checkpointing = variant.partition("+")
 dtype = getattr(torch, precision)
-policy = load.policy(common.MODEL, torch.device("cpu"), dtype, task != "generate", 1.0)
+policy = load.policy(common.MODEL, torch.device("cpu"), dtype, task != "generate", 1.0, False if task == "grpo" else None)
 policy.model.checkpointing = bool(checkpointing)
 if task == "generate":
     prompts = [tuple(policy.tokens.encode_prompt(p)) for p in common.instructions()]
@@ -34,8 +37,35 @@ if task == "generate":
     sampling = engine.Sampling(common.NEW)
     clock = common.Clock().time(lambda: engine.generate(policy.model, requests, sampling, frozenset(), rows=len(requests)))
     tokens = len(requests) * common.NEW
+elif task == "grpo":
+    policy.tokens.stop = frozenset()  # every answer is as long as the peer's
+    prompts = [policy.tokens.decode(prompt) for prompt, _, _ in common.pairs(common.GROUPS * common.TURNS)]
+
+    class Paid:
+        """Every other answer is right, so that every group teaches something."""
+
+        sampler = TextSampler(policy, engine.Sampling(common.NEW), common.GROUPS * common.SIZE)
+
+        def sample(self, tasks: list[Task], seed: int) -> list[Trajectory]:
+            """Answers with their scores."""
+            pay = np.zeros(common.NEW, np.float32)
+            found = self.sampler.sample(tasks, seed)
+            return [replace(t, rewards=pay + (np.arange(common.NEW) == common.NEW - 1) * (i % 2)) for i, t in enumerate(found)]
+
+        def sync(self) -> None:
+            """Nothing to do."""
+
+    def groups(number: int) -> list[Task]:
+        """The tasks of a step."""
+        chosen = range(number * common.GROUPS, (number + 1) * common.GROUPS)
+        return [Task("bench", str(i), prompts[i]) for i in chosen for _ in range(common.SIZE)]
+
+    how = Optimisation(100, lr=1e-6, micro_tokens=512 if checkpointing else 1024)
+    learner = GRPO(policy, Attempts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
+    clock = common.Clock().time(learner.step)
+    tokens = common.GROUPS * common.SIZE * common.NEW
 else:
-    how = Optimisation(100, common.PAIRS, lr=1e-6, micro_tokens=1024)
+    how = Optimisation(100, common.PAIRS, lr=1e-6, micro_tokens=256 if checkpointing else 1024)
     asked, parameters = comparisons(common.PAIRS * 4), load.parameters(policy)
     if task == "dpo":  # as in TRL's default, the reference is scored in every step; it is a copy of the start
         reference = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0)

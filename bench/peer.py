@@ -1,4 +1,4 @@
-"""The peers' side: `peer.py generate|dpo|reward VARIANT`, with `transformers` and TRL in an environment of their own."""
+"""The peers' side: `peer.py generate|dpo|reward|grpo VARIANT`, with `transformers` and TRL in an environment of their own."""
 
 import warnings
 
@@ -58,6 +58,24 @@ if task == "generate":
     how = {"do_sample": True, "top_k": 0, "max_new_tokens": common.NEW, "min_new_tokens": common.NEW}
     clock = common.Clock().time(lambda: model.generate(**batch, **how, pad_token_id=tokenizer.pad_token_id))
     common.emit(f"transformers {variant}", len(chats) * common.NEW, clock, ("transformers",))
+elif task == "grpo":
+    from trl import GRPOConfig, GRPOTrainer
+
+    steps = Steps()
+    prompts = [{"prompt": tokenizer.decode(prompt)} for prompt, _, _ in common.pairs(common.GROUPS * common.TURNS)]
+    how = GRPOConfig(
+        output_dir="/tmp/rather-bench", per_device_train_batch_size=8, gradient_accumulation_steps=common.GROUPS * common.SIZE // 8,
+        num_generations=common.SIZE, max_completion_length=common.NEW, generation_kwargs={"min_new_tokens": common.NEW}, max_steps=common.TURNS,
+        use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, learning_rate=1e-6, seed=0, logging_steps=1, **VARIANTS[variant],
+    )  # fmt: skip
+    tokenizer.padding_side = "left"
+    model = AutoModelForCausalLM.from_pretrained(common.MODEL, dtype=torch.float32)
+    trainer = GRPOTrainer(
+        model=model, args=how, processing_class=tokenizer, train_dataset=datasets.Dataset.from_list(prompts), callbacks=[steps],
+        reward_funcs=lambda completions, **_: [float(i % 2) for i in range(len(completions))],
+    )  # fmt: skip
+    trainer.train()
+    common.emit(f"TRL {variant}", common.GROUPS * common.SIZE * common.NEW, steps.clock, ("trl", "transformers"))
 else:
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 

@@ -20,7 +20,12 @@ from rather.cli import THREADS
 from rather.text import load
 
 PEER = Path(".venv-bench/bin/python")
-PEERS = {"generate": ("bfloat16", "float32"), "dpo": ("default", "bfloat16", "float32"), "reward": ("default", "bfloat16", "float32")}
+PEERS = {
+    "generate": ("bfloat16", "float32"),
+    "dpo": ("default", "bfloat16", "float32"),
+    "reward": ("default", "bfloat16", "float32"),
+    "grpo": ("default", "bfloat16", "float32"),
+}
 
 
 def prepare() -> None:
@@ -123,7 +128,7 @@ def main() -> None:
 `{about["command"]}` at commit {commit}, {about["date"]}; {about["machine"]}; {versions}. Medians of {common.TURNS - 1} turns after
 a warm-up; the two sides of a comparison take turns, a ratio is that of neighbouring turns (least and most in brackets). Generation: {common.PROMPTS} prompts x {common.ANSWERS} answers x {common.NEW} tokens. DPO and reward model:
 {common.PAIRS} pairs, prompts of {common.PROMPT} and answers of {common.ANSWER} tokens, all weights trained, tokens counted as the peer forwards them
-(each prompt twice); DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing, and is
+(each prompt twice); GRPO: a whole step on {common.GROUPS} prompts x {common.SIZE} answers x {common.NEW} tokens, sampling and update, answer tokens counted; DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing, and is
 compared with our own checkpointing.
 
 {table(rows)}

@@ -174,7 +174,14 @@ def learner(
             r = config.reward
             model = TextReward(trained, r.members, config.run.seed)
             names = sorted({c.judge for c in data.comparisons}) if r.temperatures else []
-            return Reward(model, data.comparisons, [*parameters, model.heads], how, r.centre, names if len(names) > 1 else [])
+            return Reward(
+                model,
+                data.comparisons,
+                [*parameters, model.heads],
+                how,
+                0.01 if r.centre is None else r.centre,
+                names if len(names) > 1 else [],
+            )
         case "sft":
             liked = [t for c in data.comparisons for t in preferred(c)]
             return SFT(trained, liked, parameters, how)

@@ -152,7 +152,7 @@ class PPO(Section):
     clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
     clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
     dual_clip: float | None = Field(default=None, description="Bound on the loss of bad actions, above 1; unset: none.")
-    value_clip: float | None = Field(default=0.2, description="How far a value may move in an update.")
+    value_clip: float = Field(default=0.2, description="How far a value may move in an update; 0: as far as it likes.", ge=0)
     value_weight: float = Field(default=0.5, description="Weight of the critic's loss.", ge=0)
     entropy_weight: float = Field(default=0.0, description="Weight of the entropy, which keeps answers varied.", ge=0)
     kl: float = Field(default=0.05, description="Weight of the penalty on leaving the reference.", ge=0)
@@ -232,7 +232,9 @@ class Reward(Section):
     """The Bradley-Terry reward model."""
 
     members: int = Field(default=1, description="Members of the ensemble.", ge=1)
-    centre: float = Field(default=0.01, description="Weight of (s_a + s_b)^2, which holds the scores near 0.", ge=0)
+    centre: float | None = Field(
+        default=None, description="Weight of (s_a + s_b)^2, which holds scores near 0; unset: 0.01 for text, 0 for control.", ge=0
+    )
     temperatures: bool = Field(default=True, description="Learn a temperature for each judge, so that careful judges weigh more.")
     held_out: float = Field(default=0.2, description="Share of questions kept back to measure accuracy and calibration.", ge=0, lt=1)
     epochs: float | None = Field(default=None, description="Times that every label is used; unset: train.epochs.", gt=0)

@@ -62,15 +62,22 @@ class ControlRun(Run):
     # Phases
 
     def sample(self, number: int = 0) -> int:
-        """Fragments of the newest policy's attempts become the round's questions, chosen by query.strategy; returns how many are new."""
+        """Fragments of attempts become the round's questions, chosen by query.strategy; returns how many are new.
+
+        The attempts are the newest policy's and, as many, those of the policies before it: a reward that was learnt on good attempts
+        alone does not know that bad ones are bad.
+        """
         c, q = self.config, self.config.query
         wanted = query.shares(q.comparisons, c.loop.rounds, q.schedule)[number]
         have = self.store.keys(c.run.name, "train")
         if all(f"round-{number}/{i}" in have for i in range(wanted)):
             return 0
-        tasks = [self._task(number * q.attempts + i) for i in range(q.attempts)]
+        found = []
         with self.console.status("letting the policy act"):
-            found = self.attempts(self.policy(number), tasks, meant=True)
+            for i, before in enumerate([*range(number), number]):
+                tasks = [self._task((number * (number + 1) // 2 + i) * q.attempts + j) for j in range(q.attempts)]
+                share = q.attempts if before == number else -(-q.attempts // number)
+                found += self.attempts(self.policy(before), tasks[:share], meant=True)
         if not c.control.uneven:
             check_lengths(found)
         seed = self._seed("query", number) % 2**32
@@ -119,7 +126,8 @@ class ControlRun(Run):
             model.see([t for c in data.comparisons for side in (c.a, c.b) for t in side])
         names = sorted({c.judge for c in data.comparisons}) if self.config.reward.temperatures else []
         judges = names if len(names) > 1 else []
-        return Reward(model, data.comparisons, list(model.layers), how, self.config.reward.centre, judges)
+        # Centring would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
+        return Reward(model, data.comparisons, list(model.layers), how, self.config.reward.centre or 0.0, judges)
 
     def _payer(self, saved: Path) -> ControlReward | None:
         match self.config.train.reward:

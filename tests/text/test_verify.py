@@ -23,6 +23,8 @@ def answer(text: str, gold: str = "7", actions: int = 3) -> Trajectory:
         ("It is 12.", "12", True), ("12.0", "12", True), ("$1,234", "1234", True), ("x = -3", "-3", True), ("\N{MINUS SIGN}3", "-3", True),
         ("1e3", "1000", True), (".5", "0.5", True), ("12 or 13", "12", False), ("1 2 3 4 5 6 7 8 9", "7", False), ("-12", "12", False),
         ("twelve", "12", False), ("", "12", False), ("112", "12", False), ("12,13", "12", False),
+        ("E-6", "-6", True), ("1e999", "12", False), (".", "12", False), ("1.e5", "5", True),
+        ("\N{ARABIC-INDIC DIGIT SEVEN}", "7", True), ("\N{SUPERSCRIPT TWO}", "2", False),
     ],
 )  # fmt: skip
 def test_the_last_number_counts(text: str, gold: str, right: bool) -> None:

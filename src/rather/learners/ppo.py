@@ -157,7 +157,7 @@ class PPO:
             logprobs, entropy = self.model.evaluate(batch)
             values = self.critic.values(batch)[:, : batch.mask.shape[1]]
             policy_loss = ppo_clip_loss(logprobs, batch.logprobs, part.advantages, batch.mask, s.clip, s.clip_high, s.dual_clip)
-            critic_loss = value_loss(values, part.values, part.returns, batch.mask, s.value_clip)
+            critic_loss = value_loss(values, part.values, part.returns, batch.mask, s.value_clip or None)
             disorder = masked_mean(entropy, batch.mask)
             share = batch.mask.sum() / count
             loss = (policy_loss + s.value_weight * critic_loss - s.entropy_weight * disorder) * share

@@ -18,7 +18,7 @@ from typing import Any
 from rather.errors import ConfigError, DataError
 from rather.text import sandbox
 
-NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?")
+NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Check:
 
 def number(text: str, answer: str, check: Check) -> float:
     """Is the last number of the answer the task's, within `tolerance` of its size? A list of guesses is judged by its end."""
-    found = [m for m in (m.group() for m in NUMBER.finditer(text)) if any(c.isdigit() for c in m)]
-    wanted = _value(answer)
+    try:
+        wanted = _value(answer)
+    except ValueError:
+        raise DataError(f"the task's answer {answer!r} is no number; take another verifier for it") from None
+    found = NUMBER.findall(text)
     return float(bool(found) and math.isclose(_value(found[-1]), wanted, rel_tol=check.tolerance, abs_tol=1e-9))
 
 
 def _value(text: str) -> float:
-    try:
-        return float(text.replace(",", "").replace("\N{MINUS SIGN}", "-"))
-    except ValueError:
-        raise DataError(f"the task's answer {text!r} is no number; take another verifier for it") from None
+    return float(text.replace(",", "").replace("\N{MINUS SIGN}", "-"))
 
 
 def boxed(text: str, answer: str, check: Check) -> float:

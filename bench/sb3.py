@@ -1,0 +1,146 @@
+"""PPO for control beside Stable-Baselines3 2.9.2, at its zoo's settings: return at equal steps, and environment steps a CPU second.
+
+`python bench/sb3.py` runs both sides, seed by seed in turn, and writes bench/results/control.{json,md}; SB3 lives in .venv-bench.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+PEER = ".venv-bench/bin/python"
+SEEDS = range(5)
+TASKS = {
+    "CartPole-v1": {"steps": 100_000, "envs": 8, "stretch": 32, "batch": 256, "epochs": 20, "gamma": 0.98, "lam": 0.8, "lr": 1e-3, "fade": True},
+    "Pendulum-v1": {"steps": 100_000, "envs": 4, "stretch": 1024, "batch": 64, "epochs": 10, "gamma": 0.9, "lam": 0.95, "lr": 1e-3, "fade": False},
+}  # fmt: skip
+
+
+def ours(name: str, seed: int) -> tuple[float, list[float]]:
+    """CPU seconds of training, and returns of 20 attempts with the likeliest actions."""
+    import torch
+
+    from rather.control.collect import Stretches
+    from rather.control.models import ControlCritic, ControlPolicy
+    from rather.control.rollout import ControlSampler, environment, inputs
+    from rather.core import Task
+    from rather.learners.common import Optimisation
+    from rather.learners.ppo import PPO, Clip
+
+    torch.set_num_threads(1)
+    t, env = TASKS[name], environment(name)
+    policy = ControlPolicy(inputs(env), env.action_space, normalise=False, seed=seed)
+    critic = ControlCritic(inputs(env), seed=seed)
+    rows = t["envs"] * t["stretch"]
+    rounds = -(-t["steps"] // rows)
+    schedule = "linear" if t["fade"] else "constant"
+    how = Optimisation(rounds * t["epochs"] * (rows // t["batch"]), t["batch"], t["lr"], 0, schedule, 0.0, 0.5, rows, seed)
+    settings = Clip(t["epochs"], t["gamma"], t["lam"], value_clip=None, value_weight=1.0, kl=0.0)
+    source = Stretches(policy, lambda: environment(name), t["envs"], t["stretch"], seed)
+    learner = PPO(policy, critic, source, [*policy.parameters(), *critic.parameters()], how, settings)
+    start = time.process_time()
+    for _ in range(rounds):
+        learner.step()
+    seconds = time.process_time() - start
+    tasks = [Task(name, str(10_000 + 100 * seed + i)) for i in range(20)]
+    found = ControlSampler(policy, lambda: environment(name), best=True).sample(tasks, 0)
+    return seconds / (rounds * rows), [float(x.rewards.sum()) for x in found]
+
+
+def theirs(name: str, seed: int) -> tuple[float, list[float]]:
+    """The same of Stable-Baselines3."""
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    torch.set_num_threads(1)
+    t = TASKS[name]
+    lr, clip = (lambda left: left * t["lr"], lambda left: left * 0.2) if t["fade"] else (t["lr"], 0.2)
+    more = {} if t["fade"] else {"use_sde": True, "sde_sample_freq": 4}
+    model = PPO(
+        "MlpPolicy", make_vec_env(name, n_envs=t["envs"], seed=seed), seed=seed, device="cpu", n_steps=t["stretch"], batch_size=t["batch"],
+        n_epochs=t["epochs"], gamma=t["gamma"], gae_lambda=t["lam"], learning_rate=lr, clip_range=clip, ent_coef=0.0, **more,
+    )  # fmt: skip
+    start = time.process_time()
+    model.learn(t["steps"])
+    seconds = time.process_time() - start
+    returns, _ = evaluate_policy(
+        model, make_vec_env(name, n_envs=1, seed=10_000 + seed), 20, deterministic=True, return_episode_rewards=True
+    )
+    return seconds / model.num_timesteps, list(map(float, returns))
+
+
+def middle(values: list[float]) -> float:
+    """Interquartile mean."""
+    kept = np.sort(values)[len(values) // 4 : len(values) - len(values) // 4]
+    return float(kept.mean())
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the interquartile mean over seeds."""
+    rng = np.random.default_rng(0)
+    found = [middle(list(rng.choice(values, len(values)))) for _ in range(2000)]
+    return float(np.percentile(found, 2.5)), float(np.percentile(found, 97.5))
+
+
+def main() -> None:
+    """Run both sides in turn."""
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+    rows = []
+    for name in sys.argv[1:] or TASKS:
+        for seed in SEEDS:
+            for side, python in (("rather", sys.executable), ("sb3", PEER)):
+                done = subprocess.run(
+                    [python, __file__, "--one", side, name, str(seed)], env=environment, capture_output=True, text=True, check=True
+                )
+                rows.append({"task": name, "seed": seed, "side": side, **json.loads(done.stdout.splitlines()[-1])})
+                print(rows[-1]["task"], seed, side, f"{rows[-1]['steps_per_cpu_s']:.0f}", f"{np.mean(rows[-1]['returns']):.1f}", flush=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    about = f"`python bench/sb3.py {' '.join(sys.argv[1:])}`, commit {commit}, {datetime.now(UTC).date()}; {platform.processor() or platform.machine()}, one thread"
+    lines = [
+        "# PPO for control beside Stable-Baselines3 2.9.2", "", about + ".", "",
+        "Settings of rl-baselines3-zoo (clip range not faded on our side, no state-dependent exploration); returns of 20 attempts with the likeliest",
+        "actions after 100,000 steps: interquartile mean over seeds, its 95 % bootstrap interval, and the least and the most.", "",
+        "| task | side | return | interval | least to most | steps a CPU second (median) | ratio (median, least to most) |", "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name in dict.fromkeys(r["task"] for r in rows):
+        of = {side: [r for r in rows if (r["task"], r["side"]) == (name, side)] for side in ("rather", "sb3")}
+        ratios = [a["steps_per_cpu_s"] / b["steps_per_cpu_s"] for a, b in zip(*of.values(), strict=True)]
+        for side, found in of.items():
+            means = [float(np.mean(r["returns"])) for r in found]
+            low, high = interval(means)
+            speed = np.median([r["steps_per_cpu_s"] for r in found])
+            ratio = f"{np.median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})" if side == "rather" else ""
+            cells = [
+                name,
+                side,
+                f"{middle(means):.1f}",
+                f"{low:.1f} to {high:.1f}",
+                f"{min(means):.1f} to {max(means):.1f}",
+                f"{speed:.0f}",
+                ratio,
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    folder = Path("bench/results")
+    (folder / "control.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    (folder / "control.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        _, _, side, name, seed = sys.argv
+        per_step, returns = (ours if side == "rather" else theirs)(name, int(seed))
+        print(json.dumps({"steps_per_cpu_s": 1 / per_step, "returns": returns}))
+    else:
+        main()
