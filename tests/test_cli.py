@@ -128,6 +128,23 @@ def test_grpo_on_a_function_of_the_users(rather: Rather, run: Path, tmp_path: Pa
     assert "mean score" in (rather("report", run, *settings), (tmp_path / "runs/tiny/report.html").read_text())[1].lower()
 
 
+def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) -> None:
+    """What is paid is a character that a brief answer does not need; what is meant is to come to an end."""
+    (tmp_path / "mine.py").write_text("def spaces(text, answer):\n    return text.count(' ') / 16\n")
+    with run.open("a") as file:
+        file.write('[verify]\nchecks = [{ kind = "python", function = "mine:spaces" }]\n[hack]\ngold = "brief"\n')
+    out = rather("hack", run, "train.learner=grpo", "train.steps=40", "model.train=full", "train.schedule=constant").stdout
+    assert "reward hacking: from step" in out
+    page = (tmp_path / "runs/tiny/hacking.html").read_text()
+    assert page.count("<svg") == 2
+    assert "reward hacking: from step" in page
+    rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
+    golds = {r["step"]: r["gold"] for r in rows if "gold" in r}
+    caught, best = map(int, re.search(r"from step (\d+) to (\d+)", out).groups()[::-1])
+    assert golds[40] < golds[1] < golds[best], "it did good, and then harm"
+    assert best < caught < best + 8
+
+
 def test_ppo_on_a_reward_model_learnt_from_the_labels(rather: Rather, run: Path, tmp_path: Path) -> None:
     settings = ("train.learner=ppo", "train.reward=labels", "train.steps=3", "ppo.answers=8", "train.epochs=4")
     out = rather("loop", run, *settings).stdout

@@ -1,6 +1,7 @@
 """The page of `rather hack`: drives as animations, proxy and gold measure over the steps and over the KL, and the alarm."""
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -52,7 +53,7 @@ def alarms(rounds: Sequence[Sequence[Point]]) -> list[str]:
 
 def _plots(side: Side, span: tuple[float, float]) -> list[str]:
     drawn = [figure(f"{side.proxy} and {side.gold}, step by step", lambda ax: _over_steps(ax, side, span))]
-    if all(p.kl == p.kl for points in side.rounds for p in points):
+    if any(not math.isnan(p.kl) for p in side.rounds[-1]):
         drawn.append(figure("The same in the last round, by distance from the start", lambda ax: _over_kl(ax, side, span)))
     return drawn
 
@@ -76,7 +77,7 @@ def _over_steps(axes: Axes, side: Side, span: tuple[float, float]) -> None:
 
 
 def _over_kl(axes: Axes, side: Side, span: tuple[float, float]) -> None:
-    points = sorted(side.rounds[-1], key=lambda p: p.kl)
+    points = [p for p in side.rounds[-1] if not math.isnan(p.kl)]
     root = [max(p.kl, 0.0) ** 0.5 for p in points]
     other = _other(axes, span)
     axes.scatter(root, [p.proxy.mean for p in points], s=8, color=ORANGE)

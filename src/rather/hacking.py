@@ -67,7 +67,7 @@ def points(rows: Sequence[dict[str, Any]], proxy: str) -> list[Point]:
     return [Point(r["step"], *measures, kl=r.get("kl", math.nan)) for r, measures in zip(both, measured, strict=True)]
 
 
-def alarm(found: Sequence[Point], window: int = 5, patience: int = 2) -> Alarm | None:
+def alarm(found: Sequence[Point], window: int = 3, patience: int = 2) -> Alarm | None:
     """The first alarm of a run, or None.
 
     Every point is the mean of a moving window; the alarm goes off after `patience` points in a row in which
