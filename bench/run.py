@@ -121,7 +121,8 @@ def main() -> None:
     }  # fmt: skip
     folder = Path("bench/results")
     folder.mkdir(exist_ok=True)
-    (folder / f"cpu-{native}.json").write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    name = "-".join([f"cpu-{native}", *sys.argv[1:]])
+    (folder / f"{name}.json").write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
     versions = " ".join(sorted({f"{k} {v}" for r in rows for side in ("ours", "peer") for k, v in r[side]["versions"].items()}))
     text = f"""# On two CPU cores that compute in {native}, SmolLM2-135M
 
@@ -133,7 +134,7 @@ compared with our own checkpointing.
 
 {table(rows)}
 """
-    (folder / f"cpu-{native}.md").write_text(text)
+    (folder / f"{name}.md").write_text(text)
     print(text)
 
 

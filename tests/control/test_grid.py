@@ -62,3 +62,15 @@ def test_time_can_be_seen() -> None:
 def test_rewards_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(2,\); give one number a cell, \(5, 5\)"):
         GridWorld(rewards=[1, 2])
+
+
+def test_a_move_slips_to_its_sides_by_hand() -> None:
+    # from the middle of 3 x 3 (cell 4), up: 0.8 to cell 1, 0.1 each to its sides, cells 3 and 5, never back to 7
+    chances = GridWorld(size=3, slip=0.2).transitions
+    expected = np.zeros(9)
+    expected[[1, 3, 5]] = 0.8, 0.1, 0.1
+    np.testing.assert_allclose(chances[4, 0], expected)
+    # from the corner (cell 0), right: 0.8 to cell 1, 0.1 down to cell 3, 0.1 up against the wall
+    expected = np.zeros(9)
+    expected[[1, 3, 0]] = 0.8, 0.1, 0.1
+    np.testing.assert_allclose(chances[0, 1], expected)
