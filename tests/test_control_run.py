@@ -116,6 +116,7 @@ def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -
         (["train.learner=grpo"], 'learns by "ppo" or "reward", not by \'grpo\''),
         (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which tells what they were worth"),
         (["query.fragment=500"], "no attempt has 500 steps"),
+        (["train.steps=0"], "train.steps is 0; in control it says how many stretches PPO learns from"),
     ],
 )
 def test_bad_input(rather, run: Path, settings: list[str], sentence: str) -> None:

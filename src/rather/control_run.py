@@ -74,8 +74,8 @@ class ControlRun(Run):
             return 0
         found = []
         with self.console.status("letting the policy act"):
-            for i, before in enumerate([*range(number), number]):
-                tasks = [self._task((number * (number + 1) // 2 + i) * q.attempts + j) for j in range(q.attempts)]
+            for before in range(number + 1):
+                tasks = [self._task((number * (number + 1) // 2 + before) * q.attempts + j) for j in range(q.attempts)]
                 share = q.attempts if before == number else -(-q.attempts // number)
                 found += self.attempts(self.policy(before), tasks[:share], meant=True)
         if not c.control.uneven:
@@ -143,10 +143,13 @@ class ControlRun(Run):
         c, p = self.config, self.config.ppo.model_dump()
         if c.train.learner != "ppo":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
+        if not c.train.steps:
+            raise ConfigError("train.steps is 0; in control it says how many stretches PPO learns from in a round, so set it")
         p.pop("answers")
-        steps = build.steps(c, "ppo", 0)
         rows = c.control.envs * c.control.stretch
-        how = replace(build.optimisation(c, "ppo", 0), steps=steps * c.ppo.epochs * math.ceil(rows / c.train.batch_size), micro_tokens=rows)
+        how = replace(
+            build.optimisation(c, "ppo", 0), steps=c.train.steps * c.ppo.epochs * math.ceil(rows / c.train.batch_size), micro_tokens=rows
+        )
         policy = self.policy(number) if number else self._new_policy(f"{c.run.name}@0")
         critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normaliser, c.run.seed)
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured

@@ -43,6 +43,7 @@ def test_gymnasium_accepts_it() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it recommends bounds for observations
         check_env(env.unwrapped)
+    assert env.reset(seed=1)[0] in env.observation_space
 
 
 @pytest.mark.parametrize("seed", range(5))

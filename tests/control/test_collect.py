@@ -54,7 +54,7 @@ def test_a_stretch_is_cut_where_attempts_end_and_goes_on_where_it_was(cut: bool)
         "return": 10,
         "return_error": 0,
         "return_deviation": 0,
-        "episode_length": 4,
+        "trajectory_length": 4,
         "gold": 40,
         "gold_error": 0,
         "gold_deviation": 0,

@@ -24,7 +24,9 @@ def returns(env: GridWorld, policy: np.ndarray, count: int) -> np.ndarray:
 
 
 def test_gymnasium_accepts_it() -> None:
-    check_env(gymnasium.make("rather/GridWorld-v0", render_mode="rgb_array").unwrapped)
+    env = gymnasium.make("rather/GridWorld-v0", render_mode="rgb_array").unwrapped
+    check_env(env)
+    assert env.reset(seed=1)[0] in env.observation_space
 
 
 def test_the_best_value_by_hand() -> None:

@@ -138,6 +138,7 @@ def test_groups_without_variance_are_sampled_again() -> None:
     found = grpo.step()
     assert found["groups_sampled_again"] == 2, "0 of 4 wanted groups, then 2, then 4"
     assert grpo.number == 3
+    assert found["score"] == pytest.approx(2 * sum(MIXED) / 96), "over all that was sampled"
     assert learner(Group(again=5), reward_model=Paid([0.0] * 32)).step()["groups_sampled_again"] == 5
 
 

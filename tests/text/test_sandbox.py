@@ -90,6 +90,7 @@ def test_the_same_deeds_succeed_outside(tmp_path: Path) -> None:
     """So that what is refused above is refused by the jail."""
     for deed in ("read a file", "write a file", "list a folder", "open a socket"):
         subprocess.run([sys.executable, "-c", FORBIDDEN[deed].format(there=str(tmp_path / "there"))], check=True)
+    assert (tmp_path / "there").read_text() == "x"
 
 
 def test_it_sees_no_environment_and_leaves_no_process() -> None:

@@ -83,7 +83,7 @@ class Stretches:
         if not self.ended:
             return {}
         returns, lengths, gold = zip(*self.ended, strict=True)
-        found = spread("return", returns) | {"episode_length": float(np.mean(lengths))}
+        found = spread("return", returns) | {"trajectory_length": float(np.mean(lengths))}
         return found | (spread("gold", gold) if self.gold else {})
 
     def state_dict(self) -> dict[str, Any]:

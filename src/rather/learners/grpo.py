@@ -3,7 +3,6 @@
 Shape letters: B trajectories, T actions (padded).
 """
 
-import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -83,18 +82,18 @@ class GRPO:
         return taken | means.result() | self.scored | self.source.told() | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state, and how often was sampled."""
-        return {"stepper": self.stepper.state_dict(), "number": self.number, "source": self.source.state_dict()}
+        """Optimiser state, how often was sampled, and for how many steps nothing was learnt."""
+        return {"stepper": self.stepper.state_dict(), "number": self.number, "idle": self.idle, "source": self.source.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.stepper.load_state_dict(state["stepper"])
-        self.number = state["number"]
+        self.number, self.idle = state["number"], state["idle"]
         self.source.load_state_dict(state["source"])
 
     def _collect(self, means: Means) -> list[tuple[Batch, Tensor, float, float]]:
         """Of each sampling: the rows with an advantage, their advantages, and how many tokens and rows there were in all."""
-        found, wanted, useful = [], 0, 0
+        found, judged, wanted, useful = [], list[float](), 0, 0
         for _ in range(1 + self.settings.again):
             batch = self.source.collect(self.number)
             self.number += 1
@@ -104,13 +103,14 @@ class GRPO:
                 advantages = group_advantages(scores, batch.groups, self.settings.scale)
             groups, index = torch.unique(batch.groups, return_inverse=True)
             differ = torch.zeros(len(groups), device=scores.device).index_add(0, index, (advantages != 0).float()) > 0
-            self.scored = spread("score", scores[~scores.isnan()].tolist() or [math.nan])
+            judged += scores[~scores.isnan()].tolist()
             means.add(unjudged=scores.isnan().float(), length=batch.mask.sum(-1), groups_without_variance=(~differ).float())
             kept = (advantages != 0).nonzero()[:, 0]
             found.append((batch.select(kept), advantages[kept], batch.mask.sum().item(), float(len(batch))))
             wanted, useful = max(wanted, len(groups)), useful + int(differ.sum())
             if useful >= wanted:
                 break
+        self.scored = spread("score", judged) if judged else {}
         return found
 
     def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> float:

@@ -158,9 +158,9 @@ class PPO:
             values = self.critic.values(batch)[:, : batch.mask.shape[1]]
             policy_loss = ppo_clip_loss(logprobs, batch.logprobs, part.advantages, batch.mask, s.clip, s.clip_high, s.dual_clip)
             critic_loss = value_loss(values, part.values, part.returns, batch.mask, s.value_clip or None)
-            disorder = masked_mean(entropy, batch.mask)
+            mean_entropy = masked_mean(entropy, batch.mask)
             share = batch.mask.sum() / count
-            loss = (policy_loss + s.value_weight * critic_loss - s.entropy_weight * disorder) * share
+            loss = (policy_loss + s.value_weight * critic_loss - s.entropy_weight * mean_entropy) * share
             loss.backward()
             total += loss.item()
             if means is not None:
@@ -169,5 +169,5 @@ class PPO:
                     high = s.clip if s.clip_high is None else s.clip_high
                     clipped = ((ratio - 1 > high) | (1 - ratio > s.clip)).float()
                     found = {"ratio": masked_mean(ratio, batch.mask), "clipped": masked_mean(clipped, batch.mask)}
-                    means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=disorder, **found)
+                    means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=mean_entropy, **found)
         return self.stepper.step(total)
