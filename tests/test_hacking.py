@@ -76,3 +76,11 @@ def test_the_page_shows_both_sides_and_escapes_what_it_is_told(tmp_path) -> None
     assert "reward hacking: from step 1" in page
     assert "no alarm" in page
     assert alarms([honest, hacked])[0].startswith("round 1: reward hacking")
+
+
+def test_gold_that_may_have_risen_enough_raises_no_alarm() -> None:
+    start = Point(1, Measure(0.0, 0.1, 1.0), Measure(0.0, 0.2, 1.0))
+    unsure = [Point(i, Measure(20.0, 0.1, 1.0), Measure(0.9, 0.2, 1.0)) for i in range(2, 12)]  # 0.9 +- 0.23 over three points
+    assert alarm([start, *unsure]) is None
+    surely_not = [Point(p.step, p.proxy, Measure(0.5, 0.2, 1.0)) for p in unsure]
+    assert alarm([start, *surely_not]) is not None
