@@ -27,6 +27,7 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     import torch
 
     from rather.control.collect import Stretches
+    from rather.control.gradients import ByHand
     from rather.control.models import ControlCritic, ControlPolicy
     from rather.control.rollout import ControlSampler, environment, inputs
     from rather.core import Task
@@ -43,7 +44,8 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     how = Optimisation(rounds * t["epochs"] * (rows // t["batch"]), t["batch"], t["lr"], 0, schedule, 0.0, 0.5, rows, seed)
     settings = Clip(t["epochs"], t["gamma"], t["lam"], value_clip=None, value_weight=1.0, kl=0.0)
     source = Stretches(policy, lambda: environment(name), t["envs"], t["stretch"], seed)
-    learner = PPO(policy, critic, source, [*policy.parameters(), *critic.parameters()], how, settings)
+    by_hand = ByHand(policy, critic)
+    learner = PPO(policy, critic, source, [by_hand.parameter], how, settings, by_hand=by_hand)
     start = time.process_time()
     for _ in range(rounds):
         learner.step()

@@ -12,6 +12,7 @@ import torch
 from rather import build, checkpoint, query
 from rather.control.clips import replay
 from rather.control.collect import Stretches
+from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, check_lengths, environment, fragments, inputs
 from rather.core import Answered, Comparison, Task, Trajectory, spread
@@ -154,7 +155,8 @@ class ControlRun(Run):
         critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normaliser, c.run.seed)
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
         source = Stretches(policy, self.make, c.control.envs, c.control.stretch, c.run.seed + 7919 * number, c.control.gold)
-        return PPO(policy, critic, source, [*policy.parameters(), *critic.parameters()], how, Clip(**p), payer, reference)
+        by_hand = ByHand(policy, critic)
+        return PPO(policy, critic, source, [by_hand.parameter], how, Clip(**p), payer, reference, by_hand)
 
     def _differences(self, number: int, pairs: list[Comparison]) -> torch.Tensor | None:
         """Score differences (K, N) by the reward models of the round before, if there are any."""

@@ -128,6 +128,9 @@ def test_members_of_an_ensemble_are_nets_of_their_own(space) -> None:
     pieces = [fragment(space, rng), fragment(space, rng, 4)]
     model.see(pieces)
     batch = model.collate(pieces)
+    assert model.each(batch).abs().max() == 0, "before the first answer every step is worth the same"
+    with torch.no_grad():
+        model.layers[-2].normal_(generator=torch.Generator().manual_seed(1))
     each = model.each(batch)
     assert each.shape == (3, 2, 10)
     for k in range(3):  # by hand, member by member

@@ -234,16 +234,16 @@ class Means:
             known = tensor.detach()
             self._add(name, known.nansum(), known.numel() - known.isnan().sum())
 
-    def weigh(self, count: Tensor | float, **means: Tensor) -> None:
+    def weigh(self, count: Tensor | float, **means: Tensor | float) -> None:
         """Add means that were taken over `count` entries."""
         for name, mean in means.items():
-            self._add(name, mean.detach() * count, count)
+            self._add(name, (mean.detach() if isinstance(mean, Tensor) else mean) * count, count)
 
     def result(self) -> dict[str, float]:
         """The means; a quantity without entries is left out."""
         found = {name: (float(total), float(count)) for name, (total, count) in self.totals.items()}
         return {name: total / count for name, (total, count) in found.items() if count}
 
-    def _add(self, name: str, total: Tensor, count: Tensor | float) -> None:
+    def _add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:
         before, n = self.totals.get(name, (0.0, 0.0))
         self.totals[name] = (before + total, n + count)

@@ -66,7 +66,7 @@ class PPO:
 
     `source` collects (see `common.Attempts`). `reward_model` says what actions earn; without one it is what is in the batch; a row
     with a NaN there is unjudged and left out. `reference` keeps the policy near where it started; without one there is no penalty.
-    `parameters` are the policy's and the critic's.
+    `parameters` are the policy's and the critic's. `by_hand` computes the gradient where autograd is too slow (`control.gradients`).
     """
 
     def __init__(
@@ -79,9 +79,11 @@ class PPO:
         settings: Clip,
         reward_model: Any = None,
         reference: Any = None,
+        by_hand: Any = None,
     ) -> None:
         self.model, self.critic, self.source = policy, critic, source
         self.how, self.settings, self.reward_model, self.reference = how, settings, reward_model, reference
+        self.by_hand = by_hand
         self.stepper = Stepper(parameters, how)
         self.number, self.kl, self.scored = 0, settings.kl, dict[str, float]()
 
@@ -94,9 +96,18 @@ class PPO:
         generator = torch.Generator().manual_seed(seed)
         taken = {}
         rows = known.single() if self.model.memoryless else known
+        if self.by_hand is not None:
+            self.by_hand.take(rows)
         for epoch in range(s.epochs):
+            measured = means if epoch == s.epochs - 1 else None
             for chosen in torch.randperm(len(rows.batch), generator=generator).split(self.how.batch_size):
-                taken = self._update(rows.select(chosen.to(batch.mask.device)), means if epoch == s.epochs - 1 else None)
+                if self.by_hand is None:
+                    loss = self._backward(rows.select(chosen.to(batch.mask.device)), measured)
+                else:
+                    loss, found = self.by_hand.backward(chosen, s)
+                    if measured is not None:
+                        measured.weigh(len(chosen), **found)
+                taken = self.stepper.step(loss)
         self.number += 1
         self.source.sync()
         found = means.result()
@@ -148,8 +159,8 @@ class PPO:
         """What a model says of a batch, without gradient, a few rows at a time."""
         return torch.cat([what(batch.select(rows)) for rows in parts(batch.mask, 4 * self.how.micro_tokens)])
 
-    def _update(self, chosen: _Credited, means: Means | None) -> dict[str, float]:
-        """One optimiser step; losses are means over all actions in `chosen`, however it is split. The last epoch is measured."""
+    def _backward(self, chosen: _Credited, means: Means | None) -> float:
+        """Leave the gradient in the parameters; the loss is a mean over all actions in `chosen`, however it is split."""
         s, total, count = self.settings, 0.0, chosen.batch.mask.sum()
         for rows in parts(chosen.batch.mask, self.how.micro_tokens):
             part = chosen if rows.stop == len(chosen.batch) and not rows.start else chosen.select(rows)
@@ -170,4 +181,4 @@ class PPO:
                     clipped = ((ratio - 1 > high) | (1 - ratio > s.clip)).float()
                     found = {"ratio": masked_mean(ratio, batch.mask), "clipped": masked_mean(clipped, batch.mask)}
                     means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=mean_entropy, **found)
-        return self.stepper.step(total)
+        return total

@@ -1,0 +1,122 @@
+"""PPO's objective for perceptrons, differentiated by hand: at such sizes autograd's bookkeeping costs several times the sums.
+
+`losses.ppo_clip_loss`, `losses.value_loss` and `ControlPolicy.evaluate` say what is computed; the tests hold this file to them.
+Shape letters: N single steps, I inputs, A action dimensions or choices.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rather.control.models import ControlCritic, ControlPolicy, layers_backward, layers_forward
+
+
+class ByHand:
+    """A policy and a critic whose parameters lie in one vector, `parameter`, and its gradient under PPO's objective."""
+
+    def __init__(self, policy: ControlPolicy, critic: ControlCritic) -> None:
+        self.policy, self.critic = policy, critic
+        own = [*policy.net.layers, *critic.net.layers]
+        if policy.log_deviation is not None:
+            own.append(policy.log_deviation)
+        self.parameter = nn.Parameter(torch.cat([p.detach().flatten() for p in own]))
+        start = 0
+        for p in own:
+            p.data = self.parameter.data[start : start + p.numel()].view_as(p)
+            start += p.numel()
+
+    def take(self, rows: Any) -> None:
+        """Learn from these single steps from now on: what was sampled, and what it is credited with (`ppo._Credited`)."""
+        batch = rows.batch
+        seen = batch.observations[:, 0]
+        self.seen = seen if self.policy.normaliser is None else self.policy.normaliser(seen)
+        actions = batch.actions[:, 0]
+        self.actions = (actions.long() - self.policy.first if self.policy.log_deviation is None else actions).numpy()
+        self.old, self.advantages, self.returns, self.values = (
+            x[:, 0].numpy() for x in (batch.logprobs, rows.advantages, rows.returns, rows.values)
+        )
+
+    @torch.no_grad()
+    def backward(self, chosen: Tensor, s: Any) -> tuple[float, dict[str, float]]:
+        """Leave in `parameter.grad` the gradient on the `chosen` (N,) steps under the settings `s` (`ppo.Clip`).
+
+        Returns:
+            The loss, and what it is made of: policy_loss, value_loss, entropy, ratio, clipped.
+        """
+        index, n = chosen.numpy(), len(chosen)
+        seen = self.seen[chosen]
+        policy_layers, critic_layers = list(self.policy.net.layers), list(self.critic.net.layers)
+
+        out, kept = layers_forward(seen, policy_layers)
+        score = self._choice if self.policy.log_deviation is None else self._gaussian
+        logprobs, entropy, of_out = score(out.numpy(), self.actions[index])
+        advantages = self.advantages[index]
+        high = s.clip if s.clip_high is None else s.clip_high
+        ratio = np.exp(logprobs - self.old[index])
+        plain = ratio * advantages
+        surrogate = np.minimum(plain, ratio.clip(1 - s.clip, 1 + high) * advantages)
+        if s.dual_clip is not None:
+            surrogate = np.where(advantages < 0, np.maximum(surrogate, s.dual_clip * advantages), surrogate)
+        # Where the surrogate is r A its derivative by log r is r A; where it is held, it is 0.
+        of_logprobs = np.where(surrogate == plain, plain, np.float32(0)) / -n
+        of_logits, of_deviation = of_out(of_logprobs, s.entropy_weight / -n)
+        found, _ = layers_backward(torch.from_numpy(of_logits), kept, policy_layers)
+
+        out, kept = layers_forward(seen, critic_layers)
+        error, derivative = self._error(out.numpy()[:, 0], index, s.value_clip or None)
+        found += layers_backward(torch.from_numpy(derivative * (s.value_weight / n))[:, None], kept, critic_layers)[0]
+        if of_deviation is not None:
+            found.append(torch.from_numpy(of_deviation))
+        self.parameter.grad = torch.cat([g.flatten() for g in found])
+
+        policy_loss, value_loss, mean_entropy = -surrogate.sum() / n, 0.5 * (error @ error) / n, entropy.sum() / n
+        loss = policy_loss + s.value_weight * value_loss - s.entropy_weight * mean_entropy
+        parts = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": mean_entropy, "ratio": ratio.sum() / n}
+        parts["clipped"] = np.count_nonzero((ratio - 1 > high) | (1 - ratio > s.clip)) / n
+        return float(loss), parts
+
+    def _choice(self, logits: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Log-probabilities (N,) and entropies (N,), and how derivatives by them become derivatives by the logits."""
+        logs = logits - logits.max(1, keepdims=True)
+        p = np.exp(logs)
+        total = p.sum(1, keepdims=True)
+        logs -= np.log(total)
+        p /= total
+        entropy = -(p * logs).sum(1)
+        rows = np.arange(len(logits))
+
+        def of_out(of_logprobs: np.ndarray, of_entropy: float) -> tuple[np.ndarray, None]:
+            found = p * -of_logprobs[:, None]
+            found[rows, actions] += of_logprobs
+            if of_entropy:
+                found -= np.float32(of_entropy) * p * (logs + entropy[:, None])
+            return found, None
+
+        return logs[rows, actions], entropy, of_out
+
+    def _gaussian(self, mean: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+        """The same for densities; and derivatives by the log-deviation (A,)."""
+        log_deviation = self.policy.log_deviation.numpy()  # type: ignore[union-attr]
+        inverse = np.exp(-log_deviation)
+        scaled = (actions - mean) * inverse
+        constant = log_deviation.sum() + np.float32(0.5 * np.log(2 * np.pi) * len(log_deviation))
+        entropy = np.full(len(mean), constant + np.float32(0.5 * len(log_deviation)))
+
+        def of_out(of_logprobs: np.ndarray, of_entropy: float) -> tuple[np.ndarray, np.ndarray]:
+            each = of_logprobs[:, None] * scaled
+            of_deviation = (each * scaled).sum(0) - of_logprobs.sum() + np.float32(of_entropy * len(mean))
+            return each * inverse, of_deviation
+
+        return -0.5 * np.square(scaled).sum(1) - constant, entropy, of_out
+
+    def _error(self, values: np.ndarray, index: np.ndarray, clip: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """The critic's error (N,), the worse of two with `clip`, and the derivative of half its square."""
+        error = values - self.returns[index]
+        if clip is None:
+            return error, error
+        moved = values - self.values[index]
+        held = self.values[index] + moved.clip(-clip, clip) - self.returns[index]
+        worse = np.abs(held) > np.abs(error)
+        return np.where(worse, held, error), np.where(worse & (np.abs(moved) > clip), np.float32(0), error)

@@ -1,0 +1,81 @@
+"""The gradient by hand is autograd's."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+
+from rather.control.gradients import ByHand
+from rather.control.models import ControlCritic, ControlPolicy
+from rather.core import Batch
+from rather.learners.common import Means, Optimisation
+from rather.learners.ppo import PPO, Clip, _Credited
+
+SPACES = [Discrete(3, start=2), Box(-1, 1, (2,))]
+
+
+def pair(space: Any, hidden: tuple[int, ...]) -> tuple[ControlPolicy, ControlCritic]:
+    policy = ControlPolicy(4, space, hidden, seed=1)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in policy.parameters():
+            p += 0.3 * torch.randn(p.shape, generator=generator)
+    policy.normaliser.update(2 * torch.randn(50, 4, generator=generator))  # type: ignore[union-attr]
+    return policy, ControlCritic(4, hidden, policy.normaliser, seed=1)
+
+
+def rows(space: Any, count: int) -> _Credited:
+    generator = torch.Generator().manual_seed(9)
+    if isinstance(space, Discrete):
+        actions = torch.randint(3, (count, 1), generator=generator) + int(space.start)
+    else:
+        actions = torch.randn(count, 1, 2, generator=generator)
+    logprobs, advantages, returns, values = torch.randn(4, count, 1, generator=generator)
+    ones = torch.ones(count, 1)
+    batch = Batch(
+        torch.randn(count, 1, 4, generator=generator), actions, ones, logprobs - 1.5, ones, torch.zeros(count), torch.arange(count)
+    )
+    return _Credited(batch, advantages, returns, values)
+
+
+@pytest.mark.parametrize("hidden", [(), (8, 6)])
+@pytest.mark.parametrize("space", SPACES, ids=["choice", "gaussian"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Clip(value_clip=None),
+        Clip(value_clip=0.3, clip=0.1, clip_high=0.4, value_weight=0.7),
+        Clip(value_clip=0.3, dual_clip=1.5, entropy_weight=0.2),
+    ],
+    ids=["plain", "clipped", "dual"],
+)
+def test_it_is_what_autograd_finds(settings: Clip, space: Any, hidden: tuple[int, ...]) -> None:
+    known, chosen = rows(space, 40), torch.randperm(40)[:25]
+    policy, critic = pair(space, hidden)
+    learner = PPO(policy, critic, None, [*policy.parameters(), *critic.parameters()], Optimisation(1), settings)
+    means = Means()
+    loss = learner._backward(known.select(chosen), means)
+    own = [*policy.net.layers, *critic.net.layers, *([policy.log_deviation] if policy.log_deviation is not None else [])]
+    wanted = torch.cat([p.grad.flatten() for p in own])
+
+    by_hand = ByHand(*pair(space, hidden))
+    by_hand.take(known)
+    found, parts = by_hand.backward(chosen, settings)
+    assert found == pytest.approx(loss, rel=1e-5)
+    assert parts == pytest.approx(means.result(), rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(by_hand.parameter.grad, wanted, atol=1e-6, rtol=1e-4)
+    assert np.abs(wanted.numpy()).max() > 0.01
+
+
+def test_policy_and_critic_move_with_the_vector() -> None:
+    policy, critic = pair(SPACES[1], (8,))
+    parameters = [*policy.parameters(), *critic.parameters()]
+    before = [p.detach().clone() for p in parameters]
+    by_hand = ByHand(policy, critic)
+    torch.testing.assert_close([p.detach() for p in parameters], before, atol=0, rtol=0)
+    with torch.no_grad():
+        by_hand.parameter += 1
+    torch.testing.assert_close([p.detach() for p in parameters], [p + 1 for p in before])
+    assert sum(p.numel() for p in parameters) == by_hand.parameter.numel()
