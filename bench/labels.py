@@ -1,0 +1,132 @@
+"""How few comparisons are enough: `rather loop` on control tasks, beside the same PPO paid by the true reward and beside imitation 1.0.1.
+
+`python bench/labels.py [task]...` writes bench/results/labels-TASK.{json,md}; imitation lives in .venv-imitation (Python 3.11 or older:
+`pip install imitation==1.0.1`) and is left out where that is missing. Seeds 5 to 9; settings were chosen on seeds 0 to 4.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+SEEDS = range(5, 10)
+PEER = Path(".venv-imitation/bin/python")
+TASKS = {
+    "pendulum": {"config": "configs/pendulum.toml", "comparisons": [25], "peer": "Pendulum-v1"},
+    "cartpole": {"config": "configs/cartpole.toml", "comparisons": [100], "peer": ""},
+    "reacher": {"config": "configs/reacher.toml", "comparisons": [200, 700], "peer": ""},
+}
+TRUE = ["train.reward=environment", "loop.rounds=1"]
+
+
+def ours(config: str, seed: int, *changes: str) -> dict[str, float]:
+    """Mean return of the trained policy on the run's held-out seeds, and what it took."""
+    import tomllib
+
+    settings = tomllib.loads(Path(config).read_text())
+    if changes[0] == TRUE[0]:  # as many steps in one go as the rounds have together
+        changes = (*changes, f"train.steps={settings['train']['steps'] * settings['loop']['rounds']}")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "rather", "loop", config, f"run.folder={folder}", f"run.seed={seed}", "run.threads=1", *changes]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"})
+        seconds = time.perf_counter() - start
+        (metrics,) = Path(folder).glob("*/metrics.jsonl")
+        rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = sum(r["tokens"] for r in rows if r["phase"].startswith("train-ppo"))
+    last = [r for r in rows if r["phase"].startswith("eval")][-1]
+    return {"return": last["return_policy"], "start": last["return_start"], "steps": steps, "seconds": seconds}
+
+
+def theirs(env: str, seed: int, comparisons: int) -> dict[str, float]:
+    """The same of imitation's preference comparisons, at the settings of its documentation; runs in its own environment."""
+    import random
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    import torch
+    from imitation.algorithms import preference_comparisons as pc
+    from imitation.policies.base import FeedForward32Policy, NormalizeFeaturesExtractor
+    from imitation.rewards.reward_nets import BasicRewardNet
+    from imitation.util.networks import RunningNorm
+    from imitation.util.util import make_vec_env
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    torch.set_num_threads(1)
+    random.seed(seed)
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    venv = make_vec_env(env, rng=rng, n_envs=8)
+    net = BasicRewardNet(venv.observation_space, venv.action_space, normalize_input_layer=RunningNorm)
+    agent = PPO(
+        FeedForward32Policy, venv, seed=seed, n_steps=2048 // 8, batch_size=64, ent_coef=0.01, learning_rate=2e-3, clip_range=0.1,
+        gae_lambda=0.95, gamma=0.97, n_epochs=10,
+        policy_kwargs={"features_extractor_class": NormalizeFeaturesExtractor, "features_extractor_kwargs": {"normalize_class": RunningNorm}},
+    )  # fmt: skip
+    trainer = pc.BasicRewardTrainer(preference_model=pc.PreferenceModel(net), loss=pc.CrossEntropyRewardLoss(), epochs=10, rng=rng)
+    learner = pc.PreferenceComparisons(
+        pc.AgentTrainer(algorithm=agent, reward_fn=net, venv=venv, exploration_frac=0.05, rng=rng), net, num_iterations=5,
+        fragmenter=pc.RandomFragmenter(warning_threshold=0, rng=rng), preference_gatherer=pc.SyntheticGatherer(rng=rng),
+        reward_trainer=trainer, fragment_length=100, transition_oversampling=1, initial_comparison_frac=0.1, initial_epoch_multiplier=4,
+        query_schedule="hyperbolic",
+    )  # fmt: skip
+    start = time.perf_counter()
+    learner.train(total_timesteps=50_000, total_comparisons=comparisons)
+    seconds = time.perf_counter() - start
+    mean, _ = evaluate_policy(agent.policy, make_vec_env(env, rng=np.random.default_rng(seed + 1000), n_envs=1), 50, deterministic=True)
+    return {"return": float(mean), "steps": 50_000.0, "seconds": seconds}
+
+
+def row(side: str, comparisons: str, found: list[dict[str, float]]) -> str:
+    """A line of the table."""
+    returns = [f["return"] for f in found]
+    each = ", ".join(f"{r:.1f}" for r in returns)
+    steps, seconds = np.median([f["steps"] for f in found]), np.median([f["seconds"] for f in found])
+    return f"| {side} | {comparisons} | {np.mean(returns):.1f} | {np.median(returns):.1f} | {each} | {steps:,.0f} | {seconds:.0f} |"
+
+
+def main() -> None:
+    """Run the tasks that are named, or all."""
+    for name in sys.argv[1:] or TASKS:
+        task = TASKS[name]
+        found: dict[str, list[dict[str, float]]] = {"true reward": [ours(task["config"], seed, *TRUE) for seed in SEEDS]}
+        lines = [row("PPO, paid by the true reward", "", found["true reward"])]
+        for count in task["comparisons"]:
+            found[f"rather {count}"] = [ours(task["config"], seed, f"query.comparisons={count}") for seed in SEEDS]
+            lines.append(row("rather", str(count), found[f"rather {count}"]))
+            if task["peer"] and PEER.exists():
+                found[f"imitation {count}"] = [
+                    json.loads(
+                        subprocess.run(
+                            [PEER, __file__, "--peer", task["peer"], str(seed), str(count)], check=True, capture_output=True, text=True
+                        ).stdout.splitlines()[-1]
+                    )
+                    for seed in SEEDS
+                ]
+                lines.append(row("imitation 1.0.1", str(count), found[f"imitation {count}"]))
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        about = f"`python bench/labels.py {name}`, commit {commit}, {datetime.now(UTC).date()}; one thread a run"
+        head = [
+            f"# Label efficiency: {name}", "", f"{about}.", "",
+            f"Comparisons are answered by a simulated oracle that knows the true reward. Settings: `{task['config']}`, chosen on seeds 0 to 4; these",
+            "are seeds 5 to 9. True return of 50 or more held-out attempts with the likeliest actions.", "",
+            "| side | comparisons | mean | median | each seed | environment steps | seconds a run |", "|---|---|---|---|---|---|---|",
+        ]  # fmt: skip
+        folder = Path("bench/results")
+        (folder / f"labels-{name}.json").write_text(json.dumps({"about": about, "found": found}, indent=1) + "\n")
+        (folder / f"labels-{name}.md").write_text("\n".join([*head, *lines]) + "\n")
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peer"]:
+        print(json.dumps(theirs(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    else:
+        main()
