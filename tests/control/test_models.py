@@ -33,7 +33,7 @@ def attempt(policy: ControlPolicy, steps: int, key: str = "0") -> Trajectory:
 def test_what_was_kept_while_acting_is_what_a_learner_computes(space) -> None:
     policy = moved(ControlPolicy(4, space))
     policy.normaliser.update(torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 1)
-    batch = policy.collate([attempt(policy, 7), attempt(policy, 3, "1"), attempt(policy, 5)])
+    batch = policy.collate([attempt(policy, 30), attempt(policy, 3, "1"), attempt(policy, 5)])
     assert batch.groups.tolist() == [0, 1, 0]
     logprobs, entropy = policy.evaluate(batch)
     torch.testing.assert_close(logprobs, batch.logprobs, atol=1e-6, rtol=0)
@@ -82,7 +82,7 @@ def test_saved_and_restored_with_its_statistics(tmp_path: Path) -> None:
 
 def test_without_hidden_layers_a_one_hot_state_has_a_row_of_its_own() -> None:
     net = Perceptron(3, (), 2, 1.0, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(net(torch.eye(3)), net.layers[0].T + net.layers[1])
+    torch.testing.assert_close(net(torch.eye(3)), net.layers[0] + net.layers[1])
 
 
 @pytest.mark.parametrize("hidden", [(), (5,), (5, 6)])
@@ -91,7 +91,7 @@ def test_the_layers_are_those_of_torch_and_so_are_their_gradients(hidden) -> Non
     x = torch.randn(4, 7, 3, dtype=torch.float64, requires_grad=True)
     expected = x
     for i in range(0, len(net.layers), 2):
-        expected = (expected.tanh() if i else expected) @ net.layers[i].T + net.layers[i + 1]
+        expected = (expected.tanh() if i else expected) @ net.layers[i] + net.layers[i + 1]
     torch.testing.assert_close(net(x), expected)
     every = [x, *net.parameters()]
     weigh = torch.randn(4, 7, 2, dtype=torch.float64)

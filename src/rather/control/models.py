@@ -65,7 +65,7 @@ class Perceptron(nn.Module):
         sizes = [inputs, *hidden, outputs]
         for i, (before, after) in enumerate(pairwise(sizes)):
             weight = nn.init.orthogonal_(torch.empty(after, before), gain if i == len(sizes) - 2 else 2**0.5, generator=generator)
-            self.layers += [nn.Parameter(weight), nn.Parameter(torch.zeros(after))]
+            self.layers += [nn.Parameter(weight.t().contiguous()), nn.Parameter(torch.zeros(after))]
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) to (..., outputs)."""
@@ -75,25 +75,28 @@ class Perceptron(nn.Module):
     def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Weights (before, after) and biases in float64."""
         found = [p.detach().numpy().astype(np.float64) for p in self.layers]
-        return [(w.T.copy(), b) for w, b in zip(found[0::2], found[1::2], strict=True)]
+        return list(zip(found[0::2], found[1::2], strict=True))
 
 
 def layers_forward(x: Tensor, layers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Outputs (N, O) for inputs (N, I) of weights and biases in turn, and what every layer was given."""
-    given = [x]
+    """Outputs (N, O) for inputs (N, I), or (K, N, O) for (K, N, I) of K nets at once, and what every layer was given.
+
+    `layers` are weights (I, O) and biases (O,) in turn, or (K, I, O) and (K, 1, O).
+    """
+    product, given = torch.addmm if x.dim() == 2 else torch.baddbmm, [x]
     for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
         # tanh(x) = 2 sigmoid(2 x) - 1, which takes less than half of torch.tanh's time.
-        given.append(torch.addmm(bias, given[-1], weight.t(), beta=2, alpha=2).sigmoid_().mul_(2).sub_(1))
-    return torch.addmm(layers[-1], given[-1], layers[-2].t()), given
+        given.append(product(bias, given[-1], weight, beta=2, alpha=2).sigmoid_().mul_(2).sub_(1))
+    return product(layers[-1], given[-1], layers[-2]), given
 
 
 def layers_backward(of: Tensor, given: Sequence[Tensor], layers: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Derivatives by `layers`, and by what the first layer makes of its inputs, from derivatives by the outputs (N, O)."""
+    """Derivatives by `layers`, and by what the first layer makes of its inputs, from derivatives by the outputs."""
     found: list[Tensor] = []
     for i in reversed(range(len(given))):
-        found = [of.t() @ given[i], of.sum(0), *found]
+        found = [given[i].mT @ of, of.sum(-2, keepdim=of.dim() == 3), *found]
         if i:
-            of = torch.ops.aten.tanh_backward(of @ layers[2 * i], given[i])
+            of = torch.ops.aten.tanh_backward(of @ layers[2 * i].mT, given[i])
     return found, of
 
 
@@ -109,7 +112,7 @@ class _Layers(torch.autograd.Function):
         count = len(ctx.saved_tensors) // 3
         given, layers = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         found, of = layers_backward(of_outputs[0], given, layers)
-        return of @ layers[0] if ctx.needs_input_grad[0] else None, *found
+        return of @ layers[0].mT if ctx.needs_input_grad[0] else None, *found
 
 
 class ControlPolicy(nn.Module):
@@ -266,9 +269,7 @@ class ControlReward(nn.Module):
         else:
             actions = batch.actions.float()
         x = torch.cat([observations, actions], -1).flatten(0, 1).expand(self.members, -1, -1)
-        for i in range(0, len(self.layers), 2):
-            x = torch.baddbmm(self.layers[i + 1], x.tanh() if i else x, self.layers[i])
-        return x.view(self.members, *batch.mask.shape) * batch.mask
+        return _Layers.apply(x, *self.layers).view(self.members, *batch.mask.shape) * batch.mask
 
     def scores(self, batch: Batch) -> Tensor:
         """Scores (K, B) of every member."""

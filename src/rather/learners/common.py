@@ -71,8 +71,9 @@ class Order:
 
     def at(self, place: int, wanted: int) -> list[int]:
         """The `wanted` items from a place in the order on."""
-        places = (divmod(p, self.count) for p in range(place, place + wanted))
-        return [self._shuffled(epoch)[index] for epoch, index in places]
+        places = [divmod(p, self.count) for p in range(place, place + wanted)]
+        orders = {epoch: self._shuffled(epoch) for epoch in dict(places)}
+        return [orders[epoch][index] for epoch, index in places]
 
     def _shuffled(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
