@@ -4,15 +4,13 @@ import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from rather.hacking import Point, alarm
-from rather.report import BLUE, GREY, ORANGE, figure
+from rather.report import BLUE, GREY, ORANGE, figure, render
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,6 @@ class Side:
 
 def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
     """Write the page and return its path."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("rather") / "data" / "hacking.html").read_text())
     gold = [m for s in sides for points in s.rounds for p in points for m in (p.gold.low, p.gold.high)]
     span = (min(gold, default=0.0), max(gold, default=1.0))  # the same for all sides, so that little is seen to be little
     shown = [
@@ -41,7 +37,7 @@ def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
         for s in sides
     ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(template.render(name=name, sides=shown))
+    path.write_text(render("hacking.html", name=name, sides=shown))
     return path
 
 

@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,13 @@ STYLE: Any = {
 }  # fmt: skip
 
 
+def render(page: str, **values: Any) -> str:
+    """A page of the package with `values` filled in, escaped unless they are Markup."""
+    loader = jinja2.PackageLoader("rather", "data")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(page).render(**values)
+
+
 def write(run: Any, examples: int = 8) -> Path:
     """Write report.html into the run's folder and return its path."""
     name = run.config.run.name
@@ -34,9 +40,8 @@ def write(run: Any, examples: int = 8) -> Path:
     evals = [row for row in run.metrics.read() if row["phase"].startswith("eval-")]
     held_out = _evaluated(run, evals[-1]) if evals else []
     policy = f"{name}@{_of(evals[-1]).removeprefix('eval-')}" if evals else ""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("rather") / "data" / "report.html").read_text())
-    page = template.render(
+    page = render(
+        "report.html",
         name=name,
         model=run.config.model.path,
         learner=run.config.train.learner,

@@ -156,6 +156,8 @@ class Run:
     def _learner(self, number: int, name: str, data: Answered) -> Any:
         """What learns from labels."""
         trained, parameters = self._trainee(number, name)
+        if name != "dpo":
+            return build.learner(self.config, name, self.start, trained, parameters, data, lambda n: None)
         with self._progress("scoring with the reference", len(data.comparisons)) as advance:
             return build.learner(self.config, name, self.start, trained, parameters, data, advance)
 

@@ -64,14 +64,15 @@ def test_before_the_first_update_the_policy_is_the_one_that_acted() -> None:
 
 
 class Paid:
-    """Pays each attempt what `scores` says, at its first action."""
+    """Pays each attempt what `scores` says, at its first action; a batch may come in parts."""
 
     def __init__(self, scores: Sequence[float]) -> None:
-        self.scores = scores
+        self.scores, self.place = scores, 0
 
     def rewards(self, batch: Batch) -> torch.Tensor:
         rewards = torch.zeros_like(batch.mask)
-        rewards[:, 0] = torch.tensor(self.scores[: len(batch)])
+        rewards[:, 0] = torch.tensor([self.scores[(self.place + i) % len(self.scores)] for i in range(len(batch))])
+        self.place += len(batch)
         return rewards
 
 

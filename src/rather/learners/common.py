@@ -130,6 +130,19 @@ def parts(mask: Tensor, tokens: int) -> Iterator[slice]:
     yield slice(start, len(counts))
 
 
+def in_parts(batch: Batch, tokens: int, what: Callable[[Batch], Tensor]) -> Tensor:
+    """What a model says of a batch, without gradient, about `tokens` actions at a time."""
+    with torch.no_grad():
+        return torch.cat([what(batch.select(rows)) for rows in parts(batch.mask, tokens)])
+
+
+def moved(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, low: float, high: float | None) -> dict[str, Tensor]:
+    """Of every action, how its probability has changed, and whether that is clipped."""
+    used = mask.bool()
+    ratio = (logprobs.detach() - old_logprobs)[used].exp()
+    return {"ratio": ratio, "clipped": ((ratio < 1 - low) | (ratio > 1 + (low if high is None else high))).float()}
+
+
 class Stepper:
     """AdamW with its schedule: `step` clips, checks, moves and clears the gradients."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rather.core import Batch, spread
 from rather.errors import RatherWarning
-from rather.learners.common import Means, Optimisation, Stepper, parts
+from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts
 from rather.losses import group_advantages, kl_estimate, ppo_clip_loss
 
 NOTHING_TO_LEARN = (
@@ -97,10 +97,10 @@ class GRPO:
         for _ in range(1 + self.settings.again):
             batch = self.source.collect(self.number)
             self.number += 1
-            with torch.no_grad():
-                rewards = batch.rewards if self.reward_model is None else self.reward_model.rewards(batch)
-                scores = (rewards * batch.mask).sum(-1)
-                advantages = group_advantages(scores, batch.groups, self.settings.scale)
+            model = self.reward_model
+            rewards = batch.rewards if model is None else in_parts(batch, 4 * self.how.micro_tokens, model.rewards)
+            scores = (rewards * batch.mask).sum(-1)
+            advantages = group_advantages(scores, batch.groups, self.settings.scale)
             groups, index = torch.unique(batch.groups, return_inverse=True)
             differ = torch.zeros(len(groups), device=scores.device).index_add(0, index, (advantages != 0).float()) > 0
             judged += scores[~scores.isnan()].tolist()
@@ -131,9 +131,5 @@ class GRPO:
                 loss = loss + s.kl * drift.sum() / tokens
             loss.backward()
             total += loss.item()
-            with torch.no_grad():
-                used = part.mask.bool()
-                ratio = (logprobs - part.logprobs)[used].exp()
-                high = s.clip if s.clip_high is None else s.clip_high
-                means.add(entropy=entropy[used], ratio=ratio, clipped=((ratio < 1 - s.clip) | (ratio > 1 + high)).float())
+            means.add(entropy=entropy[part.mask.bool()], **moved(logprobs, part.logprobs, part.mask, s.clip, s.clip_high))
         return total

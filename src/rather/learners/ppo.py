@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rather.core import Batch, spread
 from rather.errors import TrainingError
-from rather.learners.common import Means, Optimisation, Stepper, parts
+from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
 
 
@@ -156,8 +156,7 @@ class PPO:
         return _Credited(batch, advantages, returns, values[:, :-1])
 
     def _of(self, batch: Batch, what: Callable[[Batch], Tensor]) -> Tensor:
-        """What a model says of a batch, without gradient, a few rows at a time."""
-        return torch.cat([what(batch.select(rows)) for rows in parts(batch.mask, 4 * self.how.micro_tokens)])
+        return in_parts(batch, 4 * self.how.micro_tokens, what)
 
     def _backward(self, chosen: _Credited, means: Means | None) -> float:
         """Leave the gradient in the parameters; the loss is a mean over all actions in `chosen`, however it is split."""
@@ -175,10 +174,6 @@ class PPO:
             loss.backward()
             total += loss.item()
             if means is not None:
-                with torch.no_grad():
-                    ratio = (logprobs - batch.logprobs).exp()
-                    high = s.clip if s.clip_high is None else s.clip_high
-                    clipped = ((ratio - 1 > high) | (1 - ratio > s.clip)).float()
-                    found = {"ratio": masked_mean(ratio, batch.mask), "clipped": masked_mean(clipped, batch.mask)}
-                    means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=mean_entropy, **found)
+                means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=mean_entropy)
+                means.add(**moved(logprobs, batch.logprobs, batch.mask, s.clip, s.clip_high))
         return total
