@@ -75,6 +75,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(tiny: Path, tmp_path: Path, 
     subprocess.run(command(tiny, tmp_path / "whole", kind), check=True, env=environment(), capture_output=True)
     expected = result(tmp_path / "whole")
     assert [row["step"] for row in expected[1]] == list(range(1, 13))
+    assert all(row["seconds"] > 0 and 0.1 < row["peak_gib"] < 100 for row in Metrics(tmp_path / "whole" / "metrics.jsonl").read())
     for stop in (3, 8):
         running = subprocess.Popen(command(tiny, tmp_path / "killed", kind, 0.05), stdout=subprocess.PIPE, text=True, env=environment())
         assert running.stdout is not None

@@ -10,7 +10,7 @@ from rather.errors import ConfigError
 
 Mirror = Callable[[str, int, dict[str, float]], None]
 
-CLOCK = ("seconds", "tokens_per_s")
+CLOCK = ("seconds", "tokens_per_s", "peak_gib")
 """Keys that differ between two runs that are otherwise the same."""
 
 

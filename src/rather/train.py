@@ -1,11 +1,15 @@
 """The loop over a learner's steps: resume, step, measure, save; Ctrl-C stops after the step at hand, with a checkpoint."""
 
+import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rather import checkpoint
 from rather.checkpoint import Lineage
@@ -51,13 +55,21 @@ def train(
             seconds = time.perf_counter() - start
             if "tokens" in values:
                 values["tokens_per_s"] = values["tokens"] / seconds
-            metrics.write(phase, step, values | {"seconds": seconds})
+            metrics.write(phase, step, values | {"seconds": seconds, "peak_gib": peak_gib()})
             progress(step, values)
             if step % every == 0 or step == steps or asked_to_stop():
                 checkpoint.save(folder, step, learner, lineage, keep)
             if asked_to_stop() and step < steps:
                 raise Stopped(f"stopped after step {step} of {steps}; the same command goes on from there")
     return checkpoint.every(folder)[-1]
+
+
+def peak_gib() -> float:
+    """The most memory that this process has held so far, in GiB: the GPU's where one is used, else resident."""
+    if torch.cuda.is_available() and (used := torch.cuda.max_memory_allocated()):
+        return used / 2**30
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 @contextmanager
