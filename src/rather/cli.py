@@ -107,6 +107,34 @@ def label(file: File, settings: Settings = None) -> None:
 
 
 @app.command()
+def serve(
+    file: File,
+    settings: Settings = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; another than this machine's own needs TLS.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8008,
+    overlap: Annotated[int, typer.Option(help="People who answer each question.", min=1)] = 1,
+    certificate: Annotated[str, typer.Option(help="TLS certificate file.")] = "",
+    key: Annotated[str, typer.Option(help="TLS key file.")] = "",
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen at another address without TLS.")] = False,
+    new_link: Annotated[bool, typer.Option("--new-link", help="Make a new link for the owner; the old one ends.")] = False,
+) -> None:
+    """Put the run's open questions on a page that several people answer in their browsers; Ctrl-C stops it, nothing is lost.
+
+    At first start it prints the owner's link, once. The owner opens it and makes a link for everybody who is to answer.
+    """
+    from rather.web.serve import owner_link, server
+
+    run = _run(file, settings)
+    c = run.config
+    serving, url = server(run.store, run.folder, c.run.name, c.judge.instruction, host, port, overlap, certificate, key, insecure)
+    link = owner_link(run.store, url, new_link)
+    console.print(
+        f"The owner's link, shown this once: [bold]{link}[/bold]" if link else f"{url} (the owner has a link; --new-link)", soft_wrap=True
+    )
+    serving.run()
+
+
+@app.command()
 def train(
     file: File,
     settings: Settings = None,

@@ -47,7 +47,8 @@ class Store:
         self._judges: dict[str, int] = {}
 
     @contextmanager
-    def _transaction(self, write: bool = False) -> Iterator[Connection]:
+    def transaction(self, write: bool = False) -> Iterator[Connection]:
+        """A connection whose work is committed at the end, all or none; `write` takes the lock at once."""
         with opening.plain_errors(self.where):
             with self.engine.connect().execution_options(write=write) as connection, connection.begin():
                 yield connection
@@ -64,7 +65,7 @@ class Store:
         Raises:
             StoreError: a judge of that name is of another kind.
         """
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             row = connection.execute(select(t.judge).where(t.judge.c.name == name)).first()
             if row is None:
                 values = {"name": name, "kind": kind, "details": details or {}}
@@ -75,12 +76,12 @@ class Store:
 
     def judges(self) -> dict[str, str]:
         """Name and kind of every judge."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return {r.name: r.kind for r in connection.execute(select(t.judge).order_by(t.judge.c.id))}
 
     def _judge(self, name: str) -> int:
         if name not in self._judges:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 number = connection.execute(select(t.judge.c.id).where(t.judge.c.name == name)).scalar()
             if number is None:
                 raise StoreError(f"the store knows no judge {name!r}; add it first")
@@ -102,7 +103,7 @@ class Store:
         Returns the number of each question. A higher score is asked earlier.
         """
         numbers = []
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             known = {
                 r.key: r.id for r in connection.execute(select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run))
             }
@@ -126,8 +127,18 @@ class Store:
     def keys(self, run: str, purpose: str) -> set[str]:
         """The keys of a run's questions."""
         wanted = select(t.comparison.c.key).where(t.comparison.c.run == run, t.comparison.c.purpose == purpose)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return set(connection.execute(wanted).scalars())
+
+    def count(self, run: str, purpose: str, judge: str) -> tuple[int, int]:
+        """How many questions the judge has answered or skipped, and how many there are."""
+        c = t.comparison.c
+        which = (c.run == run) & (c.purpose == purpose)
+        mine = _current().join(t.comparison).where(which, t.label.c.judge == self._judge(judge))
+        with self.transaction() as connection:
+            counts = (mine.with_only_columns(func.count(t.label.c.id)), select(func.count(c.id)).where(which))
+            first, second = (connection.execute(q).scalar_one() for q in counts)
+        return first, second
 
     def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None) -> list[Question]:
         """A run's questions in the order they were asked; `unanswered_by` leaves out those a judge has answered."""
@@ -136,25 +147,33 @@ class Store:
             wanted = wanted.where(t.comparison.c.purpose == purpose)
         if unanswered_by is not None:
             wanted = wanted.where(~_answered_by(self._judge(unanswered_by)))
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return _with_sides(connection, connection.execute(wanted).all())
+
+    def run_of(self, question: int) -> str | None:
+        """The run that a question belongs to; None if there is no such question."""
+        with self.transaction() as connection:
+            return connection.execute(select(t.comparison.c.run).where(t.comparison.c.id == question)).scalar()
 
     # Leases
 
-    def lease(self, run: str, judge: str, purpose: str = "train", overlap: int = 1, seconds: float = 600) -> Question | None:
+    def lease(
+        self, run: str, judge: str, purpose: str = "train", overlap: int = 1, seconds: float = 600, held: Collection[int] = ()
+    ) -> Question | None:
         """Give `judge` the next question that still needs an answer, for `seconds`; None when there is none.
 
         A question wants answers from `overlap` different judges: those who have answered and those who hold an unexpired lease
-        count. A judge who already holds a lease gets the same question again.
+        count. A judge who already holds a lease gets the same question again, unless it is among the `held` ones, which they have before
+        them or have just answered.
         """
         who = self._judge(judge)
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             time = opening.now()
             connection.execute(sa.delete(t.lease).where(t.lease.c.expires < time))
             c = t.comparison.c
             mine = select(t.comparison).join(t.lease, t.lease.c.comparison == c.id).where(t.lease.c.judge == who)
-            row = connection.execute(mine.where(c.run == run, c.purpose == purpose)).first()
-            seen = [0]
+            row = connection.execute(mine.where(c.run == run, c.purpose == purpose, c.id.not_in([0, *held]))).first()
+            seen = [0, *held]
             while row is None:
                 taken = _answers_of(c.id) + _leases_of(c.id)
                 free = select(t.comparison).where(c.run == run, c.purpose == purpose, c.id.not_in(seen), taken < overlap)
@@ -166,15 +185,15 @@ class Store:
                 if connection.execute(select(taken < overlap).where(c.id == found.id)).scalar():
                     row = found
                 seen.append(found.id)
-            held = {"comparison": row.id, "judge": who}
-            changed = connection.execute(sa.update(t.lease).filter_by(**held).values(expires=time + seconds))
+            mine_now = {"comparison": row.id, "judge": who}
+            changed = connection.execute(sa.update(t.lease).filter_by(**mine_now).values(expires=time + seconds))
             if not changed.rowcount:
-                connection.execute(insert(t.lease).values(**held, expires=time + seconds))
+                connection.execute(insert(t.lease).values(**mine_now, expires=time + seconds))
             return _with_sides(connection, [row])[0]
 
     def release(self, question: int, judge: str) -> None:
         """Give a lease back without an answer."""
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             connection.execute(sa.delete(t.lease).filter_by(comparison=question, judge=self._judge(judge)))
 
     # Labels
@@ -198,7 +217,7 @@ class Store:
                 raise DataError(f"the label {x.preference} of question {x.comparison} is outside [0, 1]")
         numbers = []
         judges = {name: self._judge(name) for name in {x.judge for x in labels}}
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             for i, x in enumerate(labels):
                 values = {
                     "comparison": x.comparison, "judge": judges[x.judge],
@@ -220,11 +239,13 @@ class Store:
                 numbers.append(number)
         return numbers
 
-    def undo(self, run: str, judge: str) -> int | None:
-        """Withdraw the judge's latest answer in the run; returns the question it was for, None when there is none."""
+    def undo(self, run: str, judge: str, question: int | None = None) -> int | None:
+        """Withdraw the judge's latest answer in the run, or on one `question`; returns the question, None when there is no such answer."""
         who = self._judge(judge)
         latest = _current().join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == who)
-        with self._transaction(write=True) as connection:
+        if question is not None:
+            latest = latest.where(t.label.c.comparison == question)
+        with self.transaction(write=True) as connection:
             row = connection.execute(latest.order_by(t.label.c.id.desc()).limit(1)).first()
             if row is None:
                 return None
@@ -237,7 +258,7 @@ class Store:
         wanted = _current(upto).join(t.comparison).where(t.comparison.c.run == run)
         if purpose is not None:
             wanted = wanted.where(t.comparison.c.purpose == purpose)
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             names = {r.id: r.name for r in connection.execute(select(t.judge.c.id, t.judge.c.name))}
             rows = connection.execute(wanted.order_by(t.label.c.id)).all()
         return [Label(r.comparison, names[r.judge], r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id) for r in rows]
@@ -249,7 +270,7 @@ class Store:
             c.id, t.comparison.c.key, t.comparison.c.purpose, t.judge.c.name.label("judge"), c.kind, c.preference, c.reason,
             c.seconds, c.shown_left, c.flags, c.created,
         ).select_from(t.label.join(t.comparison).join(t.judge)).where(t.comparison.c.run == run).order_by(c.id)  # fmt: skip
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return [dict(r._mapping) for r in connection.execute(wanted)]
 
     def answered(

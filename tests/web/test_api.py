@@ -1,0 +1,257 @@
+"""The server, spoken to over HTTP by programs and as a browser would."""
+
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from questions import question
+
+from rather.errors import ConfigError
+from rather.store import Store
+from rather.store.people import bearer, invite, person, revoke
+from rather.web.serve import owner_link, server
+from rather.web.words import html
+
+Serve = Callable[..., str]
+
+
+OPEN: list[httpx.Client] = []
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+def client_of(url: str, **more: Any) -> httpx.Client:
+    OPEN.append(httpx.Client(base_url=url, **more))
+    return OPEN[-1]
+
+
+def program(url: str, store: Store, name: str) -> httpx.Client:
+    """A program with an invite token."""
+    return client_of(url, headers={"Authorization": f"Bearer {invite(store, name)}"})
+
+
+def browser(url: str, token: str) -> httpx.Client:
+    """What a browser sends once it has opened an invite link."""
+    client = client_of(url, follow_redirects=True)
+    page = client.get(f"/join/{token}").text
+    known = page.split('name="rather-token" content="')[1].split('"')[0]
+    client.headers.update({"Origin": url, "X-Rather-Token": known})
+    return client
+
+
+def test_two_people_answer_all_questions_and_no_question_twice(store: Store, serve: Serve) -> None:
+    store.ask("r", [question(i) for i in range(6)])
+    url = serve()
+    ann, bob = program(url, store, "ann"), program(url, store, "bob")
+    seen = []
+    for turn in range(6):
+        who = (ann, bob)[turn % 2]
+        found = who.get("/api/next").json()["question"]
+        seen.append(found["id"])
+        sent = {"question": found["id"], "choice": "left", "key": f"answer-{turn}", "seconds": 1.5}
+        assert who.post("/api/answers", json=sent).status_code == 200
+    assert sorted(seen) == [1, 2, 3, 4, 5, 6]
+    assert ann.get("/api/next").json() == {"question": None, "progress": {"mine": 3, "questions": 6}}
+    labels = store.labels("r")
+    assert [x.judge for x in labels] == ["ann", "bob"] * 3
+    for x in labels:  # "left" is what was shown on the left
+        assert x.preference == (1.0 if x.left == "a" else 0.0)
+        assert x.seconds == 1.5
+    assert {x.left for x in labels} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "preference", "reason"),
+    [
+        ({"choice": "right"}, 0.0, ""),
+        ({"choice": "right", "slight": True}, 0.25, ""),
+        ({"choice": "tie"}, 0.5, ""),
+        ({"choice": "both_bad"}, 0.5, "both bad"),
+        ({"choice": "skip"}, None, "skipped"),
+        ({"choice": "skip", "reason": "I cannot read it"}, None, "I cannot read it"),
+    ],
+)
+def test_what_an_answer_means(store: Store, serve: Serve, sent: dict[str, object], preference: float | None, reason: str) -> None:
+    store.ask("r", [question(0)])
+    ann = program(serve(), store, "ann")
+    shown = ann.get("/api/next").json()["question"]
+    assert ann.post("/api/answers", json={"question": 1, "key": "12345678", **sent}).status_code == 200
+    (label,) = store.labels("r")
+    swapped = shown["left"][0]["text"] == "two 0"
+    assert label.left == ("b" if swapped else "a")
+    assert label.preference == (1 - preference if swapped and preference is not None else preference)
+    assert label.reason == reason
+
+
+def test_an_answer_or_an_undo_sent_twice_counts_once(store: Store, serve: Serve) -> None:
+    store.ask("r", [question(i) for i in range(2)])
+    ann = program(serve(), store, "ann")
+    sent = {"question": 1, "choice": "left", "key": "the-same-key"}
+    first = [ann.post("/api/answers", json=sent).json() for _ in range(3)]
+    assert first == [{"label": 1}] * 3
+    assert ann.post("/api/answers", json={**sent, "question": 2, "key": "another-key"}).json() == {"label": 2}
+    assert [ann.post("/api/undo", json={"question": 1}).json()["undone"] for _ in range(3)] == [True, False, False]
+    assert [x.comparison for x in store.labels("r")] == [2], "the other answer stays"
+    assert ann.post("/api/answers", json=sent).json() == {"label": 1}, "an old answer that comes late does not come back"
+    assert [x.comparison for x in store.labels("r")] == [2]
+
+
+def test_the_next_question_can_be_fetched_while_one_is_being_read(store: Store, serve: Serve) -> None:
+    store.ask("r", [question(i) for i in range(3)])
+    url = serve()
+    ann, bob = program(url, store, "ann"), program(url, store, "bob")
+    first = ann.get("/api/next").json()["question"]["id"]
+    assert ann.get("/api/next").json()["question"]["id"] == first, "a reload shows the same question"
+    second = ann.get("/api/next", params={"held": [first]}).json()["question"]["id"]
+    assert second != first
+    third = bob.get("/api/next").json()["question"]["id"]
+    assert sorted([first, second, third]) == [1, 2, 3], "nobody else gets what ann has at hand"
+    assert ann.get("/api/next", params={"held": [first, second]}).json()["question"] is None
+
+
+def test_nobody_gets_in_without_an_invitation_that_holds(store: Store, serve: Serve) -> None:
+    store.ask("r", [question(0, "a secret prompt")])
+    url = serve()
+    for client in (client_of(url), client_of(url, headers={"Authorization": "Bearer guessed-token"})):
+        for method, path in [("GET", "/"), ("GET", "/owner"), ("GET", "/api/next"), ("GET", "/api/people"), ("GET", "/join/guessed")]:
+            answer = client.request(method, path)
+            assert answer.status_code == 401, path
+            assert "secret prompt" not in answer.text
+        for path in ("/api/answers", "/api/undo", "/api/people"):
+            assert client.post(path, json={"question": 1, "choice": "left", "key": "12345678", "name": "eve"}).status_code == 401, path
+    invite(store, "late", days=-1)
+    token = invite(store, "ann")
+    ann = browser(url, token)
+    assert ann.get("/api/next").status_code == 200
+    assert ann.get("/owner").status_code == 401
+    assert ann.get("/api/people").status_code == 403
+    assert ann.post("/api/people", json={"name": "eve"}).status_code == 403
+    revoke(store, "ann")
+    assert ann.get("/api/next").status_code == 401, "the session ends with the invitation"
+    assert httpx.get(f"{url}/join/{token}").status_code == 401
+    assert person(store, "late") is None
+    assert store.labels("r") == []
+
+
+def test_what_other_sites_send_in_a_browser_changes_nothing(store: Store, serve: Serve) -> None:
+    store.ask("r", [question(0)])
+    ann = browser(serve(), invite(store, "ann"))
+    sent = {"question": 1, "choice": "left", "key": "12345678"}
+    for wrong in ({"Origin": "https://evil.example"}, {"Origin": ""}, {"X-Rather-Token": "guess"}, {"X-Rather-Token": ""}):
+        assert ann.post("/api/answers", json=sent, headers=wrong).status_code == 403, wrong
+    assert store.labels("r") == []
+    assert ann.post("/api/answers", json=sent).status_code == 200
+
+
+def test_the_owner_invites_and_revokes(store: Store, serve: Serve) -> None:
+    store.ask("r", [question(0)])
+    url = serve()
+    link = owner_link(store, url)
+    assert link is not None
+    assert owner_link(store, url) is None, "it is shown once"
+    owner = browser(url, link.rsplit("/", 1)[1])
+    made = owner.post("/api/people", json={"name": "Ann B."}).json()["link"]
+    token = made.rsplit("/", 1)[1]
+    assert len(token) >= 22, "128 bits"
+    assert token not in (Path(store.where).read_bytes().decode("latin1")), "the store keeps its hash alone"
+    ann = browser(url, token)
+    assert ann.post("/api/answers", json={"question": 1, "choice": "tie", "key": "12345678"}).status_code == 200
+    found = owner.get("/api/people").json()
+    assert found["people"] == [{"name": "owner", "role": "owner", "answers": 0}, {"name": "Ann B.", "role": "annotator", "answers": 1}]
+    again = owner.post("/api/people", json={"name": "Ann B."}).json()["link"]
+    assert bearer(store, token) is None, "a new link ends the old one"
+    assert owner.delete("/api/people/owner").status_code == 409
+    assert owner.post("/api/people", json={"name": "owner"}).status_code == 503
+    assert owner.delete("/api/people/Ann B.").json() == {"revoked": True}
+    assert httpx.get(url + again).status_code == 401
+    assert len(store.labels("r")) == 1, "answers stay"
+
+
+def test_limits(store: Store, serve: Serve) -> None:
+    store.ask("r", [question(i) for i in range(80)])
+    ann = program(serve(), store, "ann")
+    codes = [ann.post("/api/answers", json={"question": i + 1, "choice": "left", "key": f"answer-{i}"}).status_code for i in range(80)]
+    assert 429 in codes
+    assert set(codes) == {200, 429}
+    assert len(store.labels("r")) == codes.count(200), "what was refused was not kept, what was kept was acknowledged"
+    assert ann.post("/api/undo", content=b" " * 70_000).status_code == 413
+    assert ann.post("/api/undo", content=iter([b"{}"])).status_code == 413, "a body of unknown length"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"question": 1, "choice": "best", "key": "12345678"},
+        {"question": 10**30, "choice": "left", "key": "12345678"},
+        {"question": 1, "choice": "left", "key": "short"},
+        {"question": 1, "choice": "left", "key": "12345678", "seconds": -1},
+    ],
+)
+def test_what_is_no_answer_is_refused(store: Store, serve: Serve, sent: dict[str, object]) -> None:
+    store.ask("r", [question(0)])
+    assert program(serve(), store, "ann").post("/api/answers", json=sent).status_code == 422
+    assert store.labels("r") == []
+
+
+def test_a_question_of_another_run_is_not_found(store: Store, serve: Serve) -> None:
+    store.ask("other", [question(0)])
+    ann = program(serve(), store, "ann")
+    for number in (1, 99):
+        assert ann.post("/api/answers", json={"question": number, "choice": "left", "key": "12345678"}).status_code == 404
+    assert store.labels("other") == []
+
+
+def test_every_answer_carries_the_headers_and_the_key_is_private(store: Store, serve: Serve, tmp_path: Path) -> None:
+    url = serve()
+    for path in ("/", "/static/label.js", "/api/next", "/nothing"):
+        headers = httpx.get(url + path).headers
+        assert "script-src 'self'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+    assert stat.S_IMODE((tmp_path / "run" / "secret.key").stat().st_mode) == 0o600
+    cookie = httpx.get(f"{url}/join/{invite(store, 'ann')}").headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+
+
+def test_another_address_needs_tls_or_a_flag(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--certificate"):
+        server(store, tmp_path, "r", "?", "0.0.0.0", 8008, 1)
+    server(store, tmp_path, "r", "?", "0.0.0.0", 8008, 1, insecure=True)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "[x](javascript:alert(1))",
+        "![x](https://evil.example/x.png)",
+        "<svg/onload=alert(1)>",
+        '<a href="https://a" onclick="alert(1)" style="position:fixed">x</a>',
+        "[x](data:text/html,<script>alert(1)</script>)",
+        "`<script>`\u202e",
+    ],
+)
+def test_hostile_words_become_harmless(hostile: str) -> None:
+    found = html(hostile).lower()
+    for bad in ("<script", "<img", "<svg", "\u202e", 'href="javascript', 'href="data', "<style"):
+        assert bad not in found
+    assert "onclick=" not in found.replace("&quot;", '"').split("&lt;")[0]
+
+
+def test_markdown_is_shown() -> None:
+    found = html("**bold** `x < 1`\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n[link](https://example.org)")
+    assert "<strong>bold</strong>" in found
+    assert "<code>x &lt; 1</code>" in found
+    assert "<td>1</td>" in found
+    assert 'href="https://example.org"' in found
+    assert "noopener" in found
