@@ -40,6 +40,7 @@ class Optimisation:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    eps: float = 1e-8
     micro_tokens: int = 1024
     seed: int = 0
 
@@ -148,7 +149,7 @@ class Stepper:
 
     def __init__(self, parameters: Sequence[nn.Parameter], how: Optimisation) -> None:
         self.parameters, self.how, self.steps = list(parameters), how, 0
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=how.lr, weight_decay=how.weight_decay, betas=(0.9, 0.999), fused=True)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=how.lr, weight_decay=how.weight_decay, eps=how.eps, fused=True)
 
     def step(self, loss: float) -> dict[str, float]:
         """Move by the gradients that have been gathered.
