@@ -41,7 +41,10 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     rows = t["envs"] * t["stretch"]
     rounds = -(-t["steps"] // rows)
     schedule = "linear" if t["fade"] else "constant"
-    how = Optimisation(rounds * t["epochs"] * (rows // t["batch"]), t["batch"], t["lr"], 0, schedule, 0.0, 0.5, 1e-5, rows, seed)
+    how = Optimisation(
+        rounds * t["epochs"] * (rows // t["batch"]), t["batch"], t["lr"], schedule=schedule, max_grad_norm=0.5, eps=1e-5, micro_tokens=rows,
+        seed=seed,
+    )  # fmt: skip
     settings = Clip(t["epochs"], t["gamma"], t["lam"], value_clip=None, value_weight=1.0, kl=0.0)
     source = Stretches(policy, lambda: environment(name), t["envs"], t["stretch"], seed)
     by_hand = ByHand(policy, critic)

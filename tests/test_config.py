@@ -55,3 +55,16 @@ def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: P
 def test_the_configurations_that_come_with_rather() -> None:
     for path in (Path(__file__).parent.parent / "configs").glob("*.toml"):
         assert config.load(path, []).run.name == path.stem
+
+
+def test_what_train_says_is_how_a_learner_optimises() -> None:
+    from rather import build
+
+    said = {
+        "steps": 7, "batch_size": 3, "lr": 0.5, "warmup": 2, "schedule": "cosine", "weight_decay": 0.25, "max_grad_norm": 0.125,
+        "micro_tokens": 99,
+    }  # fmt: skip
+    found = build.optimisation(Config.model_validate({"train": said, "run": {"seed": 5}}), "dpo", 100)
+    assert {key: getattr(found, key) for key in said} == said
+    assert found.seed == 5
+    assert found.eps == 1e-8

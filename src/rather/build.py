@@ -150,7 +150,8 @@ def optimisation(config: Config, name: str, items: int) -> Optimisation:
         count *= config.ppo.epochs * -(-config.ppo.answers // t.batch_size)
     if name == "grpo":
         count *= config.grpo.updates
-    return Optimisation(count, t.batch_size, t.lr, t.warmup, t.schedule, t.weight_decay, t.max_grad_norm, t.micro_tokens, config.run.seed)
+    same = ("lr", "warmup", "schedule", "weight_decay", "max_grad_norm", "micro_tokens")
+    return Optimisation(count, t.batch_size, seed=config.run.seed, **{key: getattr(t, key) for key in same})
 
 
 def learner(
