@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rather.metrics import CLOCK
 from rather.store import Store
 
 RUN = """
@@ -85,10 +86,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(rather, run: Path, t
     process.wait()
     rather("loop", run, "run.name=killed", "train.reward=environment", "train.steps=40")
     whole, killed = (
-        [
-            {k: v for k, v in r.items() if "seconds" not in k and "per_s" not in k and k != "checkpoint"}
-            for r in rows(tmp_path / f"runs/{name}")
-        ]
+        [{k: v for k, v in r.items() if k not in (*CLOCK, "checkpoint")} for r in rows(tmp_path / f"runs/{name}")]
         for name in ("whole", "killed")
     )
     assert killed == whole
