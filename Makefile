@@ -32,7 +32,9 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/pyright
 
+# The labelling page is tested in Debian's Chromium; without it those tests are skipped.
 test: setup
+	@command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; } > /dev/null 2>&1 || echo "no Chromium: the page is not tested"
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: setup

@@ -14,7 +14,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from rather import __version__
-from rather.errors import RatherError
+from rather.errors import ConfigError, RatherError
 
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 """How OpenMP's threads idle: they sleep, since spinning ones slow their neighbours down, but not at once, since waking up is slow too."""
@@ -126,6 +126,8 @@ def serve(
 
     run = _run(file, settings)
     c = run.config
+    if c.control.env:
+        raise ConfigError("the page shows words alone so far; let a simulated panel compare the attempts of a control task")
     serving, url = server(run.store, run.folder, c.run.name, c.judge.instruction, host, port, overlap, certificate, key, insecure)
     link = owner_link(run.store, url, new_link)
     console.print(
