@@ -131,7 +131,8 @@ def serve(
     serving, url = server(run.store, run.folder, c.run.name, c.judge.instruction, host, port, overlap, certificate, key, insecure)
     link = owner_link(run.store, url, new_link)
     console.print(
-        f"The owner's link, shown this once: [bold]{link}[/bold]" if link else f"{url} (the owner has a link; --new-link)", soft_wrap=True
+        f"The owner's link, shown this once: [bold]{link}[/bold]" if link else f"{url} (the owner has a link; --new-link makes another)",
+        soft_wrap=True,
     )
     serving.run()
 
