@@ -145,9 +145,16 @@ def test_what_other_sites_send_in_a_browser_changes_nothing(store: Store, serve:
     store.ask("r", [question(0)])
     ann = browser(serve(), invite(store, "ann"))
     sent = {"question": 1, "choice": "left", "key": "12345678"}
-    for wrong in ({"Origin": "https://evil.example"}, {"Origin": ""}, {"X-Rather-Token": "guess"}, {"X-Rather-Token": ""}):
+    for wrong in (
+        {"Origin": "https://evil.example"},
+        {"Origin": ""},
+        {"X-Rather-Token": "guess"},
+        {"X-Rather-Token": ""},
+        {"X-Rather-Token": b"\xe4"},
+    ):
         assert ann.post("/api/answers", json=sent, headers=wrong).status_code == 403, wrong
     assert store.labels("r") == []
+    assert ann.get("/join/guessed").status_code == 401, "and a wrong link does not end the session"
     assert ann.post("/api/answers", json=sent).status_code == 200
 
 
@@ -169,6 +176,7 @@ def test_the_owner_invites_and_revokes(store: Store, serve: Serve) -> None:
     again = owner.post("/api/people", json={"name": "Ann B."}).json()["link"]
     assert bearer(store, token) is None, "a new link ends the old one"
     assert owner.delete("/api/people/owner").status_code == 409
+    assert owner.delete("/api/people/a%00b").status_code == 422
     assert owner.post("/api/people", json={"name": "owner"}).status_code == 503
     assert owner.delete("/api/people/Ann B.").json() == {"revoked": True}
     assert httpx.get(url + again).status_code == 401
@@ -193,6 +201,7 @@ def test_limits(store: Store, serve: Serve) -> None:
         {"question": 10**30, "choice": "left", "key": "12345678"},
         {"question": 1, "choice": "left", "key": "short"},
         {"question": 1, "choice": "left", "key": "12345678", "seconds": -1},
+        {"question": 1, "choice": "skip", "key": "12345678", "reason": "a\0b"},
     ],
 )
 def test_what_is_no_answer_is_refused(store: Store, serve: Serve, sent: dict[str, object]) -> None:

@@ -18,6 +18,7 @@ from rather.web.guard import Frame, Guard
 from rather.web.words import html
 
 LEASE_S = 600.0
+Name = Annotated[str, Field(pattern=r"^[\w .@-]{1,80}$")]
 Choice = Literal["left", "right", "tie", "both_bad", "skip"]
 PREFERENCE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5, "skip": None}
 
@@ -29,7 +30,7 @@ class Answer(BaseModel):
     choice: Choice
     key: str = Field(min_length=8, max_length=80, description="Made by the sender, different for every answer.")
     slight: bool = Field(default=False, description="The preferred side is only a little better.")
-    reason: str = Field(default="", max_length=500)
+    reason: str = Field(default="", max_length=500, pattern=r"^[^\x00]*$")
     seconds: float | None = Field(default=None, ge=0, le=86_400, description="Time it took.")
 
 
@@ -42,7 +43,7 @@ class Undo(BaseModel):
 class Invitation(BaseModel):
     """Somebody to invite."""
 
-    name: str = Field(pattern=r"^[\w .@-]{1,80}$")
+    name: Name
     days: float = Field(default=30, gt=0, le=3650)
 
 
@@ -126,7 +127,7 @@ def create(store: Store, run: str, instruction: str, key: str, purpose: str = "t
         return {"link": f"/join/{invite(store, given.name, 'annotator', given.days)}"}
 
     @app.delete("/api/people/{name}")
-    def revoke_person(name: str, who: Person = owner) -> dict[str, bool]:
+    def revoke_person(name: Name, who: Person = owner) -> dict[str, bool]:
         """Take an invitation back; answers stay."""
         if name == who.name:
             raise HTTPException(409, "that would lock you out yourself")

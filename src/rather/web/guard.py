@@ -76,7 +76,6 @@ class Guard:
     def enter(self, request: Request, token: str) -> Person | None:
         """Begin a session for whose token this is."""
         found = bearer(self.store, token)
-        request.session.clear()
         if found is not None:
             request.session.update(name=found.name, token=secrets.token_urlsafe(16))
         return found
@@ -84,7 +83,7 @@ class Guard:
     def _from_our_page(self, request: Request) -> None:
         origin = request.headers.get("origin")
         ours = f"{request.url.scheme}://{request.headers.get('host')}"
-        known = secrets.compare_digest(request.headers.get("x-rather-token", ""), request.session.get("token", ""))
+        known = secrets.compare_digest(request.headers.get("x-rather-token", "").encode(), request.session.get("token", "").encode())
         if origin != ours or not known:
             raise HTTPException(403, "this did not come from the labelling page; reload it and try again")
 
