@@ -7,9 +7,11 @@ import json
 import os
 import random
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -79,3 +81,17 @@ def arguments() -> tuple[str, str]:
     """The task and the variant on the command line; two threads that sleep when idle."""
     assert os.environ.get("OMP_WAIT_POLICY") == "PASSIVE"
     return sys.argv[1], sys.argv[2]
+
+
+def about(command: str, more: str) -> str:
+    """What a result says of where it comes from."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return f"`python {command}`, commit {commit}, {datetime.now(UTC).date()}; {more}"
+
+
+def publish(name: str, data: dict[str, Any], lines: list[str]) -> None:
+    """Write bench/results/NAME.json and the table NAME.md, and print the table."""
+    folder = Path("bench/results")
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))

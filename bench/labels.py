@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+
+import common
 
 SEEDS = range(5, 10)
 PEER = Path(".venv-imitation/bin/python")
@@ -111,18 +112,14 @@ def main() -> None:
                     for seed in SEEDS
                 ]
                 lines.append(row("imitation 1.0.1", str(count), found[f"imitation {count}"]))
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        about = f"`python bench/labels.py {name}`, commit {commit}, {datetime.now(UTC).date()}; one thread a run"
+        about = common.about(f"bench/labels.py {name}", "one thread a run")
         head = [
             f"# Label efficiency: {name}", "", f"{about}.", "",
             f"Comparisons are answered by a simulated oracle that knows the true reward. Settings: `{task['config']}`, chosen on seeds 0 to 4; these",
             "are seeds 5 to 9. True return of 50 or more held-out attempts with the likeliest actions.", "",
             "| side | comparisons | mean | median | each seed | environment steps | seconds a run |", "|---|---|---|---|---|---|---|",
         ]  # fmt: skip
-        folder = Path("bench/results")
-        (folder / f"labels-{name}.json").write_text(json.dumps({"about": about, "found": found}, indent=1) + "\n")
-        (folder / f"labels-{name}.md").write_text("\n".join([*head, *lines]) + "\n")
-        print("\n".join(lines))
+        common.publish(f"labels-{name}", {"about": about, "found": found}, [*head, *lines])
 
 
 if __name__ == "__main__":

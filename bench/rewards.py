@@ -4,15 +4,14 @@
 labels.py). One net of two layers of 32 on each side, 200 comparisons, batches of 32, 10 epochs.
 """
 
-import json
 import os
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
+
+import common
 
 TURNS = 5
 PEER = ".venv-imitation/bin/python"
@@ -88,18 +87,14 @@ def main() -> None:
             )  # fmt: skip
             found[name].append(EPOCHS * COUNT / float(done.stdout.splitlines()[-1]))
             print(name, f"{found[name][-1]:.0f}", flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    about = f"`python bench/rewards.py`, commit {commit}, {datetime.now(UTC).date()}; one thread, {TURNS} turns"
+    about = common.about("bench/rewards.py", f"one thread, {TURNS} turns")
     lines = ["# Training a reward net", "", f"{about}.", "", *(__doc__ or "").split("\n\n")[1].splitlines()[-2:], ""]
     lines += ["| side | comparisons a CPU second, median | least to most | ratio to imitation, paired |", "|---|---|---|---|"]
     for name, values in found.items():
         ratios = np.divide(values, found["imitation 1.0.1, 1 net"])
         ratio = f"{np.median(ratios):.1f} x ({min(ratios):.1f} to {max(ratios):.1f})"
         lines.append(f"| {name} | {np.median(values):.0f} | {min(values):.0f} to {max(values):.0f} | {ratio} |")
-    folder = Path("bench/results")
-    (folder / "rewards.json").write_text(json.dumps({"about": about, "comparisons_per_cpu_s": found}, indent=1) + "\n")
-    (folder / "rewards.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    common.publish("rewards", {"about": about, "comparisons_per_cpu_s": found}, lines)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import platform
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
+
+import common
 
 PEER = ".venv-bench/bin/python"
 SEEDS = range(5)
@@ -110,8 +110,8 @@ def main() -> None:
                 )
                 rows.append({"task": name, "seed": seed, "side": side, **json.loads(done.stdout.splitlines()[-1])})
                 print(rows[-1]["task"], seed, side, f"{rows[-1]['steps_per_cpu_s']:.0f}", f"{np.mean(rows[-1]['returns']):.1f}", flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    about = f"`python bench/sb3.py {' '.join(sys.argv[1:])}`, commit {commit}, {datetime.now(UTC).date()}; {platform.processor() or platform.machine()}, one thread"
+    named = " ".join(["bench/sb3.py", *sys.argv[1:]])
+    about = common.about(named, f"{platform.processor() or platform.machine()}, one thread")
     lines = [
         "# PPO for control beside Stable-Baselines3 2.9.2", "", about + ".", "",
         "Settings of rl-baselines3-zoo (clip range not faded on our side, no state-dependent exploration); returns of 20 attempts with the likeliest",
@@ -136,10 +136,7 @@ def main() -> None:
                 ratio,
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    folder = Path("bench/results")
-    (folder / "control.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    (folder / "control.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    common.publish("control", {"about": about, "rows": rows}, lines)
 
 
 if __name__ == "__main__":

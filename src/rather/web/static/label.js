@@ -19,6 +19,7 @@ let total = 0;
 let sending = false;
 let fetching = false;
 let ended = false;    // the server had no more questions
+let timer = 0;        // when to ask again
 
 function keep() {
   localStorage.setItem(place, JSON.stringify(outbox));
@@ -77,15 +78,20 @@ async function more() {
     else tell();
   } catch (error) {
     at("message").textContent = error.status === 401 ? error.message : current ? "" : "Waiting for the connection ...";
-    setTimeout(more, 1000);
+    later(1000);
     return;
   } finally {
     fetching = false;
   }
   if (!(current && ahead)) {
-    if (ended) setTimeout(more, 5000);
+    if (ended) later(5000);
     else more();
   }
+}
+
+function later(milliseconds) {
+  clearTimeout(timer);
+  timer = setTimeout(more, milliseconds);
 }
 
 function forward() {
