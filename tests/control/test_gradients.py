@@ -48,8 +48,9 @@ def rows(space: Any, count: int) -> _Credited:
         Clip(value_clip=None),
         Clip(value_clip=0.3, clip=0.1, clip_high=0.4, value_weight=0.7),
         Clip(value_clip=0.3, dual_clip=1.5, entropy_weight=0.2),
+        Clip(value_clip=20.0),
     ],
-    ids=["plain", "clipped", "dual"],
+    ids=["plain", "clipped", "dual", "wide"],
 )
 def test_it_is_what_autograd_finds(settings: Clip, space: Any, hidden: tuple[int, ...]) -> None:
     known, chosen = rows(space, 40), torch.randperm(40)[:25]
