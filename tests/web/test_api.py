@@ -210,12 +210,13 @@ def test_what_is_no_answer_is_refused(store: Store, serve: Serve, sent: dict[str
     assert store.labels("r") == []
 
 
-def test_a_question_of_another_run_is_not_found(store: Store, serve: Serve) -> None:
+def test_a_question_of_another_run_or_purpose_is_not_found(store: Store, serve: Serve) -> None:
     store.ask("other", [question(0)])
+    store.ask("r", [question(0)], purpose="eval")
     ann = program(serve(), store, "ann")
-    for number in (1, 99):
+    for number in (1, 2, 99):
         assert ann.post("/api/answers", json={"question": number, "choice": "left", "key": "12345678"}).status_code == 404
-    assert store.labels("other") == []
+    assert store.labels("other") == store.labels("r") == []
 
 
 def test_every_answer_carries_the_headers_and_the_key_is_private(store: Store, serve: Serve, tmp_path: Path) -> None:

@@ -150,10 +150,12 @@ class Store:
         with self.transaction() as connection:
             return _with_sides(connection, connection.execute(wanted).all())
 
-    def run_of(self, question: int) -> str | None:
-        """The run that a question belongs to; None if there is no such question."""
+    def has(self, question: int, run: str, purpose: str) -> bool:
+        """Is there such a question in the run, asked for that purpose?"""
+        c = t.comparison.c
+        wanted = select(c.id).where(c.id == question, c.run == run, c.purpose == purpose)
         with self.transaction() as connection:
-            return connection.execute(select(t.comparison.c.run).where(t.comparison.c.id == question)).scalar()
+            return connection.execute(wanted).first() is not None
 
     # Leases
 

@@ -104,8 +104,8 @@ def create(store: Store, run: str, instruction: str, key: str, purpose: str = "t
         if preference is not None and left == "b":
             preference = 1 - preference
         reason = given.reason or {"both_bad": "both bad", "skip": "skipped"}.get(given.choice, "")
-        if store.run_of(given.question) != run:
-            raise HTTPException(404, f"question {given.question} is not one of this run's")
+        if not store.has(given.question, run, purpose):
+            raise HTTPException(404, f"question {given.question} is not one of those that are asked here")
         label = Label(given.question, who.name, preference, reason, given.seconds, left)
         return {"label": store.answer(label, hashlib.sha256(f"{who.name}\0{given.key}".encode()).hexdigest())}
 
