@@ -151,7 +151,7 @@ class Store:
             return _with_sides(connection, connection.execute(wanted).all())
 
     def has(self, question: int, run: str, purpose: str) -> bool:
-        """Is there such a question in the run, asked for that purpose?"""
+        """Whether the run has such a question, asked for that purpose."""
         c = t.comparison.c
         wanted = select(c.id).where(c.id == question, c.run == run, c.purpose == purpose)
         with self.transaction() as connection:
