@@ -15,6 +15,7 @@ from rather.store.people import invite
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 Serve = Callable[..., str]
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,8 @@ def shown(page: Page) -> str:
 
 
 def press(page: Page, key: str) -> None:
-    """Press a key, and wait for another question or the end."""
+    """Press a key once there is a question, and wait for another one or for none."""
+    expect(page.locator("#question")).to_be_visible()
     before = shown(page)
     page.keyboard.press(key)
     page.wait_for_function(
@@ -54,7 +56,7 @@ def press(page: Page, key: str) -> None:
     )
 
 
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
