@@ -13,7 +13,7 @@ OWN = {
     "core": set(),
     "losses": set(),
     "store": {"core", "errors", "store"},
-    "web": {"core", "errors", "store", "web"},
+    "web": {"core", "errors", "exchange", "store", "web"},
     "exchange": {"core", "errors", "store"},
     "metrics": {"errors"},
     "control": {"core", "errors", "losses", "control"},

@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,11 +109,12 @@ def label(file: File, settings: Settings = None) -> None:
 
 @app.command()
 def serve(
-    file: File,
+    file: Annotated[Path | None, typer.Argument(help="The run's TOML file; with --demo none is needed.")] = None,
     settings: Settings = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Fill a store with example questions and show the page.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen at; another than this machine's own needs TLS.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.")] = 8008,
-    overlap: Annotated[int, typer.Option(help="People who answer each question.", min=1)] = 1,
+    overlap: Annotated[int, typer.Option(help="People who answer each question; 0: as before (at first 1).", min=0)] = 0,
     certificate: Annotated[str, typer.Option(help="TLS certificate file.")] = "",
     key: Annotated[str, typer.Option(help="TLS key file.")] = "",
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen at another address without TLS.")] = False,
@@ -121,15 +123,28 @@ def serve(
     """Put the run's open questions on a page that several people answer in their browsers; Ctrl-C stops it, nothing is lost.
 
     At first start it prints the owner's link, once. The owner opens it and makes a link for everybody who is to answer.
+    `rather serve --demo` shows the page with words, mathematics, clips and batches, in the folder runs/demo-page.
     """
     from rather.web.serve import owner_link, server
 
-    run = _run(file, settings)
-    c = run.config
-    if c.control.env:
-        raise ConfigError("the page shows words alone so far; let a simulated panel compare the attempts of a control task")
-    serving, url = server(run.store, run.folder, c.run.name, c.judge.instruction, host, port, overlap, certificate, key, insecure)
-    link = owner_link(run.store, url, new_link)
+    if demo:
+        from rather import demo as example
+        from rather.store import Store
+
+        folder = Path("runs") / "demo-page"
+        store, name, instruction = Store(str(folder / "store.db")), example.RUN, example.INSTRUCTION
+        with console.status("making questions and drawing clips"):
+            example.fill(store)
+    elif file is None:
+        raise ConfigError("give the run's TOML file, or --demo")
+    else:
+        run = _run(file, settings)
+        run.draw()
+        store, folder, name, instruction = run.store, run.folder, run.config.run.name, run.config.judge.instruction
+    if overlap:
+        store.set_asking(name, replace(store.asking(name), overlap=overlap))
+    serving, url = server(store, folder, name, instruction, host, port, certificate, key, insecure)
+    link = owner_link(store, url, new_link)
     console.print(
         f"The owner's link, shown this once: [bold]{link}[/bold]" if link else f"{url} (the owner has a link; --new-link makes another)",
         soft_wrap=True,

@@ -1,6 +1,7 @@
 """A run about control, phase by phase: let the policy act, compare fragments, learn a reward, improve the policy, again."""
 
 import math
+import subprocess
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rather import build, checkpoint, query
+from rather import build, checkpoint, drawing, query
 from rather.control.clips import replay
 from rather.control.collect import Stretches
 from rather.control.gradients import ByHand
@@ -21,10 +22,13 @@ from rather.judges.model import ModelJudge
 from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
 from rather.run import Run
+from rather.store.clips import missing
 
 
 class ControlRun(Run):
     """One run about control: its settings, its folder and its store."""
+
+    drawing: subprocess.Popen[bytes] | None = None
 
     def make(self, meant: bool = False, pictures: bool = False) -> Any:
         """The environment; `meant`: paying control.gold, if that is set, instead of its own reward."""
@@ -72,6 +76,8 @@ class ControlRun(Run):
         wanted = query.shares(q.comparisons, c.loop.rounds, q.schedule)[number]
         have = self.store.keys(c.run.name, "train")
         if all(f"round-{number}/{i}" in have for i in range(wanted)):
+            if c.judge.kind == "people":
+                self.draw()
             return 0
         found = []
         with self.console.status("letting the policy act"):
@@ -85,11 +91,29 @@ class ControlRun(Run):
         length = q.fragment or min(len(t.rewards) for t in found)  # type: ignore[arg-type]
         pieces = fragments(found, length, 2 * wanted * q.candidates, seed)
         pairs = [Comparison((a,), (b,)) for a, b in zip(pieces[0::2], pieces[1::2], strict=True)]
-        chosen = query.choose(q.strategy, self._differences(number, pairs), len(pairs), wanted, q.random_share, seed)
+        differences = self._differences(number, pairs)
+        chosen = query.choose(q.strategy, differences, len(pairs), wanted, q.random_share, seed)
+        scored = query.priorities(q.strategy, differences, len(pairs))
         for why in sorted({why for _, why in chosen}):
             asked = [(i, pairs[j]) for i, (j, reason) in enumerate(chosen) if reason == why]
-            self.store.ask(c.run.name, [self._pair(f"round-{number}/{i}", p.a[0], p.b[0]) for i, p in asked], why=why)
+            scores = [scored[j] for i, (j, reason) in enumerate(chosen) if reason == why]
+            self.store.ask(c.run.name, [self._pair(f"round-{number}/{i}", p.a[0], p.b[0]) for i, p in asked], why=why, scores=scores)
+        if c.judge.kind == "people":
+            self.draw()
         return wanted
+
+    def draw(self) -> None:
+        """Have the clips that people need drawn in the background, if any are missing."""
+        c = self.config
+        going = self.drawing is not None and self.drawing.poll() is None
+        if not going and missing(self.store, c.run.name):
+            self.drawing = drawing.begin(self.store.where, c.run.name, c.control.env, c.control.horizon)
+
+    def label(self, purpose: str = "train") -> int:
+        """Have every open question answered; returns how many answers are new."""
+        if self.config.judge.kind == "terminal":
+            raise ConfigError('a terminal shows no clips; set judge.kind to "people" and open the page: rather serve')
+        return super().label(purpose)
 
     def evaluate(self, number: int = 0) -> str | None:
         """Let the trained policy and the start take their likeliest actions on held-out seeds; returns how they did, in words."""

@@ -57,7 +57,8 @@ class Trajectory:
     `policy` says who acted ("run@step" or "import:file"). `observations` is (P,) prompt tokens for text, (T+1, *obs) for
     control; `actions` (T,) or (T, A); `logprobs` (T,) in nats under the policy that acted; `rewards` (T,). `terminated`
     is True when the task itself ended the attempt, False when a limit cut it. `text` holds the words, for text only: words
-    outlive tokens, so the store keeps `text`, and `actions` is None for an attempt that was read back from it.
+    outlive tokens, so the store keeps `text`, and `actions` is None for an attempt that was read back from it. `before` holds
+    the actions from the reset to where a fragment begins, so that it can be played again; None for whole attempts.
     """
 
     task: Task
@@ -68,6 +69,7 @@ class Trajectory:
     actions: np.ndarray | None = None
     logprobs: np.ndarray | None = None
     rewards: np.ndarray | None = None
+    before: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

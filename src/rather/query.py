@@ -28,6 +28,13 @@ def entropy(differences: Tensor) -> Tensor:
 STRATEGIES: dict[str, Callable[[Tensor], Tensor]] = {"disagreement": disagreement, "near_tie": near_tie, "entropy": entropy}
 
 
+def priorities(strategy: str, differences: Tensor | None, count: int) -> list[float]:
+    """How much each of `count` candidates is wanted by `strategy`, the most wanted first in line; all the same where nothing says so."""
+    if strategy == "random" or differences is None:
+        return [0.0] * count
+    return STRATEGIES[strategy](differences).tolist()
+
+
 def choose(strategy: str, differences: Tensor | None, count: int, wanted: int, random_share: float, seed: int) -> list[tuple[int, str]]:
     """Which `wanted` of `count` candidates to ask, each with why: the best by `strategy`, and a share at random.
 
@@ -38,7 +45,7 @@ def choose(strategy: str, differences: Tensor | None, count: int, wanted: int, r
     if strategy == "random" or differences is None:
         return [(i, "random") for i in order[:wanted]]
     at_random = order[: round(random_share * wanted)]
-    ranked = STRATEGIES[strategy](differences).argsort(descending=True, stable=True).tolist()
+    ranked = torch.tensor(priorities(strategy, differences, count)).argsort(descending=True, stable=True).tolist()
     best = [i for i in ranked if i not in set(at_random)][: wanted - len(at_random)]
     return [(i, strategy) for i in best] + [(i, "random") for i in at_random]
 

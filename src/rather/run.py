@@ -87,6 +87,9 @@ class Run:
                 self.store.ask(self.config.run.name, [self._pair(f"round-{number}/{a.task.key}", a, b) for a, b in pairs])
         return len(missing)
 
+    def draw(self) -> None:
+        """Have the clips that people need drawn; words need none."""
+
     def label(self, purpose: str = "train") -> int:
         """Have every open question answered; returns how many answers are new."""
         if self.config.judge.kind == "people":

@@ -2,11 +2,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from rather.store import Store
+from rather.store.quality import Asking
 from rather.web.serve import server
 
 
@@ -17,24 +19,31 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.close()
 
 
-@pytest.fixture
-def serve(store: Store, tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Starts the real server over `store` and returns its URL."""
-    running = []
-
-    def start(overlap: int = 1) -> str:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        serving, url = server(store, tmp_path / "run", "r", "Which is better?", "127.0.0.1", port, overlap)
-        thread = threading.Thread(target=serving.run, daemon=True)
-        thread.start()
-        running.append((serving, thread))
-        while not serving.started:
-            time.sleep(0.01)
-        return url
-
-    yield start
-    for serving, thread in running:
+@contextmanager
+def served(store: Store, folder: Path, run: str) -> Iterator[str]:
+    """The real server over `store`: its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serving, url = server(store, folder / "run", run, "Which is better?", "127.0.0.1", port)
+    thread = threading.Thread(target=serving.run, daemon=True)
+    thread.start()
+    while not serving.started:
+        time.sleep(0.01)
+    try:
+        yield url
+    finally:
         serving.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture
+def serve(store: Store, tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Starts the server for the run "r", without repeats, and returns its URL."""
+    with ExitStack() as stack:
+
+        def start(overlap: int = 1) -> str:
+            store.set_asking("r", Asking(overlap, repeats=0))
+            return stack.enter_context(served(store, tmp_path, "r"))
+
+        yield start

@@ -11,6 +11,7 @@ from questions import question
 
 from rather.errors import ConfigError
 from rather.store import Store
+from rather.store.asking import repeat
 from rather.store.people import bearer, invite, person, revoke
 from rather.web.serve import owner_link, server
 from rather.web.words import html
@@ -121,7 +122,7 @@ def test_nobody_gets_in_without_an_invitation_that_holds(store: Store, serve: Se
     store.ask("r", [question(0, "a secret prompt")])
     url = serve()
     for client in (client_of(url), client_of(url, headers={"Authorization": "Bearer guessed-token"})):
-        for method, path in [("GET", "/"), ("GET", "/owner"), ("GET", "/api/next"), ("GET", "/api/people"), ("GET", "/join/guessed")]:
+        for method, path in [("GET", "/"), ("GET", "/owner"), ("GET", "/api/next"), ("GET", "/api/overview"), ("GET", "/join/guessed")]:
             answer = client.request(method, path)
             assert answer.status_code == 401, path
             assert "secret prompt" not in answer.text
@@ -132,7 +133,7 @@ def test_nobody_gets_in_without_an_invitation_that_holds(store: Store, serve: Se
     ann = browser(url, token)
     assert ann.get("/api/next").status_code == 200
     assert ann.get("/owner").status_code == 401
-    assert ann.get("/api/people").status_code == 403
+    assert ann.get("/api/overview").status_code == 403
     assert ann.post("/api/people", json={"name": "eve"}).status_code == 403
     revoke(store, "ann")
     assert ann.get("/api/next").status_code == 401, "the session ends with the invitation"
@@ -171,8 +172,8 @@ def test_the_owner_invites_and_revokes(store: Store, serve: Serve) -> None:
     assert token not in (Path(store.where).read_bytes().decode("latin1")), "the store keeps its hash alone"
     ann = browser(url, token)
     assert ann.post("/api/answers", json={"question": 1, "choice": "tie", "key": "12345678"}).status_code == 200
-    found = owner.get("/api/people").json()
-    assert found["people"] == [{"name": "owner", "role": "owner", "answers": 0}, {"name": "Ann B.", "role": "annotator", "answers": 1}]
+    found = owner.get("/api/overview").json()
+    assert [(p["name"], p["role"], p["answers"]) for p in found["people"]] == [("Ann B.", "annotator", 1), ("owner", "owner", 0)]
     again = owner.post("/api/people", json={"name": "Ann B."}).json()["link"]
     assert bearer(store, token) is None, "a new link ends the old one"
     assert owner.delete("/api/people/owner").status_code == 409
@@ -210,13 +211,18 @@ def test_what_is_no_answer_is_refused(store: Store, serve: Serve, sent: dict[str
     assert store.labels("r") == []
 
 
-def test_a_question_of_another_run_or_purpose_is_not_found(store: Store, serve: Serve) -> None:
+def test_a_question_of_another_run_or_for_somebody_else_is_not_found(store: Store, serve: Serve) -> None:
     store.ask("other", [question(0)])
-    store.ask("r", [question(0)], purpose="eval")
-    ann = program(serve(), store, "ann")
-    for number in (1, 2, 99):
+    store.ask("r", [question(i) for i in range(9)])
+    ann, bob = (program(serve(), store, name) for name in ("ann", "bob"))
+    for number in range(2, 11):
+        assert bob.post("/api/answers", json={"question": number, "choice": "left", "key": f"12345678{number}"}).status_code == 200
+    again = repeat(store, "r", "bob")
+    for number in (1, again, 99):
         assert ann.post("/api/answers", json={"question": number, "choice": "left", "key": "12345678"}).status_code == 404
-    assert store.labels("other") == store.labels("r") == []
+    assert bob.post("/api/answers", json={"question": again, "choice": "left", "key": "12345678"}).status_code == 200
+    assert store.labels("other") == []
+    assert {x.judge for x in store.labels("r")} == {"bob"}
 
 
 def test_every_answer_carries_the_headers_and_the_key_is_private(store: Store, serve: Serve, tmp_path: Path) -> None:
@@ -234,8 +240,8 @@ def test_every_answer_carries_the_headers_and_the_key_is_private(store: Store, s
 
 def test_another_address_needs_tls_or_a_flag(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--certificate"):
-        server(store, tmp_path, "r", "?", "0.0.0.0", 8008, 1)
-    server(store, tmp_path, "r", "?", "0.0.0.0", 8008, 1, insecure=True)
+        server(store, tmp_path, "r", "?", "0.0.0.0", 8008)
+    server(store, tmp_path, "r", "?", "0.0.0.0", 8008, insecure=True)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,18 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from questions import question
 
+from conftest import served
+from rather import demo as example
 from rather.store import Store
 from rather.store.people import invite
+from rather.store.quality import Asking
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
@@ -47,13 +52,14 @@ def shown(page: Page) -> str:
 def press(page: Page, key: str) -> None:
     """Press a key once there is a question, and wait for another one or for none."""
     expect(page.locator("#question")).to_be_visible()
-    before = shown(page)
+    before = page.locator("#question").get_attribute("data-number")
     page.keyboard.press(key)
-    page.wait_for_function(
-        "before => document.getElementById('question').hidden || "
-        "document.getElementById('left').innerText + ' | ' + document.getElementById('right').innerText !== before",
-        arg=before,
-    )
+    expect(page.locator("#question")).not_to_have_attribute("data-number", before or "")
+
+
+def prefer_good(page: Page) -> None:
+    expect(page.locator("#question")).to_be_visible()
+    press(page, "1" if "good" in page.locator("#left").inner_text() else "2")
 
 
 def until(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -63,22 +69,52 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def test_two_people_at_once_with_keys_alone(chromium: Browser, store: Store, serve: Serve) -> None:
-    store.ask("r", [question(i, left="good", right="poor") for i in range(20)])
+def test_two_people_answer_forty_questions_each_while_the_network_fails(chromium: Browser, store: Store, serve: Serve) -> None:
+    store.ask("r", [question(i, left="good", right="poor") for i in range(40)])
     url = serve(overlap=2)
     contexts = [chromium.new_context() for _ in range(2)]
     pages = [enter(c, url, store, name) for c, name in zip(contexts, ("ann", "bob"), strict=True)]
-    for _ in range(20):
-        for page in pages:
-            press(page, "1" if "good" in page.locator("#left").inner_text() else "2")
-    until(lambda: len(store.labels("r")) == 40)
+    cut = 0.0
+    for turn in range(40):
+        for number, page in enumerate(pages):
+            if turn == 15 and number == 0:
+                contexts[0].set_offline(True)
+                cut = time.monotonic()
+            if cut and number == 0 and time.monotonic() - cut > 5:
+                contexts[0].set_offline(False)
+                cut = 0.0
+            if cut and number == 0 and page.locator("#question").is_hidden():
+                continue  # the next question has not come through
+            prefer_good(page)
+    contexts[0].set_offline(False)
+    while "40 of 40" not in pages[0].locator("#progress").inner_text():
+        prefer_good(pages[0])
+    until(lambda: len(store.labels("r")) == 80)
+    assert len(store.history("r")) == 80, "nothing was lost and nothing counts twice"
     assert all(x.preference == 1.0 for x in store.labels("r")), "both preferred the good side, wherever it was"
     assert {x.left for x in store.labels("r")} == {"a", "b"}
     for page in pages:
         expect(page.locator("#message")).to_contain_text("nothing to compare")
-        expect(page.locator("#progress")).to_have_text("20 of 20 answered")
     for c in contexts:
         c.close()
+
+
+def test_a_slight_preference_and_a_reason_for_skipping(context: BrowserContext, store: Store, serve: Serve) -> None:
+    store.ask("r", [question(i) for i in range(4)])
+    page = enter(context, serve(), store, "ann")
+    press(page, "Shift+1")
+    for keys in (["3"], ["Tab"] * 3 + list("dull") + ["Enter"], ["Enter"]):
+        page.keyboard.press("s")
+        expect(page.locator("#why")).to_be_visible()
+        before = page.locator("#question").get_attribute("data-number")
+        for key in keys:
+            page.keyboard.press(key)
+        expect(page.locator("#question")).not_to_have_attribute("data-number", before or "")
+    until(lambda: len(store.labels("r")) == 4)
+    labels = store.labels("r")
+    assert labels[0].preference in (0.25, 0.75)
+    assert [x.reason for x in labels[1:3]] == ["broken", "dull"]
+    assert {x.preference for x in labels[1:]} == {None}
 
 
 def test_undo_brings_the_question_back(context: BrowserContext, store: Store, serve: Serve) -> None:
@@ -89,6 +125,12 @@ def test_undo_brings_the_question_back(context: BrowserContext, store: Store, se
     until(lambda: len(store.labels("r")) == 1)
     press(page, "u")
     assert shown(page) == first
+    until(lambda: store.labels("r") == [])
+    press(page, "=")
+    page.reload()
+    expect(page.locator("#question")).to_be_visible()
+    page.keyboard.press("u")
+    page.wait_for_function("first => document.getElementById('left').innerText === first", arg=first.split(" | ")[0])
     until(lambda: store.labels("r") == [])
     for _ in range(3):
         press(page, "=")
@@ -116,25 +158,39 @@ def test_answers_survive_a_lost_connection_and_a_reload(context: BrowserContext,
     expect(page.locator("#kept")).to_have_text("")
 
 
-HOSTILE = [
+PAYLOADS = [
     "<script>window.hacked=1</script>", "<img src=x onerror='window.hacked=1'>", "<svg onload='window.hacked=1'></svg>",
-    "[click](javascript:window.hacked=1)", "<iframe srcdoc='<script>parent.hacked=1</script>'></iframe>",
+    "[click](javascript:window.hacked=1)", "<iframe srcdoc='<script>parent.hacked=1</script>'></iframe>", "![x](https://evil.example/x.png)",
     "<style>body{display:none}</style>", "<a href='#' onmouseover='window.hacked=1'>x</a>", "</div><script>window.hacked=1</script>",
-    "{{ 7 * 7 }}", "${window.hacked=1}", "<details open ontoggle=window.hacked=1>", "\u202eevil\u2066",
+    "{{ 7 * 7 }}${window.hacked=1}", "<details open ontoggle=window.hacked=1>", "\u202eevil\u2066\u200f",
+    "<math><mtext><img src=x onerror=window.hacked=1>",
+    "<div style='position:fixed;inset:0;background:url(//evil.example)'>",
+    "<form action=//evil.example><input autofocus onfocus=window.hacked=1>",
 ]  # fmt: skip
+AROUND = ["{}", "```\n{}\n```", "$\\text{{{}}}$ and \\({}\\)", "| a |\n|---|\n| {} |"]
+HOSTILE = [around.format(payload, payload) for payload in PAYLOADS for around in AROUND]
 
 
 def test_hostile_words_do_nothing(context: BrowserContext, store: Store, serve: Serve) -> None:
+    assert len(set(HOSTILE)) == 60
     store.ask("r", [question(i, words, words, words) for i, words in enumerate(HOSTILE)])
+    asked: list[str] = []
     page = enter(context, serve(), store, "ann")
+    page.on("request", lambda request: asked.append(request.url))
     for _ in HOSTILE:
         expect(page.locator("nav")).to_be_visible()
         for element in page.locator("#question a").all():
             element.hover()
         assert page.evaluate("window.hacked") is None
-        assert page.locator("#question script, #question img, #question svg, #question iframe, #question style").count() == 0
-        press(page, "s")
+        assert (
+            page.locator(
+                "#question script, #question img, #question svg, #question iframe, #question style, #question form, #question [style]"
+            ).count()
+            == 0
+        )
+        press(page, "=")
     until(lambda: len(store.labels("r")) == len(HOSTILE))
+    assert not [url for url in asked if "evil" in url]
 
 
 def test_it_fits_a_phone(chromium: Browser, store: Store, serve: Serve, tmp_path: Path) -> None:
@@ -156,3 +212,106 @@ def test_the_owner_makes_and_revokes_a_link(context: BrowserContext, store: Stor
     expect(page.locator("#link")).to_contain_text("/join/")
     page.get_by_role("button", name="Revoke Ann").click()
     expect(page.get_by_role("button", name="Revoke Ann")).to_have_count(0)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's store, with words, clips and batches."""
+    path = tmp_path_factory.mktemp("demo") / "store.db"
+    store = Store(str(path))
+    start = time.process_time()
+    example.fill(store)
+    assert time.process_time() - start < 10
+    store.close()
+    return path
+
+
+@pytest.fixture
+def demo_page(demo: Path, tmp_path: Path) -> Iterator[tuple[Store, str]]:
+    shutil.copy(demo, tmp_path / "demo.db")
+    store = Store(str(tmp_path / "demo.db"))
+    store.set_asking(example.RUN, Asking(repeats=0, random=0))
+    with served(store, tmp_path, example.RUN) as url:
+        yield store, url
+    store.close()
+
+
+def to_question(page: Page, selector: str) -> None:
+    """Answer until such a question is on the screen."""
+    while not page.locator(selector).count():
+        press(page, "=")
+
+
+def test_clips_play_in_step_frame_by_frame(context: BrowserContext, demo_page: tuple[Store, str]) -> None:
+    store, url = demo_page
+    page = enter(context, url, store, "ann")
+    to_question(page, "canvas")
+    page.wait_for_function("() => [...document.querySelectorAll('canvas')].every((c) => Number(c.dataset.frame) > 2)")
+    page.keyboard.press(" ")
+    frames = "() => [...document.querySelectorAll('canvas')].map((c) => Number(c.dataset.frame))"
+    stopped = page.evaluate(frames)
+    assert len(stopped) == 2
+    assert len(set(stopped)) == 1, "in step"
+    picture = page.locator("canvas").first.screenshot()
+    page.keyboard.press(".")
+    page.keyboard.press(".")
+    page.keyboard.press(",")
+    assert page.evaluate(frames) == [stopped[0] + 1] * 2
+    page.locator("#scrub").fill("50")
+    assert page.evaluate(frames) == [50, 50]
+    assert page.locator("canvas").first.screenshot() != picture
+    time.sleep(0.3)
+    assert page.evaluate(frames) == [50, 50], "it stands still"
+    press(page, "1")
+    to_question(page, ".batch canvas")
+    assert page.locator("canvas").count() == 4
+    press(page, "2")
+    until(lambda: len(store.labels(example.RUN)) >= 2)
+
+
+def test_motion_is_not_forced_on_anybody(chromium: Browser, demo_page: tuple[Store, str]) -> None:
+    store, url = demo_page
+    context = chromium.new_context(reduced_motion="reduce")
+    page = enter(context, url, store, "ann")
+    to_question(page, "canvas")
+    page.wait_for_selector("canvas[data-ready]")
+    time.sleep(0.5)
+    assert page.locator("canvas").first.get_attribute("data-frame") == "0"
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(chromium: Browser, demo_page: tuple[Store, str], scheme: Literal["light", "dark"]) -> None:
+    store, url = demo_page
+    context = chromium.new_context(color_scheme=scheme)
+    page = context.new_page()
+
+    def clean(where: str) -> None:
+        found = Axe().run(page).response["violations"]
+        assert not found, (where, [(v["id"], [n["html"] for n in v["nodes"]][:3]) for v in found])
+
+    page.goto(url)
+    clean("the closed page")
+    page.goto(f"{url}/join/{invite(store, 'ann')}")
+    expect(page.locator("#question")).to_be_visible()
+    clean("words")
+    page.keyboard.press("s")
+    clean("the dialog")
+    page.keyboard.press("Escape")
+    to_question(page, "canvas")
+    clean("clips")
+    page.goto(f"{url}/join/{invite(store, 'boss', 'owner')}")
+    expect(page.locator("#people tr")).to_have_count(2)
+    clean("the owner's page")
+    context.close()
+
+
+def test_mathematics_and_code_are_shown(context: BrowserContext, demo_page: tuple[Store, str]) -> None:
+    store, url = demo_page
+    page = enter(context, url, store, "ann")
+    to_question(page, "#question pre code")
+    expect(page.locator("#question pre")).to_contain_text("def is_even")
+    to_question(page, "#question math mfrac")
+    box = page.locator("#question math msup").first.bounding_box()
+    assert box is not None
+    assert box["width"] > 0

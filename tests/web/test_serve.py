@@ -12,6 +12,7 @@ import pytest
 from questions import question
 
 from rather.store import Store
+from rather.store.quality import Asking
 
 
 def port() -> int:
@@ -39,6 +40,7 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "run.toml").write_text('[run]\nname = "r"\n')
     store = Store(str(tmp_path / "runs/r/store.db"))
     store.ask("r", [question(i) for i in range(60)])
+    store.set_asking("r", Asking(repeats=0))
     store.close()
     return tmp_path
 
@@ -91,10 +93,3 @@ def test_the_owners_link_is_printed_once(run: Path) -> None:
         process = start(run, port())
         assert expected in next(iter(process.stdout or []))
         stop(process)
-
-
-def test_a_control_task_is_refused_in_words(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text('[run]\nname = "r"\n[control]\nenv = "CartPole-v1"\nhorizon = 200\n')
-    done = subprocess.run([sys.executable, "-m", "rather", "serve", "run.toml"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "the page shows words alone so far" in done.stderr + done.stdout

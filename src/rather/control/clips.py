@@ -16,7 +16,7 @@ from rather.errors import DataError
 
 
 def replay(trajectory: Trajectory, make: Callable[[], gymnasium.Env], every: int = 1) -> np.ndarray:
-    """The frames (F, H, W, 3) of an attempt, one every so many steps, from an environment with `render_mode="rgb_array"`.
+    """The frames (F, H, W, 3) of an attempt or fragment, one every so many steps, from an environment with `render_mode="rgb_array"`.
 
     Raises:
         DataError: the environment shows or pays something else than the record says, or draws no pictures.
@@ -28,6 +28,8 @@ def replay(trajectory: Trajectory, make: Callable[[], gymnasium.Env], every: int
         raise DataError(f"{trajectory.task.source} draws no pictures; make it with render_mode='rgb_array'")
     eye, frames = Eye(env.observation_space), []
     observation, _ = env.reset(seed=int(trajectory.task.key))
+    for action in trajectory.before if trajectory.before is not None else ():
+        observation, *_ = env.step(allowed(env.action_space, action))
     for step in range(len(trajectory.actions) + 1):
         if not np.allclose(eye(observation), trajectory.observations[step], atol=1e-5):
             where = f"step {step} of seed {trajectory.task.key}"
@@ -40,6 +42,23 @@ def replay(trajectory: Trajectory, make: Callable[[], gymnasium.Env], every: int
             observation, *_ = env.step(allowed(env.action_space, trajectory.actions[step]))
     env.close()
     return np.stack(frames)
+
+
+def film(trajectory: Trajectory, make: Callable[[], gymnasium.Env], width: int = 320, per_second: int = 15) -> tuple[bytes, dict[str, int]]:
+    """A picture sheet of an attempt, and what is needed to play it: frames, columns, width, height, milliseconds.
+
+    Raises:
+        DataError: see `replay`.
+    """
+    speed = int(make().metadata.get("render_fps") or 30)
+    every = max(1, round(speed / per_second))
+    frames = replay(trajectory, make, every)
+    height = max(1, round(frames.shape[1] * min(1, width / frames.shape[2])))
+    if frames.shape[2] > width:
+        frames = np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in frames])
+    columns = min(10, len(frames))
+    facts = {"frames": len(frames), "columns": columns, "width": frames.shape[2], "height": height}
+    return sheet(frames, columns), facts | {"milliseconds": round(1000 * every / speed)}
 
 
 def sheet(frames: np.ndarray, columns: int = 10, quality: int = 70) -> bytes:
@@ -61,5 +80,5 @@ def animation(frames: Sequence[np.ndarray] | np.ndarray, milliseconds: int = 100
 def _webp(pictures: list[Image.Image], quality: int, duration: int = 0) -> bytes:
     file = io.BytesIO()
     more = {"save_all": True, "append_images": pictures[1:], "duration": duration, "loop": 0} if len(pictures) > 1 else {}
-    pictures[0].save(file, "WEBP", quality=quality, method=4, **more)
+    pictures[0].save(file, "WEBP", quality=quality, method=2, **more)
     return file.getvalue()

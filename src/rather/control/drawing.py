@@ -43,7 +43,7 @@ def car(env: "CheckpointCar") -> np.ndarray:
     cos, sin = math.cos(env.heading), math.sin(env.heading)
     body = [(0.10, 0.0), (0.03, 0.05), (-0.08, 0.05), (-0.08, -0.05), (0.03, -0.05)]
     draw.polygon([(x + zoom * (u * cos - v * sin), y - zoom * (u * sin + v * cos)) for u, v in body], fill=CAR)
-    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+    return np.asarray(image.reduce(SCALE))
 
 
 def grid(env: "GridWorld") -> np.ndarray:
@@ -62,4 +62,4 @@ def grid(env: "GridWorld") -> np.ndarray:
             draw.rectangle(box, fill=colour, outline="#8d939e", width=SCALE)
     row, column = divmod(env.cell, n)
     draw.ellipse(((column + 0.25) * step, (row + 0.25) * step, (column + 0.75) * step, (row + 0.75) * step), fill=CAR)
-    return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+    return np.asarray(image.reduce(SCALE))

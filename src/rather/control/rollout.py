@@ -196,7 +196,7 @@ def _piece(t: Trajectory, start: int, length: int) -> Trajectory:
     whole = start + length == len(t.rewards)
     return replace(
         t, observations=t.observations[start : start + length + 1], actions=t.actions[steps], logprobs=t.logprobs[steps],
-        rewards=t.rewards[steps], terminated=t.terminated and whole,
+        rewards=t.rewards[steps], terminated=t.terminated and whole, before=t.actions[:start],
     )  # fmt: skip
 
 

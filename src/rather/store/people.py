@@ -23,15 +23,19 @@ class Person:
 
     name: str
     role: str
+    simulated: bool = False
+    expires: float = 0.0
 
 
-def invite(store: Store, name: str, role: Role = "annotator", days: float = 30) -> str:
+def invite(store: Store, name: str, role: Role = "annotator", days: float = 30, simulated: bool = False) -> str:
     """Invite a person, or give them a new link in place of the old one; returns the token, 128 bits that are kept nowhere.
+
+    A `simulated` one is a program that answers as a person would; what it says is kept as a simulated judge's.
 
     Raises:
         StoreError: the name belongs to a judge that is no person, or to a person of another role.
     """
-    store.add_judge(name, "person")
+    store.add_judge(name, "simulated" if simulated else "person")
     token = secrets.token_urlsafe(16)
     known = person(store, name)
     if known is not None and known.role != role:
@@ -48,6 +52,38 @@ def revoke(store: Store, name: str) -> None:
         connection.execute(sa.update(t.judge).where(t.judge.c.name == name).values(invite_hash=None))
 
 
+def erase(store: Store, name: str) -> int:
+    """Delete all that a person has answered, and their name; returns how many rows that were. Backups and exports are not reached."""
+    with store.transaction(write=True) as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA secure_delete=ON")
+        who = connection.execute(select(t.judge.c.id).where(t.judge.c.name == name)).scalar()
+        if who is None:
+            return 0
+        again = list(connection.execute(select(t.probe.c.comparison).where(t.probe.c.judge == who)).scalars())
+        connection.execute(sa.delete(t.probe).where(t.probe.c.judge == who))
+        connection.execute(sa.delete(t.lease).where((t.lease.c.judge == who) | t.lease.c.comparison.in_(again)))
+        gone = connection.execute(sa.delete(t.label).where((t.label.c.judge == who) | t.label.c.comparison.in_(again))).rowcount
+        connection.execute(sa.delete(t.side).where(t.side.c.comparison.in_(again)))
+        connection.execute(sa.delete(t.comparison).where(t.comparison.c.id.in_(again)))
+        connection.execute(sa.delete(t.judge).where(t.judge.c.id == who))
+    store.forget(name)
+    return gone
+
+
+def note(store: Store, who: str, what: str) -> None:
+    """Write down what an owner did; nothing takes it back."""
+    with store.transaction(write=True) as connection:
+        connection.execute(sa.insert(t.audit).values(who=who, what=what, created=now()))
+
+
+def noted(store: Store, latest: int = 200) -> list[dict[str, Any]]:
+    """What owners did, the latest first."""
+    with store.transaction() as connection:
+        found = connection.execute(select(t.audit).order_by(t.audit.c.id.desc()).limit(latest))
+        return [{"who": r.who, "what": r.what, "created": r.created} for r in found]
+
+
 def person(store: Store, name: str) -> Person | None:
     """The person called `name`, if their invitation holds."""
     return _valid(store, t.judge.c.name == name)
@@ -62,13 +98,17 @@ def everybody(store: Store) -> list[Person]:
     """All people whose invitation holds."""
     with store.transaction() as connection:
         rows = connection.execute(select(t.judge).where(t.judge.c.invite_hash.is_not(None)).order_by(t.judge.c.id)).all()
-    return [Person(r.name, r.role) for r in rows if _holds(r)]
+    return [_person(r) for r in rows if _holds(r)]
 
 
 def _valid(store: Store, which: Any) -> Person | None:
     with store.transaction() as connection:
         row = connection.execute(select(t.judge).where(which, t.judge.c.invite_hash.is_not(None))).first()
-    return Person(row.name, row.role) if row is not None and _holds(row) else None
+    return _person(row) if row is not None and _holds(row) else None
+
+
+def _person(row: Row[Any]) -> Person:
+    return Person(row.name, row.role, row.kind == "simulated", row.details["expires"])
 
 
 def _holds(row: Row[Any]) -> bool:

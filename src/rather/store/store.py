@@ -3,33 +3,22 @@
 Labels are append-only: changing one's mind or undoing adds a row, and the latest row of a judge on a question counts.
 """
 
-import io
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row, Select, exists, func, insert, select
+from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from rather.core import Answered, Comparison, Label, Task, Trajectory
+from rather.core import Answered, Comparison, Label
 from rather.errors import DataError, StoreError
 from rather.store import engine as opening
+from rather.store import quality, rows
 from rather.store import tables as t
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """A stored comparison: its number, the run and purpose ("train", "eval", "import") it belongs to, and why it is asked."""
-
-    id: int
-    run: str
-    purpose: str
-    why: str
-    score: float | None
-    comparison: Comparison
+from rather.store.quality import Asking
+from rather.store.rows import Question
 
 
 class Store:
@@ -88,6 +77,10 @@ class Store:
             self._judges[name] = number
         return self._judges[name]
 
+    def forget(self, name: str) -> None:
+        """Do not remember the number of a judge who is gone."""
+        self._judges.pop(name, None)
+
     # Questions
 
     def ask(
@@ -117,24 +110,24 @@ class Store:
                     known[comparison.key] = number
                     for name, side in (("a", comparison.a), ("b", comparison.b)):
                         for place, trajectory in enumerate(side):
-                            made = connection.execute(insert(t.trajectory).values(_to_row(trajectory)))
+                            made = connection.execute(insert(t.trajectory).values(rows.to_row(trajectory)))
                             link = {"comparison": number, "side": name, "place": place}
                             link["trajectory"] = made.inserted_primary_key[0]  # type: ignore[index]
                             connection.execute(insert(t.side).values(link))
                 numbers.append(known[comparison.key])
         return numbers
 
-    def keys(self, run: str, purpose: str) -> set[str]:
-        """The keys of a run's questions."""
-        wanted = select(t.comparison.c.key).where(t.comparison.c.run == run, t.comparison.c.purpose == purpose)
+    def keys(self, run: str, purpose: str | None) -> set[str]:
+        """The keys of a run's questions of one purpose, or of all but those whose answers are known."""
+        wanted = select(t.comparison.c.key).where(t.comparison.c.run == run, rows.of_purpose(purpose))
         with self.transaction() as connection:
             return set(connection.execute(wanted).scalars())
 
-    def count(self, run: str, purpose: str, judge: str) -> tuple[int, int]:
+    def count(self, run: str, purpose: str | None, judge: str) -> tuple[int, int]:
         """How many questions the judge has answered or skipped, and how many there are."""
         c = t.comparison.c
-        which = (c.run == run) & (c.purpose == purpose)
-        mine = _current().join(t.comparison).where(which, t.label.c.judge == self._judge(judge))
+        which = (c.run == run) & rows.of_purpose(purpose)
+        mine = rows.current().join(t.comparison).where(which, t.label.c.judge == self._judge(judge))
         with self.transaction() as connection:
             counts = (mine.with_only_columns(func.count(t.label.c.id)), select(func.count(c.id)).where(which))
             first, second = (connection.execute(q).scalar_one() for q in counts)
@@ -146,52 +139,89 @@ class Store:
         if purpose is not None:
             wanted = wanted.where(t.comparison.c.purpose == purpose)
         if unanswered_by is not None:
-            wanted = wanted.where(~_answered_by(self._judge(unanswered_by)))
+            wanted = wanted.where(~rows.answered_by(self._judge(unanswered_by)))
         with self.transaction() as connection:
-            return _with_sides(connection, connection.execute(wanted).all())
+            return rows.with_sides(connection, connection.execute(wanted).all())
 
-    def has(self, question: int, run: str, purpose: str) -> bool:
-        """Whether the run has such a question, asked for that purpose."""
-        c = t.comparison.c
-        wanted = select(c.id).where(c.id == question, c.run == run, c.purpose == purpose)
+    def question(self, number: int, run: str, judge: str | None = None) -> Question | None:
+        """One of the run's questions, if it is for everybody or for that judge."""
+        wanted = select(t.comparison).where(t.comparison.c.id == number, t.comparison.c.run == run)
+        if judge is not None:
+            wanted = wanted.where(rows.meant_for(self._judge(judge)))
         with self.transaction() as connection:
-            return connection.execute(wanted).first() is not None
+            return next(iter(rows.with_sides(connection, connection.execute(wanted).all())), None)
+
+    # Questions with known answers, and how questions are given out
+
+    def probe(self, question: int, preference: float, judge: str | None = None, original: int | None = None) -> None:
+        """Keep the known answer of a question; of a repeat, the `judge`'s answer to the `original`."""
+        values = {"comparison": question, "preference": preference, "judge": judge and self._judge(judge), "original": original}
+        with self.transaction(write=True) as connection:
+            if connection.execute(select(t.probe).filter_by(comparison=question)).first() is None:
+                connection.execute(insert(t.probe).values(values))
+
+    def probes(self, run: str) -> dict[int, tuple[float, int | None]]:
+        """The known answers: of each question its preference and, if it is a repeat, which question it repeats."""
+        wanted = select(t.probe).join(t.comparison, t.comparison.c.id == t.probe.c.comparison).where(t.comparison.c.run == run)
+        with self.transaction() as connection:
+            return {r.comparison: (r.preference, r.original) for r in connection.execute(wanted)}
+
+    def asking(self, run: str) -> Asking:
+        """How the run's questions are given out."""
+        with self.transaction() as connection:
+            found = connection.execute(select(t.asking.c["values"]).where(t.asking.c.run == run)).scalar()
+        return Asking(**(found or {}))
+
+    def set_asking(self, run: str, asking: Asking) -> None:
+        """Change how they are given out, from the next one on."""
+        with self.transaction(write=True) as connection:
+            connection.execute(sa.delete(t.asking).where(t.asking.c.run == run))
+            connection.execute(insert(t.asking).values(run=run, values=vars(asking)))
 
     # Leases
 
     def lease(
-        self, run: str, judge: str, purpose: str = "train", overlap: int = 1, seconds: float = 600, held: Collection[int] = ()
+        self,
+        run: str,
+        judge: str,
+        purpose: str | None = "train",
+        overlap: int = 1,
+        seconds: float = 600,
+        held: Collection[int] = (),
+        at_random: int | None = None,
     ) -> Question | None:
         """Give `judge` the next question that still needs an answer, for `seconds`; None when there is none.
 
         A question wants answers from `overlap` different judges: those who have answered and those who hold an unexpired lease
         count. A judge who already holds a lease gets the same question again, unless it is among the `held` ones, which they have before
-        them or have just answered.
+        them or have just answered. Those with the highest score come first, or with `at_random` any one, drawn by that number. Without
+        a `purpose` it may be any question but those whose answers are known. One that cannot be shown, for want of its clip, waits.
         """
-        who = self._judge(judge)
+        who, c = self._judge(judge), t.comparison.c
         with self.transaction(write=True) as connection:
             time = opening.now()
             connection.execute(sa.delete(t.lease).where(t.lease.c.expires < time))
-            c = t.comparison.c
-            mine = select(t.comparison).join(t.lease, t.lease.c.comparison == c.id).where(t.lease.c.judge == who)
-            row = connection.execute(mine.where(c.run == run, c.purpose == purpose, c.id.not_in([0, *held]))).first()
-            seen = [0, *held]
+            wanted = select(t.comparison).where(c.run == run, rows.of_purpose(purpose), c.id.not_in([0, *held]))
+            row = connection.execute(wanted.join(t.lease, t.lease.c.comparison == c.id).where(t.lease.c.judge == who)).first()
+            taken = rows.answers_of(c.id) + rows.leases_of(c.id)
+            free = wanted.where(taken < overlap, ~rows.answered_by(who), rows.meant_for(who), rows.ready())
+            # Neighbouring numbers times a large odd one are spread over all remainders.
+            order = (c.score.desc().nulls_last(), c.id) if at_random is None else ((c.id * 7919 + at_random) % 10007, c.id)
+            passed: list[int] = []
             while row is None:
-                taken = _answers_of(c.id) + _leases_of(c.id)
-                free = select(t.comparison).where(c.run == run, c.purpose == purpose, c.id.not_in(seen), taken < overlap)
-                free = free.where(~_answered_by(who)).order_by(c.score.desc().nulls_last(), c.id).limit(1)
-                found = connection.execute(free.with_for_update(of=t.comparison, skip_locked=True)).first()
+                next_one = free.where(c.id.not_in(passed)) if passed else free
+                found = connection.execute(next_one.order_by(*order).limit(1).with_for_update(of=t.comparison, skip_locked=True)).first()
                 if found is None:
                     return None
                 # Under PostgreSQL another lease may have been committed between this statement's snapshot and the lock.
                 if connection.execute(select(taken < overlap).where(c.id == found.id)).scalar():
                     row = found
-                seen.append(found.id)
+                passed.append(found.id)
             mine_now = {"comparison": row.id, "judge": who}
             changed = connection.execute(sa.update(t.lease).filter_by(**mine_now).values(expires=time + seconds))
             if not changed.rowcount:
                 connection.execute(insert(t.lease).values(**mine_now, expires=time + seconds))
-            return _with_sides(connection, [row])[0]
+            return rows.with_sides(connection, [row])[0]
 
     def release(self, question: int, judge: str) -> None:
         """Give a lease back without an answer."""
@@ -244,7 +274,7 @@ class Store:
     def undo(self, run: str, judge: str, question: int | None = None) -> int | None:
         """Withdraw the judge's latest answer in the run, or on one `question`; returns the question, None when there is no such answer."""
         who = self._judge(judge)
-        latest = _current().join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == who)
+        latest = rows.current().join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == who)
         if question is not None:
             latest = latest.where(t.label.c.comparison == question)
         with self.transaction(write=True) as connection:
@@ -256,14 +286,30 @@ class Store:
             return row.comparison
 
     def labels(self, run: str, purpose: str | None = None, upto: int | None = None) -> list[Label]:
-        """The answers and abstentions that count, oldest first; `upto` looks at the store as it was at that label."""
-        wanted = _current(upto).join(t.comparison).where(t.comparison.c.run == run)
-        if purpose is not None:
-            wanted = wanted.where(t.comparison.c.purpose == purpose)
+        """The answers and abstentions that count, oldest first; `upto` looks at the store as it was at that label.
+
+        Their flags are those of `quality.flags`.
+        """
+        wanted = rows.current(upto).join(t.comparison).where(t.comparison.c.run == run).add_columns(t.comparison.c.purpose)
         with self.transaction() as connection:
             names = {r.id: r.name for r in connection.execute(select(t.judge.c.id, t.judge.c.name))}
-            rows = connection.execute(wanted.order_by(t.label.c.id)).all()
-        return [Label(r.comparison, names[r.judge], r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id) for r in rows]
+            found = connection.execute(wanted.order_by(t.label.c.id)).all()
+        labels = [Label(r.comparison, names[r.judge], r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id) for r in found]
+        flags = quality.flags(labels, self.probes(run), self.asking(run).fastest_s)
+        kept = [x for x, r in zip(labels, found, strict=True) if purpose is None or r.purpose == purpose]
+        return [replace(x, flags=(*x.flags, *flags[x.id])) if x.id in flags else x for x in kept]
+
+    def judged(self, run: str, judge: str) -> list[Label]:
+        """One judge's answers and abstentions that count, oldest first, without flags."""
+        wanted = rows.current().join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self._judge(judge))
+        with self.transaction() as connection:
+            found = connection.execute(wanted.order_by(t.label.c.id)).all()
+        return [Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id) for r in found]
+
+    def latest(self) -> int:
+        """The number of the last row that was written about any answer."""
+        with self.transaction() as connection:
+            return connection.execute(select(func.max(t.label.c.id))).scalar() or 0
 
     def history(self, run: str) -> list[dict[str, Any]]:
         """Every row that was ever written about the run's questions, undone ones too, oldest first."""
@@ -305,70 +351,3 @@ class Store:
                 comparisons.append(Comparison(q.a, q.b, mean, q.key, answers[0].judge if len(answers) == 1 else ""))
         numbers = [x.id for x in labels if x.id is not None]
         return Answered(comparisons, max(numbers, default=0), numbers)
-
-
-def _current(upto: int | None = None) -> Select[Any]:
-    """The labels that count: the latest of each judge on each question, unless that is an undo."""
-    later = t.label.alias()
-    newer = (later.c.comparison == t.label.c.comparison) & (later.c.judge == t.label.c.judge) & (later.c.id > t.label.c.id)
-    if upto is not None:
-        newer &= later.c.id <= upto
-    wanted = select(t.label).where(t.label.c.kind != "undo", ~exists().where(newer))
-    return wanted if upto is None else wanted.where(t.label.c.id <= upto)
-
-
-def _answered_by(judge: int) -> Any:
-    return _current().where(t.label.c.judge == judge, t.label.c.comparison == t.comparison.c.id).exists()
-
-
-def _answers_of(comparison: Any) -> Any:
-    counted = _current().where(t.label.c.comparison == comparison, t.label.c.kind == "answer")
-    return counted.with_only_columns(func.count(t.label.c.id)).correlate(t.comparison).scalar_subquery()
-
-
-def _leases_of(comparison: Any) -> Any:
-    counted = select(func.count(t.lease.c.judge)).where(t.lease.c.comparison == comparison)
-    return counted.correlate(t.comparison).scalar_subquery()
-
-
-def _with_sides(connection: Connection, rows: Collection[Row[Any]]) -> list[Question]:
-    sides: dict[tuple[int, str], list[Trajectory]] = {}
-    wanted = select(t.side.c.comparison, t.side.c.side, t.trajectory).join(t.trajectory)
-    wanted = wanted.order_by(t.side.c.comparison, t.side.c.side, t.side.c.place)
-    numbers = [r.id for r in rows]
-    for start in range(0, len(numbers), 500):
-        for r in connection.execute(wanted.where(t.side.c.comparison.in_(numbers[start : start + 500]))):
-            sides.setdefault((r.comparison, r.side), []).append(_from_row(r))
-    return [
-        Question(r.id, r.run, r.purpose, r.why, r.score, Comparison(tuple(sides[r.id, "a"]), tuple(sides[r.id, "b"]), key=r.key))
-        for r in rows
-    ]
-
-
-ARRAYS: tuple[Literal["observations", "actions", "logprobs", "rewards"], ...] = (
-    "observations",
-    "actions",
-    "logprobs",
-    "rewards",
-)
-
-
-def _to_row(x: Trajectory) -> dict[str, Any]:
-    steps = None
-    if x.text is None:
-        file = io.BytesIO()
-        np.savez_compressed(file, **{name: value for name in ARRAYS if (value := getattr(x, name)) is not None})
-        steps = file.getvalue()
-    return {
-        "source": x.task.source, "task": x.task.key, "prompt": x.task.prompt, "answer": x.task.answer,
-        "policy": x.policy, "text": x.text, "terminated": x.terminated, "steps": steps,
-    }  # fmt: skip
-
-
-def _from_row(row: Row[Any]) -> Trajectory:
-    arrays = {}
-    if row.steps is not None:
-        with np.load(io.BytesIO(row.steps), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    task = Task(row.source, row.task, row.prompt, row.answer)
-    return Trajectory(task, row.policy, row.text, row.terminated, **arrays)

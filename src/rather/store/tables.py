@@ -98,3 +98,35 @@ lease = Table(
     Column("judge", ForeignKey("judge.id"), primary_key=True),
     Column("expires", Float, nullable=False),
 )
+
+# A trajectory of a control task as a picture sheet that browsers play; `problem` says why there is none.
+clip = Table(
+    "clip",
+    metadata,
+    Column("trajectory", ForeignKey("trajectory.id"), primary_key=True),
+    Column("webp", LargeBinary),
+    Column("facts", JSON, nullable=False),
+    Column("problem", Text, nullable=False),
+)
+
+# A question whose answer is known: a gold question, or one that `judge` has answered before, as `original`.
+probe = Table(
+    "probe",
+    metadata,
+    Column("comparison", ForeignKey("comparison.id"), primary_key=True),
+    Column("preference", Float, nullable=False),
+    Column("judge", ForeignKey("judge.id")),
+    Column("original", ForeignKey("comparison.id")),
+)
+
+asking = Table("asking", metadata, Column("run", String(200), primary_key=True), Column("values", JSON, nullable=False))
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("who", String(200), nullable=False),
+    Column("what", Text, nullable=False),
+    Column("created", Float, nullable=False),
+    sqlite_autoincrement=True,
+)

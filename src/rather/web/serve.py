@@ -22,7 +22,7 @@ def owner_link(store: Store, url: str, renew: bool = False) -> str | None:
 
 
 def server(
-    store: Store, folder: Path, run: str, instruction: str, host: str, port: int, overlap: int, certificate: str = "", key: str = "",
+    store: Store, folder: Path, run: str, instruction: str, host: str, port: int, certificate: str = "", key: str = "",
     insecure: bool = False,
 ) -> tuple[uvicorn.Server, str]:  # fmt: skip
     """The server, ready to run, and its URL.
@@ -35,7 +35,7 @@ def server(
             f"{host} can be reached from other machines, and answers would travel in the clear; give --certificate and --key, "
             "put a TLS proxy before it and add --insecure, or leave --host out"
         )
-    app = create(store, run, instruction, secret(folder), overlap=overlap, secure=bool(certificate))
+    app = create(store, run, instruction, secret(folder), secure=bool(certificate))
     tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key or None} if certificate else {}
     # No access log: the path of an invite link is a secret.
     config = uvicorn.Config(app, host=host, port=port, access_log=False, log_level="warning", server_header=False, **tls)

@@ -6,13 +6,15 @@ const token = document.querySelector('meta[name="rather-token"]').content;
 const name = document.querySelector('meta[name="rather-name"]').content;
 const at = (id) => document.getElementById(id);
 const buttons = document.querySelectorAll("nav button");
-const choices = { 1: "left", 2: "right", "=": "tie", b: "both_bad", s: "skip" };
+const choices = { "=": "tie", b: "both_bad" };
 const place = `rather-outbox:${name}`;
+const past = `rather-given:${name}`;
+const player = new Player();
 
 let outbox = JSON.parse(localStorage.getItem(place) || "[]");
 let current = null;   // the question on the screen
 let ahead = null;     // the one after it
-let given = [];       // answered questions, for undo
+let given = JSON.parse(sessionStorage.getItem(past) || "[]");  // the last answered questions, for undo
 let shownAt = 0;
 let done = 0;         // answers that the server has, as it said
 let total = 0;
@@ -73,7 +75,10 @@ async function more() {
     done = found.progress.mine;
     total = found.progress.questions;
     ended = found.question === null;
-    if (found.question) ahead = found.question;
+    if (found.question) {
+      ahead = found.question;
+      for (const attempt of [...ahead.left, ...ahead.right]) if (attempt.clip) new Image().src = attempt.clip.url;
+    }
     if (!current) forward();
     else tell();
   } catch (error) {
@@ -102,16 +107,29 @@ function forward() {
 
 function show() {
   at("question").hidden = !current;
+  at("question").dataset.number = current ? current.id : "";
   for (const button of buttons) button.disabled = !current && button.id !== "undo";
   if (current) {
     at("prompt").innerHTML = current.prompt;  // made safe by the server: Markdown through an allow-list
+    player.clear();
     for (const side of ["left", "right"]) {
-      at(side).innerHTML = current[side].map((answer) => `<div>${answer.html}${answer.cut ? '<span class="cut">...</span>' : ""}</div>`).join("<hr>");
+      at(side).replaceChildren(...current[side].map((attempt, i) => shownAttempt(attempt, `${side} clip ${i + 1} of ${current[side].length}`)));
+      at(side).classList.toggle("batch", current[side].length > 1);
     }
+    player.start();
     shownAt = performance.now();
     window.scrollTo(0, 0);
   }
   tell();
+}
+
+function shownAttempt(attempt, label) {
+  if (attempt.clip) return player.canvas(attempt.clip, label);
+  const words = document.createElement("div");
+  words.className = "attempt";
+  words.innerHTML = attempt.html;  // made safe by the server, like the prompt
+  if (attempt.cut) words.insertAdjacentHTML("beforeend", '<span class="cut">...</span>');
+  return words;
 }
 
 function tell() {
@@ -119,20 +137,27 @@ function tell() {
   at("message").textContent = current ? "" : ended ? "There is nothing to compare right now. New questions appear here by themselves." : "One moment ...";
 }
 
-function answer(choice) {
+function answer(choice, details = {}) {
   if (!current) return;
   const seconds = Math.min((performance.now() - shownAt) / 1000, 86400);
   const key = crypto.randomUUID ? crypto.randomUUID() : Array.from(crypto.getRandomValues(new Uint32Array(4)), String).join("-");
-  outbox.push({ path: "/api/answers", body: { question: current.id, choice, key, seconds } });
+  outbox.push({ path: "/api/answers", body: { question: current.id, choice, key, seconds, ...details } });
   given.push(current);
+  remember();
   keep();
   forward();
   send();
   more();
 }
 
+function remember() {
+  given = given.slice(-10);
+  sessionStorage.setItem(past, JSON.stringify(given));
+}
+
 function undo() {
   const question = given.pop();
+  remember();
   if (!question) {
     at("message").textContent = "There is nothing to undo.";
     return;
@@ -147,15 +172,56 @@ function undo() {
   send();
 }
 
+function skip(reason) {
+  at("why").close();
+  answer("skip", { reason });
+}
+
+function askWhy() {
+  if (!current) return;
+  at("reason").value = "";
+  at("why").showModal();
+}
+
+const reasons = [...document.querySelectorAll("[data-reason]")];
+for (const button of reasons) button.addEventListener("click", () => skip(button.dataset.reason || at("reason").value));
+at("stay").addEventListener("click", () => at("why").close());
+
+function keyInDialog(event) {
+  const typing = event.target === at("reason");
+  if (event.key === "Enter" && (typing || event.target.tagName !== "BUTTON")) skip(at("reason").value);
+  else if (!typing && ["1", "2", "3"].includes(event.key)) skip(reasons[Number(event.key) - 1].dataset.reason);
+  else return;
+  event.preventDefault();
+}
+
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (at("why").open) {
+    keyInDialog(event);
+    return;
+  }
   const key = event.key.toLowerCase();
-  if (key === "u") undo();
+  const digit = { Digit1: "left", Digit2: "right", Numpad1: "left", Numpad2: "right" }[event.code] || { 1: "left", 2: "right" }[key];
+  if (event.target.tagName === "SELECT") return;
+  if (digit) answer(digit, event.shiftKey ? { slight: true } : {});
   else if (choices[key]) answer(choices[key]);
+  else if (key === "s") askWhy();
+  else if (key === "u") undo();
+  else if (key === " " && event.target.tagName !== "BUTTON") player.toggle();
+  else if (key === ",") player.step(-1);
+  else if (key === ".") player.step(1);
   else return;
   event.preventDefault();
 });
-for (const button of buttons) button.addEventListener("click", () => (button.id === "undo" ? undo() : answer(button.dataset.choice)));
+for (const button of buttons) {
+  const { choice, slight } = button.dataset;
+  button.addEventListener("click", () => {
+    if (button.id === "undo") undo();
+    else if (button.id === "skip") askWhy();
+    else answer(choice, slight === undefined ? {} : { slight: true });
+  });
+}
 
 keep();
 show();

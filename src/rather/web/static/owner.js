@@ -1,7 +1,9 @@
+// The owner's page: everything on it is text that the server sends as JSON and that is set as text, never as HTML.
 "use strict";
 
 const token = document.querySelector('meta[name="rather-token"]').content;
 const at = (id) => document.getElementById(id);
+const percent = (share) => `${Math.round(100 * share)} %`;
 
 async function call(path, method = "GET", body = undefined) {
   const headers = { "Content-Type": "application/json", "X-Rather-Token": token };
@@ -11,34 +13,96 @@ async function call(path, method = "GET", body = undefined) {
   return said;
 }
 
-function cell(text, kind = "") {
-  const made = document.createElement("td");
+function element(tag, text = "", kind = "") {
+  const made = document.createElement(tag);
   made.textContent = text;
   made.className = kind;
   return made;
 }
 
-async function show() {
-  const found = await call("/api/people");
-  at("totals").textContent = `${found.questions} questions, ${found.answers} answers; each question wants ${found.overlap}`;
-  at("people").replaceChildren(...found.people.map((person) => {
-    const row = document.createElement("tr");
-    row.append(cell(person.name), cell(person.role), cell(person.answers, "n"));
-    const last = cell("");
-    if (person.role !== "owner") {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = `Revoke ${person.name}`;
-      button.addEventListener("click", async () => {
-        await call(`/api/people/${encodeURIComponent(person.name)}`, "DELETE");
-        await show();
-      });
-      last.append(button);
+function button(text, act) {
+  const made = element("button", text);
+  made.type = "button";
+  made.addEventListener("click", async () => {
+    try {
+      await act();
+    } catch (error) {
+      at("link").textContent = error.message;
     }
-    row.append(last);
-    return row;
-  }));
+    await show();
+  });
+  return made;
 }
+
+function personRow(person) {
+  const row = document.createElement("tr");
+  const head = element("th", person.name + (person.simulated ? " (simulated)" : ""));
+  head.scope = "row";
+  const of = ([part, all]) => (all ? `${part} of ${all}` : "");
+  const cells = [
+    person.answers, person.skipped, person.seconds === null ? "" : person.seconds.toFixed(1), of(person.left), of(person.gold),
+    of(person.repeats), person.flagged || "",
+  ];
+  row.append(head, element("td", person.role || "no link"), ...cells.map((text) => element("td", text, "n")));
+  row.append(element("td", person.expires ? new Date(1000 * person.expires).toLocaleDateString() : ""));
+  const last = element("td");
+  if (person.role !== "owner") {
+    const path = `/api/people/${encodeURIComponent(person.name)}`;
+    if (person.role) last.append(button(`Revoke ${person.name}`, () => call(path, "DELETE")));
+    last.append(button(`Erase ${person.name}`, async () => {
+      if (confirm(`Delete all that ${person.name} has answered? Nothing brings it back.`)) await call(`${path}/answers`, "DELETE");
+    }));
+  }
+  row.append(last);
+  return row;
+}
+
+const word = (preference) => (preference > 0.5 ? "first" : preference < 0.5 ? "second" : "tie");
+
+let drawn = "";
+async function show() {
+  const [found, audit] = await Promise.all([call("/api/overview"), call("/api/audit")]);
+  if (JSON.stringify([found, audit]) === drawn) return;  // leave the focus where it is
+  drawn = JSON.stringify([found, audit]);
+  at("done").max = Math.max(found.questions, 1);
+  at("done").value = found.complete;
+  at("totals").textContent = `${found.complete} of ${found.questions} questions have their ${found.asking.overlap}; ${found.answers} answers`;
+  const { questions, raw, alpha, low, high } = found.agreement;
+  const agree = questions ? `Agreement on ${questions} questions: ${percent(raw)} of pairs of answers` +
+    (alpha === null ? "." : `, Krippendorff's alpha ${alpha.toFixed(2)} (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}).`) : "No question has two answers yet.";
+  const bias = found.position;
+  at("agreement").textContent = agree + (bias ? ` The left side was preferred ${bias.left} of ${bias.total} times ` +
+    `(${percent(bias.low)} to ${percent(bias.high)}; p = ${bias.p_value.toPrecision(2)} for no bias).` : "");
+  at("problems").textContent = found.problems.join(" ");
+  at("people").replaceChildren(...found.people.map(personRow));
+  const none = (list) => (list.length ? list : [element("li", "none", "soft")]);
+  at("contested").replaceChildren(...none(found.contested.map((q) =>
+    element("li", `${q.question}: ${q.words} (${q.answers.map(([judge, preference]) => `${judge} ${word(preference)}`).join(", ")})`))));
+  at("flagged").replaceChildren(...none(found.flagged.map((x) =>
+    element("li", `question ${x.question}, ${x.judge}: ${x.reasons.join(", ")}${x.seconds === null ? "" : `, ${x.seconds.toFixed(1)} s`}`))));
+  at("audit").replaceChildren(...none(audit.map((x) => element("li", `${new Date(1000 * x.created).toLocaleString()} ${x.who}: ${x.what}`))));
+  const form = at("asking");
+  if (!form.contains(document.activeElement)) {
+    for (const [key, value] of Object.entries(found.asking)) {
+      if (key === "flagged") form.elements[key].checked = value;
+      else form.elements[key].value = value;
+    }
+  }
+}
+
+at("asking").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = event.target.elements;
+  const body = Object.fromEntries(["overlap", "gold", "repeats", "random", "fastest_s"].map((key) => [key, Number(form[key].value)]));
+  try {
+    await call("/api/asking", "PUT", { ...body, flagged: form.flagged.checked });
+    at("changed").textContent = "Changed, from the next question on.";
+  } catch (error) {
+    at("changed").textContent = error.message;
+  }
+  event.target.querySelector("button").blur();
+  await show();
+});
 
 at("invite").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -54,4 +118,4 @@ at("invite").addEventListener("submit", async (event) => {
 });
 
 show();
-setInterval(show, 5000);
+setInterval(() => show().catch((error) => { at("totals").textContent = error.message; }), 5000);

@@ -1,0 +1,129 @@
+"""How rows become questions and back, and which labels count."""
+
+import io
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from sqlalchemy import Connection, Row, Select, exists, func, select
+
+from rather.core import Comparison, Task, Trajectory
+from rather.store import tables as t
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A stored comparison: its number, the run and purpose ("train", "eval-...", "gold", "repeat") it belongs to, and why it is asked.
+
+    `original` is the question that a repeat asks again. `trajectories` are the numbers in the store of both sides' trajectories.
+    """
+
+    id: int
+    run: str
+    purpose: str
+    why: str
+    score: float | None
+    comparison: Comparison
+    original: int | None = None
+    trajectories: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+
+def current(upto: int | None = None) -> Select[Any]:
+    """The labels that count: the latest of each judge on each question, unless that is an undo."""
+    later = t.label.alias()
+    newer = (later.c.comparison == t.label.c.comparison) & (later.c.judge == t.label.c.judge) & (later.c.id > t.label.c.id)
+    if upto is not None:
+        newer &= later.c.id <= upto
+    wanted = select(t.label).where(t.label.c.kind != "undo", ~exists().where(newer))
+    return wanted if upto is None else wanted.where(t.label.c.id <= upto)
+
+
+def answered_by(judge: int) -> Any:
+    """Whether the judge has answered the question."""
+    return current().where(t.label.c.judge == judge, t.label.c.comparison == t.comparison.c.id).exists()
+
+
+def answers_of(comparison: Any) -> Any:
+    """How many judges have answered it, abstentions aside."""
+    counted = current().where(t.label.c.comparison == comparison, t.label.c.kind == "answer")
+    return counted.with_only_columns(func.count(t.label.c.id)).correlate(t.comparison).scalar_subquery()
+
+
+def leases_of(comparison: Any) -> Any:
+    """How many judges have it before them."""
+    counted = select(func.count(t.lease.c.judge)).where(t.lease.c.comparison == comparison)
+    return counted.correlate(t.comparison).scalar_subquery()
+
+
+def of_purpose(purpose: str | None) -> Any:
+    """Questions of one purpose, or without one all but those whose answers are known."""
+    column = t.comparison.c.purpose
+    return column.not_in(("gold", "repeat")) if purpose is None else column == purpose
+
+
+def ready() -> Any:
+    """Whether all that the question shows can be shown: a control trajectory needs its clip."""
+    shown = t.side.join(t.trajectory).outerjoin(t.clip, t.clip.c.trajectory == t.trajectory.c.id)
+    bare = select(t.side.c.comparison).select_from(shown)
+    bare = bare.where(t.side.c.comparison == t.comparison.c.id, t.trajectory.c.text.is_(None), t.clip.c.webp.is_(None))
+    return ~bare.correlate(t.comparison).exists()
+
+
+def meant_for(judge: int) -> Any:
+    """Whether the judge may be asked: repeats are for the one who has answered before."""
+    others = select(t.probe.c.comparison).where(t.probe.c.comparison == t.comparison.c.id, t.probe.c.judge != judge)
+    return ~others.correlate(t.comparison).exists()
+
+
+def with_sides(connection: Connection, rows: Collection[Row[Any]]) -> list[Question]:
+    """Questions from rows of the table."""
+    sides: dict[tuple[int, str], list[tuple[int, Trajectory]]] = {}
+    originals: dict[int, int] = {}
+    wanted = select(t.side.c.comparison, t.side.c.side, t.trajectory).join(t.trajectory)
+    wanted = wanted.order_by(t.side.c.comparison, t.side.c.side, t.side.c.place)
+    again = select(t.probe.c.comparison, t.probe.c.original).where(t.probe.c.original.is_not(None))
+    numbers = [r.id for r in rows]
+    for start in range(0, len(numbers), 500):
+        some = numbers[start : start + 500]
+        for r in connection.execute(wanted.where(t.side.c.comparison.in_(some))):
+            sides.setdefault((r.comparison, r.side), []).append((r.id, from_row(r)))
+        originals |= {r.comparison: r.original for r in connection.execute(again.where(t.probe.c.comparison.in_(some)))}
+    found = []
+    for r in rows:
+        (a_numbers, a), (b_numbers, b) = (tuple(zip(*sides[r.id, side], strict=True)) for side in "ab")
+        comparison = Comparison(a, b, key=r.key)
+        found.append(Question(r.id, r.run, r.purpose, r.why, r.score, comparison, originals.get(r.id), (a_numbers, b_numbers)))
+    return found
+
+
+ARRAYS: tuple[Literal["observations", "actions", "logprobs", "rewards", "before"], ...] = (
+    "observations",
+    "actions",
+    "logprobs",
+    "rewards",
+    "before",
+)
+
+
+def to_row(x: Trajectory) -> dict[str, Any]:
+    """A trajectory as a row."""
+    steps = None
+    if x.text is None:
+        file = io.BytesIO()
+        np.savez_compressed(file, **{name: value for name in ARRAYS if (value := getattr(x, name)) is not None})
+        steps = file.getvalue()
+    return {
+        "source": x.task.source, "task": x.task.key, "prompt": x.task.prompt, "answer": x.task.answer,
+        "policy": x.policy, "text": x.text, "terminated": x.terminated, "steps": steps,
+    }  # fmt: skip
+
+
+def from_row(row: Row[Any]) -> Trajectory:
+    """A row as a trajectory."""
+    arrays = {}
+    if row.steps is not None:
+        with np.load(io.BytesIO(row.steps), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    task = Task(row.source, row.task, row.prompt, row.answer)
+    return Trajectory(task, row.policy, row.text, row.terminated, **arrays)

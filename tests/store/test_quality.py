@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import pytest
+
+from rather.core import Comparison, Label, Task, Trajectory
+from rather.store import Store
+from rather.store.asking import next_question, repeat
+from rather.store.overview import overview
+from rather.store.people import erase, invite, note, noted
+from rather.store.quality import Asking, flags
+
+
+def question(key: str) -> Comparison:
+    task = Task("file", key, f"prompt {key}")
+    return Comparison((Trajectory(task, "p@0", "yes"),), (Trajectory(task, "p@0", "no"),), key=key)
+
+
+@pytest.fixture
+def store(where: str) -> Store:
+    made = Store(where)
+    for name in ("ann", "ben"):
+        made.add_judge(name, "person")
+    made.ask("r", [question(f"q{i}") for i in range(40)])
+    yield made
+    made.close()
+
+
+def label(number: int, question: int, preference: float | None, seconds: float = 3.0, judge: str = "ann") -> Label:
+    return Label(question, judge, preference, "", seconds, "a", (), number)
+
+
+def test_flags_say_what_is_suspicious() -> None:
+    gold, again = {7: (1.0, None), 8: (0.0, None)}, {9: (1.0, 1)}
+    assert flags([label(1, 1, 1.0, 0.2), label(2, 2, None, 0.2), label(3, 3, 0.5, 0.6)], {}, 0.5) == {1: ("fast",)}
+    labels = [label(1, 1, 1.0), label(2, 7, 0.9), label(3, 2, 1.0), label(4, 3, 0.0, judge="ben"), label(5, 8, 1.0), label(6, 4, 1.0)]
+    assert flags(labels, gold, 0.0) == {3: ("gold",), 5: ("gold",)}, "what the same judge said since the gold question before"
+    assert flags([label(1, 7, 0.5)], gold, 0.0) == {}, "a tie contradicts nothing"
+    assert flags([label(1, 1, 1.0), label(2, 9, 0.25)], again, 0.0) == {1: ("inconsistent",), 2: ("inconsistent",)}
+    assert flags([label(1, 1, 1.0), label(2, 9, 0.75)], again, 0.0) == {}
+
+
+def test_suspicious_answers_are_learnt_from_or_not(store: Store) -> None:
+    for number in range(1, 7):
+        store.answer(Label(number, "ann", 1.0, seconds=0.1 if number < 3 else 4.0))
+    assert len(store.answered("r", "train").comparisons) == 6
+    assert len(store.answered("r", "train", flagged=False).comparisons) == 4
+    store.set_asking("r", Asking(fastest_s=0.0))
+    assert len(store.answered("r", "train", flagged=False).comparisons) == 6
+
+
+def test_a_repeat_asks_again_what_was_clear_and_only_whoever_said_it(store: Store) -> None:
+    for number in range(1, 11):
+        store.answer(Label(number, "ann", 0.5 if number == 1 else 1.0))
+    made = {repeat(store, "r", "ann") for _ in range(20)} - {None}
+    probes = store.probes("r")
+    assert made
+    assert {original for _, original in probes.values()} <= set(range(2, 6)), "clear ones, five answers ago or earlier"
+    assert all(known == 1.0 for known, _ in probes.values())
+    asked = store.lease("r", "ann", "repeat", 10**9)
+    assert asked is not None
+    assert asked.comparison.a[0].text == "yes"
+    assert store.lease("r", "ben", "repeat", 10**9) is None
+    assert repeat(store, "r", "ben") is None
+    store.answer(Label(asked.id, "ann", 0.0))
+    assert [x.flags for x in store.labels("r") if x.comparison in (asked.id, asked.original)] == [("inconsistent",)] * 2
+    assert len(store.answered("r", "train").comparisons) == 10, "repeats are not learnt from"
+
+
+def test_questions_come_in_their_shares_and_by_priority(store: Store) -> None:
+    (gold,) = store.ask("r", [question("known")], "gold")
+    store.probe(gold, 1.0)
+    store.set_asking("r", Asking(gold=0.3, repeats=0.3, random=0.0))
+    store.ask("r", [question("wanted")], scores=[5.0])
+    seen = []
+    while (found := next_question(store, "r", "ann")) is not None:
+        seen.append(found)
+        store.answer(Label(found.id, "ann", 1.0))
+    kinds = [q.purpose for q in seen]
+    assert kinds.count("train") == 41, "each once"
+    assert kinds.count("gold") == 1
+    assert kinds.count("repeat") >= 3
+    assert next(q for q in seen if q.purpose == "train").comparison.key == "wanted"
+    store.set_asking("r", Asking(gold=0, repeats=0, random=1.0))
+    order = []
+    while (found := next_question(store, "r", "ben", order)) is not None and len(order) < 10:
+        order.append(found.id)
+    assert order == [], "overlap 1: everything is answered"
+    store.set_asking("r", Asking(overlap=2, gold=0, repeats=0, random=1.0))
+    while len(order) < 10 and (found := next_question(store, "r", "ben", order)) is not None:
+        order.append(found.id)
+    assert len(set(order)) == 10
+    assert order != sorted(order), "at random"
+
+
+def test_the_overview_counts_everything(store: Store) -> None:
+    invite(store, "ann")
+    store.set_asking("r", Asking(overlap=2))
+    (gold,) = store.ask("r", [question("known")], "gold")
+    store.probe(gold, 1.0)
+    for number in range(1, 5):
+        store.answer(Label(number, "ann", 1.0, seconds=2.0, left="a"))
+        store.answer(Label(number, "ben", 1.0 if number < 4 else 0.0, seconds=4.0, left="b"))
+    store.answer(Label(gold, "ben", 0.0, seconds=0.1))
+    store.answer(Label(5, "ben", None, "skipped"))
+    found = overview(store, "r")
+    assert (found["questions"], found["complete"], found["answers"]) == (40, 4, 8)
+    assert found["agreement"]["raw"] == 0.75
+    people = {p["name"]: p for p in found["people"]}
+    assert people["ann"]["left"] == [4, 4]
+    assert people["ben"]["left"] == [1, 5]
+    assert (people["ben"]["gold"], people["ben"]["skipped"], people["ben"]["flagged"], people["ben"]["role"]) == ([0, 1], 1, 5, "")
+    assert [q["question"] for q in found["contested"]] == [4]
+    assert found["contested"][0]["words"] == "prompt q3"
+    assert found["flagged"][0]["reasons"] == ["fast", "gold"]
+
+
+def test_an_erased_person_leaves_nothing(store: Store, where: str) -> None:
+    invite(store, "ann")
+    for number in range(1, 11):
+        store.answer(Label(number, "ann", 1.0, "an opinion of ann"))
+        store.answer(Label(number, "ben", 1.0))
+    again = repeat(store, "r", "ann")
+    store.lease("r", "ann", "repeat", 10**9)
+    store.answer(Label(again or 0, "ann", 0.0))
+    assert erase(store, "ann") == 11
+    assert {x.judge for x in store.labels("r")} == {"ben"}
+    assert store.judges() == {"ben": "person"}
+    assert store.probes("r") == {}
+    assert erase(store, "ann") == 0
+    if "://" not in where:
+        store.close()
+        assert b"an opinion of ann" not in Path(where).read_bytes(), "not even in the free pages of the file"
+
+
+def test_what_owners_did_is_kept_in_order(store: Store) -> None:
+    for what in ("invited ann", "revoked ann"):
+        note(store, "owner", what)
+    assert [(x["who"], x["what"]) for x in noted(store)] == [("owner", "revoked ann"), ("owner", "invited ann")]
