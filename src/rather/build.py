@@ -111,7 +111,7 @@ def judges(config: Config) -> list[Any]:
             return [LanguageJudge(j.name, j.url, j.model, j.instruction, key, j.timeout_s, j.concurrency)]
         case "verifier":
             return [checker(config)]
-        case "people":
+        case "people" | "terminal":
             return []
 
 

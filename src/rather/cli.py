@@ -103,6 +103,8 @@ def label(file: File, settings: Settings = None) -> None:
     people: you, here (keys: 1 left, 2 right, = tie, s skip, u undo, q stop). Every answer is on disk before the next question.
     """
     run = _run(file, settings)
+    if run.config.judge.kind == "people":
+        run = _run(file, [*(settings or []), "judge.kind=terminal"])
     new = run.label()
     console.print(f"{new} new answers. Next: rather train {file}")
 
@@ -153,6 +155,37 @@ def serve(
 
 
 @app.command()
+def panel(
+    link: Annotated[str, typer.Argument(help="The owner's link that `rather serve` printed.")],
+    file: Annotated[Path | None, typer.Argument(help="A run's TOML file with the panel; without one: the default.")] = None,
+    settings: Settings = None,
+    pace: Annotated[float, typer.Option(help="Seconds between two answers of one judge.", min=0)] = 0.0,
+    wait: Annotated[bool, typer.Option("--wait", help="Go on when there is no question left, until Ctrl-C.")] = False,
+) -> None:
+    """Let a simulated panel answer a page's questions over HTTP, exactly as people's browsers do.
+
+    For trying things out, for tests and for teaching; what it says is kept as simulated. For control the judges need
+    utility = "total_reward", since a program cannot look at clips.
+    """
+    import threading
+
+    from rather import build, config
+    from rather.panel import answer
+
+    loaded = config.load(file, [*(settings or []), "judge.kind=panel", "train.reward=labels"])
+    count = 0
+
+    def answered(_: str) -> None:
+        nonlocal count
+        count += 1
+        status.update(f"{count} answers")
+
+    with console.status("joining") as status:
+        answer(link, build.judges(loaded), pace, wait, answered, threading.Event())
+    console.print(f"{count} answers of {len(loaded.judge.panel)} simulated judges")
+
+
+@app.command()
 def train(
     file: File,
     settings: Settings = None,
@@ -184,13 +217,19 @@ def import_(
     file: File,
     data: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet: prompt, chosen, rejected; or prompt, a, b, preference.")],
     settings: Settings = None,
+    gold: Annotated[bool, typer.Option("--gold", help="As gold questions, which show how attentive people are.")] = False,
 ) -> None:
-    """Put comparisons from a file into the store, as questions that have been answered; twice the same file adds nothing."""
+    """Put comparisons from a file into the store, as questions that have been answered; twice the same file adds nothing.
+
+    With --gold they are put before people like other questions, and the file says which answer is right.
+    """
     from rather import exchange
 
     run = _run(file, settings)
-    new = exchange.import_comparisons(run.store, run.config.run.name, data)
-    console.print(f"{new} new comparisons from {data}. Next: rather train {file}")
+    new = exchange.import_comparisons(run.store, run.config.run.name, data, "gold" if gold else "train")
+    console.print(
+        f"{new} new {'gold questions' if gold else 'comparisons'} from {data}. Next: rather {'serve' if gold else 'train'} {file}"
+    )
 
 
 @app.command()

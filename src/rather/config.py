@@ -94,9 +94,10 @@ def _panel() -> list[Panelist]:
 class Judge(Section):
     """Who compares the answers."""
 
-    kind: Literal["panel", "people", "model", "language", "verifier"] = Field(
+    kind: Literal["panel", "people", "terminal", "model", "language", "verifier"] = Field(
         default="panel",
-        description="Simulated panel, people at this terminal, a reward model, a language model behind a URL, or the verifiers.",
+        description="A simulated panel, people on the page (rather serve), you at this terminal, a reward model, "
+        "a language model behind a URL, or the verifiers.",
     )
     name: str = Field(default="me", description="Name under which answers are kept, of all but a panel.")
     panel: list[Panelist] = Field(default_factory=_panel, description="The members of a simulated panel.")
@@ -108,6 +109,9 @@ class Judge(Section):
         default="Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by."
     )
     timeout_s: float = Field(default=60.0, description="Seconds to wait for the endpoint.", gt=0)
+    wait_s: float = Field(
+        default=math.inf, description="people: seconds to wait for one more answer before a round ends with those there are.", ge=0
+    )
     concurrency: int = Field(default=8, description="Requests to the endpoint at a time.", ge=1)
 
 

@@ -141,14 +141,17 @@ class ControlRun(Run):
 
     # What they are made of
 
-    def _learner(self, number: int, name: str, data: Answered) -> Reward:
+    def learner(self, number: int, name: str, data: Answered) -> Reward:
         del number
         if name != "reward":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {name!r}')
         model = self._new_reward()
         how = build.optimisation(self.config, "reward", len(data.comparisons))
-        if data.comparisons:
-            model.see([t for c in data.comparisons for side in (c.a, c.b) for t in side])
+        comparisons = data.comparisons
+        if self.config.judge.kind == "people":  # whose answers are still coming in
+            comparisons = [q.comparison for q in self.store.questions(self.config.run.name, "train")]
+        if comparisons:
+            model.see([t for c in comparisons for side in (c.a, c.b) for t in side])
         names = sorted({c.judge for c in data.comparisons}) if self.config.reward.temperatures else []
         judges = names if len(names) > 1 else []
         # Centring would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -185,13 +186,23 @@ def _answer(value: Any, where: str) -> str:
 
 
 def import_comparisons(store: Store, run: str, path: Path, purpose: str = "train") -> int:
-    """Put a file's comparisons and their preferences into the store; returns how many are new."""
+    """Put a file's comparisons and their preferences into the store; returns how many are new.
+
+    With the purpose "gold" they become gold questions: people are asked them like any other, and what they say is held against the file.
+    """
     from rather.core import Label
 
     comparisons = read_comparisons(path)
     before = store.keys(run, purpose)
+    if purpose == "gold":
+        comparisons = [replace(c, key=f"gold/{c.key}") for c in comparisons]
     numbers = store.ask(run, comparisons, purpose, why="import")
     new = [(n, c) for n, c in zip(numbers, comparisons, strict=True) if c.key not in before]
+    if purpose == "gold":
+        for number, c in new:
+            assert c.preference is not None
+            store.probe(number, c.preference)
+        return len(new)
     judges = {c.judge or f"import:{path.name}" for _, c in new}
     for judge in judges:
         if judge not in store.judges():

@@ -5,7 +5,7 @@ What a phase has done is in the store or in a checkpoint, so there is no other s
 
 import hashlib
 import random
-import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rather import build, checkpoint
+from rather import build, checkpoint, live
 from rather.checkpoint import Lineage
 from rather.config import Config
 from rather.core import Answered, Comparison, Label, Task, Trajectory
@@ -78,7 +78,7 @@ class Run:
         if not missing:
             return 0
         policy = self.policy(number)
-        with self._progress("sampling answers", 2 * len(missing)) as advance:
+        with self.progress("sampling answers", 2 * len(missing)) as advance:
             sampler = build.sampler(self.config, policy, advance)
             for start in range(0, len(missing), CHUNK // 2):
                 chunk = missing[start : start + CHUNK // 2]
@@ -92,13 +92,13 @@ class Run:
 
     def label(self, purpose: str = "train") -> int:
         """Have every open question answered; returns how many answers are new."""
-        if self.config.judge.kind == "people":
+        if self.config.judge.kind == "terminal":
             j = self.config.judge
             return people.ask(self.store, self.config.run.name, j.name, purpose, j.instruction, self.console)
         count = 0
         for judge in self.judges:
             questions = self.store.questions(self.config.run.name, purpose, unanswered_by=judge.name)
-            with self._progress(f"{judge.name} compares", len(questions)) as advance:
+            with self.progress(f"{judge.name} compares", len(questions)) as advance:
                 for start in range(0, len(questions), CHUNK):
                     chunk = questions[start : start + CHUNK]
                     answers = judge.judge([q.comparison for q in chunk])
@@ -113,23 +113,25 @@ class Run:
         return self._improve(number) if self.config.train.learner in ("ppo", "grpo") else self._fit(number, self.config.train.learner)
 
     def _fit(self, number: int, name: str) -> Path:
-        """Train the learner called `name` on the labels there are."""
+        """Train the learner called `name` on the labels there are, or while people answer."""
         c = self.config
+        if c.judge.kind == "people":
+            return live.fit(self, number, name)
         folder = self.checkpoints(number, name)
         found = checkpoint.every(folder)
         upto = None
         if found and (manifest := checkpoint.check(found[-1]))["step"] < manifest["settings"]["_steps"]:
             upto = manifest["watermark"]  # go on with the labels that the run began with
-        data = self._labels(number, name, upto)
+        data = self.labels(number, name, upto)
         steps = build.steps(c, name, len(data.comparisons))
-        lineage = Lineage(self._trained_with() | {"_steps": steps}, data.watermark, data.labels)
+        lineage = Lineage(self.trained_with() | {"_steps": steps}, data.watermark, data.labels)
         if found and checkpoint.check(found[-1])["step"] >= steps:
             checkpoint.check_same(found[-1], lineage)
             return found[-1]
-        learner = self._learner(number, name, data)
-        last = self._learn(learner, name, number, steps, lineage)
+        learner = self.learner(number, name, data)
+        last = self.learn(learner, name, number, steps, lineage)
         if name == "reward":
-            self._evaluate_reward(learner.model, steps)
+            self.evaluate_reward(learner.model, steps)
         return last
 
     def _improve(self, number: int) -> Path:
@@ -141,7 +143,7 @@ class Run:
             paid_by = self._fit(number, "reward")
             manifest = checkpoint.check(paid_by)
             watermark, labels = manifest["watermark"], manifest["labels"]
-        lineage = Lineage(self._trained_with() | {"_steps": steps}, watermark, labels)
+        lineage = Lineage(self.trained_with() | {"_steps": steps}, watermark, labels)
         found = checkpoint.every(folder)
         if found and checkpoint.check(found[-1])["step"] >= steps:
             checkpoint.check_same(found[-1], lineage)
@@ -149,19 +151,19 @@ class Run:
         payer = self._payer(paid_by)
         learner = self._improver(number, payer)
         try:
-            return self._learn(learner, name, number, steps, lineage)
+            return self.learn(learner, name, number, steps, lineage)
         finally:
             if isinstance(payer, Checker):
                 payer.close()
                 for problem, count in payer.problems.most_common(3):
                     self.console.print(f"{count} answers could not be verified: {problem}", markup=False)
 
-    def _learner(self, number: int, name: str, data: Answered) -> Any:
+    def learner(self, number: int, name: str, data: Answered) -> Any:
         """What learns from labels."""
         trained, parameters = self._trainee(number, name)
         if name != "dpo":
             return build.learner(self.config, name, self.start, trained, parameters, data, lambda n: None)
-        with self._progress("scoring with the reference", len(data.comparisons)) as advance:
+        with self.progress("scoring with the reference", len(data.comparisons)) as advance:
             return build.learner(self.config, name, self.start, trained, parameters, data, advance)
 
     def _payer(self, saved: Path) -> Any:
@@ -173,10 +175,10 @@ class Run:
         trained, parameters = self._trainee(number, self.config.train.learner)
         return build.improver(self.config, self.start, trained, parameters, self.tasks[0], payer)
 
-    def _learn(self, learner: Any, name: str, number: int, steps: int, lineage: Lineage) -> Path:
-        """Take `learner` to `steps` steps, shown by a bar."""
+    def learn(self, learner: Any, name: str, number: int, steps: int, lineage: Lineage, feed: live.Feed | None = None) -> Path:
+        """Take `learner` to `steps` steps, or as far as `feed` goes, shown by a bar."""
         t = self.config.train
-        with self._progress(f"training {name}", steps) as advance:
+        with self.progress(f"training {name}", steps) as advance:
             at = 0
 
             def report(step: int, values: dict[str, float]) -> None:
@@ -185,8 +187,8 @@ class Run:
                 advance(step - at, f"training {name}  {shown}")
                 at = step
 
-            phase = f"train-{name}-{number}"
-            return train(learner, steps, self.checkpoints(number, name), lineage, self.metrics, phase, t.checkpoint_every, t.keep, report)
+            phase, upto, folder = f"train-{name}-{number}", steps if feed is None else sys.maxsize, self.checkpoints(number, name)
+            return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, report, feed)
 
     def evaluate(self, number: int = 0) -> str | None:
         """Compare the policy with the model that started the run on held-out prompts; returns how it did, in words.
@@ -207,7 +209,7 @@ class Run:
         name = f"{c.run.name}@{number}-{step}-{digest}"
         if missing:
             drawn = []
-            with self._progress("answering held-out prompts", 2 * len(missing)) as advance:
+            with self.progress("answering held-out prompts", 2 * len(missing)) as advance:
                 for policy, seed in ((self.policy(number + 1), "eval"), (self.start, "eval-start")):
                     sampler = build.sampler(c, policy, advance)
                     drawn.append(sampler.sample([t for t, _ in missing], self._seed(seed, number)))
@@ -216,6 +218,8 @@ class Run:
             both = zip(missing, named, starts, strict=True)
             self.store.ask(c.run.name, [self._pair(f"{purpose}/{t.key}/{i}", a, b) for (t, i), a, b in both], purpose)
         self.label(purpose)
+        if c.judge.kind == "people":
+            live.wait(self, purpose)
         answered = self.store.answered(c.run.name, purpose).comparisons
         if not answered:
             return None
@@ -248,9 +252,10 @@ class Run:
             if self._asks:
                 self.sample(number)
                 self.label()
-                self._wait_for_people("train")
+                self._wait_for_terminal("train")
             self.train(number)
-            if self.config.train.learner != "reward":
+            last = number == self.config.loop.rounds - 1
+            if self.config.train.learner != "reward" and (last or self.config.judge.kind != "people"):
                 result = self.evaluate(number)
         return result
 
@@ -259,10 +264,10 @@ class Run:
         """Whether the run needs labels."""
         return not (self.config.train.learner in ("ppo", "grpo") and self.config.train.reward != "labels")
 
-    def _wait_for_people(self, purpose: str) -> None:
-        """Stop while a person still has questions to answer: what is learnt next should know all their answers."""
+    def _wait_for_terminal(self, purpose: str) -> None:
+        """Stop while the person still has questions to answer: what is learnt next should know all their answers."""
         j = self.config.judge
-        if j.kind == "people" and (left := self.store.questions(self.config.run.name, purpose, unanswered_by=j.name)):
+        if j.kind == "terminal" and (left := self.store.questions(self.config.run.name, purpose, unanswered_by=j.name)):
             raise Stopped(f"{len(left)} questions are open; the answers so far are kept, and the same command goes on from there")
 
     # What the phases share
@@ -297,22 +302,21 @@ class Run:
             self.policy(number)
         return self._adapted
 
-    def _labels(self, number: int, name: str, upto: int | None) -> Answered:
+    def labels(self, number: int, name: str, upto: int | None = None) -> Answered:
         """What round `number` learns from: its own questions, those of the rounds before it, and imported ones."""
-        reward = name == "reward"
-        later = re.compile(r"round-(\d+)/")
+        reward, run = name == "reward", self.config.run.name
 
         def wanted(comparison: Comparison) -> bool:
-            found = later.match(comparison.key)
-            return not (found and int(found[1]) > number) and not (reward and self._held_back(comparison))
+            return not live.later_than(number, comparison) and not (reward and self._held_back(comparison))
 
-        return self.store.answered(self.config.run.name, "train", reward, upto, self.config.train.flagged, wanted)
+        flagged = self.config.train.flagged and self.store.asking(run).flagged
+        return self.store.answered(run, "train", reward, upto, flagged, wanted)
 
     def _held_back(self, comparison: Comparison) -> bool:
         digest = hashlib.sha256(f"{self.config.run.seed}/{comparison.key}".encode()).digest()
         return int.from_bytes(digest[:6], "big") / 2**48 < self.config.reward.held_out
 
-    def _evaluate_reward(self, model: Any, step: int) -> None:
+    def evaluate_reward(self, model: Any, step: int) -> None:
         """Accuracy and calibration on the questions that were held back, and how far the score follows length."""
         held = self.store.answered(self.config.run.name, "train", only=self._held_back).comparisons
         if not held:
@@ -335,7 +339,7 @@ class Run:
             self.metrics.write("calibration", step, {"predicted": mean, "observed": share, "count": count})
         self.console.print(f"The reward model orders held-out questions right in {result.accuracy}.")
 
-    def _trained_with(self) -> dict[str, Any]:
+    def trained_with(self) -> dict[str, Any]:
         """The settings that a resumed training must share."""
         dump = self.config.model_dump()
         t = {k: v for k, v in dump["train"].items() if k not in ("checkpoint_every", "keep")}
@@ -352,7 +356,7 @@ class Run:
         return random.Random(f"{self.config.run.seed}/{what}/{number}").getrandbits(40)
 
     @contextmanager
-    def _progress(self, title: str, total: int) -> Iterator[Any]:
+    def progress(self, title: str, total: int) -> Iterator[Any]:
         if not total:
             yield lambda *_: None
             return

@@ -30,8 +30,12 @@ def train(
     every: int = 20,
     keep: int = 2,
     progress: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    feed: Callable[[int, Callable[[], bool]], Lineage | None] | None = None,
 ) -> Path:
     """Take the learner to `steps` steps, from the newest checkpoint in `folder` on; returns the last checkpoint.
+
+    A `feed` is asked before every step, with the number of steps taken and whether the run was asked to stop: it brings what has come in
+    since and says what the next checkpoint is made from, or None when there is nothing more to learn from.
 
     A run that was stopped or killed at any point and started again gives the same weights and metrics, bit for bit on one
     machine, as one that was not.
@@ -45,10 +49,20 @@ def train(
     if found:
         checkpoint.check_same(found[-1], lineage)
         step = checkpoint.load(found[-1], learner)["step"]
+    saved = step if found else None
     metrics.rewind(phase, step)
     progress(step, {})
     with _graceful() as asked_to_stop:
         while step < steps:
+            if feed is not None:
+                known = feed(step, asked_to_stop)
+                if known is None:
+                    if step != saved:
+                        checkpoint.save(folder, step, learner, lineage, keep)
+                    if asked_to_stop():
+                        raise Stopped(f"stopped after step {step}; the same command goes on from there")
+                    break
+                lineage = known
             start = time.perf_counter()
             values = learner.step()
             step += 1
@@ -59,6 +73,7 @@ def train(
             progress(step, values)
             if step % every == 0 or step == steps or asked_to_stop():
                 checkpoint.save(folder, step, learner, lineage, keep)
+                saved = step
             if asked_to_stop() and step < steps:
                 raise Stopped(f"stopped after step {step} of {steps}; the same command goes on from there")
     return checkpoint.every(folder)[-1]

@@ -1,4 +1,6 @@
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +176,28 @@ def test_a_sampler_whose_answers_are_paid(checker) -> None:
 
 def test_every_verifier_is_tested_here() -> None:
     assert set(VERIFIERS) == {"number", "boxed", "pattern", "schema", "code", "python", "reasoning_gym"}
+
+
+def test_a_hanging_verifier_does_not_outlive_a_killed_run() -> None:
+    code = """
+import json, time
+from rather.text.checker import _Process
+from rather.text.verify import Check
+p = _Process([Check("pattern", pattern=r"(a+)+$", timeout_s=0.5)])
+p._start()
+p.process.stdin.write((json.dumps({"check": 0, "text": "a" * 60 + "b", "answer": ""}) + "\\n").encode())
+p.process.stdin.flush()
+print(p.process.pid, flush=True)
+time.sleep(60)
+"""
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    worker = int(run.stdout.readline())
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    stat, until = Path(f"/proc/{worker}/stat"), time.monotonic() + 30
+    assert stat.exists(), "it is at work"
+    while stat.exists() and stat.read_text().split()[2] != "Z":
+        assert time.monotonic() < until, "it is still there"
+        time.sleep(0.2)

@@ -3,6 +3,7 @@
 Shape letters: B trajectories, N comparisons, K ensemble members.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Optimisation:
         """What the learning rate is multiplied with at `step`, counted from 0."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        progress = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)
         if self.schedule == "linear":
             return 1 - progress
         if self.schedule == "cosine":
@@ -62,7 +63,8 @@ class Order:
     def __init__(self, count: int, seed: int) -> None:
         if not count:
             raise TrainingError("there is nothing to learn from: the run has no labels yet; run `rather label` first")
-        self.count, self.seed, self.place = count, seed, 0
+        self.count, self.seed = count, seed
+        self.place: Any = 0
 
     def take(self, wanted: int) -> list[int]:
         """The next `wanted` items; fewer than `count` of them are all different."""
@@ -79,6 +81,39 @@ class Order:
     def _shuffled(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(self.count, generator=generator).tolist()
+
+
+class LeastUsed:
+    """Goes through items that keep coming in: always those that have been used least, the others by chance; `place` counts the uses."""
+
+    def __init__(self, comparisons: Sequence[Comparison], seed: int) -> None:
+        self.names, self.seed, self.place = [named(c) for c in comparisons], seed, dict[str, int]()
+
+    @classmethod
+    def after(cls, before: "Order | LeastUsed", comparisons: Sequence[Comparison], seed: int) -> "LeastUsed":
+        """The order of the comparisons there are now, with the uses that were counted before."""
+        found = cls(comparisons, seed)
+        if isinstance(before, LeastUsed):
+            found.place = before.place
+        return found
+
+    def take(self, wanted: int) -> list[int]:
+        """`wanted` different items, or all there are."""
+        used = [self.place.get(name, 0) for name in self.names]
+        ranked = sorted(range(len(used)), key=lambda i: (used[i], drawn(self.seed, f"{self.names[i]}/{used[i]}")))
+        for i in ranked[:wanted]:
+            self.place[self.names[i]] = used[i] + 1
+        return ranked[:wanted]
+
+
+def named(comparison: Comparison) -> str:
+    """What an item is remembered by while others come in beside it."""
+    return f"{comparison.key}/{comparison.judge}" if comparison.judge else comparison.key
+
+
+def drawn(seed: int, name: str) -> float:
+    """A number in [0, 1) that depends on the seed and the name alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big") / 2**48
 
 
 class Attempts:

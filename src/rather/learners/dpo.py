@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rather.core import Batch, Comparison
-from rather.learners.common import Means, Optimisation, Order, Pairs, Stepper, agreement
+from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, named
 from rather.losses import bradley_terry_loss, implicit_scores, ipo_loss
 
 
@@ -34,11 +34,22 @@ class DPO:
     ) -> None:
         self.model, self.reference, self.comparisons, self.how = policy, reference, list(comparisons), how
         self.beta, self.loss, self.normalised = beta, loss, normalised
-        self.order = Order(len(self.comparisons), how.seed)
+        self.order: Order | LeastUsed = Order(len(self.comparisons), how.seed)
         self.stepper = Stepper(parameters, how)
-        self.kept: list[Tensor] | None = None
+        self.kept: list[list[Tensor]] | None = None
         if when == "once":
-            self.kept = self._evaluate_reference(progress)
+            self.kept = self._evaluate_reference(self.comparisons, progress)
+
+    def follow(self, comparisons: Sequence[Comparison]) -> None:
+        """Learn from these from now on; those that were there before keep their place."""
+        before = [named(c) for c in self.comparisons]
+        self.comparisons = list(comparisons)
+        self.order = LeastUsed.after(self.order, self.comparisons, self.how.seed)
+        if self.kept is not None:
+            known = dict(zip(before, self.kept, strict=True))
+            new = [c for c in self.comparisons if named(c) not in known]
+            known |= dict(zip(map(named, new), self._evaluate_reference(new), strict=True))
+            self.kept = [known[named(c)] for c in self.comparisons]
 
     def step(self) -> dict[str, float]:
         """One optimiser step on a batch of comparisons."""
@@ -93,11 +104,13 @@ class DPO:
         return reference
 
     @torch.no_grad()
-    def _evaluate_reference(self, progress: Callable[[int], None]) -> list[Tensor]:
+    def _evaluate_reference(
+        self, comparisons: Sequence[Comparison], progress: Callable[[int], None] = lambda done: None
+    ) -> list[list[Tensor]]:
         """The reference's log-probabilities of each comparison's rows."""
-        kept: list[Any] = []
-        for start in range(0, len(self.comparisons), self.how.batch_size):
-            chosen = self.comparisons[start : start + self.how.batch_size]
+        kept: list[list[Tensor]] = []
+        for start in range(0, len(comparisons), self.how.batch_size):
+            chosen = comparisons[start : start + self.how.batch_size]
             pairs, rows = Pairs.of(self.model, chosen), []
             for part, _ in pairs.split(self.how.micro_tokens):
                 logprobs = self.reference.evaluate(part.batch)[0]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rather.core import Comparison
-from rather.learners.common import Means, Optimisation, Order, Pairs, Stepper, agreement
+from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, drawn, named
 from rather.losses import bradley_terry_loss
 
 
@@ -30,11 +30,21 @@ class Reward:
         self.model, self.comparisons, self.how, self.centre = model, list(comparisons), how, centre
         self.judges = list(judges)
         self.log_temperatures = nn.Parameter(torch.zeros(len(self.judges)))
-        self.order = Order(len(self.comparisons), how.seed)
+        self.order: Order | LeastUsed = Order(len(self.comparisons), how.seed)
         self.stepper = Stepper([*parameters, *([self.log_temperatures] if self.judges else [])], how)
         members = model.members
         generator = torch.Generator().manual_seed(how.seed)
         self.learns = torch.rand(members, len(self.comparisons), generator=generator) < (0.8 if members > 1 else 1.1)
+
+    def follow(self, comparisons: Sequence[Comparison]) -> None:
+        """Learn from these from now on; those that were there before keep their place."""
+        self.comparisons = list(comparisons)
+        self.order = LeastUsed.after(self.order, self.comparisons, self.how.seed)
+        if self.model.members > 1:
+            rows = [[drawn(self.how.seed, f"{member}/{named(c)}") < 0.8 for c in comparisons] for member in range(self.model.members)]
+            self.learns = torch.tensor(rows)
+        else:
+            self.learns = torch.ones(1, len(self.comparisons), dtype=torch.bool)
 
     def step(self) -> dict[str, float]:
         """One optimiser step on a batch of comparisons."""

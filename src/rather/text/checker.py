@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -203,6 +204,8 @@ def main() -> None:
     for line in sys.stdin:
         row = json.loads(line)
         check = checks[row["check"]]
+        if hasattr(signal, "setitimer"):  # whoever hangs while nobody waits any more, since the run was killed, ends by itself
+            signal.setitimer(signal.ITIMER_REAL, 2 * check.timeout_s + 5)
         try:
             score = VERIFIERS[check.kind](row["text"], row["answer"], check)
         except RatherError as e:
@@ -211,6 +214,8 @@ def main() -> None:
             tell(score=None, why=f"raised {type(e).__name__}: {e}"[:200])
         else:
             tell(score=score, why="it cannot judge")
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":

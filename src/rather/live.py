@@ -1,0 +1,116 @@
+"""Learning while people answer: labels are taken up as they come in, step by step, and a step is taken when there is something new.
+
+The store is all that learner and page share, so each may be stopped, killed and started again by itself, and on a machine of its own.
+"""
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rather import build, checkpoint
+from rather.checkpoint import Lineage
+from rather.core import Answered, Comparison
+
+POLL_S = 0.5
+
+
+class Feed:
+    """The labels of a round, read again before each step; `train.train` asks it what there is to learn from.
+
+    With n items there are epochs x n / batch size steps to take; more when more answers come in. It ends when all questions have the
+    answers that are wanted, or when none has come for `wait_s` seconds.
+    """
+
+    def __init__(self, run: Any, number: int, name: str) -> None:
+        self.run, self.number, self.name = run, number, name
+        self.learner: Any = None
+        self.answered = Answered([])
+        self.open, self.state = 0, None
+
+    def refresh(self) -> bool:
+        """Read the store if anything has changed since."""
+        store, run = self.run.store, self.run.config.run.name
+        state = (store.latest(), store.asking(run), len(store.keys(run, "train")))
+        if state == self.state:
+            return False
+        self.state = state
+        self.answered = self.run.labels(self.number, self.name)
+        self.open = wanted(self.run, "train", self.number)
+        if self.learner is not None and self.answered.comparisons:
+            self.learner.follow(self.answered.comparisons)
+        return True
+
+    def steps(self, items: int) -> int:
+        """Steps to take on so many items."""
+        return build.steps(self.run.config, self.name, items) if items else 0
+
+    def lineage(self) -> Lineage:
+        """What the next checkpoint is made from; the number of steps is not known beforehand."""
+        return Lineage(self.run.trained_with() | {"_steps": 0}, self.answered.watermark, self.answered.labels)
+
+    def __call__(self, step: int, asked_to_stop: Callable[[], bool]) -> Lineage | None:
+        wait_s, since = self.run.config.judge.wait_s, time.monotonic()
+        while True:
+            if self.refresh():
+                since = time.monotonic()
+            items = len(self.answered.comparisons)
+            if step < self.steps(items) and (items >= self.run.config.train.batch_size or not self.open):
+                return self.lineage()
+            if not self.open or asked_to_stop() or time.monotonic() - since > wait_s:
+                return None
+            time.sleep(POLL_S)
+
+
+def fit(run: Any, number: int, name: str) -> Path:
+    """Train the learner called `name` while people answer; returns the last checkpoint."""
+    feed = Feed(run, number, name)
+    with run.console.status("waiting for people's answers; `rather serve` puts the questions before them"):
+        while not feed.answered.comparisons:
+            feed.refresh()
+            if not feed.open:
+                break
+            time.sleep(POLL_S)
+    learner = run.learner(number, name, feed.answered)
+    learner.follow(feed.answered.comparisons)
+    expected = feed.steps(len(feed.answered.comparisons) + feed.open)
+    learner.stepper.how = replace(learner.stepper.how, steps=expected)
+    feed.learner = learner
+    lineage, found = feed.lineage(), checkpoint.every(run.checkpoints(number, name))
+    if found:
+        manifest = checkpoint.check(found[-1])
+        lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
+    last = run.learn(learner, name, number, expected, lineage, feed)
+    if name == "reward":
+        run.evaluate_reward(learner.model, checkpoint.check(last)["step"])
+    return last
+
+
+def wanted(run: Any, purpose: str, number: int = sys.maxsize) -> int:
+    """How many answers are still wanted to the questions of a purpose, up to round `number`; who skips has answered."""
+    name = run.config.run.name
+    given = Counter(x.comparison for x in run.store.labels(name, purpose))
+    questions = [q.id for q in run.store.questions(name, purpose) if not later_than(number, q.comparison)]
+    return sum(max(0, run.store.asking(name).overlap - given[question]) for question in questions)
+
+
+def wait(run: Any, purpose: str) -> None:
+    """Wait until people have answered all questions of a purpose, or none for judge.wait_s seconds."""
+    left, since = wanted(run, purpose), time.monotonic()
+    with run.progress("waiting for people's answers", left) as advance:
+        while left and time.monotonic() - since <= run.config.judge.wait_s:
+            time.sleep(POLL_S)
+            now = wanted(run, purpose)
+            if now != left:
+                advance(max(left - now, 0))
+                left, since = now, time.monotonic()
+
+
+def later_than(number: int, comparison: Comparison) -> bool:
+    """Whether a question belongs to a later round than `number`."""
+    found = re.match(r"round-(\d+)/", comparison.key)
+    return found is not None and int(found[1]) > number

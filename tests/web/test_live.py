@@ -1,0 +1,146 @@
+"""A learner that works while people answer: page, panel and learner as processes, killed with -9 and started again."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rather import checkpoint, config
+from rather.run import Run
+from rather.store import Store
+
+RUN = """
+[run]
+name = "tiny"
+[model]
+path = "{model}"
+dtype = "float32"
+rank = 4
+[data]
+prompts = "prompts.jsonl"
+[sample]
+max_tokens = 12
+[judge]
+kind = "people"
+[[judge.panel]]
+name = "sim"
+utility = "thorough"
+temperature = 0.01
+[train]
+learner = "{learner}"
+batch_size = 4
+lr = 5e-3
+epochs = 10
+checkpoint_every = 3
+[dpo]
+beta = 1.0
+[reward]
+held_out = 0.0
+"""
+QUESTIONS = 24
+
+
+class Side:
+    """One process of the three, which can be killed and started again."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder, self.arguments = folder, arguments
+        self.start()
+
+    def start(self) -> None:
+        out = (self.folder / f"{self.arguments[0]}.log").open("a")
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "rather", *self.arguments]
+        self.process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=out, env=environment)
+        out.close()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def together(folder: Path, store: Store, disturbed: bool) -> int:
+    """Page, panel and learner at once until all is learnt; returns how many steps were measured."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    log, metrics = folder / "serve.log", folder / "runs" / "tiny" / "metrics.jsonl"
+    with Side(folder, "serve", "run.toml", "--port", port) as serve:
+        until(lambda: log.exists() and "/join/" in log.read_text())
+        link = next(word for word in log.read_text().split() if "/join/" in word)
+        with Side(folder, "train", "run.toml") as train, Side(folder, "panel", link, "run.toml", "--pace", "0.3") as panel:
+            if disturbed:
+                until(lambda: len(store.labels("tiny")) >= QUESTIONS // 4)
+                serve.kill()
+                serve.start()
+                until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 5)
+                train.kill()
+                train.start()
+            assert panel.process.wait(180) == 0, (folder / "panel.log").read_text()
+            assert train.process.wait(180) == 0, (folder / "train.log").read_text()
+    return len(metrics.read_text().splitlines())
+
+
+def quality(folder: Path, learner: str, last: Path) -> float:
+    """The loss of what was learnt, on all answers."""
+    run = Run(config.load(folder / "run.toml", [f"run.folder={folder / 'runs'}", f"data.prompts={folder / 'prompts.jsonl'}"]), Console())
+    answered = run.labels(0, learner)
+    learnt = run.learner(0, learner, answered)
+    learnt.follow(answered.comparisons)
+    checkpoint.load(last, learnt)
+    learnt.how = replace(learnt.how, batch_size=QUESTIONS)
+    loss = learnt.step()["loss"]
+    run.store.close()
+    return loss
+
+
+@pytest.mark.parametrize("learner", ["dpo", "reward"])
+def test_learning_while_a_panel_answers_survives_kills_of_both_sides(tiny: Path, tmp_path: Path, learner: str) -> None:
+    losses = {}
+    for disturbed in (False, True):
+        folder = tmp_path / str(disturbed)
+        folder.mkdir()
+        rows = [{"prompt": f"question {i}?", "split": "train"} for i in range(QUESTIONS)]
+        (folder / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        (folder / "run.toml").write_text(RUN.format(model=tiny, learner=learner))
+        subprocess.run([sys.executable, "-m", "rather", "sample", "run.toml"], cwd=folder, check=True, capture_output=True)
+        store = Store(str(folder / "runs" / "tiny" / "store.db"))
+        measured = together(folder, store, disturbed)
+        labels = store.labels("tiny")
+        assert len(labels) == len(store.history("tiny")) == QUESTIONS, "each answer once"
+        assert store.judges() == {"owner": "person", "sim": "simulated"}
+        last = checkpoint.every(folder / "runs" / "tiny" / "checkpoints" / f"{learner}-0")[-1]
+        manifest = checkpoint.check(last)
+        assert sorted(manifest["labels"]) == [x.id for x in labels], "the checkpoint names the labels it was made from"
+        assert manifest["watermark"] == labels[-1].id
+        uses = json.loads((last / "learner.json").read_text())["place"]
+        assert len(uses) == QUESTIONS
+        assert sum(uses.values()) == 10 * QUESTIONS
+        assert min(uses.values()) >= 2, "even those that came last were learnt from more than once"
+        assert measured == manifest["step"] == 10 * QUESTIONS // 4, "no step is counted twice"
+        store.close()
+        losses[disturbed] = quality(folder, learner, last)
+    assert max(losses.values()) < 0.3, "both have learnt; knowing nothing costs 0.69"
+    assert abs(losses[True] - losses[False]) < 0.2
