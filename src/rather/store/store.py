@@ -20,6 +20,8 @@ from rather.store import tables as t
 from rather.store.quality import Asking
 from rather.store.rows import Question
 
+AT_A_TIME = 64
+
 
 class Store:
     """A preference store at `where`: the path of an SQLite file, or a postgresql+psycopg:// URL.
@@ -207,16 +209,21 @@ class Store:
             free = wanted.where(taken < overlap, ~rows.answered_by(who), rows.meant_for(who), rows.ready())
             # Neighbouring numbers times a large odd one are spread over all remainders.
             order = (c.score.desc().nulls_last(), c.id) if at_random is None else ((c.id * 7919 + at_random) % 10007, c.id)
-            passed: list[int] = []
-            while row is None:
-                next_one = free.where(c.id.not_in(passed)) if passed else free
-                found = connection.execute(next_one.order_by(*order).limit(1).with_for_update(of=t.comparison, skip_locked=True)).first()
+            # What makes a question free is costly to find out, so it is asked of a few at a time.
+            waiting = [] if row is not None else list(connection.execute(wanted.with_only_columns(c.id).order_by(*order)).scalars())
+            while row is None and waiting:
+                some = waiting[:AT_A_TIME]
+                first = free.where(c.id.in_(some)).order_by(*order).limit(1).with_for_update(of=t.comparison, skip_locked=True)
+                found = connection.execute(first).first()
                 if found is None:
-                    return None
+                    waiting = waiting[AT_A_TIME:]
+                    continue
                 # Under PostgreSQL another lease may have been committed between this statement's snapshot and the lock.
                 if connection.execute(select(taken < overlap).where(c.id == found.id)).scalar():
                     row = found
-                passed.append(found.id)
+                waiting.remove(found.id)
+            if row is None:
+                return None
             mine_now = {"comparison": row.id, "judge": who}
             changed = connection.execute(sa.update(t.lease).filter_by(**mine_now).values(expires=time + seconds))
             if not changed.rowcount:

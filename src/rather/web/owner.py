@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 
 from rather import exchange
+from rather.errors import StoreError
 from rather.store import Store
 from rather.store.clips import problems
 from rather.store.overview import overview
@@ -65,7 +66,10 @@ def router(store: Store, run: str, guard: Guard) -> APIRouter:
     @found.post("/people")
     def invite_person(given: Invitation, who: Person = owner) -> dict[str, str]:
         """Invite somebody; returns the path of their link, which is shown this once. Invited again, the old link ends."""
-        link = f"/join/{invite(store, given.name, 'annotator', given.days, given.simulated)}"
+        try:
+            link = f"/join/{invite(store, given.name, 'annotator', given.days, given.simulated)}"
+        except StoreError as e:
+            raise HTTPException(409, str(e)) from None
         note(store, who.name, f"invited {given.name} for {given.days:g} days")
         return {"link": link}
 
