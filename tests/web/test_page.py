@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
@@ -267,6 +268,19 @@ def test_clips_play_in_step_frame_by_frame(context: BrowserContext, demo_page: t
     assert page.locator("canvas").count() == 4
     press(page, "2")
     until(lambda: len(store.labels(example.RUN)) >= 2)
+
+
+def test_clips_are_for_those_who_are_invited(demo_page: tuple[Store, str]) -> None:
+    store, url = demo_page
+    number = next(n for q in store.questions(example.RUN) if q.why == "drive" for n in q.trajectories[0])
+    assert httpx.get(f"{url}/api/clips/{number}").status_code == 401
+    headers = {"Authorization": f"Bearer {invite(store, 'ann')}"}
+    found = httpx.get(f"{url}/api/clips/{number}", headers=headers)
+    assert (found.headers["content-type"], found.content[8:12]) == ("image/webp", b"WEBP")
+    assert "immutable" in found.headers["cache-control"]
+    assert "private" in found.headers["cache-control"]
+    assert "script-src 'self'" in found.headers["content-security-policy"]
+    assert httpx.get(f"{url}/api/clips/1", headers=headers).status_code == 404, "words have none"
 
 
 def test_motion_is_not_forced_on_anybody(chromium: Browser, demo_page: tuple[Store, str]) -> None:

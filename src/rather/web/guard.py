@@ -109,7 +109,9 @@ class Frame:
 
         async def framed(message: Any) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         given = dict(scope["headers"])
