@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rather.core import Label
 from rather.metrics import CLOCK
 from rather.store import Store
+from rather.store.clips import facts
 
 RUN = """
 [run]
@@ -148,3 +150,30 @@ def test_teachers_see_the_rewards_they_are_meant_to() -> None:
     assert sum(mistaken) / 2000 == pytest.approx(0.9, abs=0.03), "mistake: 20 % are coin flips"
     noisy = SimulatedJudge("j", total_reward, temperature=1.0).judge(many)
     assert sum(noisy) / 2000 == pytest.approx(1 / (1 + np.exp(-1)), abs=0.03), "noisy: sigmoid(3 - 2)"
+
+
+def test_people_compare_clips_that_are_drawn_in_the_background(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(RUN)
+    people = ["judge.kind=people", "judge.wait_s=0", "loop.rounds=1"]
+    sampled = subprocess.run([sys.executable, "-m", "rather", "sample", "run.toml", *people], cwd=tmp_path, capture_output=True, text=True)
+    assert "12 new questions" in sampled.stdout, sampled.stderr
+    store = Store(str(tmp_path / "runs/small/store.db"))
+    store.add_judge("ann", "person")
+    until = time.monotonic() + 90
+    answered = 0
+    while answered < 12:
+        assert time.monotonic() < until
+        question = store.lease("small", "ann")
+        if question is None:  # its clips are not there yet
+            time.sleep(0.2)
+            continue
+        known = facts(store, [n for side in question.trajectories for n in side])
+        assert [f["frames"] for f in known.values()] == [21, 21]
+        better = question.comparison.a[0].rewards.sum() > question.comparison.b[0].rewards.sum()
+        store.answer(Label(question.id, "ann", float(better)))
+        answered += 1
+    done = subprocess.run([sys.executable, "-m", "rather", "train", "run.toml", *people], cwd=tmp_path, capture_output=True, text=True)
+    assert "ppo-0" in done.stdout, done.stdout + done.stderr
+    manifest = json.loads(next((tmp_path / "runs/small/checkpoints/reward-0").glob("step-*/manifest.json")).read_text())
+    assert manifest["watermark"] == max(manifest["labels"])
+    store.close()

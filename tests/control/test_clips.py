@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rather.control.clips import animation, replay, sheet
+from rather.control.clips import animation, film, replay, sheet
 from rather.control.models import ControlPolicy
-from rather.control.rollout import ControlSampler, environment, inputs
+from rather.control.rollout import ControlSampler, environment, fragments, inputs
 from rather.core import Task, Trajectory
 from rather.errors import DataError
 
@@ -47,3 +47,18 @@ def test_a_replay_that_differs_from_the_record_is_refused() -> None:
         replay(replace(found, task=Task("rather/CheckpointCar-v0", "6")), drawn("rather/CheckpointCar-v0"))
     with pytest.raises(DataError, match="draws no pictures"):
         replay(found, lambda: environment("rather/CheckpointCar-v0"))
+
+
+def test_a_fragment_is_played_again_from_where_it_begins() -> None:
+    whole = attempt("rather/CheckpointCar-v0")
+    (piece,) = fragments([whole], 30, 1, seed=3)
+    assert piece.before is not None
+    start = len(piece.before)
+    assert start > 0
+    shown = replay(piece, drawn("rather/CheckpointCar-v0"))
+    np.testing.assert_array_equal(shown, replay(whole, drawn("rather/CheckpointCar-v0"))[start : start + 31])
+    webp, facts = film(piece, drawn("rather/CheckpointCar-v0"))
+    assert facts == {"frames": 31, "columns": 10, "width": 256, "height": 256, "milliseconds": 100}
+    assert Image.open(io.BytesIO(webp)).size == (2560, 4 * 256)
+    with pytest.raises(DataError, match="differs from the record at step 0"):
+        replay(replace(piece, before=piece.before[:-1]), drawn("rather/CheckpointCar-v0"))
