@@ -228,10 +228,12 @@ def export(store: Store, run: str, path: Path, form: str = "all") -> int:
 
 def _all_rows(store: Store, run: str) -> Iterator[dict[str, Any]]:
     questions = {q.comparison.key: q for q in store.questions(run)}
+    flags = {x.id: list(x.flags) for x in store.labels(run)}
     for row in store.history(run):
         q = questions[row["key"]]
         sides = {f"{name}_{what}": [getattr(t, what) for t in getattr(q.comparison, name)] for name in "ab" for what in ("text", "policy")}
         task = q.comparison.a[0].task
+        row["flags"] = flags.get(row["id"], row["flags"])
         yield {**row, "run": run, "why": q.why, "task": task.key, "source": task.source, "prompt": task.prompt, **sides}
 
 

@@ -1,5 +1,6 @@
 """The server, spoken to over HTTP by programs and as a browser would."""
 
+import json
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -271,3 +272,31 @@ def test_markdown_is_shown() -> None:
     assert "<td>1</td>" in found
     assert 'href="https://example.org"' in found
     assert "noopener" in found
+
+
+def test_the_owner_changes_exports_and_erases_and_all_is_written_down(store: Store, serve: Serve) -> None:
+    store.ask("r", [question(i) for i in range(8)])
+    url = serve()
+    owner = browser(url, (owner_link(store, url) or "").rsplit("/", 1)[1])
+    ann = program(url, store, "ann")
+    for number in range(1, 8):
+        sent = {"question": number, "choice": "left", "key": f"answer-{number}", "seconds": 0.1 if number == 1 else 3.0, "reason": "=1+1"}
+        assert ann.post("/api/answers", json=sent).status_code == 200
+    assert owner.put("/api/asking", json={"overlap": 2, "flagged": False}).json()["overlap"] == 2
+    assert owner.put("/api/asking", json={"gold": 1.5}).status_code == 422
+    assert owner.get("/api/overview").json()["complete"] == 0, "two answers are wanted now"
+    rows = [json.loads(line) for line in owner.get("/api/export?form=all&file=jsonl").text.splitlines()]
+    assert [row["flags"] for row in rows] == [["fast"]] + [[]] * 6
+    assert "'=1+1" in owner.get("/api/export?form=all&file=csv").text, "no formula for a spreadsheet"
+    assert owner.get("/api/export?form=trl&file=parquet").content[:4] == b"PAR1"
+    assert len(owner.get("/api/export?form=trl").text.splitlines()) == 7
+    for path in ("/api/export", "/api/audit", "/api/overview"):
+        assert ann.get(path).status_code == 403
+    assert owner.delete("/api/people/owner/answers").status_code == 409
+    assert owner.delete("/api/people/ann/answers").json() == {"rows": 7}
+    assert ann.get("/api/next").status_code == 401
+    assert store.labels("r") == []
+    written = [x["what"] for x in owner.get("/api/audit").json()]
+    assert written[0] == "erased one person with 7 rows"
+    assert "set overlap to 2, flagged to False" in written
+    assert "exported all as csv" in written
