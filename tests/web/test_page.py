@@ -105,6 +105,7 @@ def test_a_slight_preference_and_a_reason_for_skipping(context: BrowserContext, 
     page = enter(context, serve(), store, "ann")
     press(page, "Shift+1")
     for keys in (["3"], ["Tab"] * 3 + list("dull") + ["Enter"], ["Enter"]):
+        expect(page.locator("#question")).to_be_visible()
         page.keyboard.press("s")
         expect(page.locator("#why")).to_be_visible()
         before = page.locator("#question").get_attribute("data-number")
@@ -239,8 +240,10 @@ def demo_page(demo: Path, tmp_path: Path) -> Iterator[tuple[Store, str]]:
 
 def to_question(page: Page, selector: str) -> None:
     """Answer until such a question is on the screen."""
+    expect(page.locator("#question")).to_be_visible()
     while not page.locator(selector).count():
         press(page, "=")
+        expect(page.locator("#question")).to_be_visible()
 
 
 def test_clips_play_in_step_frame_by_frame(context: BrowserContext, demo_page: tuple[Store, str]) -> None:
@@ -310,6 +313,7 @@ def test_axe_finds_nothing(chromium: Browser, demo_page: tuple[Store, str], sche
     expect(page.locator("#question")).to_be_visible()
     clean("words")
     page.keyboard.press("s")
+    expect(page.locator("#why")).to_be_visible()
     clean("the dialog")
     page.keyboard.press("Escape")
     to_question(page, "canvas")
@@ -326,6 +330,4 @@ def test_mathematics_and_code_are_shown(context: BrowserContext, demo_page: tupl
     to_question(page, "#question pre code")
     expect(page.locator("#question pre")).to_contain_text("def is_even")
     to_question(page, "#question math mfrac")
-    box = page.locator("#question math msup").first.bounding_box()
-    assert box is not None
-    assert box["width"] > 0
+    expect(page.locator("#question math msup").first).to_be_visible()
