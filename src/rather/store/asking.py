@@ -19,7 +19,7 @@ APART = 5
 def next_question(store: Store, run: str, judge: str, held: Collection[int] = ()) -> Question | None:
     """Lease the next question for `judge`, who has those in `held` at hand; None if there is none for now."""
     asking = store.asking(run)
-    turn = len(store.judged(run, judge)) + len(held)
+    turn = store.turns(run, judge) + len(held)
     found = None
     if _due(judge, turn, "gold", asking.gold) and any(original is None for _, original in store.probes(run).values()):
         found = store.lease(run, judge, "gold", EVERYBODY, LEASE_S, held)

@@ -29,45 +29,45 @@ class Question:
     trajectories: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
+_LATER = t.label.alias()
+_NEWER = (_LATER.c.comparison == t.label.c.comparison) & (_LATER.c.judge == t.label.c.judge) & (_LATER.c.id > t.label.c.id)
+CURRENT: Select[Any] = select(t.label).where(t.label.c.kind != "undo", ~exists().where(_NEWER))
+"""The labels that count: the latest of each judge on each question, unless that is an undo."""
+
+ANSWERS = (
+    CURRENT.where(t.label.c.comparison == t.comparison.c.id, t.label.c.kind == "answer")
+    .with_only_columns(func.count(t.label.c.id))
+    .correlate(t.comparison)
+    .scalar_subquery()
+)
+"""How many judges have answered a question, abstentions aside."""
+
+LEASES = select(func.count(t.lease.c.judge)).where(t.lease.c.comparison == t.comparison.c.id).correlate(t.comparison).scalar_subquery()
+"""How many judges have a question before them."""
+
+_SHOWN = t.side.join(t.trajectory).outerjoin(t.clip, t.clip.c.trajectory == t.trajectory.c.id)
+_BARE = select(t.side.c.comparison).select_from(_SHOWN).where(t.side.c.comparison == t.comparison.c.id)
+READY = ~_BARE.where(t.trajectory.c.text.is_(None), t.clip.c.webp.is_(None)).correlate(t.comparison).exists()
+"""Whether all that a question shows can be shown: a control trajectory needs its clip."""
+
+
 def current(upto: int | None = None) -> Select[Any]:
-    """The labels that count: the latest of each judge on each question, unless that is an undo."""
-    later = t.label.alias()
-    newer = (later.c.comparison == t.label.c.comparison) & (later.c.judge == t.label.c.judge) & (later.c.id > t.label.c.id)
-    if upto is not None:
-        newer &= later.c.id <= upto
-    wanted = select(t.label).where(t.label.c.kind != "undo", ~exists().where(newer))
-    return wanted if upto is None else wanted.where(t.label.c.id <= upto)
+    """The labels that count, or that counted when `upto` was the last one."""
+    if upto is None:
+        return CURRENT
+    newer = _NEWER & (_LATER.c.id <= upto)
+    return select(t.label).where(t.label.c.kind != "undo", ~exists().where(newer), t.label.c.id <= upto)
 
 
 def answered_by(judge: int) -> Any:
     """Whether the judge has answered the question."""
-    return current().where(t.label.c.judge == judge, t.label.c.comparison == t.comparison.c.id).exists()
-
-
-def answers_of(comparison: Any) -> Any:
-    """How many judges have answered it, abstentions aside."""
-    counted = current().where(t.label.c.comparison == comparison, t.label.c.kind == "answer")
-    return counted.with_only_columns(func.count(t.label.c.id)).correlate(t.comparison).scalar_subquery()
-
-
-def leases_of(comparison: Any) -> Any:
-    """How many judges have it before them."""
-    counted = select(func.count(t.lease.c.judge)).where(t.lease.c.comparison == comparison)
-    return counted.correlate(t.comparison).scalar_subquery()
+    return t.comparison.c.id.in_(CURRENT.where(t.label.c.judge == judge).with_only_columns(t.label.c.comparison))
 
 
 def of_purpose(purpose: str | None) -> Any:
     """Questions of one purpose, or without one all but those whose answers are known."""
     column = t.comparison.c.purpose
     return column.not_in(("gold", "repeat")) if purpose is None else column == purpose
-
-
-def ready() -> Any:
-    """Whether all that the question shows can be shown: a control trajectory needs its clip."""
-    shown = t.side.join(t.trajectory).outerjoin(t.clip, t.clip.c.trajectory == t.trajectory.c.id)
-    bare = select(t.side.c.comparison).select_from(shown)
-    bare = bare.where(t.side.c.comparison == t.comparison.c.id, t.trajectory.c.text.is_(None), t.clip.c.webp.is_(None))
-    return ~bare.correlate(t.comparison).exists()
 
 
 def meant_for(judge: int) -> Any:

@@ -21,7 +21,7 @@ from rather.store import tables as t
 from rather.store.quality import Asking
 from rather.store.rows import Question
 
-AT_A_TIME = 64
+FEW = 8
 
 
 class Store:
@@ -128,15 +128,21 @@ class Store:
         with self.transaction() as connection:
             return set(connection.execute(wanted).scalars())
 
-    def count(self, run: str, purpose: str | None, judge: str) -> tuple[int, int]:
-        """How many questions the judge has answered or skipped, and how many there are."""
-        c = t.comparison.c
-        which = (c.run == run) & rows.of_purpose(purpose)
-        mine = rows.current().join(t.comparison).where(which, t.label.c.judge == self._judge(judge))
+    def count(self, run: str, judge: str) -> tuple[int, int]:
+        """How many questions the judge has answered or skipped, and how many there are; those whose answers are known aside."""
+        which = (t.comparison.c.run == run) & rows.of_purpose(None)
+        mine = self._of(run, judge).where(rows.of_purpose(None)).with_only_columns(func.count(t.label.c.id))
+        every = select(func.count(t.comparison.c.id)).where(which)
         with self.transaction() as connection:
-            counts = (mine.with_only_columns(func.count(t.label.c.id)), select(func.count(c.id)).where(which))
-            first, second = (connection.execute(q).scalar_one() for q in counts)
-        return first, second
+            return connection.execute(mine).scalar_one(), connection.execute(every).scalar_one()
+
+    def turns(self, run: str, judge: str) -> int:
+        """How many questions the judge has answered or skipped, those whose answers are known too."""
+        with self.transaction() as connection:
+            return connection.execute(self._of(run, judge).with_only_columns(func.count(t.label.c.id))).scalar_one()
+
+    def _of(self, run: str, judge: str) -> sa.Select[Any]:
+        return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self._judge(judge))
 
     def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None) -> list[Question]:
         """A run's questions in the order they were asked; `unanswered_by` leaves out those a judge has answered."""
@@ -208,25 +214,29 @@ class Store:
             connection.execute(sa.delete(t.lease).where(t.lease.c.expires < time))
             wanted = select(t.comparison).where(c.run == run, rows.of_purpose(purpose), c.id.not_in([0, *held]))
             row = connection.execute(wanted.join(t.lease, t.lease.c.comparison == c.id).where(t.lease.c.judge == who)).first()
-            taken = rows.answers_of(c.id) + rows.leases_of(c.id)
-            free = wanted.where(taken < overlap, ~rows.answered_by(who), rows.meant_for(who), rows.ready())
+            taken = rows.ANSWERS + rows.LEASES
+            free = wanted.where(taken < overlap, rows.meant_for(who), rows.READY)
             # Neighbouring numbers times a large odd one are spread over all remainders.
             order = (c.score.desc().nulls_last(), c.id) if at_random is None else ((c.id * 7919 + at_random) % 10007, c.id)
             # What makes a question free is costly to find out, so it is asked of a few at a time.
-            waiting = [] if row is not None else list(connection.execute(wanted.with_only_columns(c.id).order_by(*order)).scalars())
-            while row is None and waiting:
-                some = waiting[:AT_A_TIME]
+            waiting = wanted.where(~rows.answered_by(who)).with_only_columns(c.id).order_by(*order)
+            seen, size = 0, FEW
+            some: list[int] = []
+            while row is None:
+                if not some:
+                    some = list(connection.execute(waiting.offset(seen).limit(size)).scalars())
+                    seen, size = seen + size, 2 * size
+                    if not some:
+                        return None
                 first = free.where(c.id.in_(some)).order_by(*order).limit(1).with_for_update(of=t.comparison, skip_locked=True)
                 found = connection.execute(first).first()
                 if found is None:
-                    waiting = waiting[AT_A_TIME:]
+                    some = []
                     continue
                 # Under PostgreSQL another lease may have been committed between this statement's snapshot and the lock.
                 if connection.execute(select(taken < overlap).where(c.id == found.id)).scalar():
                     row = found
-                waiting.remove(found.id)
-            if row is None:
-                return None
+                some.remove(found.id)
             mine_now = {"comparison": row.id, "judge": who}
             changed = connection.execute(sa.update(t.lease).filter_by(**mine_now).values(expires=time + seconds))
             if not changed.rowcount:
@@ -283,8 +293,7 @@ class Store:
 
     def undo(self, run: str, judge: str, question: int | None = None) -> int | None:
         """Withdraw the judge's latest answer in the run, or on one `question`; returns the question, None when there is no such answer."""
-        who = self._judge(judge)
-        latest = rows.current().join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == who)
+        who, latest = self._judge(judge), self._of(run, judge)
         if question is not None:
             latest = latest.where(t.label.c.comparison == question)
         with self.transaction(write=True) as connection:
@@ -311,9 +320,8 @@ class Store:
 
     def judged(self, run: str, judge: str) -> list[Label]:
         """One judge's answers and abstentions that count, oldest first, without flags."""
-        wanted = rows.current().join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self._judge(judge))
         with self.transaction() as connection:
-            found = connection.execute(wanted.order_by(t.label.c.id)).all()
+            found = connection.execute(self._of(run, judge).order_by(t.label.c.id)).all()
         return [Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id) for r in found]
 
     def latest(self) -> int:

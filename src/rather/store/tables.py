@@ -88,6 +88,7 @@ label = Table(
     CheckConstraint("preference is null or (preference >= 0 and preference <= 1)"),
     CheckConstraint("shown_left in ('a', 'b')"),
     Index("label_by_comparison", "comparison", "judge", "id"),
+    Index("label_by_judge", "judge", "id"),
     sqlite_autoincrement=True,
 )
 

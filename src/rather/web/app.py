@@ -86,7 +86,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
     ) -> dict[str, Any]:
         """The next question for whoever asks, leased for ten minutes; `question` is null when there is none left."""
         found = asking.next_question(store, run, who.name, [n for n in held or () if 0 < n < 2**63])
-        mine, questions = store.count(run, None, who.name)
+        mine, questions = store.count(run, who.name)
         return {"question": found and _shown(store, found, who), "progress": {"mine": mine, "questions": questions}}
 
     @app.get("/api/clips/{trajectory}", response_class=Response)
