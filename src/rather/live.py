@@ -59,7 +59,8 @@ class Feed:
             if self.refresh():
                 since = time.monotonic()
             items = len(self.answered.comparisons)
-            if step < self.steps(items) and (items >= self.run.config.train.batch_size or not self.open):
+            together = build.optimisation(self.run.config, self.name, items).batch_size
+            if step < self.steps(items) and (items >= together or not self.open):
                 return self.lineage()
             if not self.open or asked_to_stop() or time.monotonic() - since > wait_s:
                 return None

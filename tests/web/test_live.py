@@ -1,17 +1,13 @@
 """A learner that works while people answer: page, panel and learner as processes, killed with -9 and started again."""
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from process import Process, Server, until
 from rich.console import Console
 
 from rather import checkpoint, config
@@ -38,59 +34,23 @@ temperature = 0.01
 [train]
 learner = "{learner}"
 batch_size = 4
-lr = 3e-3
-epochs = 10
+lr = 5e-4
+schedule = "constant"
+epochs = {epochs}
 checkpoint_every = 3
 [dpo]
 beta = 1.0
 [reward]
 held_out = 0.0
 """
-QUESTIONS = 24
-
-
-class Side:
-    """One process of the three, which can be killed and started again."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.folder, self.arguments = folder, arguments
-        self.start()
-
-    def start(self) -> None:
-        out = (self.folder / f"{self.arguments[0]}.log").open("a")
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "rather", *self.arguments]
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=out, env=environment)
-        out.close()
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def __enter__(self) -> "Side":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-
-def until(condition: Callable[[], object], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+QUESTIONS, EPOCHS = 24, 20
 
 
 def together(folder: Path, store: Store, disturbed: bool) -> int:
     """Page, panel and learner at once until all is learnt; returns how many steps were measured."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    log, metrics = folder / "serve.log", folder / "runs" / "tiny" / "metrics.jsonl"
-    with Side(folder, "serve", "run.toml", "--port", port) as serve:
-        until(lambda: log.exists() and "/join/" in log.read_text())
-        link = next(word for word in log.read_text().split() if "/join/" in word)
-        with Side(folder, "train", "run.toml") as train, Side(folder, "panel", link, "run.toml", "--pace", "0.3") as panel:
+    metrics = folder / "runs" / "tiny" / "metrics.jsonl"
+    with Server(folder) as serve:
+        with Process(folder, "train", "run.toml") as train, Process(folder, "panel", serve.link, "run.toml", "--pace", "0.3") as panel:
             if disturbed:
                 until(lambda: len(store.labels("tiny")) >= QUESTIONS // 4)
                 serve.kill()
@@ -98,8 +58,8 @@ def together(folder: Path, store: Store, disturbed: bool) -> int:
                 until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 5)
                 train.kill()
                 train.start()
-            assert panel.process.wait(180) == 0, (folder / "panel.log").read_text()
-            assert train.process.wait(180) == 0, (folder / "train.log").read_text()
+            panel.wait()
+            train.wait()
     return len(metrics.read_text().splitlines())
 
 
@@ -124,7 +84,7 @@ def test_learning_while_a_panel_answers_survives_kills_of_both_sides(tiny: Path,
         folder.mkdir()
         rows = [{"prompt": f"question {i}?", "split": "train"} for i in range(QUESTIONS)]
         (folder / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        (folder / "run.toml").write_text(RUN.format(model=tiny, learner=learner))
+        (folder / "run.toml").write_text(RUN.format(model=tiny, learner=learner, epochs=EPOCHS))
         subprocess.run([sys.executable, "-m", "rather", "sample", "run.toml"], cwd=folder, check=True, capture_output=True)
         store = Store(str(folder / "runs" / "tiny" / "store.db"))
         measured = together(folder, store, disturbed)
@@ -137,10 +97,11 @@ def test_learning_while_a_panel_answers_survives_kills_of_both_sides(tiny: Path,
         assert manifest["watermark"] == labels[-1].id
         uses = json.loads((last / "learner.json").read_text())["place"]
         assert len(uses) == QUESTIONS
-        assert sum(uses.values()) == 10 * QUESTIONS
+        assert sum(uses.values()) == EPOCHS * QUESTIONS
         assert min(uses.values()) >= 2, "even those that came last were learnt from more than once"
-        assert measured == manifest["step"] == 10 * QUESTIONS // 4, "no step is counted twice"
+        assert measured == manifest["step"] == EPOCHS * QUESTIONS // 4, "no step is counted twice"
         store.close()
         losses[disturbed] = quality(folder, learner, last)
-    # In which order answers come depends on the clock, so two runs differ by as much as two seeds do.
-    assert max(losses.values()) < 0.55, f"both have learnt; knowing nothing costs 0.69: {losses}"
+    # In which order answers come depends on the clock: five shuffled orders gave 0.04 to 0.13 (reward) and 0.09 to 0.11 (dpo).
+    assert max(losses.values()) < 0.35, f"both have learnt; knowing nothing costs 0.69: {losses}"
+    assert abs(losses[False] - losses[True]) < 0.15, f"what was disturbed is as good: {losses}"

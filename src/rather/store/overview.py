@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from rather.core import Label
+from rather.store import rows
 from rather.store import tables as t
 from rather.store.agreement import measure, position_bias
 from rather.store.people import everybody
@@ -29,7 +30,7 @@ def overview(store: Store, run: str) -> dict[str, Any]:
         if x.preference is not None:
             votes.setdefault(x.comparison, []).append(x)
     with store.transaction() as connection:
-        wanted = select(t.comparison.c.id).where(t.comparison.c.run == run, t.comparison.c.purpose.not_in(("gold", "repeat")))
+        wanted = select(t.comparison.c.id).where(t.comparison.c.run == run, rows.of_purpose(None))
         questions = set(connection.execute(wanted).scalars())
     complete = sum(len(votes.get(number, ())) >= asking.overlap for number in questions)
     bias = position_bias([x for x in ordinary if known[x.judge] == "person"])
@@ -48,7 +49,7 @@ def overview(store: Store, run: str) -> dict[str, Any]:
 def _people(store: Store, labels: Sequence[Label], probes: dict[int, tuple[float, int | None]]) -> list[dict[str, Any]]:
     invited = {p.name: p for p in everybody(store)}
     kinds = store.judges()
-    rows = []
+    found = []
     for name in sorted({*invited, *(x.judge for x in labels)}, key=str.lower):
         mine = [x for x in labels if x.judge == name]
         asked = [x for x in mine if x.comparison in probes and x.preference is not None]
@@ -56,7 +57,7 @@ def _people(store: Store, labels: Sequence[Label], probes: dict[int, tuple[float
         seconds = [x.seconds for x in mine if x.seconds is not None]
         bias = position_bias(mine)
         p = invited.get(name)
-        rows.append({
+        found.append({
             "name": name, "role": p.role if p else "", "simulated": kinds[name] == "simulated", "expires": p.expires if p else None,
             "answers": sum(x.preference is not None for x in mine), "skipped": sum(x.preference is None for x in mine),
             "seconds": median(seconds) if seconds else None, "left": [bias.left, bias.total] if bias else [0, 0],
@@ -64,7 +65,7 @@ def _people(store: Store, labels: Sequence[Label], probes: dict[int, tuple[float
             "repeats": [sum(not contradicts(x.preference, probes[x.comparison][0]) for x in again), len(again)],
             "flagged": sum(bool(x.flags) for x in mine),
         })  # fmt: skip
-    return rows
+    return found
 
 
 def _contested(store: Store, run: str, votes: dict[int, list[Label]]) -> list[dict[str, Any]]:

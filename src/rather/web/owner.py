@@ -76,8 +76,7 @@ def router(store: Store, run: str, guard: Guard) -> APIRouter:
     @found.delete("/people/{name}")
     def revoke_person(name: Name, who: Person = owner) -> dict[str, bool]:
         """Take an invitation back; answers stay."""
-        if name == who.name:
-            raise HTTPException(409, "that would lock you out yourself")
+        other_than(who, name)
         known = person(store, name) is not None
         revoke(store, name)
         note(store, who.name, f"revoked {name}")
@@ -86,8 +85,7 @@ def router(store: Store, run: str, guard: Guard) -> APIRouter:
     @found.delete("/people/{name}/answers")
     def erase_person(name: Name, who: Person = owner) -> dict[str, int]:
         """Erase a person: their answers, their name, their invitation. Nothing brings them back."""
-        if name == who.name:
-            raise HTTPException(409, "that would lock you out yourself")
+        other_than(who, name)
         gone = erase(store, name)
         note(store, who.name, f"erased one person with {gone} rows")
         return {"rows": gone}
@@ -109,3 +107,9 @@ def router(store: Store, run: str, guard: Guard) -> APIRouter:
         return noted(store)
 
     return found
+
+
+def other_than(who: Person, name: str) -> None:
+    """Refuse what an owner would do to themselves."""
+    if name == who.name:
+        raise HTTPException(409, "that would lock you out yourself")

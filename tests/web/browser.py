@@ -1,0 +1,32 @@
+"""What tests do with the page in a browser."""
+
+from playwright.sync_api import BrowserContext, Page, expect
+
+from rather.store import Store
+from rather.store.people import invite
+
+expect.set_options(timeout=20_000)
+
+
+def enter(context: BrowserContext, url: str, store: Store, name: str) -> Page:
+    page = context.new_page()
+    page.goto(f"{url}/join/{invite(store, name)}")
+    expect(page.locator("#question")).to_be_visible()
+    return page
+
+
+def shown(page: Page) -> str:
+    return page.locator("#left").inner_text() + " | " + page.locator("#right").inner_text()
+
+
+def press(page: Page, key: str) -> None:
+    """Press a key once there is a question, and wait for another one or for none."""
+    expect(page.locator("#question")).to_be_visible()
+    before = page.locator("#question").get_attribute("data-number")
+    page.keyboard.press(key)
+    expect(page.locator("#question")).not_to_have_attribute("data-number", before or "")
+
+
+def prefer_good(page: Page) -> None:
+    expect(page.locator("#question")).to_be_visible()
+    press(page, "1" if "good" in page.locator("#left").inner_text() else "2")

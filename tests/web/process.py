@@ -1,0 +1,58 @@
+"""The command line as processes that can be killed with -9 and started again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+class Process:
+    """`rather ARGUMENTS`, running in `folder`; what it prints goes to a file there."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder, self.arguments = folder, arguments
+        self.log = folder / f"{arguments[0]}.log"
+        self.start()
+
+    def start(self) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "rather", *self.arguments]
+        with self.log.open("a") as out:
+            self.process = subprocess.Popen(command, cwd=self.folder, stdout=out, stderr=out, env=environment)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def wait(self, seconds: float = 180) -> None:
+        assert self.process.wait(seconds) == 0, self.log.read_text()
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+class Server(Process):
+    """`rather serve`; `link` is the owner's."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        super().__init__(folder, "serve", "run.toml", "--port", str(port))
+        until(lambda: "/join/" in self.log.read_text())
+        self.link = next(word for word in self.log.read_text().split() if "/join/" in word)
+        self.url = self.link.split("/join/")[0]
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
