@@ -27,9 +27,9 @@ class Clip:
 
 def missing(store: Store, run: str) -> list[tuple[int, Trajectory]]:
     """The run's control trajectories that have no clip yet, with their numbers, in the order they were asked about."""
-    tables = t.trajectory.join(t.side).join(t.comparison).outerjoin(t.clip, t.clip.c.trajectory == t.trajectory.c.id)
-    wanted = select(t.trajectory).select_from(tables)
-    wanted = wanted.where(t.comparison.c.run == run, t.trajectory.c.text.is_(None), t.clip.c.trajectory.is_(None)).distinct()
+    asked = select(t.side.c.trajectory).join(t.comparison).where(t.comparison.c.run == run)
+    drawn = select(t.clip.c.trajectory).where(t.clip.c.trajectory == t.trajectory.c.id).exists()
+    wanted = select(t.trajectory).where(t.trajectory.c.id.in_(asked), t.trajectory.c.text.is_(None), ~drawn)
     with store.transaction() as connection:
         return [(r.id, rows.from_row(r)) for r in connection.execute(wanted.order_by(t.trajectory.c.id))]
 
