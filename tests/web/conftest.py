@@ -21,6 +21,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.close()
 
 
+@pytest.fixture
+def either(where: str) -> Iterator[Store]:
+    """A store of either kind, SQLite and PostgreSQL in turn."""
+    made = Store(where)
+    yield made
+    made.close()
+
+
 @contextmanager
 def served(store: Store, folder: Path, run: str) -> Iterator[str]:
     """The real server over `store`: its URL."""

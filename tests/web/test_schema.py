@@ -16,6 +16,11 @@ ODD = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_l
 
 
 @pytest.fixture
+def store(either: Store) -> Store:
+    return either
+
+
+@pytest.fixture
 def described(store: Store, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The description, from the server itself, which for once lets programs ask as fast as they can."""
     monkeypatch.setattr(guard, "BURST", 1e9)

@@ -20,6 +20,9 @@ from rather.web.guard import Frame, Guard
 from rather.web.owner import router
 from rather.web.words import html
 
+LAST = 2**31 - 1
+"""The highest number a row can have: what PostgreSQL calls an integer."""
+Number = Annotated[int, Field(ge=1, le=LAST)]
 Choice = Literal["left", "right", "tie", "both_bad", "skip"]
 PREFERENCE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5, "skip": None}
 
@@ -27,7 +30,7 @@ PREFERENCE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5, "skip": No
 class Answer(BaseModel):
     """One answer of one person. The same `key` sent again counts once."""
 
-    question: int = Field(ge=1, lt=2**63)
+    question: Number
     choice: Choice
     key: str = Field(min_length=8, max_length=80, description="Made by the sender, different for every answer.")
     slight: bool = Field(default=False, description="The preferred side is only a little better.")
@@ -38,7 +41,7 @@ class Answer(BaseModel):
 class Undo(BaseModel):
     """Withdraws the answer to a question; sent again it changes nothing."""
 
-    question: int = Field(ge=1, lt=2**63)
+    question: Number
 
 
 def create(store: Store, run: str, instruction: str, key: str, secure: bool = False) -> FastAPI:
@@ -85,12 +88,12 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         who: Person = somebody,
     ) -> dict[str, Any]:
         """The next question for whoever asks, leased for ten minutes; `question` is null when there is none left."""
-        found = asking.next_question(store, run, who.name, [n for n in held or () if 0 < n < 2**63])
+        found = asking.next_question(store, run, who.name, [n for n in held or () if 0 < n <= LAST])
         mine, questions = store.count(run, who.name)
         return {"question": found and _shown(store, found, who), "progress": {"mine": mine, "questions": questions}}
 
     @app.get("/api/clips/{trajectory}", response_class=Response)
-    def clip(trajectory: Annotated[int, FromPath(gt=0, lt=2**31)], _: Person = somebody) -> Response:
+    def clip(trajectory: Annotated[int, FromPath(ge=1, le=LAST)], _: Person = somebody) -> Response:
         """The picture sheet of a clip, WebP."""
         webp = picture(store, trajectory, run)
         if webp is None:
