@@ -17,7 +17,7 @@ def drive(seed: int) -> Trajectory:
 def test_a_question_waits_for_its_clips_and_one_that_cannot_be_drawn_is_never_shown(where: str) -> None:
     store = Store(where)
     store.add_judge("ann", "person")
-    one, two = store.ask("r", [Comparison((drive(i),), (drive(i + 1),), key=str(i)) for i in (0, 2)])
+    one, _ = store.ask("r", [Comparison((drive(i),), (drive(i + 1),), key=str(i)) for i in (0, 2)])
     assert store.lease("r", "ann") is None
     left, right, broken, _ = [number for number, _ in missing(store, "r")]
     keep(store, left, CLIP)
