@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from rather.hack_page import Side, alarms, write
-from rather.hacking import Measure, Point, alarm, distinct, explained, one_event, points, repetition
+from rather.hacking import Measure, Point, alarm, distinct, explained, one_event, points, pull, repetition
 
 
 def run(proxy, gold, noise: float = 0.1, seed: int = 0) -> list[Point]:
@@ -34,6 +36,40 @@ def test_gold_that_falls_is_seen_before_it_has_lost_a_tenth(seed: int) -> None:
     assert gold((found.step - 1) / 60) > 9, "it had been 10"
 
 
+def pulled(found: list[Point], correlation, seed: int, n: int = 32) -> list[Point]:
+    """The same run with the correlation of pay and worth, a function of the share that is done, as `n` attempts a step show it."""
+    chance = np.random.default_rng(seed)
+    values = [float(np.tanh(np.arctanh(correlation(i / 60)) + chance.standard_normal() / (n - 3) ** 0.5)) for i in range(60)]
+    return [replace(p, pull=Measure(r, 1 / (n - 3) ** 0.5, 1.0)) for p, r in zip(found, values, strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gold_that_turns_is_seen_before_it_falls(seed: int) -> None:
+    def gold(x: float) -> float:
+        return 12 * x * (1 - x)
+
+    noisy = run(lambda x: 20 * x, gold, noise=0.5, seed=seed)
+    later, found = alarm(noisy), alarm(pulled(noisy, lambda x: max(-0.8, min(0.8, 4 * (0.5 - x))), seed))
+    assert found is not None
+    assert found.sign == "turns"
+    assert 30 < found.step < 50, "it is best at 30"
+    assert later is None or later.step > found.step
+    assert "worth less" in str(found)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pay_that_has_nothing_to_do_with_worth_is_no_alarm_by_itself(seed: int) -> None:
+    assert alarm(pulled(run(lambda x: 20 * x, lambda x: 10 * x, seed=seed), lambda x: 0.0, seed)) is None
+    assert alarm(pulled(run(lambda x: 0.0, lambda x: 0.0, seed=seed), lambda x: -0.9, seed)) is None, "nothing is gained by it yet"
+
+
+def test_pull_is_the_correlation_of_pay_and_worth() -> None:
+    assert pull([1, 2, 3, 4], [2, 4, 6, 8]) == {"pull": pytest.approx(1), "pull_error": 1}
+    assert pull([1, 2, 3, 4, np.nan], [8, 6, 4, 2, 100]) == {"pull": pytest.approx(-1), "pull_error": 1}, "what is unjudged pulls nothing"
+    assert pull([0, 0, 0, 0], [1, 2, 3, 4])["pull"] == 0
+    assert pull([1, 2], [1, 2]) == {}, "too few to say"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_what_goes_well_raises_no_alarm(seed: int) -> None:
     assert alarm(run(lambda x: 20 * x, lambda x: 10 * x, seed=seed)) is None, "both rise"
@@ -48,6 +84,8 @@ def test_points_come_from_metrics() -> None:
     rows = [{"step": 1, "score": 0.5}, {"step": 2, "kl": 7.0, **row}]
     (found,) = points(rows, "score")
     assert found == Point(2, Measure(1.0, 0.1, 2.0), Measure(3.0, 0.2, 4.0), 7.0)
+    (found,) = points([rows[1] | {"pull": 0.5, "pull_error": 0.2}], "score")
+    assert found.pull == Measure(0.5, 0.2, 1.0)
     assert found.proxy.low == pytest.approx(1 - 0.196)
 
 

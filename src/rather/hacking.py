@@ -1,19 +1,23 @@
 """Reward hacking: what a policy is paid by (the proxy) against what is meant (the gold measure), and the alarm when they part.
 
 A proxy that goes on rising while the gold measure stays or falls is being hacked (Gao et al. 2023, "Scaling laws for reward model
-overoptimization": gold against the square root of the KL rises, and then falls).
+overoptimization": gold against the square root of the KL rises, and then falls). The fall can be seen coming: to first order a policy
+gradient changes the mean of anything by its covariance with the advantage (Williams 1992; Price 1970), so gold turns where the
+attempts that are paid more begin to be worth less.
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 Z = 1.96
 """Half-width of a 95 % interval in standard errors."""
+SURE = 3.0
+"""The same of a 99.7 % interval, for what is looked at anew at every step."""
 
 
 @dataclass(frozen=True)
@@ -37,34 +41,44 @@ class Measure:
 
 @dataclass(frozen=True)
 class Point:
-    """Proxy and gold measure of the policy at `step`; `kl` in nats from where it started, of each row that was learnt from."""
+    """Proxy and gold measure of the policy at `step`; `kl` in nats from where it started, of each row that was learnt from.
+
+    `pull` is the correlation of what attempts are paid with what they are worth, if it was measured.
+    """
 
     step: int
     proxy: Measure
     gold: Measure
     kl: float = math.nan
+    pull: Measure | None = None
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Seen at step `step`: since step `best` the proxy has risen and the gold measure has not; go back to `best`."""
+    """Seen at step `step`: since step `best` the proxy has risen and the gold measure "stays", "falls", or "turns"; go back to `best`."""
 
     step: int
     best: int
     proxy: tuple[float, float]
     gold: tuple[float, float]
+    sign: Literal["stays", "falls", "turns"]
 
     def __str__(self) -> str:
         proxy, gold = (f"{a:.3g} to {b:.3g}" for a, b in (self.proxy, self.gold))
         since = f"from step {self.best} to {self.step} what is paid went from {proxy}, what is meant from {gold}"
-        return f"reward hacking: {since}; go back to step {self.best}"
+        turns = ", and attempts that are paid more are worth less" if self.sign == "turns" else ""
+        return f"reward hacking: {since}{turns}; go back to step {self.best}"
 
 
 def points(rows: Sequence[dict[str, Any]], proxy: str) -> list[Point]:
     """The points of a run from its metrics, where both were measured; `proxy` is the key of what it was paid by."""
-    both = [r for r in rows if proxy in r and "gold" in r]
-    measured = [[Measure(r[k], r[f"{k}_error"], r[f"{k}_deviation"]) for k in (proxy, "gold")] for r in both]
-    return [Point(r["step"], *measures, kl=r.get("kl", math.nan)) for r, measures in zip(both, measured, strict=True)]
+    found = []
+    for r in rows:
+        if proxy in r and "gold" in r:
+            measures = [Measure(r[k], r[f"{k}_error"], r[f"{k}_deviation"]) for k in (proxy, "gold")]
+            pull = Measure(r["pull"], r["pull_error"], 1.0) if "pull" in r else None
+            found.append(Point(r["step"], *measures, kl=r.get("kl", math.nan), pull=pull))
+    return found
 
 
 def alarm(found: Sequence[Point], window: int = 3, patience: int = 2) -> Alarm | None:
@@ -72,23 +86,26 @@ def alarm(found: Sequence[Point], window: int = 3, patience: int = 2) -> Alarm |
 
     Every point is the mean of a moving window; the alarm goes off after `patience` points in a row in which
 
-    - gold stays: since the beginning the proxy's interval has risen by 2 deviations of an attempt, and gold's not by 1; or
+    - gold stays: since the beginning the proxy's interval has risen by 2 deviations of an attempt, and gold's not by 1;
     - gold falls: since gold was best the proxy's interval has risen clear of where it was, and gold's fallen clear, by at least
-      3 % of all that gold had gained.
+      3 % of all that gold had gained; or
+    - gold turns: since the beginning the proxy's interval has risen clear of where it was, and attempts that are paid more are worth
+      less, with 99.7 % confidence.
     """
     smooth = [_mean(found[i : i + window]) for i in range(len(found) - window + 1)]
     in_a_row = 0
     for number, now in enumerate(smooth):
         first, best = found[0], max(smooth[: number + 1], key=lambda p: p.gold.mean)
-        rise = now.proxy.low - first.proxy.high > 2 * first.proxy.deviation and now.proxy.low > first.proxy.high
-        stays = rise and now.gold.high - first.gold.mean < first.gold.deviation
+        rise = now.proxy.low - first.proxy.high
+        stays = rise > max(0.0, 2 * first.proxy.deviation) and now.gold.high - first.gold.mean < first.gold.deviation
         lost = best.gold.mean - now.gold.mean
         gained = abs(best.gold.mean - first.gold.mean)
         falls = now.proxy.low > best.proxy.high and now.gold.high < best.gold.low and lost > 0.03 * gained
-        in_a_row = in_a_row + 1 if stays or falls else 0
+        turns = rise > 0 and now.pull is not None and now.pull.mean + SURE * now.pull.error < 0
+        in_a_row = in_a_row + 1 if stays or falls or turns else 0
         if in_a_row == patience:
-            since = best if falls else first
-            return Alarm(now.step, since.step, (since.proxy.mean, now.proxy.mean), (since.gold.mean, now.gold.mean))
+            since, sign = (best, "falls") if falls else (first, "stays") if stays else (best, "turns")
+            return Alarm(now.step, since.step, (since.proxy.mean, now.proxy.mean), (since.gold.mean, now.gold.mean), sign)
     return None
 
 
@@ -99,7 +116,22 @@ def _mean(found: Sequence[Point]) -> Point:
         error = math.sqrt(sum(m.error**2 for m in measures)) / n
         return Measure(sum(m.mean for m in measures) / n, error, sum(m.deviation for m in measures) / n)
 
-    return Point(found[-1].step, middle([p.proxy for p in found]), middle([p.gold for p in found]), sum(p.kl for p in found) / n)
+    pulls = [p.pull for p in found if p.pull is not None]
+    pull = middle(pulls) if len(pulls) == n else None
+    return Point(found[-1].step, middle([p.proxy for p in found]), middle([p.gold for p in found]), sum(p.kl for p in found) / n, pull)
+
+
+def pull(paid: Sequence[float], worth: Sequence[float]) -> dict[str, float]:
+    """Correlation of what attempts are paid with what they are worth, and its error by chance, as metrics.
+
+    It is 0 where all are paid alike or worth the same: then nothing is pulled either way. What is paid NaN is not learnt from.
+    """
+    known = [(p, w) for p, w in zip(paid, worth, strict=True) if not math.isnan(p)]
+    if len(known) < 4:
+        return {}
+    p, w = np.array(known).T
+    correlation = float(np.corrcoef(p, w)[0, 1]) if p.std() > 0 and w.std() > 0 else 0.0
+    return {"pull": correlation, "pull_error": 1 / math.sqrt(len(known) - 3)}
 
 
 # Tells: what a hacked reward often looks like in the attempts themselves

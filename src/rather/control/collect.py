@@ -78,8 +78,8 @@ class Stretches:
                 self.policy.normaliser.update(torch.from_numpy(seen))
         self.seen.clear()
 
-    def told(self) -> dict[str, float]:
-        """Mean return and length of the attempts that ended in the last stretch, and their gold measure."""
+    def told(self, _paid: torch.Tensor) -> dict[str, float]:
+        """Mean return and length of the attempts that ended in the last stretch, and their gold measure; pieces have none of their own."""
         if not self.ended:
             return {}
         returns, lengths, gold = zip(*self.ended, strict=True)

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from rather import hacking
 from rather.core import Batch, Comparison, Sampler, Task, Trajectory, spread
 from rather.errors import TrainingError
 
@@ -128,21 +129,24 @@ class Attempts:
         gold: Callable[[Trajectory], float] | None = None,
     ) -> None:
         self.model, self.sampler, self.tasks, self.seed, self.gold = model, sampler, tasks, seed, gold
-        self.measured: dict[str, float] = {}
+        self.worth: list[float] = []
 
     def collect(self, number: int) -> Batch:
         """Let the policy act."""
         found = self.sampler.sample(self.tasks(number), self.seed * 1_000_003 + number)
-        self.measured = {} if self.gold is None else spread("gold", [self.gold(t) for t in found])
+        self.worth = [] if self.gold is None else [self.gold(t) for t in found]
         return self.model.collate(found)
 
     def sync(self) -> None:
         """Let the sampler know that the policy has moved."""
         self.sampler.sync()
 
-    def told(self) -> dict[str, float]:
-        """The gold measure of the last attempts, which the policy is not paid by, if there is one."""
-        return self.measured
+    def told(self, paid: Tensor) -> dict[str, float]:
+        """The gold measure of the last attempts, if there is one, and how their pay pulls at it.
+
+        `paid` (B,) is what each was paid beyond what was expected, NaN for one that is not learnt from.
+        """
+        return spread("gold", self.worth) | hacking.pull(paid.tolist(), self.worth) if self.worth else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: `number` says it all."""

@@ -62,7 +62,7 @@ class GRPO:
         self.model, self.source, self.how, self.settings = policy, source, how, settings
         self.reward_model, self.reference = reward_model, reference
         self.stepper = Stepper(parameters, how)
-        self.number, self.idle, self.scored = 0, 0, dict[str, float]()
+        self.number, self.idle, self.told = 0, 0, dict[str, float]()
 
     def step(self) -> dict[str, float]:
         """Sample, and take the optimiser steps that follow from it; none if no group teaches anything."""
@@ -79,7 +79,7 @@ class GRPO:
             loss = sum(self._update(batch, advantages, tokens, rows, means) for batch, advantages, _, _ in useful)
             taken = self.stepper.step(loss)
         self.source.sync()
-        return taken | means.result() | self.scored | self.source.told() | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
+        return taken | means.result() | self.told | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser state, how often was sampled, and for how many steps nothing was learnt."""
@@ -110,7 +110,7 @@ class GRPO:
             wanted, useful = max(wanted, len(groups)), useful + int(differ.sum())
             if useful >= wanted:
                 break
-        self.scored = spread("score", judged) if judged else {}
+        self.told = (spread("score", judged) if judged else {}) | self.source.told(advantages.where(~scores.isnan(), torch.nan))
         return found
 
     def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> float:

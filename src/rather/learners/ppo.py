@@ -85,7 +85,7 @@ class PPO:
         self.how, self.settings, self.reward_model, self.reference = how, settings, reward_model, reference
         self.by_hand = by_hand
         self.stepper = Stepper(parameters, how)
-        self.number, self.kl, self.scored = 0, settings.kl, dict[str, float]()
+        self.number, self.kl, self.told = 0, settings.kl, dict[str, float]()
 
     def step(self) -> dict[str, float]:
         """Sample once, and take the optimiser steps that follow from it."""
@@ -113,7 +113,7 @@ class PPO:
         found = means.result()
         if s.kl_target is not None:
             self.kl *= 1 + 0.1 * max(-0.2, min(0.2, found["kl"] / s.kl_target - 1))
-        return taken | found | self.scored | self.source.told() | {"kl_weight": self.kl, "tokens": float(batch.mask.sum())}
+        return taken | found | self.told | {"kl_weight": self.kl, "tokens": float(batch.mask.sum())}
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser state, critic, the weight of the KL penalty, the number of steps, and where attempts stand."""
@@ -149,7 +149,9 @@ class PPO:
         advantages, returns = gae(rewards, values, mask, batch.terminated, s.gamma, s.lam)
         left = masked_mean((returns - values[:, :-1]).square(), mask)
         total = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
-        self.scored = spread("score", (earned * mask).sum(-1).tolist())
+        paid = torch.full((len(judged),), torch.nan, device=mask.device)
+        paid[judged] = (returns - values[:, :-1])[:, 0]
+        self.told = spread("score", (earned * mask).sum(-1).tolist()) | self.source.told(paid)
         means.add(length=mask.sum(-1), explained_variance=(1 - left / total.clamp(min=1e-8))[None])
         if s.whiten:
             advantages = whiten(advantages, mask)
