@@ -198,7 +198,7 @@ class Control(Section):
 
 
 class Query(Section):
-    """Which questions are asked, in control: pairs of fragments of attempts."""
+    """Which questions are asked in control, pairs of fragments of attempts; for text, which of them people get first."""
 
     comparisons: int = Field(default=100, description="Questions in all rounds together.", ge=1)
     schedule: Literal["constant", "hyperbolic"] = Field(default="hyperbolic", description="As many each round, or most of them early.")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rather import build, checkpoint, drawing, query
 from rather.control.clips import replay
@@ -18,7 +17,6 @@ from rather.control.models import ControlCritic, ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, check_lengths, environment, fragments, inputs
 from rather.core import Answered, Comparison, Task, Trajectory, spread
 from rather.errors import ConfigError, TrainingError
-from rather.judges.model import ModelJudge
 from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
 from rather.run import Run
@@ -91,7 +89,8 @@ class ControlRun(Run):
         length = q.fragment or min(len(t.rewards) for t in found)  # type: ignore[arg-type]
         pieces = fragments(found, length, 2 * wanted * q.candidates, seed)
         pairs = [Comparison((a,), (b,)) for a, b in zip(pieces[0::2], pieces[1::2], strict=True)]
-        differences = self._differences(number, pairs)
+        before = self._reward_before(number)
+        differences = None if before is None else before.differences(pairs)
         chosen = query.choose(q.strategy, differences, len(pairs), wanted, q.random_share, seed)
         scored = query.priorities(q.strategy, differences, len(pairs))
         for why in sorted({why for _, why in chosen}):
@@ -163,6 +162,9 @@ class ControlRun(Run):
                 return None
             case "verify":
                 raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
+        return self._saved_reward(saved)
+
+    def _saved_reward(self, saved: Path) -> ControlReward:
         model = self._new_reward()
         model.restore(saved / "model")
         return model
@@ -184,15 +186,6 @@ class ControlRun(Run):
         source = Stretches(policy, self.make, c.control.envs, c.control.stretch, c.run.seed + 7919 * number, c.control.gold)
         by_hand = ByHand(policy, critic)
         return PPO(policy, critic, source, [by_hand.parameter], how, Clip(**p), payer, reference, by_hand)
-
-    def _differences(self, number: int, pairs: list[Comparison]) -> torch.Tensor | None:
-        """Score differences (K, N) by the reward models of the round before, if there are any."""
-        saved = checkpoint.every(self.checkpoints(number - 1, "reward")) if number else []
-        if not saved:
-            return None
-        model = self._new_reward()
-        model.restore(saved[-1] / "model")
-        return torch.cat([a - b for a, b in ModelJudge("reward", model, 256).scores(pairs)], dim=1)
 
     def _new_policy(self, name: str) -> ControlPolicy:
         env, c = self.make(), self.config.control

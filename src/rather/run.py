@@ -26,6 +26,7 @@ from rather.evaluate import Rate, calibration, rate, win_rate
 from rather.judges import people
 from rather.judges.model import ModelJudge
 from rather.metrics import Metrics, mirrors
+from rather.query import priorities
 from rather.store import Store
 from rather.text.checker import Checker
 from rather.train import Stopped, train
@@ -77,14 +78,15 @@ class Run:
         missing = [t for t in tasks if f"round-{number}/{t.key}" not in have]
         if not missing:
             return 0
-        policy = self.policy(number)
+        policy, before = self.policy(number), self._reward_before(number)
         with self.progress("sampling answers", 2 * len(missing)) as advance:
             sampler = build.sampler(self.config, policy, advance)
             for start in range(0, len(missing), CHUNK // 2):
                 chunk = missing[start : start + CHUNK // 2]
                 answers = sampler.sample([t for t in chunk for _ in range(2)], self._seed("sample", number))
-                pairs = zip(answers[0::2], answers[1::2], strict=True)
-                self.store.ask(self.config.run.name, [self._pair(f"round-{number}/{a.task.key}", a, b) for a, b in pairs])
+                pairs = [self._pair(f"round-{number}/{a.task.key}", a, b) for a, b in zip(answers[0::2], answers[1::2], strict=True)]
+                wanted = None if before is None else priorities(self.config.query.strategy, before.differences(pairs), len(pairs))
+                self.store.ask(self.config.run.name, pairs, scores=wanted)
         return len(missing)
 
     def draw(self) -> None:
@@ -168,7 +170,15 @@ class Run:
 
     def _payer(self, saved: Path) -> Any:
         """What pays the policy: the verifiers, or the reward model in the checkpoint `saved`."""
-        return build.checker(self.config) if build.verified(self.config) else build.saved_reward(saved, self.start)
+        return build.checker(self.config) if build.verified(self.config) else self._saved_reward(saved)
+
+    def _reward_before(self, number: int) -> ModelJudge | None:
+        """The reward model of the round before, which knows what it would like to be told; None if there was none."""
+        saved = checkpoint.every(self.checkpoints(number - 1, "reward")) if number else []
+        return ModelJudge("reward", self._saved_reward(saved[-1])) if saved else None
+
+    def _saved_reward(self, saved: Path) -> Any:
+        return build.saved_reward(saved, self.start)
 
     def _improver(self, number: int, payer: Any) -> Any:
         """What learns from what `payer` pays."""

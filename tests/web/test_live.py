@@ -105,3 +105,26 @@ def test_learning_while_a_panel_answers_survives_kills_of_both_sides(tiny: Path,
     # In which order answers come depends on the clock: five shuffled orders gave 0.04 to 0.13 (reward) and 0.09 to 0.11 (dpo).
     assert max(losses.values()) < 0.35, f"both have learnt; knowing nothing costs 0.69: {losses}"
     assert abs(losses[False] - losses[True]) < 0.15, f"what was disturbed is as good: {losses}"
+
+
+def test_a_loop_of_rounds_asks_first_what_the_reward_models_disagree_about(tiny: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"question {i}?", "split": "train" if i < 8 else "held_out"} for i in range(12)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "run.toml").write_text(RUN.format(model=tiny, learner="ppo", epochs=2))
+    more = ["train.reward=labels", "train.steps=2", "ppo.answers=4", "reward.members=3", "loop.rounds=2"]
+    with Server(tmp_path) as serve, Process(tmp_path, "panel", serve.link, "run.toml", "--wait"):
+        subprocess.run(
+            [sys.executable, "-m", "rather", "loop", "run.toml", *more], cwd=tmp_path, check=True, capture_output=True, timeout=300
+        )
+    store = Store(str(tmp_path / "runs" / "tiny" / "store.db"))
+    questions = store.questions("tiny", "train")
+    first, second = ([q for q in questions if q.comparison.key.startswith(f"round-{i}/")] for i in (0, 1))
+    assert len(first) == len(second) == 8
+    assert {q.score for q in first} == {None}, "nothing is known yet"
+    assert all(q.score > 0 for q in second), "the members of round 0 disagree more or less"
+    assert len({q.score for q in second}) == 8
+    assert len(store.labels("tiny", "train")) == 16
+    evaluated = [q.purpose for q in store.questions("tiny") if q.purpose.startswith("eval")]
+    assert len(evaluated) >= 4, "people say how good the policy is now"
+    assert (tmp_path / "runs" / "tiny" / "report.html").exists()
+    store.close()

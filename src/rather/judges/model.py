@@ -25,6 +25,10 @@ class ModelJudge:
             answers += torch.sigmoid(a - b).mean(0).tolist()
         return answers
 
+    def differences(self, comparisons: Sequence[Comparison]) -> torch.Tensor:
+        """Score differences (K, N) of a over b, by which questions are chosen (see `rather.query`)."""
+        return torch.cat([a - b for a, b in self.scores(comparisons)], dim=1)
+
     @torch.no_grad()
     def scores(self, comparisons: Sequence[Comparison]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Scores (K, n) of the sides a and b, batch after batch."""
