@@ -104,7 +104,7 @@ def alarm(found: Sequence[Point], window: int = 3, patience: int = 2) -> Alarm |
         turns = rise > 0 and now.pull is not None and now.pull.mean + SURE * now.pull.error < 0
         in_a_row = in_a_row + 1 if stays or falls or turns else 0
         if in_a_row == patience:
-            since, sign = (best, "falls") if falls else (first, "stays") if stays else (best, "turns")
+            since, sign = (best, "falls") if falls else (best, "turns") if turns else (first, "stays")
             return Alarm(now.step, since.step, (since.proxy.mean, now.proxy.mean), (since.gold.mean, now.gold.mean), sign)
     return None
 

@@ -1,9 +1,10 @@
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 from rather.core import Comparison, Label, Task, Trajectory
-from rather.store import Store
+from rather.store import Question, Store
 from rather.store.asking import next_question, repeat
 from rather.store.overview import overview
 from rather.store.people import erase, invite, note, noted
@@ -23,6 +24,10 @@ def store(where: str) -> Store:
     made.ask("r", [question(f"q{i}") for i in range(40)])
     yield made
     made.close()
+
+
+def following(store: Store, judge: str, held: Collection[int] = ()) -> Question | None:
+    return next_question(store, "r", judge, store.count("r", judge).turns, held)
 
 
 def label(number: int, question: int, preference: float | None, seconds: float = 3.0, judge: str = "ann") -> Label:
@@ -72,7 +77,7 @@ def test_questions_come_in_their_shares_and_by_priority(store: Store) -> None:
     store.set_asking("r", Asking(gold=0.3, repeats=0.3, random=0.0))
     store.ask("r", [question("wanted")], scores=[5.0])
     seen = []
-    while (found := next_question(store, "r", "ann")) is not None:
+    while (found := following(store, "ann")) is not None:
         seen.append(found)
         store.answer(Label(found.id, "ann", 1.0))
     kinds = [q.purpose for q in seen]
@@ -82,11 +87,11 @@ def test_questions_come_in_their_shares_and_by_priority(store: Store) -> None:
     assert next(q for q in seen if q.purpose == "train").comparison.key == "wanted"
     store.set_asking("r", Asking(gold=0, repeats=0, random=1.0))
     order = []
-    while (found := next_question(store, "r", "ben", order)) is not None and len(order) < 10:
+    while (found := following(store, "ben", order)) is not None and len(order) < 10:
         order.append(found.id)
     assert order == [], "overlap 1: everything is answered"
     store.set_asking("r", Asking(overlap=2, gold=0, repeats=0, random=1.0))
-    while len(order) < 10 and (found := next_question(store, "r", "ben", order)) is not None:
+    while len(order) < 10 and (found := following(store, "ben", order)) is not None:
         order.append(found.id)
     assert len(set(order)) == 10
     assert order != sorted(order), "at random"

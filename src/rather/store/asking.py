@@ -16,10 +16,10 @@ APART = 5
 """A question is asked again when at least so many others have been answered since."""
 
 
-def next_question(store: Store, run: str, judge: str, held: Collection[int] = ()) -> Question | None:
-    """Lease the next question for `judge`, who has those in `held` at hand; None if there is none for now."""
+def next_question(store: Store, run: str, judge: str, turns: int, held: Collection[int] = ()) -> Question | None:
+    """Lease the next question for `judge`, who has answered `turns` and has those in `held` at hand; None if there is none for now."""
     asking = store.asking(run)
-    turn = store.turns(run, judge) + len(held)
+    turn = turns + len(held)
     found = None
     if _due(judge, turn, "gold", asking.gold) and any(original is None for _, original in store.probes(run).values()):
         found = store.lease(run, judge, "gold", EVERYBODY, LEASE_S, held)

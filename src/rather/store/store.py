@@ -6,7 +6,7 @@ Labels are append-only: changing one's mind or undoing adds a row, and the lates
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,12 +16,22 @@ from sqlalchemy.exc import IntegrityError
 from rather.core import Answered, Comparison, Label
 from rather.errors import DataError, StoreError
 from rather.store import engine as opening
-from rather.store import quality, rows
+from rather.store import leasing, quality, rows
 from rather.store import tables as t
 from rather.store.quality import Asking
 from rather.store.rows import Question
 
-FEW = 8
+
+@dataclass(frozen=True)
+class Counts:
+    """How many questions a judge has answered or skipped, how many of those are ordinary ones, and how many of these there are.
+
+    Ordinary are those whose answers are not known: neither gold questions nor repeats.
+    """
+
+    turns: int
+    answered: int
+    questions: int
 
 
 class Store:
@@ -128,18 +138,14 @@ class Store:
         with self.transaction() as connection:
             return set(connection.execute(wanted).scalars())
 
-    def count(self, run: str, judge: str) -> tuple[int, int]:
-        """How many questions the judge has answered or skipped, and how many there are; those whose answers are known aside."""
-        which = (t.comparison.c.run == run) & rows.of_purpose(None)
-        mine = self._of(run, judge).where(rows.of_purpose(None)).with_only_columns(func.count(t.label.c.id))
-        every = select(func.count(t.comparison.c.id)).where(which)
+    def count(self, run: str, judge: str) -> Counts:
+        """How far the judge is."""
+        mine = self._of(run, judge).with_only_columns(func.count(t.label.c.id))
+        ordinary = rows.of_purpose(None)
+        questions = select(func.count(t.comparison.c.id)).where(t.comparison.c.run == run, ordinary)
         with self.transaction() as connection:
-            return connection.execute(mine).scalar_one(), connection.execute(every).scalar_one()
-
-    def turns(self, run: str, judge: str) -> int:
-        """How many questions the judge has answered or skipped, those whose answers are known too."""
-        with self.transaction() as connection:
-            return connection.execute(self._of(run, judge).with_only_columns(func.count(t.label.c.id))).scalar_one()
+            wanted = select(*(x.scalar_subquery() for x in (mine, mine.where(ordinary), questions)))
+            return Counts(*connection.execute(wanted).one())
 
     def _of(self, run: str, judge: str) -> sa.Select[Any]:
         return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self._judge(judge))
@@ -208,38 +214,16 @@ class Store:
         them or have just answered. Those with the highest score come first, or with `at_random` any one, drawn by that number. Without
         a `purpose` it may be any question but those whose answers are known. One that cannot be shown, for want of its clip, waits.
         """
-        who, c = self._judge(judge), t.comparison.c
+        who, time = self._judge(judge), opening.now()
         with self.transaction(write=True) as connection:
-            time = opening.now()
             connection.execute(sa.delete(t.lease).where(t.lease.c.expires < time))
-            wanted = select(t.comparison).where(c.run == run, rows.of_purpose(purpose), c.id.not_in([0, *held]))
-            row = connection.execute(wanted.join(t.lease, t.lease.c.comparison == c.id).where(t.lease.c.judge == who)).first()
-            taken = rows.ANSWERS + rows.LEASES
-            free = wanted.where(taken < overlap, rows.meant_for(who), rows.READY)
-            # Neighbouring numbers times a large odd one are spread over all remainders.
-            order = (c.score.desc().nulls_last(), c.id) if at_random is None else ((c.id * 7919 + at_random) % 10007, c.id)
-            # What makes a question free is costly to find out, so it is asked of a few at a time.
-            waiting = wanted.where(~rows.answered_by(who)).with_only_columns(c.id).order_by(*order)
-            seen, size = 0, FEW
-            some: list[int] = []
-            while row is None:
-                if not some:
-                    some = list(connection.execute(waiting.offset(seen).limit(size)).scalars())
-                    seen, size = seen + size, 2 * size
-                    if not some:
-                        return None
-                first = free.where(c.id.in_(some)).order_by(*order).limit(1).with_for_update(of=t.comparison, skip_locked=True)
-                found = connection.execute(first).first()
-                if found is None:
-                    some = []
-                    continue
-                # Under PostgreSQL another lease may have been committed between this statement's snapshot and the lock.
-                if connection.execute(select(taken < overlap).where(c.id == found.id)).scalar():
-                    row = found
-                some.remove(found.id)
+            row, again = leasing.find(connection, run, who, purpose, overlap, held, at_random)
+            if row is None:
+                return None
             mine_now = {"comparison": row.id, "judge": who}
-            changed = connection.execute(sa.update(t.lease).filter_by(**mine_now).values(expires=time + seconds))
-            if not changed.rowcount:
+            if again:
+                connection.execute(sa.update(t.lease).filter_by(**mine_now).values(expires=time + seconds))
+            else:
                 connection.execute(insert(t.lease).values(**mine_now, expires=time + seconds))
             return rows.with_sides(connection, [row])[0]
 

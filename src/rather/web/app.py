@@ -88,9 +88,10 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         who: Person = somebody,
     ) -> dict[str, Any]:
         """The next question for whoever asks, leased for ten minutes; `question` is null when there is none left."""
-        found = asking.next_question(store, run, who.name, [n for n in held or () if 0 < n <= LAST])
-        mine, questions = store.count(run, who.name)
-        return {"question": found and _shown(store, found, who), "progress": {"mine": mine, "questions": questions}}
+        counts = store.count(run, who.name)
+        found = asking.next_question(store, run, who.name, counts.turns, [n for n in held or () if 0 < n <= LAST])
+        progress = {"mine": counts.answered, "questions": counts.questions}
+        return {"question": found and _shown(store, found, who), "progress": progress}
 
     @app.get("/api/clips/{trajectory}", response_class=Response)
     def clip(trajectory: Annotated[int, FromPath(ge=1, le=LAST)], _: Person = somebody) -> Response:
@@ -132,7 +133,8 @@ def _left(question: Question, judge: str) -> str:
 
 
 def _shown(store: Store, question: Question, who: Person) -> dict[str, Any]:
-    clips = facts(store, [number for numbers in question.trajectories for number in numbers])
+    filmed = question.comparison.a[0].text is None
+    clips = facts(store, [number for numbers in question.trajectories for number in numbers]) if filmed else {}
     sides = [
         [_attempt(t, number, clips.get(number), who.simulated) for t, number in zip(attempts, numbers, strict=True)]
         for attempts, numbers in zip((question.comparison.a, question.comparison.b), question.trajectories, strict=True)
