@@ -1,5 +1,6 @@
 """One judge of three answers at random: `python bench/judges.py`. Reward nets on fragments of Pendulum, learnt with a temperature for each
-judge, from the majority, and from all answers alike; accuracy on held-out pairs, 10 seeds. Writes bench/results/judges.{json,md}.
+judge, from the majority, and from all answers alike; accuracy on held-out pairs, 10 seeds, two other judges of different worth. Writes
+bench/results/judges.{json,md}.
 """
 
 from statistics import mean, stdev
@@ -18,8 +19,10 @@ from rather.learners.reward import Reward
 SEEDS = range(10)
 QUESTIONS, HELD_OUT, LENGTH, EPOCHS = 60, 400, 25, 40
 NAME = "Pendulum-v1"
-PANEL = {"careful": 5.0, "usual": 15.0, "random": 1e9}
-"""Temperatures of the judges, in units of reward; fragments differ by some 60."""
+JUDGES = ["careful", "usual", "random"]
+WAYS = ["a temperature for each judge", "the majority", "all answers alike"]
+OTHERS = [(5.0, 15.0), (15.0, 30.0), (30.0, 60.0)]
+"""Temperatures of the two who do not answer at random, in units of reward; fragments differ by some 60."""
 
 
 def pieces(seed: int) -> list[Trajectory]:
@@ -42,40 +45,54 @@ def learn(seed: int, answered: list[Comparison], judges: list[str]) -> tuple[Con
     return model, learner.temperatures()
 
 
+def measure(seed: int, others: tuple[float, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """Accuracy on held-out pairs of what was learnt in each way, and the temperatures learnt."""
+    sides = pieces(seed)
+    pairs = [Comparison((a,), (b,), key=str(i)) for i, (a, b) in enumerate(zip(sides[::2], sides[1::2], strict=True))]
+    asked, held = pairs[:QUESTIONS], pairs[QUESTIONS:]
+    temperatures = dict(zip(JUDGES, (*others, 1e9), strict=True))
+    votes = {name: SimulatedJudge(name, total_reward, t, seed=seed).judge(asked) for name, t in temperatures.items()}
+    each = [Comparison(c.a, c.b, p, c.key, name) for name, answers in votes.items() for c, p in zip(asked, answers, strict=True)]
+    majority = [Comparison(c.a, c.b, float(sum(v) > 1.5), c.key) for c, *v in zip(asked, *votes.values(), strict=True)]  # type: ignore[arg-type]
+    truth = np.array([total_reward(c.a[0]) > total_reward(c.b[0]) for c in held])
+    found, learnt = {}, {}
+    for way, answered, judges in zip(WAYS, (each, majority * 3, each), (JUDGES, [], []), strict=True):
+        model, temperatures = learn(seed, answered, judges)
+        learnt |= temperatures
+        with torch.no_grad():
+            scores = model.scores(model.collate([t for c in held for t in (*c.a, *c.b)]))[0]
+        found[way] = float(((scores[0::2] > scores[1::2]).numpy() == truth).mean())
+    return found, learnt
+
+
 def main() -> None:
-    """All seeds."""
+    """All panels, all seeds."""
     torch.set_num_threads(1)
-    found: dict[str, list[float]] = {"a temperature for each judge": [], "majority": [], "all answers alike": []}
-    temperatures: list[dict[str, float]] = []
-    for seed in SEEDS:
-        sides = pieces(seed)
-        pairs = [Comparison((a,), (b,), key=str(i)) for i, (a, b) in enumerate(zip(sides[::2], sides[1::2], strict=True))]
-        asked, held = pairs[:QUESTIONS], pairs[QUESTIONS:]
-        panel = [SimulatedJudge(name, total_reward, temperature, seed=seed) for name, temperature in PANEL.items()]
-        votes = {j.name: j.judge(asked) for j in panel}
-        each = [Comparison(c.a, c.b, p, c.key, name) for name, answers in votes.items() for c, p in zip(asked, answers, strict=True)]
-        majority = [Comparison(c.a, c.b, float(sum(v) > 1.5), c.key) for c, *v in zip(asked, *votes.values(), strict=True)]  # type: ignore[arg-type]
-        for way, answered, judges in zip(found, (each, majority * 3, each), (list(PANEL), [], []), strict=True):
-            model, learnt = learn(seed, answered, judges)
-            temperatures += [learnt] if learnt else []
-            with torch.no_grad():
-                scores = model.scores(model.collate([t for c in held for t in (*c.a, *c.b)]))[0]
-            right = (scores[0::2] > scores[1::2]).numpy() == np.array([total_reward(c.a[0]) > total_reward(c.b[0]) for c in held])
-            found[way].append(float(right.mean()))
-        print(seed, {k: f"{v[-1]:.3f}" for k, v in found.items()}, temperatures[-1], flush=True)
     about = common.about("bench/judges.py", f"{QUESTIONS} questions, {HELD_OUT} held-out pairs, {len(SEEDS)} seeds, simulated judges")
-    lines = ["# One judge of three answers at random", "", f"{about}.", ""]
+    lines = ["# One judge of three answers at random", "", f"{about}. The other two go by P(a) = sigmoid(difference / temperature).", ""]
     lines += [
-        "| learnt from | accuracy on held-out pairs, mean (deviation over seeds) | better than by majority, paired |",
-        "|---|---|---|",
+        "| temperatures of the others | learnt from | accuracy on held-out pairs, mean (deviation over seeds) | against the majority, paired |",
+        "|---|---|---|---|",
     ]
-    for way, values in found.items():
-        gain = [100 * (a - b) for a, b in zip(values, found["majority"], strict=True)]
-        wins = f"{sum(g > 0 for g in gain)} of {len(gain)} seeds, {mean(gain):+.1f} points (deviation {stdev(gain):.1f})"
-        lines.append(f"| {way} | {100 * mean(values):.1f} % ({100 * stdev(values):.1f}) | {'' if way == 'majority' else wins} |")
-    middle = {name: float(np.exp(np.mean([np.log(t[name]) for t in temperatures]))) for name in PANEL}
-    lines += ["", "Temperatures learnt (geometric mean over seeds): " + ", ".join(f"{k} {v:.2f}" for k, v in middle.items()) + "."]
-    common.publish("judges", {"about": about, "accuracy": found, "temperatures": temperatures}, lines)
+    data: dict[str, object] = {"about": about}
+    said = []
+    for others in OTHERS:
+        rows = []
+        for seed in SEEDS:
+            rows.append(measure(seed, others))
+            print(others, seed, *rows[-1], flush=True)
+        name = f"{others[0]:g} and {others[1]:g}"
+        data[name] = rows
+        for way in WAYS:
+            values = [accuracies[way] for accuracies, _ in rows]
+            gain = [100 * (accuracies[way] - accuracies["the majority"]) for accuracies, _ in rows]
+            wins = f"{mean(gain):+.1f} points (deviation {stdev(gain):.1f}); better on {sum(g > 0 for g in gain)}, worse on {sum(g < 0 for g in gain)}"
+            shown = "" if way == "the majority" else wins
+            lines.append(f"| {name} | {way} | {100 * mean(values):.1f} % ({100 * stdev(values):.1f}) | {shown} |")
+        middle = {judge: float(np.exp(np.mean([np.log(t[judge]) for _, t in rows]))) for judge in JUDGES}
+        said.append(f"{name}: " + ", ".join(f"{judge} {t:.2f}" for judge, t in middle.items()))
+    lines += ["", "Temperatures learnt (the mean of their inverses is 1; geometric mean over seeds): " + "; ".join(said) + "."]
+    common.publish("judges", data, lines)
 
 
 if __name__ == "__main__":

@@ -91,8 +91,9 @@ def test_a_careless_judge_gets_a_higher_temperature(tiny: Path) -> None:
     for _ in range(80):
         values = learner.step()
     found = learner.temperatures()
-    assert found["careless"] > 1.5 > 1 / 1.5 > found["careful"]
-    assert found["careless"] * found["careful"] == pytest.approx(1)
+    assert found["careless"] > 4, "who answers at random is hardly listened to"
+    assert 0.5 < found["careful"] < 0.6
+    assert 1 / found["careless"] + 1 / found["careful"] == pytest.approx(2)
     assert values["temperature/careless"] > 1
 
 

@@ -183,12 +183,18 @@ def moved(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, low: float, high
     return {"ratio": ratio, "clipped": ((ratio < 1 - low) | (ratio > 1 + (low if high is None else high))).float()}
 
 
-class Stepper:
-    """AdamW with its schedule: `step` clips, checks, moves and clears the gradients."""
+OWN_LR = 0.05
+"""Learning rate of numbers that are few and of the order of 1, such as log temperatures: a model's would hardly move them."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], how: Optimisation) -> None:
-        self.parameters, self.how, self.steps = list(parameters), how, 0
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=how.lr, weight_decay=how.weight_decay, eps=how.eps, fused=True)
+
+class Stepper:
+    """AdamW with its schedule: `step` clips, checks, moves and clears the gradients. `few` are parameters that learn at OWN_LR."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], how: Optimisation, few: Sequence[nn.Parameter] = ()) -> None:
+        self.parameters, self.how, self.steps = [*parameters, *few], how, 0
+        groups = [{"params": list(parameters), "lr": how.lr}] + [{"params": list(few), "lr": OWN_LR, "weight_decay": 0.0}] * bool(few)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=how.weight_decay, eps=how.eps, fused=True)
+        self.rates = [group["lr"] for group in groups]
 
     def step(self, loss: float) -> dict[str, float]:
         """Move by the gradients that have been gathered.
@@ -200,13 +206,13 @@ class Stepper:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = f"loss {loss}, gradient norm {norm}"
             raise TrainingError(f"step {self.steps + 1} is not finite ({what}); lower train.lr (now {self.how.lr:g})")
-        lr = self.how.lr * self.how.factor(self.steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
+        factor = self.how.factor(self.steps)
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.steps += 1
-        return {"loss": loss, "grad_norm": norm, "lr": lr}
+        return {"loss": loss, "grad_norm": norm, "lr": self.how.lr * factor}
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and the number of steps."""

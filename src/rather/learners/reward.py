@@ -15,7 +15,7 @@ class Reward:
     """Fits scores to preferences: P(a better) = sigmoid((s_a - s_b) / temperature of the judge).
 
     `model.scores(batch)` gives (K, B) scores, K = `model.members`. Each of several members learns from a random 80 % of its own.
-    `judges` names the judges whose temperature is learnt; their geometric mean is held at 1, since scores have no scale.
+    `judges` names the judges whose temperature is learnt; the mean of their inverses is held at 1, since scores have no scale.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Reward:
         self.judges = list(judges)
         self.log_temperatures = nn.Parameter(torch.zeros(len(self.judges)))
         self.order: Order | LeastUsed = Order(len(self.comparisons), how.seed)
-        self.stepper = Stepper([*parameters, *([self.log_temperatures] if self.judges else [])], how)
+        self.stepper = Stepper(parameters, how, [self.log_temperatures] if self.judges else [])
         members = model.members
         generator = torch.Generator().manual_seed(how.seed)
         self.learns = torch.rand(members, len(self.comparisons), generator=generator) < (0.8 if members > 1 else 1.1)
@@ -78,7 +78,7 @@ class Reward:
     def temperatures(self) -> dict[str, float]:
         """The temperature of each judge: above 1 for one whose answers say little."""
         with torch.no_grad():
-            values = (self.log_temperatures - self.log_temperatures.mean()).exp() if self.judges else []
+            values = 1 / self._trust() if self.judges else []
         return {name: float(value) for name, value in zip(self.judges, values, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -96,5 +96,8 @@ class Reward:
     def _scales(self, judges: Sequence[str], device: torch.device) -> torch.Tensor:
         if not self.judges:
             return torch.ones(len(judges), device=device)
-        centred = self.log_temperatures - self.log_temperatures.mean()
-        return (-centred)[torch.tensor([self.judges.index(j) for j in judges])].exp().to(device)
+        return self._trust()[torch.tensor([self.judges.index(j) for j in judges])].to(device)
+
+    def _trust(self) -> torch.Tensor:
+        """Inverse temperatures (J,), of mean 1: one judge who says nothing, whose temperature has no bound, does not move the others'."""
+        return len(self.judges) * torch.softmax(-self.log_temperatures, 0)
