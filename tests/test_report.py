@@ -21,11 +21,11 @@ def test_what_models_and_people_wrote_is_escaped(tmp_path: Path) -> None:
     lengths = {"length_policy": 3.0, "length_start": 4.0}
     metrics.write("eval-0", 5, {"win_rate": 1.0, "win_rate_low": 0.2, "win_rate_high": 1.0, "prompts": 1, **lengths}, checkpoint="abc")
     for step in (1, 2):
-        metrics.write("train-dpo-0", step, {"loss": 0.5, "accuracy": 1.0})
+        metrics.write("train-dpo-0", step, {"loss": 0.5, "accuracy": 1.0, f"temperature/{HOSTILE}$x$": 2.0})
     page = report.write(SimpleNamespace(config=settings, store=store, metrics=metrics, folder=settings.folder)).read_text()
     assert "<script" not in page
     assert "<img" not in page
     assert page.count("&lt;script&gt;") >= 4
     assert "Content-Security-Policy" in page
-    assert page.count("<svg") == 4, "loss, accuracy, win rate and lengths"
+    assert page.count("<svg") == 5, "loss, accuracy, temperatures, win rate and lengths"
     assert "100 %" in page

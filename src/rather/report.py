@@ -116,6 +116,8 @@ def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], po
             points = [(row["step"], row[key]) for row in rows if key in row]
             if len(points) > 1:
                 drawn.append(figure(f"{title} ({phase.removeprefix('train-')})", lambda ax, p=points: _curve(ax, p)))
+        if len(rows) > 1 and any(key.startswith("temperature/") for key in rows[-1]):
+            drawn.append(figure("Temperature of each judge: the higher, the less they tell", lambda ax, r=rows: _temperatures(ax, r)))
     if evals and "win_rate" in evals[-1]:
         drawn.append(figure("Win rate against the start, 95 % interval", lambda ax: _rates(ax, evals, "win_rate", BLUE)))
     if evals and "score_policy" in evals[-1]:
@@ -148,6 +150,15 @@ def _curve(axes: Axes, points: list[tuple[int, float]]) -> None:
     smooth = [sum(values[max(0, i - width) : i + 1]) / len(values[max(0, i - width) : i + 1]) for i in range(len(values))]
     axes.plot(steps, smooth, color=BLUE, linewidth=1.8)
     axes.set_xlabel("step")
+
+
+def _temperatures(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    for key in sorted(key for key in rows[-1] if key.startswith("temperature/")):
+        known = [(row["step"], row[key]) for row in rows if key in row]
+        axes.plot(*zip(*known, strict=True), linewidth=1.6, label=key.removeprefix("temperature/").replace("$", r"\$"))
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.legend(fontsize="small")
 
 
 def _rates(axes: Axes, evals: list[dict[str, Any]], key: str, colour: str, label: str | None = None) -> None:
