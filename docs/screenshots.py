@@ -50,7 +50,7 @@ def main() -> None:
         owner = owner_link(store, url) or ""
         noise = {"expert": 0.1, "regular": 0.5, "random": 1e9}
         panel = [SimulatedJudge(name, lambda t: 0.0 if t.text is None else plain(t), temperature) for name, temperature in noise.items()]
-        answer(owner, panel, 0.0, False, lambda name: None, threading.Event())
+        answer(owner, panel, 0.3, False, lambda name: None, threading.Event())
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1100, "height": 620})
         page.goto(f"{url}/join/{invite(store, 'Ann')}")

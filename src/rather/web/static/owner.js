@@ -20,8 +20,9 @@ function element(tag, text = "", kind = "") {
   return made;
 }
 
-function button(text, act) {
+function button(text, whom, act) {
   const made = element("button", text);
+  made.setAttribute("aria-label", `${text} ${whom}`);
   made.type = "button";
   made.addEventListener("click", async () => {
     try {
@@ -48,8 +49,8 @@ function personRow(person) {
   const last = element("td");
   if (person.role !== "owner") {
     const path = `/api/people/${encodeURIComponent(person.name)}`;
-    if (person.role) last.append(button(`Revoke ${person.name}`, () => call(path, "DELETE")));
-    last.append(button(`Erase ${person.name}`, async () => {
+    if (person.role) last.append(button("Revoke", person.name, () => call(path, "DELETE")));
+    last.append(button("Erase", person.name, async () => {
       if (confirm(`Delete all that ${person.name} has answered? Nothing brings it back.`)) await call(`${path}/answers`, "DELETE");
     }));
   }
