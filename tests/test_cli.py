@@ -136,7 +136,7 @@ def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) ->
     out = rather("hack", run, "train.learner=grpo", "train.steps=40", "model.train=full", "train.schedule=constant").stdout
     assert "reward hacking: from step" in out
     page = (tmp_path / "runs/tiny/hacking.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert "reward hacking: from step" in page
     rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
     golds = {r["step"]: r["gold"] for r in rows if "gold" in r}

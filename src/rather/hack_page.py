@@ -51,6 +51,8 @@ def _plots(side: Side, span: tuple[float, float]) -> list[str]:
     drawn = [figure(f"{side.proxy} and {side.gold}, step by step", lambda ax: _over_steps(ax, side, span))]
     if any(not math.isnan(p.kl) for p in side.rounds[-1]):
         drawn.append(figure("The same in the last round, by distance from the start", lambda ax: _over_kl(ax, side, span)))
+    if any(p.pull is not None for p in side.rounds[-1]):
+        drawn.append(figure("Correlation of pay with worth, in the last round", lambda ax: _pull(ax, side)))
     return drawn
 
 
@@ -81,6 +83,18 @@ def _over_kl(axes: Axes, side: Side, span: tuple[float, float]) -> None:
     axes.set_xlabel("square root of the KL from the start, in nats")
     axes.set_ylabel(side.proxy, color=ORANGE)
     other.set_ylabel(side.gold, color=BLUE)
+
+
+def _pull(axes: Axes, side: Side) -> None:
+    known = [(p.step, p.pull) for p in side.rounds[-1] if p.pull is not None]
+    steps = [step for step, _ in known]
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.plot(steps, [m.mean for _, m in known], color=BLUE, linewidth=1.6)
+    axes.fill_between(steps, [m.low for _, m in known], [m.high for _, m in known], color=BLUE, alpha=0.18, linewidth=0)
+    if (found := alarm(side.rounds[-1])) is not None:
+        axes.axvline(found.step, color="#b0261b", linewidth=1, linestyle="--")
+    axes.set_ylim(-1, 1)
+    axes.set_xlabel("step")
 
 
 def _other(axes: Axes, span: tuple[float, float]) -> Axes:
