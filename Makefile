@@ -39,6 +39,8 @@ test: setup
 
 bench: setup
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/page.py
+	$(BIN)/python bench/judges.py
 
 docs: setup
 	$(BIN)/rather config > docs/settings.toml
