@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rather.core import pull
 from rather.hack_page import Side, alarms, write
-from rather.hacking import Measure, Point, alarm, distinct, explained, one_event, points, pull, repetition
+from rather.hacking import Measure, Point, alarm, distinct, explained, one_event, points, repetition
 
 
 def run(proxy, gold, noise: float = 0.1, seed: int = 0) -> list[Point]:

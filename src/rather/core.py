@@ -7,6 +7,7 @@ Only numpy is imported here, so that the store and the labelling page start with
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,6 +49,19 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
     """Mean of `values`, its standard error, and their standard deviation, as metrics."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {name: float(np.mean(values)), f"{name}_error": deviation / len(values) ** 0.5, f"{name}_deviation": deviation}
+
+
+def pull(paid: Sequence[float], worth: Sequence[float]) -> dict[str, float]:
+    """Correlation of what attempts are paid with what they are worth, and its error by chance, as metrics.
+
+    It is 0 where all are paid alike or worth the same: then nothing is pulled either way. What is paid NaN is not learnt from.
+    """
+    known = [(p, w) for p, w in zip(paid, worth, strict=True) if not math.isnan(p)]
+    if len(known) < 4:
+        return {}
+    p, w = np.array(known).T
+    correlation = float(np.corrcoef(p, w)[0, 1]) if p.std() > 0 and w.std() > 0 else 0.0
+    return {"pull": correlation, "pull_error": 1 / math.sqrt(len(known) - 3)}
 
 
 @dataclass(frozen=True, eq=False)

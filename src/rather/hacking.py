@@ -121,19 +121,6 @@ def _mean(found: Sequence[Point]) -> Point:
     return Point(found[-1].step, middle([p.proxy for p in found]), middle([p.gold for p in found]), sum(p.kl for p in found) / n, pull)
 
 
-def pull(paid: Sequence[float], worth: Sequence[float]) -> dict[str, float]:
-    """Correlation of what attempts are paid with what they are worth, and its error by chance, as metrics.
-
-    It is 0 where all are paid alike or worth the same: then nothing is pulled either way. What is paid NaN is not learnt from.
-    """
-    known = [(p, w) for p, w in zip(paid, worth, strict=True) if not math.isnan(p)]
-    if len(known) < 4:
-        return {}
-    p, w = np.array(known).T
-    correlation = float(np.corrcoef(p, w)[0, 1]) if p.std() > 0 and w.std() > 0 else 0.0
-    return {"pull": correlation, "pull_error": 1 / math.sqrt(len(known) - 3)}
-
-
 # Tells: what a hacked reward often looks like in the attempts themselves
 
 

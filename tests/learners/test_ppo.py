@@ -94,7 +94,7 @@ def test_credit_is_reward_less_the_penalty_for_drift() -> None:
     known = ppo._credit(batch, means)
     torch.testing.assert_close(known.advantages[0], 0.9 * torch.tensor([6.0, 5, 4, 3, 2, 1]))
     assert means.result()["kl"] == pytest.approx(3)
-    assert ppo.scored["score"] == pytest.approx(6)
+    assert ppo.told["score"] == pytest.approx(6)
 
 
 def test_the_penalty_follows_its_target() -> None:

@@ -27,6 +27,14 @@ def press(page: Page, key: str) -> None:
     expect(page.locator("#question")).not_to_have_attribute("data-number", before or "")
 
 
+def prefer_good_till_the_end(page: Page) -> None:
+    """Answer whatever is asked until nothing is."""
+    while not page.get_by_text("nothing to compare").is_visible():
+        if page.locator("#question").is_visible():
+            page.keyboard.press("1" if "good" in page.locator("#left").inner_text() else "2")
+        page.wait_for_timeout(50)
+
+
 def prefer_good(page: Page) -> None:
     expect(page.locator("#question")).to_be_visible()
     press(page, "1" if "good" in page.locator("#left").inner_text() else "2")

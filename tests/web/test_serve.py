@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from browser import enter, prefer_good
+from browser import enter, prefer_good, prefer_good_till_the_end
 from playwright.sync_api import BrowserContext
 from process import Server, until
 from questions import question
@@ -76,10 +76,7 @@ def test_people_answer_on_while_the_server_is_killed(context: BrowserContext, ru
                 page.wait_for_timeout(200)
             assert len(run.history("r")) == kept, "the server is gone"
             server.start()
-        while not page.get_by_text("60 of 60").or_(page.get_by_text("nothing to compare")).first.is_visible():
-            if page.locator("#question").is_visible():
-                page.keyboard.press("1" if "good" in page.locator("#left").inner_text() else "2")
-            page.wait_for_timeout(50)
+        prefer_good_till_the_end(page)
         until(lambda: len(run.labels("r")) == 60)
     assert len(run.history("r")) == 60, "nothing was lost and nothing counts twice"
     assert all(x.preference == 1.0 for x in run.labels("r"))

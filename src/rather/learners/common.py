@@ -13,8 +13,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from rather import hacking
-from rather.core import Batch, Comparison, Sampler, Task, Trajectory, spread
+from rather.core import Batch, Comparison, Sampler, Task, Trajectory, pull, spread
 from rather.errors import TrainingError
 
 
@@ -146,7 +145,7 @@ class Attempts:
 
         `paid` (B,) is what each was paid beyond what was expected, NaN for one that is not learnt from.
         """
-        return spread("gold", self.worth) | hacking.pull(paid.tolist(), self.worth) if self.worth else {}
+        return spread("gold", self.worth) | pull(paid.tolist(), self.worth) if self.worth else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: `number` says it all."""
