@@ -20,7 +20,7 @@ MODEL = Path("models/smollm2-bench")
 PROMPTS, ANSWERS, NEW = 8, 4, 64
 PAIRS, PROMPT, ANSWER = 4, 128, 128
 GROUPS, SIZE = 4, 8
-TURNS = 4
+TURNS = int(os.environ.get("TURNS", "4"))
 """The first of which does not count."""
 READY = "ready for a turn"
 

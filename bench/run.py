@@ -115,8 +115,9 @@ def main() -> None:
         if native == "bfloat16" or peer != "bfloat16"
     ]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    turns = [f"TURNS={common.TURNS}"] * ("TURNS" in os.environ)
     about = {
-        "command": " ".join(["python", "bench/run.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench", "commit": commit, "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join([*turns, "python", "bench/run.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench", "commit": commit, "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
     }  # fmt: skip
     folder = Path("bench/results")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -151,10 +152,36 @@ class Batch:
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Names a direction v(seed) ~ N(0, I) in parameter space, scaled by `scale`; v is rebuilt from the seed, never sent."""
+    """Names a direction v(seed) in parameter space, scaled by `scale`; v is rebuilt from the seed by `direction`, never sent."""
 
     seed: int
     scale: float
+
+
+def perturbed(policy: str, perturbation: Perturbation | None) -> str:
+    """The name of a policy that was perturbed, as trajectories keep it: `run@3+0.5*v(77)`."""
+    return policy if perturbation is None else f"{policy}{perturbation.scale:+}*v({perturbation.seed})"
+
+
+def perturbation_of(policy: str) -> Perturbation | None:
+    """The perturbation in a policy's name; None if it has none."""
+    found = re.search(r"([+-][\d.e-]+)\*v\((\d+)\)$", policy)
+    return None if found is None else Perturbation(int(found[2]), float(found[1]))
+
+
+def direction(seed: int, size: int, kind: Literal["gaussian", "sphere", "block"] = "gaussian", block: int = 1) -> np.ndarray:
+    """The direction v(seed), (size,) float32.
+
+    "gaussian": N(0, I). "sphere": uniform on the unit sphere. "block": `block` coordinates drawn at random are +-block^-1/2, the
+    others 0 (Zhang and Ying 2025, ICLR, alg. 2). E[v v^T] is I for the first, I / size for the others.
+    """
+    chance = np.random.default_rng(seed)
+    if kind == "block":
+        v = np.zeros(size, np.float32)
+        v[chance.choice(size, block, replace=False)] = chance.choice((-1.0, 1.0), block) / math.sqrt(block)
+        return v
+    v = chance.standard_normal(size, dtype=np.float32)
+    return v / np.linalg.norm(v) if kind == "sphere" else v
 
 
 class Policy(Protocol):
@@ -196,6 +223,24 @@ class Sampler(Protocol):
 
     def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
         """One attempt a task; attempt i depends on its task, `seed` and i alone, not on what else is in the batch."""
+        ...
+
+
+class Space(Protocol):
+    """What is perturbed: the numbers of a policy that zeroth-order optimisation moves, `size` of them, all 0 at the start.
+
+    `parameters` are those numbers, trained in float32. A policy that has a space acts from where the space is.
+    """
+
+    size: int
+    parameters: list[Any]
+
+    def combined(self, perturbations: Sequence[Perturbation], weights: Sequence[float]) -> list[Tensor]:
+        """sum_k w_k scale_k v_k in float32, in the shapes of `parameters`."""
+        ...
+
+    def sync(self) -> None:
+        """Let the policy know that `parameters` have changed."""
         ...
 
 

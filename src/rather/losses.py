@@ -1,10 +1,13 @@
 """Objectives as pure functions: float32, masked, no state.
 
-Shape letters: B trajectories, T actions, K ensemble members. A mask is 1 where an action was taken. A loss is the mean
-over what it is given; whoever splits a batch weighs each part by its share of the count, and gets the same gradient.
+Shape letters: B trajectories, T actions, K ensemble members or directions, N comparisons a direction, M judges. A mask is 1 where an
+action was taken. A loss is the mean over what it is given; whoever splits a batch weighs each part by its share of the count, and
+gets the same gradient.
 """
 
-from typing import Literal
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -160,3 +163,48 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, kind: Literal["k1"
     if kind == "k2":
         return 0.5 * difference.square()
     return torch.expm1(-difference) + difference
+
+
+class Link(NamedTuple):
+    """How value differences become probabilities of being preferred, and the way back; `probability(0)` is 1/2."""
+
+    probability: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+
+
+LN2 = math.log(2)
+LINKS = {
+    "logistic": Link(torch.sigmoid, torch.logit),
+    "probit": Link(torch.special.ndtr, torch.special.ndtri),
+    "cloglog": Link(lambda x: -torch.expm1(-LN2 * x.exp()), lambda p: (-torch.log1p(-p) / LN2).log()),
+    "weibull": Link(lambda x: -torch.expm1(-LN2 * (1 + x / 4).clamp(min=0).square()), lambda p: 4 * (torch.log1p(-p) / -LN2).sqrt() - 4),
+    "linear": Link(lambda x: ((1 + x) / 2).clamp(0, 1), lambda p: 2 * p - 1),
+}
+"""Bradley and Terry's, Thurstone's, the complementary log-log, Weibull's distribution of shape 2, and a straight line.
+
+The third and the fourth are shifted so that equal values are preferred half the time. Neither is symmetric: they describe judges who
+notice what is better sooner than what is worse, or the other way round.
+"""
+
+
+def sign_weights(preferences: Tensor) -> Tensor:
+    """Weights (K,) in {-1, 0, 1} of directions, from P(theta + mu v better), (K, N, M): the sign of sum_{n,m} (o - 1/2).
+
+    It assumes no link, and no answer (NaN) counts as a tie. With theta + mu v against theta and one direction a step this is ZSPO
+    (Zhang and Ying 2025, arXiv 2506.03066, alg. 1); E[sign(<v, u>) v] = sqrt(2 / pi) u / |u| for v ~ N(0, I) says why it moves uphill.
+    """
+    return (preferences - 0.5).nansum((1, 2)).sign()
+
+
+def zpg_weights(
+    preferences: Tensor, mu: float, link: Link = LINKS["logistic"], trim: float = 0.05, mirrored: bool = True, dimensions: int = 1
+) -> Tensor:
+    """Weights (K,) of directions whose mean w v estimates the gradient of the smoothed value, from preferences (K, N, M).
+
+    w = dimensions * mean_n link^-1(p_n) / (mu or, mirrored, 2 mu), p_n the share of the M judges who prefer theta + mu v, held in
+    [trim, 1 - trim] (Zhang and Ying 2025, ICLR, alg. 1). `dimensions` is d for directions on the unit sphere and for blocks (alg. 2,
+    ZBCPG), 1 for v ~ N(0, I): one of the two scalings, never both. A comparison that nobody answered (NaN) is left out.
+    """
+    shares = preferences.nanmean(2).clamp(trim, 1 - trim)
+    differences = link.inverse(shares).nanmean(1).nan_to_num(0.0)
+    return dimensions * differences / (2 * mu if mirrored else mu)

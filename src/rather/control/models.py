@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from rather.core import Batch, Trajectory
 from rather.errors import ConfigError
 
+Layers = list[tuple[np.ndarray, np.ndarray]]
+"""Weights (before, after) and biases of a net, float64."""
+
 
 class Normaliser(nn.Module):
     """Observations minus their running mean, over their running deviation, cut at 10; saved with whoever uses it.
@@ -72,7 +75,7 @@ class Perceptron(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         return _Layers.apply(rows, *self.layers).view(*x.shape[:-1], -1)  # type: ignore[union-attr]
 
-    def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def arrays(self) -> Layers:
         """Weights (before, after) and biases in float64."""
         found = [p.detach().numpy().astype(np.float64) for p in self.layers]
         return list(zip(found[0::2], found[1::2], strict=True))
@@ -139,9 +142,9 @@ class ControlPolicy(nn.Module):
         """Trajectories as a batch; see `collate`."""
         return collate(trajectories)
 
-    def actor(self) -> "Actor":
-        """The policy as it is now, ready to act."""
-        return Actor(self)
+    def actor(self, layers: "Sequence[Layers] | None" = None) -> "Actor":
+        """The policy as it is now, ready to act; with `layers`, as many policies of its kind, side by side."""
+        return Actor(self, layers)
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) of the actions, and entropies (B, T); 0 where the mask is 0."""
@@ -179,18 +182,23 @@ class Actor:
     In float64 a row's action does not depend on the rows beside it, beyond one in a million million.
     """
 
-    def __init__(self, policy: ControlPolicy) -> None:
-        self.layers, self.first, self.scale = policy.net.arrays(), policy.first, None
+    def __init__(self, policy: ControlPolicy, several: Sequence[Layers] | None = None) -> None:
+        self.first, self.scale = policy.first, None
+        if several is None:
+            self.layers = policy.net.arrays()
+        else:
+            self.layers = [(np.stack([w for w, _ in same]), np.stack([b for _, b in same])) for same in zip(*several, strict=True)]
         self.log_deviation = None if policy.log_deviation is None else policy.log_deviation.detach().numpy().astype(np.float64)
         if policy.normaliser is not None and policy.normaliser.count:
             self.scale = [x.numpy().copy() for x in policy.normaliser.scale()]
 
-    def __call__(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, observations: np.ndarray, noise: np.ndarray, which: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Actions (N,) or (N, A) for observations (N, I), and their log-probabilities (N,).
 
-        `noise` (N, `noises`) is what chance contributes: uniform in [0, 1) for a choice, standard normal for a Gaussian.
+        `noise` (N, `noises`) is what chance contributes: uniform in [0, 1) for a choice, standard normal for a Gaussian. Of several
+        policies, `which` (N,) acts on each observation.
         """
-        out = self._outputs(observations)
+        out = self._outputs(observations, which)
         if self.log_deviation is None:
             out -= out.max(1, keepdims=True)
             p = np.exp(out)
@@ -203,19 +211,20 @@ class Actor:
         scaled = (actions - out) / deviation
         return actions, (-0.5 * scaled**2 - self.log_deviation - 0.5 * np.log(2 * np.pi)).sum(1)
 
-    def best(self, observations: np.ndarray) -> np.ndarray:
+    def best(self, observations: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
         """The likeliest actions."""
-        out = self._outputs(observations)
+        out = self._outputs(observations, which)
         return out.argmax(1) + self.first if self.log_deviation is None else out.astype(np.float32)
 
-    def _outputs(self, observations: np.ndarray) -> np.ndarray:
+    def _outputs(self, observations: np.ndarray, which: np.ndarray | None) -> np.ndarray:
         out = observations.astype(np.float64)
         if self.scale is not None:
             out = ((out - self.scale[0]) / self.scale[1]).clip(-10, 10)
-        for weight, bias in self.layers[:-1]:
-            out = np.tanh(out @ weight + bias)
-        weight, bias = self.layers[-1]
-        return out @ weight + bias
+        for i, (weight, bias) in enumerate(self.layers):
+            out = out @ weight + bias if which is None else (out[:, None] @ weight[which])[:, 0] + bias[which]
+            if i < len(self.layers) - 1:
+                out = np.tanh(out)
+        return out
 
 
 class ControlCritic(nn.Module):

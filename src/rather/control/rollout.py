@@ -15,8 +15,9 @@ from gymnasium.error import Error
 from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
 
 from rather.control.models import ControlPolicy
+from rather.control.space import ControlSpace
 from rather.control.wrappers import FixedHorizon, Meant
-from rather.core import Perturbation, Task, Trajectory, row_seed
+from rather.core import Perturbation, Task, Trajectory, perturbed, row_seed
 from rather.errors import ConfigError, DataError
 
 
@@ -78,13 +79,19 @@ class ControlSampler:
     """Lets a policy act in copies of one environment, `rows` of them side by side.
 
     With `learns` the policy's normaliser takes what was seen into account, but at `sync` only: until then what was sampled has the
-    log-probabilities that it had. With `best` it always takes the likeliest action.
+    log-probabilities that it had. With `best` it always takes the likeliest action. A `space` is needed for perturbations.
     """
 
     def __init__(
-        self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16, learns: bool = False, best: bool = False
+        self,
+        policy: ControlPolicy,
+        make: Callable[[], gymnasium.Env],
+        rows: int = 16,
+        learns: bool = False,
+        best: bool = False,
+        space: ControlSpace | None = None,
     ) -> None:
-        self.policy, self.make, self.rows, self.learns, self.best = policy, make, rows, learns, best
+        self.policy, self.make, self.rows, self.learns, self.best, self.space = policy, make, rows, learns, best, space
         self.idle: list[gymnasium.Env] = []
         self.seen: list[np.ndarray] = []
 
@@ -95,32 +102,37 @@ class ControlSampler:
         self.seen.clear()
 
     def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
-        """One attempt a task, whose `key` is the reset seed; the i-th depends on its task, `seed` and how often the task came before.
+        """One attempt a task, whose `key` is the reset seed; the i-th depends on its task, `seed` and how often that came before.
 
-        What else is at work changes it by rounding alone.
+        Policies with different perturbations meet the same chances, draw by draw. What else is at work changes one by rounding alone.
 
         Raises:
             DataError: an observation or a reward is not a finite number.
         """
-        if perturbations is not None and any(perturbations):
-            raise DataError("the control sampler takes no perturbations yet")
+        wanted = [None] * len(tasks) if perturbations is None else list(perturbations)
+        kinds = list(dict.fromkeys(wanted))
+        several = kinds != [None]
+        if several and self.space is None:
+            raise DataError("the control sampler has no space to perturb")
+        act = self.policy.actor([self.space.layers(p) for p in kinds] if several and self.space is not None else None)
         done: list[Trajectory | None] = [None] * len(tasks)
-        seen = dict[tuple[str, str], int]()
-        act = self.policy.actor()
-        waiting, working = list(enumerate(tasks))[::-1], list[_Attempt]()
+        seen = dict[tuple[str, str, Perturbation | None], int]()
+        waiting, working = list(enumerate(zip(tasks, wanted, strict=True)))[::-1], list[_Attempt]()
         while waiting or working:
             while waiting and len(working) < self.rows:
-                number, task = waiting.pop()
-                attempt = seen[task.source, task.key] = seen.get((task.source, task.key), -1) + 1
+                number, (task, p) = waiting.pop()
+                attempt = seen[task.source, task.key, p] = seen.get((task.source, task.key, p), -1) + 1
                 working.append(self._start(number, task, row_seed(seed, task, attempt)))
             observations = np.stack([w.observations[-1] for w in working])
             noise = np.stack([self._noise(w.chance) for w in working])
-            actions, logprobs = (act.best(observations), np.zeros(len(working))) if self.best else act(observations, noise)
+            which = np.array([kinds.index(wanted[w.number]) for w in working]) if several else None
+            best = self.best
+            actions, logprobs = (act.best(observations, which), np.zeros(len(working))) if best else act(observations, noise, which)
             going = []
             for w, action, logprob in zip(working, actions, logprobs, strict=True):
                 terminated, truncated = self._step(w, action, float(logprob), tasks[w.number])
                 if terminated or truncated:
-                    done[w.number] = self._finish(w, tasks[w.number], terminated)
+                    done[w.number] = self._finish(w, tasks[w.number], wanted[w.number], terminated)
                 else:
                     going.append(w)
             working = going
@@ -153,14 +165,14 @@ class ControlSampler:
             raise DataError(f"{task.source} showed {observation} at step {len(w.rewards)} of seed {task.key}; observations must be finite")
         w.observations.append(flat)
 
-    def _finish(self, w: _Attempt, task: Task, terminated: bool) -> Trajectory:
+    def _finish(self, w: _Attempt, task: Task, perturbation: Perturbation | None, terminated: bool) -> Trajectory:
         self.idle.append(w.env)
         observations = np.stack(w.observations)
         if self.learns:
             self.seen.append(observations)
         return Trajectory(
             task=task,
-            policy=self.policy.name,
+            policy=perturbed(self.policy.name, perturbation),
             terminated=bool(terminated),
             observations=observations,
             actions=np.stack(w.actions),

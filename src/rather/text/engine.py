@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rather.text.linear import packed
 from rather.text.packing import Packed, pack
-from rather.text.transformer import Transformer
+from rather.text.transformer import Shift, Transformer
 
 BLOCK = 256
 """Tokens whose chances are summed together before one of them is drawn."""
@@ -34,10 +34,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One answer that is wanted: the tokens it follows, and the seed of its own generator."""
+    """One answer that is wanted: the tokens it follows, the seed of its own generator, and which row of a shift it is given."""
 
     prompt: tuple[int, ...]
     seed: int
+    shifted: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,13 @@ def generate(
     adapter: str | None = None,
     rows: int = 32,
     progress: Callable[[int], None] = lambda finished: None,
+    after: dict[int, Tensor] | None = None,
 ) -> list[Answer]:
     """Answer every request; answers come back in the order of the requests.
 
-    At most `rows` rows are decoded at a time. `progress` is told how many answers have been finished since it was last told.
+    At most `rows` rows are decoded at a time. `after[i]` (P, C) holds what requests add to the residual stream after block i, each its
+    own row, so that P policies answer in one pass over the same weights. `progress` is told how many answers have been finished since
+    it was last told.
     In float32 an answer depends on its prompt and its seed alone; in bfloat16 it can differ with the number of rows beside it,
     since a matrix library may round differently.
     """
@@ -149,7 +153,7 @@ def generate(
             free = rows - len(drawing)
             if queue and free:
                 joining = [queue.pop() for _ in range(min(free, len(queue)))]
-                first = _prefill(model, cache, [requests[i].prompt for i in joining], len(drawing), adapter)
+                first = _prefill(model, cache, [requests[i] for i in joining], len(drawing), adapter, after)
                 logits = torch.cat([logits, first])
                 drawing += [_Drawing(i, uniforms(requests[i].seed, sampling.max_tokens)) for i in joining]
             chances = torch.stack([d.uniforms[len(d.tokens)] for d in drawing]).to(device)
@@ -169,7 +173,8 @@ def generate(
             n = len(drawing)
             if n:
                 step = cache.step(n)
-                logits = model.logits(model(tokens[:n], step.positions, step, adapter))
+                shift = None if after is None else Shift(after, _index([requests[d.request].shifted for d in drawing], device))
+                logits = model.logits(model(tokens[:n], step.positions, step, adapter, None, shift))
                 cache.lengths[:n] += 1
             else:
                 logits = logits[:0]
@@ -191,20 +196,33 @@ def uniforms(seed: int, count: int) -> Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _prefill(model: Transformer, cache: Cache, prompts: list[tuple[int, ...]], first: int, adapter: str | None) -> Tensor:
+def _index(values: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)
+
+
+def _prefill(
+    model: Transformer, cache: Cache, requests: list[Request], first: int, adapter: str | None, after: dict[int, Tensor] | None
+) -> Tensor:
     """Read each distinct prompt once into the cache rows from `first` on; returns the logits (R, V) after each row's prompt."""
     device = cache.lengths.device
-    distinct = list(dict.fromkeys(prompts))
-    tensors = [torch.tensor(p, device=device) for p in distinct]
-    laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype)
+    read = [(r.prompt, r.shifted if after is not None else 0) for r in requests]
+    distinct = list(dict.fromkeys(read))
+    tensors, shifts = [_index(prompt, device) for prompt, _ in distinct], [shifted for _, shifted in distinct]
+    laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype, None if after is None else shifts)
     places = dict(zip(distinct, laid.prompts, strict=True))
-    source = torch.cat([places[prompt] for prompt in prompts])
-    place = torch.cat([torch.arange(len(prompt), device=device) for prompt in prompts])
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    row = torch.arange(first, first + len(prompts), device=device).repeat_interleave(lengths)
-    cache.lengths[first : first + len(prompts)] = lengths
-    last = torch.stack([places[prompt][-1] for prompt in prompts])
-    return model.logits(model(laid.ids, laid.positions, Prefill(laid, cache, source, row, place), adapter, last))
+    source = torch.cat([places[r] for r in read])
+    place = torch.cat([torch.arange(len(prompt), device=device) for prompt, _ in read])
+    lengths = _index([len(prompt) for prompt, _ in read], device)
+    row = torch.arange(first, first + len(read), device=device).repeat_interleave(lengths)
+    cache.lengths[first : first + len(read)] = lengths
+    last = torch.stack([places[r][-1] for r in read])
+    shift = None
+    if after is not None:
+        which = torch.zeros_like(laid.ids)
+        for (_, shifted), own in places.items():
+            which[own] = shifted
+        shift = Shift(after, which)
+    return model.logits(model(laid.ids, laid.positions, Prefill(laid, cache, source, row, place), adapter, last, shift))
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rather.core import UNUSED, Batch, Trajectory
-from rather.errors import ModelError
+from rather.core import UNUSED, Batch, Perturbation, Trajectory
+from rather.errors import DataError, ModelError
 from rather.text import engine
 from rather.text.collate import collate
 from rather.text.tokens import Tokens
@@ -66,10 +66,21 @@ class ForeignPolicy:
 
     @torch.no_grad()
     def generate(
-        self, requests: Sequence[engine.Request], sampling: engine.Sampling, rows: int, progress: Callable[[int], None]
+        self,
+        requests: Sequence[engine.Request],
+        sampling: engine.Sampling,
+        rows: int,
+        progress: Callable[[int], None],
+        perturbations: Sequence[Perturbation | None] = (None,),
     ) -> list[engine.Answer]:
-        """Answer every request, one after the other; `rows` has no effect."""
+        """Answer every request, one after the other; `rows` has no effect.
+
+        Raises:
+            DataError: perturbations are asked for.
+        """
         del rows
+        if any(perturbations):
+            raise DataError("only rather's own architectures can be perturbed row by row")
         return [self._answer(request, sampling, progress) for request in requests]
 
     def _answer(self, request: engine.Request, sampling: engine.Sampling, progress: Callable[[int], None]) -> engine.Answer:

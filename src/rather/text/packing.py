@@ -70,16 +70,24 @@ def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return torch.bmm(p, v.transpose(0, 1)).view(kv, -1, t, width).permute(2, 0, 1, 3).reshape(t, heads, width)
 
 
-def pack(prompts: Sequence[Tensor], answers: Sequence[Tensor], window: int | None = None, dtype: torch.dtype = torch.float32) -> Packed:
+def pack(
+    prompts: Sequence[Tensor],
+    answers: Sequence[Tensor],
+    window: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    readers: Sequence[int] | None = None,
+) -> Packed:
     """Lay out B answers with their prompts, 1-D tensors each; equal prompts, and what all prompts begin with, are there once.
 
     `window` is how far back a token sees, `dtype` what attention is computed in. Every prompt has at least one token: the
-    first answer token is predicted from its last.
+    first answer token is predicted from its last. Where several policies read, `readers[i]` is the one of prompt i, and nothing is
+    shared between them.
     """
     device = prompts[0].device
     rows: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
-        rows.setdefault(tuple(prompt.tolist()), []).append(i)
+        reader = () if readers is None else (readers[i],)
+        rows.setdefault((*reader, *prompt.tolist()), []).append(i)
     ids, positions, seen = list[Tensor](), list[Tensor](), list[tuple[int, ...]]()
     offset = 0
 
@@ -95,11 +103,14 @@ def pack(prompts: Sequence[Tensor], answers: Sequence[Tensor], window: int | Non
         offset += len(tokens)
         return seen[-1], places
 
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(rows), max(rows), strict=False))) if len(rows) > 1 else 0
+    shared = 0
+    if readers is None and len(rows) > 1:
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(rows), max(rows), strict=False)))
     top, top_places = lay(prompts[0][:shared], 0, ())
     places, before, after = [torch.empty(0)] * len(answers), [torch.empty(0)] * len(answers), [torch.empty(0)] * len(answers)
-    for prompt, members in rows.items():
-        above, own = lay(prompts[members[0]][shared:], shared, top)
+    for members in rows.values():
+        prompt = prompts[members[0]]
+        above, own = lay(prompt[shared:], shared, top)
         own = torch.cat([top_places, own])
         for i in members:
             _, after[i] = lay(answers[i], len(prompt), above)

@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rather.core import UNUSED, Batch, Perturbation, Task, Trajectory, row_seed
+from rather.core import UNUSED, Batch, Perturbation, Task, Trajectory, perturbed, row_seed
 from rather.errors import DataError, ModelError
 from rather.text import engine, lora, weights
 from rather.text.collate import collate
 from rather.text.foreign import ForeignPolicy
 from rather.text.packing import Packed, pack
+from rather.text.space import Steering
 from rather.text.tokens import Tokens
 from rather.text.transformer import TokenLogprobs, Transformer
 
@@ -33,15 +34,21 @@ def pack_batch(batch: Batch, model: Transformer) -> Packed:
 class TextPolicy:
     """A language model as a policy: the state is the text so far, an action is a token.
 
-    With `adapter` None it is the base alone: the reference of a policy that is an adapter on the same base.
+    With `adapter` None it is the base alone: the reference of a policy that is an adapter on the same base. `space` steers it.
     """
 
     memoryless = False
 
     def __init__(
-        self, model: Transformer, tokens: Tokens, adapter: str | None = None, temperature: float = 1.0, name: str = "policy"
+        self,
+        model: Transformer,
+        tokens: Tokens,
+        adapter: str | None = None,
+        temperature: float = 1.0,
+        name: str = "policy",
+        space: Steering | None = None,
     ) -> None:
-        self.model, self.tokens, self.adapter = model, tokens, adapter
+        self.model, self.tokens, self.adapter, self.space = model, tokens, adapter, space
         self.temperature, self.name = temperature, name
         self.context, self.width = model.shape.context, model.shape.width
 
@@ -60,7 +67,7 @@ class TextPolicy:
         Prompts that several rows share are forwarded once, and logits exist for a few hundred tokens at a time.
         """
         laid = pack_batch(batch, self.model)
-        hidden = self.model(laid.ids, laid.positions, laid, self.adapter, torch.cat(laid.before))
+        hidden = self._hidden(laid, torch.cat(laid.before))
         used = batch.mask.bool()
         weight = self.model.unembedding.weight
         found = TokenLogprobs.apply(hidden, weight, batch.actions[used], self.temperature)
@@ -72,20 +79,36 @@ class TextPolicy:
         """Hidden states (B, C) of the last token of each answer; an answer has at least one, if only the one that ends it."""
         laid = pack_batch(batch, self.model)
         last = torch.stack([places[-1] for places in laid.after])
-        return self.model(laid.ids, laid.positions, laid, self.adapter, last)
+        return self._hidden(laid, last)
 
     def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Hidden states (N, C) before each token of an answer and after its last, row by row, and their places (B, T + 1)."""
         laid = pack_batch(batch, self.model)
         wanted = [torch.cat([before, after[-1:]]) for before, after in zip(laid.before, laid.after, strict=True)]
         places = torch.arange(batch.mask.shape[1] + 1, device=self.device) <= batch.mask.sum(-1, keepdim=True)
-        return self.model(laid.ids, laid.positions, laid, self.adapter, torch.cat(wanted)), places
+        return self._hidden(laid, torch.cat(wanted)), places
+
+    def _hidden(self, laid: Packed, wanted: Tensor) -> Tensor:
+        shift = None if self.space is None else self.space.shift()
+        return self.model(laid.ids, laid.positions, laid, self.adapter, wanted, shift)
 
     def generate(
-        self, requests: Sequence[engine.Request], sampling: engine.Sampling, rows: int, progress: Callable[[int], None]
+        self,
+        requests: Sequence[engine.Request],
+        sampling: engine.Sampling,
+        rows: int,
+        progress: Callable[[int], None],
+        perturbations: Sequence[Perturbation | None] = (None,),
     ) -> list[engine.Answer]:
-        """Answer every request, `rows` at a time."""
-        return engine.generate(self.model, requests, sampling, self.tokens.stop, self.adapter, rows, progress)
+        """Answer every request, `rows` at a time; `shifted` says under which of the `perturbations`.
+
+        Raises:
+            DataError: the policy has no space to perturb.
+        """
+        if self.space is None and any(perturbations):
+            raise DataError("this policy has no space to perturb; give it one, such as a steering vector")
+        after = None if self.space is None else {i: x.detach() for i, x in self.space.after(perturbations).items()}
+        return engine.generate(self.model, requests, sampling, self.tokens.stop, self.adapter, rows, progress, after)
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors that are trained: those of the adapter, or all."""
@@ -93,8 +116,10 @@ class TextPolicy:
         return {name: p.detach() for name, p in self.model.named_parameters() if mark in f".{name}."}
 
     def save(self, folder: Path) -> None:
-        """Write the adapter in PEFT's format, or the whole model with its tokenizer as a Hugging Face folder."""
-        if self.adapter is not None:
+        """Write the adapter in PEFT's format, the steering vector, or the whole model with its tokenizer as a Hugging Face folder."""
+        if self.space is not None:
+            self.space.save(folder)
+        elif self.adapter is not None:
             lora.save(self.model, self.adapter, folder, str(self.model.description.get("_name_or_path", "")))
         else:
             weights.save(self.model, folder)
@@ -102,7 +127,9 @@ class TextPolicy:
 
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place."""
-        if self.adapter is not None:
+        if self.space is not None:
+            self.space.take(Steering.load(folder))
+        elif self.adapter is not None:
             lora.load(self.model, self.adapter, folder)
         else:
             self.model.load_state_dict(weights.load(folder, torch.float32).state_dict(), strict=False)
@@ -124,35 +151,37 @@ class TextSampler:
         """Nothing to do: sampler and learner share their weights."""
 
     def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
-        """One answer a task; the i-th depends on its task, `seed` and how often the task came before, on nothing else.
+        """One answer a task; the i-th depends on its task, its perturbation, `seed` and how often both came before, on nothing else.
+
+        Answers under different perturbations are drawn with the same numbers.
 
         Raises:
-            DataError: a prompt leaves no room in the context for `max_tokens` of answer.
+            DataError: a prompt leaves no room in the context for `max_tokens` of answer, or the policy cannot be perturbed.
         """
-        if perturbations is not None and any(perturbations):
-            raise DataError("the text sampler takes no perturbations yet")
         tokens, context = self.policy.tokens, self.policy.context
-        requests, seen = [], dict[tuple[str, str], int]()
-        for task in tasks:
+        wanted = [None] * len(tasks) if perturbations is None else list(perturbations)
+        kinds = list(dict.fromkeys(wanted))
+        requests, seen = [], dict[tuple[str, str, Perturbation | None], int]()
+        for task, p in zip(tasks, wanted, strict=True):
             assert task.prompt is not None
             prompt = tokens.encode_prompt(task.prompt)
             if len(prompt) + self.sampling.max_tokens > context:
                 room = f"{len(prompt)} tokens leave no room for {self.sampling.max_tokens} of answer"
                 raise DataError(f"prompt {task.key!r}: {room} in the model's context of {context}")
-            attempt = seen[task.source, task.key] = seen.get((task.source, task.key), -1) + 1
-            requests.append(engine.Request(tuple(prompt), row_seed(seed, task, attempt)))
-        answers = self.policy.generate(requests, self.sampling, self.rows, self.progress)
+            attempt = seen[task.source, task.key, p] = seen.get((task.source, task.key, p), -1) + 1
+            requests.append(engine.Request(tuple(prompt), row_seed(seed, task, attempt), kinds.index(p)))
+        answers = self.policy.generate(requests, self.sampling, self.rows, self.progress, kinds)
         return [
             Trajectory(
                 task=task,
-                policy=self.policy.name,
+                policy=perturbed(self.policy.name, p),
                 text=tokens.decode(a.tokens),
                 terminated=a.terminated,
                 observations=torch.tensor(r.prompt).numpy(),
                 actions=torch.tensor(a.tokens).numpy(),
                 logprobs=torch.tensor(a.logprobs).numpy(),
             )
-            for task, r, a in zip(tasks, requests, answers, strict=True)
+            for task, p, r, a in zip(tasks, wanted, requests, answers, strict=True)
         ]
 
 

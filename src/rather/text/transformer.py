@@ -56,6 +56,21 @@ class Attention(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Shift:
+    """What is added to the residual stream: after block i `after[i]` (P, C), of which token n gets row `which[n]`; None: the only row."""
+
+    after: dict[int, Tensor]
+    which: Tensor | None = None
+
+    def __call__(self, block: int, x: Tensor, wanted: Tensor | None) -> Tensor:
+        """X (N, C) after `block`, shifted; the rows of x are the `wanted` tokens alone, if given."""
+        if block not in self.after:
+            return x
+        which = self.which if self.which is None or wanted is None else self.which[wanted]
+        return x + (self.after[block] if which is None else self.after[block][which]).to(x.dtype)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, in float32 inside (Zhang and Sennrich 2019)."""
 
@@ -233,21 +248,31 @@ class Transformer(nn.Module):
             self.tie_()
 
     def forward(
-        self, ids: Tensor, positions: Tensor, attention: Attention, adapter: str | None = None, wanted: Tensor | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        attention: Attention,
+        adapter: str | None = None,
+        wanted: Tensor | None = None,
+        shift: Shift | None = None,
     ) -> Tensor:
         """Hidden states (N, C) after the final norm, for tokens `ids` (N,) at `positions` (N,) of their rows.
 
-        With `wanted` (n,) only the states of these tokens, (n, C), which saves the rest of them the last block's MLP.
+        With `wanted` (n,) only the states of these tokens, (n, C), which saves the rest of them the last block's MLP. `shift` is added
+        to the residual stream on the way.
         """
         x = self.embedding(ids)
         if self.positions is not None:
             x = x + self.positions(positions)
         x = x.to(self.dtype)
         rotary = None if self.rotary is None else self.rotary(positions, self.dtype)
-        for block in self.blocks:
-            given = (x, rotary, attention, adapter, wanted if block is self.blocks[-1] else None)
+        for i, block in enumerate(self.blocks):
+            kept = wanted if i == len(self.blocks) - 1 else None
+            given = (x, rotary, attention, adapter, kept)
             again = self.checkpointing and torch.is_grad_enabled()
             x = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False) if again else block(*given)
+            if shift is not None:
+                x = shift(i, x, kept)
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

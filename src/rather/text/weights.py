@@ -6,6 +6,7 @@ Files keep the names of the Hugging Face models; the tables below say which of t
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,38 @@ def save(model: Transformer, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(model.description, indent=2) + "\n")
 
 
+def save_shifted(model: Transformer, after: dict[int, Tensor], folder: Path) -> None:
+    """Write a model that by itself adds `after[i]` (C,) to the residual stream after block i: as the bias of the block's last layer.
+
+    Families whose MLP has no bias are written as Llama, which has one and is otherwise the same.
+
+    Raises:
+        ModelError: the model has something that Llama has not.
+    """
+    shape, description = model.shape, dict(model.description)
+    if not shape.mlp_bias:
+        if shape.qk_norm or shape.window is not None:
+            what = "norms of queries and keys" if shape.qk_norm else "a sliding window"
+            raise ModelError(f"a steering vector cannot be merged into a {shape.family} model with {what}; load it in rather")
+        attention = shape.qkv_bias or shape.out_bias
+        shape = replace(shape, family="llama", mlp_bias=True, out_bias=attention)
+        description |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "mlp_bias": True, "attention_bias": attention}
+        description["head_dim"] = shape.head_width
+    with torch.device("meta"):
+        shifted = Transformer(shape, model.dtype)
+    own = {name: t for name, t in model.state_dict().items() if ".adapters." not in name}
+    zeros = {name: torch.zeros(t.shape, dtype=model.embedding.weight.dtype) for name, t in shifted.state_dict().items() if name not in own}
+    shifted.load_state_dict(own | zeros, assign=True, strict=False)
+    for block, vector in after.items():
+        bias = f"blocks.{block}.down.bias"
+        moved = (own | zeros)[bias].float() + vector.detach().cpu().float()
+        shifted.get_submodule(f"blocks.{block}.down").bias = torch.nn.Parameter(moved.to(model.embedding.weight.dtype))
+    if shape.tied:
+        shifted.tie_()
+    shifted.description = description
+    save(shifted, folder)
+
+
 def _is_conv1d(ours: str) -> bool:
     """GPT-2's files hold the weights of its linear layers transposed."""
     return ours.startswith("blocks.") and ours.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
@@ -211,7 +244,7 @@ Fetch = Callable[[str], Tensor]
 
 
 def _safetensors(folder: Path) -> tuple[set[str], Fetch]:
-    files = [f for f in sorted(folder.glob("*.safetensors")) if not f.name.startswith(("adapter", "reward"))]
+    files = [f for f in sorted(folder.glob("*.safetensors")) if not f.name.startswith(("adapter", "reward", "steering"))]
     if not files:
         pickled = any(folder.glob("*.bin"))
         why = "only pickled weights (.bin), which may run code; convert them to safetensors" if pickled else "no weights (*.safetensors)"

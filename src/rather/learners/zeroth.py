@@ -1,0 +1,192 @@
+"""Zeroth-order policy optimisation: perturb the policy, ask which behaves better, move (SZPO); no gradient, no reward, no critic.
+
+With the link between values and preferences known it is ZPG or ZBCPG (Zhang and Ying 2025, ICLR), with the sign alone ZSPO (Zhang and
+Ying 2025, arXiv 2506.03066). By default the two sides are mirrored twins on the same tasks with the same noise, every answer is about
+a fresh direction, and several trajectories stand on a side: per answer that goes furthest (docs/zeroth.md).
+
+Shape letters: K directions an update, N comparisons of each, M judges, D trajectories a side.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rather.core import Comparison, Perturbation, Space, Task, perturbation_of, row_seed
+from rather.errors import ConfigError
+from rather.learners.common import Model, Order
+from rather.losses import LINKS, sign_weights, zpg_weights
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked in an update: `directions` K, `comparisons` N of each, `side` D; perturbed by `mu`, on both sides if `mirrored`."""
+
+    mu: float
+    directions: int = 8
+    comparisons: int = 1
+    side: int = 4
+    mirrored: bool = True
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question to be asked: its two policies, the tasks of either side, and the seed of either side's chances."""
+
+    key: str
+    twins: tuple[Perturbation, Perturbation | None]
+    tasks: list[Task]
+    seed: int
+
+
+class Planner:
+    """What is asked in each update; it depends on `seed` and the number of the update alone."""
+
+    def __init__(self, tasks: Sequence[Task], how: Asking, seed: int) -> None:
+        if how.mu <= 0:
+            raise ConfigError(f"zeroth.mu is {how.mu:g}; without a perturbation both sides are the same, so set it above 0")
+        if how.side < 1:
+            raise ConfigError(f"zeroth.side is {how.side}; a side needs at least one trajectory")
+        self.tasks, self.how, self.seed, self.order = tasks, how, seed, Order(len(tasks), seed)
+
+    def plan(self, update: int, again: int = 0) -> list[Ask]:
+        """The questions of an update; `again` gives the same directions other tasks, for what nobody could answer."""
+        h, found = self.how, []
+        for k in range(h.directions):
+            direction = row_seed(self.seed, Task("direction", f"{update}/{k}"), 0)
+            twins = Perturbation(direction, h.mu), Perturbation(direction, -h.mu) if h.mirrored else None
+            for n in range(h.comparisons):
+                key = f"update-{update}/{k}/{n}" + f"/{again}" * bool(again)
+                place = ((update * h.directions + k) * h.comparisons + n) * h.side + again * 7919
+                tasks = [self.tasks[i] for i in self.order.at(place, h.side)]
+                found.append(Ask(key, twins, tasks, row_seed(self.seed, Task("chances", key), 0)))
+        return found
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What answers mean and how far they move: `radius` bounds the root mean square of the numbers that are moved.
+
+    `optimiser` is the name of one in torch.optim; SGD's step is lr times the estimate.
+    """
+
+    lr: float
+    estimator: Literal["sign", "zpg"] = "sign"
+    link: str = "logistic"
+    trim: float = 0.05
+    radius: float = math.inf
+    optimiser: str = "SGD"
+
+
+class Zeroth:
+    """Moves `space` by what judges said of its directions; `take` brings an update's answers, `step` moves."""
+
+    def __init__(self, model: Model, space: Space, asking: Asking, how: Estimate, dimensions: int = 1) -> None:
+        if how.link not in LINKS:
+            raise ConfigError(f"there is no link {how.link!r}; take one of {', '.join(LINKS)}")
+        ends = LINKS[how.link].inverse(torch.tensor([how.trim, 1 - how.trim]))
+        if how.estimator == "zpg" and not (0 < how.trim < 0.5 and ends.isfinite().all()):
+            raise ConfigError(f"the {how.link} link has no finite inverse at zeroth.trim = {how.trim:g}; set it between 0 and 0.5")
+        if how.radius <= 0:
+            raise ConfigError(f"zeroth.radius is {how.radius:g}, so the policy could not move; set it above 0")
+        kind = getattr(torch.optim, how.optimiser, None)
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+            raise ConfigError(f"torch.optim has no optimiser {how.optimiser!r}; take SGD or Adam")
+        self.model, self.space, self.asking, self.how, self.dimensions = model, space, asking, how, dimensions
+        self.optimiser: torch.optim.Optimizer = kind(space.parameters, lr=how.lr)  # pyright: ignore[reportCallIssue]
+        self.answered: dict[str, list[Comparison]] = {}
+
+    def take(self, answered: dict[str, list[Comparison]]) -> None:
+        """The answers of an update: by the question's key one comparison a judge, none where nobody answered."""
+        self.answered = answered
+
+    def step(self) -> dict[str, float]:
+        """Move by the answers that were taken."""
+        seeds, told = told_of(self.answered)
+        h = self.how
+        if h.estimator == "sign":
+            weights = sign_weights(told)
+        else:
+            weights = zpg_weights(told, self.asking.mu, LINKS[h.link], h.trim, self.asking.mirrored, self.dimensions)
+        shares = (weights / max(len(seeds), 1)).tolist()
+        before = [p.detach().clone() for p in self.space.parameters]
+        uphill = self.space.combined([Perturbation(seed, 1.0) for seed in seeds], shares)
+        for parameter, slope in zip(self.space.parameters, uphill, strict=True):
+            parameter.grad = -slope
+        self.optimiser.step()
+        self._hold()
+        self.space.sync()
+        steps = [p.detach() - b for p, b in zip(self.space.parameters, before, strict=True)]
+        known = told[~told.isnan()]
+        return {
+            "answers": float(len(known)), "ties": float((known == 0.5).sum()), "unanswered": float((~(~told.isnan()).any(2)).sum()),
+            "moved": rms(steps), "norm": rms(self.space.parameters),
+        }  # fmt: skip
+
+    def _hold(self) -> None:
+        """Back into the trust region, straight towards the start."""
+        norm = rms(self.space.parameters)
+        if norm > self.how.radius:
+            shrink(self.space, self.how.radius / norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The numbers, and the optimiser's moments."""
+        state = self.optimiser.state_dict()["state"]
+        moments = [{k: v for k, v in state.get(i, {}).items() if v is not None} for i in range(len(self.space.parameters))]
+        return {"numbers": [p.detach() for p in self.space.parameters], "moments": moments}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back."""
+        with torch.no_grad():
+            for parameter, was in zip(self.space.parameters, state["numbers"], strict=True):
+                parameter.copy_(was)
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": {i: m for i, m in enumerate(state["moments"]) if m}, "param_groups": groups})
+        self.space.sync()
+
+
+def told_of(answered: dict[str, list[Comparison]]) -> tuple[list[int], Tensor]:
+    """Directions' seeds (K,), and P(theta + mu v better) of each comparison and judge, (K, N, M); NaN where there is no answer."""
+    by_seed: dict[int, list[list[float]]] = {}
+    for judged in answered.values():
+        for comparison in judged[:1]:
+            by_seed.setdefault(seed_of(comparison), []).append([forward(c) for c in judged])
+    n = max((len(rows) for rows in by_seed.values()), default=1)
+    m = max((len(row) for rows in by_seed.values() for row in rows), default=1)
+    told = np.full((len(by_seed), n, m), np.nan, np.float32)
+    for k, rows in enumerate(by_seed.values()):
+        for i, row in enumerate(rows):
+            told[k, i, : len(row)] = row
+    return list(by_seed), torch.from_numpy(told)
+
+
+def seed_of(comparison: Comparison) -> int:
+    """The seed of the direction that a question is about."""
+    found = perturbation_of(comparison.a[0].policy) or perturbation_of(comparison.b[0].policy)
+    assert found is not None
+    return found.seed
+
+
+def forward(comparison: Comparison) -> float:
+    """P(theta + mu v better), NaN without an answer, whichever side it stands on."""
+    if comparison.preference is None:
+        return math.nan
+    on_a = perturbation_of(comparison.a[0].policy)
+    return comparison.preference if on_a is not None and on_a.scale > 0 else 1 - comparison.preference
+
+
+def shrink(space: Space, factor: float) -> None:
+    """Go back towards the start, to `factor` times the way from it."""
+    with torch.no_grad():
+        for parameter in space.parameters:
+            parameter.mul_(factor)
+    space.sync()
+
+
+def rms(numbers: Sequence[Tensor]) -> float:
+    """Root mean square of all entries."""
+    return math.sqrt(sum(float(x.detach().double().square().sum()) for x in numbers) / sum(x.numel() for x in numbers))

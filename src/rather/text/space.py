@@ -1,0 +1,146 @@
+"""What zeroth-order optimisation perturbs in a language model: a steering vector on the residual stream.
+
+Shape letters: N tokens, C width, L layers, d numbers, k numbers a layer, P policies.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rather.core import Perturbation, direction
+from rather.errors import ConfigError, ModelError
+from rather.text.packing import pack
+from rather.text.transformer import Shift, Transformer
+
+
+class Steering:
+    """A vector added to the residual stream after each of `layers`, at every token (Turner et al. 2023; Subramani et al. 2022).
+
+    The d = L k numbers are its coefficients in `basis` (L, k, C), orthonormal rows times sqrt(k) times `unit` (L,), the median norm of the
+    residual stream there: so the root mean square of a layer's numbers is the vector's length beside that of what it is added to.
+    """
+
+    def __init__(self, layers: Sequence[int], basis: Tensor, unit: Tensor) -> None:
+        self.layers, self.basis, self.unit = list(layers), basis.float(), unit.float()
+        self.size = basis.shape[0] * basis.shape[1]
+        self.numbers = nn.Parameter(torch.zeros(self.size, device=basis.device))
+        self.parameters = [self.numbers]
+        self.how: dict[str, Any] = {}
+
+    def combined(self, perturbations: Sequence[Perturbation], weights: Sequence[float]) -> list[Tensor]:
+        """sum_k w_k scale_k v_k, (d,)."""
+        found = np.zeros(self.size, np.float32)
+        for p, w in zip(perturbations, weights, strict=True):
+            if w:
+                found += np.float32(w * p.scale) * direction(p.seed, self.size, **self.how)
+        return [torch.from_numpy(found).to(self.numbers.device)]
+
+    def sync(self) -> None:
+        """Nothing to do: the policy asks for the vector whenever it acts."""
+
+    def after(self, perturbations: Sequence[Perturbation | None] = (None,)) -> dict[int, Tensor]:
+        """What to add after each layer, (P, C), for the policy with each perturbation; a gradient flows to the numbers."""
+        rows = torch.stack([self.numbers if p is None else self.numbers + self.combined([p], [1.0])[0] for p in perturbations])
+        each = rows.view(len(rows), len(self.layers), -1).transpose(0, 1)
+        scale = self.unit[:, None, None] / math.sqrt(self.basis.shape[1])
+        return dict(zip(self.layers, (each * scale) @ self.basis, strict=True))
+
+    def shift(self) -> Shift:
+        """The same vector for all tokens."""
+        return Shift(self.after())
+
+    def save(self, folder: Path) -> None:
+        """Write steering.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"numbers": self.numbers.detach(), "basis": self.basis, "unit": self.unit}
+        tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        save_file(tensors, folder / "steering.safetensors", metadata={"layers": json.dumps(self.layers)})
+
+    def take(self, other: "Steering") -> None:
+        """Become what `other` is, in place.
+
+        Raises:
+            ModelError: it has another size.
+        """
+        if other.basis.shape != self.basis.shape:
+            raise ModelError(f"the saved steering vector has {other.size} numbers for layers {other.layers}, not {self.size}")
+        device = self.numbers.device
+        self.layers, self.basis, self.unit = other.layers, other.basis.to(device), other.unit.to(device)
+        with torch.no_grad():
+            self.numbers.copy_(other.numbers)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Steering":
+        """Read what `save` wrote.
+
+        Raises:
+            ModelError: there is no steering vector, or it is damaged.
+        """
+        try:
+            with safe_open(folder / "steering.safetensors", "pt") as file:
+                found = cls(json.loads(file.metadata()["layers"]), file.get_tensor("basis"), file.get_tensor("unit"))
+                with torch.no_grad():
+                    found.numbers.copy_(file.get_tensor("numbers"))
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as e:
+            raise ModelError(f"{folder} holds no steering vector: {e}") from None
+        return found
+
+
+@torch.no_grad()
+def states(model: Transformer, prompts: Sequence[Sequence[int]], layers: Sequence[int]) -> Tensor:
+    """The residual stream after each of `layers` at the last token of each prompt, (L, prompts, C), float32."""
+    device = model.embedding.weight.device
+    tensors = [torch.tensor(p, device=device) for p in prompts]
+    laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype)
+    last = torch.stack([places[-1] for places in laid.prompts])
+    found: dict[int, Tensor] = {}
+
+    class Tap(Shift):
+        def __call__(self, block: int, x: Tensor, wanted: Tensor | None) -> Tensor:
+            if block in layers:
+                found[block] = (x if wanted is not None else x[last]).float()
+            return x
+
+    model(laid.ids, laid.positions, laid, None, last, Tap({}))
+    return torch.stack([found[layer] for layer in layers])
+
+
+def steering(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    layers: Sequence[int] = (),
+    size: int = 0,
+    contrasts: Sequence[tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]] = (),
+) -> Steering:
+    """A steering space fitted to what `model` does with `prompts` (token ids).
+
+    `layers`: by default the one in the middle. `size` 0: all C coordinates; otherwise the first principal directions of the states. With
+    `contrasts`, pairs of prompt lists that ask for opposite manners, their mean differences span the space.
+
+    Raises:
+        ConfigError: a layer that the model has not, or more directions than there are prompts or coordinates.
+    """
+    s = model.shape
+    layers = list(layers) or [s.layers // 2 - 1]
+    if min(layers) < 0 or max(layers) >= s.layers:
+        raise ConfigError(f"zeroth.layers = {layers}; the model has layers 0 to {s.layers - 1}")
+    if size > min(s.width, len(prompts) - 1):
+        raise ConfigError(f"zeroth.size is {size}; {len(prompts)} prompts of width {s.width} span at most {min(s.width, len(prompts) - 1)}")
+    found = states(model, prompts, layers)
+    unit = found.norm(dim=-1).median(dim=-1).values
+    if contrasts:
+        differences = [states(model, a, layers).mean(1) - states(model, b, layers).mean(1) for a, b in contrasts]
+        basis = torch.linalg.qr(torch.stack(differences, -1)).Q.transpose(1, 2)
+    elif size:
+        basis = torch.linalg.svd(found - found.mean(1, keepdim=True), full_matrices=False).Vh[:, :size]
+    else:
+        basis = torch.eye(s.width, device=found.device).expand(len(layers), -1, -1)
+    return Steering(layers, basis, unit)
