@@ -10,7 +10,7 @@ from torch import nn
 
 from rather import checkpoint, exchange
 from rather.config import Config
-from rather.core import Answered, Comparison, Task
+from rather.core import Answered, Comparison, Prompt, Task
 from rather.errors import ConfigError
 from rather.judges.known import SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
@@ -26,6 +26,7 @@ from rather.text import tasks as made_tasks
 from rather.text.checker import Checker, Verified
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
+from rather.text.space import steering
 from rather.text.verify import Check
 
 AnyPolicy = TextPolicy | ForeignPolicy
@@ -78,6 +79,31 @@ def trained_policy(config: Config, start: AnyPolicy, name: str = "policy") -> tu
             raise ConfigError("model.adapter can be set for rather's own architectures only")
         lora.load(policy.model, name, Path(m.adapter))
     return policy, parameters
+
+
+def steered(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
+    """The start with a steering vector, fitted to what the start does with the first of `tasks`.
+
+    Raises:
+        ConfigError: the model is not one of rather's own architectures.
+    """
+    if not isinstance(start, TextPolicy):
+        raise ConfigError("zeroth steers rather's own architectures only; take dpo or grpo for this model")
+    z, encode = config.zeroth, start.tokens.encode_prompt
+    some = list(tasks[: max(48, z.size + 1)])
+    prompts = [encode(t.prompt) for t in some if t.prompt is not None]
+    contrasts = [([encode(_told(t, a)) for t in some[:16]], [encode(_told(t, b)) for t in some[:16]]) for a, b in z.contrasts]
+    space = steering(start.model, prompts, z.layers, z.size, contrasts)
+    if z.kind != "gaussian":
+        space.how = {"kind": z.kind, "block": z.block}
+    return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
+
+
+def _told(task: Task, instruction: str) -> Prompt:
+    """The task's prompt with an instruction at its end."""
+    prompt = _extended(task, f" {instruction}").prompt
+    assert prompt is not None
+    return prompt
 
 
 def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) -> TextSampler:

@@ -118,7 +118,7 @@ class Judge(Section):
 class Train(Section):
     """The learner and its optimiser."""
 
-    learner: Literal["sft", "reward", "dpo", "ppo", "grpo"] = Field(default="dpo", description="What is trained, and how.")
+    learner: Literal["sft", "reward", "dpo", "ppo", "grpo", "zeroth"] = Field(default="dpo", description="What is trained, and how.")
     reward: Literal["verify", "labels", "model", "environment"] = Field(
         default="verify",
         description="What pays ppo and grpo: verify.checks, a model learnt from the labels, judge.checkpoint's, or the environment.",
@@ -180,6 +180,37 @@ class GRPO(Section):
     kl: float = Field(default=0.0, description="Weight of the KL from the reference (k3).", ge=0)
     measure_kl: bool = Field(default=True, description="Log the KL even where its weight is 0, for one forward pass of the reference.")
     again: int = Field(default=0, description="Samplings more for prompts whose answers all score the same.", ge=0)
+
+
+class Zeroth(Section):
+    """Zeroth-order optimisation: perturb the policy, ask which behaves better, move; see docs/zeroth.md."""
+
+    answers: int = Field(default=120, description="Answers in all, those about held-out tasks aside.", ge=1)
+    directions: int = Field(default=8, description="Fresh directions an update.", ge=1)
+    comparisons: int = Field(default=1, description="Questions about each direction; more than 1 wastes answers.", ge=1)
+    side: int = Field(default=4, description="Trajectories on each side of a question.", ge=1)
+    mu: float = Field(
+        default=0.3, description="How far a side is from the policy: root mean square of its numbers; text: share of the state."
+    )
+    lr: float = Field(default=0.3, description="Step along the mean of the directions, by their signs.", gt=0)
+    mirrored: bool = Field(default=True, description="Compare theta + mu v with theta - mu v; false: with theta.")
+    kind: Literal["gaussian", "sphere", "block"] = Field(default="gaussian", description='Directions; "block" is that of ZBCPG.')
+    block: int = Field(default=8, description="Coordinates of a block.", ge=1)
+    estimator: Literal["sign", "zpg"] = Field(default="sign", description="Use the sign of the answers, or invert the link.")
+    link: str = Field(default="logistic", description="zpg: logistic, probit, cloglog, weibull or linear.")
+    trim: float = Field(default=0.05, description="zpg: shares of votes are held this far from 0 and 1.")
+    optimiser: str = Field(default="SGD", description="A class in torch.optim.")
+    radius: float = Field(default=math.inf, description="Bound on how far the numbers move: their root mean square.")
+    kl: float = Field(default=math.inf, description="Bound on the KL from the start, nats an action, looked at with each check.")
+    check_every: int = Field(default=5, description="Updates between two comparisons with the start on held-out tasks; 0: none.", ge=0)
+    checks: int = Field(default=8, description="Questions of such a check.", ge=1)
+    names: list[str] = Field(default=["net.*"], description="control: parameters that are moved, by their names, * for any.")
+    layers: list[int] = Field(default=[], description="text: layers that are steered; none: the one in the middle.")
+    size: int = Field(default=0, description="text: principal directions of a layer that are steered along; 0: the whole layer.", ge=0)
+    contrasts: list[list[str]] = Field(
+        default=[],
+        description='text: pairs of instructions such as ["Answer briefly.", "Answer at length."] whose differences are steered along.',
+    )
 
 
 class Control(Section):
@@ -285,6 +316,7 @@ class Config(Section):
     ppo: PPO = Field(default_factory=PPO)
     grpo: GRPO = Field(default_factory=GRPO)
     verify: Verify = Field(default_factory=Verify)
+    zeroth: Zeroth = Field(default_factory=Zeroth)
     control: Control = Field(default_factory=Control)
     query: Query = Field(default_factory=Query)
     reward: Reward = Field(default_factory=Reward)

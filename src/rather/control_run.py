@@ -15,10 +15,12 @@ from rather.control.collect import Stretches
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, check_lengths, environment, fragments, inputs
+from rather.control.space import ControlSpace
 from rather.core import Answered, Comparison, Task, Trajectory, spread
 from rather.errors import ConfigError, TrainingError
 from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
+from rather.nudge import Acting
 from rather.run import Run
 from rather.store.clips import missing
 
@@ -139,6 +141,18 @@ class ControlRun(Run):
         return found, replay(found, lambda: self.make(pictures=True), every=2)
 
     # What they are made of
+
+    def acting(self, number: int) -> Acting:
+        """Who acts in zeroth-order optimisation: a copy of the policy, whose net's numbers are moved."""
+        z, policy = self.config.zeroth, self._new_policy(f"{self.config.run.name}@{number}")
+        policy.load_state_dict(self.policy(number).state_dict())
+        policy.space = ControlSpace(policy, z.names, **({} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}))
+        return Acting(policy, self.start)
+
+    def sampler(self, policy: ControlPolicy, advance: Any) -> ControlSampler:
+        """Lets `policy` act."""
+        del advance
+        return ControlSampler(policy, lambda: self.make(meant=True), self.config.control.envs)
 
     def learner(self, number: int, name: str, data: Answered) -> Reward:
         del number

@@ -165,7 +165,7 @@ def perturbed(policy: str, perturbation: Perturbation | None) -> str:
 
 def perturbation_of(policy: str) -> Perturbation | None:
     """The perturbation in a policy's name; None if it has none."""
-    found = re.search(r"([+-][\d.e-]+)\*v\((\d+)\)$", policy)
+    found = re.search(r"([+-]\d+(?:\.\d+)?(?:e[+-]\d+)?)\*v\((\d+)\)$", policy)
     return None if found is None else Perturbation(int(found[2]), float(found[1]))
 
 

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rather import build, checkpoint, live
+from rather import build, checkpoint, live, nudge
 from rather.checkpoint import Lineage
 from rather.config import Config
 from rather.core import Answered, Comparison, Label, Task, Trajectory
@@ -100,7 +100,7 @@ class Run:
         count = 0
         for judge in self.judges:
             questions = self.store.questions(self.config.run.name, purpose, unanswered_by=judge.name)
-            with self.progress(f"{judge.name} compares", len(questions)) as advance:
+            with self.progress(f"{judge.name} compares", len(questions), transient=not self._asks) as advance:
                 for start in range(0, len(questions), CHUNK):
                     chunk = questions[start : start + CHUNK]
                     answers = judge.judge([q.comparison for q in chunk])
@@ -112,7 +112,13 @@ class Run:
 
     def train(self, number: int = 0) -> Path:
         """Learn from the labels there are, or from what the policy does and is paid for; returns the last checkpoint."""
-        return self._improve(number) if self.config.train.learner in ("ppo", "grpo") else self._fit(number, self.config.train.learner)
+        match self.config.train.learner:
+            case "ppo" | "grpo":
+                return self._improve(number)
+            case "zeroth":
+                return nudge.fit(self, number)
+            case name:
+                return self._fit(number, name)
 
     def _fit(self, number: int, name: str) -> Path:
         """Train the learner called `name` on the labels there are, or while people answer."""
@@ -186,7 +192,7 @@ class Run:
         return build.improver(self.config, self.start, trained, parameters, self.tasks[0], payer)
 
     def learn(self, learner: Any, name: str, number: int, steps: int, lineage: Lineage, feed: live.Feed | None = None) -> Path:
-        """Take `learner` to `steps` steps, or as far as `feed` goes, shown by a bar."""
+        """Take `learner` to `steps` steps, or as far as `feed` goes, shown by a bar if the number of steps is known."""
         t = self.config.train
         with self.progress(f"training {name}", steps) as advance:
             at = 0
@@ -271,8 +277,9 @@ class Run:
 
     @property
     def _asks(self) -> bool:
-        """Whether the run needs labels."""
-        return not (self.config.train.learner in ("ppo", "grpo") and self.config.train.reward != "labels")
+        """Whether each round begins with questions that need labels; zeroth-order optimisation asks as it goes."""
+        t = self.config.train
+        return t.learner != "zeroth" and not (t.learner in ("ppo", "grpo") and t.reward != "labels")
 
     def _wait_for_terminal(self, purpose: str) -> None:
         """Stop while the person still has questions to answer: what is learnt next should know all their answers."""
@@ -280,7 +287,28 @@ class Run:
         if j.kind == "terminal" and (left := self.store.questions(self.config.run.name, purpose, unanswered_by=j.name)):
             raise Stopped(f"{len(left)} questions are open; the answers so far are kept, and the same command goes on from there")
 
+    def have_answered(self, purpose: str) -> None:
+        """Have the open questions of a purpose answered, by whoever answers.
+
+        Raises:
+            Stopped: the person at the terminal has had enough for now.
+        """
+        if self.config.judge.kind == "people":
+            live.wait(self, purpose)
+        else:
+            self.label(purpose)
+            self._wait_for_terminal(purpose)
+
     # What the phases share
+
+    def acting(self, number: int) -> nudge.Acting:
+        """Who acts in zeroth-order optimisation."""
+        policy = self.policy(number) if number else self._adapted[0]
+        return nudge.Acting(policy, self.start)
+
+    def sampler(self, policy: Any, advance: Any) -> Any:
+        """Lets `policy` act."""
+        return build.sampler(self.config, policy, advance)
 
     def policy(self, number: int) -> Any:
         """The policy at the beginning of round `number`: the start, or what the round before ended with."""
@@ -300,6 +328,8 @@ class Run:
 
     @cached_property
     def _adapted(self) -> tuple[Any, Any]:
+        if self.config.train.learner == "zeroth":
+            return build.steered(self.config, self.start, self.tasks[0]), []
         if self.config.model.train == "full":  # the start must stay what it is
             return build.trained_policy(self.config, build.start_policy(self.config))
         return build.trained_policy(self.config, self.start)
@@ -353,25 +383,28 @@ class Run:
         """The settings that a resumed training must share."""
         dump = self.config.model_dump()
         t = {k: v for k, v in dump["train"].items() if k not in ("checkpoint_every", "keep")}
-        kept = {k: dump[k] for k in ("control", "query", "model", "dpo", "ppo", "grpo", "verify", "reward", "sample")}
+        kept = {k: dump[k] for k in ("control", "query", "model", "dpo", "ppo", "grpo", "zeroth", "verify", "reward", "sample")}
         return kept | {"train": t, "run": {"seed": dump["run"]["seed"]}}
 
     def _pair(self, key: str, a: Trajectory, b: Trajectory) -> Comparison:
+        return self.pair(key, (a,), (b,))
+
+    def pair(self, key: str, a: tuple[Trajectory, ...], b: tuple[Trajectory, ...]) -> Comparison:
         """A question whose side a is drawn at random, from the key and the run's seed."""
         if random.Random(f"{self.config.run.seed}/{key}").random() < 0.5:
             a, b = b, a
-        return Comparison((a,), (b,), key=key)
+        return Comparison(a, b, key=key)
 
     def _seed(self, what: str, number: int) -> int:
         return random.Random(f"{self.config.run.seed}/{what}/{number}").getrandbits(40)
 
     @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Any]:
+    def progress(self, title: str, total: int, transient: bool = False) -> Iterator[Any]:
         if not total:
             yield lambda *_: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console) as bar:
+        with Progress(*columns, console=self.console, transient=transient) as bar:
             task = bar.add_task(title, total=total)
 
             def advance(count: int, description: str | None = None) -> None:

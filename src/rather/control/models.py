@@ -6,7 +6,7 @@ Shape letters: B trajectories, T actions (padded), N observations, I inputs, A a
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from rather.core import Batch, Trajectory
 from rather.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rather.control.space import ControlSpace
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 """Weights (before, after) and biases of a net, float64."""
@@ -119,9 +122,10 @@ class _Layers(torch.autograd.Function):
 
 
 class ControlPolicy(nn.Module):
-    """A categorical policy for Discrete actions, a Gaussian one with a learnt deviation for a Box."""
+    """A categorical policy for Discrete actions, a Gaussian one with a learnt deviation for a Box. `space` is what may be perturbed."""
 
     memoryless = True
+    space: "ControlSpace | None" = None
 
     def __init__(self, inputs: int, actions: Space, hidden: Sequence[int] = (64, 64), normalise: bool = True, seed: int = 0) -> None:
         super().__init__()

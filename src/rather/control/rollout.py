@@ -15,7 +15,6 @@ from gymnasium.error import Error
 from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
 
 from rather.control.models import ControlPolicy
-from rather.control.space import ControlSpace
 from rather.control.wrappers import FixedHorizon, Meant
 from rather.core import Perturbation, Task, Trajectory, perturbed, row_seed
 from rather.errors import ConfigError, DataError
@@ -79,19 +78,13 @@ class ControlSampler:
     """Lets a policy act in copies of one environment, `rows` of them side by side.
 
     With `learns` the policy's normaliser takes what was seen into account, but at `sync` only: until then what was sampled has the
-    log-probabilities that it had. With `best` it always takes the likeliest action. A `space` is needed for perturbations.
+    log-probabilities that it had. With `best` it always takes the likeliest action.
     """
 
     def __init__(
-        self,
-        policy: ControlPolicy,
-        make: Callable[[], gymnasium.Env],
-        rows: int = 16,
-        learns: bool = False,
-        best: bool = False,
-        space: ControlSpace | None = None,
+        self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16, learns: bool = False, best: bool = False
     ) -> None:
-        self.policy, self.make, self.rows, self.learns, self.best, self.space = policy, make, rows, learns, best, space
+        self.policy, self.make, self.rows, self.learns, self.best = policy, make, rows, learns, best
         self.idle: list[gymnasium.Env] = []
         self.seen: list[np.ndarray] = []
 
@@ -107,14 +100,14 @@ class ControlSampler:
         Policies with different perturbations meet the same chances, draw by draw. What else is at work changes one by rounding alone.
 
         Raises:
-            DataError: an observation or a reward is not a finite number.
+            DataError: an observation or a reward is not a finite number, or the policy cannot be perturbed.
         """
         wanted = [None] * len(tasks) if perturbations is None else list(perturbations)
         kinds = list(dict.fromkeys(wanted))
-        several = kinds != [None]
-        if several and self.space is None:
-            raise DataError("the control sampler has no space to perturb")
-        act = self.policy.actor([self.space.layers(p) for p in kinds] if several and self.space is not None else None)
+        space, several = self.policy.space, kinds != [None]
+        if several and space is None:
+            raise DataError("this policy has no space to perturb; give it a ControlSpace")
+        act = self.policy.actor([space.layers(p) for p in kinds] if several and space is not None else None)
         done: list[Trajectory | None] = [None] * len(tasks)
         seen = dict[tuple[str, str, Perturbation | None], int]()
         waiting, working = list(enumerate(zip(tasks, wanted, strict=True)))[::-1], list[_Attempt]()

@@ -35,12 +35,11 @@ class Asking:
 
 @dataclass(frozen=True)
 class Ask:
-    """A question to be asked: its two policies, the tasks of either side, and the seed of either side's chances."""
+    """A question to be asked: the perturbations of its two policies, and the tasks of either side."""
 
     key: str
     twins: tuple[Perturbation, Perturbation | None]
     tasks: list[Task]
-    seed: int
 
 
 class Planner:
@@ -51,20 +50,23 @@ class Planner:
             raise ConfigError(f"zeroth.mu is {how.mu:g}; without a perturbation both sides are the same, so set it above 0")
         if how.side < 1:
             raise ConfigError(f"zeroth.side is {how.side}; a side needs at least one trajectory")
-        self.tasks, self.how, self.seed, self.order = tasks, how, seed, Order(len(tasks), seed)
+        self.how, self.seed, self.tasks, self.order = how, seed, tasks, Order(len(tasks), seed)
 
     def plan(self, update: int, again: int = 0) -> list[Ask]:
         """The questions of an update; `again` gives the same directions other tasks, for what nobody could answer."""
         h, found = self.how, []
         for k in range(h.directions):
-            direction = row_seed(self.seed, Task("direction", f"{update}/{k}"), 0)
-            twins = Perturbation(direction, h.mu), Perturbation(direction, -h.mu) if h.mirrored else None
+            seed = self.chances(update, k)
+            twins = Perturbation(seed, h.mu), Perturbation(seed, -h.mu) if h.mirrored else None
             for n in range(h.comparisons):
-                key = f"update-{update}/{k}/{n}" + f"/{again}" * bool(again)
                 place = ((update * h.directions + k) * h.comparisons + n) * h.side + again * 7919
                 tasks = [self.tasks[i] for i in self.order.at(place, h.side)]
-                found.append(Ask(key, twins, tasks, row_seed(self.seed, Task("chances", key), 0)))
+                found.append(Ask(f"{update}/{k}/{n}" + "/again" * again, twins, tasks))
         return found
+
+    def chances(self, update: int, k: int | None = None) -> int:
+        """The seed of an update's roll-outs, or of its direction k."""
+        return row_seed(self.seed, Task("update", f"{update}/{'' if k is None else k}"), 0)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Zeroth:
         self.model, self.space, self.asking, self.how, self.dimensions = model, space, asking, how, dimensions
         self.optimiser: torch.optim.Optimizer = kind(space.parameters, lr=how.lr)  # pyright: ignore[reportCallIssue]
         self.answered: dict[str, list[Comparison]] = {}
+        self.best_rate, self.best = -math.inf, list[Tensor]()
 
     def take(self, answered: dict[str, list[Comparison]]) -> None:
         """The answers of an update: by the question's key one comparison a judge, none where nobody answered."""
@@ -127,6 +130,18 @@ class Zeroth:
             "moved": rms(steps), "norm": rms(self.space.parameters),
         }  # fmt: skip
 
+    def checked(self, win_rate: float, error: float) -> bool:
+        """Remember the best point; go back to it, and say so, where the win rate has fallen from its by more than `error`."""
+        if win_rate >= self.best_rate:
+            self.best_rate, self.best = win_rate, [p.detach().clone() for p in self.space.parameters]
+        if win_rate >= self.best_rate - error:
+            return False
+        with torch.no_grad():
+            for parameter, was in zip(self.space.parameters, self.best, strict=True):
+                parameter.copy_(was)
+        self.space.sync()
+        return True
+
     def _hold(self) -> None:
         """Back into the trust region, straight towards the start."""
         norm = rms(self.space.parameters)
@@ -134,10 +149,11 @@ class Zeroth:
             shrink(self.space, self.how.radius / norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """The numbers, and the optimiser's moments."""
+        """The numbers, the best ones so far, and the optimiser's moments."""
         state = self.optimiser.state_dict()["state"]
         moments = [{k: v for k, v in state.get(i, {}).items() if v is not None} for i in range(len(self.space.parameters))]
-        return {"numbers": [p.detach() for p in self.space.parameters], "moments": moments}
+        numbers = [p.detach() for p in self.space.parameters]
+        return {"numbers": numbers, "moments": moments, "best": list(self.best), "best_rate": str(self.best_rate)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
@@ -146,6 +162,7 @@ class Zeroth:
                 parameter.copy_(was)
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": {i: m for i, m in enumerate(state["moments"]) if m}, "param_groups": groups})
+        self.best_rate, self.best = float(state["best_rate"]), list(state["best"])
         self.space.sync()
 
 

@@ -14,9 +14,10 @@ from rather.store import tables as t
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A stored comparison: its number, the run and purpose ("train", "eval-...", "gold", "repeat") it belongs to, and why it is asked.
+    """A stored comparison: its number, the run and purpose it belongs to, and why it is asked.
 
-    `original` is the question that a repeat asks again. `trajectories` are the numbers in the store of both sides' trajectories.
+    Purposes are "train", "eval-...", "check-...", "gold", "repeat", and "same" for one that needs no answer. `original` is the question
+    that a repeat asks again. `trajectories` are the numbers in the store of both sides' trajectories.
     """
 
     id: int
@@ -65,9 +66,9 @@ def answered_by(judge: int) -> Any:
 
 
 def of_purpose(purpose: str | None) -> Any:
-    """Questions of one purpose, or without one all but those whose answers are known."""
+    """Questions of one purpose, or without one all but those whose answers are known; sides that are the "same" need none."""
     column = t.comparison.c.purpose
-    return column.not_in(("gold", "repeat")) if purpose is None else column == purpose
+    return column.not_in(("gold", "repeat", "same")) if purpose is None else column == purpose
 
 
 def meant_for(judge: int) -> Any:

@@ -150,9 +150,14 @@ class Store:
     def _of(self, run: str, judge: str) -> sa.Select[Any]:
         return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self._judge(judge))
 
-    def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None) -> list[Question]:
-        """A run's questions in the order they were asked; `unanswered_by` leaves out those a judge has answered."""
+    def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None, beginning: str = "") -> list[Question]:
+        """A run's questions in the order they were asked; `unanswered_by` leaves out those a judge has answered.
+
+        Only those whose key has that `beginning`.
+        """
         wanted = select(t.comparison).where(t.comparison.c.run == run).order_by(t.comparison.c.id)
+        if beginning:
+            wanted = wanted.where(t.comparison.c.key.startswith(beginning, autoescape=True))
         if purpose is not None:
             wanted = wanted.where(t.comparison.c.purpose == purpose)
         if unanswered_by is not None:
@@ -331,13 +336,14 @@ class Store:
         upto: int | None = None,
         flagged: bool = True,
         only: Callable[[Comparison], bool] = lambda comparison: True,
+        beginning: str = "",
     ) -> Answered:
         """Comparisons with their preferences, for learning; abstentions are left out.
 
         By default a question with several answers is one comparison with their mean; with `each` it is one comparison an answer,
-        which names its judge. `flagged` False leaves suspicious answers out, `only` chooses questions.
+        which names its judge. `flagged` False leaves suspicious answers out; `only`, and the `beginning` of their keys, choose questions.
         """
-        questions = {q.id: q for q in self.questions(run, purpose) if only(q.comparison)}
+        questions = {q.id: q for q in self.questions(run, purpose, beginning=beginning) if only(q.comparison)}
         labels = [x for x in self.labels(run, purpose, upto) if x.comparison in questions]
         labels = [x for x in labels if x.preference is not None and (flagged or not x.flags)]
         grouped: dict[int, list[Label]] = {}

@@ -1,0 +1,189 @@
+"""Zeroth-order optimisation as a run: ask, move, and look now and then at how far one has come.
+
+The store is the ledger: a question's key says its update, the policies of its sides say direction and sign. What was asked is not made
+again, so a run that begins anew with nothing but its store comes to the same numbers, bit for bit.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rather import budget, checkpoint
+from rather.checkpoint import Lineage
+from rather.core import Comparison, Trajectory, direction
+from rather.evaluate import rate
+from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, forward, rms, seed_of, shrink
+
+SHOWN = 10**8
+"""Numbers in all directions together beyond which nothing is said about what answers buy."""
+
+
+@dataclass(frozen=True)
+class Acting:
+    """What a world brings: the policy that moves, which has a space, and the one that it came from."""
+
+    policy: Any
+    start: Any
+
+
+def fit(run: Any, number: int) -> Path:
+    """Move the policy by what judges say, until the answers are used up; returns the last checkpoint."""
+    z, acting = run.config.zeroth, run.acting(number)
+    asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored)
+    how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimiser)
+    learner = Zeroth(acting.policy, acting.policy.space, asking, how, 1 if z.kind == "gaussian" else acting.policy.space.size)
+    questions = Questions(run, number, acting, learner)
+    lineage, found = questions.lineage(), checkpoint.every(run.checkpoints(number))
+    if found:
+        manifest = checkpoint.check(found[-1])
+        lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
+    return run.learn(learner, "zeroth", number, 0, lineage, questions)
+
+
+class Questions:
+    """Asks an update's questions before the learner takes its step; `train.train` asks it what there is to learn from."""
+
+    def __init__(self, run: Any, number: int, acting: Acting, learner: Zeroth) -> None:
+        self.run, self.number, self.acting, self.learner = run, number, acting, learner
+        self.z, self.name, self.beginning = run.config.zeroth, run.config.run.name, f"nudge-{number}/"
+        self.planner = Planner(run.tasks[0], learner.asking, run.config.run.seed + 7919 * number)
+        self.told = dict[int, list[tuple[int, float]]]()
+        """Of each update, the directions that answers were about, and P(theta + mu v better)."""
+        for c in run.store.answered(self.name, "train", each=True, beginning=self.beginning).comparisons:
+            self.told.setdefault(int(c.key.split("/")[1]), []).append((seed_of(c), forward(c)))
+
+    @property
+    def judges(self) -> int:
+        """Answers that each question gets."""
+        return len(self.run.judges) or self.run.store.asking(self.name).overlap
+
+    def __call__(self, step: int, asked_to_stop: Callable[[], bool]) -> Lineage | None:
+        self.acting.policy.name = f"{self.name}@{self.number}-{step}"
+        if self.z.check_every and step and step % self.z.check_every == 0:
+            self.check(step)
+        left = math.ceil((self.z.answers - len(self.before(step))) / self.judges)
+        if left <= 0 or asked_to_stop():
+            return None
+        asks = self.planner.plan(step)[:left]
+        answered = self.put(step, asks)
+        silent = [i for i, ask in enumerate(asks) if not answered[ask.key]]
+        if silent:  # other tasks may have something to choose by
+            again = self.planner.plan(step, again=1)
+            answered |= self.put(step, [again[i] for i in silent])
+        self.told[step] = [(seed_of(c), forward(c)) for judged in answered.values() for c in judged if c.judge]
+        self.learner.take(answered)
+        return self.lineage()
+
+    def lineage(self) -> Lineage:
+        """What the next checkpoint is made from; how many steps there will be is not known beforehand."""
+        labels = [x.id for x in self.run.store.labels(self.name, "train")]
+        return Lineage(self.run.trained_with() | {"_steps": 0}, max(labels, default=0), labels)
+
+    def before(self, step: int) -> list[tuple[int, float]]:
+        """What was told before update `step`."""
+        return [x for update, told in self.told.items() if update < step for x in told]
+
+    def put(self, step: int, asks: Sequence[Ask]) -> dict[str, list[Comparison]]:
+        """Have questions answered, those that the store lacks being made first; by key one comparison a judge.
+
+        Where both sides are the same nobody is asked: it counts as a tie.
+        """
+        store, beginning = self.run.store, f"{self.beginning}{step}/"
+        have = {q.comparison.key for q in store.questions(self.name, beginning=beginning)}
+        missing = [a for a in asks if self.beginning + a.key not in have]
+        if missing:
+            sides = self.sides(step, missing)
+            pairs = [self.run.pair(self.beginning + a.key, *both) for a, both in zip(missing, sides, strict=True)]
+            same = [p for p in pairs if _alike(p)]
+            store.ask(self.name, [p for p in pairs if not _alike(p)], why="direction")
+            store.ask(self.name, same, "same", why="direction")
+            if len(same) > len(pairs) / 2:
+                self.run.console.print(f"{len(same)} of {len(pairs)} pairs are the same on both sides; raise zeroth.mu (now {self.z.mu:g})")
+        self.run.have_answered("train")
+        found: dict[str, list[Comparison]] = {a.key: [] for a in asks}
+        known = [replace(q.comparison, preference=0.5) for q in store.questions(self.name, "same", beginning=beginning)]
+        for c in known + store.answered(self.name, "train", each=True, beginning=beginning).comparisons:
+            found.get(c.key.removeprefix(self.beginning), []).append(c)
+        return found
+
+    def sides(self, step: int, asks: Sequence[Ask]) -> list[tuple[tuple[Trajectory, ...], tuple[Trajectory, ...]]]:
+        """Both sides of each question, which meet the same tasks and the same chances."""
+        wanted = [(task, p) for ask in asks for p in ask.twins for task in ask.tasks]
+        title = f"update {step + 1}, {len(self.before(step))} of {self.z.answers} answers: both sides act"
+        with self.run.progress(title, len(wanted), transient=True) as advance:
+            sampler = self.run.sampler(self.acting.policy, advance)
+            found = sampler.sample([t for t, _ in wanted], self.planner.chances(step), [p for _, p in wanted])
+        d = self.z.side
+        return [(tuple(found[i : i + d]), tuple(found[i + d : i + 2 * d])) for i in range(0, len(found), 2 * d)]
+
+    # How far one has come
+
+    def check(self, step: int) -> None:
+        """Compare with the start on held-out tasks; hold the KL, and go back to the best point if the win rate has fallen from there."""
+        learner, purpose = self.learner, f"check-{self.number}-{step}"
+        self._ask_about_the_start(step, purpose)
+        asked = [q.comparison for q in self.run.store.questions(self.name, purpose)]
+        answered = self.run.store.answered(self.name, purpose).comparisons
+        found = rate([c.preference if self._ours(c.a) else 1 - c.preference for c in answered if c.preference is not None])
+        kl = self.divergence([t for c in asked for t in (c.a if self._ours(c.a) else c.b)])
+        back = bool(found.count) and learner.checked(found.mean, (found.high - found.low) / 4)
+        if not back and kl > self.z.kl:
+            shrink(learner.space, 0.9 ** math.ceil(math.log(kl / self.z.kl) / (2 * math.log(1 / 0.9))))  # KL falls as the square
+        values = {"kl": kl, "norm": rms(learner.space.parameters), "answers": float(len(self.before(step))), "back": float(back)}
+        if found.count:
+            values |= {"win_rate": found.mean, "win_rate_low": found.low, "win_rate_high": found.high, "questions": float(found.count)}
+        self.run.metrics.rewind(f"check-{self.number}", step - 1)
+        self.run.metrics.write(f"check-{self.number}", step, values)
+        won = f"win rate over the start {found}" if found.count else "no answer about held-out tasks"
+        moved = f"moved {values['norm']:.3g}, KL {kl:.3g}{'; back to the best point' if back else ''}"
+        self.run.console.print(f"{values['answers']:.0f} answers: {won}; {moved}", highlight=False)
+        if (told := self.advice(step, bool(found.count) and found.low > 0.5)) is not None:
+            self.run.console.print(told[0].upper() + told[1:] + ".", highlight=False)
+
+    def _ask_about_the_start(self, step: int, purpose: str) -> None:
+        z, run = self.z, self.run
+        if len(run.store.keys(self.name, purpose)) < z.checks:
+            held_out, count = run.tasks[1], z.checks * z.side
+            first = step // z.check_every * count
+            tasks = [held_out[(first + i) % len(held_out)] for i in range(count)]
+            both = []
+            with run.progress("answering held-out tasks", 2 * count, transient=True) as advance:
+                for policy in (self.acting.policy, self.acting.start):
+                    both.append(run.sampler(policy, advance).sample(tasks, self.planner.chances(step)))
+            sides = [[tuple(found[i : i + z.side]) for found in both] for i in range(0, count, z.side)]
+            run.store.ask(self.name, [run.pair(f"{purpose}/{i}", *s) for i, s in enumerate(sides)], purpose)
+        run.have_answered(purpose)
+
+    def _ours(self, side: Sequence[Trajectory]) -> bool:
+        return side[0].policy != self.acting.start.name
+
+    @torch.no_grad()
+    def divergence(self, trajectories: Sequence[Trajectory]) -> float:
+        """KL from the start, nats an action, estimated on what the policy did itself."""
+        batch = self.acting.policy.collate(trajectories)
+        difference = self.acting.policy.evaluate(batch)[0] - self.acting.start.evaluate(batch)[0]
+        return float((difference * batch.mask).sum() / batch.mask.sum())
+
+    def advice(self, step: int, won: bool) -> str | None:
+        """What the answers so far say about those to come; None where there are too many numbers to say."""
+        told, space = self.before(step), self.acting.policy.space
+        if len(told) * space.size > SHOWN:
+            return None
+        signal = budget.Signal(0.0, 0.0, 0.0)
+        if len(told) >= budget.FIRST:
+            signal = budget.signal([2 * p - 1 for _, p in told], np.stack([direction(seed, space.size, **space.how) for seed, _ in told]))
+        return budget.advice(signal, len(told), max(self.z.answers - len(told), 0), space.size, won)
+
+
+def _alike(pair: Comparison) -> bool:
+    """Whether both sides did the same."""
+    return all(_deed(x) == _deed(y) for x, y in zip(pair.a, pair.b, strict=True))
+
+
+def _deed(t: Trajectory) -> Any:
+    return (t.text, t.terminated) if t.text is not None else np.asarray(t.actions).tobytes()
