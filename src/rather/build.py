@@ -59,7 +59,8 @@ def start_policy(config: Config) -> AnyPolicy:
     m = config.model
     on = load.device(m.device)
     compute = load.dtype(m.dtype, on)
-    policy = load.policy(load.locate(m.path), on, compute, m.train == "full", config.sample.temperature, m.chat)
+    temperature = config.sample.temperature or 1.0  # where the likeliest token is taken, log-probabilities are those of temperature 1
+    policy = load.policy(load.locate(m.path), on, compute, m.train == "full", temperature, m.chat)
     policy.name = f"{config.run.name}@0"
     if m.gradient_checkpointing:
         if not isinstance(policy, TextPolicy):

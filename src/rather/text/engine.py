@@ -118,6 +118,18 @@ class Prefill:
         return self.packed(layer, q, k, v)
 
 
+@dataclass(frozen=True)
+class Forked:
+    """Attention of tokens that rows share, up to and with layer `last`, and of each row's own tokens after it."""
+
+    shared: Prefill
+    own: Prefill
+    last: int
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (self.shared if layer <= self.last else self.own)(layer, q, k, v)
+
+
 @torch.no_grad()
 def generate(
     model: Transformer,
@@ -203,26 +215,44 @@ def _index(values: Sequence[int], device: torch.device) -> Tensor:
 def _prefill(
     model: Transformer, cache: Cache, requests: list[Request], first: int, adapter: str | None, after: dict[int, Tensor] | None
 ) -> Tensor:
-    """Read each distinct prompt once into the cache rows from `first` on; returns the logits (R, V) after each row's prompt."""
+    """Read prompts into the cache rows from `first` on; returns the logits (R, V) after each row's prompt.
+
+    Each distinct prompt is read once. Where policies differ each reads for itself, but from the first layer that is shifted on alone.
+    """
     device = cache.lengths.device
-    read = [(r.prompt, r.shifted if after is not None else 0) for r in requests]
-    distinct = list(dict.fromkeys(read))
-    tensors, shifts = [_index(prompt, device) for prompt, _ in distinct], [shifted for _, shifted in distinct]
-    laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype, None if after is None else shifts)
-    places = dict(zip(distinct, laid.prompts, strict=True))
-    source = torch.cat([places[r] for r in read])
-    place = torch.cat([torch.arange(len(prompt), device=device) for prompt, _ in read])
-    lengths = _index([len(prompt) for prompt, _ in read], device)
-    row = torch.arange(first, first + len(read), device=device).repeat_interleave(lengths)
-    cache.lengths[first : first + len(read)] = lengths
-    last = torch.stack([places[r][-1] for r in read])
-    shift = None
+    prompts = [r.prompt for r in requests]
+    lengths = _index([len(prompt) for prompt in prompts], device)
+    row = torch.arange(first, first + len(prompts), device=device).repeat_interleave(lengths)
+    place = torch.cat([torch.arange(len(prompt), device=device) for prompt in prompts])
+    cache.lengths[first : first + len(prompts)] = lengths
+
+    def reading(readers: list[int] | None) -> tuple[Prefill, list[Tensor]]:
+        """Attention over the distinct prompts of all or of each reader, and where each row's prompt is."""
+        keys = list(zip(prompts, readers or [0] * len(prompts), strict=True))
+        distinct = list(dict.fromkeys(keys))
+        tensors = [_index(prompt, device) for prompt, _ in distinct]
+        who = None if readers is None else [reader for _, reader in distinct]
+        laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype, who)
+        places = dict(zip(distinct, laid.prompts, strict=True))
+        found = [places[key] for key in keys]
+        return Prefill(laid, cache, torch.cat(found), row, place), found
+
+    shared, places = reading(None)
+    attention, shift, laid = shared, None, shared.packed
     if after is not None:
-        which = torch.zeros_like(laid.ids)
-        for (_, shifted), own in places.items():
-            which[own] = shifted
-        shift = Shift(after, which)
-    return model.logits(model(laid.ids, laid.positions, Prefill(laid, cache, source, row, place), adapter, last, shift))
+        readers = [r.shifted for r in requests]
+        own, own_places = reading(readers)
+        which = torch.zeros_like(own.packed.ids)
+        which[own.source] = _index(readers, device).repeat_interleave(lengths)
+        if min(after) < model.shape.layers - 1:
+            fork = torch.zeros_like(which)
+            fork[own.source] = shared.source
+            attention, shift = Forked(shared, own, min(after)), Shift(after, which, fork)
+        else:
+            attention, shift, laid = own, Shift(after, which), own.packed
+        places = own_places
+    last = torch.stack([own[-1] for own in places])
+    return model.logits(model(laid.ids, laid.positions, attention, adapter, last, shift))
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -58,17 +58,28 @@ class Attention(Protocol):
 
 @dataclass(frozen=True)
 class Shift:
-    """What is added to the residual stream: after block i `after[i]` (P, C), of which token n gets row `which[n]`; None: the only row."""
+    """What is added to the residual stream: after block i `after[i]` (P, C), of which token n gets row `which[n]`; None: the only row.
+
+    With `fork` the blocks up to the first that is shifted run on tokens that several rows share; from there on token n is a copy of
+    their token `fork[n]`.
+    """
 
     after: dict[int, Tensor]
     which: Tensor | None = None
+    fork: Tensor | None = None
 
     def __call__(self, block: int, x: Tensor, wanted: Tensor | None) -> Tensor:
         """X (N, C) after `block`, shifted; the rows of x are the `wanted` tokens alone, if given."""
         if block not in self.after:
             return x
+        if self.forks(block):
+            x = x[self.fork]
         which = self.which if self.which is None or wanted is None else self.which[wanted]
         return x + (self.after[block] if which is None else self.after[block][which]).to(x.dtype)
+
+    def forks(self, block: int) -> bool:
+        """Whether tokens are copied after this block."""
+        return self.fork is not None and block == min(self.after)
 
 
 class RMSNorm(nn.Module):
@@ -273,6 +284,8 @@ class Transformer(nn.Module):
             x = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False) if again else block(*given)
             if shift is not None:
                 x = shift(i, x, kept)
+                if rotary is not None and shift.forks(i):
+                    rotary = rotary[0][shift.fork], rotary[1][shift.fork]
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
