@@ -269,6 +269,51 @@ def report(file: File, settings: Settings = None) -> None:
 
 
 @app.command()
+def nudge(
+    model: Annotated[str, typer.Argument(help="Model folder, .gguf file, or name on the Hugging Face hub.")],
+    prompts: Annotated[str, typer.Option(help='Prompt file (.jsonl, .csv, .parquet), or "package": 260 of our own.')] = "package",
+    settings: Settings = None,
+    answers: Annotated[int, typer.Option(help="Answers you are ready to give, those about held-out prompts aside.", min=1)] = 120,
+    name: Annotated[str, typer.Option(help="Name of the run; the same name goes on from where it was stopped.")] = "nudge",
+    page: Annotated[bool, typer.Option("--page", help="Put the questions on the page (rather serve), not at this terminal.")] = False,
+    simulated: Annotated[str, typer.Option(help="Let a simulated judge answer that likes this: brief, thorough or plain.")] = "",
+    merge: Annotated[Path | None, typer.Option(help="Write the nudged model there, as a folder that `transformers` loads.")] = None,
+) -> None:
+    """Nudge a language model by saying which of two sets of answers you would rather have; no reward model, no gradient.
+
+    Each question shows two policies a small step to either side of the present one, on the same prompts (keys: 1 left, 2 right, = tie,
+    s skip, u undo, q stop). Every few answers it says how often the policy beats the model it came from on held-out prompts, how far it
+    has moved, and what more answers would buy. q or Ctrl-C stops; the same command goes on. The result is a steering vector in
+    runs/NAME/checkpoints, which `rather` loads, and with --merge a whole model.
+    """
+    from rather import config
+    from rather.run import Run
+
+    loaded = config.load(None, [*_nudge_settings(model, prompts, answers, name, page, simulated), *(settings or [])])
+    run = Run(loaded, console)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "run.toml").write_text(config.document(loaded))
+    if page:
+        console.print(f"Questions appear on the page of: rather serve {run.folder / 'run.toml'}", soft_wrap=True)
+    last = run.train()
+    console.print(f"Steering vector: {last / 'model'}", soft_wrap=True)
+    if merge is not None:
+        run.policy(1).merge(merge)
+        console.print(f"The nudged model, for `transformers` too: {merge}", soft_wrap=True)
+    _write_report(run)
+
+
+def _nudge_settings(model: str, prompts: str, answers: int, name: str, page: bool, simulated: str) -> list[str]:
+    kind = "panel" if simulated else "people" if page else "terminal"
+    judge = [f'judge.panel=[{{ name = "{simulated}", utility = "{simulated}", temperature = 0.5, mistake = 0.05 }}]'] if simulated else []
+    return [
+        f"model.path={model}", f"data.prompts={prompts}", f"run.name={name}", f"zeroth.answers={answers}", f"judge.kind={kind}", *judge,
+        "judge.instruction=Which set of answers would you rather have?", "train.learner=zeroth", "train.checkpoint_every=1",
+        "sample.temperature=0.0", "sample.max_tokens=28", "sample.rows=64", "zeroth.radius=0.35",
+    ]  # fmt: skip
+
+
+@app.command()
 def hack(file: File, settings: Settings = None) -> None:
     """Show reward hacking: what the policy is paid by against what is meant, with an alarm, on one page.
 

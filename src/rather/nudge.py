@@ -5,6 +5,7 @@ again, so a run that begins anew with nothing but its store comes to the same nu
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +17,12 @@ import torch
 from rather import budget, checkpoint
 from rather.checkpoint import Lineage
 from rather.core import Comparison, Trajectory, direction
+from rather.errors import TrainingError
 from rather.evaluate import rate
 from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, forward, rms, seed_of, shrink
 
+IDLE = 5
+"""Updates in a row without any answer that end the run."""
 SHOWN = 10**8
 """Numbers in all directions together beyond which nothing is said about what answers buy."""
 
@@ -67,14 +71,17 @@ class Questions:
         if self.z.check_every and step and step % self.z.check_every == 0:
             self.check(step)
         left = math.ceil((self.z.answers - len(self.before(step))) / self.judges)
-        if left <= 0 or asked_to_stop():
+        if left <= 0 or asked_to_stop() or step >= (self.run.config.train.steps or sys.maxsize):
             return None
+        if step >= IDLE and not any(self.told.get(update) for update in range(step - IDLE, step)):
+            why = "the judges abstained, or both sides were always the same: give judges something to choose by, or raise zeroth.mu"
+            raise TrainingError(f"the last {IDLE} updates brought no answer; {why} (now {self.z.mu:g})")
         asks = self.planner.plan(step)[:left]
         answered = self.put(step, asks)
         silent = [i for i, ask in enumerate(asks) if not answered[ask.key]]
         if silent:  # other tasks may have something to choose by
             again = self.planner.plan(step, again=1)
-            answered |= self.put(step, [again[i] for i in silent])
+            answered = {key: told for key, told in answered.items() if told} | self.put(step, [again[i] for i in silent])
         self.told[step] = [(seed_of(c), forward(c)) for judged in answered.values() for c in judged if c.judge]
         self.learner.take(answered)
         return self.lineage()
@@ -99,17 +106,25 @@ class Questions:
         if missing:
             sides = self.sides(step, missing)
             pairs = [self.run.pair(self.beginning + a.key, *both) for a, both in zip(missing, sides, strict=True)]
-            same = [p for p in pairs if _alike(p)]
-            store.ask(self.name, [p for p in pairs if not _alike(p)], why="direction")
-            store.ask(self.name, same, "same", why="direction")
-            if len(same) > len(pairs) / 2:
-                self.run.console.print(f"{len(same)} of {len(pairs)} pairs are the same on both sides; raise zeroth.mu (now {self.z.mu:g})")
+            same = self._keep(pairs, "train")
+            if same > len(pairs) / 2:
+                self.run.console.print(f"{same} of {len(pairs)} pairs are the same on both sides; raise zeroth.mu (now {self.z.mu:g})")
         self.run.have_answered("train")
         found: dict[str, list[Comparison]] = {a.key: [] for a in asks}
-        known = [replace(q.comparison, preference=0.5) for q in store.questions(self.name, "same", beginning=beginning)]
-        for c in known + store.answered(self.name, "train", each=True, beginning=beginning).comparisons:
+        for c in self._same(beginning) + store.answered(self.name, "train", each=True, beginning=beginning).comparisons:
             found.get(c.key.removeprefix(self.beginning), []).append(c)
         return found
+
+    def _keep(self, pairs: Sequence[Comparison], purpose: str) -> int:
+        """Put questions into the store; those whose sides are the same are never asked. Returns how many these are."""
+        same = [p for p in pairs if _alike(p)]
+        self.run.store.ask(self.name, [p for p in pairs if not _alike(p)], purpose, why="direction")
+        self.run.store.ask(self.name, same, "same", why="direction")
+        return len(same)
+
+    def _same(self, beginning: str) -> list[Comparison]:
+        """The questions that nobody is asked, as ties."""
+        return [replace(q.comparison, preference=0.5) for q in self.run.store.questions(self.name, "same", beginning=beginning)]
 
     def sides(self, step: int, asks: Sequence[Ask]) -> list[tuple[tuple[Trajectory, ...], tuple[Trajectory, ...]]]:
         """Both sides of each question, which meet the same tasks and the same chances."""
@@ -127,8 +142,8 @@ class Questions:
         """Compare with the start on held-out tasks; hold the KL, and go back to the best point if the win rate has fallen from there."""
         learner, purpose = self.learner, f"check-{self.number}-{step}"
         self._ask_about_the_start(step, purpose)
-        asked = [q.comparison for q in self.run.store.questions(self.name, purpose)]
-        answered = self.run.store.answered(self.name, purpose).comparisons
+        asked = [q.comparison for q in self.run.store.questions(self.name, beginning=f"{purpose}/")]
+        answered = self._same(f"{purpose}/") + self.run.store.answered(self.name, purpose).comparisons
         found = rate([c.preference if self._ours(c.a) else 1 - c.preference for c in answered if c.preference is not None])
         kl = self.divergence([t for c in asked for t in (c.a if self._ours(c.a) else c.b)])
         back = bool(found.count) and learner.checked(found.mean, (found.high - found.low) / 4)
@@ -147,7 +162,7 @@ class Questions:
 
     def _ask_about_the_start(self, step: int, purpose: str) -> None:
         z, run = self.z, self.run
-        if len(run.store.keys(self.name, purpose)) < z.checks:
+        if len(run.store.questions(self.name, beginning=f"{purpose}/")) < z.checks:
             held_out, count = run.tasks[1], z.checks * z.side
             first = step // z.check_every * count
             tasks = [held_out[(first + i) % len(held_out)] for i in range(count)]
@@ -156,7 +171,7 @@ class Questions:
                 for policy in (self.acting.policy, self.acting.start):
                     both.append(run.sampler(policy, advance).sample(tasks, self.planner.chances(step)))
             sides = [[tuple(found[i : i + z.side]) for found in both] for i in range(0, count, z.side)]
-            run.store.ask(self.name, [run.pair(f"{purpose}/{i}", *s) for i, s in enumerate(sides)], purpose)
+            self._keep([run.pair(f"{purpose}/{i}", *s) for i, s in enumerate(sides)], purpose)
         run.have_answered(purpose)
 
     def _ours(self, side: Sequence[Trajectory]) -> bool:

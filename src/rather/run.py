@@ -384,6 +384,7 @@ class Run:
         dump = self.config.model_dump()
         t = {k: v for k, v in dump["train"].items() if k not in ("checkpoint_every", "keep")}
         kept = {k: dump[k] for k in ("control", "query", "model", "dpo", "ppo", "grpo", "zeroth", "verify", "reward", "sample")}
+        kept["zeroth"] = {k: v for k, v in kept["zeroth"].items() if k != "answers"}  # whoever wants to may give more
         return kept | {"train": t, "run": {"seed": dump["run"]["seed"]}}
 
     def _pair(self, key: str, a: Trajectory, b: Trajectory) -> Comparison:

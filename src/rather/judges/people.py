@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
-from rather.core import Label
+from rather.core import Label, Trajectory
 from rather.judges.language import words
 from rather.store import Question, Store
 
@@ -62,13 +62,20 @@ def _show(question: Question, left: str, progress: str, console: Console) -> Non
     """What strangers wrote goes through `Text`, which reads no markup; control characters are dropped."""
     comparison = question.comparison if left == "a" else question.comparison.swapped()
     console.rule(f"question {progress}")
-    console.print(Text(_clean(words(comparison.a[0].task.prompt or "")), style="italic"))
+    alone = len({words(t.task.prompt or "") for t in comparison.a}) == 1  # else every answer stands under its own prompt
+    if alone:
+        console.print(_asked(comparison.a[0]))
     width = max(30, console.width // 2 - 1)
     panels = []
     for number, side in (("1", comparison.a), ("2", comparison.b)):
         answers = [Text(_clean(t.text or "") + ("" if t.terminated else " ...")) for t in side]
-        panels.append(Panel(Group(*answers), title=number, width=width))
+        shown = answers if alone else [part for t, said in zip(side, answers, strict=True) for part in (_asked(t), said, "")]
+        panels.append(Panel(Group(*shown), title=number, width=width))
     console.print(Columns(panels))
+
+
+def _asked(trajectory: Trajectory) -> Text:
+    return Text(_clean(words(trajectory.task.prompt or "")), style="italic")
 
 
 def _clean(text: str) -> str:

@@ -125,6 +125,16 @@ class TextPolicy:
             weights.save(self.model, folder)
             self.tokens.save(folder)
 
+    def merge(self, folder: Path) -> None:
+        """Write the steered model as a Hugging Face folder that needs no steering.
+
+        Raises:
+            ModelError: the model has no place for a steering vector.
+        """
+        assert self.space is not None
+        weights.save_shifted(self.model, {i: x[0] for i, x in self.space.after().items()}, folder)
+        self.tokens.save(folder)
+
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place."""
         if self.space is not None:

@@ -134,13 +134,18 @@ def _left(question: Question, judge: str) -> str:
 
 def _shown(store: Store, question: Question, who: Person) -> dict[str, Any]:
     filmed = question.comparison.a[0].text is None
+    asked = [_prompt(t.task.prompt) for t in question.comparison.a]
+    alone = len(set(asked)) == 1  # else every attempt stands under its own prompt
     clips = facts(store, [number for numbers in question.trajectories for number in numbers]) if filmed else {}
     sides = [
-        [_attempt(t, number, clips.get(number), who.simulated) for t, number in zip(attempts, numbers, strict=True)]
+        [
+            _attempt(t, number, clips.get(number), who.simulated) | ({} if alone or filmed else {"prompt": _prompt(t.task.prompt)})
+            for t, number in zip(attempts, numbers, strict=True)
+        ]
         for attempts, numbers in zip((question.comparison.a, question.comparison.b), question.trajectories, strict=True)
     ]
     left, right = sides if _left(question, who.name) == "a" else sides[::-1]
-    return {"id": question.id, "prompt": _prompt(question.comparison.a[0].task.prompt), "left": left, "right": right}
+    return {"id": question.id, "prompt": asked[0] if alone else "", "left": left, "right": right}
 
 
 def _attempt(t: Trajectory, number: int, clip: dict[str, int] | None, simulated: bool) -> dict[str, Any]:

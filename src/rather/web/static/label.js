@@ -129,6 +129,12 @@ function shownAttempt(attempt, label) {
   words.className = "attempt";
   words.innerHTML = attempt.html;  // made safe by the server, like the prompt
   if (attempt.cut) words.insertAdjacentHTML("beforeend", '<span class="cut">...</span>');
+  if (attempt.prompt) {
+    const asked = document.createElement("div");
+    asked.className = "prompt";
+    asked.innerHTML = attempt.prompt;  // made safe by the server
+    words.prepend(asked);
+  }
   return words;
 }
 

@@ -1,0 +1,210 @@
+"""The zeroth-order learner on a grid whose best policy is known."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rather.control.grid import GridWorld
+from rather.control.models import ControlPolicy
+from rather.control.rollout import ControlSampler, inputs
+from rather.control.space import ControlSpace
+from rather.core import Comparison, Perturbation, Task, direction, perturbation_of, perturbed
+from rather.errors import ConfigError
+from rather.judges.known import SimulatedJudge, total_reward
+from rather.learners.zeroth import Asking, Estimate, Planner, Zeroth, forward, rms, told_of
+
+TASKS = [Task("grid", str(i)) for i in range(1000)]
+
+
+class Grid:
+    """A table on a 3 x 3 grid, and a loop that asks a simulated judge."""
+
+    def __init__(self, seed: int, asking: Asking, how: Estimate, temperature: float = 0.5) -> None:
+        env = self.make()
+        self.policy = ControlPolicy(inputs(env), env.action_space, [], normalise=False, seed=seed)
+        self.policy.space = self.space = ControlSpace(self.policy, ("net.layers.0",))
+        self.sampler = ControlSampler(self.policy, self.make, rows=64)
+        self.planner = Planner(TASKS, asking, seed)
+        self.learner = Zeroth(self.policy, self.space, asking, how)
+        self.judge = SimulatedJudge("judge", total_reward, temperature, seed=seed)
+        self.low, self.high = self.value(), float(env.values()[0, 0])
+
+    @staticmethod
+    def make() -> GridWorld:
+        return GridWorld(3)
+
+    def value(self) -> float:
+        """Exact value of the policy."""
+        env = self.make()
+        with torch.no_grad():
+            table = self.policy.net(torch.eye(9)).softmax(-1).numpy()
+        return float(env.values(np.repeat(table[None], env.horizon, 0))[0, 0])
+
+    def update(self, number: int) -> int:
+        """One update; returns how many answers it took."""
+        asks, given = self.planner.plan(number), 0
+        wanted = [(t, p) for a in asks for p in a.twins for t in a.tasks]
+        found = self.sampler.sample([t for t, _ in wanted], self.planner.chances(number), [p for _, p in wanted])
+        answered, d = {}, self.planner.how.side
+        for i, ask in enumerate(asks):
+            a, b = tuple(found[2 * d * i : 2 * d * i + d]), tuple(found[2 * d * i + d : 2 * d * (i + 1)])
+            question = Comparison(a, b, key=ask.key)
+            same = all(np.array_equal(x.actions, y.actions) for x, y in zip(a, b, strict=True))
+            given += not same
+            answered[ask.key] = [replace(question, preference=0.5 if same else self.judge.judge([question])[0])]
+        self.learner.take(answered)
+        self.learner.step()
+        return given
+
+
+def test_it_reaches_nine_tenths_of_the_best_within_400_answers() -> None:
+    reached = 0
+    for seed in range(10):
+        grid = Grid(seed, Asking(mu=2.0), Estimate(lr=1.5))
+        answers = number = 0
+        while answers <= 392 and (grid.value() - grid.low) < 0.9 * (grid.high - grid.low):
+            answers, number = answers + grid.update(number), number + 1
+        reached += (grid.value() - grid.low) >= 0.9 * (grid.high - grid.low)
+    assert reached >= 8
+
+
+def test_perturbed_policies_meet_the_same_chances_and_leave_the_weights_alone() -> None:
+    grid = Grid(0, Asking(mu=0.5), Estimate(lr=1.0))
+    before = {n: p.clone() for n, p in grid.policy.state_dict().items()}
+    nothing, far = Perturbation(3, 0.0), Perturbation(3, 5.0)
+    plain, zero, other, again = grid.sampler.sample([TASKS[0]] * 4, 7, [None, nothing, far, None])
+    assert np.array_equal(plain.actions, zero.actions), "a perturbation of nothing is no perturbation"
+    assert np.array_equal(plain.logprobs, zero.logprobs)
+    assert not np.array_equal(plain.actions, other.actions)
+    assert not np.array_equal(plain.actions, again.actions), "the second attempt of one policy has other chances"
+    assert all(torch.equal(p, before[n]) for n, p in grid.policy.state_dict().items())
+    # What was perturbed is what the numbers would be after that move
+    (alone,) = grid.sampler.sample([TASKS[0]], 7, [far])
+    with torch.no_grad():
+        grid.space.numbers.add_(grid.space.combined([far], [1.0])[0])
+    grid.space.sync()
+    (moved,) = grid.sampler.sample([TASKS[0]], 7)
+    assert np.array_equal(alone.actions, moved.actions)
+    np.testing.assert_allclose(alone.logprobs, moved.logprobs, atol=1e-6)
+
+
+def asked(grid: Grid, preference: float | None) -> dict[str, list[Comparison]]:
+    found = {}
+    for ask in grid.planner.plan(0):
+        a, b = grid.sampler.sample([ask.tasks[0]] * 2, 1, ask.twins)
+        found[ask.key] = [Comparison((a,), (b,), preference, ask.key)]
+    return found
+
+
+def test_a_step_is_the_mean_of_the_directions_by_their_answers() -> None:
+    grid = Grid(0, Asking(mu=0.5, directions=3), Estimate(lr=0.2))
+    answered = asked(grid, 1.0)
+    first, second, third = answered
+    answered[second] = [replace(answered[second][0], preference=0.0)]
+    answered[third] = [answered[third][0].swapped()]  # b is theta + mu v now, and b was preferred
+    grid.learner.take(answered)
+    grid.learner.step()
+    v = [direction(ask.twins[0].seed, grid.space.size) for ask in grid.planner.plan(0)]
+    np.testing.assert_allclose(grid.space.numbers.detach(), 0.2 * (v[0] - v[1] + v[2]) / 3, atol=1e-6)
+    assert torch.equal(grid.policy.net.layers[0].detach(), grid.space.start["net.layers.0"] + grid.space.numbers.view(9, 4))
+
+
+def test_ties_and_silence_move_nothing() -> None:
+    grid = Grid(0, Asking(mu=0.5, directions=3), Estimate(lr=0.2))
+    for preference in (0.5, None):
+        grid.learner.take(asked(grid, preference))
+        values = grid.learner.step()
+        assert values["moved"] == 0
+    grid.learner.take({key: [] for key in asked(grid, None)})
+    values = grid.learner.step()
+    assert (values["moved"], values["answers"], values["unanswered"]) == (0, 0, 3)
+
+
+def test_under_a_judge_who_flips_coins_it_stays_in_the_trust_region() -> None:
+    grid = Grid(0, Asking(mu=0.5, side=1), Estimate(lr=1.0, radius=0.4))
+    grid.judge = replace(grid.judge, mistake=1.0)
+    norms = []
+    for number in range(12):
+        grid.update(number)
+        norms.append(rms(grid.space.parameters))
+    assert max(norms) <= 0.4 + 1e-6
+    assert max(norms) > 0.39, "it would have left"
+
+
+def test_it_goes_back_to_the_best_point_when_the_win_rate_falls() -> None:
+    grid = Grid(0, Asking(mu=0.5), Estimate(lr=1.0))
+    grid.update(0)
+    best = grid.space.numbers.detach().clone()
+    assert not grid.learner.checked(0.7, 0.1)
+    grid.update(1)
+    assert not grid.learner.checked(0.65, 0.1), "within the error"
+    assert not torch.equal(grid.space.numbers, best)
+    assert grid.learner.checked(0.55, 0.1)
+    assert torch.equal(grid.space.numbers, best)
+    weights = grid.policy.net.layers[0].detach()
+    assert torch.equal(weights, grid.space.start["net.layers.0"] + best.view(9, 4))
+
+
+@pytest.mark.parametrize("optimiser", ["SGD", "Adam"])
+def test_its_state_goes_on_where_it_was(optimiser: str) -> None:
+    one, two = (Grid(0, Asking(mu=0.5), Estimate(lr=0.1, optimiser=optimiser)) for _ in range(2))
+    one.update(0)
+    one.learner.checked(0.6, 0.1)
+    two.learner.load_state_dict(copy.deepcopy(one.learner.state_dict()))
+    for grid in (one, two):
+        grid.update(1)
+    assert torch.equal(one.space.numbers, two.space.numbers)
+    assert two.learner.best_rate == 0.6
+    assert torch.equal(one.learner.best[0], two.learner.best[0])
+
+
+def test_several_judges_and_comparisons_of_a_direction_find_their_place() -> None:
+    grid = Grid(0, Asking(mu=0.5, directions=2, comparisons=2, side=1), Estimate(lr=0.2))
+    answered = asked(grid, 1.0)
+    first, *_, last = answered
+    answered[first] = [replace(answered[first][0], preference=p, judge=j) for p, j in ((1.0, "x"), (0.0, "y"))]
+    answered[last] = []
+    seeds, told = told_of(answered)
+    assert seeds == [a.twins[0].seed for a in grid.planner.plan(0)[::2]]
+    torch.testing.assert_close(told, torch.tensor([[[1, 0], [1, torch.nan]], [[1, torch.nan], [torch.nan, torch.nan]]]), equal_nan=True)
+
+
+def test_names_keep_a_perturbation() -> None:
+    for p in (Perturbation(12, 0.3), Perturbation(2**55, -1e-07), Perturbation(1, 2.0)):
+        assert perturbation_of(perturbed("run-1@0-3", p)) == p
+    assert perturbation_of(perturbed("run-1@0-3", None)) is None
+    here = Comparison((_of("r@0-1+0.5*v(3)"),), (_of("r@0-1-0.5*v(3)"),), 1.0)
+    assert (forward(here), forward(here.swapped()), forward(replace(here, preference=0.0))) == (1.0, 1.0, 0.0)
+    one_sided = Comparison((_of("r@0-1"),), (_of("r@0-1+0.5*v(3)"),), 0.25)
+    assert forward(one_sided) == 0.75
+
+
+def _of(policy: str):
+    from rather.core import Trajectory
+
+    return Trajectory(TASKS[0], policy)
+
+
+@pytest.mark.parametrize(
+    ("asking", "how", "said"),
+    [
+        ({"mu": 0.0}, {}, "zeroth.mu is 0"),
+        ({"side": 0}, {}, "zeroth.side is 0"),
+        ({}, {"radius": 0.0}, "zeroth.radius is 0"),
+        ({}, {"estimator": "zpg", "trim": 0.0}, "no finite inverse at zeroth.trim = 0"),
+        ({}, {"link": "guess"}, "no link 'guess'; take one of logistic"),
+        ({}, {"optimiser": "Magic"}, "no optimiser 'Magic'"),
+    ],
+)
+def test_settings_that_cannot_work(asking: dict, how: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Grid(0, Asking(**{"mu": 0.5, **asking}), Estimate(**{"lr": 1.0, **how}))
+
+
+def test_a_space_without_parameters() -> None:
+    env = Grid.make()
+    with pytest.raises(ConfigError, match="matches none of net.layers.0, net.layers.1"):
+        ControlSpace(ControlPolicy(inputs(env), env.action_space, [], False), ("nothing.*",))
