@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 SEED ?= 0
 
-.PHONY: demo demo-hacking test check setup bench docs screenshots clean
+.PHONY: demo demo-hacking demo-nudge test check setup bench docs screenshots clean
 
 setup: $(VENV)/ready $(MODEL)
 
@@ -26,6 +26,9 @@ demo: setup
 
 demo-hacking: setup
 	$(BIN)/rather hack configs/car.toml run.seed=$(SEED) run.name=hacking-$(SEED)
+
+demo-nudge: setup
+	$(BIN)/rather loop configs/nudge.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),nudge-people,nudge)-$(SEED) $(if $(PEOPLE),judge.kind=terminal zeroth.answers=40 eval.prompts=8)
 
 check: setup
 	$(BIN)/ruff format --check

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from test_cli import run  # noqa: F401
 from test_control_run import RUN as CONTROL
+from test_nudge import CONTROL as NUDGE
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,7 +45,9 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather("train", run, "train.learner=ppo", "train.steps=2", "ppo.answers=8", checks)
     (tmp_path / "control.toml").write_text(CONTROL.replace("rounds = 2", "rounds = 1"))
     rather("loop", tmp_path / "control.toml")
-    lines = [line for name in ("tiny", "small") for line in (tmp_path / f"runs/{name}/metrics.jsonl").read_text().splitlines()]
+    (tmp_path / "nudge.toml").write_text(NUDGE)
+    rather("train", tmp_path / "nudge.toml", "zeroth.answers=36")
+    lines = [line for name in ("tiny", "small", "grid") for line in (tmp_path / f"runs/{name}/metrics.jsonl").read_text().splitlines()]
     written = {re.sub("^temperature/.*", "temperature/JUDGE", key) for line in lines for key in json.loads(line)}
     table = [line.split("|")[1] for line in (ROOT / "docs/metrics.md").read_text().splitlines() if line.startswith("| `")]
     assert written == {key for cell in table for key in re.findall("`([^`]+)`", cell)}

@@ -152,13 +152,14 @@ class Questions:
         values = {"kl": kl, "norm": rms(learner.space.parameters), "answers": float(len(self.before(step))), "back": float(back)}
         if found.count:
             values |= {"win_rate": found.mean, "win_rate_low": found.low, "win_rate_high": found.high, "questions": float(found.count)}
+        told = self.advice(step, bool(found.count) and found.low > 0.5)
         self.run.metrics.rewind(f"check-{self.number}", step - 1)
-        self.run.metrics.write(f"check-{self.number}", step, values)
+        self.run.metrics.write(f"check-{self.number}", step, values, **({"advice": told} if told else {}))
         won = f"win rate over the start {found}" if found.count else "no answer about held-out tasks"
         moved = f"moved {values['norm']:.3g}, KL {kl:.3g}{'; back to the best point' if back else ''}"
         self.run.console.print(f"{values['answers']:.0f} answers: {won}; {moved}", highlight=False)
-        if (told := self.advice(step, bool(found.count) and found.low > 0.5)) is not None:
-            self.run.console.print(told[0].upper() + told[1:] + ".", highlight=False)
+        if told:
+            self.run.console.print(f"{told[0].upper()}{told[1:]}.", highlight=False)
 
     def _ask_about_the_start(self, step: int, purpose: str) -> None:
         z, run = self.z, self.run

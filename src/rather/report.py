@@ -51,6 +51,7 @@ def write(run: Any, examples: int = 8) -> Path:
         simulated=any(kinds[x.judge] == "simulated" for x in labels),
         win=win_rate(held_out, policy) if held_out else None,
         last_eval=evals[-1] if evals else None,
+        advice=next((row["advice"] for row in reversed(run.metrics.read()) if "advice" in row), ""),
         plots=[Markup(plot) for plot in _plots(run, evals, held_out, policy)],
         examples=[_example(c, policy) for c in _spread(held_out, examples)],
         nan=math.isnan,
@@ -118,6 +119,11 @@ def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], po
                 drawn.append(figure(f"{title} ({phase.removeprefix('train-')})", lambda ax, p=points: _curve(ax, p)))
         if len(rows) > 1 and any(key.startswith("temperature/") for key in rows[-1]):
             drawn.append(figure("Temperature of each judge: the higher, the less they tell", lambda ax, r=rows: _temperatures(ax, r)))
+    checks = [row for row in run.metrics.read() if row["phase"].startswith("check-")]
+    if checks:
+        drawn.append(figure("Win rate over the start on held-out tasks, 95 % interval", lambda ax: _checks(ax, checks)))
+        drawn.append(figure("KL from the start, nats an action", lambda ax: _by_answers(ax, checks, "kl")))
+        drawn.append(figure("How far the numbers have moved, root mean square", lambda ax: _by_answers(ax, checks, "norm")))
     if evals and "win_rate" in evals[-1]:
         drawn.append(figure("Win rate against the start, 95 % interval", lambda ax: _rates(ax, evals, "win_rate", BLUE)))
     if evals and "score_policy" in evals[-1]:
@@ -170,6 +176,22 @@ def _rates(axes: Axes, evals: list[dict[str, Any]], key: str, colour: str, label
     axes.set_xticks(range(len(evals)), [f"round {row['phase'].removeprefix('eval-')}" for row in evals])
     axes.set_xlim(-0.7, len(evals) - 0.3)
     axes.set_ylim(0, 1)
+
+
+def _checks(axes: Axes, checks: list[dict[str, Any]]) -> None:
+    known = [row for row in checks if "win_rate" in row]
+    answers, mean = [row["answers"] for row in known], [row["win_rate"] for row in known]
+    axes.fill_between(answers, [row["win_rate_low"] for row in known], [row["win_rate_high"] for row in known], color=BLUE, alpha=0.2)
+    axes.plot(answers, mean, "o-", color=BLUE)
+    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("answers")
+
+
+def _by_answers(axes: Axes, checks: list[dict[str, Any]], key: str) -> None:
+    axes.plot([row["answers"] for row in checks], [row[key] for row in checks], "o-", color=BLUE)
+    axes.set_ylim(0, None)
+    axes.set_xlabel("answers")
 
 
 def _scores(axes: Axes, evals: list[dict[str, Any]]) -> None:

@@ -102,7 +102,7 @@ def asked(grid: Grid, preference: float | None) -> dict[str, list[Comparison]]:
 def test_a_step_is_the_mean_of_the_directions_by_their_answers() -> None:
     grid = Grid(0, Asking(mu=0.5, directions=3), Estimate(lr=0.2))
     answered = asked(grid, 1.0)
-    first, second, third = answered
+    _, second, third = answered
     answered[second] = [replace(answered[second][0], preference=0.0)]
     answered[third] = [answered[third][0].swapped()]  # b is theta + mu v now, and b was preferred
     grid.learner.take(answered)

@@ -126,7 +126,8 @@ class Zeroth:
         steps = [p.detach() - b for p, b in zip(self.space.parameters, before, strict=True)]
         known = told[~told.isnan()]
         return {
-            "answers": float(len(known)), "ties": float((known == 0.5).sum()), "unanswered": float(sum(not judged for judged in self.answered.values())),
+            "answers": float(len(known)), "ties": float((known == 0.5).sum()),
+            "unanswered": float(sum(not judged for judged in self.answered.values())),
             "moved": rms(steps), "norm": rms(self.space.parameters),
         }  # fmt: skip
 
