@@ -16,7 +16,7 @@ from statistics import median
 import torch
 
 import common
-from rather.cli import THREADS
+from rather.__main__ import THREADS
 from rather.text import load
 
 PEER = Path(".venv-bench/bin/python")

@@ -29,6 +29,6 @@ def _main(arguments: list[str], folder: str, out: str, err: str) -> None:
     os.chdir(folder)
     os.environ["COLUMNS"] = "200"
     sys.argv = ["rather", *arguments]
-    from rather import cli
+    from rather import __main__
 
-    cli.main()
+    __main__.main()

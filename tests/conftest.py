@@ -2,7 +2,7 @@
 
 import os
 
-from rather.cli import THREADS
+from rather.__main__ import THREADS
 
 os.environ.update(THREADS)
 os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"

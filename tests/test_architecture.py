@@ -24,6 +24,7 @@ OWN = {
     "checkpoint": {"errors"},
     "train": {"checkpoint", "errors", "metrics"},
     "config": {"errors"},
+    "settings": {"config", "errors"},
 }
 ONLY_IN = {"transformers": "text", "tokenizers": "text", "gguf": "text", "peft": "text", "gymnasium": "control", "fastapi": "web"}
 FORBIDDEN = {"pickle", "dill", "joblib", "marshal", "shelve"}

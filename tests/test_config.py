@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from rather import config
+from rather import settings
+from rather.config import Config
 from rather.errors import ConfigError
 
 
@@ -14,7 +15,7 @@ from rather.errors import ConfigError
         ("train.batchsize=1", r"there is no setting train.batchsize; did you mean train.batch_size\?"),
         ("trian.lr=1", r"there is no setting trian; did you mean train\?"),
         ("train.lr=-1", r"train.lr: input should be greater than 0 \(got -1\)"),
-        ("train.learner=pdo", r"train.learner: input should be 'sft', 'reward', 'dpo', 'ppo' or 'grpo' \(got 'pdo'\)"),
+        ("train.learner=pdo", r"train.learner: input should be 'sft', 'reward', 'dpo', 'ppo', 'grpo' or 'zeroth' \(got 'pdo'\)"),
         ("train.epochs=lots", r"train.epochs: .*number.* \(got 'lots'\)"),
         ("nonsense", "is no setting; write section.key=value"),
         ("run.name=a/b", "run.name"),
@@ -22,12 +23,12 @@ from rather.errors import ConfigError
 )
 def test_wrong_settings_name_the_key_and_the_remedy(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        config.load(None, [override])
+        settings.load(None, [override])
 
 
 def test_overrides_win_over_the_file(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('[train]\nlr = 0.1\nepochs = 3\n[model]\npath = "x"\n')
-    found = config.load(tmp_path / "run.toml", ["train.lr=2e-3", "run.name=other", "model.chat=false", "judge.panel=[{name='a'}]"])
+    found = settings.load(tmp_path / "run.toml", ["train.lr=2e-3", "run.name=other", "model.chat=false", "judge.panel=[{name='a'}]"])
     assert (found.train.lr, found.train.epochs, found.run.name, found.model.path) == (2e-3, 3, "other", "x")
     assert found.model.chat is False
     assert [p.name for p in found.judge.panel] == ["a"]
@@ -35,26 +36,26 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no file .*run.toml; `rather config"):
-        config.load(tmp_path / "run.toml", [])
+        settings.load(tmp_path / "run.toml", [])
     (tmp_path / "run.toml").write_text("[train\n")
     with pytest.raises(ConfigError, match="cannot be read"):
-        config.load(tmp_path / "run.toml", [])
+        settings.load(tmp_path / "run.toml", [])
 
 
 def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: Path) -> None:
-    changed = config.load(None, ["train.lr=0.5", "model.path='a\"b'"])
-    text = config.document(changed)
+    changed = settings.load(None, ["train.lr=0.5", "model.path='a\"b'"])
+    text = settings.document(changed)
     (tmp_path / "run.toml").write_text(text)
-    assert config.load(tmp_path / "run.toml", []) == changed
+    assert settings.load(tmp_path / "run.toml", []) == changed
     for line in text.splitlines():
         if "=" in line and not line.startswith("#"):
             assert "#" in line, f"{line} is not described"
-    assert set(tomllib.loads(text)) == set(config.Config.model_fields)
+    assert set(tomllib.loads(text)) == set(Config.model_fields)
 
 
 def test_the_configurations_that_come_with_rather() -> None:
     for path in (Path(__file__).parent.parent / "configs").glob("*.toml"):
-        assert config.load(path, []).run.name == path.stem
+        assert settings.load(path, []).run.name == path.stem
 
 
 def test_what_train_says_is_how_a_learner_optimises() -> None:
@@ -64,7 +65,7 @@ def test_what_train_says_is_how_a_learner_optimises() -> None:
         "steps": 7, "batch_size": 3, "lr": 0.5, "warmup": 2, "schedule": "cosine", "weight_decay": 0.25, "max_grad_norm": 0.125,
         "micro_tokens": 99,
     }  # fmt: skip
-    found = build.optimisation(config.Config.model_validate({"train": said, "run": {"seed": 5}}), "dpo", 100)
+    found = build.optimisation(Config.model_validate({"train": said, "run": {"seed": 5}}), "dpo", 100)
     assert {key: getattr(found, key) for key in said} == said
     assert found.seed == 5
     assert found.eps == 1e-8

@@ -1,7 +1,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from rather import config, report
+from rather import report
+from rather import settings as toml
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.metrics import Metrics
 from rather.store import Store
@@ -10,7 +11,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 def test_what_models_and_people_wrote_is_escaped(tmp_path: Path) -> None:
-    settings = config.load(None, [f"run.folder={tmp_path}", f"model.path={HOSTILE}"])
+    settings = toml.load(None, [f"run.folder={tmp_path}", f"model.path={HOSTILE}"])
     store = Store(settings.store)
     store.add_judge(HOSTILE, "person")
     sides = [Trajectory(Task("f", "1", HOSTILE), policy, HOSTILE) for policy in ("run@0-5-abc", "run@start")]

@@ -1,5 +1,55 @@
-"""`python -m rather` is the command line."""
+"""What `rather` and `python -m rather` run: the commands, and how their errors are told."""
 
-from rather.cli import main
+import os
+import sys
+import traceback
+import warnings
 
-main()
+from rich.console import Console
+from rich.markup import escape
+
+from rather.cli import Interrupted, app
+from rather.errors import RatherError
+
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
+"""How OpenMP's threads idle: they sleep, since spinning ones slow their neighbours down, but not at once, since waking up is slow too."""
+
+
+def main() -> None:
+    """Run the command line: exit code 2 and one sentence for an error that the user can mend, 130 for Ctrl-C."""
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    errors = Console(stderr=True)
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]note[/yellow] {escape(str(message))}", soft_wrap=True)
+    try:
+        app()
+    except RatherError as e:
+        _fail(errors, str(e), 2)
+    except ModuleNotFoundError as e:
+        if e.name is None or e.name.split(".")[0] == "rather":
+            raise
+        extra = {"transformers": "text", "gguf": "text", "tokenizers": "text", "psycopg": "postgres", "gymnasium": "control"}.get(
+            e.name, "text"
+        )
+        _fail(errors, f"the package {e.name} is missing; pip install 'rather[{extra}]'", 2)
+    except Interrupted as e:
+        _fail(errors, str(e), 130)
+    except OSError as e:
+        if e.errno is None:
+            raise
+        _fail(errors, f"{e.filename or 'a file'}: {e.strerror}", 2)
+
+
+def _fail(errors: Console, sentence: str, code: int) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    errors.print(f"[bold red]{'stopped' if code == 130 else 'error'}[/bold red] ", end="")
+    errors.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,24 +1,17 @@
 """The command line: each command is one library call, all are driven by one TOML file with overrides."""
 
-import os
 import sys
-import traceback
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
 from rather import __version__
-from rather.errors import ConfigError, RatherError
-
-THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
-"""How OpenMP's threads idle: they sleep, since spinning ones slow their neighbours down, but not at once, since waking up is slow too."""
+from rather.errors import ConfigError
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -61,9 +54,9 @@ Round = Annotated[int, typer.Option("--round", help="Round of the outer loop, fr
 
 
 def _run(file: Path, settings: list[str] | None) -> Any:
-    from rather import config
+    from rather import settings as toml
 
-    loaded = config.load(file, settings or [])
+    loaded = toml.load(file, settings or [])
     if loaded.control.env:
         from rather.control_run import ControlRun
 
@@ -169,10 +162,11 @@ def panel(
     """
     import threading
 
-    from rather import build, config
+    from rather import build
+    from rather import settings as toml
     from rather.panel import answer
 
-    loaded = config.load(file, [*(settings or []), "judge.kind=panel", "train.reward=labels"])
+    loaded = toml.load(file, [*(settings or []), "judge.kind=panel", "train.reward=labels"])
     count = 0
 
     def answered(_: str) -> None:
@@ -286,13 +280,13 @@ def nudge(
     has moved, and what more answers would buy. q or Ctrl-C stops; the same command goes on. The result is a steering vector in
     runs/NAME/checkpoints, which `rather` loads, and with --merge a whole model.
     """
-    from rather import config
+    from rather import settings as toml
     from rather.run import Run
 
-    loaded = config.load(None, [*_nudge_settings(model, prompts, answers, name, page, simulated), *(settings or [])])
+    loaded = toml.load(None, [*_nudge_settings(model, prompts, answers, name, page, simulated), *(settings or [])])
     run = Run(loaded, console)
     run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / "run.toml").write_text(config.document(loaded))
+    (run.folder / "run.toml").write_text(toml.document(loaded))
     if page:
         console.print(f"Questions appear on the page of: rather serve {run.folder / 'run.toml'}", soft_wrap=True)
     last = run.train()
@@ -331,9 +325,9 @@ def config(
     file: Annotated[Path | None, typer.Argument(help="A run's TOML file; without one: the defaults.")] = None, settings: Settings = None
 ) -> None:
     """Print every setting with its value and what it means, as a TOML file to start from (`rather config > run.toml`)."""
-    from rather import config
+    from rather import settings as toml
 
-    sys.stdout.write(config.document(config.load(file, settings or [])))
+    sys.stdout.write(toml.document(toml.load(file, settings or [])))
 
 
 @app.command()
@@ -399,39 +393,3 @@ def options(
     if version:
         console.print(f"rather {__version__}")
         raise typer.Exit
-
-
-def main() -> None:
-    """Run the command line: exit code 2 and one sentence for an error that the user can mend, 130 for Ctrl-C."""
-    for name, value in THREADS.items():
-        os.environ.setdefault(name, value)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    errors = Console(stderr=True)
-    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]note[/yellow] {escape(str(message))}", soft_wrap=True)
-    try:
-        app()
-    except RatherError as e:
-        _fail(errors, str(e), 2)
-    except ModuleNotFoundError as e:
-        if e.name is None or e.name.split(".")[0] == "rather":
-            raise
-        extra = {"transformers": "text", "gguf": "text", "tokenizers": "text", "psycopg": "postgres", "gymnasium": "control"}.get(
-            e.name, "text"
-        )
-        _fail(errors, f"the package {e.name} is missing; pip install 'rather[{extra}]'", 2)
-    except Interrupted as e:
-        _fail(errors, str(e), 130)
-    except OSError as e:
-        if e.errno is None:
-            raise
-        _fail(errors, f"{e.filename or 'a file'}: {e.strerror}", 2)
-
-
-def _fail(errors: Console, sentence: str, code: int) -> None:
-    if "--debug" in sys.argv:
-        traceback.print_exc()
-    errors.print(f"[bold red]{'stopped' if code == 130 else 'error'}[/bold red] ", end="")
-    errors.print(sentence, markup=False, highlight=False, soft_wrap=True)
-    raise SystemExit(code)

@@ -1,14 +1,10 @@
-"""Every setting of a run: one TOML file, one pydantic model a section, unknown keys refused, every key described."""
+"""Every setting of a run: one pydantic model a section, unknown keys refused, every key described; settings.py reads and writes them."""
 
-import difflib
 import math
-import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from rather.errors import ConfigError
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -334,92 +330,3 @@ class Config(Section):
     def store(self) -> str:
         """Where the run's store is."""
         return self.run.store or str(self.folder / "store.db")
-
-
-def load(path: Path | None, overrides: list[str]) -> Config:
-    """The settings in a TOML file, with `section.key=value` overrides on top.
-
-    Raises:
-        ConfigError: the file is missing or no TOML, or a key or value is wrong; the message names the nearest valid key.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            raise ConfigError(f"there is no file {path}; `rather config > {path}` writes one to start from") from None
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-            raise ConfigError(f"{path} cannot be read: {e}") from None
-    for override in overrides:
-        _override(values, override)
-    try:
-        return Config.model_validate(values)
-    except ValidationError as e:
-        raise ConfigError(_explain(e)) from None
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    parts = key.split(".")
-    if not equals or len(parts) != 2 or not all(parts):
-        raise ConfigError(f"{override!r} is no setting; write section.key=value, as in train.lr=1e-4")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    section = values.setdefault(parts[0], {})
-    if not isinstance(section, dict):
-        raise ConfigError(f"{parts[0]!r} is no section; write section.key=value")
-    section[parts[1]] = value
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
-    name = ".".join(place)
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, sorted(_names()), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "`rather config` lists them all"
-        return f"there is no setting {name}; {hint}"
-    got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-    return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}{got}"
-
-
-def _names() -> set[str]:
-    names = set(Config.model_fields)
-    for section, field in Config.model_fields.items():
-        names |= {f"{section}.{key}" for key in field.annotation.model_fields}  # type: ignore[union-attr]
-    return names
-
-
-def document(config: Config) -> str:
-    """The settings as a TOML file in which every key is described."""
-    lines = []
-    for section in Config.model_fields:
-        values = getattr(config, section)
-        lines += [f"# {(type(values).__doc__ or '').strip()}", f"[{section}]"]
-        tables = []
-        for key, field in type(values).model_fields.items():
-            value = getattr(values, key)
-            if isinstance(value, list) and all(isinstance(item, Section) for item in value):
-                tables += [line for item in value for line in ["", f"[[{section}.{key}]]", *_rows(item)]]
-            elif value is None:
-                lines.append(f"# {key} = ...  # {field.description}")
-            else:
-                lines.append(f"{key} = {_toml(value)}  # {field.description}")
-        lines += [*tables, ""]
-    return "\n".join(lines)
-
-
-def _rows(item: Section) -> list[str]:
-    fields = type(item).model_fields
-    return [f"{key} = {_toml(getattr(item, key))}  # {field.description}" for key, field in fields.items()]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
-    return repr(value)

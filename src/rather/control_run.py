@@ -62,7 +62,7 @@ class ControlRun(Run):
     def attempts(self, policy: ControlPolicy, tasks: list[Task], meant: bool, best: bool = False) -> list[Trajectory]:
         """One attempt at each task."""
         sampler = ControlSampler(policy, lambda: self.make(meant), self.config.control.envs, best=best)
-        return sampler.sample(tasks, self._seed("attempts", 0))
+        return sampler.sample(tasks, self.seed("attempts", 0))
 
     # Phases
 
@@ -87,7 +87,7 @@ class ControlRun(Run):
                 found += self.attempts(self.policy(before), tasks[:share], meant=True)
         if not c.control.uneven:
             check_lengths(found)
-        seed = self._seed("query", number) % 2**32
+        seed = self.seed("query", number) % 2**32
         length = q.fragment or min(len(t.rewards) for t in found)  # type: ignore[arg-type]
         pieces = fragments(found, length, 2 * wanted * q.candidates, seed)
         pairs = [Comparison((a,), (b,)) for a, b in zip(pieces[0::2], pieces[1::2], strict=True)]

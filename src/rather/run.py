@@ -6,9 +6,8 @@ What a phase has done is in the store or in a checkpoint, so there is no other s
 import hashlib
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rather import build, checkpoint, live, nudge
+from rather import build, checkpoint, held_out, live, nudge
 from rather.checkpoint import Lineage
 from rather.config import Config
 from rather.core import Answered, Comparison, Label, Task, Trajectory
-from rather.errors import ConfigError, TrainingError
-from rather.evaluate import Rate, calibration, rate, win_rate
+from rather.errors import TrainingError
 from rather.judges import people
 from rather.judges.model import ModelJudge
 from rather.metrics import Metrics, mirrors
@@ -83,7 +81,7 @@ class Run:
             sampler = build.sampler(self.config, policy, advance)
             for start in range(0, len(missing), CHUNK // 2):
                 chunk = missing[start : start + CHUNK // 2]
-                answers = sampler.sample([t for t in chunk for _ in range(2)], self._seed("sample", number))
+                answers = sampler.sample([t for t in chunk for _ in range(2)], self.seed("sample", number))
                 pairs = [self._pair(f"round-{number}/{a.task.key}", a, b) for a, b in zip(answers[0::2], answers[1::2], strict=True)]
                 wanted = None if before is None else priorities(self.config.query.strategy, before.differences(pairs), len(pairs))
                 self.store.ask(self.config.run.name, pairs, scores=wanted)
@@ -207,59 +205,12 @@ class Run:
             return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, report, feed)
 
     def evaluate(self, number: int = 0) -> str | None:
-        """Compare the policy with the model that started the run on held-out prompts; returns how it did, in words.
+        """Compare the policy with the model that started the run on held-out prompts; returns how it did, in words."""
+        return held_out.compare(self, number)
 
-        Its win rate, or where verifiers say what is right its score and that of the start. None while people have not answered yet.
-        """
-        c, tasks = self.config, self.tasks[1]
-        if not tasks:
-            raise ConfigError("there are no held-out prompts; set data.held_out or add a split column to the prompt file")
-        last = checkpoint.every(self.checkpoints(number))
-        if not last:
-            raise TrainingError(f"there is no trained policy in {self.checkpoints(number)} yet; run `rather train` first")
-        step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
-        purpose = f"eval-{number}-{step}-{digest}"
-        have = self.store.keys(c.run.name, purpose)
-        asked = [(t, i) for t in tasks for i in range(c.eval.answers)]
-        missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
-        name = f"{c.run.name}@{number}-{step}-{digest}"
-        if missing:
-            drawn = []
-            with self.progress("answering held-out prompts", 2 * len(missing)) as advance:
-                for policy, seed in ((self.policy(number + 1), "eval"), (self.start, "eval-start")):
-                    sampler = build.sampler(c, policy, advance)
-                    drawn.append(sampler.sample([t for t, _ in missing], self._seed(seed, number)))
-            named = [_renamed(t, name) for t in drawn[0]]
-            starts = [_renamed(t, f"{c.run.name}@start") for t in drawn[1]]
-            both = zip(missing, named, starts, strict=True)
-            self.store.ask(c.run.name, [self._pair(f"{purpose}/{t.key}/{i}", a, b) for (t, i), a, b in both], purpose)
-        self.label(purpose)
-        if c.judge.kind == "people":
-            live.wait(self, purpose)
-        answered = self.store.answered(c.run.name, purpose).comparisons
-        if not answered:
-            return None
-        result = win_rate(answered, name)
-        self.metrics.rewind(f"eval-{number}", -1)
-        lengths = {f"length_{who}": _words(answered, who == "policy", name) for who in ("policy", "start")}
-        values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}
-        said = f"win rate against the starting model: {result}"
-        if build.verified(c):
-            after, before = (self._held_out_score(answered, who) for who in (name, f"{c.run.name}@start"))
-            values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}
-            values |= {"score_start": before.mean, "score_start_low": before.low, "score_start_high": before.high}
-            said = f"held-out score: {after}; before: {before}"
-        self.metrics.write(f"eval-{number}", step, values | lengths, checkpoint=digest)
-        return said
-
-    def _held_out_score(self, answered: Sequence[Comparison], policy: str) -> Rate:
-        """Mean score by the verifiers of what `policy` answered, over prompts."""
-        by_task: dict[str, list[float]] = {}
-        answers = [t for c in answered for side in (c.a, c.b) for t in side if t.policy == policy]
-        for answer, score in zip(answers, self.judges[0].score(answers), strict=True):
-            if score is not None:
-                by_task.setdefault(answer.task.key, []).append(score)
-        return rate([sum(scores) / len(scores) for scores in by_task.values()])
+    def evaluate_reward(self, model: Any, step: int) -> None:
+        """How well a reward model orders the questions that were kept from it."""
+        held_out.check_reward(self, model, step)
 
     def loop(self) -> str | None:
         """Sample, label, train and evaluate, round after round; returns how the last policy did, in words."""
@@ -347,37 +298,15 @@ class Run:
         reward, run = name == "reward", self.config.run.name
 
         def wanted(comparison: Comparison) -> bool:
-            return not live.later_than(number, comparison) and not (reward and self._held_back(comparison))
+            return not live.later_than(number, comparison) and not (reward and self.held_back(comparison))
 
         flagged = self.config.train.flagged and self.store.asking(run).flagged
         return self.store.answered(run, "train", reward, upto, flagged, wanted)
 
-    def _held_back(self, comparison: Comparison) -> bool:
+    def held_back(self, comparison: Comparison) -> bool:
+        """Whether a question is kept from the reward model, to measure it by."""
         digest = hashlib.sha256(f"{self.config.run.seed}/{comparison.key}".encode()).digest()
         return int.from_bytes(digest[:6], "big") / 2**48 < self.config.reward.held_out
-
-    def evaluate_reward(self, model: Any, step: int) -> None:
-        """Accuracy and calibration on the questions that were held back, and how far the score follows length."""
-        held = self.store.answered(self.config.run.name, "train", only=self._held_back).comparisons
-        if not held:
-            return
-        judge = ModelJudge("reward", model)
-        scored = judge.scores(held)
-        a, b = (torch.cat([pair[i].mean(0) for pair in scored]) for i in (0, 1))
-        preferences = [c.preference for c in held if c.preference is not None]
-        result = calibration(torch.sigmoid(a - b).tolist(), preferences)
-        words = [float(len((t.text or "").split())) for side in "ab" for c in held for t in getattr(c, side)[:1]]
-        self.metrics.rewind("reward-eval", -1)
-        values = {
-            "accuracy": result.accuracy.mean, "accuracy_low": result.accuracy.low, "accuracy_high": result.accuracy.high,
-            "questions": result.accuracy.count, "calibration_error": result.error,
-        }  # fmt: skip
-        if any(words):
-            values["length_correlation"] = torch.corrcoef(torch.stack([torch.cat([a, b]).cpu(), torch.tensor(words)]))[0, 1].item()
-        self.metrics.write("reward-eval", step, values)
-        for mean, share, count in result.bins:
-            self.metrics.write("calibration", step, {"predicted": mean, "observed": share, "count": count})
-        self.console.print(f"The reward model orders held-out questions right in {result.accuracy}.")
 
     def trained_with(self) -> dict[str, Any]:
         """The settings that a resumed training must share."""
@@ -396,7 +325,8 @@ class Run:
             a, b = b, a
         return Comparison(a, b, key=key)
 
-    def _seed(self, what: str, number: int) -> int:
+    def seed(self, what: str, number: int) -> int:
+        """The seed of what is drawn in a phase of a round."""
         return random.Random(f"{self.config.run.seed}/{what}/{number}").getrandbits(40)
 
     @contextmanager
@@ -412,13 +342,3 @@ class Run:
                 bar.update(task, advance=count, description=description)
 
             yield advance
-
-
-def _renamed(trajectory: Trajectory, policy: str) -> Trajectory:
-    return replace(trajectory, policy=policy)
-
-
-def _words(comparisons: Sequence[Comparison], of_policy: bool, name: str) -> float:
-    """Mean words of the answers of the policy, or of the start."""
-    sides = [c.a[0] if (c.a[0].policy == name) == of_policy else c.b[0] for c in comparisons]
-    return sum(len((t.text or "").split()) for t in sides) / len(sides)

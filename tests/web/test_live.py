@@ -10,7 +10,7 @@ import pytest
 from process import Process, Server, until
 from rich.console import Console
 
-from rather import checkpoint, config
+from rather import checkpoint, settings
 from rather.run import Run
 from rather.store import Store
 
@@ -65,7 +65,7 @@ def together(folder: Path, store: Store, disturbed: bool) -> int:
 
 def quality(folder: Path, learner: str, last: Path) -> float:
     """The loss of what was learnt, on all answers."""
-    run = Run(config.load(folder / "run.toml", [f"run.folder={folder / 'runs'}", f"data.prompts={folder / 'prompts.jsonl'}"]), Console())
+    run = Run(settings.load(folder / "run.toml", [f"run.folder={folder / 'runs'}", f"data.prompts={folder / 'prompts.jsonl'}"]), Console())
     answered = run.labels(0, learner)
     learnt = run.learner(0, learner, answered)
     learnt.follow(answered.comparisons)

@@ -132,7 +132,7 @@ def test_hostile_words_do_nothing(context: BrowserContext, store: Store, serve: 
     page = enter(context, serve(), store, "ann")
     page.on("request", lambda request: asked.append(request.url))
     for _ in HOSTILE:
-        expect(page.locator("nav")).to_be_visible()
+        expect(page.locator("#question")).to_be_visible()
         for element in page.locator("#question a").all():
             element.hover()
         assert page.evaluate("window.hacked") is None
