@@ -27,6 +27,7 @@ from rather.text.checker import Checker, Verified
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
 from rather.text.space import steering
+from rather.text.subspace import Factors, LowRank, Weights
 from rather.text.verify import Check
 
 AnyPolicy = TextPolicy | ForeignPolicy
@@ -54,13 +55,16 @@ def _extended(task: Task, suffix: str) -> Task:
     return replace(task, prompt=[*before, {**last, "content": last["content"] + suffix}])
 
 
-def start_policy(config: Config) -> AnyPolicy:
-    """The model that starts the run; `model.adapter` is merged into nothing: it is what the new adapter starts from."""
+def start_policy(config: Config, full: bool = False) -> AnyPolicy:
+    """The model that starts the run, its weights in float32 if they are trained or `full`.
+
+    `model.adapter` is merged into nothing: it is what the new adapter starts from.
+    """
     m = config.model
     on = load.device(m.device)
     compute = load.dtype(m.dtype, on)
     temperature = config.sample.temperature or 1.0  # where the likeliest token is taken, log-probabilities are those of temperature 1
-    policy = load.policy(load.locate(m.path), on, compute, m.train == "full", temperature, m.chat)
+    policy = load.policy(load.locate(m.path), on, compute, full or m.train == "full", temperature, m.chat)
     policy.name = f"{config.run.name}@0"
     if m.gradient_checkpointing:
         if not isinstance(policy, TextPolicy):
@@ -82,22 +86,34 @@ def trained_policy(config: Config, start: AnyPolicy, name: str = "policy") -> tu
     return policy, parameters
 
 
-def steered(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
-    """The start with a steering vector, fitted to what the start does with the first of `tasks`.
+def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
+    """The start with a space that zeroth-order optimisation moves it in; a steering vector is fitted to what it does with `tasks`.
 
     Raises:
-        ConfigError: the model is not one of rather's own architectures.
+        ConfigError: the model is not one of rather's own architectures, or the space and its directions do not go together.
     """
     if not isinstance(start, TextPolicy):
-        raise ConfigError("zeroth steers rather's own architectures only; take dpo or grpo for this model")
-    z, encode = config.zeroth, start.tokens.encode_prompt
-    some = list(tasks[: max(48, z.size + 1)])
-    prompts = [encode(t.prompt) for t in some if t.prompt is not None]
-    contrasts = [([encode(_told(t, a)) for t in some[:16]], [encode(_told(t, b)) for t in some[:16]]) for a, b in z.contrasts]
-    space = steering(start.model, prompts, z.layers, z.size, contrasts)
-    if z.kind != "gaussian":
-        space.how = {"kind": z.kind, "block": z.block}
-    return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
+        raise ConfigError("zeroth moves rather's own architectures only; take dpo or grpo for this model")
+    z, m = config.zeroth, config.model
+    how = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
+    if z.space == "steering":
+        encode, some = start.tokens.encode_prompt, list(tasks[: max(48, z.size + 1)])
+        prompts = [encode(t.prompt) for t in some if t.prompt is not None]
+        contrasts = [([encode(_told(t, a)) for t in some[:16]], [encode(_told(t, b)) for t in some[:16]]) for a, b in z.contrasts]
+        space = steering(start.model, prompts, z.layers, z.size, contrasts)
+        space.how = how
+        return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
+    if z.space == "lora":
+        policy, _ = load.with_adapter(start, "policy", m.rank, m.alpha, config.run.seed)
+        assert isinstance(policy, TextPolicy)
+        policy.space = Factors(policy.model, "policy", **how)
+        return policy
+    policy = start_policy(config, full=True)  # of its own: the start stays what it is
+    assert isinstance(policy, TextPolicy)
+    if z.space == "low_rank" and how:
+        raise ConfigError(f'zeroth.kind is {z.kind!r}; low-rank directions are "gaussian"')
+    policy.space = LowRank(policy.model, z.layers, z.rank) if z.space == "low_rank" else Weights(policy.model, z.names, **how)
+    return policy
 
 
 def _told(task: Task, instruction: str) -> Prompt:

@@ -192,7 +192,11 @@ class Zeroth(Section):
     mirrored: bool = Field(default=True, description="Compare theta + mu v with theta - mu v; false: with theta.")
     kind: Literal["gaussian", "sphere", "block"] = Field(default="gaussian", description='Directions; "block" is that of ZBCPG.')
     block: int = Field(default=8, description="Coordinates of a block.", ge=1)
-    estimator: Literal["sign", "zpg"] = Field(default="sign", description="Use the sign of the answers, or invert the link.")
+    estimator: Literal["sign", "zpg", "dpo", "reinforce"] = Field(
+        default="sign",
+        description="Use the sign of the answers, or invert the link; dpo and reinforce ask about two attempts of the policy itself and"
+        " follow the gradient (first order).",
+    )
     link: str = Field(default="logistic", description="zpg: logistic, probit, cloglog, weibull or linear.")
     trim: float = Field(default=0.05, description="zpg: shares of votes are held this far from 0 and 1.")
     optimiser: str = Field(default="SGD", description="A class in torch.optim.")
@@ -200,9 +204,15 @@ class Zeroth(Section):
     kl: float = Field(default=math.inf, description="Bound on the KL from the start, nats an action, looked at with each check.")
     check_every: int = Field(default=5, description="Updates between two comparisons with the start on held-out tasks; 0: none.", ge=0)
     checks: int = Field(default=8, description="Questions of such a check.", ge=1)
-    names: list[str] = Field(default=["net.*"], description="control: parameters that are moved, by their names, * for any.")
-    layers: list[int] = Field(default=[], description="text: layers that are steered; none: the one in the middle.")
-    size: int = Field(default=0, description="text: principal directions of a layer that are steered along; 0: the whole layer.", ge=0)
+    space: Literal["steering", "low_rank", "lora", "weights"] = Field(
+        default="steering", description="text: a vector on the residual stream; linear layers by low rank; a LoRA adapter; any weights."
+    )
+    names: list[str] = Field(default=["*"], description="control, and text's weights: parameters that are moved, by name, * for any.")
+    layers: list[int] = Field(
+        default=[], description="text: layers that are steered, or moved by low rank; none: the one in the middle, or all."
+    )
+    rank: int = Field(default=1, description="low_rank: rank of a layer's direction.", ge=1)
+    size: int = Field(default=0, description="steering: principal directions of a layer that are steered along; 0: all of it.", ge=0)
     contrasts: list[list[str]] = Field(
         default=[],
         description='text: pairs of instructions such as ["Answer briefly.", "Answer at length."] whose differences are steered along.',

@@ -243,6 +243,10 @@ class Space(Protocol):
         """Let the policy know that `parameters` have changed."""
         ...
 
+    def gather(self) -> None:
+        """Bring the gradient that a backward pass through the policy left to `parameters`."""
+        ...
+
 
 class Judge(Protocol):
     """Answers comparisons: a person, a simulated person, a reward model, a language model, a verifier."""

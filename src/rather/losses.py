@@ -53,6 +53,15 @@ def implicit_scores(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, 
     return beta * ((logprobs.float() - reference_logprobs.float()) * mask).sum(-1)
 
 
+def preference_reinforce_loss(logprobs_a: Tensor, logprobs_b: Tensor, preference: Tensor) -> Tensor:
+    """Loss whose negative gradient, the mean of (p - 1/2) grad (log pi(a) - log pi(b)), makes preferred attempts likelier.
+
+    It is REINFORCE (Williams 1992) on P(a better) with both attempts drawn from the policy that learns and 1/2 as their baseline: no
+    reward model, and no link is assumed. `logprobs_a` and `logprobs_b` (B,) are sums over actions.
+    """
+    return -((preference - 0.5) * (logprobs_a.float() - logprobs_b.float())).mean()
+
+
 def ipo_loss(log_ratio_a: Tensor, log_ratio_b: Tensor, beta: float, preference: Tensor | float = 1.0) -> Tensor:
     """Squared loss of IPO, (log_ratio_a - log_ratio_b - 1 / (2 beta))^2, a preferred (Azar et al. 2023, eq. 17).
 

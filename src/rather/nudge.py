@@ -16,9 +16,10 @@ import torch
 
 from rather import budget, checkpoint
 from rather.checkpoint import Lineage
-from rather.core import Comparison, Trajectory, direction
+from rather.core import Comparison, Perturbation, Trajectory
 from rather.errors import TrainingError
 from rather.evaluate import rate
+from rather.learners.first_order import FirstOrder
 from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, forward, rms, seed_of, shrink
 
 IDLE = 5
@@ -38,9 +39,13 @@ class Acting:
 def fit(run: Any, number: int) -> Path:
     """Move the policy by what judges say, until the answers are used up; returns the last checkpoint."""
     z, acting = run.config.zeroth, run.acting(number)
-    asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored)
+    space, first_order = acting.policy.space, z.estimator in ("dpo", "reinforce")
+    asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order)
     how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimiser)
-    learner = Zeroth(acting.policy, acting.policy.space, asking, how, 1 if z.kind == "gaussian" else acting.policy.space.size)
+    if first_order:
+        learner = FirstOrder(acting.policy, space, asking, how, acting.start, run.config.dpo.beta)
+    else:
+        learner = Zeroth(acting.policy, space, asking, how, 1 if z.kind == "gaussian" else space.size)
     questions = Questions(run, number, acting, learner)
     lineage, found = questions.lineage(), checkpoint.every(run.checkpoints(number))
     if found:
@@ -186,14 +191,19 @@ class Questions:
         return float((difference * batch.mask).sum() / batch.mask.sum())
 
     def advice(self, step: int, won: bool) -> str | None:
-        """What the answers so far say about those to come; None where there are too many numbers to say."""
+        """What the answers so far say about those to come; None where there are too many numbers to say, or no directions."""
         told, space = self.before(step), self.acting.policy.space
-        if len(told) * space.size > SHOWN:
+        if len(told) * space.size > SHOWN or not self.planner.how.perturbed:
             return None
         signal = budget.Signal(0.0, 0.0, 0.0)
         if len(told) >= budget.FIRST:
-            signal = budget.signal([2 * p - 1 for _, p in told], np.stack([direction(seed, space.size, **space.how) for seed, _ in told]))
+            signal = budget.signal([2 * p - 1 for _, p in told], np.stack([flat(space, seed) for seed, _ in told]))
         return budget.advice(signal, len(told), max(self.z.answers - len(told), 0), space.size, won)
+
+
+def flat(space: Any, seed: int) -> np.ndarray:
+    """The direction v(seed), all numbers in a row."""
+    return torch.cat([part.flatten() for part in space.combined([Perturbation(seed, 1.0)], [1.0])]).cpu().numpy()
 
 
 def _alike(pair: Comparison) -> bool:

@@ -9,7 +9,7 @@ import torch
 from rather.core import Perturbation, Task, direction
 from rather.errors import ConfigError, DataError, ModelError
 from rather.text import weights
-from rather.text.engine import Request, Sampling, generate
+from rather.text.engine import Request, Sampling, Several, generate
 from rather.text.load import policy as load_policy
 from rather.text.policy import TextSampler
 from rather.text.space import Steering, states, steering
@@ -57,11 +57,11 @@ def test_rows_with_their_own_direction_equal_materialised_weights(model: Transfo
     before = checksum(model)
     asked = [Request(prompt, 10 * i + j, j) for i, prompt in enumerate(PROMPTS) for j in range(len(TWINS))]
     after = {i: x.detach() for i, x in space.after(TWINS).items()}
-    found = generate(model, asked, Sampling(12), frozenset(range(0, 99, 8)), rows=5, after=after)
+    found = generate(model, asked, Sampling(12), frozenset(range(0, 99, 8)), rows=5, several=Several(after))
     assert checksum(model) == before
     for j, p in enumerate(TWINS):
         alone = materialised(model, moved(space, p), tmp_path / str(j))
-        mine = [i for i, r in enumerate(asked) if r.shifted == j]
+        mine = [i for i, r in enumerate(asked) if r.policy == j]
         expected = generate(alone, [asked[i] for i in mine], Sampling(12), frozenset(range(0, 99, 8)))
         for i, e in zip(mine, expected, strict=True):
             assert found[i].tokens == e.tokens
@@ -76,9 +76,7 @@ def test_the_merged_model_says_the_same_in_transformers(family, space: Steering,
         return
     materialised(model, space, tmp_path / "merged")
     theirs = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", attn_implementation="eager").eval()
-    steered = generate(model, [Request(PROMPTS[0], 3)], Sampling(8), frozenset(), after={i: x.detach() for i, x in space.after().items()})[
-        0
-    ]
+    steered = generate(model, [Request(PROMPTS[0], 3)], Sampling(8), frozenset(), several=space.several([None]))[0]
     with torch.no_grad():
         ids = torch.tensor([[*PROMPTS[0], *steered.tokens]])
         logprobs = theirs(ids).logits[0, len(PROMPTS[0]) - 1 : -1].log_softmax(-1).gather(1, ids[0, len(PROMPTS[0]) :, None])[:, 0]
@@ -91,7 +89,7 @@ def test_a_row_without_direction_is_bit_equal_to_plain(model: Transformer) -> No
     space = steering(model, PROMPTS, [0, 1])
     after = {i: x.detach() for i, x in space.after([None, Perturbation(1, 3.0)]).items()}
     plain, beside = generate(model, [Request(PROMPTS[0], 4), Request(PROMPTS[1], 5)], Sampling(12), frozenset())
-    zero, other = generate(model, [Request(PROMPTS[0], 4, 0), Request(PROMPTS[1], 5, 1)], Sampling(12), frozenset(), after=after)
+    zero, other = generate(model, [Request(PROMPTS[0], 4, 0), Request(PROMPTS[1], 5, 1)], Sampling(12), frozenset(), several=Several(after))
     assert plain.tokens == zero.tokens
     assert plain.logprobs == zero.logprobs
     assert other.logprobs != beside.logprobs

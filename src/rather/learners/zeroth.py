@@ -24,13 +24,17 @@ from rather.losses import LINKS, sign_weights, zpg_weights
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked in an update: `directions` K, `comparisons` N of each, `side` D; perturbed by `mu`, on both sides if `mirrored`."""
+    """What is asked in an update: `directions` K, `comparisons` N of each, `side` D; perturbed by `mu`, on both sides if `mirrored`.
+
+    Unless `perturbed` both sides are attempts of the policy itself, which is what the first-order counterpart asks about.
+    """
 
     mu: float
     directions: int = 8
     comparisons: int = 1
     side: int = 4
     mirrored: bool = True
+    perturbed: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Ask:
     """A question to be asked: the perturbations of its two policies, and the tasks of either side."""
 
     key: str
-    twins: tuple[Perturbation, Perturbation | None]
+    twins: tuple[Perturbation | None, Perturbation | None]
     tasks: list[Task]
 
 
@@ -46,7 +50,7 @@ class Planner:
     """What is asked in each update; it depends on `seed` and the number of the update alone."""
 
     def __init__(self, tasks: Sequence[Task], how: Asking, seed: int) -> None:
-        if how.mu <= 0:
+        if how.mu <= 0 and how.perturbed:
             raise ConfigError(f"zeroth.mu is {how.mu:g}; without a perturbation both sides are the same, so set it above 0")
         if how.side < 1:
             raise ConfigError(f"zeroth.side is {how.side}; a side needs at least one trajectory")
@@ -58,6 +62,7 @@ class Planner:
         for k in range(h.directions):
             seed = self.chances(update, k)
             twins = Perturbation(seed, h.mu), Perturbation(seed, -h.mu) if h.mirrored else None
+            twins = twins if h.perturbed else (None, None)
             for n in range(h.comparisons):
                 place = ((update * h.directions + k) * h.comparisons + n) * h.side + again * 7919
                 tasks = [self.tasks[i] for i in self.order.at(place, h.side)]
@@ -77,7 +82,7 @@ class Estimate:
     """
 
     lr: float
-    estimator: Literal["sign", "zpg"] = "sign"
+    estimator: Literal["sign", "zpg", "dpo", "reinforce"] = "sign"
     link: str = "logistic"
     trim: float = 0.05
     radius: float = math.inf
@@ -109,6 +114,21 @@ class Zeroth:
 
     def step(self) -> dict[str, float]:
         """Move by the answers that were taken."""
+        before = [p.detach().clone() for p in self.space.parameters]
+        self.slope()
+        self.optimiser.step()
+        self._hold()
+        self.space.sync()
+        steps = [p.detach() - b for p, b in zip(self.space.parameters, before, strict=True)]
+        known = [c.preference for judged in self.answered.values() for c in judged if c.preference is not None]
+        return {
+            "answers": float(len(known)), "ties": float(known.count(0.5)),
+            "unanswered": float(sum(not judged for judged in self.answered.values())),
+            "moved": rms(steps), "norm": rms(self.space.parameters),
+        }  # fmt: skip
+
+    def slope(self) -> None:
+        """Leave the estimated gradient, downhill, on the space's parameters."""
         seeds, told = told_of(self.answered)
         h = self.how
         if h.estimator == "sign":
@@ -116,20 +136,9 @@ class Zeroth:
         else:
             weights = zpg_weights(told, self.asking.mu, LINKS[h.link], h.trim, self.asking.mirrored, self.dimensions)
         shares = (weights / max(len(seeds), 1)).tolist()
-        before = [p.detach().clone() for p in self.space.parameters]
         uphill = self.space.combined([Perturbation(seed, 1.0) for seed in seeds], shares)
-        for parameter, slope in zip(self.space.parameters, uphill, strict=True):
-            parameter.grad = -slope
-        self.optimiser.step()
-        self._hold()
-        self.space.sync()
-        steps = [p.detach() - b for p, b in zip(self.space.parameters, before, strict=True)]
-        known = told[~told.isnan()]
-        return {
-            "answers": float(len(known)), "ties": float((known == 0.5).sum()),
-            "unanswered": float(sum(not judged for judged in self.answered.values())),
-            "moved": rms(steps), "norm": rms(self.space.parameters),
-        }  # fmt: skip
+        for parameter, found in zip(self.space.parameters, uphill, strict=True):
+            parameter.grad = -found
 
     def checked(self, win_rate: float, error: float) -> bool:
         """Remember the best point; go back to it, and say so, where the win rate has fallen from its by more than `error`."""
@@ -183,14 +192,13 @@ def told_of(answered: dict[str, list[Comparison]]) -> tuple[list[int], Tensor]:
 
 
 def seed_of(comparison: Comparison) -> int:
-    """The seed of the direction that a question is about."""
+    """The seed of the direction that a question is about; 0 where it is about two attempts of the policy itself."""
     found = perturbation_of(comparison.a[0].policy) or perturbation_of(comparison.b[0].policy)
-    assert found is not None
-    return found.seed
+    return 0 if found is None else found.seed
 
 
 def forward(comparison: Comparison) -> float:
-    """P(theta + mu v better), NaN without an answer, whichever side it stands on."""
+    """P(theta + mu v better), NaN without an answer, whichever side it stands on; without a direction some number but NaN."""
     if comparison.preference is None:
         return math.nan
     on_a = perturbation_of(comparison.a[0].policy)

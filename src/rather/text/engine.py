@@ -7,13 +7,13 @@ Shape letters: R rows at work, L cache length, K key-value heads, H heads, D hea
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from rather.text.linear import packed
+from rather.text.linear import Updates, packed
 from rather.text.packing import Packed, pack
 from rather.text.transformer import Shift, Transformer
 
@@ -34,11 +34,26 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One answer that is wanted: the tokens it follows, the seed of its own generator, and which row of a shift it is given."""
+    """One answer that is wanted: the tokens it follows, the seed of its own generator, and which of several policies gives it."""
 
     prompt: tuple[int, ...]
     seed: int
-    shifted: int = 0
+    policy: int = 0
+
+
+@dataclass(frozen=True)
+class Several:
+    """P policies that answer in one pass over the same weights.
+
+    `after[i]` (P, C) is what they add to the residual stream after block i, `updates` what they add to linear layers; see `Updates`.
+    """
+
+    after: dict[int, Tensor] = field(default_factory=dict)
+    updates: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+
+    def at(self, which: Tensor, adapter: str | None, fork: Tensor | None = None) -> tuple[str | Updates | None, Shift | None]:
+        """What a forward pass is given whose token n belongs to policy `which[n]`."""
+        return Updates(self.updates, which) if self.updates else adapter, Shift(self.after, which, fork) if self.after else None
 
 
 @dataclass(frozen=True)
@@ -139,13 +154,12 @@ def generate(
     adapter: str | None = None,
     rows: int = 32,
     progress: Callable[[int], None] = lambda finished: None,
-    after: dict[int, Tensor] | None = None,
+    several: Several | None = None,
 ) -> list[Answer]:
     """Answer every request; answers come back in the order of the requests.
 
-    At most `rows` rows are decoded at a time. `after[i]` (P, C) holds what requests add to the residual stream after block i, each its
-    own row, so that P policies answer in one pass over the same weights. `progress` is told how many answers have been finished since
-    it was last told.
+    At most `rows` rows are decoded at a time. `several` policies may take part, each request saying which it is for. `progress` is told
+    how many answers have been finished since it was last told.
     In float32 an answer depends on its prompt and its seed alone; in bfloat16 it can differ with the number of rows beside it,
     since a matrix library may round differently.
     """
@@ -165,7 +179,7 @@ def generate(
             free = rows - len(drawing)
             if queue and free:
                 joining = [queue.pop() for _ in range(min(free, len(queue)))]
-                first = _prefill(model, cache, [requests[i] for i in joining], len(drawing), adapter, after)
+                first = _prefill(model, cache, [requests[i] for i in joining], len(drawing), adapter, several)
                 logits = torch.cat([logits, first])
                 drawing += [_Drawing(i, uniforms(requests[i].seed, sampling.max_tokens)) for i in joining]
             chances = torch.stack([d.uniforms[len(d.tokens)] for d in drawing]).to(device)
@@ -185,8 +199,10 @@ def generate(
             n = len(drawing)
             if n:
                 step = cache.step(n)
-                shift = None if after is None else Shift(after, _index([requests[d.request].shifted for d in drawing], device))
-                logits = model.logits(model(tokens[:n], step.positions, step, adapter, None, shift))
+                added, shift = adapter, None
+                if several is not None:
+                    added, shift = several.at(_index([requests[d.request].policy for d in drawing], device), adapter)
+                logits = model.logits(model(tokens[:n], step.positions, step, added, None, shift))
                 cache.lengths[:n] += 1
             else:
                 logits = logits[:0]
@@ -212,9 +228,7 @@ def _index(values: Sequence[int], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)
 
 
-def _prefill(
-    model: Transformer, cache: Cache, requests: list[Request], first: int, adapter: str | None, after: dict[int, Tensor] | None
-) -> Tensor:
+def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: int, adapter: str | None, several: Several | None) -> Tensor:
     """Read prompts into the cache rows from `first` on; returns the logits (R, V) after each row's prompt.
 
     Each distinct prompt is read once. Where policies differ each reads for itself, but from the first layer that is shifted on alone.
@@ -237,22 +251,25 @@ def _prefill(
         found = [places[key] for key in keys]
         return Prefill(laid, cache, torch.cat(found), row, place), found
 
-    shared, places = reading(None)
-    attention, shift, laid = shared, None, shared.packed
-    if after is not None:
-        readers = [r.shifted for r in requests]
-        own, own_places = reading(readers)
+    if several is None:
+        shared, places = reading(None)
+        attention, added, shift, laid = shared, adapter, None, shared.packed
+    else:
+        readers = [r.policy for r in requests]
+        own, places = reading(readers)
         which = torch.zeros_like(own.packed.ids)
         which[own.source] = _index(readers, device).repeat_interleave(lengths)
-        if min(after) < model.shape.layers - 1:
+        forked = not several.updates and min(several.after) < model.shape.layers - 1
+        if forked:
+            shared, _ = reading(None)
             fork = torch.zeros_like(which)
             fork[own.source] = shared.source
-            attention, shift = Forked(shared, own, min(after)), Shift(after, which, fork)
+            attention, laid = Forked(shared, own, min(several.after)), shared.packed
         else:
-            attention, shift, laid = own, Shift(after, which), own.packed
-        places = own_places
+            attention, laid, fork = own, own.packed, None
+        added, shift = several.at(which, adapter, fork)
     last = torch.stack([own[-1] for own in places])
-    return model.logits(model(laid.ids, laid.positions, attention, adapter, last, shift))
+    return model.logits(model(laid.ids, laid.positions, attention, added, last, shift))
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

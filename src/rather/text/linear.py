@@ -8,6 +8,7 @@ import math
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -113,10 +114,33 @@ class _Update(torch.autograd.Function):
         return gradient, to_x, (slope.t() @ x).to(down.dtype), None, *to_up
 
 
+@dataclass(frozen=True)
+class Updates:
+    """Low-rank updates of linear layers that differ from row to row, so that several policies share one pass over the weights.
+
+    `of[layer]` is down (R, I), up (R, O) and share (P, R): a row of policy p adds ((x down^T) * share[p]) up. `which` (N,) says which
+    policy a row is. A policy whose share is 0 adds exactly nothing.
+    """
+
+    of: "dict[nn.Module, tuple[Tensor, Tensor, Tensor]]"
+    which: Tensor
+
+    def rows(self, wanted: Tensor) -> "Updates":
+        """The same for some of the rows."""
+        return Updates(self.of, self.which[wanted])
+
+    def add(self, layer: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+        """Add the updates of `layer` for `x` (N, I) to `y` (N, O), in place."""
+        if layer not in self.of:
+            return y
+        down, up, share = self.of[layer]
+        return y.addmm_(linear(x, down) * share[self.which], up)
+
+
 class Linear(nn.Module):
     """A linear layer whose weight (O, I) holds the projections named `parts`, one below the other.
 
-    `adapters` are low-rank updates by name; `forward` applies the one it is asked for.
+    `adapters` are low-rank updates by name; `forward` applies the one it is asked for, or those that differ from row to row.
     """
 
     def __init__(self, inputs: int, parts: dict[str, int], bias: bool) -> None:
@@ -128,12 +152,14 @@ class Linear(nn.Module):
         self.adapters = nn.ModuleDict()
         self._packed: Tensor | None = None
 
-    def forward(self, x: Tensor, adapter: str | None = None) -> Tensor:
+    def forward(self, x: Tensor, adapter: str | Updates | None = None) -> Tensor:
         if self._packed is not None and not torch.is_grad_enabled():
             bias = None if self.bias is None else self.bias.to(x.dtype)
             y = _onednn(x, self._packed, bias) if self._packed.is_mkldnn else F.linear(x, self._packed, bias)
         else:
             y = linear(x, self.weight, self.bias)
+        if isinstance(adapter, Updates):
+            return adapter.add(self, y, x)
         if adapter is not None and adapter in self.adapters:
             y = self.adapters[adapter](y, x)
         return y

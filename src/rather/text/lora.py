@@ -1,5 +1,6 @@
 """LoRA adapters by name on one base, in PEFT's file format."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -20,7 +21,7 @@ PREFIX = "base_model.model."
 def add(model: Transformer, name: str, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
     """Put an adapter called `name` on every linear layer of every block; returns its parameters (float32)."""
     generator = torch.Generator().manual_seed(seed)
-    for layer in _layers(model).values():
+    for layer in layers(model).values():
         adapter = Adapter(layer.weight.shape[1], tuple(layer.parts.values()), rank, alpha, generator)
         layer.adapters[name] = adapter.to(layer.weight.device)
     return parameters(model, name)
@@ -28,13 +29,13 @@ def add(model: Transformer, name: str, rank: int, alpha: float, seed: int) -> li
 
 def parameters(model: Transformer, name: str) -> list[nn.Parameter]:
     """The parameters of the adapter called `name`."""
-    return [p for layer in _layers(model).values() if name in layer.adapters for p in layer.adapters[name].parameters()]
+    return [p for layer in layers(model).values() if name in layer.adapters for p in layer.adapters[name].parameters()]
 
 
 def save(model: Transformer, name: str, folder: Path, base: str = "") -> None:
     """Write adapter_model.safetensors and adapter_config.json, which `peft` loads. `base` says which model it is for."""
     state, targets, rank, alpha = {}, set(), 0, 0.0
-    for ours, layer in _layers(model).items():
+    for ours, layer in layers(model).items():
         adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
         rank, alpha = adapter.rank, adapter.scale * adapter.rank
         downs = adapter.down.detach().cpu().split(rank)
@@ -71,7 +72,7 @@ def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
         add(model, name, config["r"], config["lora_alpha"], seed=0)
     unread = set(state)
     with torch.no_grad():
-        for ours, layer in _layers(model).items():
+        for ours, layer in layers(model).items():
             adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
             if adapter.rank != config["r"]:
                 raise ModelError(f"the adapter in {folder} has rank {config['r']}, not {adapter.rank}; set model.rank to it")
@@ -91,5 +92,19 @@ def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
     return parameters(model, name)
 
 
-def _layers(model: Transformer) -> dict[str, Linear]:
+@torch.no_grad()
+def merged(model: Transformer, name: str) -> Transformer:
+    """A copy of `model` whose weights the adapter called `name` has become a part of."""
+    found = copy.deepcopy(model)
+    for layer in layers(found).values():
+        adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
+        parts = layer.weight.split([len(up) for up in adapter.up])
+        for part, up, down in zip(parts, adapter.up, adapter.down.split(adapter.rank), strict=True):
+            part.add_((up @ down).to(part.dtype), alpha=adapter.scale)
+        del layer.adapters[name]
+    return found
+
+
+def layers(model: Transformer) -> dict[str, Linear]:
+    """The linear layers of all blocks by name: what an adapter sits on."""
     return {f"blocks.{i}.{kind}": getattr(b, kind) for i, b in enumerate(model.blocks) for kind in LAYERS}

@@ -4,6 +4,7 @@ Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rather.text.collate import collate
 from rather.text.foreign import ForeignPolicy
 from rather.text.packing import Packed, pack
 from rather.text.space import Steering
+from rather.text.subspace import TextSpace, Weights
 from rather.text.tokens import Tokens
 from rather.text.transformer import TokenLogprobs, Transformer
 
@@ -34,7 +36,7 @@ def pack_batch(batch: Batch, model: Transformer) -> Packed:
 class TextPolicy:
     """A language model as a policy: the state is the text so far, an action is a token.
 
-    With `adapter` None it is the base alone: the reference of a policy that is an adapter on the same base. `space` steers it.
+    With `adapter` None it is the base alone: the reference of a policy that is an adapter on the same base. `space` may be perturbed.
     """
 
     memoryless = False
@@ -46,7 +48,7 @@ class TextPolicy:
         adapter: str | None = None,
         temperature: float = 1.0,
         name: str = "policy",
-        space: Steering | None = None,
+        space: TextSpace | None = None,
     ) -> None:
         self.model, self.tokens, self.adapter, self.space = model, tokens, adapter, space
         self.temperature, self.name = temperature, name
@@ -89,7 +91,7 @@ class TextPolicy:
         return self._hidden(laid, torch.cat(wanted)), places
 
     def _hidden(self, laid: Packed, wanted: Tensor) -> Tensor:
-        shift = None if self.space is None else self.space.shift()
+        shift = self.space.shift() if isinstance(self.space, Steering) else None
         return self.model(laid.ids, laid.positions, laid, self.adapter, wanted, shift)
 
     def generate(
@@ -100,15 +102,24 @@ class TextPolicy:
         progress: Callable[[int], None],
         perturbations: Sequence[Perturbation | None] = (None,),
     ) -> list[engine.Answer]:
-        """Answer every request, `rows` at a time; `shifted` says under which of the `perturbations`.
+        """Answer every request, `rows` at a time; `Request.policy` says under which of the `perturbations`.
 
         Raises:
             DataError: the policy has no space to perturb.
         """
         if self.space is None and any(perturbations):
             raise DataError("this policy has no space to perturb; give it one, such as a steering vector")
-        after = None if self.space is None else {i: x.detach() for i, x in self.space.after(perturbations).items()}
-        return engine.generate(self.model, requests, sampling, self.tokens.stop, self.adapter, rows, progress, after)
+        answer = partial(engine.generate, self.model, sampling=sampling, stop=self.tokens.stop, rows=rows, progress=progress)
+        if isinstance(self.space, Weights):  # one policy after the other
+            found: dict[int, engine.Answer] = {}
+            for i, p in enumerate(perturbations):
+                mine = [n for n, r in enumerate(requests) if r.policy == i]
+                with self.space.at(p):
+                    found |= zip(mine, answer(requests=[requests[n] for n in mine]), strict=True)
+            return [found[n] for n in range(len(requests))]
+        if self.space is None or (not any(perturbations) and not isinstance(self.space, Steering)):
+            return answer(requests=requests, adapter=self.adapter)
+        return answer(requests=requests, adapter=self.adapter, several=self.space.several(perturbations))
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors that are trained: those of the adapter, or all."""
@@ -117,7 +128,7 @@ class TextPolicy:
 
     def save(self, folder: Path) -> None:
         """Write the adapter in PEFT's format, the steering vector, or the whole model with its tokenizer as a Hugging Face folder."""
-        if self.space is not None:
+        if isinstance(self.space, Steering):
             self.space.save(folder)
         elif self.adapter is not None:
             lora.save(self.model, self.adapter, folder, str(self.model.description.get("_name_or_path", "")))
@@ -126,23 +137,27 @@ class TextPolicy:
             self.tokens.save(folder)
 
     def merge(self, folder: Path) -> None:
-        """Write the steered model as a Hugging Face folder that needs no steering.
+        """Write what the space has made of the model as a Hugging Face folder that needs nothing else.
 
         Raises:
             ModelError: the model has no place for a steering vector.
         """
-        assert self.space is not None
-        weights.save_shifted(self.model, {i: x[0] for i, x in self.space.after().items()}, folder)
+        if isinstance(self.space, Steering):
+            weights.save_shifted(self.model, {i: x[0] for i, x in self.space.after().items()}, folder)
+        else:
+            weights.save(self.model if self.adapter is None else lora.merged(self.model, self.adapter), folder)
         self.tokens.save(folder)
 
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place."""
-        if self.space is not None:
+        if isinstance(self.space, Steering):
             self.space.take(Steering.load(folder))
         elif self.adapter is not None:
             lora.load(self.model, self.adapter, folder)
         else:
             self.model.load_state_dict(weights.load(folder, torch.float32).state_dict(), strict=False)
+        if self.space is not None and not isinstance(self.space, Steering):
+            self.space.adopt()
 
 
 class TextSampler:

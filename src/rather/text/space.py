@@ -1,4 +1,4 @@
-"""What zeroth-order optimisation perturbs in a language model: a steering vector on the residual stream.
+"""What zeroth-order optimisation perturbs in a language model by default: a steering vector on the residual stream.
 
 Shape letters: N tokens, C width, L layers, d numbers, k numbers a layer, P policies.
 """
@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rather.core import Perturbation, direction
+from rather.core import Perturbation
 from rather.errors import ConfigError, ModelError
+from rather.offsets import combined
+from rather.text.engine import Several
 from rather.text.packing import pack
 from rather.text.transformer import Shift, Transformer
 
@@ -37,14 +38,17 @@ class Steering:
 
     def combined(self, perturbations: Sequence[Perturbation], weights: Sequence[float]) -> list[Tensor]:
         """sum_k w_k scale_k v_k, (d,)."""
-        found = np.zeros(self.size, np.float32)
-        for p, w in zip(perturbations, weights, strict=True):
-            if w:
-                found += np.float32(w * p.scale) * direction(p.seed, self.size, **self.how)
-        return [torch.from_numpy(found).to(self.numbers.device)]
+        return [combined(self.size, perturbations, weights, **self.how).to(self.numbers.device)]
 
     def sync(self) -> None:
         """Nothing to do: the policy asks for the vector whenever it acts."""
+
+    def gather(self) -> None:
+        """Nothing to do: a backward pass leaves its gradient on the numbers."""
+
+    def several(self, perturbations: Sequence[Perturbation | None]) -> Several:
+        """The policy with each perturbation."""
+        return Several({i: x.detach() for i, x in self.after(perturbations).items()})
 
     def after(self, perturbations: Sequence[Perturbation | None] = (None,)) -> dict[int, Tensor]:
         """What to add after each layer, (P, C), for the policy with each perturbation; a gradient flows to the numbers."""

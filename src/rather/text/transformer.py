@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rather.text.linear import Linear, linear
+from rather.text.linear import Linear, Updates, linear
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Block(nn.Module):
         x: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
         attention: Attention,
-        adapter: str | None = None,
+        adapter: str | Updates | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
         """All tokens attend; the rest is computed for the rows `wanted` alone, if given."""
@@ -219,6 +219,7 @@ class Block(nn.Module):
         mixed = attention(self.index, q, k, v).reshape(len(x), -1)
         if wanted is not None:
             x, mixed = x.index_select(0, wanted), mixed.index_select(0, wanted)
+            adapter = adapter.rows(wanted) if isinstance(adapter, Updates) else adapter
         x = x + self.out(mixed, adapter)
         up = self.up(self.norm2(x), adapter)
         if s.is_gpt2:
@@ -263,7 +264,7 @@ class Transformer(nn.Module):
         ids: Tensor,
         positions: Tensor,
         attention: Attention,
-        adapter: str | None = None,
+        adapter: str | Updates | None = None,
         wanted: Tensor | None = None,
         shift: Shift | None = None,
     ) -> Tensor:
