@@ -22,15 +22,15 @@ POLL_S = 0.5
 class Feed:
     """The labels of a round, read again before each step; `train.train` asks it what there is to learn from.
 
-    With n items there are epochs x n / batch size steps to take; more when more answers come in. It ends when all questions have the
-    answers that are wanted, or when none has come for `wait_s` seconds.
+    With n items there are epochs x n / batch size steps to take; half of them are kept back while answers are still coming in, or the
+    last ones would hardly be used. That is over when all questions have the answers that are wanted, or none has come for `wait_s` seconds.
     """
 
     def __init__(self, run: Any, number: int, name: str) -> None:
         self.run, self.number, self.name = run, number, name
         self.learner: Any = None
         self.answered = Answered([])
-        self.open, self.state = 0, None
+        self.open, self.state, self.since = 0, None, time.monotonic()
 
     def refresh(self) -> bool:
         """Read the store if anything has changed since."""
@@ -54,15 +54,14 @@ class Feed:
         return Lineage(self.run.trained_with() | {"_steps": 0}, self.answered.watermark, self.answered.labels)
 
     def __call__(self, step: int, asked_to_stop: Callable[[], bool]) -> Lineage | None:
-        wait_s, since = self.run.config.judge.wait_s, time.monotonic()
         while True:
             if self.refresh():
-                since = time.monotonic()
-            items = len(self.answered.comparisons)
+                self.since = time.monotonic()
+            items, over = len(self.answered.comparisons), not self.open or time.monotonic() - self.since > self.run.config.judge.wait_s
             together = build.optimisation(self.run.config, self.name, items).batch_size
-            if step < self.steps(items) and (items >= together or not self.open):
+            if step < self.steps(items) // (1 if over else 2) and (over or items >= together):
                 return self.lineage()
-            if not self.open or asked_to_stop() or time.monotonic() - since > wait_s:
+            if over or asked_to_stop():
                 return None
             time.sleep(POLL_S)
 

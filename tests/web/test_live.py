@@ -98,14 +98,13 @@ def test_learning_while_a_panel_answers_survives_kills_of_both_sides(tiny: Path,
         uses = json.loads((last / "learner.json").read_text())["place"]
         assert len(uses) == QUESTIONS
         assert sum(uses.values()) == EPOCHS * QUESTIONS
-        assert min(uses.values()) >= 2, "even those that came last were learnt from more than once"
+        assert min(uses.values()) >= EPOCHS // 2, "those that came last were learnt from, too"
         assert measured == manifest["step"] == EPOCHS * QUESTIONS // 4, "no step is counted twice"
         store.close()
         losses[disturbed] = quality(folder, learner, last)
-    # In which order answers come depends on the clock: five shuffled orders gave 0.04 to 0.13 (reward) and 0.09 to 0.11 (dpo). A learner
-    # that is quick beside the panel uses the last answers less often (0.26), and one that was held up by a kill catches up on them.
+    # In which order answers come depends on the clock: five shuffled orders gave 0.04 to 0.13 (reward) and 0.09 to 0.11 (dpo).
     assert max(losses.values()) < 0.35, f"both have learnt; knowing nothing costs 0.69: {losses}"
-    assert losses[True] < losses[False] + 0.15, f"what was disturbed is as good: {losses}"
+    assert abs(losses[False] - losses[True]) < 0.15, f"what was disturbed is as good: {losses}"
 
 
 def test_a_loop_of_rounds_asks_first_what_the_reward_models_disagree_about(tiny: Path, tmp_path: Path) -> None:
