@@ -20,6 +20,7 @@ OWN = {
     "control": {"core", "errors", "losses", "offsets", "control"},
     "text": {"core", "errors", "losses", "offsets", "text"},
     "learners": {"core", "errors", "losses", "learners"},
+    "scale": {"core", "errors", "scale"},
     "judges": {"core", "errors", "store", "judges", "learners"},
     "evaluate": {"core", "errors"},
     "checkpoint": {"errors"},
@@ -27,7 +28,15 @@ OWN = {
     "config": {"errors"},
     "settings": {"config", "errors"},
 }
-ONLY_IN = {"transformers": "text", "tokenizers": "text", "gguf": "text", "peft": "text", "gymnasium": "control", "fastapi": "web"}
+ONLY_IN = {
+    "transformers": "text",
+    "tokenizers": "text",
+    "gguf": "text",
+    "peft": "text",
+    "gymnasium": "control",
+    "fastapi": "web",
+    "ray": "scale",
+}
 FORBIDDEN = {"pickle", "dill", "joblib", "marshal", "shelve"}
 
 

@@ -14,6 +14,9 @@ from rather.errors import RatherError
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 """How OpenMP's threads idle: they sleep, since spinning ones slow their neighbours down, but not at once, since waking up is slow too."""
 
+EXTRAS = {"psycopg": "postgres", "gymnasium": "control", "ray": "ray"}
+"""What brings a package that may be missing."""
+
 
 def main() -> None:
     """Run the command line: exit code 2 and one sentence for an error that the user can mend, 130 for Ctrl-C."""
@@ -31,9 +34,7 @@ def main() -> None:
     except ModuleNotFoundError as e:
         if e.name is None or e.name.split(".")[0] == "rather":
             raise
-        extra = {"transformers": "text", "gguf": "text", "tokenizers": "text", "psycopg": "postgres", "gymnasium": "control"}.get(
-            e.name, "text"
-        )
+        extra = EXTRAS.get(e.name, "text")
         _fail(errors, f"the package {e.name} is missing; pip install 'rather[{extra}]'", 2)
     except Interrupted as e:
         _fail(errors, str(e), 130)

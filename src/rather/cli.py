@@ -55,15 +55,9 @@ Round = Annotated[int, typer.Option("--round", help="Round of the outer loop, fr
 
 def _run(file: Path, settings: list[str] | None) -> Any:
     from rather import settings as toml
+    from rather.run import opened
 
-    loaded = toml.load(file, settings or [])
-    if loaded.control.env:
-        from rather.control_run import ControlRun
-
-        return ControlRun(loaded, console)
-    from rather.run import Run
-
-    return Run(loaded, console)
+    return opened(toml.load(file, settings or []), console)
 
 
 @app.command()

@@ -283,6 +283,13 @@ class Reward(Section):
     batch_size: int | None = Field(default=None, description="Comparisons a step; unset: train.batch_size.", ge=1)
 
 
+class Scale(Section):
+    """Zeroth-order optimisation on several processes or machines, through Ray; see docs/scaling.md."""
+
+    workers: int = Field(default=0, description="Processes that directions are spread over, one core each; 0: none but this one.", ge=0)
+    address: str = Field(default="", description='A Ray cluster, such as "ray://head:10001" or "auto"; empty: one on this machine.')
+
+
 class Eval(Section):
     """The comparison with the starting model on held-out prompts."""
 
@@ -328,6 +335,7 @@ class Config(Section):
     reward: Reward = Field(default_factory=Reward)
     eval: Eval = Field(default_factory=Eval)
     loop: Loop = Field(default_factory=Loop)
+    scale: Scale = Field(default_factory=Scale)
     hack: Hack = Field(default_factory=Hack)
     log: Log = Field(default_factory=Log)
 

@@ -6,6 +6,7 @@ again, so a run that begins anew with nothing but its store comes to the same nu
 
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from rather import budget, checkpoint
 from rather.checkpoint import Lineage
-from rather.core import Comparison, Perturbation, Trajectory
-from rather.errors import TrainingError
+from rather.config import Config
+from rather.core import Comparison, Perturbation, Task, Trajectory
+from rather.errors import ConfigError, TrainingError
 from rather.evaluate import rate
 from rather.learners.first_order import FirstOrder
-from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, forward, rms, seed_of, shrink
+from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, forward, rms, seed_of
 
 IDLE = 5
 """Updates in a row without any answer that end the run."""
@@ -38,27 +41,66 @@ class Acting:
 
 def fit(run: Any, number: int) -> Path:
     """Move the policy by what judges say, until the answers are used up; returns the last checkpoint."""
-    z, acting = run.config.zeroth, run.acting(number)
-    space, first_order = acting.policy.space, z.estimator in ("dpo", "reinforce")
-    asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order)
-    how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimiser)
-    if first_order:
-        learner = FirstOrder(acting.policy, space, asking, how, acting.start, run.config.dpo.beta)
-    else:
-        learner = Zeroth(acting.policy, space, asking, how, 1 if z.kind == "gaussian" else space.size)
-    questions = Questions(run, number, acting, learner)
+    acting = run.acting(number)
+    learner, scale = made(run.config, acting), run.config.scale
+    pool = None
+    if scale.workers:
+        if isinstance(learner, FirstOrder):
+            raise ConfigError("scale.workers spreads directions, and first-order learning has none; set it to 0")
+        if number:
+            raise ConfigError("scale.workers works in the first round alone; set loop.rounds to 1 or scale.workers to 0")
+        from rather.scale.pool import Pool
+
+        pool = Pool(Replica, (run.config.model_dump(),), scale.workers, scale.address)
+    questions = Questions(run, number, acting, learner, pool)
     lineage, found = questions.lineage(), checkpoint.every(run.checkpoints(number))
     if found:
         manifest = checkpoint.check(found[-1])
         lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
-    return run.learn(learner, "zeroth", number, 0, lineage, questions)
+    try:
+        return run.learn(learner, "zeroth", number, 0, lineage, questions)
+    finally:
+        if pool is not None:
+            pool.close()
+
+
+def made(config: Config, acting: Acting) -> Zeroth:
+    """What learns from the answers: the zeroth-order learner, or its first-order counterpart."""
+    z, space = config.zeroth, acting.policy.space
+    first_order = z.estimator in ("dpo", "reinforce")
+    asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order)
+    how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimiser)
+    if first_order:
+        return FirstOrder(acting.policy, space, asking, how, acting.start, config.dpo.beta)
+    return Zeroth(acting.policy, space, asking, how, 1 if z.kind == "gaussian" else space.size)
+
+
+class Replica:
+    """The policy of a run in another process, which moves by itself as the run's does; see `scale.pool`."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from rather.run import opened
+
+        with tempfile.TemporaryDirectory() as nowhere:
+            run_settings = settings["run"] | {"folder": nowhere, "threads": 1}
+            self.run = opened(Config.model_validate(settings | {"run": run_settings, "log": {}}), Console(quiet=True))
+            self.acting = self.run.acting(0)
+        self.learner = made(self.run.config, self.acting)
+
+    def sample(
+        self, first: int, log: list[Any], name: str, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None]
+    ) -> list[Trajectory]:
+        """Move by what has been logged since event `first`, then act."""
+        self.learner.replay(log[len(self.learner.log) - first :])
+        self.acting.policy.name = name
+        return self.run.sampler(self.acting.policy, lambda n: None).sample(tasks, seed, perturbations)
 
 
 class Questions:
     """Asks an update's questions before the learner takes its step; `train.train` asks it what there is to learn from."""
 
-    def __init__(self, run: Any, number: int, acting: Acting, learner: Zeroth) -> None:
-        self.run, self.number, self.acting, self.learner = run, number, acting, learner
+    def __init__(self, run: Any, number: int, acting: Acting, learner: Zeroth, pool: Any = None) -> None:
+        self.run, self.number, self.acting, self.learner, self.pool = run, number, acting, learner, pool
         self.z, self.name, self.beginning = run.config.zeroth, run.config.run.name, f"nudge-{number}/"
         self.planner = Planner(run.tasks[0], learner.asking, run.config.run.seed + 7919 * number)
         self.told = dict[int, list[tuple[int, float]]]()
@@ -135,9 +177,12 @@ class Questions:
         """Both sides of each question, which meet the same tasks and the same chances."""
         wanted = [(task, p) for ask in asks for p in ask.twins for task in ask.tasks]
         title = f"update {step + 1}, {len(self.before(step))} of {self.z.answers} answers: both sides act"
+        asked = [t for t, _ in wanted], self.planner.chances(step), [p for _, p in wanted]
         with self.run.progress(title, len(wanted), transient=True) as advance:
-            sampler = self.run.sampler(self.acting.policy, advance)
-            found = sampler.sample([t for t, _ in wanted], self.planner.chances(step), [p for _, p in wanted])
+            if self.pool is not None:
+                found = self.pool.sample(self.learner.log, self.acting.policy.name, *asked)
+            else:
+                found = self.run.sampler(self.acting.policy, advance).sample(*asked)
         d = self.z.side
         return [(tuple(found[i : i + d]), tuple(found[i + d : i + 2 * d])) for i in range(0, len(found), 2 * d)]
 
@@ -153,7 +198,7 @@ class Questions:
         kl = self.divergence([t for c in asked for t in (c.a if self._ours(c.a) else c.b)])
         back = bool(found.count) and learner.checked(found.mean, (found.high - found.low) / 4)
         if not back and kl > self.z.kl:
-            shrink(learner.space, 0.9 ** math.ceil(math.log(kl / self.z.kl) / (2 * math.log(1 / 0.9))))  # KL falls as the square
+            learner.shrink(0.9 ** math.ceil(math.log(kl / self.z.kl) / (2 * math.log(1 / 0.9))))  # KL falls as the square
         values = {"kl": kl, "norm": rms(learner.space.parameters), "answers": float(len(self.before(step))), "back": float(back)}
         if found.count:
             values |= {"win_rate": found.mean, "win_rate_low": found.low, "win_rate_high": found.high, "questions": float(found.count)}

@@ -33,6 +33,15 @@ CHUNK = 64
 """Answers that are drawn, or questions that are judged, between two commits to the store."""
 
 
+def opened(config: Config, console: Console) -> "Run":
+    """The run that these settings describe: about text, or about control."""
+    if config.control.env:
+        from rather.control_run import ControlRun
+
+        return ControlRun(config, console)
+    return Run(config, console)
+
+
 class Run:
     """One run: its settings, its folder and its store."""
 

@@ -13,20 +13,21 @@ from rather.losses import bradley_terry_loss, implicit_scores, preference_reinfo
 class FirstOrder(Zeroth):
     """Online DPO or preference REINFORCE: what is compared are two attempts of the present policy, each answer is used once.
 
-    It takes answers, steps, holds to the trust region and goes back exactly as `Zeroth` does; only the slope is another. `reference`
-    is what DPO's implicit scores are counted from, with `beta`.
+    It takes answers, keeps to the trust region and goes back exactly as `Zeroth` does; only the slope is another, and cannot be made again
+    from seeds. `reference` is what DPO's implicit scores are counted from, with `beta`.
     """
 
     def __init__(self, model: Any, space: Space, asking: Asking, how: Estimate, reference: Any, beta: float = 0.1) -> None:
         super().__init__(model, space, asking, how)
         self.policy, self.reference, self.beta = model, reference, beta
 
-    def slope(self) -> None:
-        """Leave the gradient of the loss of the answers, ties among them, on the space's parameters."""
+    def move(self) -> None:
+        """Follow the gradient of the loss of the answers, ties among them."""
         comparisons = [c for judged in self.answered.values() for c in judged if c.preference is not None]
         for parameter in self.space.parameters:
             parameter.grad = torch.zeros_like(parameter)
         if not comparisons:
+            self.descend()
             return
         pairs = Pairs.of(self.policy, comparisons)
         for part, _ in pairs.split(1024):
@@ -40,3 +41,4 @@ class FirstOrder(Zeroth):
                 loss = preference_reinforce_loss(*part.scores((logprobs * mask).sum(-1)), part.preference)
             (loss * (len(part) / len(pairs))).backward()
         self.space.gather()
+        self.descend()

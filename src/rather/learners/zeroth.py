@@ -106,6 +106,8 @@ class Zeroth:
         self.model, self.space, self.asking, self.how, self.dimensions = model, space, asking, how, dimensions
         self.optimiser: torch.optim.Optimizer = kind(space.parameters, lr=how.lr)  # pyright: ignore[reportCallIssue]
         self.answered: dict[str, list[Comparison]] = {}
+        self.log: list[list[Any]] = []
+        """All that has moved the numbers, from which they can be made again elsewhere; see `replay`."""
         self.best_rate, self.best = -math.inf, list[Tensor]()
 
     def take(self, answered: dict[str, list[Comparison]]) -> None:
@@ -115,10 +117,7 @@ class Zeroth:
     def step(self) -> dict[str, float]:
         """Move by the answers that were taken."""
         before = [p.detach().clone() for p in self.space.parameters]
-        self.slope()
-        self.optimiser.step()
-        self._hold()
-        self.space.sync()
+        self.move()
         steps = [p.detach() - b for p, b in zip(self.space.parameters, before, strict=True)]
         known = [c.preference for judged in self.answered.values() for c in judged if c.preference is not None]
         return {
@@ -127,21 +126,50 @@ class Zeroth:
             "moved": rms(steps), "norm": rms(self.space.parameters),
         }  # fmt: skip
 
-    def slope(self) -> None:
-        """Leave the estimated gradient, downhill, on the space's parameters."""
+    def move(self) -> None:
+        """Move along the directions, by what was said of them."""
         seeds, told = told_of(self.answered)
         h = self.how
         if h.estimator == "sign":
             weights = sign_weights(told)
         else:
             weights = zpg_weights(told, self.asking.mu, LINKS[h.link], h.trim, self.asking.mirrored, self.dimensions)
-        shares = (weights / max(len(seeds), 1)).tolist()
-        uphill = self.space.combined([Perturbation(seed, 1.0) for seed in seeds], shares)
-        for parameter, found in zip(self.space.parameters, uphill, strict=True):
-            parameter.grad = -found
+        self.replay([["along", seeds, (weights / max(len(seeds), 1)).tolist()]])
+
+    def replay(self, events: Sequence[list[Any]]) -> None:
+        """Do what `log` says was done elsewhere: a step along directions, a check of the win rate, a way back towards the start."""
+        for kind, *numbers in events:
+            match kind:
+                case "along":
+                    uphill = self.space.combined([Perturbation(seed, 1.0) for seed in numbers[0]], numbers[1])
+                    for parameter, found in zip(self.space.parameters, uphill, strict=True):
+                        parameter.grad = -found
+                    self.descend()
+                case "checked":
+                    self._check(*numbers)
+                case "shrunk":
+                    self._shrink(*numbers)
+        self.log += events
+
+    def descend(self) -> None:
+        """Follow the gradient that is on the space's parameters, but not out of the trust region."""
+        self.optimiser.step()
+        norm = rms(self.space.parameters)
+        if norm > self.how.radius:
+            self._shrink(self.how.radius / norm)
+        self.space.sync()
 
     def checked(self, win_rate: float, error: float) -> bool:
         """Remember the best point; go back to it, and say so, where the win rate has fallen from its by more than `error`."""
+        self.log.append(["checked", win_rate, error])
+        return self._check(win_rate, error)
+
+    def shrink(self, factor: float) -> None:
+        """Go back towards the start, to `factor` times the way from it."""
+        self.log.append(["shrunk", factor])
+        self._shrink(factor)
+
+    def _check(self, win_rate: float, error: float) -> bool:
         if win_rate >= self.best_rate:
             self.best_rate, self.best = win_rate, [p.detach().clone() for p in self.space.parameters]
         if win_rate >= self.best_rate - error:
@@ -152,18 +180,18 @@ class Zeroth:
         self.space.sync()
         return True
 
-    def _hold(self) -> None:
-        """Back into the trust region, straight towards the start."""
-        norm = rms(self.space.parameters)
-        if norm > self.how.radius:
-            shrink(self.space, self.how.radius / norm)
+    def _shrink(self, factor: float) -> None:
+        with torch.no_grad():
+            for parameter in self.space.parameters:
+                parameter.mul_(factor)
+        self.space.sync()
 
     def state_dict(self) -> dict[str, Any]:
         """The numbers, the best ones so far, and the optimiser's moments."""
         state = self.optimiser.state_dict()["state"]
         moments = [{k: v for k, v in state.get(i, {}).items() if v is not None} for i in range(len(self.space.parameters))]
         numbers = [p.detach() for p in self.space.parameters]
-        return {"numbers": numbers, "moments": moments, "best": list(self.best), "best_rate": str(self.best_rate)}
+        return {"numbers": numbers, "moments": moments, "best": list(self.best), "best_rate": str(self.best_rate), "log": list(self.log)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
@@ -172,7 +200,7 @@ class Zeroth:
                 parameter.copy_(was)
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": {i: m for i, m in enumerate(state["moments"]) if m}, "param_groups": groups})
-        self.best_rate, self.best = float(state["best_rate"]), list(state["best"])
+        self.best_rate, self.best, self.log = float(state["best_rate"]), list(state["best"]), list(state["log"])
         self.space.sync()
 
 
@@ -203,14 +231,6 @@ def forward(comparison: Comparison) -> float:
         return math.nan
     on_a = perturbation_of(comparison.a[0].policy)
     return comparison.preference if on_a is not None and on_a.scale > 0 else 1 - comparison.preference
-
-
-def shrink(space: Space, factor: float) -> None:
-    """Go back towards the start, to `factor` times the way from it."""
-    with torch.no_grad():
-        for parameter in space.parameters:
-            parameter.mul_(factor)
-    space.sync()
 
 
 def rms(numbers: Sequence[Tensor]) -> float:
