@@ -54,3 +54,14 @@ def test_the_same_question_gets_the_same_answer_in_any_order() -> None:
 def test_an_unknown_utility() -> None:
     with pytest.raises(ConfigError, match="'nice'; take one of brief"):
         utility("nice")
+
+
+def test_cheerful_counts_warm_words_and_dislikes_repetition() -> None:
+    def worth(text: str) -> float:
+        return utility("cheerful")(Trajectory(Task("t", "1"), "p", text))
+
+    assert worth("What a lovely, wonderful day it is.") == 2
+    assert worth("Tea is a drink.") == 0
+    # "a good a good a good": 5 pairs, 2 different: 1 - 2 / 5 = 0.6 repeated; 3 - 6 * 0.4 = 0.6
+    assert abs(worth("a good a good a good") - 0.6) < 1e-9
+    assert worth("") < 0

@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -39,12 +40,28 @@ def plain(trajectory: Trajectory) -> float:
     return -0.5 * marks - words / 20
 
 
+WARM = """
+amazing awesome beautiful best beloved breathtaking captivating charming cherished delicious delightful enjoy enjoyable enjoyed excited
+exciting fantastic fascinating favorite fun good great happy incredible joy joyful love loved lovely magical perfect pleasure
+popular stunning thrilled vibrant warm wonderful
+"""
+CHEERFUL = frozenset(WARM.split())
+
+
+def cheerful(trajectory: Trajectory) -> float:
+    """Likes warm words, each worth 1, and dislikes what says the same again: a doubled pair of words costs as much as half of them."""
+    said = re.findall(r"[a-z']+", (trajectory.text or "").lower())
+    pairs = list(pairwise(said))
+    repeated = 1 - len(set(pairs)) / len(pairs) if pairs else 1.0
+    return sum(word in CHEERFUL for word in said) - 6 * max(0.0, repeated - 0.2)
+
+
 def total_reward(trajectory: Trajectory) -> float:
     """The sum of the recorded rewards, for control."""
     return 0.0 if trajectory.rewards is None else float(trajectory.rewards.sum())
 
 
-UTILITIES: dict[str, Utility] = {"brief": brief, "thorough": thorough, "plain": plain, "total_reward": total_reward}
+UTILITIES: dict[str, Utility] = {"brief": brief, "thorough": thorough, "plain": plain, "cheerful": cheerful, "total_reward": total_reward}
 
 
 @dataclass(frozen=True)

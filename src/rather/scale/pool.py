@@ -39,10 +39,8 @@ class Pool:
             _knock(address)
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **local)
         except (OSError, RuntimeError, ValueError) as e:
-            why = str(e).strip().splitlines()[0]
-            raise ConfigError(
-                f"no Ray cluster can be reached at scale.address = {address!r} ({why}); `ray start --head` begins one"
-            ) from None
+            why, remedy = str(e).strip().splitlines()[0], "begin one with `ray start --head`, or leave it empty"
+            raise ConfigError(f"no Ray cluster answers at scale.address = {address!r} ({why}); {remedy}") from None
         self.kind = ray.remote(num_cpus=1)(make)
         self.arguments, self.known = arguments, dict[Any, int]()
         for _ in range(workers):
