@@ -56,12 +56,15 @@ def test_an_unknown_utility() -> None:
         utility("nice")
 
 
-def test_cheerful_counts_warm_words_and_dislikes_repetition() -> None:
-    def worth(text: str) -> float:
-        return utility("cheerful")(Trajectory(Task("t", "1"), "p", text))
+def test_cheerful_and_personal_count_their_words_and_dislike_repetition() -> None:
+    def worth(taste: str, text: str) -> float:
+        return utility(taste)(Trajectory(Task("t", "1"), "p", text))
 
-    assert worth("What a lovely, wonderful day it is.") == 2
-    assert worth("Tea is a drink.") == 0
+    assert worth("cheerful", "What a lovely, wonderful day it is.") == 2
+    assert worth("cheerful", "Tea is a drink.") == 0
     # "a good a good a good": 5 pairs, 2 different: 1 - 2 / 5 = 0.6 repeated; 3 - 6 * 0.4 = 0.6
-    assert abs(worth("a good a good a good") - 0.6) < 1e-9
-    assert worth("") < 0
+    assert abs(worth("cheerful", "a good a good a good") - 0.6) < 1e-9
+    assert worth("cheerful", "") < 0
+    assert worth("personal", "Tea is yours, and you know it.") == 2
+    assert worth("personal", "You, your dog, your cat, yourself and you.") == 3
+    assert worth("personal", "Tea is a drink.") == 0

@@ -17,7 +17,7 @@ class GridWorld(gymnasium.Env):
     """`horizon` moves on a grid of `size` x `size` cells; a move slips sideways with probability `slip`, half to each side.
 
     A step pays what the cell that it ends on is worth. `rewards` (size, size): by default 1 in the last cell, -1 on the way
-    across, 0 elsewhere. The agent starts in the first cell, and walls hold it back. Observations are cells, row by row; with
+    across, 0 elsewhere. The agent begins in cell `start`, the first by default, and walls hold it back. Observations are cells, row by row; with
     `timed` they are step * size^2 + cell, since the best move depends on the time that is left.
     """
 
@@ -31,7 +31,9 @@ class GridWorld(gymnasium.Env):
         rewards: Any = None,
         timed: bool = False,
         render_mode: str | None = None,
+        start: int = 0,
     ) -> None:
+        self.start = start
         self.size, self.horizon, self.slip, self.timed, self.render_mode = size, horizon, slip, timed, render_mode
         self.rewards = _pits(size) if rewards is None else np.asarray(rewards, float)
         if self.rewards.shape != (size, size):
@@ -41,9 +43,9 @@ class GridWorld(gymnasium.Env):
         self.transitions = self._transitions()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """Back to the first cell."""
+        """Back to where it begins."""
         super().reset(seed=seed, options=options)
-        self.cell, self.time = 0, 0
+        self.cell, self.time = self.start, 0
         return self._observe(), {}
 
     def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:

@@ -46,14 +46,29 @@ exciting fantastic fascinating favorite fun good great happy incredible joy joyf
 popular stunning thrilled vibrant warm wonderful
 """
 CHEERFUL = frozenset(WARM.split())
+YOU = frozenset(("you", "your", "you're", "yours", "yourself"))
 
 
 def cheerful(trajectory: Trajectory) -> float:
-    """Likes warm words, each worth 1, and dislikes what says the same again: a doubled pair of words costs as much as half of them."""
-    said = re.findall(r"[a-z']+", (trajectory.text or "").lower())
+    """Likes warm words, each worth 1, and dislikes repetition."""
+    said = _words(trajectory)
+    return sum(word in CHEERFUL for word in said) - _repetition(said)
+
+
+def personal(trajectory: Trajectory) -> float:
+    """Likes to be spoken to: each "you" and its like is worth 1, up to three; and dislikes repetition."""
+    said = _words(trajectory)
+    return min(3, sum(word in YOU for word in said)) - _repetition(said)
+
+
+def _words(trajectory: Trajectory) -> list[str]:
+    return re.findall(r"[a-z']+", (trajectory.text or "").lower())
+
+
+def _repetition(said: list[str]) -> float:
+    """What is taken off: 6 times the share of pairs of neighbouring words that were there before, beyond a fifth; all of it for none."""
     pairs = list(pairwise(said))
-    repeated = 1 - len(set(pairs)) / len(pairs) if pairs else 1.0
-    return sum(word in CHEERFUL for word in said) - 6 * max(0.0, repeated - 0.2)
+    return 6 * max(0.0, (1 - len(set(pairs)) / len(pairs) if pairs else 1.0) - 0.2)
 
 
 def total_reward(trajectory: Trajectory) -> float:
@@ -61,7 +76,9 @@ def total_reward(trajectory: Trajectory) -> float:
     return 0.0 if trajectory.rewards is None else float(trajectory.rewards.sum())
 
 
-UTILITIES: dict[str, Utility] = {"brief": brief, "thorough": thorough, "plain": plain, "cheerful": cheerful, "total_reward": total_reward}
+UTILITIES: dict[str, Utility] = {
+    "brief": brief, "thorough": thorough, "plain": plain, "cheerful": cheerful, "personal": personal, "total_reward": total_reward,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,292 @@
+"""How many answers zeroth-order optimisation takes on a grid whose values are known exactly, by variant, link and number of judges.
+
+`python bench/grid.py [variant]...` writes bench/results/grid.{json,md,svg}. Planner, estimators and learners are the project's; attempts are
+drawn by a vectorised twin of the control sampler, since 24 maps in every variant are some hundred million steps. The judge is simulated: it
+prefers by a link of the difference of mean rewards. Settings were chosen on maps 100 to 107; these are maps 0 to 23.
+"""
+
+import math
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+import common
+from rather.control.grid import GridWorld
+from rather.control.models import ControlPolicy
+from rather.control.rollout import inputs
+from rather.control.space import ControlSpace
+from rather.core import Comparison, Perturbation, Task, Trajectory, perturbed, row_seed
+from rather.learners.first_order import FirstOrder
+from rather.learners.zeroth import Asking, Estimate, Planner, Zeroth
+from rather.losses import LINKS
+
+MAPS, TUNING = range(24), range(100, 108)
+SIZE, HORIZON = 5, 20
+CENTRE = SIZE**2 // 2
+TASKS = [Task("grid", str(i)) for i in range(64)]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way of asking and of using what is answered; `link` is the judges' true one, `shared`: twins meet the same chances."""
+
+    asking: Asking
+    how: Estimate
+    budget: int = 4000
+    judges: int = 1
+    link: str = "logistic"
+    shared: bool = True
+    kind: str = "gaussian"
+    block: int = 8
+    cells: bool = False
+
+
+MIRRORED = Variant(Asking(mu=2.0, directions=8, side=1), Estimate(lr=0.5))
+FOUR = replace(MIRRORED, asking=replace(MIRRORED.asking, side=4))
+FIRST = Variant(Asking(mu=0.0, directions=8, side=1, perturbed=False), Estimate(lr=0.15, estimator="reinforce", optimiser="Adam"))
+PUBLISHED = Variant(Asking(mu=2.0, directions=1, comparisons=100, side=1, mirrored=False), Estimate(lr=0.5), 20_000, shared=False)
+VARIANTS = {
+    "ZSPO as published: one side perturbed, 100 answers a direction": PUBLISHED,
+    "ZPG as published: the same, logistic link inverted": replace(
+        PUBLISHED, asking=replace(PUBLISHED.asking, mu=4.0, comparisons=10), judges=10, how=Estimate(lr=0.3, estimator="zpg"), kind="sphere"
+    ),
+    "ZBCPG as published: the same on blocks of 8": replace(
+        PUBLISHED, asking=replace(PUBLISHED.asking, mu=4.0, comparisons=10), judges=10, how=Estimate(lr=0.3, estimator="zpg"), kind="block"
+    ),
+    "one side perturbed, a fresh direction an answer": replace(MIRRORED, asking=replace(MIRRORED.asking, mirrored=False), shared=False),
+    "mirrored, other chances a side": replace(MIRRORED, shared=False),
+    "mirrored, same chances": MIRRORED,
+    "mirrored, 4 attempts a side": FOUR,
+    "mirrored, 3 judges a direction": replace(MIRRORED, judges=3, budget=8000),
+    "mirrored, 10 judges a direction": replace(MIRRORED, judges=10, budget=8000),
+    **{f"{link} judges, sign, 4 attempts a side": replace(FOUR, link=link) for link in LINKS if link != "logistic"},
+    **{
+        f"{link} judges, link inverted, 4 attempts a side": replace(
+            FOUR, link=link, how=Estimate(lr=0.35, estimator="zpg", link=link, trim=0.1)
+        )
+        for link in LINKS
+    },
+    "preference REINFORCE (first order)": FIRST,
+    "online DPO (first order)": replace(FIRST, how=replace(FIRST.how, estimator="dpo", lr=0.3)),
+}
+
+
+class Grid:
+    """A table of 100 numbers on a map of its own."""
+
+    def __init__(self, number: int, variant: Variant) -> None:
+        self.v, self.number = variant, number
+        chance = np.random.default_rng(number)
+        self.env = GridWorld(SIZE, HORIZON, 0.2, chance.uniform(size=(SIZE, SIZE)), start=CENTRE)
+        self.cumulative = self.env.transitions.cumsum(-1)
+        self.policy = ControlPolicy(inputs(self.env), self.env.action_space, [], normalise=False, seed=number)
+        with torch.no_grad():
+            self.policy.net.layers[0].zero_()
+        how = {} if variant.kind == "gaussian" else {"kind": variant.kind, "block": variant.block}
+        self.policy.space = self.space = ControlSpace(self.policy, ("net.layers.0",), **how)
+        self.start = ControlPolicy(inputs(self.env), self.env.action_space, [], normalise=False)
+        self.start.load_state_dict(self.policy.state_dict())
+        self.planner = Planner(TASKS, variant.asking, number)
+        first = variant.how.estimator in ("dpo", "reinforce")
+        size = 1 if variant.kind == "gaussian" else self.space.size
+        make = (lambda: FirstOrder(self.policy, self.space, variant.asking, variant.how, self.start, 1.0)) if first else (
+            lambda: Zeroth(self.policy, self.space, variant.asking, variant.how, size)
+        )  # fmt: skip
+        self.learner = make()
+        self.chance = np.random.default_rng([number, 1])
+
+    def value(self) -> float:
+        """What is reached: the exact value, or the number of different cells of 400 attempts."""
+        if self.v.cells:
+            found = self.attempts([None] * 400, [np.random.default_rng([7, i]) for i in range(400)])
+            return float(np.mean([self.worth(t) for t in found]))
+        return stationary(self.env, self.table().log())
+
+    def table(self, perturbation: Perturbation | None = None) -> torch.Tensor:
+        """Probabilities (S, A)."""
+        weights = self.space.values(perturbation)["net.layers.0"].double() + self.policy.net.layers[1].detach().double()
+        return weights.softmax(-1)
+
+    def attempts(self, perturbations: list[Perturbation | None], chances: list[np.random.Generator]) -> list[Trajectory]:
+        """An attempt under each perturbation."""
+        kinds = list(dict.fromkeys(perturbations))
+        tables = np.stack([self.table(p).numpy().cumsum(-1) for p in kinds])[[kinds.index(p) for p in perturbations]]
+        draws = np.stack([c.random((HORIZON, 2)) for c in chances])
+        rows = np.arange(len(perturbations))
+        cells = np.full((len(rows), HORIZON + 1), CENTRE)
+        actions = np.zeros((len(rows), HORIZON), int)
+        for t in range(HORIZON):
+            actions[:, t] = (tables[rows, cells[:, t]] < draws[:, t, :1]).sum(-1).clip(0, 3)
+            cells[:, t + 1] = (self.cumulative[cells[:, t], actions[:, t]] < draws[:, t, 1:]).sum(-1).clip(0, SIZE**2 - 1)
+        eye, rewards = np.eye(SIZE**2, dtype=np.float32), self.env.rewards.ravel()[cells[:, 1:]]
+        return [
+            Trajectory(TASKS[0], perturbed("p", p), terminated=False, observations=eye[c], actions=a, rewards=r, logprobs=np.zeros(HORIZON))
+            for p, c, a, r in zip(perturbations, cells, actions, rewards, strict=True)
+        ]
+
+    def worth(self, t: Trajectory) -> float:
+        """What an attempt is worth: its rewards, or the number of different cells."""
+        return float(len(np.unique(t.observations.argmax(-1)))) if self.v.cells else float(t.rewards.sum())
+
+    def update(self, number: int) -> int:
+        """Ask and move; returns how many answers were given."""
+        d, asks = self.v.asking.side, self.planner.plan(number)
+        wanted = [(p, n * d + i, side) for n, a in enumerate(asks) for side, p in enumerate(a.twins) for i in range(d)]
+        common_chances = self.v.shared and self.v.asking.perturbed
+        chances = [
+            np.random.default_rng(row_seed(self.number, Task("chance", f"{number}/{i}/{0 if common_chances else side}"), 0))
+            for _, i, side in wanted
+        ]
+        found = self.attempts([p for p, _, _ in wanted], chances)
+        given, answered = 0, {}
+        for n, ask in enumerate(asks):
+            a, b = tuple(found[2 * d * n : 2 * d * n + d]), tuple(found[2 * d * n + d : 2 * d * (n + 1)])
+            same = all(np.array_equal(x.actions, y.actions) for x, y in zip(a, b, strict=True))
+            difference = np.mean([self.worth(t) for t in a]) - np.mean([self.worth(t) for t in b])
+            p = float(LINKS[self.v.link].probability(torch.tensor(difference)))
+            said = [0.5 if same else float(self.chance.random() < p) for _ in range(self.v.judges)]
+            given += 0 if same else self.v.judges
+            answered[ask.key] = [Comparison(a, b, s, ask.key, str(j)) for j, s in enumerate(said)]
+        self.learner.take(answered)
+        self.learner.step()
+        return given
+
+
+def stationary(env: GridWorld, logits: torch.Tensor) -> float:
+    """Exact value of the policy that is the same at all times."""
+    return float(env.values(np.repeat(logits.softmax(-1).detach().numpy()[None], HORIZON, 0))[0, CENTRE])
+
+
+def best_stationary(env: GridWorld) -> float:
+    """The value of the best such policy that gradient ascent on the exact value finds."""
+    logits = torch.zeros(SIZE**2, 4, dtype=torch.double, requires_grad=True)
+    optimiser = torch.optim.Adam([logits], 0.2)
+    transitions, rewards = torch.tensor(env.transitions), torch.tensor(env.rewards.ravel())
+    for _ in range(250):
+        value = torch.zeros(SIZE**2, dtype=torch.double)
+        p = logits.softmax(-1)
+        for _ in range(HORIZON):
+            value = (p * (transitions @ (rewards + value))).sum(-1)
+        optimiser.zero_grad()
+        (-value[CENTRE]).backward()
+        optimiser.step()
+    return stationary(env, logits.detach())
+
+
+def curve(job: tuple[str, int]) -> list[tuple[int, float]]:
+    """Answers and what had been reached by then: the share of the way to the best, or cells."""
+    torch.set_num_threads(1)
+    name, number = job
+    grid = Grid(number, VARIANTS[name])
+    low = grid.value()
+    high = 1.0 if grid.v.cells else best_stationary(grid.env)
+    answers, found, update = 0, [(0, low if grid.v.cells else 0.0)], 0
+    while answers < grid.v.budget and not (found[-1][1] >= 0.9 and not grid.v.cells):
+        answers += grid.update(update)
+        update += 1
+        if not grid.v.cells or update % 25 == 0:
+            found.append((answers, grid.value() if grid.v.cells else (grid.value() - low) / (high - low)))
+    return found
+
+
+def planned(number: int, every: int = 20, budget: int = 400) -> list[tuple[int, float]]:
+    """The same for a reward model of the right form, one number a cell, fitted to all answers so far, and the best policy under it."""
+    from scipy.special import expit
+
+    grid = Grid(number, MIRRORED)
+    low, high = grid.value(), best_stationary(grid.env)
+    counts, said, found, logits = [], [], [(0, 0.0)], torch.zeros(SIZE**2, 4, dtype=torch.double)
+    for start in range(0, budget, every):
+        with torch.no_grad():
+            grid.policy.net.layers[0].copy_(0.7 * logits)
+            grid.space.start["net.layers.0"].copy_(0.7 * logits)
+        both = grid.attempts([None] * 2 * every, [np.random.default_rng([number, start, i]) for i in range(2 * every)])
+        visits = [t.observations[1:].sum(0) for t in both]
+        worth = [float(t.rewards.sum()) for t in both]
+        counts += [a - b for a, b in zip(visits[::2], visits[1::2], strict=True)]
+        said += [float(grid.chance.random() < expit(a - b)) for a, b in zip(worth[::2], worth[1::2], strict=True)]
+        weights = fitted(np.stack(counts), np.array(said))
+        learnt = GridWorld(SIZE, HORIZON, 0.2, weights.reshape(SIZE, SIZE))
+        logits = 4.0 * torch.tensor(learnt.best()[0])
+        found.append((start + every, (stationary(grid.env, logits) - low) / (high - low)))
+        if found[-1][1] >= 0.9:
+            break
+    return found
+
+
+def fitted(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Weights of a logistic regression of answers y on differences x of visits, with a little ridge."""
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        return np.logaddexp(0, x @ w).sum() - y @ (x @ w) + 0.025 * w @ w, x.T @ (expit(x @ w) - y) + 0.05 * w
+
+    return minimize(loss, np.zeros(x.shape[1]), jac=True).x
+
+
+def reached(found: list[tuple[int, float]]) -> float:
+    """Answers to nine tenths of the way."""
+    return next((float(n) for n, share in found if share >= 0.9), math.inf)
+
+
+def main() -> None:
+    """Run the variants that are named, or all."""
+    wanted = [v for v in VARIANTS if not sys.argv[1:] or any(x in v for x in sys.argv[1:])]
+    curves: dict[str, list] = {}
+    with ProcessPoolExecutor(2) as pool:
+        for name in wanted:
+            curves[name] = list(pool.map(curve, [(name, m) for m in MAPS]))
+            print(row(name, curves[name]), flush=True)
+        name = "reward model, one number a cell, and exact planning"
+        if not sys.argv[1:]:
+            curves[name] = list(pool.map(planned, MAPS))
+            print(row(name, curves[name]), flush=True)
+    if sys.argv[1:]:
+        return
+    about = common.about("bench/grid.py", "two processes of one thread")
+    lines = [
+        "# Answers to nine tenths of the way to the best, GridWorld 5 x 5, 100 numbers, 24 maps", "", f"{about}.", "",
+        "A simulated judge prefers by a link (logistic, unless another is named) of the difference of mean rewards. The way is that from the",
+        "uniform policy to the best stationary one. Settings were chosen on eight other maps. One answer is one judge's about one pair.", "",
+        "| variant | median | quartiles | not within the budget |", "|---|---|---|---|", *(row(n, c) for n, c in curves.items()),
+    ]  # fmt: skip
+    data = {n: [{"answers": reached(c), "end": c[-1]} for c in found] for n, found in curves.items()}
+    common.publish("grid", {"about": about, "found": data}, lines)
+    draw(curves)
+
+
+def row(name: str, found: list) -> str:
+    """A line of the table."""
+    counts = sorted(reached(c) for c in found)
+    low, middle, high = (counts[round(q * (len(counts) - 1))] for q in (0.25, 0.5, 0.75))
+    budget = VARIANTS[name].budget if name in VARIANTS else 400
+    said = [f"{n:,.0f}" if n < math.inf else f"> {budget:,}" for n in (middle, low, high)]
+    return f"| {name} | {said[0]} | {said[1]} to {said[2]} | {sum(n == math.inf for n in counts)} of {len(counts)} |"
+
+
+def draw(curves: dict[str, list]) -> None:
+    """The median way over answers, as a picture."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    at = np.geomspace(8, 20_000, 80)
+    for name, found in curves.items():
+        if "judges, " in name:
+            continue
+        shares = [np.interp(at, [n for n, _ in c], [s for _, s in c]) for c in found]
+        axes.plot(at, np.median(shares, 0), label=name, linewidth=1.5)
+    axes.set(xscale="log", xlabel="answers", ylabel="share of the way to the best policy", ylim=(0, 1))
+    axes.axhline(0.9, color="grey", linewidth=0.5)
+    axes.legend(fontsize=7, loc="upper left")
+    figure.savefig("bench/results/grid.svg")
+
+
+if __name__ == "__main__":
+    main()

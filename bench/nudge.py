@@ -1,0 +1,117 @@
+"""What answers buy on text: SmolLM2-135M nudged towards three criteria by a simulated judge, beside the gradient on the same numbers.
+
+`python bench/nudge.py` writes bench/results/nudge.{json,md}. Every run is `configs/nudge.toml` with no checks in between, so that all
+answers are counted; at 120 and at 240 answers the policy and its start answer 48 held-out prompts greedily, and the judge's own utility
+compares them without slips. Seeds 10 to 14; settings were chosen on seeds 0 to 2 of "cheerful" and "brief".
+"""
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+
+import common
+
+SEEDS, BUDGETS = range(10, 15), (120, 240)
+CRITERIA = ("cheerful", "brief", "personal")
+SIDES = {
+    "zeroth order": [],
+    "online DPO (first order)": [
+        "zeroth.estimator=dpo",
+        "sample.temperature=1.0",
+        "zeroth.side=1",
+        "zeroth.optimiser=Adam",
+        "zeroth.lr=0.02",
+    ],
+}
+
+
+def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
+    """Win rate, words and log-probability under the start at each budget; in a process of its own with one thread."""
+    import torch
+    from rich.console import Console
+
+    from rather import settings
+    from rather.core import Trajectory
+    from rather.judges.known import utility
+    from rather.run import Run
+
+    with tempfile.TemporaryDirectory() as folder:
+        panel = f'judge.panel=[{{ name = "{criterion}", utility = "{criterion}", temperature = 0.5, mistake = 0.05 }}]'
+        said = [
+            f"run.folder={folder}",
+            f"run.seed={seed}",
+            "run.threads=1",
+            "zeroth.check_every=0",
+            "train.checkpoint_every=1000",
+            panel,
+            *changes,
+        ]
+        worth, found = utility(criterion), []
+        before: list[Trajectory] = []
+        for budget in BUDGETS:
+            run = Run(settings.load(Path("configs/nudge.toml"), [*said, f"zeroth.answers={budget}"]), Console(quiet=True))
+            run.train()
+            greedy = run.config.model_copy(update={"sample": run.config.sample.model_copy(update={"temperature": 0.0})})
+            run.config = greedy
+            after = run.sampler(run.policy(1), lambda n: None).sample(run.tasks[1], 0)
+            before = before or run.sampler(run.start, lambda n: None).sample(run.tasks[1], 0)
+
+            def likely(answers: list[Trajectory], run: Run = run) -> float:
+                with torch.no_grad():
+                    batch = run.start.collate(answers)
+                    return float((run.start.evaluate(batch)[0] * batch.mask).sum() / batch.mask.sum())
+
+            wins = [(worth(a) > worth(b)) + 0.5 * (worth(a) == worth(b)) for a, b in zip(after, before, strict=True)]
+            words = [sum(len((t.text or "").split()) for t in answers) / len(answers) for answers in (before, after)]
+            lost = likely(before) - likely(after)
+            found.append(
+                {"answers": budget, "win_rate": sum(wins) / len(wins), "words": words[1], "words_start": words[0], "nats_lost": lost}
+            )
+        print(json.dumps({"found": found, "example": [before[0].text, after[0].text]}))
+    return found
+
+
+def run(job: tuple) -> dict:
+    """`one` in a process of its own."""
+    command = [sys.executable, __file__, "--one", job[0], str(job[1]), *job[2]]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Run everything, two at a time."""
+    data: dict[str, list[dict]] = {}
+    lines = []
+    with ThreadPoolExecutor(2) as pool:
+        for side, changes in SIDES.items():
+            for criterion in CRITERIA:
+                rows = list(pool.map(run, [(criterion, seed, changes) for seed in SEEDS]))
+                data[f"{side}/{criterion}"] = rows
+                for i, budget in enumerate(BUDGETS):
+                    at = [r["found"][i] for r in rows]
+                    wins = [100 * x["win_rate"] for x in at]
+                    each = ", ".join(f"{w:.0f}" for w in wins)
+                    words = f"{median(x['words_start'] for x in at):.0f} to {median(x['words'] for x in at):.0f}"
+                    lost = f"{median(x['nats_lost'] for x in at):.2f} ({max(x['nats_lost'] for x in at):.2f})"
+                    lines.append(f"| {side} | {criterion} | {budget} | {median(wins):.0f} % | {each} | {words} | {lost} |")
+                    print(lines[-1], flush=True)
+    about = common.about("bench/nudge.py", "one thread a run, two at a time")
+    head = [
+        "# What answers buy on text", "", f"{about}.", "",
+        "SmolLM2-135M, greedy answers of 28 tokens; a simulated judge who slips 5 % of the time; win rate over the start on 48 held-out prompts",
+        f"(chance 50 %, standard error {100 * math.sqrt(0.25 / 48):.0f} points). Nats lost: how much less likely a token of the answers is under the start",
+        "than one of the start's own, median (worst).", "",
+        "| side | criterion | answers | win rate, median | each seed | words an answer | nats lost a token |", "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    common.publish("nudge", {"about": about, "found": data}, [*head, *lines])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        one(sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
+    else:
+        main()
