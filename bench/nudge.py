@@ -2,7 +2,7 @@
 
 `python bench/nudge.py` writes bench/results/nudge.{json,md}. Every run is `configs/nudge.toml` with no checks in between, so that all
 answers are counted; at 120 and at 240 answers the policy and its start answer 48 held-out prompts greedily, and the judge's own utility
-compares them without slips. Seeds 10 to 14; settings were chosen on seeds 0 to 2 of "cheerful" and "brief".
+compares them without slips. Seeds 10 to 14; settings were chosen on seeds 0 and 1.
 """
 
 import json
@@ -99,6 +99,11 @@ def main() -> None:
                     lost = f"{median(x['nats_lost'] for x in at):.2f} ({max(x['nats_lost'] for x in at):.2f})"
                     lines.append(f"| {side} | {criterion} | {budget} | {median(wins):.0f} % | {each} | {words} | {lost} |")
                     print(lines[-1], flush=True)
+                publish(data, lines)
+
+
+def publish(data: dict, lines: list[str]) -> None:
+    """Write what has been found so far."""
     about = common.about("bench/nudge.py", "one thread a run, two at a time")
     head = [
         "# What answers buy on text", "", f"{about}.", "",

@@ -1,5 +1,6 @@
 """The command line: each command is one library call, all are driven by one TOML file with overrides."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -292,12 +293,15 @@ def nudge(
 
 
 def _nudge_settings(model: str, prompts: str, answers: int, name: str, page: bool, simulated: str) -> list[str]:
+    from rather.nudge import MANNERS
+
     kind = "panel" if simulated else "people" if page else "terminal"
     judge = [f'judge.panel=[{{ name = "{simulated}", utility = "{simulated}", temperature = 0.5, mistake = 0.05 }}]'] if simulated else []
     return [
         f"model.path={model}", f"data.prompts={prompts}", f"run.name={name}", f"zeroth.answers={answers}", f"judge.kind={kind}", *judge,
         "judge.instruction=Which set of answers would you rather have?", "train.learner=zeroth", "train.checkpoint_every=1",
-        "sample.temperature=0.0", "sample.max_tokens=28", "sample.rows=64", "zeroth.radius=0.35",
+        "sample.temperature=0.0", "sample.max_tokens=28", "sample.rows=64", "zeroth.mu=0.2", "zeroth.lr=0.2", "zeroth.radius=0.25",
+        f"zeroth.contrasts={json.dumps(MANNERS)}",
     ]  # fmt: skip
 
 

@@ -31,6 +31,19 @@ SHOWN = 10**8
 """Numbers in all directions together beyond which nothing is said about what answers buy."""
 
 
+MANNERS = [
+    ["Answer in as few words as possible.", "Answer at length and in detail."],
+    ["Be warm, joyful and enthusiastic.", "Be cold, gloomy and negative."],
+    ["Speak to me directly, as you would to a friend.", "Be impersonal and objective."],
+    ["Answer in a formal, academic style.", "Answer in a casual, slangy style."],
+    ["Answer like a poet, with images.", "Answer with plain technical facts."],
+    ["Explain as if to a small child.", "Explain as if to a professor."],
+    ["Answer with a question.", "Answer with statements only."],
+    ["Answer with a numbered list.", "Answer in one flowing paragraph."],
+]
+"""What `rather nudge` mixes: eight numbers that a hundred answers can find, where a whole layer's need thousands."""
+
+
 @dataclass(frozen=True)
 class Acting:
     """What a world brings: the policy that moves, which has a space, and the one that it came from."""
