@@ -186,3 +186,48 @@ def test_nudge_at_a_terminal_stops_and_goes_on(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "runs/nudge/store.db"))
     assert [x.preference is not None for x in store.labels("nudge", "train")] == [True] * 4
     assert store.judges() == {"me": "person"}
+
+
+@pytest.mark.parametrize("space", ["steering", "low_rank", "lora", "weights"])
+@pytest.mark.parametrize("estimator", ["sign", "dpo"])
+def test_every_space_of_a_language_model_moves_and_goes_on(tiny: Path, tmp_path: Path, rather, space: str, estimator: str) -> None:
+    rows = [{"prompt": f"Say {i}", "split": "held_out" if i < 4 else "train"} for i in range(12)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    command = ["train", "run.toml", f"zeroth.space={space}", f"zeroth.estimator={estimator}"]
+    (tmp_path / "run.toml").write_text(f"""
+[model]
+path = "{tiny}"
+dtype = "float32"
+rank = 2
+[data]
+prompts = "prompts.jsonl"
+[sample]
+max_tokens = 6
+[judge]
+panel = [{{ name = "sim", utility = "thorough", temperature = 0.1 }}]
+[train]
+learner = "zeroth"
+checkpoint_every = 1
+[zeroth]
+answers = 12
+directions = 3
+side = 2
+mu = {0.5 if space == "steering" else 0.05}
+lr = 0.05
+check_every = 2
+checks = 1
+""")
+    rather(*command, "zeroth.answers=6")
+    rather(*command)
+    first = numbers(tmp_path, "run")
+    shutil.rmtree(tmp_path / "runs/run/checkpoints")
+    rather(*command)
+    assert numbers(tmp_path, "run") == first, "the store alone gives the same numbers, and stopping half-way changes none"
+    last = sorted((tmp_path / "runs/run/checkpoints/zeroth-0").glob("step-*"))[-1]
+    written = {"steering": "steering", "lora": "adapter_model"}.get(space, "model")
+    assert (last / "model" / f"{written}.safetensors").exists()
+    rows = [r for r in measured(tmp_path, "run") if r["phase"] == "train-zeroth-0"]
+    assert all(r["moved"] > 0 for r in rows if r["answers"] > r["ties"])
+    assert any(r["moved"] > 0 for r in rows)
+    said = rather("eval", "run.toml", f"zeroth.space={space}", f"zeroth.estimator={estimator}").stdout
+    assert "win rate against the starting model" in said
