@@ -1,0 +1,94 @@
+"""What it costs that every row answers under a direction of its own: 32 policies, two prompts each, in one pass.
+
+`python bench/directions.py` writes bench/results/directions.{json,md}. "plain": the same rows without directions; "one by one": each policy's
+weights put together before it answers, as is done where directions are written into the weights.
+"""
+
+import os
+import subprocess
+import sys
+from statistics import median
+
+import common
+from run import Side, prepare, processor
+
+POLICIES, PROMPTS, NEW = 32, 2, 48
+PAIRS = [("steering", "plain"), ("low_rank", "plain"), ("lora", "plain"), ("low_rank", "one_by_one")]
+
+
+def child(variant: str) -> None:
+    """One variant, a turn whenever it is told to."""
+    import torch
+
+    from rather.core import Perturbation
+    from rather.text import engine, load, lora
+    from rather.text.space import steering
+    from rather.text.subspace import Factors, LowRank, Weights
+
+    torch.set_num_threads(2)
+    policy = load.policy(common.MODEL, torch.device("cpu"), load.dtype("auto", torch.device("cpu")), variant == "one_by_one", 1.0)
+    prompts = [tuple(policy.tokens.encode_prompt(p)) for p in common.instructions()[:PROMPTS]]
+    twins: list[Perturbation | None] = [Perturbation(k // 2, 0.002 * (-1) ** k) for k in range(POLICIES)]
+    match variant:
+        case "steering":
+            policy.space = steering(policy.model, prompts)
+        case "low_rank":
+            policy.space = LowRank(policy.model)
+        case "lora":
+            lora.add(policy.model, "policy", 1, 1.0, 0)
+            policy.adapter, policy.space = "policy", Factors(policy.model, "policy")
+        case "one_by_one":
+            policy.space = Weights(policy.model)
+        case _:
+            twins = [None]
+    requests = [engine.Request(p, i, k % len(twins)) for k in range(POLICIES) for i, p in enumerate(prompts)]
+    policy.tokens.stop = frozenset()
+    how = engine.Sampling(NEW)
+    clock = common.Clock().time(lambda: policy.generate(requests, how, len(requests), lambda n: None, twins))
+    common.emit(variant, len(requests) * NEW, clock, ("rather",))
+
+
+class Ours(Side):
+    """A variant in a process of its own."""
+
+    def __init__(self, variant: str) -> None:
+        environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, __file__, "--one", variant], env=environment, **pipes)
+        self.row = self.until_ready()
+
+
+def compare(name: str, beside: str) -> tuple[dict, str]:
+    """A variant and what it is measured beside, turn by turn."""
+    sides = [Ours(name), Ours(beside)]
+    for _ in range(common.TURNS):
+        for side in sides:
+            side.turn()
+    a, b = (side.row for side in sides)
+    ratios = [y / x for x, y in zip(a["cpu_s"], b["cpu_s"], strict=True)]
+    speeds = [f"{median(row['tokens'] / s for s in row['cpu_s']):.0f}" for row in (a, b)]
+    said = f"{median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
+    line = f"| {name} | {beside} | {speeds[0]} | {speeds[1]} | {said} | {a['peak_gib']:.2f} | {b['peak_gib']:.2f} |"
+    print(line, flush=True)
+    return {"side": a, "beside": b}, line
+
+
+def main() -> None:
+    """Measure all."""
+    prepare()
+    found = [compare(*pair) for pair in PAIRS]
+    about = common.about("bench/directions.py", f"{processor()}, two threads")
+    lines = [
+        "# A direction a row", "", f"{about}.", "",
+        f"SmolLM2-135M in the processor's own precision; {POLICIES} policies (mirrored pairs), {PROMPTS} prompts each, {NEW} tokens, in one pass; medians of",
+        f"{common.TURNS - 1} turns, ratios of neighbouring turns.", "",
+        "| directions | beside | tokens a CPU second | its | ratio | peak GiB | its |", "|---|---|---|---|---|---|---|", *(line for _, line in found),
+    ]  # fmt: skip
+    common.publish("directions", {"about": about, "rows": [row for row, _ in found]}, lines)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        child(sys.argv[2])
+    else:
+        main()
