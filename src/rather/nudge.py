@@ -41,7 +41,7 @@ MANNERS = [
     ["Answer with a question.", "Answer with statements only."],
     ["Answer with a numbered list.", "Answer in one flowing paragraph."],
 ]
-"""What `rather nudge` mixes: eight numbers that a hundred answers can find, where a whole layer's need thousands."""
+"""What `rather nudge` mixes: eight numbers, which a hundred answers can find."""
 
 
 @dataclass(frozen=True)
