@@ -15,6 +15,7 @@ from rather.core import Comparison, Perturbation, Task, direction, perturbation_
 from rather.errors import ConfigError
 from rather.judges.known import SimulatedJudge, total_reward
 from rather.learners.zeroth import Asking, Estimate, Planner, Zeroth, forward, rms, told_of
+from rather.losses import Link
 
 TASKS = [Task("grid", str(i)) for i in range(1000)]
 
@@ -110,6 +111,19 @@ def test_a_step_is_the_mean_of_the_directions_by_their_answers() -> None:
     v = [direction(ask.twins[0].seed, grid.space.size) for ask in grid.planner.plan(0)]
     np.testing.assert_allclose(grid.space.numbers.detach(), 0.2 * (v[0] - v[1] + v[2]) / 3, atol=1e-6)
     assert torch.equal(grid.policy.net.layers[0].detach(), grid.space.start["net.layers.0"] + grid.space.numbers.view(9, 4))
+
+
+def test_a_link_may_be_a_function_with_its_inverse() -> None:
+    # P = 1/2 + x / 8, so an answer of 0.75 (a share of judges) says 2, and twins that are 2 mu = 1 apart move by 2 v
+    link = Link(lambda x: 0.5 + x / 8, lambda p: 8 * (p - 0.5))
+    grid = Grid(0, Asking(mu=0.5, directions=1), Estimate(lr=1.0, estimator="zpg", link=link))
+    grid.learner.take(asked(grid, 0.75))
+    grid.learner.step()
+    v = direction(grid.planner.plan(0)[0].twins[0].seed, grid.space.size)
+    np.testing.assert_allclose(grid.space.numbers.detach(), 2 * v, rtol=1e-5)
+    never = Link(link.probability, lambda p: p / 0)
+    with pytest.raises(ConfigError, match="the given link has no finite inverse"):
+        Grid(0, Asking(mu=0.5), Estimate(lr=1.0, estimator="zpg", link=never))
 
 
 def test_ties_and_silence_move_nothing() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from rather.core import Comparison, Perturbation, Space, Task, perturbation_of, row_seed
 from rather.errors import ConfigError
 from rather.learners.common import Model, Order
-from rather.losses import LINKS, sign_weights, zpg_weights
+from rather.losses import LINKS, Link, sign_weights, zpg_weights
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,13 @@ class Planner:
 class Estimate:
     """What answers mean and how far they move: `radius` bounds the root mean square of the numbers that are moved.
 
-    `optimiser` is the name of one in torch.optim; SGD's step is lr times the estimate.
+    `link` is the name of one in `losses.LINKS`, or a function with its inverse. `optimiser` is the name of one in torch.optim; SGD's step
+    is lr times the estimate.
     """
 
     lr: float
     estimator: Literal["sign", "zpg", "dpo", "reinforce"] = "sign"
-    link: str = "logistic"
+    link: str | Link = "logistic"
     trim: float = 0.05
     radius: float = math.inf
     optimiser: str = "SGD"
@@ -93,11 +94,13 @@ class Zeroth:
     """Moves `space` by what judges said of its directions; `take` brings an update's answers, `step` moves."""
 
     def __init__(self, model: Model, space: Space, asking: Asking, how: Estimate, dimensions: int = 1) -> None:
-        if how.link not in LINKS:
+        if isinstance(how.link, str) and how.link not in LINKS:
             raise ConfigError(f"there is no link {how.link!r}; take one of {', '.join(LINKS)}")
-        ends = LINKS[how.link].inverse(torch.tensor([how.trim, 1 - how.trim]))
+        self.link = LINKS[how.link] if isinstance(how.link, str) else how.link
+        ends = self.link.inverse(torch.tensor([how.trim, 1 - how.trim]))
         if how.estimator == "zpg" and not (0 < how.trim < 0.5 and ends.isfinite().all()):
-            raise ConfigError(f"the {how.link} link has no finite inverse at zeroth.trim = {how.trim:g}; set it between 0 and 0.5")
+            name = how.link if isinstance(how.link, str) else "given"
+            raise ConfigError(f"the {name} link has no finite inverse at zeroth.trim = {how.trim:g}; set it between 0 and 0.5")
         if how.radius <= 0:
             raise ConfigError(f"zeroth.radius is {how.radius:g}, so the policy could not move; set it above 0")
         kind = getattr(torch.optim, how.optimiser, None)
@@ -133,7 +136,7 @@ class Zeroth:
         if h.estimator == "sign":
             weights = sign_weights(told)
         else:
-            weights = zpg_weights(told, self.asking.mu, LINKS[h.link], h.trim, self.asking.mirrored, self.dimensions)
+            weights = zpg_weights(told, self.asking.mu, self.link, h.trim, self.asking.mirrored, self.dimensions)
         self.replay([["along", seeds, (weights / max(len(seeds), 1)).tolist()]])
 
     def replay(self, events: Sequence[list[Any]]) -> None:
