@@ -265,7 +265,9 @@ def nudge(
     answers: Annotated[int, typer.Option(help="Answers you are ready to give, those about held-out prompts aside.", min=1)] = 120,
     name: Annotated[str, typer.Option(help="Name of the run; the same name goes on from where it was stopped.")] = "nudge",
     page: Annotated[bool, typer.Option("--page", help="Put the questions on the page (rather serve), not at this terminal.")] = False,
-    simulated: Annotated[str, typer.Option(help="Let a simulated judge answer that likes this: brief, thorough, plain, cheerful or personal.")] = "",
+    simulated: Annotated[
+        str, typer.Option(help="Let a simulated judge answer, of this taste: brief, plain, thorough, cheerful, personal.")
+    ] = "",
     merge: Annotated[Path | None, typer.Option(help="Write the nudged model there, as a folder that `transformers` loads.")] = None,
 ) -> None:
     """Nudge a language model by saying which of two sets of answers you would rather have; no reward model, no gradient.
