@@ -18,13 +18,13 @@ import common
 SEEDS = range(5, 10)
 TASKS = {"CartPole-v1": (100, 200), "HalfCheetah-v5": (200, 400), "Hopper-v5": (200, 400)}
 SHARED = [
-    "train.learner=zeroth", "control.hidden=[]", "zeroth.check_every=0", "zeroth.directions=8", "query.attempts=64", "eval.prompts=20",
+    "train.learner=zeroth", "control.hidden=[]", "control.normalise=false", "zeroth.check_every=0", "zeroth.directions=8", "query.attempts=64", "eval.prompts=20",
     'judge.panel=[{ name = "sim", utility = "total_reward", temperature = 1.0 }]', "train.checkpoint_every=1000", "run.threads=1",
 ]  # fmt: skip
 SIDES = {
-    "zeroth order, 4 attempts a side": ["zeroth.side=4", "zeroth.mu=0.3", "zeroth.lr=0.3"],
+    "zeroth order, 4 attempts a side": ["zeroth.side=4", "zeroth.mu=1.0", "zeroth.lr=0.5"],
     "preference REINFORCE (first order)": [
-        "zeroth.estimator=reinforce", "zeroth.side=4", "zeroth.optimiser=Adam", "zeroth.lr=0.05",
+        "zeroth.estimator=reinforce", "zeroth.side=4", "zeroth.optimiser=Adam", "zeroth.lr=0.6",
     ],
 }  # fmt: skip
 
@@ -58,7 +58,7 @@ def main() -> None:
         about = common.about(f"bench/straight.py {env}", "one thread a run, two at a time")
         head = [
             f"# {env} straight from comparisons", "", f"{about}.", "",
-            "Linear policy with scaled observations; a simulated judge sees the total reward of each side's attempts. Mean return of 20 held-out attempts",
+            "Linear policy of the plain observations; a simulated judge sees the total reward of each side's attempts. Mean return of 20 held-out attempts",
             "with the likeliest actions.", "",
             "| side | answers | median return | each seed | before |", "|---|---|---|---|---|",
         ]  # fmt: skip
