@@ -289,7 +289,7 @@ def draw(curves: dict[str, list]) -> None:
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11.6, 5), layout="constrained")
     at = np.geomspace(8, 20_000, 80)
     for name, found in curves.items():
         if " judges" in name:
@@ -298,7 +298,7 @@ def draw(curves: dict[str, list]) -> None:
         axes.plot(at, np.median(shares, 0), label=name, linewidth=1.5)
     axes.set(xscale="log", xlabel="answers", ylabel="share of the way to the best policy", ylim=(0, 1))
     axes.axhline(0.9, color="grey", linewidth=0.5)
-    axes.legend(fontsize=7, loc="upper left")
+    figure.legend(fontsize=7, loc="outside right upper")
     figure.savefig("bench/results/grid.svg")
 
 
