@@ -209,7 +209,8 @@ class Questions:
         answered = self._same(f"{purpose}/") + self.run.store.answered(self.name, purpose).comparisons
         found = rate([c.preference if self._ours(c.a) else 1 - c.preference for c in answered if c.preference is not None])
         kl = self.divergence([t for c in asked for t in (c.a if self._ours(c.a) else c.b)])
-        back = bool(found.count) and learner.checked(found.mean, (found.high - found.low) / 4)
+        chance = math.sqrt(2) * (found.high - found.low) / 2  # by which two such rates differ without a cause
+        back = bool(found.count) and learner.checked(found.mean, chance)
         if not back and kl > self.z.kl:
             learner.shrink(0.9 ** math.ceil(math.log(kl / self.z.kl) / (2 * math.log(1 / 0.9))))  # KL falls as the square
         values = {"kl": kl, "norm": rms(learner.space.parameters), "answers": float(len(self.before(step))), "back": float(back)}
