@@ -39,7 +39,7 @@ def measure(env: str, workers: int, folder: str) -> dict[str, float]:
     seconds, out, back = [], 0, 0
     for update in range(UPDATES):
         asks = planner.plan(update)
-        wanted = [(t, p) for a in asks for p in a.twins for t in a.tasks]
+        wanted = [(t, p) for a in asks for p in a.sides for t in a.tasks]
         asked = [t for t, _ in wanted], planner.chances(update), [p for _, p in wanted]
         start = time.perf_counter()
         if pool:

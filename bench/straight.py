@@ -1,6 +1,7 @@
 """Control straight from comparisons: linear policies moved by what a simulated judge of whole attempts says, and by the gradient.
 
-`python bench/straight.py [task]...` writes bench/results/straight-TASK.{json,md}; HalfCheetah-v5 and Hopper-v5 need `pip install mujoco`. Five
+`python bench/straight.py [task]...` writes bench/results/straight-TASK.{json,md}; HalfCheetah-v5 and Hopper-v5 need
+`pip install "gymnasium[mujoco]"`. Five
 seeds, 5 to 9; settings were chosen on seed 0. CartPole-v1, HalfCheetah-v5 and Hopper-v5 are the environments of the ZSPO paper.
 """
 
@@ -16,17 +17,27 @@ import numpy as np
 import common
 
 SEEDS = range(5, 10)
-TASKS = {"CartPole-v1": (100, 200), "HalfCheetah-v5": (200, 400), "Hopper-v5": (200, 400)}
 SHARED = [
-    "train.learner=zeroth", "control.hidden=[]", "control.normalise=false", "zeroth.check_every=0", "zeroth.directions=8", "query.attempts=64", "eval.prompts=20",
+    "train.learner=zeroth", "control.hidden=[]", "control.normalise=false", "zeroth.check_every=0", "query.attempts=64", "eval.prompts=20",
     'judge.panel=[{ name = "sim", utility = "total_reward", temperature = 1.0 }]', "train.checkpoint_every=1000", "run.threads=1",
 ]  # fmt: skip
+BUDGETS = {"CartPole-v1": (100, 200), "HalfCheetah-v5": (200, 400), "Hopper-v5": (200, 400)}
+STEP = {
+    "CartPole-v1": ["zeroth.side=4", "zeroth.mu=1.0", "zeroth.lr=0.5"],
+    "HalfCheetah-v5": ["zeroth.side=1", "zeroth.mu=0.03", "zeroth.lr=0.03", "sample.temperature=0"],
+    "Hopper-v5": ["zeroth.side=1", "zeroth.mu=0.1", "zeroth.lr=0.1", "sample.temperature=0"],
+}
+GRADIENT = {
+    "CartPole-v1": ["zeroth.side=4", "zeroth.lr=0.6"],
+    "HalfCheetah-v5": ["zeroth.side=1", "zeroth.lr=0.05"],
+    "Hopper-v5": ["zeroth.side=1", "zeroth.lr=0.05"],
+}
 SIDES = {
-    "zeroth order, 4 attempts a side": ["zeroth.side=4", "zeroth.mu=1.0", "zeroth.lr=0.5"],
-    "preference REINFORCE (first order)": [
-        "zeroth.estimator=reinforce", "zeroth.side=4", "zeroth.optimiser=Adam", "zeroth.lr=0.6",
-    ],
-}  # fmt: skip
+    "zeroth order, mirrored pairs": (STEP, []),
+    "zeroth order, best of 4": (STEP, ["zeroth.best_of=4", "zeroth.directions=16"]),
+    "zeroth order, one side perturbed": (STEP, ["zeroth.mirrored=false"]),
+    "preference REINFORCE (first order)": (GRADIENT, ["zeroth.estimator=reinforce", "zeroth.optimiser=Adam"]),
+}
 
 
 def one(job: tuple[str, str, int, int]) -> dict[str, float]:
@@ -34,7 +45,8 @@ def one(job: tuple[str, str, int, int]) -> dict[str, float]:
     env, side, answers, seed = job
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "run.toml").write_text(f'[control]\nenv = "{env}"\n')
-        said = [*SHARED, *SIDES[side], f"zeroth.answers={answers}", f"run.seed={seed}", f"run.folder={folder}", f"run.name=r{answers}"]
+        how, more = SIDES[side]
+        said = [*SHARED, *how[env], *more, f"zeroth.answers={answers}", f"run.seed={seed}", f"run.folder={folder}", f"run.name=r{answers}"]
         subprocess.run([sys.executable, "-m", "rather", "loop", f"{folder}/run.toml", *said], check=True, capture_output=True)
         rows = [json.loads(line) for line in (Path(folder) / f"r{answers}" / "metrics.jsonl").read_text().splitlines()]
     last = [r for r in rows if r["phase"].startswith("eval")][-1]
@@ -43,11 +55,11 @@ def one(job: tuple[str, str, int, int]) -> dict[str, float]:
 
 def main() -> None:
     """Run the tasks that are named, or all."""
-    for env in sys.argv[1:] or TASKS:
+    for env in sys.argv[1:] or BUDGETS:
         lines, data = [], {}
         with ThreadPoolExecutor(2) as pool:
             for side in SIDES:
-                for answers in TASKS[env]:
+                for answers in BUDGETS[env]:
                     found = list(pool.map(one, [(env, side, answers, seed) for seed in SEEDS]))
                     data[f"{side}/{answers}"] = found
                     returns = [f["return"] for f in found]

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from rather import exchange
-from rather.core import Label
+from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import DataError
-from rather.exchange import import_comparisons, read_comparisons, read_tasks
+from rather.exchange import export, import_comparisons, read_comparisons, read_rows, read_tasks
 from rather.store import Store
 
 USER = [{"role": "user", "content": "Hi?"}]
@@ -157,6 +157,19 @@ def test_everything_is_exported_with_its_provenance(store: Store, tmp_path: Path
     assert [r["kind"] for r in rows] == ["answer"] * 4 + ["undo"]
     assert rows[0]["a_policy"] == ["import:c.jsonl"]
     assert rows[0]["judge"] == "import:c.jsonl"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_questions_of_two_and_of_four_sides_are_exported_together(store: Store, tmp_path: Path, kind: str) -> None:
+    sides = [(Trajectory(Task("f", "k", "prompt"), "p", word),) for word in ("one", "two", "three", "four")]
+    (number,) = store.ask("run", [Comparison(sides[0], sides[1], key="four", others=(sides[2], sides[3]))])
+    store.add_judge("picks", "simulated")
+    store.answer(Label(number, "picks", 0.0, best=3))
+    count = export(store, "run", tmp_path / f"all.{kind}")
+    rows = [row for _, row in read_rows(tmp_path / f"all.{kind}")]
+    assert len(rows) == count > 1
+    assert (int(rows[-1]["best"]), "four" in str(rows[-1]["d_text"])) == (3, True)
+    assert export(store, "run", tmp_path / f"pairs.{kind}", "trl") >= 3
 
 
 def test_formulas_are_escaped_in_csv(store: Store, tmp_path: Path) -> None:

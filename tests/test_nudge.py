@@ -66,6 +66,26 @@ def measured(folder: Path, name: str) -> list[dict]:
     return sorted(({k: v for k, v in r.items() if k not in CLOCK} for r in kept), key=lambda r: (r["step"], r["phase"]))
 
 
+def test_the_best_of_four_is_one_answer_and_in_the_ledger(run: Path, rather) -> None:
+    said = ["zeroth.best_of=4", "zeroth.answers=12", "zeroth.directions=8", "zeroth.check_every=0"]
+    assert rather("train", "run.toml", *said).returncode == 0
+    store = Store(str(run.parent / "runs/grid/store.db"))
+    questions, labels = store.questions("grid", "train"), store.labels("grid", "train")
+    assert sum(x.preference is not None for x in labels) == 12
+    assert sum(x.best is not None for x in labels) >= 8
+    for q in questions:
+        policies = [perturbation_of(side[0].policy) for side in q.comparison.sides]
+        assert len(policies) == 4
+        assert len({p.seed for p in policies}) == 2
+        assert sum(p.scale for p in policies) == 0
+    before = numbers(run.parent, "grid")
+    shutil.rmtree(run.parent / "runs/grid/checkpoints")
+    (run.parent / "runs/grid/metrics.jsonl").unlink()
+    assert rather("train", "run.toml", *said).returncode == 0
+    assert numbers(run.parent, "grid") == before
+    assert store.labels("grid", "train") == labels
+
+
 def test_the_ledger_gives_the_same_numbers_again(run: Path, rather) -> None:
     assert rather("train", "run.toml").returncode == 0
     first, rows = numbers(run.parent, "grid"), measured(run.parent, "grid")
@@ -120,7 +140,7 @@ def test_more_answers_can_be_given_later(run: Path, rather) -> None:
 def test_pairs_that_are_the_same_are_not_shown_and_do_not_go_on_for_ever(run: Path, rather) -> None:
     done = rather("train", "run.toml", "zeroth.mu=1e-6", "zeroth.check_every=0", code=2)
     store = Store(str(run.parent / "runs/grid/store.db"))
-    assert "6 of 6 pairs are the same on both sides; raise zeroth.mu (now 1e-06)" in done.stdout
+    assert "6 of 6 questions are the same on all sides; raise zeroth.mu (now 1e-06)" in done.stdout
     assert "the last 5 updates brought no answer" in done.stderr
     assert len(store.questions("grid", "same")) == 30
     assert store.count("grid", "noisy").questions == 0

@@ -1,9 +1,11 @@
 """What `rather` and `python -m rather` run: the commands, and how their errors are told."""
 
 import os
+import re
 import sys
 import traceback
 import warnings
+from importlib.metadata import requires
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,9 +15,6 @@ from rather.errors import RatherError
 
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 """How OpenMP's threads idle: they sleep, since spinning ones slow their neighbours down, but not at once, since waking up is slow too."""
-
-EXTRAS = {"psycopg": "postgres", "gymnasium": "control", "ray": "ray"}
-"""What brings a package that may be missing."""
 
 
 def main() -> None:
@@ -34,14 +33,24 @@ def main() -> None:
     except ModuleNotFoundError as e:
         if e.name is None or e.name.split(".")[0] == "rather":
             raise
-        extra = EXTRAS.get(e.name, "text")
-        _fail(errors, f"the package {e.name} is missing; pip install 'rather[{extra}]'", 2)
+        _fail(errors, f"the package {e.name} is missing; pip install {_bringing(e.name)}", 2)
     except Interrupted as e:
         _fail(errors, str(e), 130)
     except OSError as e:
         if e.errno is None:
             raise
         _fail(errors, f"{e.filename or 'a file'}: {e.strerror}", 2)
+
+
+def _bringing(module: str) -> str:
+    """What to install for a missing module: the extra of ours that needs it, or itself."""
+    name = module.split(".")[0].lower().replace("_", "-")
+    extras = [
+        found[2]
+        for x in requires("rather") or []
+        if (found := re.fullmatch(r"([\w-]+).*extra == '(\w+)'", x)) and found[1].startswith(name)
+    ]
+    return next((f"'rather[{extra}]'" for extra in extras if extra != "dev"), module)
 
 
 def _fail(errors: Console, sentence: str, code: int) -> None:

@@ -46,17 +46,20 @@ def signal(answers: Sequence[float], directions: np.ndarray) -> Signal:
     return Signal(*(min(math.sqrt(max(x, 0.0)), BEST_SIGNAL) for x in (square, square - 1.96 * error, square + 1.96 * error)))
 
 
-def advice(found: Signal, asked: int, left: int, size: int, won: bool = False) -> str:
-    """What the answers that are left will buy, in a sentence or two for whoever gives them; `won`: held-out tasks show progress."""
+def advice(found: Signal, asked: int, left: int, size: int, won: bool = False, each: int = 1) -> str:
+    """What the answers that are left will buy, in a sentence or two for whoever gives them.
+
+    `won`: held-out tasks show progress. An answer is about `each` directions, and `found` the signal for one of them.
+    """
     if asked < FIRST:
         return f"{FIRST - asked} more answers, then it can be said what the others will buy"
-    best, likely = (cosine(asked + left, c, size) for c in (found.high, found.mean))
+    best, likely = (cosine((asked + left) * each, c, size) for c in (found.high, found.mean))
     said = f"an answer's signal is {found.mean:.2f} ({found.low:.2f} to {found.high:.2f}, at most {BEST_SIGNAL:.2f})"
     if left:
         said += f"; with {left} more answers the direction's cosine with the best one is about {likely:.2f}, at most {best:.2f}"
     if found.low == 0.0 and not won:
         said += "; there is no signal yet: so far the answers might as well be coin flips"
     if best < ENOUGH:
-        smaller = max(1, int((asked + left) * found.high**2 * (1 / ENOUGH**2 - 1)))
+        smaller = max(1, int((asked + left) * each * found.high**2 * (1 / ENOUGH**2 - 1)))
         said += f". That is too little: take a space of at most {smaller} numbers (now {size}), or more trajectories a side"
     return said

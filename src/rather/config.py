@@ -192,6 +192,7 @@ class Zeroth(Section):
     mirrored: bool = Field(default=True, description="Compare theta + mu v with theta - mu v; false: with theta.")
     kind: Literal["gaussian", "sphere", "block"] = Field(default="gaussian", description='Directions; "block" is that of ZBCPG.')
     block: int = Field(default=8, description="Coordinates of a block.", ge=1)
+    best_of: int = Field(default=2, description="Sides of a question, of which the best is picked; twins come in twos.", ge=2, le=8)
     estimator: Literal["sign", "zpg", "dpo", "reinforce"] = Field(
         default="sign",
         description="Use the sign of the answers, or invert the link; dpo and reinforce ask about two attempts of the policy itself and"

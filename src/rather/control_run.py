@@ -98,7 +98,7 @@ class ControlRun(Run):
         for why in sorted({why for _, why in chosen}):
             asked = [(i, pairs[j]) for i, (j, reason) in enumerate(chosen) if reason == why]
             scores = [scored[j] for i, (j, reason) in enumerate(chosen) if reason == why]
-            self.store.ask(c.run.name, [self._pair(f"round-{number}/{i}", p.a[0], p.b[0]) for i, p in asked], why=why, scores=scores)
+            self.store.ask(c.run.name, [self.question(f"round-{number}/{i}", p.a, p.b) for i, p in asked], why=why, scores=scores)
         if c.judge.kind == "people":
             self.draw()
         return wanted
@@ -150,9 +150,9 @@ class ControlRun(Run):
         return Acting(policy, self.start)
 
     def sampler(self, policy: ControlPolicy, advance: Any) -> ControlSampler:
-        """Lets `policy` act."""
+        """Lets `policy` act; at temperature 0 by its likeliest actions."""
         del advance
-        return ControlSampler(policy, lambda: self.make(meant=True), self.config.control.envs)
+        return ControlSampler(policy, lambda: self.make(meant=True), self.config.control.envs, best=not self.config.sample.temperature)
 
     def learner(self, number: int, name: str, data: Answered) -> Reward:
         del number

@@ -93,6 +93,9 @@ class Comparison:
 
     `a` and `b` are sides of D trajectories each; which attempt is `a` was drawn at random. `preference` is P(a better) in
     [0, 1], or None while nobody has judged. `key` names the question within its run and `judge` who answered.
+
+    A question may be "which of these would you rather have?", with `others` beside a and b. Its answer is `best`, the number of the
+    side that was picked, or a preference of 0.5 where no side stands out; learning sees it as `pairs`.
     """
 
     a: tuple[Trajectory, ...]
@@ -100,6 +103,21 @@ class Comparison:
     preference: float | None = None
     key: str = ""
     judge: str = ""
+    others: tuple[tuple[Trajectory, ...], ...] = ()
+    best: int | None = None
+
+    @property
+    def sides(self) -> tuple[tuple[Trajectory, ...], ...]:
+        """All sides: a, b and the others."""
+        return self.a, self.b, *self.others
+
+    def pairs(self) -> list[Comparison]:
+        """The comparisons of two sides that the answer says: the side that was picked is better than each other one."""
+        if not self.others:
+            return [self]
+        first, better = (0, self.preference) if self.best is None else (self.best, 1.0)
+        rest = [side for i, side in enumerate(self.sides) if i != first]
+        return [Comparison(self.sides[first], side, better, self.key, self.judge) for side in rest]
 
     def swapped(self) -> Comparison:
         """The same question with its sides exchanged."""
@@ -111,8 +129,9 @@ class Comparison:
 class Label:
     """One judge's answer to one stored question.
 
-    `preference` is P(a better) in [0, 1], None for an abstention, whose `reason` may say why. `seconds` is the time it
-    took, `left` the side that was shown on the left, `flags` what makes the answer suspicious.
+    `preference` is P(a better) in [0, 1], None for an abstention, whose `reason` may say why. Of more than two sides it is 1 where a
+    was picked and 0 where another one was, which is number `best`. `seconds` is the time it took, `left` the side that was shown on the
+    left ("a": all in their order, "b": in the opposite one), `flags` what makes the answer suspicious.
     """
 
     comparison: int
@@ -123,6 +142,7 @@ class Label:
     left: str = "a"
     flags: tuple[str, ...] = ()
     id: int | None = None
+    best: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from rather.core import Comparison, Prompt, Task, Trajectory
 from rather.errors import DataError
 from rather.store import Store
+from rather.store.rows import LETTERS
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 
@@ -231,7 +232,8 @@ def _all_rows(store: Store, run: str) -> Iterator[dict[str, Any]]:
     flags = {x.id: list(x.flags) for x in store.labels(run)}
     for row in store.history(run):
         q = questions[row["key"]]
-        sides = {f"{name}_{what}": [getattr(t, what) for t in getattr(q.comparison, name)] for name in "ab" for what in ("text", "policy")}
+        named = list(zip(LETTERS, q.comparison.sides, strict=False))
+        sides = {f"{name}_{what}": [getattr(t, what) for t in side] for name, side in named for what in ("text", "policy")}
         task = q.comparison.a[0].task
         row["flags"] = flags.get(row["id"], row["flags"])
         yield {**row, "run": run, "why": q.why, "task": task.key, "source": task.source, "prompt": task.prompt, **sides}
@@ -259,15 +261,16 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     if path.suffix not in FORMATS:
         raise DataError(f"{path} is none of {', '.join(FORMATS)}")
     kept = list(rows)
+    names = list(dict.fromkeys(name for row in kept for name in row))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     if path.suffix == ".jsonl":
         temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
     elif path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist([{k: _cell(v) for k, v in row.items()} for row in kept]), temporary)
+        pq.write_table(pa.Table.from_pylist([{k: _cell(row.get(k)) for k in names} for row in kept]), temporary)
     else:
         with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(kept[0]) if kept else [])
+            writer = csv.DictWriter(file, names)
             writer.writeheader()
             writer.writerows({k: _inert(_cell(v)) for k, v in row.items()} for row in kept)
     temporary.replace(path)

@@ -39,7 +39,7 @@ def compare(run: Any, number: int) -> str | None:
         named = [_renamed(t, name) for t in drawn[0]]
         starts = [_renamed(t, f"{c.run.name}@start") for t in drawn[1]]
         both = zip(missing, named, starts, strict=True)
-        run.store.ask(c.run.name, [run.pair(f"{purpose}/{t.key}/{i}", (a,), (b,)) for (t, i), a, b in both], purpose)
+        run.store.ask(c.run.name, [run.question(f"{purpose}/{t.key}/{i}", (a,), (b,)) for (t, i), a, b in both], purpose)
     run.label(purpose)
     if c.judge.kind == "people":
         live.wait(run, purpose)

@@ -23,7 +23,7 @@ from rather.core import Comparison, Perturbation, Task, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import rate
 from rather.learners.first_order import FirstOrder
-from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, forward, rms, seed_of
+from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, heard, rms
 
 IDLE = 5
 """Updates in a row without any answer that end the run."""
@@ -81,7 +81,7 @@ def made(config: Config, acting: Acting) -> Zeroth:
     """What learns from the answers: the zeroth-order learner, or its first-order counterpart."""
     z, space = config.zeroth, acting.policy.space
     first_order = z.estimator in ("dpo", "reinforce")
-    asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order)
+    asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order, z.best_of)
     how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimiser)
     if first_order:
         return FirstOrder(acting.policy, space, asking, how, acting.start, config.dpo.beta)
@@ -116,10 +116,11 @@ class Questions:
         self.run, self.number, self.acting, self.learner, self.pool = run, number, acting, learner, pool
         self.z, self.name, self.beginning = run.config.zeroth, run.config.run.name, f"nudge-{number}/"
         self.planner = Planner(run.tasks[0], learner.asking, run.config.run.seed + 7919 * number)
-        self.told = dict[int, list[tuple[int, float]]]()
-        """Of each update, the directions that answers were about, and P(theta + mu v better)."""
+        before: dict[int, list[Comparison]] = {}
         for c in run.store.answered(self.name, "train", each=True, beginning=self.beginning).comparisons:
-            self.told.setdefault(int(c.key.split("/")[1]), []).append((seed_of(c), forward(c)))
+            before.setdefault(int(c.key.split("/")[1]), []).append(c)
+        self.told = {update: heard(comparisons) for update, comparisons in before.items()}
+        """Of each update, what every answer said of its directions."""
 
     @property
     def judges(self) -> int:
@@ -142,7 +143,7 @@ class Questions:
         if silent:  # other tasks may have something to choose by
             again = self.planner.plan(step, again=1)
             answered = {key: told for key, told in answered.items() if told} | self.put(step, [again[i] for i in silent])
-        self.told[step] = [(seed_of(c), forward(c)) for judged in answered.values() for c in judged if c.judge]
+        self.told[step] = heard([c for judged in answered.values() for c in judged if c.judge])
         self.learner.take(answered)
         return self.lineage()
 
@@ -151,34 +152,34 @@ class Questions:
         labels = [x.id for x in self.run.store.labels(self.name, "train")]
         return Lineage(self.run.trained_with() | {"_steps": 0}, max(labels, default=0), labels)
 
-    def before(self, step: int) -> list[tuple[int, float]]:
+    def before(self, step: int) -> list[dict[int, float]]:
         """What was told before update `step`."""
         return [x for update, told in self.told.items() if update < step for x in told]
 
     def put(self, step: int, asks: Sequence[Ask]) -> dict[str, list[Comparison]]:
         """Have questions answered, those that the store lacks being made first; by key one comparison a judge.
 
-        Where both sides are the same nobody is asked: it counts as a tie.
+        Where all sides are the same nobody is asked: it counts as a tie.
         """
         store, beginning = self.run.store, f"{self.beginning}{step}/"
         have = {q.comparison.key for q in store.questions(self.name, beginning=beginning)}
         missing = [a for a in asks if self.beginning + a.key not in have]
         if missing:
             sides = self.sides(step, missing)
-            pairs = [self.run.pair(self.beginning + a.key, *both) for a, both in zip(missing, sides, strict=True)]
-            same = self._keep(pairs, "train")
-            if same > len(pairs) / 2:
-                self.run.console.print(f"{same} of {len(pairs)} pairs are the same on both sides; raise zeroth.mu (now {self.z.mu:g})")
+            made = [self.run.question(self.beginning + a.key, *found) for a, found in zip(missing, sides, strict=True)]
+            same = self._keep(made, "train")
+            if same > len(made) / 2:
+                self.run.console.print(f"{same} of {len(made)} questions are the same on all sides; raise zeroth.mu (now {self.z.mu:g})")
         self.run.have_answered("train")
         found: dict[str, list[Comparison]] = {a.key: [] for a in asks}
         for c in self._same(beginning) + store.answered(self.name, "train", each=True, beginning=beginning).comparisons:
             found.get(c.key.removeprefix(self.beginning), []).append(c)
         return found
 
-    def _keep(self, pairs: Sequence[Comparison], purpose: str) -> int:
+    def _keep(self, questions: Sequence[Comparison], purpose: str) -> int:
         """Put questions into the store; those whose sides are the same are never asked. Returns how many these are."""
-        same = [p for p in pairs if _alike(p)]
-        self.run.store.ask(self.name, [p for p in pairs if not _alike(p)], purpose, why="direction")
+        same = [q for q in questions if _alike(q)]
+        self.run.store.ask(self.name, [q for q in questions if not _alike(q)], purpose, why="direction")
         self.run.store.ask(self.name, same, "same", why="direction")
         return len(same)
 
@@ -186,18 +187,19 @@ class Questions:
         """The questions that nobody is asked, as ties."""
         return [replace(q.comparison, preference=0.5) for q in self.run.store.questions(self.name, "same", beginning=beginning)]
 
-    def sides(self, step: int, asks: Sequence[Ask]) -> list[tuple[tuple[Trajectory, ...], tuple[Trajectory, ...]]]:
-        """Both sides of each question, which meet the same tasks and the same chances."""
-        wanted = [(task, p) for ask in asks for p in ask.twins for task in ask.tasks]
-        title = f"update {step + 1}, {len(self.before(step))} of {self.z.answers} answers: both sides act"
+    def sides(self, step: int, asks: Sequence[Ask]) -> list[list[tuple[Trajectory, ...]]]:
+        """The sides of each question, which meet the same tasks and the same chances."""
+        wanted = [(task, p) for ask in asks for p in ask.sides for task in ask.tasks]
+        title = f"update {step + 1}, {len(self.before(step))} of {self.z.answers} answers: all sides act"
         asked = [t for t, _ in wanted], self.planner.chances(step), [p for _, p in wanted]
         with self.run.progress(title, len(wanted), transient=True) as advance:
             if self.pool is not None:
                 found = self.pool.sample(self.learner.log, self.acting.policy.name, *asked)
             else:
                 found = self.run.sampler(self.acting.policy, advance).sample(*asked)
-        d = self.z.side
-        return [(tuple(found[i : i + d]), tuple(found[i + d : i + 2 * d])) for i in range(0, len(found), 2 * d)]
+        d, k = self.z.side, self.z.best_of
+        sides = [tuple(found[i : i + d]) for i in range(0, len(found), d)]
+        return [sides[i : i + k] for i in range(0, len(sides), k)]
 
     # How far one has come
 
@@ -236,7 +238,7 @@ class Questions:
                 for policy in (self.acting.policy, self.acting.start):
                     both.append(run.sampler(policy, advance).sample(tasks, self.planner.chances(step)))
             sides = [[tuple(found[i : i + z.side]) for found in both] for i in range(0, count, z.side)]
-            self._keep([run.pair(f"{purpose}/{i}", *s) for i, s in enumerate(sides)], purpose)
+            self._keep([run.question(f"{purpose}/{i}", *s) for i, s in enumerate(sides)], purpose)
         run.have_answered(purpose)
 
     def _ours(self, side: Sequence[Trajectory]) -> bool:
@@ -251,13 +253,13 @@ class Questions:
 
     def advice(self, step: int, won: bool) -> str | None:
         """What the answers so far say about those to come; None where there are too many numbers to say, or no directions."""
-        told, space = self.before(step), self.acting.policy.space
-        if len(told) * space.size > SHOWN or not self.planner.how.perturbed:
+        answers, space, how = self.before(step), self.acting.policy.space, self.planner.how
+        if len(answers) * how.together * space.size > SHOWN or not how.perturbed:
             return None
-        signal = budget.Signal(0.0, 0.0, 0.0)
-        if len(told) >= budget.FIRST:
+        told, signal = [x for answer in answers for x in answer.items()], budget.Signal(0.0, 0.0, 0.0)
+        if len(answers) >= budget.FIRST:
             signal = budget.signal([2 * p - 1 for _, p in told], np.stack([flat(space, seed) for seed, _ in told]))
-        return budget.advice(signal, len(told), max(self.z.answers - len(told), 0), space.size, won)
+        return budget.advice(signal, len(answers), max(self.z.answers - len(answers), 0), space.size, won, how.together)
 
 
 def flat(space: Any, seed: int) -> np.ndarray:
@@ -265,9 +267,9 @@ def flat(space: Any, seed: int) -> np.ndarray:
     return torch.cat([part.flatten() for part in space.combined([Perturbation(seed, 1.0)], [1.0])]).cpu().numpy()
 
 
-def _alike(pair: Comparison) -> bool:
-    """Whether both sides did the same."""
-    return all(_deed(x) == _deed(y) for x, y in zip(pair.a, pair.b, strict=True))
+def _alike(question: Comparison) -> bool:
+    """Whether all sides did the same."""
+    return all(_deed(x) == _deed(y) for side in question.sides[1:] for x, y in zip(question.a, side, strict=True))
 
 
 def _deed(t: Trajectory) -> Any:

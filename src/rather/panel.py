@@ -11,6 +11,7 @@ import numpy as np
 
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ConfigError
+from rather.judges.best import answers
 from rather.judges.known import SimulatedJudge
 
 CHOICES = {1.0: "left", 0.0: "right", 0.5: "tie", None: "skip"}
@@ -67,10 +68,11 @@ def _one(
                 return
             stop.wait(1)
             continue
-        left, right = (tuple(_trajectory(question["id"], x) for x in question[side]) for side in ("left", "right"))
-        (preference,) = judge.judge([Comparison(left, right, key=str(question["id"]))])
+        left, right, *others = (tuple(_trajectory(question["id"], x) for x in side) for side in question["sides"])
+        ((preference, best),) = answers(judge, [Comparison(left, right, key=str(question["id"]), others=tuple(others))])
         stop.wait(max(0.0, pace_s - (time.monotonic() - start)))
-        sent = {"question": question["id"], "choice": CHOICES[preference], "key": str(uuid.uuid4()), "seconds": time.monotonic() - start}
+        sent = {"question": question["id"], "key": str(uuid.uuid4()), "seconds": time.monotonic() - start}
+        sent |= {"choice": CHOICES[preference]} if best is None else {"choice": "place", "place": best + 1}
         _insist(client, "POST", "/api/answers", stop, json=sent)
         answered(judge.name)
 

@@ -22,6 +22,7 @@ from rather.config import Config
 from rather.core import Answered, Comparison, Label, Task, Trajectory
 from rather.errors import TrainingError
 from rather.judges import people
+from rather.judges.best import answers
 from rather.judges.model import ModelJudge
 from rather.metrics import Metrics, mirrors
 from rather.query import priorities
@@ -90,8 +91,8 @@ class Run:
             sampler = build.sampler(self.config, policy, advance)
             for start in range(0, len(missing), CHUNK // 2):
                 chunk = missing[start : start + CHUNK // 2]
-                answers = sampler.sample([t for t in chunk for _ in range(2)], self.seed("sample", number))
-                pairs = [self._pair(f"round-{number}/{a.task.key}", a, b) for a, b in zip(answers[0::2], answers[1::2], strict=True)]
+                found = sampler.sample([t for t in chunk for _ in range(2)], self.seed("sample", number))
+                pairs = [self.question(f"round-{number}/{a.task.key}", (a,), (b,)) for a, b in zip(found[0::2], found[1::2], strict=True)]
                 wanted = None if before is None else priorities(self.config.query.strategy, before.differences(pairs), len(pairs))
                 self.store.ask(self.config.run.name, pairs, scores=wanted)
         return len(missing)
@@ -110,8 +111,8 @@ class Run:
             with self.progress(f"{judge.name} compares", len(questions), transient=not self._asks) as advance:
                 for start in range(0, len(questions), CHUNK):
                     chunk = questions[start : start + CHUNK]
-                    answers = judge.judge([q.comparison for q in chunk])
-                    labels = [Label(q.id, judge.name, p) for q, p in zip(chunk, answers, strict=True)]
+                    found = answers(judge, [q.comparison for q in chunk])
+                    labels = [Label(q.id, judge.name, p, best=best) for q, (p, best) in zip(chunk, found, strict=True)]
                     self.store.answer_all(labels)
                     advance(len(chunk))
             count += len(questions)
@@ -325,14 +326,16 @@ class Run:
         kept["zeroth"] = {k: v for k, v in kept["zeroth"].items() if k != "answers"}  # whoever wants to may give more
         return kept | {"train": t, "run": {"seed": dump["run"]["seed"]}}
 
-    def _pair(self, key: str, a: Trajectory, b: Trajectory) -> Comparison:
-        return self.pair(key, (a,), (b,))
-
-    def pair(self, key: str, a: tuple[Trajectory, ...], b: tuple[Trajectory, ...]) -> Comparison:
-        """A question whose side a is drawn at random, from the key and the run's seed."""
-        if random.Random(f"{self.config.run.seed}/{key}").random() < 0.5:
-            a, b = b, a
-        return Comparison(a, b, key=key)
+    def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
+        """A question whose sides stand in an order that is drawn at random, from the key and the run's seed."""
+        chance = random.Random(f"{self.config.run.seed}/{key}")
+        order = list(sides)
+        if len(sides) > 2:
+            chance.shuffle(order)
+        elif chance.random() < 0.5:
+            order.reverse()
+        a, b, *others = order
+        return Comparison(a, b, key=key, others=tuple(others))
 
     def seed(self, what: str, number: int) -> int:
         """The seed of what is drawn in a phase of a round."""

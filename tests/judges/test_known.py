@@ -1,9 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ConfigError
+from rather.judges.best import answers
 from rather.judges.known import SimulatedJudge, brief, plain, thorough, utility
 
 
@@ -16,8 +18,8 @@ def questions(n: int, a: str = "a " * 20, b: str = "b " * 40) -> list[Comparison
 
 
 def share(judge: SimulatedJudge, asked: list[Comparison]) -> float:
-    answers = [x for x in judge.judge(asked) if x is not None]
-    return sum(answers) / len(answers)
+    said = [x for x in judge.judge(asked) if x is not None]
+    return sum(said) / len(said)
 
 
 def test_utilities_by_hand() -> None:
@@ -68,3 +70,18 @@ def test_cheerful_and_personal_count_their_words_and_dislike_repetition() -> Non
     assert worth("personal", "Tea is yours, and you know it.") == 2
     assert worth("personal", "You, your dog, your cat, yourself and you.") == 3
     assert worth("personal", "Tea is a drink.") == 0
+
+
+def test_the_best_of_several_is_who_remains() -> None:
+    def side(words: int) -> tuple[Trajectory, ...]:
+        return (Trajectory(Task("f", "x"), "p", "word " * words),)
+
+    a, b, *others = (side(n) for n in (3, 9, 30, 5))
+    longest = SimulatedJudge("longest", thorough, temperature=1e-6)
+    questions = [Comparison(a, b, key="1", others=tuple(others)), Comparison(a, b, key="2"), Comparison(a, a, key="3", others=(a, a))]
+    assert answers(longest, questions[:2]) == [(0.0, 2), (0.0, None)]
+    assert answers(longest, [Comparison(others[0], b, key="4", others=(a,))]) == [(1.0, 0)]
+    ties = replace(longest, tie=10.0)
+    assert answers(ties, questions) == [(0.5, None)] * 3
+    assert answers(replace(longest, abstain=1.0), questions) == [(None, None)] * 3
+    assert answers(longest, []) == []

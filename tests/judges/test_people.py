@@ -86,3 +86,19 @@ def test_what_strangers_wrote_is_shown_as_text(store: Store, tmp_path: Path) -> 
     press(child, "q")
     child.expect(pexpect.EOF)
     assert "\x1b[31m" not in (child.before or "")
+
+
+def test_the_best_of_four(tmp_path: Path) -> None:
+    made = Store(str(tmp_path / "store.db"))
+    for n in (1, 2):
+        a, b, *others = ((Trajectory(Task("f", "x", "prompt"), "p", word),) for word in ("red", "green", "blue", "grey"))
+        made.ask("run", [Comparison(a, b, key=str(n), others=tuple(others))])
+    child = play(tmp_path)
+    for number in (1, 2):
+        child.expect(f"question {number} of 2")
+        child.expect("grey" if number == 1 else "red")
+        press(child, "5")
+        press(child, "4")
+    child.expect("answered 2")
+    labels = {x.comparison: x for x in made.labels("run")}
+    assert [(labels[n].left, labels[n].best, labels[n].preference) for n in (1, 2)] == [("a", 3, 0.0), ("b", 0, 1.0)]

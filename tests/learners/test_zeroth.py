@@ -13,9 +13,10 @@ from rather.control.rollout import ControlSampler, inputs
 from rather.control.space import ControlSpace
 from rather.core import Comparison, Perturbation, Task, direction, perturbation_of, perturbed
 from rather.errors import ConfigError
+from rather.judges.best import answers
 from rather.judges.known import SimulatedJudge, total_reward
-from rather.learners.zeroth import Asking, Estimate, Planner, Zeroth, forward, rms, told_of
-from rather.losses import Link
+from rather.learners.zeroth import Asking, Estimate, Planner, Zeroth, heard, rms, said_of, told_of
+from rather.losses import Link, sign_weights
 
 TASKS = [Task("grid", str(i)) for i in range(1000)]
 
@@ -47,15 +48,17 @@ class Grid:
     def update(self, number: int) -> int:
         """One update; returns how many answers it took."""
         asks, given = self.planner.plan(number), 0
-        wanted = [(t, p) for a in asks for p in a.twins for t in a.tasks]
+        wanted = [(t, p) for a in asks for p in a.sides for t in a.tasks]
         found = self.sampler.sample([t for t, _ in wanted], self.planner.chances(number), [p for _, p in wanted])
         answered, d = {}, self.planner.how.side
-        for i, ask in enumerate(asks):
-            a, b = tuple(found[2 * d * i : 2 * d * i + d]), tuple(found[2 * d * i + d : 2 * d * (i + 1)])
-            question = Comparison(a, b, key=ask.key)
-            same = all(np.array_equal(x.actions, y.actions) for x, y in zip(a, b, strict=True))
+        sides = iter([tuple(found[i : i + d]) for i in range(0, len(found), d)])
+        for ask in asks:
+            a, b, *others = (next(sides) for _ in ask.sides)
+            question = Comparison(a, b, key=ask.key, others=tuple(others))
+            same = all(np.array_equal(x.actions, y.actions) for side in question.sides for x, y in zip(a, side, strict=True))
             given += not same
-            answered[ask.key] = [replace(question, preference=0.5 if same else self.judge.judge([question])[0])]
+            ((preference, best),) = [(0.5, None)] if same else answers(self.judge, [question])
+            answered[ask.key] = replace(question, preference=preference, best=best).pairs()
         self.learner.take(answered)
         self.learner.step()
         return given
@@ -95,7 +98,7 @@ def test_perturbed_policies_meet_the_same_chances_and_leave_the_weights_alone() 
 def asked(grid: Grid, preference: float | None) -> dict[str, list[Comparison]]:
     found = {}
     for ask in grid.planner.plan(0):
-        a, b = grid.sampler.sample([ask.tasks[0]] * 2, 1, ask.twins)
+        a, b = grid.sampler.sample([ask.tasks[0]] * 2, 1, ask.sides)
         found[ask.key] = [Comparison((a,), (b,), preference, ask.key)]
     return found
 
@@ -108,7 +111,7 @@ def test_a_step_is_the_mean_of_the_directions_by_their_answers() -> None:
     answered[third] = [answered[third][0].swapped()]  # b is theta + mu v now, and b was preferred
     grid.learner.take(answered)
     grid.learner.step()
-    v = [direction(ask.twins[0].seed, grid.space.size) for ask in grid.planner.plan(0)]
+    v = [direction(ask.sides[0].seed, grid.space.size) for ask in grid.planner.plan(0)]
     np.testing.assert_allclose(grid.space.numbers.detach(), 0.2 * (v[0] - v[1] + v[2]) / 3, atol=1e-6)
     assert torch.equal(grid.policy.net.layers[0].detach(), grid.space.start["net.layers.0"] + grid.space.numbers.view(9, 4))
 
@@ -119,7 +122,7 @@ def test_a_link_may_be_a_function_with_its_inverse() -> None:
     grid = Grid(0, Asking(mu=0.5, directions=1), Estimate(lr=1.0, estimator="zpg", link=link))
     grid.learner.take(asked(grid, 0.75))
     grid.learner.step()
-    v = direction(grid.planner.plan(0)[0].twins[0].seed, grid.space.size)
+    v = direction(grid.planner.plan(0)[0].sides[0].seed, grid.space.size)
     np.testing.assert_allclose(grid.space.numbers.detach(), 2 * v, rtol=1e-5)
     never = Link(link.probability, lambda p: p / 0)
     with pytest.raises(ConfigError, match="the given link has no finite inverse"):
@@ -182,7 +185,7 @@ def test_several_judges_and_comparisons_of_a_direction_find_their_place() -> Non
     answered[first] = [replace(answered[first][0], preference=p, judge=j) for p, j in ((1.0, "x"), (0.0, "y"))]
     answered[last] = []
     seeds, told = told_of(answered)
-    assert seeds == [a.twins[0].seed for a in grid.planner.plan(0)[::2]]
+    assert seeds == [a.sides[0].seed for a in grid.planner.plan(0)[::2]]
     torch.testing.assert_close(told, torch.tensor([[[1, 0], [1, torch.nan]], [[1, torch.nan], [torch.nan, torch.nan]]]), equal_nan=True)
 
 
@@ -191,9 +194,13 @@ def test_names_keep_a_perturbation() -> None:
         assert perturbation_of(perturbed("run-1@0-3", p)) == p
     assert perturbation_of(perturbed("run-1@0-3", None)) is None
     here = Comparison((_of("r@0-1+0.5*v(3)"),), (_of("r@0-1-0.5*v(3)"),), 1.0)
-    assert (forward(here), forward(here.swapped()), forward(replace(here, preference=0.0))) == (1.0, 1.0, 0.0)
+    for said, expected in ((here, 1.0), (here.swapped(), 1.0), (replace(here, preference=0.0), 0.0)):
+        assert said_of(said) == [(3, expected)]
     one_sided = Comparison((_of("r@0-1"),), (_of("r@0-1+0.5*v(3)"),), 0.25)
-    assert forward(one_sided) == 0.75
+    assert said_of(one_sided) == [(3, 0.75)]
+    two_directions = Comparison((_of("r@0-1+0.5*v(3)"),), (_of("r@0-1-0.5*v(4)"),), 1.0)
+    assert dict(said_of(two_directions)) == {3: 1.0, 4: 1.0}
+    assert said_of(Comparison((_of("r@0-1"),), (_of("r@0-1"),), 1.0)) == []
 
 
 def _of(policy: str):
@@ -222,3 +229,43 @@ def test_a_space_without_parameters() -> None:
     env = Grid.make()
     with pytest.raises(ConfigError, match="matches none of net.layers.0, net.layers.1"):
         ControlSpace(ControlPolicy(inputs(env), env.action_space, [], False), ("nothing.*",))
+
+
+def best_of_four(picked: int | None) -> Comparison:
+    """Twins of directions 3 and 4 on four sides, of which one was picked."""
+    a, b, *others = ((_of(f"r@0-1{scale}*v({seed})"),) for seed in (3, 4) for scale in ("+0.5", "-0.5"))
+    return Comparison(a, b, 0.5 if picked is None else float(picked == 0), "q", "judge", tuple(others), picked)
+
+
+@pytest.mark.parametrize(("picked", "weights"), [(0, [1, 0]), (1, [-1, 0]), (2, [0, 1]), (3, [0, -1]), (None, [0, 0])])
+def test_the_best_of_four_twins_speaks_for_its_direction_alone(picked: int | None, weights: list[float]) -> None:
+    pairs = best_of_four(picked).pairs()
+    seeds, told = told_of({"q": pairs})
+    assert dict(zip(seeds, sign_weights(told).tolist(), strict=True)) == dict(zip((3, 4), weights, strict=True))
+    assert heard(pairs) == [{seed: 0.5 + w / 2 for seed, w in zip((3, 4), weights, strict=True)}], "it is one answer"
+
+
+def test_a_question_of_several_sides_shares_out_the_directions() -> None:
+    asking = Asking(mu=0.5, directions=6, side=2)
+    pairs, fours = Planner(TASKS, asking, 1).plan(3), Planner(TASKS, replace(asking, best_of=4), 1).plan(3)
+    assert [len(a.sides) for a in fours] == [4, 4, 4]
+    assert [p for a in fours for p in a.sides] == [p for a in pairs for p in a.sides]
+    one_sided = Planner(TASKS, replace(asking, best_of=4, mirrored=False), 1).plan(3)
+    assert [[p and p.scale for p in a.sides] for a in one_sided] == [[0.5, 0.5, 0.5, None]] * 2
+    for wrong in (replace(asking, best_of=3), replace(asking, best_of=8), replace(asking, best_of=1)):
+        with pytest.raises(ConfigError, match=f"zeroth.best_of = {wrong.best_of} does not go with zeroth.directions = 6"):
+            Planner(TASKS, wrong, 1)
+    with pytest.raises(ConfigError, match="the link of zpg is about two sides, but zeroth.best_of is 4"):
+        Grid(0, replace(asking, best_of=4), Estimate(lr=1.0, estimator="zpg"))
+
+
+def test_picking_the_best_of_four_goes_uphill_faster_than_pairs() -> None:
+    def gained(best_of: int, seed: int) -> float:
+        grid = Grid(seed, Asking(mu=2.0, directions=8, side=2, best_of=best_of), Estimate(lr=1.5))
+        answers = number = 0
+        while answers < 64:
+            answers, number = answers + grid.update(number), number + 1
+        return (grid.value() - grid.low) / (grid.high - grid.low)
+
+    two, four = (np.mean([gained(best_of, seed) for seed in range(6)]) for best_of in (2, 4))
+    assert four > two + 0.05, (two, four)

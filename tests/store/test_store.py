@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import DataError, StoreError
 from rather.store import Store
+from rather.store.agreement import table
 
 
 def question(key: str, a: str = "yes", b: str = "no") -> Comparison:
@@ -160,6 +161,56 @@ def test_the_migrated_layout_is_that_of_the_tables(store: Store) -> None:
 
     with store.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_the_best_of_four_is_kept_and_learnt_from_as_pairs(store: Store) -> None:
+    sides = [(Trajectory(Task("file", "k", "prompt"), "p@0", word),) for word in ("one", "two", "three", "four")]
+    (number,) = store.ask("run", [Comparison(sides[0], sides[1], key="k", others=(sides[2], sides[3]))])
+    question = store.question(number, "run")
+    assert [side[0].text for side in question.comparison.sides] == ["one", "two", "three", "four"]
+    assert len({x for numbers in question.trajectories for x in numbers}) == 4
+    store.answer(Label(number, "ann", 0.0, best=2))
+    store.answer(Label(number, "ben", 0.5))
+    for each in (False, True):
+        found = store.answered("run", each=each).comparisons
+        told = [(c.a[0].text, c.b[0].text, c.preference, c.judge) for c in found]
+        assert told[:3] == [("three", other, 1.0, "ann") for other in ("one", "two", "four")]
+        assert told[3:] == [("one", other, 0.5, "ben") for other in ("two", "three", "four")]
+    assert [x.best for x in store.labels("run")] == [2, None]
+    assert [row["best"] for row in store.history("run")] == [2, None]
+    judges, ratings = table(store.labels("run"))
+    assert (judges, ratings.tolist()) == (["ann", "ben"], [[3], [0]])
+
+
+def test_an_older_store_keeps_its_questions_and_answers(where: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    from rather.store import engine
+
+    old = sa.create_engine(engine.address(where))
+    config = Config()
+    config.set_main_option("script_location", str(engine.MIGRATIONS))
+    with old.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        for statement in (
+            "insert into judge (id, name, kind, role, details) values (1, 'ann', 'person', 'annotator', '{}')",
+            "insert into trajectory (id, source, task, policy, text, terminated) values (1, 'f', 'k', 'p', 'x', true)",
+            "insert into trajectory (id, source, task, policy, text, terminated) values (2, 'f', 'k', 'p', 'y', true)",
+            "insert into comparison (id, run, key, purpose, why, created) values (1, 'run', 'k', 'train', 'random', 0)",
+            "insert into side (comparison, side, place, trajectory) values (1, 'a', 0, 1), (1, 'b', 0, 2)",
+            "insert into label (comparison, judge, kind, preference, reason, shown_left, flags, created)"
+            " values (1, 1, 'answer', 1, '', 'a', '[]', 0)",
+        ):
+            connection.exec_driver_sql(statement)
+    old.dispose()
+    store = Store(where)
+    (found,) = store.answered("run").comparisons
+    assert (found.a[0].text, found.b[0].text, found.preference) == ("x", "y", 1.0)
+    with pytest.raises(sa.exc.IntegrityError), store.engine.begin() as connection:
+        connection.exec_driver_sql("insert into side (comparison, side, place, trajectory) values (1, 'i', 0, 1)")
+    store.close()
 
 
 def test_a_store_of_a_newer_version_is_refused(where: str) -> None:

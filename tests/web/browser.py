@@ -16,7 +16,7 @@ def enter(context: BrowserContext, url: str, store: Store, name: str) -> Page:
 
 
 def shown(page: Page) -> str:
-    return page.locator("#left").inner_text() + " | " + page.locator("#right").inner_text()
+    return page.locator("#side-1").inner_text() + " | " + page.locator("#side-2").inner_text()
 
 
 def press(page: Page, key: str) -> None:
@@ -31,10 +31,10 @@ def prefer_good_till_the_end(page: Page) -> None:
     """Answer whatever is asked until nothing is."""
     while not page.get_by_text("nothing to compare").is_visible():
         if page.locator("#question").is_visible():
-            page.keyboard.press("1" if "good" in page.locator("#left").inner_text() else "2")
+            page.keyboard.press("1" if "good" in page.locator("#side-1").inner_text() else "2")
         page.wait_for_timeout(50)
 
 
 def prefer_good(page: Page) -> None:
     expect(page.locator("#question")).to_be_visible()
-    press(page, "1" if "good" in page.locator("#left").inner_text() else "2")
+    press(page, "1" if "good" in page.locator("#side-1").inner_text() else "2")

@@ -8,13 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
-from questions import question
+from questions import of_four, question
 from sqlalchemy import select
 
 from rather.errors import ConfigError
 from rather.store import Store
 from rather.store.asking import repeat
 from rather.store.people import bearer, invite, person, revoke
+from rather.store.quality import Asking
 from rather.store.tables import judge
 from rather.web.serve import owner_link, server
 from rather.web.words import html
@@ -94,10 +95,34 @@ def test_what_an_answer_means(store: Store, serve: Serve, sent: dict[str, object
     shown = ann.get("/api/next").json()["question"]
     assert ann.post("/api/answers", json={"question": 1, "key": "12345678", **sent}).status_code == 200
     (label,) = store.labels("r")
-    swapped = shown["left"][0]["text"] == "two 0"
+    swapped = shown["sides"][0][0]["text"] == "two 0"
     assert label.left == ("b" if swapped else "a")
     assert label.preference == (1 - preference if swapped and preference is not None else preference)
     assert label.reason == reason
+
+
+def test_the_best_of_four_is_the_one_at_that_place(store: Store, serve: Serve) -> None:
+    store.ask("r", [of_four(i) for i in range(6)] + [question(9)])
+    url = serve()
+    people = [program(url, store, name) for name in ("ann", "bob")]
+    store.set_asking("r", Asking(overlap=2, gold=0, repeats=0))
+    for client in people:
+        for _ in range(7):
+            shown = client.get("/api/next").json()["question"]
+            words = [side[0]["text"].split()[0] for side in shown["sides"]]
+            assert words in (["one", "two", "three", "four"], ["four", "three", "two", "one"], ["one", "two"], ["two", "one"])
+            sent = {"question": shown["id"], "key": f"12345678{shown['id']}"}
+            four = len(words) == 4
+            wrong = [{"choice": "left"}, {"choice": "place", "place": 5}] if four else [{"choice": "place"}]
+            assert [client.post("/api/answers", json=sent | w).status_code for w in wrong] == [422] * len(wrong)
+            given = {"choice": "place", "place": words.index("three") + 1} if four else {"choice": "tie"}
+            assert client.post("/api/answers", json=sent | given).status_code == 200
+    labels = [x for x in store.labels("r") if x.comparison <= 6]
+    assert [(x.best, x.preference) for x in labels] == [(2, 0.0)] * 12
+    assert {x.left for x in labels} == {"a", "b"}, "the order is turned round"
+    for c in store.answered("r", each=True, only=lambda c: bool(c.others)).comparisons:
+        assert (c.a[0].text or "").startswith("three")
+        assert c.preference == 1.0
 
 
 def test_an_answer_or_an_undo_sent_twice_counts_once(store: Store, serve: Serve) -> None:

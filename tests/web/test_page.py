@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from browser import enter, prefer_good, prefer_good_till_the_end, press, shown
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from process import until
-from questions import question
+from questions import of_four, question
 
 from conftest import served
 from rather import demo as example
@@ -84,7 +84,7 @@ def test_undo_brings_the_question_back(context: BrowserContext, store: Store, se
     page.reload()
     expect(page.locator("#question")).to_be_visible()
     page.keyboard.press("u")
-    page.wait_for_function("first => document.getElementById('left').innerText === first", arg=first.split(" | ")[0])
+    page.wait_for_function("first => document.getElementById('side-1').innerText === first", arg=first.split(" | ")[0])
     until(lambda: store.labels("r") == [])
     for _ in range(3):
         press(page, "=")
@@ -281,3 +281,26 @@ def test_mathematics_and_code_are_shown(context: BrowserContext, demo_page: tupl
     expect(page.locator("#question pre")).to_contain_text("def is_even")
     to_question(page, "#question math mfrac")
     expect(page.locator("#question math msup").first).to_be_visible()
+
+
+def test_one_of_four_is_picked_by_key_or_button(context: BrowserContext, store: Store, serve: Serve) -> None:
+    store.ask("r", [of_four(0, ("poor", "bad", "good", "worse")), question(1), of_four(2)])
+    page = enter(context, serve(), store, "ann")
+    expect(page.locator(".side")).to_have_count(4)
+    expect(page.get_by_role("button", name="left is better", exact=False)).to_be_hidden()
+    place = [page.locator(f"#side-{i}").inner_text().split()[0] for i in (1, 2, 3, 4)].index("good") + 1
+    assert not Axe().run(page).response["violations"]
+    page.keyboard.press("5")  # there is no fifth side
+    press(page, str(place))
+    until(lambda: [(x.best, x.preference) for x in store.labels("r")] == [(2, 0.0)])
+    expect(page.locator(".side")).to_have_count(2)
+    expect(page.get_by_role("button", name="3 is best")).to_be_hidden()
+    press(page, "=")
+    expect(page.locator(".side")).to_have_count(4)
+    first = page.locator("#side-1").inner_text().split()[0]
+    page.get_by_role("button", name="1 is best").click()
+    until(lambda: len(store.labels("r")) == 3)
+    label = next(x for x in store.labels("r") if x.comparison == 3)
+    assert ("one", "two", "three", "four")[label.best] == first
+    page.keyboard.press("u")
+    until(lambda: len(store.labels("r")) == 2)

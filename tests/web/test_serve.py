@@ -72,7 +72,7 @@ def test_people_answer_on_while_the_server_is_killed(context: BrowserContext, ru
             server.kill()
             kept = len(run.history("r"))
             for _ in range(5):  # what is at hand can be answered without a server
-                page.keyboard.press("1" if "good" in page.locator("#left").inner_text() else "2")
+                page.keyboard.press("1" if "good" in page.locator("#side-1").inner_text() else "2")
                 page.wait_for_timeout(200)
             assert len(run.history("r")) == kept, "the server is gone"
             server.start()

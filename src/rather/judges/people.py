@@ -12,7 +12,7 @@ from rather.core import Label, Trajectory
 from rather.judges.language import words
 from rather.store import Question, Store
 
-KEYS = "[b]1[/b] left is better  [b]2[/b] right is better  [b]=[/b] tie  [b]s[/b] skip  [b]u[/b] undo  [b]q[/b] stop"
+KEYS = "[b]1[/b], [b]2[/b] ... the one that is best  [b]=[/b] tie  [b]s[/b] skip  [b]u[/b] undo  [b]q[/b] stop"
 LEASE_S = 3600
 
 
@@ -29,9 +29,10 @@ def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, cons
     while (question := store.lease(run, judge, purpose, overlap=total + 1, seconds=LEASE_S)) is not None:
         left = "a" if question.id % 2 else "b"
         done = len([x for x in store.labels(run, purpose) if x.judge == judge])
+        count = len(question.comparison.sides)
         _show(question, left, f"{done + 1} of {total}", console)
         start = time.monotonic()
-        key = _key()
+        key = _key(count)
         if key == "q":
             store.release(question.id, judge)
             break
@@ -41,36 +42,39 @@ def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, cons
             console.print("Nothing to undo." if undone is None else "The last answer is withdrawn; here it is again.")
             answered -= undone is not None
             continue
-        side = {"1": 1.0, "2": 0.0, "=": 0.5, "s": None}[key]
-        preference = 1 - side if side is not None and left == "b" else side
+        preference, best = {"=": 0.5}.get(key), None
+        if key.isdigit():
+            best = int(key) - 1 if left == "a" else count - int(key)
+            preference = float(best == 0)
         reason = "skipped" if preference is None else ""
-        store.answer(Label(question.id, judge, preference, reason, time.monotonic() - start, left))
+        label = Label(question.id, judge, preference, reason, time.monotonic() - start, left, best=best if count > 2 else None)
+        store.answer(label)
         answered += 1
     return answered
 
 
-def _key() -> str:
+def _key(count: int) -> str:
     while True:
         key = click.getchar()
         if key in ("\x03", "\x04", ""):
             raise KeyboardInterrupt
-        if key.lower() in ("1", "2", "=", "s", "u", "q"):
+        if key.lower() in ("=", "s", "u", "q", *map(str, range(1, count + 1))):
             return key.lower()
 
 
 def _show(question: Question, left: str, progress: str, console: Console) -> None:
     """What strangers wrote goes through `Text`, which reads no markup; control characters are dropped."""
-    comparison = question.comparison if left == "a" else question.comparison.swapped()
+    sides = question.comparison.sides if left == "a" else question.comparison.sides[::-1]
     console.rule(f"question {progress}")
-    alone = len({words(t.task.prompt or "") for t in comparison.a}) == 1  # else every answer stands under its own prompt
+    alone = len({words(t.task.prompt or "") for t in sides[0]}) == 1  # else every answer stands under its own prompt
     if alone:
-        console.print(_asked(comparison.a[0]))
+        console.print(_asked(sides[0][0]))
     width = max(30, console.width // 2 - 1)
     panels = []
-    for number, side in (("1", comparison.a), ("2", comparison.b)):
+    for number, side in enumerate(sides, 1):
         answers = [Text(_clean(t.text or "") + ("" if t.terminated else " ...")) for t in side]
         shown = answers if alone else [part for t, said in zip(side, answers, strict=True) for part in (_asked(t), said, "")]
-        panels.append(Panel(Group(*shown), title=number, width=width))
+        panels.append(Panel(Group(*shown), title=str(number), width=width))
     console.print(Columns(panels))
 
 

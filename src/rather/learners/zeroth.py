@@ -26,7 +26,8 @@ from rather.losses import LINKS, Link, sign_weights, zpg_weights
 class Asking:
     """What is asked in an update: `directions` K, `comparisons` N of each, `side` D; perturbed by `mu`, on both sides if `mirrored`.
 
-    Unless `perturbed` both sides are attempts of the policy itself, which is what the first-order counterpart asks about.
+    A question is which of `best_of` sides is best: they share its directions, half as many if `mirrored`, else one less. Unless
+    `perturbed` all sides are attempts of the policy itself, which is what the first-order counterpart asks about.
     """
 
     mu: float
@@ -35,14 +36,20 @@ class Asking:
     side: int = 4
     mirrored: bool = True
     perturbed: bool = True
+    best_of: int = 2
+
+    @property
+    def together(self) -> int:
+        """Directions in a question."""
+        return self.best_of // 2 if self.mirrored else self.best_of - 1
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A question to be asked: the perturbations of its two policies, and the tasks of either side."""
+    """A question to be asked: the perturbation of each side's policy, and the tasks that all sides meet."""
 
     key: str
-    twins: tuple[Perturbation | None, Perturbation | None]
+    sides: list[Perturbation | None]
     tasks: list[Task]
 
 
@@ -54,19 +61,24 @@ class Planner:
             raise ConfigError(f"zeroth.mu is {how.mu:g}; without a perturbation both sides are the same, so set it above 0")
         if how.side < 1:
             raise ConfigError(f"zeroth.side is {how.side}; a side needs at least one trajectory")
+        if how.best_of < 2 or (how.mirrored and how.best_of % 2) or how.directions % how.together:
+            told = "mirrored twins need an even number of sides, and zeroth.directions is shared out among the questions"
+            raise ConfigError(f"zeroth.best_of = {how.best_of} does not go with zeroth.directions = {how.directions}: {told}")
         self.how, self.seed, self.tasks, self.order = how, seed, tasks, Order(len(tasks), seed)
 
     def plan(self, update: int, again: int = 0) -> list[Ask]:
         """The questions of an update; `again` gives the same directions other tasks, for what nobody could answer."""
         h, found = self.how, []
-        for k in range(h.directions):
-            seed = self.chances(update, k)
-            twins = Perturbation(seed, h.mu), Perturbation(seed, -h.mu) if h.mirrored else None
-            twins = twins if h.perturbed else (None, None)
+        for q in range(questions := h.directions // h.together):
+            sides: list[Perturbation | None] = []
+            for k in range(q * h.together, (q + 1) * h.together):
+                seed = self.chances(update, k)
+                sides += [Perturbation(seed, h.mu), *([Perturbation(seed, -h.mu)] if h.mirrored else [])]
+            sides = [*sides, *([] if h.mirrored else [None])] if h.perturbed else [None] * h.best_of
             for n in range(h.comparisons):
-                place = ((update * h.directions + k) * h.comparisons + n) * h.side + again * 7919
+                place = ((update * questions + q) * h.comparisons + n) * h.side + again * 7919
                 tasks = [self.tasks[i] for i in self.order.at(place, h.side)]
-                found.append(Ask(f"{update}/{k}/{n}" + "/again" * again, twins, tasks))
+                found.append(Ask(f"{update}/{q}/{n}" + "/again" * again, sides, tasks))
         return found
 
     def chances(self, update: int, k: int | None = None) -> int:
@@ -106,6 +118,8 @@ class Zeroth:
         kind = getattr(torch.optim, how.optimiser, None)
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             raise ConfigError(f"torch.optim has no optimiser {how.optimiser!r}; take SGD or Adam")
+        if how.estimator == "zpg" and asking.best_of > 2:
+            raise ConfigError(f"the link of zpg is about two sides, but zeroth.best_of is {asking.best_of}; take the sign")
         self.model, self.space, self.asking, self.how, self.dimensions = model, space, asking, how, dimensions
         self.optimiser: torch.optim.Optimizer = kind(space.parameters, lr=how.lr)  # pyright: ignore[reportCallIssue]
         self.answered: dict[str, list[Comparison]] = {}
@@ -122,9 +136,9 @@ class Zeroth:
         before = [p.detach().clone() for p in self.space.parameters]
         self.move()
         steps = [p.detach() - b for p, b in zip(self.space.parameters, before, strict=True)]
-        known = [c.preference for judged in self.answered.values() for c in judged if c.preference is not None]
+        known = {(c.key, c.judge): c.preference for judged in self.answered.values() for c in judged if c.preference is not None}
         return {
-            "answers": float(len(known)), "ties": float(known.count(0.5)),
+            "answers": float(len(known)), "ties": float(list(known.values()).count(0.5)),
             "unanswered": float(sum(not judged for judged in self.answered.values())),
             "moved": rms(steps), "norm": rms(self.space.parameters),
         }  # fmt: skip
@@ -208,11 +222,19 @@ class Zeroth:
 
 
 def told_of(answered: dict[str, list[Comparison]]) -> tuple[list[int], Tensor]:
-    """Directions' seeds (K,), and P(theta + mu v better) of each comparison and judge, (K, N, M); NaN where there is no answer."""
+    """Directions' seeds (K,), and P(theta + mu v better) of each comparison and judge, (K, N, M); NaN where there is no answer.
+
+    The best of several sides has won against each other one: as many comparisons count for a direction or against it. Where mirrored
+    twins are among them, both directions of which neither twin was the best come out even.
+    """
     by_seed: dict[int, list[list[float]]] = {}
     for judged in answered.values():
-        for comparison in judged[:1]:
-            by_seed.setdefault(seed_of(comparison), []).append([forward(c) for c in judged])
+        found: dict[int, list[float]] = {}
+        for comparison in judged:
+            for seed, preference in said_of(comparison):
+                found.setdefault(seed, []).append(preference)
+        for seed, row in found.items():
+            by_seed.setdefault(seed, []).append(row)
     n = max((len(rows) for rows in by_seed.values()), default=1)
     m = max((len(row) for rows in by_seed.values() for row in rows), default=1)
     told = np.full((len(by_seed), n, m), np.nan, np.float32)
@@ -222,18 +244,26 @@ def told_of(answered: dict[str, list[Comparison]]) -> tuple[list[int], Tensor]:
     return list(by_seed), torch.from_numpy(told)
 
 
-def seed_of(comparison: Comparison) -> int:
-    """The seed of the direction that a question is about; 0 where it is about two attempts of the policy itself."""
-    found = perturbation_of(comparison.a[0].policy) or perturbation_of(comparison.b[0].policy)
-    return 0 if found is None else found.seed
+def said_of(comparison: Comparison) -> list[tuple[int, float]]:
+    """Seed and P(theta + mu v better) of each direction that a comparison is about, NaN without an answer.
+
+    Its sides may be twins, or stand for two directions; those of two attempts of the policy itself are about none.
+    """
+    preference, found = math.nan if comparison.preference is None else comparison.preference, dict[int, float]()
+    for side, better in ((comparison.b, 1 - preference), (comparison.a, preference)):
+        if (perturbation := perturbation_of(side[0].policy)) is not None:
+            found[perturbation.seed] = better if perturbation.scale > 0 else 1 - better
+    return list(found.items())
 
 
-def forward(comparison: Comparison) -> float:
-    """P(theta + mu v better), NaN without an answer, whichever side it stands on; without a direction some number but NaN."""
-    if comparison.preference is None:
-        return math.nan
-    on_a = perturbation_of(comparison.a[0].policy)
-    return comparison.preference if on_a is not None and on_a.scale > 0 else 1 - comparison.preference
+def heard(comparisons: Sequence[Comparison]) -> list[dict[int, float]]:
+    """What each answer says of its directions: by their seed 1, 0, or where it leaves them even 1/2."""
+    answers: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for c in comparisons:
+        answer = answers.setdefault((c.key, c.judge), {})
+        for seed, preference in said_of(c):
+            answer.setdefault(seed, []).append(preference)
+    return [{seed: sum(said) / len(said) for seed, said in answer.items()} for answer in answers.values()]
 
 
 def rms(numbers: Sequence[Tensor]) -> float:

@@ -35,7 +35,7 @@ class Agreement:
 
 
 def measure(labels: Sequence[Label], seed: int = 0, resamples: int = 1000) -> Agreement:
-    """Agreement among the answers in `labels`, read as a better, tie or b better."""
+    """Agreement among the answers in `labels`, read as a better, tie or b better, or which of several sides is best."""
     judges, ratings = table(labels)
     several = ratings[:, (~np.isnan(ratings)).sum(0) >= 2]
     low, high = alpha_interval(several, seed, resamples)
@@ -45,13 +45,13 @@ def measure(labels: Sequence[Label], seed: int = 0, resamples: int = 1000) -> Ag
 
 
 def table(labels: Sequence[Label]) -> tuple[list[str], Ratings]:
-    """Judges and their answers as ratings: 1 a better, 0 a tie, -1 b better."""
+    """Judges and their answers as ratings: 1 a better, 0 a tie, -1 b better; 1 + the number of the side that is the best of several."""
     judges = sorted({x.judge for x in labels if x.preference is not None})
     questions = {q: i for i, q in enumerate(sorted({x.comparison for x in labels}))}
     ratings = np.full((len(judges), len(questions)), np.nan)
     for x in labels:
         if x.preference is not None:
-            ratings[judges.index(x.judge), questions[x.comparison]] = np.sign(x.preference - 0.5)
+            ratings[judges.index(x.judge), questions[x.comparison]] = np.sign(x.preference - 0.5) if x.best is None else 1 + x.best
     return judges, ratings
 
 
@@ -119,8 +119,8 @@ class PositionBias:
 
 
 def position_bias(labels: Sequence[Label]) -> PositionBias | None:
-    """The two-sided binomial test of "left and right are liked equally often"; None without a clear answer."""
-    clear = [x for x in labels if x.preference is not None and x.preference != 0.5]
+    """The two-sided binomial test of "left and right are liked equally often"; None without a clear answer about two sides."""
+    clear = [x for x in labels if x.preference is not None and x.preference != 0.5 and x.best is None]
     if not clear:
         return None
     left = sum((x.preference > 0.5) == (x.left == "a") for x in clear)  # type: ignore[operator]

@@ -36,7 +36,7 @@ def repeat(store: Store, run: str, judge: str) -> int | None:
     """Make a question again of one that `judge` answered clearly some time ago; returns the new question, None if there is none such."""
     labels = store.judged(run, judge)
     known = {original for _, original in store.probes(run).values()} | set(store.probes(run))
-    clear = [x for x in labels[: -APART or None] if x.preference in (0.0, 1.0) and x.comparison not in known]
+    clear = [x for x in labels[: -APART or None] if x.preference in (0.0, 1.0) and x.best is None and x.comparison not in known]
     if not clear:
         return None
     chosen = clear[_draw(judge, len(labels), "again") % len(clear)]

@@ -8,8 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from sqlalchemy import Connection, Row, Select, exists, func, select
 
-from rather.core import Comparison, Task, Trajectory
+from rather.core import Comparison, Label, Task, Trajectory
 from rather.store import tables as t
+
+LETTERS = "abcdefgh"
+"""What the sides of a question are called."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +20,7 @@ class Question:
     """A stored comparison: its number, the run and purpose it belongs to, and why it is asked.
 
     Purposes are "train", "eval-...", "check-...", "gold", "repeat", and "same" for one that needs no answer. `original` is the question
-    that a repeat asks again. `trajectories` are the numbers in the store of both sides' trajectories.
+    that a repeat asks again. `trajectories` are the numbers in the store of each side's trajectories.
     """
 
     id: int
@@ -27,7 +30,7 @@ class Question:
     score: float | None
     comparison: Comparison
     original: int | None = None
-    trajectories: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    trajectories: tuple[tuple[int, ...], ...] = ((), ())
 
 
 _LATER = t.label.alias()
@@ -92,9 +95,9 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]]) -> list[Quest
         originals |= {r.comparison: r.original for r in connection.execute(again.where(t.probe.c.comparison.in_(some)))}
     found = []
     for r in rows:
-        (a_numbers, a), (b_numbers, b) = (tuple(zip(*sides[r.id, side], strict=True)) for side in "ab")
-        comparison = Comparison(a, b, key=r.key)
-        found.append(Question(r.id, r.run, r.purpose, r.why, r.score, comparison, originals.get(r.id), (a_numbers, b_numbers)))
+        numbers, (a, b, *others) = zip(*(zip(*sides[r.id, side], strict=True) for side in LETTERS if (r.id, side) in sides), strict=True)
+        comparison = Comparison(a, b, key=r.key, others=tuple(others))
+        found.append(Question(r.id, r.run, r.purpose, r.why, r.score, comparison, originals.get(r.id), numbers))
     return found
 
 
@@ -128,3 +131,9 @@ def from_row(row: Row[Any]) -> Trajectory:
             arrays = {name: file[name] for name in file.files}
     task = Task(row.source, row.task, row.prompt, row.answer)
     return Trajectory(task, row.policy, row.text, row.terminated, **arrays)
+
+
+def label_of(row: Row[Any], judge: str) -> Label:
+    """A row as a label."""
+    r = row
+    return Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id, r.best)

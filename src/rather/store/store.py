@@ -123,7 +123,7 @@ class Store:
                     }  # fmt: skip
                     number = connection.execute(insert(t.comparison).values(values)).inserted_primary_key[0]  # type: ignore[index]
                     known[comparison.key] = number
-                    for name, side in (("a", comparison.a), ("b", comparison.b)):
+                    for name, side in zip(rows.LETTERS, comparison.sides, strict=False):
                         for place, trajectory in enumerate(side):
                             made = connection.execute(insert(t.trajectory).values(rows.to_row(trajectory)))
                             link = {"comparison": number, "side": name, "place": place}
@@ -263,7 +263,7 @@ class Store:
                 values = {
                     "comparison": x.comparison, "judge": judges[x.judge],
                     "kind": "abstention" if x.preference is None else "answer", "preference": x.preference,
-                    "reason": x.reason, "seconds": x.seconds, "shown_left": x.left, "flags": list(x.flags),
+                    "best": x.best, "reason": x.reason, "seconds": x.seconds, "shown_left": x.left, "flags": list(x.flags),
                     "token": tokens[i] if tokens else None, "created": opening.now(),
                 }  # fmt: skip
                 try:
@@ -302,7 +302,7 @@ class Store:
         with self.transaction() as connection:
             names = {r.id: r.name for r in connection.execute(select(t.judge.c.id, t.judge.c.name))}
             found = connection.execute(wanted.order_by(t.label.c.id)).all()
-        labels = [Label(r.comparison, names[r.judge], r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id) for r in found]
+        labels = [rows.label_of(r, names[r.judge]) for r in found]
         flags = quality.flags(labels, self.probes(run), self.asking(run).fastest_s)
         kept = [x for x, r in zip(labels, found, strict=True) if purpose is None or r.purpose == purpose]
         return [replace(x, flags=(*x.flags, *flags[x.id])) if x.id in flags else x for x in kept]
@@ -311,7 +311,7 @@ class Store:
         """One judge's answers and abstentions that count, oldest first, without flags."""
         with self.transaction() as connection:
             found = connection.execute(self._of(run, judge).order_by(t.label.c.id)).all()
-        return [Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id) for r in found]
+        return [rows.label_of(r, judge) for r in found]
 
     def latest(self) -> int:
         """The number of the last row that was written about any answer."""
@@ -322,7 +322,7 @@ class Store:
         """Every row that was ever written about the run's questions, undone ones too, oldest first."""
         c = t.label.c
         wanted = select(
-            c.id, t.comparison.c.key, t.comparison.c.purpose, t.judge.c.name.label("judge"), c.kind, c.preference, c.reason,
+            c.id, t.comparison.c.key, t.comparison.c.purpose, t.judge.c.name.label("judge"), c.kind, c.preference, c.best, c.reason,
             c.seconds, c.shown_left, c.flags, c.created,
         ).select_from(t.label.join(t.comparison).join(t.judge)).where(t.comparison.c.run == run).order_by(c.id)  # fmt: skip
         with self.transaction() as connection:
@@ -341,7 +341,8 @@ class Store:
         """Comparisons with their preferences, for learning; abstentions are left out.
 
         By default a question with several answers is one comparison with their mean; with `each` it is one comparison an answer,
-        which names its judge. `flagged` False leaves suspicious answers out; `only`, and the `beginning` of their keys, choose questions.
+        which names its judge. An answer to more than two sides is several comparisons, see `Comparison.pairs`. `flagged` False leaves
+        suspicious answers out; `only`, and the `beginning` of their keys, choose questions.
         """
         questions = {q.id: q for q in self.questions(run, purpose, beginning=beginning) if only(q.comparison)}
         labels = [x for x in self.labels(run, purpose, upto) if x.comparison in questions]
@@ -352,8 +353,8 @@ class Store:
         comparisons = []
         for number, answers in sorted(grouped.items()):
             q = questions[number].comparison
-            if each:
-                comparisons += [Comparison(q.a, q.b, x.preference, q.key, x.judge) for x in answers]
+            if each or q.others:
+                comparisons += [p for x in answers for p in replace(q, preference=x.preference, judge=x.judge, best=x.best).pairs()]
             else:
                 mean = sum(x.preference or 0.0 for x in answers) / len(answers)
                 comparisons.append(Comparison(q.a, q.b, mean, q.key, answers[0].judge if len(answers) == 1 else ""))

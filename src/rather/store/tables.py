@@ -65,7 +65,7 @@ side = Table(
     Column("side", String(1), primary_key=True),
     Column("place", Integer, primary_key=True),
     Column("trajectory", ForeignKey("trajectory.id"), nullable=False),
-    CheckConstraint("side in ('a', 'b')"),
+    CheckConstraint("side >= 'a' and side <= 'h'", name="side_letter"),
     Index("side_by_trajectory", "trajectory"),
 )
 
@@ -77,6 +77,7 @@ label = Table(
     Column("judge", ForeignKey("judge.id"), nullable=False),
     Column("kind", String(10), nullable=False),  # answer, abstention or undo
     Column("preference", Float),
+    Column("best", Integer),  # of more than two sides, the number of the one that was picked
     Column("reason", Text, nullable=False),
     Column("seconds", Float),
     Column("shown_left", String(1), nullable=False),

@@ -16,6 +16,7 @@ from rather.errors import StoreError
 from rather.store import Question, Store, asking
 from rather.store.clips import facts, picture
 from rather.store.people import Person, person
+from rather.store.rows import LETTERS
 from rather.web.guard import Frame, Guard
 from rather.web.owner import router
 from rather.web.words import html
@@ -23,7 +24,7 @@ from rather.web.words import html
 LAST = 2**31 - 1
 """The highest number a row can have: what PostgreSQL calls an integer."""
 Number = Annotated[int, Field(ge=1, le=LAST)]
-Choice = Literal["left", "right", "tie", "both_bad", "skip"]
+Choice = Literal["left", "right", "place", "tie", "both_bad", "skip"]
 PREFERENCE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5, "skip": None}
 
 
@@ -31,7 +32,8 @@ class Answer(BaseModel):
     """One answer of one person. The same `key` sent again counts once."""
 
     question: Number
-    choice: Choice
+    choice: Choice = Field(description="Of more than two sides, the one at `place`.")
+    place: int = Field(default=1, ge=1, le=len(LETTERS), description="From 1, in the order in which the sides were shown.")
     key: str = Field(min_length=8, max_length=80, description="Made by the sender, different for every answer.")
     slight: bool = Field(default=False, description="The preferred side is only a little better.")
     reason: str = Field(default="", max_length=500, pattern=r"^[^\x00]*$")
@@ -107,14 +109,20 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         asked = store.question(given.question, run, who.name)
         if asked is None:
             raise HTTPException(404, f"question {given.question} is not one of those that are asked here")
-        left = _left(asked, who.name)
-        preference = PREFERENCE[given.choice]
-        if preference in (0.0, 1.0) and given.slight:
-            preference = 0.25 + 0.5 * preference
-        if preference is not None and left == "b":
-            preference = 1 - preference
+        left, count, best = _left(asked, who.name), len(asked.comparison.sides), None
+        if (given.choice == "place") != (count > 2 and given.choice not in ("tie", "both_bad", "skip")) or given.place > count:
+            raise HTTPException(422, f"question {given.question} has {count} sides; {given.choice!r} does not answer it")
+        if given.choice == "place":
+            best = given.place - 1 if left == "a" else count - given.place
+            preference = float(best == 0)
+        else:
+            preference = PREFERENCE[given.choice]
+            if preference in (0.0, 1.0) and given.slight:
+                preference = 0.25 + 0.5 * preference
+            if preference is not None and left == "b":
+                preference = 1 - preference
         reason = given.reason or {"both_bad": "both bad", "skip": "skipped"}.get(given.choice, "")
-        label = Label(given.question, who.name, preference, reason, given.seconds, left)
+        label = Label(given.question, who.name, preference, reason, given.seconds, left, best=best)
         return {"label": store.answer(label, hashlib.sha256(f"{who.name}\0{given.key}".encode()).hexdigest())}
 
     @app.post("/api/undo")
@@ -142,10 +150,10 @@ def _shown(store: Store, question: Question, who: Person) -> dict[str, Any]:
             _attempt(t, number, clips.get(number), who.simulated) | ({} if alone or filmed else {"prompt": _prompt(t.task.prompt)})
             for t, number in zip(attempts, numbers, strict=True)
         ]
-        for attempts, numbers in zip((question.comparison.a, question.comparison.b), question.trajectories, strict=True)
+        for attempts, numbers in zip(question.comparison.sides, question.trajectories, strict=True)
     ]
-    left, right = sides if _left(question, who.name) == "a" else sides[::-1]
-    return {"id": question.id, "prompt": asked[0] if alone else "", "left": left, "right": right}
+    shown = sides if _left(question, who.name) == "a" else sides[::-1]
+    return {"id": question.id, "prompt": asked[0] if alone else "", "sides": shown}
 
 
 def _attempt(t: Trajectory, number: int, clip: dict[str, int] | None, simulated: bool) -> dict[str, Any]:

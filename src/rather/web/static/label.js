@@ -8,7 +8,7 @@ const at = (id) => document.getElementById(id);
 const buttons = document.querySelectorAll("nav button");
 const choices = { "=": "tie", b: "both_bad" };
 const place = `rather-outbox:${name}`;
-const past = `rather-given:${name}`;
+const past = `rather-seen:${name}`;
 const player = new Player();
 
 let outbox = JSON.parse(localStorage.getItem(place) || "[]");
@@ -77,7 +77,7 @@ async function more() {
     ended = found.question === null;
     if (found.question) {
       ahead = found.question;
-      for (const attempt of [...ahead.left, ...ahead.right]) if (attempt.clip) new Image().src = attempt.clip.url;
+      for (const attempt of ahead.sides.flat()) if (attempt.clip) new Image().src = attempt.clip.url;
     }
     if (!current) forward();
     else tell();
@@ -108,19 +108,35 @@ function forward() {
 function show() {
   at("question").hidden = !current;
   at("question").dataset.number = current ? current.id : "";
-  for (const button of buttons) button.disabled = !current && button.id !== "undo";
+  const count = current ? current.sides.length : 2;
+  for (const button of buttons) {
+    const { choice, place } = button.dataset;
+    button.disabled = !current && button.id !== "undo";
+    button.hidden = place ? count === 2 || place > count : count > 2 && (choice === "left" || choice === "right");
+  }
+  at("both-bad").textContent = count > 2 ? "all bad" : "both bad";
   if (current) {
     at("prompt").innerHTML = current.prompt;  // made safe by the server: Markdown through an allow-list
     player.clear();
-    for (const side of ["left", "right"]) {
-      at(side).replaceChildren(...current[side].map((attempt, i) => shownAttempt(attempt, `${side} clip ${i + 1} of ${current[side].length}`)));
-      at(side).classList.toggle("batch", current[side].length > 1);
-    }
+    at("sides").replaceChildren(...current.sides.map(shownSide));
     player.start();
     shownAt = performance.now();
     window.scrollTo(0, 0);
   }
   tell();
+}
+
+function shownSide(attempts, index) {
+  const name = current.sides.length > 2 ? `side ${index + 1}` : ["left", "right"][index];
+  const [side, heading, words] = ["section", "h2", "div"].map((kind) => document.createElement(kind));
+  side.className = "side";
+  side.setAttribute("aria-label", name);
+  heading.textContent = index + 1;
+  words.id = `side-${index + 1}`;
+  words.className = attempts.length > 1 ? "words batch" : "words";
+  words.replaceChildren(...attempts.map((attempt, i) => shownAttempt(attempt, `${name} clip ${i + 1} of ${attempts.length}`)));
+  side.append(heading, words);
+  return side;
 }
 
 function shownAttempt(attempt, label) {
@@ -154,6 +170,11 @@ function answer(choice, details = {}) {
   forward();
   send();
   more();
+}
+
+function pick(place, slight) {
+  if (current.sides.length > 2) answer("place", { place });
+  else answer(["left", "right"][place - 1], slight ? { slight: true } : {});
 }
 
 function remember() {
@@ -208,9 +229,9 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   const key = event.key.toLowerCase();
-  const digit = { Digit1: "left", Digit2: "right", Numpad1: "left", Numpad2: "right" }[event.code] || { 1: "left", 2: "right" }[key];
+  const digit = Number((event.code.match(/^(?:Digit|Numpad)([1-8])$/) || key.match(/^([1-8])$/) || [])[1]);
   if (event.target.tagName === "SELECT") return;
-  if (digit) answer(digit, event.shiftKey ? { slight: true } : {});
+  if (digit && current && digit <= current.sides.length) pick(digit, event.shiftKey);
   else if (choices[key]) answer(choices[key]);
   else if (key === "s") askWhy();
   else if (key === "u") undo();
@@ -221,10 +242,11 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 for (const button of buttons) {
-  const { choice, slight } = button.dataset;
+  const { choice, slight, place } = button.dataset;
   button.addEventListener("click", () => {
     if (button.id === "undo") undo();
     else if (button.id === "skip") askWhy();
+    else if (place) pick(Number(place));
     else answer(choice, slight === undefined ? {} : { slight: true });
   });
 }
