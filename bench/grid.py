@@ -43,8 +43,9 @@ class Variant:
     cells: bool = False
 
 
-MIRRORED = Variant(Asking(mu=3.0, directions=8, side=1), Estimate(lr=1.5))
+MIRRORED = Variant(Asking(mu=2.0, directions=8, side=1), Estimate(lr=1.5))
 FOUR = Variant(Asking(mu=3.0, directions=8, side=4), Estimate(lr=2.0))
+BEST = Variant(Asking(mu=2.0, directions=24, side=4, best_of=4), Estimate(lr=4.0))
 FIRST = Variant(Asking(mu=0.0, directions=8, side=1, perturbed=False), Estimate(lr=0.2, estimator="reinforce", optimiser="Adam"))
 PUBLISHED = Variant(Asking(mu=3.0, directions=1, comparisons=100, side=1, mirrored=False), Estimate(lr=1.0), 20_000, shared=False)
 ZPG = replace(
@@ -61,6 +62,7 @@ VARIANTS = {
     "mirrored, other chances a side": replace(MIRRORED, shared=False),
     "mirrored, same chances": MIRRORED,
     "mirrored, 4 attempts a side": FOUR,
+    "the best of 4, mirrored, 4 attempts a side": BEST,
     "mirrored, 4 attempts a side, 3 judges a direction": replace(FOUR, judges=3, budget=8000),
     "mirrored, 4 attempts a side, 10 judges a direction": replace(FOUR, judges=10, budget=8000),
     "the same, logistic link inverted": replace(FOUR, judges=10, budget=8000, how=Estimate(lr=8.0, estimator="zpg")),
@@ -137,10 +139,18 @@ class Grid:
         """What an attempt is worth: its rewards, or the number of different cells."""
         return float(len(np.unique(t.observations.argmax(-1)))) if self.v.cells else float(t.rewards.sum())
 
+    def said(self, worth: list[float]) -> tuple[float, int | None]:
+        """What a judge says of two sides, by the link, or of several, by Luce's rule of choice: preference and number of the best."""
+        if len(worth) > 2:
+            best = int(np.argmax(np.array(worth) + self.chance.gumbel(size=len(worth))))
+            return float(best == 0), best
+        p = float(LINKS[self.v.link].probability(torch.tensor(worth[0] - worth[1])))
+        return float(self.chance.random() < p), None
+
     def update(self, number: int) -> int:
         """Ask and move; returns how many answers were given."""
-        d, asks = self.v.asking.side, self.planner.plan(number)
-        wanted = [(p, n * d + i, side) for n, a in enumerate(asks) for side, p in enumerate(a.twins) for i in range(d)]
+        d, k, asks = self.v.asking.side, self.v.asking.best_of, self.planner.plan(number)
+        wanted = [(p, n * d + i, side) for n, a in enumerate(asks) for side, p in enumerate(a.sides) for i in range(d)]
         common_chances = self.v.shared and self.v.asking.perturbed
         chances = [
             np.random.default_rng(row_seed(self.number, Task("chance", f"{number}/{i}/{0 if common_chances else side}"), 0))
@@ -149,13 +159,13 @@ class Grid:
         found = self.attempts([p for p, _, _ in wanted], chances)
         given, answered = 0, {}
         for n, ask in enumerate(asks):
-            a, b = tuple(found[2 * d * n : 2 * d * n + d]), tuple(found[2 * d * n + d : 2 * d * (n + 1)])
-            same = all(np.array_equal(x.actions, y.actions) for x, y in zip(a, b, strict=True))
-            difference = np.mean([self.worth(t) for t in a]) - np.mean([self.worth(t) for t in b])
-            p = float(LINKS[self.v.link].probability(torch.tensor(difference)))
-            said = [0.5 if same else float(self.chance.random() < p) for _ in range(self.v.judges)]
+            a, b, *others = (tuple(found[i : i + d]) for i in range(k * d * n, k * d * (n + 1), d))
+            same = all(np.array_equal(x.actions, y.actions) for side in (b, *others) for x, y in zip(a, side, strict=True))
+            worth = [float(np.mean([self.worth(t) for t in side])) for side in (a, b, *others)]
+            said = [(0.5, None) if same else self.said(worth) for _ in range(self.v.judges)]
             given += 0 if same else self.v.judges
-            answered[ask.key] = [Comparison(a, b, s, ask.key, str(j)) for j, s in enumerate(said)]
+            asked = [Comparison(a, b, p, ask.key, str(j), tuple(others), best) for j, (p, best) in enumerate(said)]
+            answered[ask.key] = [pair for question in asked for pair in question.pairs()]
         self.learner.take(answered)
         self.learner.step()
         return given

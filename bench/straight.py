@@ -1,8 +1,7 @@
 """Control straight from comparisons: linear policies moved by what a simulated judge of whole attempts says, and by the gradient.
 
 `python bench/straight.py [task]...` writes bench/results/straight-TASK.{json,md}; HalfCheetah-v5 and Hopper-v5 need
-`pip install "gymnasium[mujoco]"`. Five
-seeds, 5 to 9; settings were chosen on seed 0. CartPole-v1, HalfCheetah-v5 and Hopper-v5 are the environments of the ZSPO paper.
+`pip install "gymnasium[mujoco]"`. Five seeds, 5 to 9; settings were chosen on seed 0. These are the environments of the ZSPO paper.
 """
 
 import json
@@ -29,8 +28,8 @@ STEP = {
 }
 GRADIENT = {
     "CartPole-v1": ["zeroth.side=4", "zeroth.lr=0.6"],
-    "HalfCheetah-v5": ["zeroth.side=1", "zeroth.lr=0.05"],
-    "Hopper-v5": ["zeroth.side=1", "zeroth.lr=0.05"],
+    "HalfCheetah-v5": ["zeroth.side=1", "zeroth.lr=0.005"],
+    "Hopper-v5": ["zeroth.side=1", "zeroth.lr=0.02"],
 }
 SIDES = {
     "zeroth order, mirrored pairs": (STEP, []),
