@@ -45,7 +45,7 @@ class Variant:
 
 MIRRORED = Variant(Asking(mu=2.0, directions=8, side=1), Estimate(lr=1.5))
 FOUR = Variant(Asking(mu=3.0, directions=8, side=4), Estimate(lr=2.0))
-BEST = Variant(Asking(mu=2.0, directions=24, side=4, best_of=4), Estimate(lr=4.0))
+BEST = Variant(Asking(mu=2.0, directions=24, side=4, best_of=4), Estimate(lr=2.0))
 FIRST = Variant(Asking(mu=0.0, directions=8, side=1, perturbed=False), Estimate(lr=0.2, estimator="reinforce", optimiser="Adam"))
 PUBLISHED = Variant(Asking(mu=3.0, directions=1, comparisons=100, side=1, mirrored=False), Estimate(lr=1.0), 20_000, shared=False)
 ZPG = replace(

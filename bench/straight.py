@@ -33,7 +33,6 @@ GRADIENT = {
 }
 SIDES = {
     "zeroth order, mirrored pairs": (STEP, []),
-    "zeroth order, best of 4": (STEP, ["zeroth.best_of=4", "zeroth.directions=16"]),
     "zeroth order, one side perturbed": (STEP, ["zeroth.mirrored=false"]),
     "preference REINFORCE (first order)": (GRADIENT, ["zeroth.estimator=reinforce", "zeroth.optimiser=Adam"]),
 }

@@ -10,7 +10,7 @@ from torch import nn
 
 from rather import checkpoint, exchange
 from rather.config import Config
-from rather.core import Answered, Comparison, Prompt, Task
+from rather.core import Answered, Comparison, Task
 from rather.errors import ConfigError
 from rather.judges.known import SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
@@ -99,8 +99,8 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     if z.space == "steering":
         encode, some = start.tokens.encode_prompt, list(tasks[: max(48, z.size + 1)])
         prompts = [encode(t.prompt) for t in some if t.prompt is not None]
-        contrasts = [([encode(_told(t, a)) for t in some[:16]], [encode(_told(t, b)) for t in some[:16]]) for a, b in z.contrasts]
-        space = steering(start.model, prompts, z.layers, z.size, contrasts)
+        contrasts = [[_answers(config, start, some[:16], manner) for manner in both] for both in z.contrasts]
+        space = steering(start.model, prompts, z.layers, z.size, [(a, b) for a, b in contrasts])
         space.how = how
         return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
     if z.space == "lora":
@@ -116,11 +116,11 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     return policy
 
 
-def _told(task: Task, instruction: str) -> Prompt:
-    """The task's prompt with an instruction at its end."""
-    prompt = _extended(task, f" {instruction}").prompt
-    assert prompt is not None
-    return prompt
+def _answers(config: Config, policy: TextPolicy, tasks: Sequence[Task], instruction: str) -> list[list[int]]:
+    """The likeliest answers to tasks with an instruction at the end of their prompts."""
+    greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.rows)
+    found = greedy.sample([_extended(t, f" {instruction}") for t in tasks], 0)
+    return [t.actions.tolist() for t in found if t.actions is not None]
 
 
 def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) -> TextSampler:

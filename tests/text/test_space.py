@@ -135,10 +135,21 @@ def test_the_basis_and_the_unit(model: Transformer) -> None:
             space.numbers.fill_(0.5)
         for layer, unit in zip(space.layers, space.unit, strict=True):
             assert space.after()[layer].norm().item() == pytest.approx(0.5 * unit.item(), rel=1e-4)
-    # the contrast's own direction lies in the space
-    difference = states(model, PROMPTS[:1], [1])[0, 0] - states(model, PROMPTS[1:2], [1])[0, 0]
-    inside = contrasted.basis[0].T @ (contrasted.basis[0] @ difference)
-    torch.testing.assert_close(inside, difference, atol=1e-4, rtol=1e-3)
+    # the first contrast is the first direction, pointing to its first manner; the second lies in the space
+    said = [states(model, PROMPTS[: len(a)], [1], a)[0].mean(0) for a in (PROMPTS[:2], PROMPTS[2:], PROMPTS[:1], PROMPTS[1:2])]
+    first, second = said[0] - said[1], said[2] - said[3]
+    torch.testing.assert_close(contrasted.basis[0, 0], first / first.norm(), atol=1e-5, rtol=1e-4)
+    inside = contrasted.basis[0].T @ (contrasted.basis[0] @ second)
+    torch.testing.assert_close(inside, second, atol=1e-4, rtol=1e-3)
+
+
+def test_the_states_of_answers_are_those_that_predict_them(model: Transformer) -> None:
+    found = states(model, PROMPTS[:2], [0, 1], [PROMPTS[2], PROMPTS[3]])
+    for i in (0, 1):
+        whole = [*PROMPTS[i], *PROMPTS[2 + i]]
+        ends = range(len(PROMPTS[i]), len(whole))
+        each = [states(model, [whole[:n]], [0, 1])[:, 0] for n in ends]
+        torch.testing.assert_close(found[:, i], torch.stack(each).mean(0), atol=1e-5, rtol=1e-4)
 
 
 def test_spaces_that_cannot_be(model: Transformer, tmp_path: Path) -> None:

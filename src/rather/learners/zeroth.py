@@ -144,14 +144,14 @@ class Zeroth:
         }  # fmt: skip
 
     def move(self) -> None:
-        """Move along the directions, by what was said of them."""
+        """Move along the directions, by what was said of them, averaged over the questions."""
         seeds, told = told_of(self.answered)
         h = self.how
         if h.estimator == "sign":
             weights = sign_weights(told)
         else:
             weights = zpg_weights(told, self.asking.mu, self.link, h.trim, self.asking.mirrored, self.dimensions)
-        self.replay([["along", seeds, (weights / max(len(seeds), 1)).tolist()]])
+        self.replay([["along", seeds, (weights * self.asking.together / max(len(seeds), 1)).tolist()]])
 
     def replay(self, events: Sequence[list[Any]]) -> None:
         """Do what `log` says was done elsewhere: a step along directions, a check of the win rate, a way back towards the start."""

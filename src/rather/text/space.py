@@ -99,12 +99,19 @@ class Steering:
 
 
 @torch.no_grad()
-def states(model: Transformer, prompts: Sequence[Sequence[int]], layers: Sequence[int]) -> Tensor:
-    """The residual stream after each of `layers` at the last token of each prompt, (L, prompts, C), float32."""
+def states(
+    model: Transformer, prompts: Sequence[Sequence[int]], layers: Sequence[int], answers: Sequence[Sequence[int]] | None = None
+) -> Tensor:
+    """The residual stream after each of `layers` at the last token of each prompt, (L, prompts, C), float32.
+
+    With `answers`, one to each prompt, it is the mean over the tokens that an answer's tokens are predicted from.
+    """
     device = model.embedding.weight.device
     tensors = [torch.tensor(p, device=device) for p in prompts]
-    laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype)
-    last = torch.stack([places[-1] for places in laid.prompts])
+    said = [t[:0] for t in tensors] if answers is None else [torch.tensor(a, device=device) for a in answers]
+    laid = pack(tensors, said, model.shape.window, model.dtype)
+    places = [p[-1:] for p in laid.prompts] if answers is None else laid.before
+    last = torch.cat(places)
     found: dict[int, Tensor] = {}
 
     class Tap(Shift):
@@ -114,7 +121,8 @@ def states(model: Transformer, prompts: Sequence[Sequence[int]], layers: Sequenc
             return x
 
     model(laid.ids, laid.positions, laid, None, last, Tap({}))
-    return torch.stack([found[layer] for layer in layers])
+    parts = torch.stack([found[layer] for layer in layers]).split([len(p) for p in places], dim=1)
+    return torch.stack([part.mean(1) for part in parts], dim=1)
 
 
 def steering(
@@ -126,14 +134,15 @@ def steering(
 ) -> Steering:
     """A steering space fitted to what `model` does with `prompts` (token ids).
 
-    `layers`: by default the one in the middle. `size` 0: all C coordinates; otherwise the first principal directions of the states. With
-    `contrasts`, pairs of prompt lists that ask for opposite manners, their mean differences span the space.
+    `layers`: by default the one three eighths up. `size` 0: all C coordinates; otherwise the first principal directions of the states.
+    `contrasts`: answers (token ids) to the first prompts in one manner, and in the opposite one; the differences of the mean states in
+    which they are given span the space, and point to the first (Chen et al. 2025, arXiv 2507.21509).
 
     Raises:
         ConfigError: a layer that the model has not, or more directions than there are prompts or coordinates.
     """
     s = model.shape
-    layers = list(layers) or [s.layers // 2 - 1]
+    layers = list(layers) or [3 * s.layers // 8]
     if min(layers) < 0 or max(layers) >= s.layers:
         raise ConfigError(f"zeroth.layers = {layers}; the model has layers 0 to {s.layers - 1}")
     if size > min(s.width, len(prompts) - 1):
@@ -141,8 +150,9 @@ def steering(
     found = states(model, prompts, layers)
     unit = found.norm(dim=-1).median(dim=-1).values
     if contrasts:
-        differences = [states(model, a, layers).mean(1) - states(model, b, layers).mean(1) for a, b in contrasts]
-        basis = torch.linalg.qr(torch.stack(differences, -1)).Q.transpose(1, 2)
+        means = [[states(model, prompts[: len(said)], layers, said).mean(1) for said in both] for both in contrasts]
+        q, r = torch.linalg.qr(torch.stack([a - b for a, b in means], -1))
+        basis = (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).transpose(1, 2)
     elif size:
         basis = torch.linalg.svd(found - found.mean(1, keepdim=True), full_matrices=False).Vh[:, :size]
     else:
