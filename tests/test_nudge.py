@@ -201,8 +201,8 @@ def test_nudge_at_a_terminal_stops_and_goes_on(tmp_path: Path) -> None:
     child.expect("Report", timeout=120)
     child.expect(pexpect.EOF)
     found = load_file(tmp_path / "merged/model.safetensors")
-    assert found["model.layers.14.mlp.down_proj.bias"].abs().max() > 0
-    assert found["model.layers.13.mlp.down_proj.bias"].abs().max() == 0
+    assert found["model.layers.11.mlp.down_proj.bias"].abs().max() > 0
+    assert found["model.layers.10.mlp.down_proj.bias"].abs().max() == 0
     store = Store(str(tmp_path / "runs/nudge/store.db"))
     assert [x.preference is not None for x in store.labels("nudge", "train")] == [True] * 4
     assert store.judges() == {"me": "person"}
