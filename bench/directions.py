@@ -1,7 +1,8 @@
 """What it costs that every row answers under a direction of its own: 32 policies, two prompts each, in one pass.
 
 `python bench/directions.py` writes bench/results/directions.{json,md}. "plain": the same rows without directions; "one by one": each policy's
-weights put together before it answers, as is done where directions are written into the weights.
+weights put together before it answers, as is done where directions are written into the weights; eight of the policies, for want of
+patience.
 """
 
 import os
@@ -28,7 +29,8 @@ def child(variant: str) -> None:
     torch.set_num_threads(2)
     policy = load.policy(common.MODEL, torch.device("cpu"), load.dtype("auto", torch.device("cpu")), variant == "one_by_one", 1.0)
     prompts = [tuple(policy.tokens.encode_prompt(p)) for p in common.instructions()[:PROMPTS]]
-    twins: list[Perturbation | None] = [Perturbation(k // 2, 0.002 * (-1) ** k) for k in range(POLICIES)]
+    policies = POLICIES // 4 if variant == "one_by_one" else POLICIES
+    twins: list[Perturbation | None] = [Perturbation(k // 2, 0.002 * (-1) ** k) for k in range(policies)]
     match variant:
         case "steering":
             policy.space = steering(policy.model, prompts)
@@ -41,7 +43,7 @@ def child(variant: str) -> None:
             policy.space = Weights(policy.model)
         case _:
             twins = [None]
-    requests = [engine.Request(p, i, k % len(twins)) for k in range(POLICIES) for i, p in enumerate(prompts)]
+    requests = [engine.Request(p, i, k % len(twins)) for k in range(policies) for i, p in enumerate(prompts)]
     policy.tokens.stop = frozenset()
     how = engine.Sampling(NEW)
     clock = common.Clock().time(lambda: policy.generate(requests, how, len(requests), lambda n: None, twins))
@@ -65,7 +67,7 @@ def compare(name: str, beside: str) -> tuple[dict, str]:
         for side in sides:
             side.turn()
     a, b = (side.row for side in sides)
-    ratios = [y / x for x, y in zip(a["cpu_s"], b["cpu_s"], strict=True)]
+    ratios = [(a["tokens"] / x) / (b["tokens"] / y) for x, y in zip(a["cpu_s"], b["cpu_s"], strict=True)]
     speeds = [f"{median(row['tokens'] / s for s in row['cpu_s']):.0f}" for row in (a, b)]
     said = f"{median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
     line = f"| {name} | {beside} | {speeds[0]} | {speeds[1]} | {said} | {a['peak_gib']:.2f} | {b['peak_gib']:.2f} |"

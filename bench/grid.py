@@ -1,13 +1,16 @@
 """How many answers zeroth-order optimisation takes on a grid whose values are known exactly, by variant, link and number of judges.
 
-`python bench/grid.py` writes bench/results/grid.{json,md,svg}. Planner, estimators and learners are the project's; attempts are
+`python bench/grid.py [variant]...` writes bench/results/grid.{json,md,svg}. Planner, estimators and learners are the project's; attempts are
 drawn by a vectorised twin of the control sampler, since 24 maps in every variant are some hundred million steps. The judge is simulated: it
 prefers by a link of the difference of mean rewards. Settings were chosen on maps 100 to 107; these are maps 0 to 23.
 """
 
+import json
 import math
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -249,30 +252,34 @@ def reached(found: list[tuple[int, float]]) -> float:
 
 
 def main() -> None:
-    """Run all."""
-    with ProcessPoolExecutor(2) as pool:
-        curves = {}
-        for name, variant in VARIANTS.items():
-            curves[name] = list(pool.map(curve, [(variant, m) for m in MAPS]))
-            print(row(name, curves[name]), flush=True)
-        curves[MODEL] = list(pool.map(planned, [(MIRRORED, m) for m in MAPS]))
-        cells = {name: list(pool.map(curve, [(v, m) for m in MAPS])) for name, v in CELLS.items()}
-        cells[MODEL] = list(pool.map(planned, [(replace(MIRRORED, cells=True), m) for m in MAPS]))
+    """Run the variants that are named, beside what is known of the others; or all."""
+    wanted = sys.argv[1:] or [*VARIANTS, MODEL]
+    before = json.loads(Path("bench/results/grid.json").read_text()) if sys.argv[1:] else {"curves": {}, "cells": {}}
     about = common.about("bench/grid.py", "two processes of one thread")
+    with ProcessPoolExecutor(2) as pool:
+        for name in wanted:
+            jobs = [(VARIANTS.get(name, MIRRORED), m) for m in MAPS]
+            before["curves"][name] = {"about": about, "found": list(pool.map(planned if name == MODEL else curve, jobs))}
+            print(row(name, before["curves"][name]["found"]), flush=True)
+            if name in CELLS or name == MODEL:
+                jobs = [(CELLS.get(name, replace(MIRRORED, cells=True)), m) for m in MAPS]
+                found = list(pool.map(planned if name == MODEL else curve, jobs))
+                before["cells"][name] = {"about": about, "found": found}
+    curves, cells = ({n: before[what][n] for n in [*VARIANTS, MODEL] if n in before[what]} for what in ("curves", "cells"))
     lines = [
-        "# Answers to nine tenths of the way to the best, GridWorld 5 x 5, 100 numbers, 24 maps", "", f"{about}.", "",
+        "# Answers to nine tenths of the way to the best, GridWorld 5 x 5, 100 numbers, 24 maps", "",
+        *dict.fromkeys(f"- {r['about']}" for r in curves.values()), "",
         "A simulated judge prefers by a link (logistic, unless another is named) of the difference of mean rewards. The way is that from the",
         "uniform policy to the best stationary one that gradient ascent on the exact value finds. Settings were chosen on eight other maps.",
-        "One answer is one judge's about one pair.", "",
-        "| variant | median | quartiles | not within the budget |", "|---|---|---|---|", *(row(n, c) for n, c in curves.items()), "",
+        "One answer is one judge's about one pair, or about which of four is best.", "",
+        "| variant | median | quartiles | not within the budget |", "|---|---|---|---|", *(row(n, r["found"]) for n, r in curves.items()), "",
         "# Different cells visited, which no reward for a single step expresses", "",
         "The judge prefers by how many different cells an attempt visits (at most 21).", "",
         "| variant | answers | cells at the start | at the end, median | quartiles |", "|---|---|---|---|---|",
-        *(cells_row(n, c) for n, c in cells.items()),
+        *(cells_row(n, r["found"]) for n, r in cells.items()),
     ]  # fmt: skip
-    data = {n: [{"answers": reached(c), "end": c[-1]} for c in found] for n, found in curves.items()}
-    common.publish("grid", {"about": about, "found": data, "cells": {n: [c[-1] for c in found] for n, found in cells.items()}}, lines)
-    draw(curves)
+    common.publish("grid", {"curves": curves, "cells": cells}, lines)
+    draw({name: r["found"] for name, r in curves.items()})
 
 
 def cells_row(name: str, found: list) -> str:
