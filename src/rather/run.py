@@ -290,7 +290,8 @@ class Run:
     @cached_property
     def _adapted(self) -> tuple[Any, Any]:
         if self.config.train.learner == "zeroth":
-            return build.movable(self.config, self.start, self.tasks[0]), []
+            with self.console.status("finding the numbers that are moved"):
+                return build.movable(self.config, self.start, self.tasks[0]), []
         if self.config.model.train == "full":  # the start must stay what it is
             return build.trained_policy(self.config, build.start_policy(self.config))
         return build.trained_policy(self.config, self.start)
