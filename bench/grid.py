@@ -46,7 +46,7 @@ class Variant:
     cells: bool = False
 
 
-MIRRORED = Variant(Asking(mu=2.0, directions=8, side=1), Estimate(lr=1.5))
+MIRRORED = Variant(Asking(mu=3.0, directions=8, side=1), Estimate(lr=1.5))
 FOUR = Variant(Asking(mu=3.0, directions=8, side=4), Estimate(lr=2.0))
 BEST = Variant(Asking(mu=2.0, directions=24, side=4, best_of=4), Estimate(lr=2.0))
 FIRST = Variant(Asking(mu=0.0, directions=8, side=1, perturbed=False), Estimate(lr=0.2, estimator="reinforce", optimiser="Adam"))
