@@ -43,8 +43,8 @@ def test_it_learns_the_grid(estimator: str, lr: float, answers: int) -> None:
 def test_the_step_is_the_gradient_of_the_log_probabilities() -> None:
     grid = Ascent(0, Estimate(lr=1.0, estimator="reinforce"))
     ask = grid.planner.plan(0)[0]
-    assert ask.twins == (None, None)
-    a, b = grid.sampler.sample([ask.tasks[0]] * 2, 1, ask.twins)
+    assert ask.sides == [None, None]
+    a, b = grid.sampler.sample([ask.tasks[0]] * 2, 1, ask.sides)
     assert not np.array_equal(a.actions, b.actions), "two attempts of the same policy"
     grid.learner.take({ask.key: [Comparison((a,), (b,), 1.0, ask.key)]})
     before = grid.policy.net.layers[0].detach().clone()
