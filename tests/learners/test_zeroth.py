@@ -269,3 +269,16 @@ def test_picking_the_best_of_four_goes_uphill_faster_than_pairs() -> None:
 
     two, four = (np.mean([gained(best_of, seed) for seed in range(6)]) for best_of in (2, 4))
     assert four > two + 0.05, (two, four)
+
+
+def test_a_step_of_the_best_of_four_is_averaged_over_the_questions() -> None:
+    grid = Grid(0, Asking(mu=0.5, directions=4, best_of=4), Estimate(lr=0.2))
+    first, second = grid.planner.plan(0)
+    answered = {}
+    for ask, best in ((first, 3), (second, 0)):  # - of the first question's second direction, + of the second's first
+        a, b, *others = ((t,) for t in grid.sampler.sample([ask.tasks[0]] * 4, 1, ask.sides))
+        answered[ask.key] = Comparison(a, b, float(best == 0), ask.key, "judge", tuple(others), best).pairs()
+    grid.learner.take(answered)
+    assert grid.learner.step()["answers"] == 2
+    lost, won = (direction(p.seed, grid.space.size) for p in (first.sides[3], second.sides[0]))
+    np.testing.assert_allclose(grid.space.numbers.detach(), 0.2 * (won - lost) / 2, atol=1e-6)
