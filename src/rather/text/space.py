@@ -152,7 +152,8 @@ def steering(
     if contrasts:
         means = [[states(model, prompts[: len(said)], layers, said).mean(1) for said in both] for both in contrasts]
         q, r = torch.linalg.qr(torch.stack([a - b for a, b in means], -1))
-        basis = (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).transpose(1, 2)
+        backwards = r.diagonal(dim1=1, dim2=2)[:, None] < 0
+        basis = torch.where(backwards, -q, q).transpose(1, 2)
     elif size:
         basis = torch.linalg.svd(found - found.mean(1, keepdim=True), full_matrices=False).Vh[:, :size]
     else:

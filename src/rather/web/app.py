@@ -110,7 +110,8 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         if asked is None:
             raise HTTPException(404, f"question {given.question} is not one of those that are asked here")
         left, count, best = _left(asked, who.name), len(asked.comparison.sides), None
-        if (given.choice == "place") != (count > 2 and given.choice not in ("tie", "both_bad", "skip")) or given.place > count:
+        meant = given.place <= count > 2 if given.choice == "place" else count == 2 or given.choice not in ("left", "right")
+        if not meant:
             raise HTTPException(422, f"question {given.question} has {count} sides; {given.choice!r} does not answer it")
         if given.choice == "place":
             best = given.place - 1 if left == "a" else count - given.place
