@@ -208,6 +208,8 @@ def test_an_older_store_keeps_its_questions_and_answers(where: str) -> None:
     store = Store(where)
     (found,) = store.answered("run").comparisons
     assert (found.a[0].text, found.b[0].text, found.preference) == ("x", "y", 1.0)
+    with store.engine.begin() as connection:  # now a question may have more sides
+        connection.exec_driver_sql("insert into side (comparison, side, place, trajectory) values (1, 'h', 0, 1)")
     with pytest.raises(sa.exc.IntegrityError), store.engine.begin() as connection:
         connection.exec_driver_sql("insert into side (comparison, side, place, trajectory) values (1, 'i', 0, 1)")
     store.close()
