@@ -49,6 +49,13 @@ class Server(Process):
         until(lambda: "/join/" in self.log.read_text())
         self.link = next(word for word in self.log.read_text().split() if "/join/" in word)
         self.url = self.link.split("/join/")[0]
+        until(lambda: listens(port))
+
+
+def listens(port: int) -> bool:
+    """Whether something answers there: the link is printed a moment before."""
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
 def until(condition: Callable[[], object], seconds: float = 120) -> None:
