@@ -53,7 +53,7 @@ def rows(space: Any, count: int) -> _Credited:
     ids=["plain", "clipped", "dual", "wide"],
 )
 def test_it_is_what_autograd_finds(settings: Clip, space: Any, hidden: tuple[int, ...]) -> None:
-    known, chosen = rows(space, 40), torch.randperm(40, generator=torch.Generator().manual_seed(3))[:25]
+    known, chosen = rows(space, 40), torch.randperm(40)[:25]
     policy, critic = pair(space, hidden)
     learner = PPO(policy, critic, None, [*policy.parameters(), *critic.parameters()], Optimisation(1), settings)
     means = Means()
