@@ -25,7 +25,7 @@ SIDES = {
         "sample.temperature=1.0",
         "zeroth.side=1",
         "zeroth.optimiser=Adam",
-        "zeroth.lr=0.02",
+        "zeroth.lr=0.008",
     ],
 }
 
@@ -53,13 +53,16 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
         ]
         worth, found = utility(criterion), []
         before: list[Trajectory] = []
+        run = Run(settings.load(Path("configs/nudge.toml"), said), Console(quiet=True))
         for budget in BUDGETS:
-            run = Run(settings.load(Path("configs/nudge.toml"), [*said, f"zeroth.answers={budget}"]), Console(quiet=True))
+            run.config = run.config.model_copy(update={"zeroth": run.config.zeroth.model_copy(update={"answers": budget})})
             run.train()
-            greedy = run.config.model_copy(update={"sample": run.config.sample.model_copy(update={"temperature": 0.0})})
-            run.config = greedy
-            after = run.sampler(run.policy(1), lambda n: None).sample(run.tasks[1], 0)
+            asked, greedy = run.config, run.config.sample.model_copy(update={"temperature": 0.0})
+            run.config = asked.model_copy(update={"sample": greedy})
+            policy = run.policy(1)
+            after = run.sampler(policy, lambda n: None).sample(run.tasks[1], 0)
             before = before or run.sampler(run.start, lambda n: None).sample(run.tasks[1], 0)
+            run.config = asked
 
             def likely(answers: list[Trajectory], run: Run = run) -> float:
                 with torch.no_grad():

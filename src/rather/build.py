@@ -99,8 +99,8 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     if z.space == "steering":
         encode, some = start.tokens.encode_prompt, list(tasks[: max(48, z.size + 1)])
         prompts = [encode(t.prompt) for t in some if t.prompt is not None]
-        contrasts = [[_answers(config, start, some[:16], manner) for manner in both] for both in z.contrasts]
-        space = steering(start.model, prompts, z.layers, z.size, [(a, b) for a, b in contrasts])
+        said = _answers(config, start, some[:16], [manner for both in z.contrasts for manner in both])
+        space = steering(start.model, prompts, z.layers, z.size, list(zip(said[0::2], said[1::2], strict=True)))
         space.how = how
         return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
     if z.space == "lora":
@@ -116,11 +116,12 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     return policy
 
 
-def _answers(config: Config, policy: TextPolicy, tasks: Sequence[Task], instruction: str) -> list[list[int]]:
-    """The likeliest answers to tasks with an instruction at the end of their prompts."""
+def _answers(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[list[list[int]]]:
+    """With each instruction at the end of the prompts, the likeliest answers to the tasks, token ids."""
     greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.rows)
-    found = greedy.sample([_extended(t, f" {instruction}") for t in tasks], 0)
-    return [t.actions.tolist() for t in found if t.actions is not None]
+    found = greedy.sample([_extended(t, f" {i}") for i in instructions for t in tasks], 0)
+    said = [t.actions.tolist() for t in found if t.actions is not None]
+    return [said[i : i + len(tasks)] for i in range(0, len(said), len(tasks))]
 
 
 def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) -> TextSampler:

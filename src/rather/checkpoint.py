@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rather.errors import CheckpointError
+from rather.scale import ranks
 
 FORMAT = 1
 
@@ -32,14 +33,30 @@ class Lineage:
 
 
 def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2) -> Path:
-    """Write the checkpoint of `step` into `folder` and delete all but the newest `keep`."""
+    """Write the checkpoint of `step` into `folder` and delete all but the newest `keep`.
+
+    With several ranks each brings its part of what is whole in the checkpoint, which the first one keeps.
+    """
     target = folder / f"step-{step:06d}"
     temporary = folder / f".step-{step:06d}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    learner.model.save(temporary / "model")
+    (temporary / "model").mkdir(parents=True)
     tensors: dict[str, torch.Tensor] = {}
-    skeleton = _take_tensors(learner.state_dict(), "", tensors)
+    try:
+        learner.model.save(temporary / "model")
+        skeleton = _take_tensors(learner.state_dict(), "", tensors)
+        if ranks.rank() == 0:
+            _write(temporary, target, step, tensors, skeleton, lineage)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    ranks.wait()
+    if ranks.rank() == 0:
+        for old in every(folder)[:-keep]:
+            shutil.rmtree(old)
+    return target
+
+
+def _write(temporary: Path, target: Path, step: int, tensors: dict[str, torch.Tensor], skeleton: Any, lineage: Lineage) -> None:
     save_file(tensors, temporary / "learner.safetensors")
     (temporary / "learner.json").write_text(json.dumps(skeleton))
     files = {
@@ -57,10 +74,7 @@ def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2)
     if target.exists():
         shutil.rmtree(target)
     temporary.rename(target)
-    _sync(folder)
-    for old in every(folder)[:-keep]:
-        shutil.rmtree(old)
-    return target
+    _sync(target.parent)
 
 
 def every(folder: Path) -> list[Path]:
@@ -140,6 +154,7 @@ def load(checkpoint: Path, learner: Any) -> dict[str, Any]:
 
 def _take_tensors(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
+        value = ranks.gathered(value)
         tensors[name] = value.detach().cpu().clone().contiguous()
         return {"tensor": name}
     if isinstance(value, dict):

@@ -186,11 +186,17 @@ def train(
     "ppo" and "grpo" let the policy act and learn from what train.reward says it is paid by: verifiers, or a reward model.
 
     The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
+    On several GPUs: [cyan]torchrun --nproc-per-node 2 -m rather train run.toml[/cyan]
     """
-    run = _run(file, settings)
-    if fresh:
-        _put_aside(run.checkpoints(round_))
-    console.print(f"checkpoint: {run.train(round_)}")
+    from rather.scale import ranks
+
+    with ranks.joined():
+        console.quiet = ranks.rank() > 0
+        run = _run(file, settings)
+        if fresh and ranks.rank() == 0:
+            _put_aside(run.checkpoints(round_))
+        ranks.wait()
+        console.print(f"checkpoint: {run.train(round_)}")
 
 
 @app.command(name="eval")
@@ -302,7 +308,7 @@ def _nudge_settings(model: str, prompts: str, answers: int, name: str, page: boo
     return [
         f"model.path={model}", f"data.prompts={prompts}", f"run.name={name}", f"zeroth.answers={answers}", f"judge.kind={kind}", *judge,
         "judge.instruction=Which set of answers would you rather have?", "train.learner=zeroth", "train.checkpoint_every=1",
-        "sample.temperature=0.0", "sample.max_tokens=28", "sample.rows=64", "zeroth.mu=0.2", "zeroth.lr=0.2", "zeroth.radius=0.25",
+        "sample.temperature=0.0", "sample.max_tokens=28", "sample.rows=64", "zeroth.mu=0.1", "zeroth.lr=0.1", "zeroth.radius=0.095",
         f"zeroth.contrasts={json.dumps(MANNERS)}",
     ]  # fmt: skip
 

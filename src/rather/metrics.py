@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rather.errors import ConfigError
+from rather.scale import ranks
 
 Mirror = Callable[[str, int, dict[str, float]], None]
 
@@ -22,7 +23,9 @@ class Metrics:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, phase: str, step: int, values: dict[str, float], **words: str) -> None:
-        """Append one line for `step` of `phase` ("train", "eval", ...); `words` go to the file alone."""
+        """Append one line for `step` of `phase` ("train", "eval", ...); `words` go to the file alone. Only the first rank writes."""
+        if ranks.rank():
+            return
         with self.path.open("a") as file:
             file.write(json.dumps({"phase": phase, "step": step, **words, **values}) + "\n")
         for mirror in self.mirrors:
@@ -36,6 +39,8 @@ class Metrics:
 
     def rewind(self, phase: str, step: int) -> None:
         """Forget the lines of `phase` after `step`: they will be made again."""
+        if ranks.rank():
+            return
         rows = [row for row in self.read() if row["phase"] != phase or row["step"] <= step]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -20,12 +20,13 @@ from rather import build, checkpoint, held_out, live, nudge
 from rather.checkpoint import Lineage
 from rather.config import Config
 from rather.core import Answered, Comparison, Label, Task, Trajectory
-from rather.errors import TrainingError
+from rather.errors import ConfigError, TrainingError
 from rather.judges import people
 from rather.judges.best import answers
 from rather.judges.model import ModelJudge
 from rather.metrics import Metrics, mirrors
 from rather.query import priorities
+from rather.scale import ranks
 from rather.store import Store
 from rather.text.checker import Checker
 from rather.train import Stopped, train
@@ -35,7 +36,16 @@ CHUNK = 64
 
 
 def opened(config: Config, console: Console) -> "Run":
-    """The run that these settings describe: about text, or about control."""
+    """The run that these settings describe: about text, or about control.
+
+    Raises:
+        ConfigError: torchrun has started several ranks, and this is not something that they can share.
+    """
+    if ranks.wanted() > 1 and (config.control.env or config.train.learner == "zeroth" or config.judge.kind == "people"):
+        what = "on text, with a learner other than zeroth, and not while people answer"
+        raise ConfigError(f"several ranks can train {what}; start this in one process")
+    if ranks.wanted() > ranks.count():
+        raise ConfigError("torchrun has started several ranks, which `rather train` alone can use; start this in one process")
     if config.control.env:
         from rather.control_run import ControlRun
 

@@ -14,6 +14,7 @@ import torch
 from rather import checkpoint
 from rather.checkpoint import Lineage
 from rather.metrics import Metrics
+from rather.scale import ranks
 
 
 class Stopped(KeyboardInterrupt):
@@ -71,10 +72,11 @@ def train(
                 values["tokens_per_s"] = values["tokens"] / seconds
             metrics.write(phase, step, values | {"seconds": seconds, "peak_gib": peak_gib()})
             progress(step, values)
-            if step % every == 0 or step == steps or asked_to_stop():
+            stopping = ranks.anyone(asked_to_stop())
+            if step % every == 0 or step == steps or stopping:
                 checkpoint.save(folder, step, learner, lineage, keep)
                 saved = step
-            if asked_to_stop() and step < steps:
+            if stopping and step < steps:
                 raise Stopped(f"stopped after step {step} of {steps}; the same command goes on from there")
     return checkpoint.every(folder)[-1]
 

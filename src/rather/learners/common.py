@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rather.core import Batch, Comparison, Sampler, Task, Trajectory, pull, spread
 from rather.errors import TrainingError
+from rather.scale import ranks
 
 
 class Model(Protocol):
@@ -155,24 +156,34 @@ class Attempts:
         """Nothing to take back."""
 
 
-def parts(mask: Tensor, tokens: int) -> Iterator[slice]:
-    """Neighbouring rows of a batch with at most about `tokens` actions together."""
-    if mask.numel() <= tokens:
-        yield slice(0, len(mask))
-        return
-    counts = mask.sum(-1).cumsum(0)
-    start, used = 0, 0.0
-    for row, total in enumerate(counts.tolist()):
-        if row > start and total - used > tokens:
-            yield slice(start, row)
-            start, used = row, counts[row - 1].item()
-    yield slice(start, len(counts))
+def parts(mask: Tensor, tokens: int) -> list[slice]:
+    """Neighbouring rows of a batch with at most about `tokens` actions together, and if it can be enough for every rank."""
+    if mask.numel() <= tokens and ranks.count() == 1:
+        return [slice(0, len(mask))]
+    return grouped(mask.sum(-1).tolist(), tokens)
+
+
+def grouped(counts: Sequence[float], tokens: int) -> list[slice]:
+    """Neighbouring items, which have `counts` actions, with at most about `tokens` together."""
+    tokens = min(tokens, math.ceil(sum(counts) / ranks.count()))
+    starts, used = [0], 0.0
+    for i, count in enumerate(counts):
+        if used and used + count > tokens:
+            starts.append(i)
+            used = 0.0
+        used += count
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(counts)], strict=True)]
 
 
 def in_parts(batch: Batch, tokens: int, what: Callable[[Batch], Tensor]) -> Tensor:
     """What a model says of a batch, without gradient, about `tokens` actions at a time."""
+    slices = parts(batch.mask, tokens)
     with torch.no_grad():
-        return torch.cat([what(batch.select(rows)) for rows in parts(batch.mask, tokens)])
+        found = [(rows.start, what(batch.select(rows))) for rows, _ in ranks.mine(slices)]
+    if ranks.count() > 1:
+        told = [(start, x.cpu()) for start, x in found]
+        found = [(start, x.to(batch.mask.device)) for start, x in dict(each for theirs in ranks.everyones(told) for each in theirs).items()]
+    return torch.cat([x for _, x in sorted(found, key=lambda each: each[0])])
 
 
 def moved(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, low: float, high: float | None) -> dict[str, Tensor]:
@@ -190,10 +201,13 @@ class Stepper:
     """AdamW with its schedule: `step` clips, checks, moves and clears the gradients. `few` are parameters that learn at OWN_LR."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], how: Optimisation, few: Sequence[nn.Parameter] = ()) -> None:
-        self.parameters, self.how, self.steps = [*parameters, *few], how, 0
-        groups = [{"params": list(parameters), "lr": how.lr}] + [{"params": list(few), "lr": OWN_LR, "weight_decay": 0.0}] * bool(few)
+        self.how, self.steps = how, 0
+        split, own = ([p for p in parameters if ranks.is_split(p) == which] for which in (True, False))
+        groups = [{"params": some, "lr": how.lr} for some in (split, own) if some]
+        groups += [{"params": list(few), "lr": OWN_LR, "weight_decay": 0.0}] * bool(few)
         self.optimiser = torch.optim.AdamW(groups, weight_decay=how.weight_decay, eps=how.eps, fused=True)
         self.rates = [group["lr"] for group in groups]
+        self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
 
     def step(self, loss: float) -> dict[str, float]:
         """Move by the gradients that have been gathered.
@@ -201,7 +215,7 @@ class Stepper:
         Raises:
             TrainingError: the loss or the gradient is not finite.
         """
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.how.max_grad_norm).item()
+        norm, loss = ranks.clip_gradients(self.parameters, self.how.max_grad_norm), ranks.total(loss)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = f"loss {loss}, gradient norm {norm}"
             raise TrainingError(f"step {self.steps + 1} is not finite ({what}); lower train.lr (now {self.how.lr:g})")
@@ -222,7 +236,8 @@ class Stepper:
         """Take `state` back."""
         self.steps = state["steps"]
         groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": dict(enumerate(state["moments"])), "param_groups": groups})
+        moments = [{k: ranks.like(v, p) for k, v in own.items()} for p, own in zip(self.parameters, state["moments"], strict=True)]
+        self.optimiser.load_state_dict({"state": dict(enumerate(moments)), "param_groups": groups})
 
 
 @dataclass(frozen=True)
@@ -249,20 +264,18 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.preference)
 
-    def split(self, tokens: int) -> Iterator[tuple["Pairs", slice]]:
-        """Parts of whole comparisons with at most about `tokens` actions each, and which rows they are."""
+    def split(self, tokens: int) -> Iterator[tuple["Pairs", slice, slice, float]]:
+        """Parts of whole comparisons with at most about `tokens` actions each: which comparisons and which rows they are.
+
+        Only those that this rank computes, with their weights; see `ranks.mine`.
+        """
         counts = torch.zeros(2 * len(self), dtype=torch.float32, device=self.sides.device)
         counts = counts.index_add(0, self.sides, self.batch.mask.sum(-1)).view(-1, 2).sum(-1).tolist()
-        ends, used = [], 0.0
-        for i, count in enumerate(counts):
-            if used and used + count > tokens:
-                ends.append(i)
-                used = 0.0
-            used += count
-        for start, end in zip([0, *ends], [*ends, len(self)], strict=True):
-            first, last = torch.searchsorted(self.sides, torch.tensor([2 * start, 2 * end], device=self.sides.device)).tolist()
-            rows = slice(first, last)
-            yield Pairs(self.batch.select(rows), self.sides[rows] - 2 * start, self.preference[start:end]), rows
+        for which, weight in ranks.mine(grouped(counts, tokens)):
+            ends = torch.tensor([2 * which.start, 2 * which.stop], device=self.sides.device)
+            rows = slice(*torch.searchsorted(self.sides, ends).tolist())
+            part = Pairs(self.batch.select(rows), self.sides[rows] - 2 * which.start, self.preference[which])
+            yield part, which, rows, weight
 
     def scores(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of the sides a and b, (..., N) each, from the scores (..., B) of the rows: the mean of each side."""
@@ -299,8 +312,12 @@ class Means:
             self._add(name, (mean.detach() if isinstance(mean, Tensor) else mean) * count, count)
 
     def result(self) -> dict[str, float]:
-        """The means; a quantity without entries is left out."""
-        found = {name: (float(total), float(count)) for name, (total, count) in self.totals.items()}
+        """The means over all ranks; a quantity without entries is left out."""
+        found: dict[str, tuple[float, float]] = {}
+        for own in ranks.everyones({name: (float(total), float(count)) for name, (total, count) in self.totals.items()}):
+            for name, (total, count) in own.items():
+                before, n = found.get(name, (0.0, 0.0))
+                found[name] = (before + total, n + count)
         return {name: total / count for name, (total, count) in found.items() if count}
 
     def _add(self, name: str, total: Tensor | float, count: Tensor | float) -> None:

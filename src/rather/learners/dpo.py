@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rather.core import Batch, Comparison
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, named
+from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, in_parts, named
 from rather.losses import bradley_terry_loss, implicit_scores, ipo_loss
 
 
@@ -57,7 +57,7 @@ class DPO:
         pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
         kept = [row for i in chosen for row in self.kept[i]] if self.kept is not None else None
         means, loss = Means(), 0.0
-        for part, rows in pairs.split(self.how.micro_tokens):
+        for part, _, rows, weight in pairs.split(self.how.micro_tokens):
             logprobs, entropy = self.model.evaluate(part.batch)
             reference = self._reference(part.batch, None if kept is None else kept[rows])
             mask = part.batch.mask
@@ -68,8 +68,10 @@ class DPO:
                 part_loss = ipo_loss(*part.scores(ratios), self.beta, part.preference)
             else:
                 part_loss = bradley_terry_loss(a, b, part.preference)
-            part_loss = part_loss * (len(part) / len(pairs))
+            part_loss = part_loss * (weight * len(part) / len(pairs))
             part_loss.backward()
+            if not weight:
+                continue
             loss += part_loss.item()
             sign = (part.preference - 0.5).sign()
             liked_a, liked_b = part.scores((logprobs * mask).sum(-1))
@@ -111,11 +113,9 @@ class DPO:
         kept: list[list[Tensor]] = []
         for start in range(0, len(comparisons), self.how.batch_size):
             chosen = comparisons[start : start + self.how.batch_size]
-            pairs, rows = Pairs.of(self.model, chosen), []
-            for part, _ in pairs.split(self.how.micro_tokens):
-                logprobs = self.reference.evaluate(part.batch)[0]
-                rows += [row[: int(n)] for row, n in zip(logprobs, part.batch.mask.sum(-1), strict=True)]
-            iterator = iter(rows)
-            kept += [[next(iterator) for _ in (*c.a, *c.b)] for c in chosen]
+            batch = Pairs.of(self.model, chosen).batch
+            logprobs = in_parts(batch, self.how.micro_tokens, lambda part: self.reference.evaluate(part)[0])
+            rows = iter([row[: int(n)] for row, n in zip(logprobs, batch.mask.sum(-1), strict=True)])
+            kept += [[next(rows) for _ in (*c.a, *c.b)] for c in chosen]
             progress(len(chosen))
         return kept

@@ -30,7 +30,7 @@ class FirstOrder(Zeroth):
             self.descend()
             return
         pairs = Pairs.of(self.policy, comparisons)
-        for part, _ in pairs.split(1024):
+        for part, *_ in pairs.split(1024):
             mask = part.batch.mask
             logprobs, _ = self.policy.evaluate(part.batch)
             if self.how.estimator == "dpo":

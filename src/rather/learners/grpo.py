@@ -14,6 +14,7 @@ from rather.core import Batch, spread
 from rather.errors import RatherWarning
 from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts
 from rather.losses import group_advantages, kl_estimate, ppo_clip_loss
+from rather.scale import ranks
 
 NOTHING_TO_LEARN = (
     "in the last 10 steps all attempts at each task scored the same, so nothing was learnt; take easier or harder tasks, "
@@ -116,20 +117,25 @@ class GRPO:
     def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> float:
         """Gather the gradient of `batch`; the loss is a mean over all that was sampled, forwarded or not."""
         s, total = self.settings, 0.0
-        for rows_ in parts(batch.mask, self.how.micro_tokens):
+        for rows_, weight in ranks.mine(parts(batch.mask, self.how.micro_tokens)):
             part = batch.select(rows_)
             logprobs, entropy = self.model.evaluate(part)
             mean = "sequence" if s.mean == "sequence" else "token"
             loss = ppo_clip_loss(logprobs, part.logprobs, advantages[rows_], part.mask, s.clip, s.clip_high, None, s.ratio, mean)
             here = part.mask.sum().item()
             loss = loss * {"token": here / tokens, "sequence": len(part) / rows, "constant": here / (rows * s.longest)}[s.mean]
+            drift = None
             if self.reference is not None:
                 with torch.no_grad():
                     reference = self.reference.evaluate(part)[0]
                 drift = (kl_estimate(logprobs, reference, "k3") * part.mask).sum(-1)
-                means.add(kl=drift)
                 loss = loss + s.kl * drift.sum() / tokens
+            loss = loss * weight
             loss.backward()
+            if not weight:
+                continue
             total += loss.item()
+            if drift is not None:
+                means.add(kl=drift)
             means.add(entropy=entropy[part.mask.bool()], **moved(logprobs, part.logprobs, part.mask, s.clip, s.clip_high))
         return total

@@ -14,6 +14,7 @@ from rather.core import Batch, spread
 from rather.errors import TrainingError
 from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
+from rather.scale import ranks
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class PPO:
     def _backward(self, chosen: _Credited, means: Means | None) -> float:
         """Leave the gradient in the parameters; the loss is a mean over all actions in `chosen`, however it is split."""
         s, total, count = self.settings, 0.0, chosen.batch.mask.sum()
-        for rows in parts(chosen.batch.mask, self.how.micro_tokens):
+        for rows, weight in ranks.mine(parts(chosen.batch.mask, self.how.micro_tokens)):
             part = chosen if rows.stop == len(chosen.batch) and not rows.start else chosen.select(rows)
             batch = part.batch
             logprobs, entropy = self.model.evaluate(batch)
@@ -172,10 +173,10 @@ class PPO:
             critic_loss = value_loss(values, part.values, part.returns, batch.mask, s.value_clip or None)
             mean_entropy = masked_mean(entropy, batch.mask)
             share = batch.mask.sum() / count
-            loss = (policy_loss + s.value_weight * critic_loss - s.entropy_weight * mean_entropy) * share
+            loss = (policy_loss + s.value_weight * critic_loss - s.entropy_weight * mean_entropy) * share * weight
             loss.backward()
             total += loss.item()
-            if means is not None:
+            if means is not None and weight:
                 means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=mean_entropy)
                 means.add(**moved(logprobs, batch.logprobs, batch.mask, s.clip, s.clip_high))
         return total

@@ -9,6 +9,7 @@ from torch import nn
 from rather.core import Comparison
 from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, drawn, named
 from rather.losses import bradley_terry_loss
+from rather.scale import ranks
 
 
 class Reward:
@@ -53,20 +54,20 @@ class Reward:
         learns = self.learns[:, chosen].to(pairs.preference.device)
         judges = [self.comparisons[i].judge for i in chosen]
         total = learns.sum().clamp(min=1)
-        means, loss, start = Means(), 0.0, 0
-        for part, _ in pairs.split(self.how.micro_tokens):
-            here = slice(start, start + len(part))
-            start += len(part)
+        means, loss = Means(), 0.0
+        for part, here, _, weight in pairs.split(self.how.micro_tokens):
             a, b = part.scores(self.model.scores(part.batch))
             used = learns[:, here]
             difference = ((a - b) * self._scales(judges[here], a.device))[used]
             preference = part.preference.expand_as(a)[used]
-            if used.any():
+            if used.any() or ranks.count() > 1:
                 part_loss = bradley_terry_loss(difference, torch.zeros_like(difference), preference)
                 part_loss = part_loss + self.centre * (a + b)[used].square().mean()
-                part_loss = part_loss * (used.sum() / total)
+                part_loss = part_loss.nan_to_num() * (weight * used.sum() / total)
                 part_loss.backward()
                 loss += part_loss.item()
+            if not weight:
+                continue
             mean_a, mean_b = a.mean(0), b.mean(0)
             means.add(accuracy=agreement(mean_a, mean_b, part.preference), score=torch.cat([mean_a, mean_b]))
             means.add(margin=((part.preference - 0.5).sign() * (mean_a - mean_b)), length=part.batch.mask.sum(-1))

@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from rather.core import Trajectory
-from rather.learners.common import Means, Optimisation, Order, Stepper
+from rather.learners.common import Means, Optimisation, Order, Stepper, parts
+from rather.scale import ranks
 
 
 class SFT:
@@ -21,20 +22,15 @@ class SFT:
         """One optimiser step on a batch of answers."""
         batch = self.model.collate([self.trajectories[i] for i in self.order.take(self.how.batch_size)])
         total = batch.mask.sum()
-        means, loss, start = Means(), 0.0, 0
-        lengths = batch.mask.sum(-1).tolist()
-        while start < len(batch):
-            end, used = start + 1, lengths[start]
-            while end < len(batch) and used + lengths[end] <= self.how.micro_tokens:
-                used += lengths[end]
-                end += 1
-            part = batch.select(slice(start, end))
+        means, loss = Means(), 0.0
+        for rows, weight in ranks.mine(parts(batch.mask, self.how.micro_tokens)):
+            part = batch.select(rows)
             logprobs, entropy = self.model.evaluate(part)
-            part_loss = -(logprobs * part.mask).sum() / total
+            part_loss = -(logprobs * part.mask).sum() * (weight / total)
             part_loss.backward()
-            loss += part_loss.item()
-            means.add(entropy=entropy[part.mask.bool()], length=part.mask.sum(-1))
-            start = end
+            if weight:
+                loss += part_loss.item()
+                means.add(entropy=entropy[part.mask.bool()], length=part.mask.sum(-1))
         return self.stepper.step(loss) | means.result() | {"tokens": float(total)}
 
     def state_dict(self) -> dict[str, Any]:

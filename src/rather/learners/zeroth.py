@@ -126,6 +126,8 @@ class Zeroth:
         self.log: list[list[Any]] = []
         """All that has moved the numbers, from which they can be made again elsewhere; see `replay`."""
         self.best_rate, self.best = -math.inf, list[Tensor]()
+        self.beyond = 1.0
+        """How many times as far as the trust region lets the steps lead."""
 
     def take(self, answered: dict[str, list[Comparison]]) -> None:
         """The answers of an update: by the question's key one comparison a judge, none where nobody answered."""
@@ -169,11 +171,14 @@ class Zeroth:
         self.log += events
 
     def descend(self) -> None:
-        """Follow the gradient that is on the space's parameters, but not out of the trust region."""
+        """Follow the gradient that is on the space's parameters, and come as near to where it leads as the trust region lets.
+
+        Steps add up outside of it (dual averaging, Xiao 2010): early answers count as much as late ones at its edge, too.
+        """
+        self._scale(self.beyond)
         self.optimiser.step()
-        norm = rms(self.space.parameters)
-        if norm > self.how.radius:
-            self._shrink(self.how.radius / norm)
+        self.beyond = max(1.0, rms(self.space.parameters) / self.how.radius)
+        self._scale(1 / self.beyond)
         self.space.sync()
 
     def checked(self, win_rate: float, error: float) -> bool:
@@ -194,21 +199,28 @@ class Zeroth:
         with torch.no_grad():
             for parameter, was in zip(self.space.parameters, self.best, strict=True):
                 parameter.copy_(was)
+        self.beyond = 1.0
         self.space.sync()
         return True
 
     def _shrink(self, factor: float) -> None:
-        with torch.no_grad():
-            for parameter in self.space.parameters:
-                parameter.mul_(factor)
+        self.beyond = 1.0
+        self._scale(factor)
         self.space.sync()
+
+    def _scale(self, factor: float) -> None:
+        if factor != 1:
+            with torch.no_grad():
+                for parameter in self.space.parameters:
+                    parameter.mul_(factor)
 
     def state_dict(self) -> dict[str, Any]:
         """The numbers, the best ones so far, and the optimiser's moments."""
         state = self.optimiser.state_dict()["state"]
         moments = [{k: v for k, v in state.get(i, {}).items() if v is not None} for i in range(len(self.space.parameters))]
         numbers = [p.detach() for p in self.space.parameters]
-        return {"numbers": numbers, "moments": moments, "best": list(self.best), "best_rate": str(self.best_rate), "log": list(self.log)}
+        scalars = {"best_rate": str(self.best_rate), "beyond": self.beyond}
+        return {"numbers": numbers, "moments": moments, "best": list(self.best), "log": list(self.log), **scalars}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
@@ -218,6 +230,7 @@ class Zeroth:
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": {i: m for i, m in enumerate(state["moments"]) if m}, "param_groups": groups})
         self.best_rate, self.best, self.log = float(state["best_rate"]), list(state["best"]), list(state["log"])
+        self.beyond = float(state["beyond"])
         self.space.sync()
 
 

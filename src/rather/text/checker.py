@@ -108,8 +108,12 @@ class Verified:
         self, tasks: Sequence["Task"], seed: int, perturbations: "Sequence[Perturbation | None] | None" = None
     ) -> list["Trajectory"]:
         """One answer a task."""
+        from rather.scale import ranks
+
         found = self.sampler.sample(tasks, seed, perturbations)
-        return [_paid(t, score) for t, score in zip(found, self.checker.score(found), strict=True)]
+        told = ranks.everyones(self.checker.score(found[ranks.share(found)]))
+        scores = [score for theirs in told for score in theirs]
+        return [_paid(t, score) for t, score in zip(found, scores, strict=True)]
 
 
 def _paid(trajectory: "Trajectory", score: float | None) -> "Trajectory":

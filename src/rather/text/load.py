@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from rather.errors import ModelError
+from rather.scale import ranks
 from rather.text import foreign, lora, weights
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextPolicy
@@ -74,6 +75,7 @@ def policy(
         return ForeignPolicy(inner, Tokens.load(path, chat), None, temperature)
     model = weights.load(path, compute, torch.float32 if full else compute).to(on).requires_grad_(full)
     model.description["_name_or_path"] = str(path)
+    ranks.split(model, [*model.blocks])
     return TextPolicy(model, Tokens.load(path, chat), None, temperature)
 
 

@@ -84,10 +84,9 @@ def pack(
     shared between them.
     """
     device = prompts[0].device
-    rows: dict[tuple[int, ...], list[int]] = {}
+    read: dict[int, dict[tuple[int, ...], list[int]]] = {}
     for i, prompt in enumerate(prompts):
-        reader = () if readers is None else (readers[i],)
-        rows.setdefault((*reader, *prompt.tolist()), []).append(i)
+        read.setdefault(0 if readers is None else readers[i], {}).setdefault(tuple(prompt.tolist()), []).append(i)
     ids, positions, seen = list[Tensor](), list[Tensor](), list[tuple[int, ...]]()
     offset = 0
 
@@ -103,18 +102,19 @@ def pack(
         offset += len(tokens)
         return seen[-1], places
 
-    shared = 0
-    if readers is None and len(rows) > 1:
-        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(rows), max(rows), strict=False)))
-    top, top_places = lay(prompts[0][:shared], 0, ())
     places, before, after = [torch.empty(0)] * len(answers), [torch.empty(0)] * len(answers), [torch.empty(0)] * len(answers)
-    for members in rows.values():
-        prompt = prompts[members[0]]
-        above, own = lay(prompt[shared:], shared, top)
-        own = torch.cat([top_places, own])
-        for i in members:
-            _, after[i] = lay(answers[i], len(prompt), above)
-            places[i], before[i] = own, torch.cat([own[-1:], after[i][:-1]])[: len(answers[i])]
+    for rows in read.values():
+        shared = 0
+        if len(rows) > 1:
+            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(rows), max(rows), strict=False)))
+        top, top_places = lay(prompts[next(iter(rows.values()))[0]][:shared], 0, ())
+        for members in rows.values():
+            prompt = prompts[members[0]]
+            above, own = lay(prompt[shared:], shared, top)
+            own = torch.cat([top_places, own])
+            for i in members:
+                _, after[i] = lay(answers[i], len(prompt), above)
+                places[i], before[i] = own, torch.cat([own[-1:], after[i][:-1]])[: len(answers[i])]
     masks = [_mask(positions[j], torch.cat([positions[a] for a in above]), window, dtype) for j, above in enumerate(seen)]
     return Packed(torch.cat(ids), torch.cat(positions), [len(p) for p in positions], seen, masks, places, before, after)
 

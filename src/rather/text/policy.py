@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rather.core import UNUSED, Batch, Perturbation, Task, Trajectory, perturbed, row_seed
 from rather.errors import DataError, ModelError
+from rather.scale import ranks
 from rather.text import engine, lora, weights
 from rather.text.collate import collate
 from rather.text.foreign import ForeignPolicy
@@ -109,6 +110,9 @@ class TextPolicy:
         """
         if self.space is None and any(perturbations):
             raise DataError("this policy has no space to perturb; give it one, such as a steering vector")
+        if ranks.count() > 1:
+            with ranks.whole(self.model):
+                return engine.generate(self.model, requests, sampling, self.tokens.stop, self.adapter, rows, progress)
         answer = partial(engine.generate, self.model, sampling=sampling, stop=self.tokens.stop, rows=rows, progress=progress)
         if isinstance(self.space, Weights):  # one policy after the other
             found: dict[int, engine.Answer] = {}
@@ -133,7 +137,9 @@ class TextPolicy:
         elif self.adapter is not None:
             lora.save(self.model, self.adapter, folder, str(self.model.description.get("_name_or_path", "")))
         else:
-            weights.save(self.model, folder)
+            with ranks.whole(self.model):
+                if ranks.rank() == 0:
+                    weights.save(self.model, folder)
             self.tokens.save(folder)
 
     def merge(self, folder: Path) -> None:
@@ -155,7 +161,11 @@ class TextPolicy:
         elif self.adapter is not None:
             lora.load(self.model, self.adapter, folder)
         else:
-            self.model.load_state_dict(weights.load(folder, torch.float32).state_dict(), strict=False)
+            saved = dict(weights.load(folder, torch.float32).named_parameters())
+            with ranks.whole(self.model, changed=True), torch.no_grad():
+                for name, p in self.model.named_parameters():
+                    if name in saved:
+                        p.copy_(saved[name])
         if self.space is not None and not isinstance(self.space, Steering):
             self.space.adopt()
 
@@ -195,7 +205,8 @@ class TextSampler:
                 raise DataError(f"prompt {task.key!r}: {room} in the model's context of {context}")
             attempt = seen[task.source, task.key, p] = seen.get((task.source, task.key, p), -1) + 1
             requests.append(engine.Request(tuple(prompt), row_seed(seed, task, attempt), kinds.index(p)))
-        answers = self.policy.generate(requests, self.sampling, self.rows, self.progress, kinds)
+        own = self.policy.generate(requests[ranks.share(requests)], self.sampling, self.rows, self.progress, kinds)
+        answers = [answer for theirs in ranks.everyones(own) for answer in theirs]
         return [
             Trajectory(
                 task=task,

@@ -1,6 +1,6 @@
 """What zeroth-order optimisation perturbs in a language model by default: a steering vector on the residual stream.
 
-Shape letters: N tokens, C width, L layers, d numbers, k numbers a layer, P policies.
+Shape letters: N tokens, C width, L layers, d numbers, k directions a layer, P policies.
 """
 
 import json
@@ -27,11 +27,12 @@ class Steering:
 
     The d = L k numbers are its coefficients in `basis` (L, k, C), orthonormal rows times sqrt(k) times `unit` (L,), the median norm of the
     residual stream there: so the root mean square of a layer's numbers is the vector's length beside that of what it is added to.
+    With `shared` there are d = k numbers, which all layers have in common.
     """
 
-    def __init__(self, layers: Sequence[int], basis: Tensor, unit: Tensor) -> None:
-        self.layers, self.basis, self.unit = list(layers), basis.float(), unit.float()
-        self.size = basis.shape[0] * basis.shape[1]
+    def __init__(self, layers: Sequence[int], basis: Tensor, unit: Tensor, shared: bool = False) -> None:
+        self.layers, self.basis, self.unit, self.shared = list(layers), basis.float(), unit.float(), shared
+        self.size = basis.shape[1] * (1 if shared else basis.shape[0])
         self.numbers = nn.Parameter(torch.zeros(self.size, device=basis.device))
         self.parameters = [self.numbers]
         self.how: dict[str, Any] = {}
@@ -53,7 +54,7 @@ class Steering:
     def after(self, perturbations: Sequence[Perturbation | None] = (None,)) -> dict[int, Tensor]:
         """What to add after each layer, (P, C), for the policy with each perturbation; a gradient flows to the numbers."""
         rows = torch.stack([self.numbers if p is None else self.numbers + self.combined([p], [1.0])[0] for p in perturbations])
-        each = rows.view(len(rows), len(self.layers), -1).transpose(0, 1)
+        each = rows.expand(len(self.layers), -1, -1) if self.shared else rows.view(len(rows), len(self.layers), -1).transpose(0, 1)
         scale = self.unit[:, None, None] / math.sqrt(self.basis.shape[1])
         return dict(zip(self.layers, (each * scale) @ self.basis, strict=True))
 
@@ -74,7 +75,7 @@ class Steering:
         Raises:
             ModelError: it has another size.
         """
-        if other.basis.shape != self.basis.shape:
+        if (other.size, other.basis.shape) != (self.size, self.basis.shape):
             raise ModelError(f"the saved steering vector has {other.size} numbers for layers {other.layers}, not {self.size}")
         device = self.numbers.device
         self.layers, self.basis, self.unit = other.layers, other.basis.to(device), other.unit.to(device)
@@ -90,9 +91,11 @@ class Steering:
         """
         try:
             with safe_open(folder / "steering.safetensors", "pt") as file:
-                found = cls(json.loads(file.metadata()["layers"]), file.get_tensor("basis"), file.get_tensor("unit"))
+                basis, numbers = file.get_tensor("basis"), file.get_tensor("numbers")
+                shared = len(numbers) < basis.shape[0] * basis.shape[1]
+                found = cls(json.loads(file.metadata()["layers"]), basis, file.get_tensor("unit"), shared)
                 with torch.no_grad():
-                    found.numbers.copy_(file.get_tensor("numbers"))
+                    found.numbers.copy_(numbers)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as e:
             raise ModelError(f"{folder} holds no steering vector: {e}") from None
         return found
@@ -134,15 +137,16 @@ def steering(
 ) -> Steering:
     """A steering space fitted to what `model` does with `prompts` (token ids).
 
-    `layers`: by default the one three eighths up. `size` 0: all C coordinates; otherwise the first principal directions of the states.
-    `contrasts`: answers (token ids) to the first prompts in one manner, and in the opposite one; the differences of the mean states in
-    which they are given span the space, and point to the first (Chen et al. 2025, arXiv 2507.21509).
+    `layers`: by default the one three eighths up, with contrasts those five and six eighths up too. `size` 0: all C coordinates;
+    otherwise the first principal directions of the states. `contrasts`: answers (token ids) to the first prompts in one manner, and in
+    the opposite one; the differences of the mean states in which they are given span the space, and point to the first (Chen et al.
+    2025, arXiv 2507.21509). Each is one number for all layers.
 
     Raises:
         ConfigError: a layer that the model has not, or more directions than there are prompts or coordinates.
     """
     s = model.shape
-    layers = list(layers) or [3 * s.layers // 8]
+    layers = list(layers) or [eighths * s.layers // 8 for eighths in ((3, 5, 6) if contrasts else (3,))]
     if min(layers) < 0 or max(layers) >= s.layers:
         raise ConfigError(f"zeroth.layers = {layers}; the model has layers 0 to {s.layers - 1}")
     if size > min(s.width, len(prompts) - 1):
@@ -158,4 +162,4 @@ def steering(
         basis = torch.linalg.svd(found - found.mean(1, keepdim=True), full_matrices=False).Vh[:, :size]
     else:
         basis = torch.eye(s.width, device=found.device).expand(len(layers), -1, -1)
-    return Steering(layers, basis, unit)
+    return Steering(layers, basis, unit, shared=bool(contrasts))
