@@ -184,7 +184,6 @@ def train(
     """Train on the labels in the store: train.learner is "dpo", "reward" (a Bradley-Terry reward model) or "sft".
 
     "ppo" and "grpo" let the policy act and learn from what train.reward says it is paid by: verifiers, or a reward model.
-
     The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
     On several GPUs: [cyan]torchrun --nproc-per-node 2 -m rather train run.toml[/cyan]
     """

@@ -151,6 +151,21 @@ def test_under_a_judge_who_flips_coins_it_stays_in_the_trust_region() -> None:
     assert max(norms) > 0.39, "it would have left"
 
 
+def test_steps_add_up_beyond_the_trust_region() -> None:
+    one, two = (Grid(0, Asking(mu=0.5), Estimate(lr=1.0, radius=0.1)) for _ in range(2))
+    events = [["along", [seed], [0.5 + seed]] for seed in range(6)]
+    one.learner.replay(events[:4])
+    two.learner.load_state_dict(one.learner.state_dict())
+    for grid in (one, two):
+        grid.learner.replay(events[4:])
+        whole = grid.space.combined([Perturbation(seed, 1.0) for seed in range(6)], [0.5 + seed for seed in range(6)])
+        torch.testing.assert_close(grid.space.numbers.detach(), whole[0] * (0.1 / rms(whole)))
+    one.learner.shrink(0.5)
+    assert rms(one.space.parameters) == pytest.approx(0.05)
+    one.learner.replay([["along", [9], [0.01]]])
+    assert rms(one.space.parameters) < 0.06, "what was beyond is forgotten"
+
+
 def test_it_goes_back_to_the_best_point_when_the_win_rate_falls() -> None:
     grid = Grid(0, Asking(mu=0.5), Estimate(lr=1.0))
     grid.update(0)

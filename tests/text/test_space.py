@@ -16,6 +16,8 @@ from rather.text.space import Steering, states, steering
 from rather.text.transformer import Transformer
 
 PROMPTS = [(5, 6, 7), (8, 9), (10, 11, 12, 13, 14, 15), (8, 7)]
+BEGUN = [(4, 3, *rest) for rest in PROMPTS]
+"""Prompts with a beginning in common, which each policy reads once."""
 TWINS = [Perturbation(1, 2.0), Perturbation(1, -2.0), Perturbation(2, 2.0), None]
 
 
@@ -55,7 +57,7 @@ def test_rows_with_their_own_direction_equal_materialised_weights(model: Transfo
             materialised(model, space, tmp_path)
         return
     before = checksum(model)
-    asked = [Request(prompt, 10 * i + j, j) for i, prompt in enumerate(PROMPTS) for j in range(len(TWINS))]
+    asked = [Request(prompt, 10 * i + j, j) for i, prompt in enumerate(BEGUN) for j in range(len(TWINS))]
     after = {i: x.detach() for i, x in space.after(TWINS).items()}
     found = generate(model, asked, Sampling(12), frozenset(range(0, 99, 8)), rows=5, several=Several(after))
     assert checksum(model) == before
@@ -141,6 +143,27 @@ def test_the_basis_and_the_unit(model: Transformer) -> None:
     torch.testing.assert_close(contrasted.basis[0, 0], first / first.norm(), atol=1e-5, rtol=1e-4)
     inside = contrasted.basis[0].T @ (contrasted.basis[0] @ second)
     torch.testing.assert_close(inside, second, atol=1e-4, rtol=1e-3)
+
+
+def test_contrasts_are_numbers_that_layers_share(model: Transformer, tmp_path: Path) -> None:
+    contrasts = [(PROMPTS[:2], PROMPTS[2:]), (PROMPTS[:1], PROMPTS[1:2])]
+    both, upper = (steering(model, PROMPTS, layers, contrasts=contrasts) for layers in ([0, 1], [1]))
+    for space in (both, upper):
+        with torch.no_grad():
+            space.numbers.copy_(torch.tensor([0.3, -0.2]))
+    torch.testing.assert_close(both.after(TWINS)[1], upper.after(TWINS)[1])
+    assert both.after()[0].norm() > 0
+    both.save(tmp_path)
+    again = Steering.load(tmp_path)
+    assert torch.equal(again.after()[0], both.after()[0])
+    assert torch.equal(again.after()[1], both.after()[1])
+    with pytest.raises(ModelError, match="has 2 numbers for layers"):
+        Steering([0, 1], both.basis, both.unit).take(again)
+    assert steering(model, PROMPTS, contrasts=contrasts).layers == [
+        3 * model.shape.layers // 8,
+        5 * model.shape.layers // 8,
+        6 * model.shape.layers // 8,
+    ]
 
 
 def test_the_states_of_answers_are_those_that_predict_them(model: Transformer) -> None:

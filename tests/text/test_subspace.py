@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_space import PROMPTS, TWINS, checksum
+from test_space import BEGUN, PROMPTS, TWINS, checksum
 
 from rather.core import Perturbation, direction
 from rather.errors import ConfigError
@@ -45,7 +45,7 @@ def moved_by(space, p: Perturbation | None) -> None:
 def test_rows_with_their_own_direction_equal_materialised_weights(space) -> None:
     model, found, adapter = space
     before, was = checksum(model), [p.detach().clone() for p in found.parameters]
-    asked = [Request(prompt, 10 * i + j, j) for i, prompt in enumerate(PROMPTS) for j in range(len(TWINS))]
+    asked = [Request(prompt, 10 * i + j, j) for i, prompt in enumerate(BEGUN) for j in range(len(TWINS))]
     stop = frozenset(range(0, 99, 8))
     together = generate(model, asked, Sampling(12), stop, adapter, rows=5, several=found.several(SMALL))
     assert checksum(model) == before

@@ -187,8 +187,8 @@ def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dt
 def save(model: Transformer, folder: Path) -> None:
     """Write `folder`/model.safetensors and config.json, which `transformers` and `load` read."""
     state = {}
-    for ours, tensor in model.state_dict().items():
-        if ".adapters." in ours or (ours == "unembedding.weight" and model.shape.tied):
+    for ours, tensor in model.named_parameters():  # a tied head is not named twice
+        if ".adapters." in ours:
             continue
         names = file_names(model.shape, ours)
         tensor = tensor.detach().cpu()
