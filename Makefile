@@ -41,7 +41,7 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: setup
-	$(BIN)/python bench/run.py
+	$(BIN)/python bench/cpu.py
 	$(BIN)/python bench/page.py
 	$(BIN)/python bench/judges.py
 

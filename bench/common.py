@@ -23,12 +23,19 @@ GROUPS, SIZE = 4, 8
 TURNS = int(os.environ.get("TURNS", "4"))
 """The first of which does not count."""
 READY = "ready for a turn"
+TRL_WITH_PPO = ".venv-bench/trl-1.12.0"
+GGUF = Path("models/smollm2-bench.gguf")
 
 
-def instructions() -> list[str]:
-    """The instructions of the generation benchmark."""
+EPISODES = 32
+"""Answers of a PPO step."""
+
+
+def instructions(rows: int) -> list[str]:
+    """The instructions of the generation benchmark with so many rows: each comes `ANSWERS` times if there are enough rows, else once."""
     lines = Path("src/rather/data/prompts.jsonl").read_text().splitlines()[:PROMPTS]
-    return [json.loads(line)["prompt"] for line in lines]
+    found = [json.loads(line)["prompt"] for line in lines]
+    return [p for p in found for _ in range(ANSWERS)] if rows == PROMPTS * ANSWERS else found[:rows]
 
 
 def pairs(count: int) -> list[tuple[list[int], list[int], list[int]]]:

@@ -11,7 +11,7 @@ import sys
 from statistics import median
 
 import common
-from run import Side, prepare, processor
+from cpu import Side, prepare, processor
 
 POLICIES, PROMPTS, NEW = 32, 2, 48
 PAIRS = [("steering", "plain"), ("low_rank", "plain"), ("lora", "plain"), ("low_rank", "one_by_one")]

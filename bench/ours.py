@@ -1,4 +1,4 @@
-"""Our side: `ours.py generate|dpo|reward|grpo float32|bfloat16[+checkpointing]`, full training."""
+"""Our side: `ours.py generate-ROWS|dpo|reward|grpo|ppo float32|bfloat16[+checkpointing]`, full training."""
 
 from dataclasses import replace
 
@@ -10,9 +10,10 @@ from rather.core import Comparison, Task, Trajectory
 from rather.learners.common import Attempts, Optimisation
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
+from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
 from rather.text import engine, load
-from rather.text.policy import TextReward, TextSampler
+from rather.text.policy import TextCritic, TextReward, TextSampler
 
 
 def comparisons(count: int) -> list[Comparison]:
@@ -29,11 +30,11 @@ task, variant = common.arguments()
 torch.set_num_threads(2)
 precision, _, checkpointing = variant.partition("+")
 dtype = getattr(torch, precision)
-policy = load.policy(common.MODEL, torch.device("cpu"), dtype, task != "generate", 1.0, False if task == "grpo" else None)
+task, _, rows = task.partition("-")
+policy = load.policy(common.MODEL, torch.device("cpu"), dtype, task != "generate", 1.0, False if task in ("grpo", "ppo") else None)
 policy.model.checkpointing = bool(checkpointing)
 if task == "generate":
-    prompts = [tuple(policy.tokens.encode_prompt(p)) for p in common.instructions()]
-    requests = [engine.Request(p, i) for i, p in enumerate(p for p in prompts for _ in range(common.ANSWERS))]
+    requests = [engine.Request(tuple(policy.tokens.encode_prompt(p)), i) for i, p in enumerate(common.instructions(int(rows)))]
     sampling = engine.Sampling(common.NEW)
     clock = common.Clock().time(lambda: engine.generate(policy.model, requests, sampling, frozenset(), rows=len(requests)))
     tokens = len(requests) * common.NEW
@@ -64,6 +65,20 @@ elif task == "grpo":
     learner = GRPO(policy, Attempts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
     clock = common.Clock().time(learner.step)
     tokens = common.GROUPS * common.SIZE * common.NEW
+elif task == "ppo":  # the critic and the reward model are adapters on the frozen start, which is the reference, too
+    policy.tokens.stop = frozenset()
+    prompts = [policy.tokens.decode(prompt) for prompt, _, _ in common.pairs(common.EPISODES * common.TURNS)]
+    tasks = [Task("bench", str(i), prompt) for i, prompt in enumerate(prompts)]
+    start = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0, False)
+    valued, own = load.with_adapter(start, "critic", 16, 32.0, 0)
+    judged, _ = load.with_adapter(start, "reward", 16, 32.0, 0)
+    critic, model = TextCritic(valued), TextReward(judged, 1, 0)
+    sampler = TextSampler(policy, engine.Sampling(common.NEW), common.EPISODES)
+    source = Attempts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
+    how = Optimisation(100, common.EPISODES, lr=1e-6, micro_tokens=1024)
+    learner = PPO(policy, critic, source, [*load.parameters(policy), *own, critic.head], how, Clip(epochs=1), model, start)
+    clock = common.Clock().time(learner.step)
+    tokens = common.EPISODES * common.NEW
 else:
     how = Optimisation(100, common.PAIRS, lr=1e-6, micro_tokens=256 if checkpointing else 1024)
     asked, parameters = comparisons(common.PAIRS * 4), load.parameters(policy)

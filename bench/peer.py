@@ -1,8 +1,12 @@
-"""The peers' side: `peer.py generate|dpo|reward|grpo VARIANT`, with `transformers` and TRL in an environment of their own."""
+"""The peers' side: `peer.py generate-ROWS|dpo|reward|grpo|ppo VARIANT`, with `transformers` and TRL in an environment of their own."""
 
+import sys
 import warnings
 
 import common
+
+if sys.argv[1] == "ppo":  # the last TRL that has it
+    sys.path.insert(0, common.TRL_WITH_PPO)
 
 warnings.filterwarnings("ignore")
 import datasets
@@ -48,10 +52,11 @@ def rows(count: int) -> list[dict[str, str]]:
     return [dict(zip(("prompt", "chosen", "rejected"), map(tokenizer.decode, x), strict=True)) for x in common.pairs(count)]
 
 
+task, _, count = task.partition("-")
 if task == "generate":
     dtype = getattr(torch, variant)
     model = AutoModelForCausalLM.from_pretrained(common.MODEL, dtype=dtype).eval()
-    chats = [[{"role": "user", "content": p}] for p in common.instructions() for _ in range(common.ANSWERS)]
+    chats = [[{"role": "user", "content": p}] for p in common.instructions(int(count))]
     tokenizer.padding_side = "left"
     texts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
@@ -76,6 +81,43 @@ elif task == "grpo":
     )  # fmt: skip
     trainer.train()
     common.emit(f"TRL {variant}", common.GROUPS * common.SIZE * common.NEW, steps.clock, ("trl", "transformers"))
+elif task == "ppo":
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    class Updates(TrainerCallback):
+        """A turn is an update, with its generation."""
+
+        clock = common.Clock()
+
+        def on_train_begin(self, *args: object, **kwargs: object) -> None:
+            self.clock.start()
+
+        def on_step_end(self, *args: object, **kwargs: object) -> None:
+            self.clock.stop()
+            if len(self.clock.wall) < common.TURNS:
+                self.clock.start()
+
+    def scorer() -> torch.nn.Module:
+        """A model with one number at the end."""
+        model = AutoModelForSequenceClassification.from_pretrained(common.MODEL, num_labels=1, dtype=torch.float32)
+        model.config.pad_token_id = tokenizer.pad_token_id
+        return model
+
+    tokenizer.padding_side = "left"
+    prompts = [{"input_ids": prompt} for prompt, _, _ in common.pairs(common.EPISODES * common.TURNS)]
+    data = datasets.Dataset.from_list(prompts)
+    how = PPOConfig(
+        output_dir="/tmp/rather-bench", per_device_train_batch_size=8, gradient_accumulation_steps=common.EPISODES // 8, num_mini_batches=1, num_ppo_epochs=1,
+        local_rollout_forward_batch_size=common.EPISODES, response_length=common.NEW, total_episodes=common.EPISODES * common.TURNS, use_cpu=True,
+        report_to="none", save_strategy="no", disable_tqdm=True, num_sample_generations=0, learning_rate=1e-6, seed=0, **VARIANTS[variant],
+    )  # fmt: skip
+    policy, reference = (AutoModelForCausalLM.from_pretrained(common.MODEL, dtype=torch.float32) for _ in range(2))
+    trainer = PPOTrainer(
+        args=how, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=scorer(), value_model=scorer(),
+        train_dataset=data, eval_dataset=data.select(range(2)), callbacks=[Updates()],
+    )  # fmt: skip
+    trainer.train()
+    common.emit(f"TRL 1.12.0 {variant}", common.EPISODES * common.NEW, Updates.clock, ("transformers",))
 else:
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 

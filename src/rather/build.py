@@ -23,12 +23,12 @@ from rather.learners.reward import Reward
 from rather.learners.sft import SFT
 from rather.text import engine, load, lora
 from rather.text import tasks as made_tasks
-from rather.text.checker import Checker, Verified
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
 from rather.text.space import steering
 from rather.text.subspace import Factors, LowRank, Weights
-from rather.text.verify import Check
+from rather.verify.checker import Checker, Verified
+from rather.verify.verifiers import Check
 
 AnyPolicy = TextPolicy | ForeignPolicy
 

@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rather import ranks
 from rather.errors import CheckpointError
-from rather.scale import ranks
 
 FORMAT = 1
 

@@ -187,7 +187,7 @@ def train(
     The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
     On several GPUs: [cyan]torchrun --nproc-per-node 2 -m rather train run.toml[/cyan]
     """
-    from rather.scale import ranks
+    from rather import ranks
 
     with ranks.joined():
         console.quiet = ranks.rank() > 0

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rather import ranks
 from rather.errors import ConfigError
-from rather.scale import ranks
 
 Mirror = Callable[[str, int, dict[str, float]], None]
 

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from rather import build, checkpoint, held_out, live, nudge
+from rather import build, checkpoint, held_out, live, nudge, ranks
 from rather.checkpoint import Lineage
 from rather.config import Config
 from rather.core import Answered, Comparison, Label, Task, Trajectory
@@ -26,10 +26,9 @@ from rather.judges.best import answers
 from rather.judges.model import ModelJudge
 from rather.metrics import Metrics, mirrors
 from rather.query import priorities
-from rather.scale import ranks
 from rather.store import Store
-from rather.text.checker import Checker
 from rather.train import Stopped, train
+from rather.verify.checker import Checker
 
 CHUNK = 64
 """Answers that are drawn, or questions that are judged, between two commits to the store."""

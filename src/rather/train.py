@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from rather import checkpoint
+from rather import checkpoint, ranks
 from rather.checkpoint import Lineage
 from rather.metrics import Metrics
-from rather.scale import ranks
 
 
 class Stopped(KeyboardInterrupt):

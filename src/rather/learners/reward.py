@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from rather import ranks
 from rather.core import Comparison
 from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, drawn, named
 from rather.losses import bradley_terry_loss
-from rather.scale import ranks
 
 
 class Reward:

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from rather import ranks
 from rather.core import Trajectory
 from rather.learners.common import Means, Optimisation, Order, Stepper, parts
-from rather.scale import ranks
 
 
 class SFT:

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from rather import ranks
 from rather.errors import ModelError
-from rather.scale import ranks
 from rather.text import foreign, lora, weights
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextPolicy

@@ -1,5 +1,5 @@
 """`make bench`: us and the peers side by side in one run, on SmolLM2-135M and two cores; writes bench/results/cpu-*.json and .md, named after
-the precision that the processor computes in.
+the precision that the processor computes in. `python bench/cpu.py generate-32 dpo` measures some of it.
 
 Primary figure: tokens a CPU second, since the machine may be shared. Our side computes in the machine's own precision.
 """
@@ -9,6 +9,8 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -21,10 +23,13 @@ from rather.text import load
 
 PEER = Path(".venv-bench/bin/python")
 PEERS = {
-    "generate": ("bfloat16", "float32"),
+    "generate-1": ("bfloat16", "llama"),
+    "generate-8": ("bfloat16", "float32", "llama"),
+    "generate-32": ("bfloat16", "float32", "llama"),
     "dpo": ("default", "bfloat16", "float32"),
     "reward": ("default", "bfloat16", "float32"),
     "grpo": ("default", "bfloat16", "float32"),
+    "ppo": ("default", "bfloat16", "float32"),
 }
 
 
@@ -32,7 +37,8 @@ def prepare() -> None:
     """The peers' environment, and the model as a folder that both sides read."""
     if not PEER.exists():
         subprocess.run([sys.executable, "-m", "venv", PEER.parent.parent], check=True)
-        for packages in (["torch==2.13.0"], ["trl==1.16.0"]):
+        trl_with_ppo = ["--no-deps", "--target", common.TRL_WITH_PPO, "trl==1.12.0"]
+        for packages in (["torch==2.13.0"], ["trl==1.16.0"], trl_with_ppo, ["llama-cpp-python==0.3.35"]):
             subprocess.run([PEER, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
     if not (common.MODEL / "model.safetensors").exists():
         from rather.text import weights
@@ -41,13 +47,54 @@ def prepare() -> None:
         source = Path("models/SmolLM2-135M-Instruct.Q4_1.gguf").resolve()
         weights.save(weights.load(source), common.MODEL)
         Tokens.load(source).save(common.MODEL)
+        as_bfloat16(source, common.GGUF)
+
+
+def as_bfloat16(source: Path, target: Path) -> None:
+    """Write a GGUF file again, its matrices in bfloat16: what llama.cpp is measured with."""
+    import gguf
+
+    kind = gguf.GGMLQuantizationType.BF16
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            parts = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=parts)
+    for tensor in reader.tensors:
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        if values.ndim > 1:
+            writer.add_tensor(tensor.name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(tensor.name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def hardware(dtype: torch.dtype) -> dict[str, float]:
+    """What the processor does at best: 10^9 floating-point operations of a matrix product, and bytes read or written, a CPU second."""
+    torch.set_num_threads(2)
+    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
+    source, target = torch.ones(2**27), torch.ones(2**27)
+
+    def rate(work: Callable[[], object], amount: float) -> float:
+        found = []
+        for _ in range(7):
+            since = time.process_time()
+            work()
+            found.append(amount / (time.process_time() - since))
+        return max(found)
+
+    return {"gflops": rate(lambda: a @ b, 2 * 2048**3 / 1e9), "gbytes": rate(lambda: target.copy_(source), 2 * 4 * 2**27 / 1e9)}
 
 
 class Side:
     """One side of a comparison, in a process of its own that takes a turn whenever it is told to."""
 
     def __init__(self, task: str, side: str, variant: str) -> None:
-        python = sys.executable if side == "ours" else PEER
+        python, side = sys.executable if side == "ours" else PEER, "llama" if variant == "llama" else side
         environment = os.environ | THREADS | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "OMP_NUM_THREADS": "2"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -107,31 +154,37 @@ def main() -> None:
     prepare()
     # Where the processor does not multiply bfloat16 it is nobody's best; the peer's default is measured all the same.
     native = str(load.dtype("auto", torch.device("cpu"))).removeprefix("torch.")
+    best = hardware(getattr(torch, native))
     wanted = [(task, peer) for task in sys.argv[1:] or PEERS for peer in PEERS[task]]
     # Like with like: TRL checkpoints gradients by default. In GRPO we hold less without that than TRL does with it.
     rows = [
-        compare(task, native + "+checkpointing" * (peer == "default" and task != "grpo"), peer)
+        compare(task, native + "+checkpointing" * (peer == "default" and task in ("dpo", "reward")), peer)
         for task, peer in wanted
-        if native == "bfloat16" or peer != "bfloat16"
+        if native == "bfloat16" or peer not in ("bfloat16", "llama")
     ]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     turns = [f"TURNS={common.TURNS}"] * ("TURNS" in os.environ)
     about = {
-        "command": " ".join([*turns, "python", "bench/run.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench", "commit": commit, "date": datetime.now(UTC).date().isoformat(),
+        "command": " ".join([*turns, "python", "bench/cpu.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench", "commit": commit, "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
     }  # fmt: skip
     folder = Path("bench/results")
     folder.mkdir(exist_ok=True)
     name = "-".join([f"cpu-{native}", *sys.argv[1:]])
-    (folder / f"{name}.json").write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(about | {"hardware": best, "rows": rows}, indent=1) + "\n")
     versions = " ".join(sorted({f"{k} {v}" for r in rows for side in ("ours", "peer") for k, v in r[side]["versions"].items()}))
     text = f"""# On two CPU cores that compute in {native}, SmolLM2-135M
 
 `{about["command"]}` at commit {commit}, {about["date"]}; {about["machine"]}; {versions}. Medians of {common.TURNS - 1} turns after
-a warm-up; the two sides of a comparison take turns, a ratio is that of neighbouring turns (least and most in brackets). Generation: {common.PROMPTS} prompts x {common.ANSWERS} answers x {common.NEW} tokens. DPO and reward model:
+a warm-up; the two sides of a comparison take turns, a ratio is that of neighbouring turns (least and most in brackets).
+At best this processor computes {best["gflops"]:.0f} GFLOP and moves {best["gbytes"]:.1f} GB a CPU second (measured in the same run); 134.5 million weights at 2 FLOP a token
+bound generation at {best["gflops"] / 0.269:.0f} tokens a CPU second, whatever the number of rows, and reading them for every token, with one row, at {best["gbytes"] / 0.269:.0f}.
+
+Generation of {common.NEW} tokens, prefill included: 32 rows are {common.PROMPTS} prompts x {common.ANSWERS} answers, 8 rows and 1 row a prompt each. DPO and reward model:
 {common.PAIRS} pairs, prompts of {common.PROMPT} and answers of {common.ANSWER} tokens, all weights trained, tokens counted as the peer forwards them
-(each prompt twice); GRPO: a whole step on {common.GROUPS} prompts x {common.SIZE} answers x {common.NEW} tokens, sampling and update, answer tokens counted; DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing, and is
-compared with our own checkpointing, but for GRPO.
+(each prompt twice); GRPO: a whole step on {common.GROUPS} prompts x {common.SIZE} answers x {common.NEW} tokens, sampling and update, answer tokens counted; PPO: a whole step on {common.EPISODES} prompts of {common.PROMPT} tokens and answers of {common.NEW}, one
+epoch, one optimiser step; TRL trains a critic of its own size, ours is an adapter of rank 16 on the reference, as is the reward model; DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing, and is
+compared with our own checkpointing, but for GRPO and PPO.
 
 {table(rows)}
 """

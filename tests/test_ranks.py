@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import several
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+import several
+from rather import ranks
 from rather.config import Config
 from rather.errors import ConfigError
 from rather.run import opened
-from rather.scale import ranks
 from test_cli import RUN, VOWELS, Rather
 
 MORE = """

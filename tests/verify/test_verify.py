@@ -8,9 +8,9 @@ import pytest
 
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ConfigError, DataError
-from rather.text.checker import Checker, Verified
 from rather.text.tasks import made
-from rather.text.verify import VERIFIERS, Check, boxed, code, number, pattern, reasoning_gym, schema
+from rather.verify.checker import Checker, Verified
+from rather.verify.verifiers import VERIFIERS, Check, boxed, code, number, pattern, reasoning_gym, schema
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -181,8 +181,8 @@ def test_every_verifier_is_tested_here() -> None:
 def test_a_hanging_verifier_does_not_outlive_a_killed_run() -> None:
     code = """
 import json, time
-from rather.text.checker import _Process
-from rather.text.verify import Check
+from rather.verify.checker import _Process
+from rather.verify.verifiers import Check
 p = _Process([Check("pattern", pattern=r"(a+)+$", timeout_s=0.5)])
 p._start()
 p.process.stdin.write((json.dumps({"check": 0, "text": "a" * 60 + "b", "answer": ""}) + "\\n").encode())

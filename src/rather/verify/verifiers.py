@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rather.errors import ConfigError, DataError
-from rather.text import sandbox
+from rather.verify import sandbox
 
 NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rather.errors import DataError
-from rather.text.sandbox import Limits, cases, passed, program
+from rather.verify.sandbox import Limits, cases, passed, program
 
 ADD = "assert add(1, 2) == 3\nassert add(b=5, a=2) == 7"
 

@@ -1,6 +1,6 @@
 """Verifiers at work: in processes of their own, so that one that hangs or dies costs an answer its score and nothing more.
 
-`python -m rather.text.checker` is such a process: it reads a line of JSON for each answer and writes one with its score.
+`python -m rather.verify.checker` is such a process: it reads a line of JSON for each answer and writes one with its score.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rather.errors import ConfigError, RatherError
-from rather.text.verify import VERIFIERS, Check
+from rather.verify.verifiers import VERIFIERS, Check
 
 if TYPE_CHECKING:
     from rather.core import Comparison, Perturbation, Sampler, Task, Trajectory
@@ -108,7 +108,7 @@ class Verified:
         self, tasks: Sequence["Task"], seed: int, perturbations: "Sequence[Perturbation | None] | None" = None
     ) -> list["Trajectory"]:
         """One answer a task."""
-        from rather.scale import ranks
+        from rather import ranks  # here, since a process that verifies starts faster without PyTorch
 
         found = self.sampler.sample(tasks, seed, perturbations)
         told = ranks.everyones(self.checker.score(found[ranks.share(found)]))
@@ -153,7 +153,7 @@ class _Process:
 
     def _start(self) -> None:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen([sys.executable, "-m", "rather.text.checker"], **pipes)
+        self.process = subprocess.Popen([sys.executable, "-m", "rather.verify.checker"], **pipes)
         told = self._exchange({"checks": [asdict(c) for c in self.checks], "path": sys.path}, PATIENCE_S)
         if told is None or "wrong" in told:
             self.close()

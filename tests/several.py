@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from rather import settings
+from rather import ranks, settings
 from rather.run import opened
-from rather.scale import ranks
 
 
 def train(folder: Path, file: Path, runs: list[list[str]]) -> None:
