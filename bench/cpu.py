@@ -38,7 +38,7 @@ def prepare() -> None:
     if not PEER.exists():
         subprocess.run([sys.executable, "-m", "venv", PEER.parent.parent], check=True)
         trl_with_ppo = ["--no-deps", "--target", common.TRL_WITH_PPO, "trl==1.12.0"]
-        for packages in (["torch==2.13.0"], ["trl==1.16.0"], trl_with_ppo, ["llama-cpp-python==0.3.35"]):
+        for packages in (["torch==2.13.0"], ["trl==1.16.0"], trl_with_ppo, ["llama-cpp-python==0.3.36"]):
             subprocess.run([PEER, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
     if not (common.MODEL / "model.safetensors").exists():
         from rather.text import weights

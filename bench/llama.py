@@ -17,7 +17,8 @@ prompts = [
     tokenizer(tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, tokenize=False), add_special_tokens=False)["input_ids"]
     for p in asked
 ]  # fmt: skip
-c.llama_log_set(c.llama_log_callback(lambda *_: None), None)
+quiet = c.llama_log_callback(lambda *_: None)  # must outlive the calls
+c.llama_log_set(quiet, None)
 c.llama_backend_init()
 model = c.llama_model_load_from_file(str(common.GGUF).encode(), c.llama_model_default_params())
 vocabulary = c.llama_vocab_n_tokens(c.llama_model_get_vocab(model))

@@ -25,7 +25,7 @@ from rather.text import engine, load, lora
 from rather.text import tasks as made_tasks
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
-from rather.text.space import steering
+from rather.text.space import Manner, steering
 from rather.text.subspace import Factors, LowRank, Weights
 from rather.verify.checker import Checker, Verified
 from rather.verify.verifiers import Check
@@ -99,8 +99,8 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     if z.space == "steering":
         encode, some = start.tokens.encode_prompt, list(tasks[: max(48, z.size + 1)])
         prompts = [encode(t.prompt) for t in some if t.prompt is not None]
-        said = _answers(config, start, some[:16], [manner for both in z.contrasts for manner in both])
-        space = steering(start.model, prompts, z.layers, z.size, list(zip(said[0::2], said[1::2], strict=True)))
+        manners = _manners(config, start, some[:16], [instruction for both in z.contrasts for instruction in both])
+        space = steering(start.model, prompts, z.layers, z.size, list(zip(manners[0::2], manners[1::2], strict=True)))
         space.how = how
         return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
     if z.space == "lora":
@@ -116,12 +116,13 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     return policy
 
 
-def _answers(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[list[list[int]]]:
-    """With each instruction at the end of the prompts, the likeliest answers to the tasks, token ids."""
+def _manners(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[Manner]:
+    """With each instruction at the end of the prompts, what the likeliest answers to the tasks are."""
     greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.rows)
     found = greedy.sample([_extended(t, f" {i}") for i in instructions for t in tasks], 0)
-    said = [t.actions.tolist() for t in found if t.actions is not None]
-    return [said[i : i + len(tasks)] for i in range(0, len(said), len(tasks))]
+    rows = [(t.observations.tolist(), t.actions.tolist()) for t in found if t.observations is not None and t.actions is not None]
+    n = len(tasks)
+    return [Manner(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
 
 
 def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) -> TextSampler:

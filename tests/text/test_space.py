@@ -12,12 +12,16 @@ from rather.text import weights
 from rather.text.engine import Request, Sampling, Several, generate
 from rather.text.load import policy as load_policy
 from rather.text.policy import TextSampler
-from rather.text.space import Steering, states, steering
+from rather.text.space import Manner, Steering, states, steering
 from rather.text.transformer import Transformer
 
 PROMPTS = [(5, 6, 7), (8, 9), (10, 11, 12, 13, 14, 15), (8, 7)]
 BEGUN = [(4, 3, *rest) for rest in PROMPTS]
 """Prompts with a beginning in common, which each policy reads once."""
+CONTRASTS = [
+    (Manner([(5, 6, 7, 20), (8, 9, 20)], PROMPTS[:2]), Manner([(5, 6, 7, 21), (8, 9, 21)], PROMPTS[2:])),
+    (Manner([(5, 6, 7, 22)], PROMPTS[:1]), Manner([(5, 6, 7, 23)], PROMPTS[1:2])),
+]
 TWINS = [Perturbation(1, 2.0), Perturbation(1, -2.0), Perturbation(2, 2.0), None]
 
 
@@ -129,7 +133,7 @@ def test_the_basis_and_the_unit(model: Transformer) -> None:
     found = states(model, PROMPTS, [0, 1])
     assert found.shape == (2, len(PROMPTS), model.shape.width)
     whole, small = steering(model, PROMPTS, [0, 1]), steering(model, PROMPTS, [0, 1], size=3)
-    contrasted = steering(model, PROMPTS, [1], contrasts=[(PROMPTS[:2], PROMPTS[2:]), (PROMPTS[:1], PROMPTS[1:2])])
+    contrasted = steering(model, PROMPTS, [1], contrasts=CONTRASTS)
     assert (whole.size, small.size, contrasted.size) == (2 * model.shape.width, 6, 2)
     torch.testing.assert_close(whole.unit, found.norm(dim=-1).median(-1).values)
     for space in (whole, small, contrasted):
@@ -138,16 +142,21 @@ def test_the_basis_and_the_unit(model: Transformer) -> None:
         for layer, unit in zip(space.layers, space.unit, strict=True):
             assert space.after()[layer].norm().item() == pytest.approx(0.5 * unit.item(), rel=1e-4)
     # the first contrast is the first direction, pointing to its first manner; the second lies in the space
-    said = [states(model, PROMPTS[: len(a)], [1], a)[0].mean(0) for a in (PROMPTS[:2], PROMPTS[2:], PROMPTS[:1], PROMPTS[1:2])]
-    first, second = said[0] - said[1], said[2] - said[3]
+    means = [
+        (states(model, PROMPTS[: len(m.answers)], [1], m.answers)[0].mean(0), states(model, m.told, [1])[0].mean(0))
+        for both in CONTRASTS
+        for m in both
+    ]
+    first, second = (
+        sum((x - y) / (x - y).norm() for x, y in zip(a, b, strict=True)) for a, b in ((means[0], means[1]), (means[2], means[3]))
+    )
     torch.testing.assert_close(contrasted.basis[0, 0], first / first.norm(), atol=1e-5, rtol=1e-4)
     inside = contrasted.basis[0].T @ (contrasted.basis[0] @ second)
     torch.testing.assert_close(inside, second, atol=1e-4, rtol=1e-3)
 
 
 def test_contrasts_are_numbers_that_layers_share(model: Transformer, tmp_path: Path) -> None:
-    contrasts = [(PROMPTS[:2], PROMPTS[2:]), (PROMPTS[:1], PROMPTS[1:2])]
-    both, upper = (steering(model, PROMPTS, layers, contrasts=contrasts) for layers in ([0, 1], [1]))
+    both, upper = (steering(model, PROMPTS, layers, contrasts=CONTRASTS) for layers in ([0, 1], [1]))
     for space in (both, upper):
         with torch.no_grad():
             space.numbers.copy_(torch.tensor([0.3, -0.2]))

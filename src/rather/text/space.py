@@ -6,10 +6,12 @@ Shape letters: N tokens, C width, L layers, d numbers, k directions a layer, P p
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -128,25 +130,34 @@ def states(
     return torch.stack([part.mean(1) for part in parts], dim=1)
 
 
+@dataclass(frozen=True)
+class Manner:
+    """What the model did when it was told how to answer some prompts: `told`, the prompts with that; `answers`. Token ids."""
+
+    told: Sequence[Sequence[int]]
+    answers: Sequence[Sequence[int]]
+
+
 def steering(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
     layers: Sequence[int] = (),
     size: int = 0,
-    contrasts: Sequence[tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]] = (),
+    contrasts: Sequence[tuple[Manner, Manner]] = (),
 ) -> Steering:
     """A steering space fitted to what `model` does with `prompts` (token ids).
 
-    `layers`: by default the one three eighths up, with contrasts those five and six eighths up too. `size` 0: all C coordinates;
-    otherwise the first principal directions of the states. `contrasts`: answers (token ids) to the first prompts in one manner, and in
-    the opposite one; the differences of the mean states in which they are given span the space, and point to the first (Chen et al.
-    2025, arXiv 2507.21509). Each is one number for all layers.
+    `layers`: by default the one three eighths up, with contrasts the middle one and that five eighths up too. `size` 0: all C
+    coordinates; otherwise the first principal directions of the states. `contrasts`: what was done with the first prompts in one manner,
+    and in the opposite one. The difference of the mean states in which the answers are given (Chen et al. 2025, arXiv 2507.21509) and
+    that of the mean states after what was told, of equal length, make up a direction, which points to the first. Each is one number for
+    all layers.
 
     Raises:
         ConfigError: a layer that the model has not, or more directions than there are prompts or coordinates.
     """
     s = model.shape
-    layers = list(layers) or [eighths * s.layers // 8 for eighths in ((3, 5, 6) if contrasts else (3,))]
+    layers = list(layers) or [eighths * s.layers // 8 for eighths in ((3, 4, 5) if contrasts else (3,))]
     if min(layers) < 0 or max(layers) >= s.layers:
         raise ConfigError(f"zeroth.layers = {layers}; the model has layers 0 to {s.layers - 1}")
     if size > min(s.width, len(prompts) - 1):
@@ -154,8 +165,10 @@ def steering(
     found = states(model, prompts, layers)
     unit = found.norm(dim=-1).median(dim=-1).values
     if contrasts:
-        means = [[states(model, prompts[: len(said)], layers, said).mean(1) for said in both] for both in contrasts]
-        q, r = torch.linalg.qr(torch.stack([a - b for a, b in means], -1))
+        own = [[states(model, prompts[: len(m.answers)], layers, m.answers).mean(1) for m in both] for both in contrasts]
+        told = [[states(model, m.told, layers).mean(1) for m in both] for both in contrasts]
+        differences = [F.normalize(a - b, dim=-1) + F.normalize(c - d, dim=-1) for (a, b), (c, d) in zip(own, told, strict=True)]
+        q, r = torch.linalg.qr(torch.stack(differences, -1))
         backwards = r.diagonal(dim1=1, dim2=2)[:, None] < 0
         basis = torch.where(backwards, -q, q).transpose(1, 2)
     elif size:
