@@ -75,7 +75,7 @@ elif task == "ppo":  # the critic and the reward model are adapters on the froze
     critic, model = TextCritic(valued), TextReward(judged, 1, 0)
     sampler = TextSampler(policy, engine.Sampling(common.NEW), common.EPISODES)
     source = Attempts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
-    how = Optimisation(100, common.EPISODES, lr=1e-6, micro_tokens=1024)
+    how = Optimisation(100, common.EPISODES, lr=1e-6, micro_tokens=512)
     learner = PPO(policy, critic, source, [*load.parameters(policy), *own, critic.head], how, Clip(epochs=1), model, start)
     clock = common.Clock().time(learner.step)
     tokens = common.EPISODES * common.NEW

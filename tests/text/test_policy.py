@@ -66,6 +66,23 @@ def test_padding_micro_batches_and_packing_change_no_logprob(policy: TextPolicy)
     torch.testing.assert_close(torch.cat(parts), whole[0], atol=1e-5, rtol=0)
 
 
+def test_uneven_lengths_cost_what_their_tokens_cost(policy: TextPolicy) -> None:
+    """Log-normal lengths: every token that the model is given is one that is needed."""
+    lengths = np.exp(np.random.default_rng(0).normal(2.5, 0.6, 12)).astype(int)
+    prompts = [np.arange(5, 8 + i % 3) for i in range(len(lengths))]
+    rows = [
+        Trajectory(Task("f", str(i % 3), "x"), "p", "", observations=p, actions=np.arange(n) % 40 + 5)
+        for i, (p, n) in enumerate(zip(prompts, lengths, strict=True))
+    ]
+    given: list[int] = []
+    handle = policy.model.register_forward_pre_hook(lambda _, inputs: given.append(len(inputs[0])))
+    policy.evaluate(policy.collate(rows))
+    handle.remove()
+    assert max(lengths) > 3 * min(lengths)
+    distinct = 3 + 1 + 2  # what all prompts begin with, and what two of them go on with; their last tokens are counted, too
+    assert given == [distinct + sum(lengths)]
+
+
 def test_checkpointing_keeps_less_and_gives_the_same_gradients(tiny: Path) -> None:
     found, kept = [], []
     for checkpointing in (False, True):

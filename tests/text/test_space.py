@@ -168,11 +168,7 @@ def test_contrasts_are_numbers_that_layers_share(model: Transformer, tmp_path: P
     assert torch.equal(again.after()[1], both.after()[1])
     with pytest.raises(ModelError, match="has 2 numbers for layers"):
         Steering([0, 1], both.basis, both.unit).take(again)
-    assert steering(model, PROMPTS, contrasts=contrasts).layers == [
-        3 * model.shape.layers // 8,
-        5 * model.shape.layers // 8,
-        6 * model.shape.layers // 8,
-    ]
+    assert steering(model, PROMPTS, contrasts=CONTRASTS).layers == [model.shape.layers * eighths // 8 for eighths in (3, 4, 5)]
 
 
 def test_the_states_of_answers_are_those_that_predict_them(model: Transformer) -> None:
