@@ -40,7 +40,7 @@ def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2)
     target = folder / f"step-{step:06d}"
     temporary = folder / f".step-{step:06d}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "model").mkdir(parents=True)
+    temporary.mkdir(parents=True)
     tensors: dict[str, torch.Tensor] = {}
     try:
         learner.model.save(temporary / "model")

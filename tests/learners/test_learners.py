@@ -148,7 +148,7 @@ def test_sides_of_several_trajectories_score_their_mean(tiny: Path) -> None:
     a, b = pairs.scores(torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0]))
     assert (a.tolist(), b.tolist()) == ([2.0, 7.0], [5.0, 9.0])
     parts = list(pairs.split(1))
-    assert [rows for _, rows in parts] == [slice(0, 3), slice(3, 5)]
+    assert [told[1:] for told in parts] == [(slice(0, 1), slice(0, 3), 1.0), (slice(1, 2), slice(3, 5), 1.0)]
 
 
 def test_order_goes_through_everything_before_it_starts_again() -> None:

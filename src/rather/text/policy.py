@@ -140,7 +140,7 @@ class TextPolicy:
             with ranks.whole(self.model):
                 if ranks.rank() == 0:
                     weights.save(self.model, folder)
-            self.tokens.save(folder)
+                    self.tokens.save(folder)
 
     def merge(self, folder: Path) -> None:
         """Write what the space has made of the model as a Hugging Face folder that needs nothing else.
@@ -251,7 +251,8 @@ class TextReward(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the body as a policy is written, and the heads as reward_heads.safetensors."""
         self.body.save(folder)
-        save_file({"heads": self.heads.detach().cpu()}, folder / "reward_heads.safetensors")
+        if ranks.rank() == 0:
+            save_file({"heads": self.heads.detach().cpu()}, folder / "reward_heads.safetensors")
 
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place.
