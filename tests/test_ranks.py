@@ -112,6 +112,8 @@ def test_the_command_goes_on_with_another_number_of_ranks(run: Path, tmp_path: P
 
 def test_what_ranks_cannot_share_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ranks.wanted() == 1, "not torchrun's"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     for changes in ({"train": {"learner": "zeroth"}}, {"control": {"env": "CartPole-v1"}}, {"judge": {"kind": "people"}}):
         with pytest.raises(ConfigError, match="several ranks can train on text"):
             opened(Config.model_validate(changes), Console(quiet=True))

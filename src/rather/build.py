@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rather import checkpoint, exchange
+from rather import checkpoint, exchange, ranks
 from rather.config import Config
 from rather.core import Answered, Comparison, Task
 from rather.errors import ConfigError
@@ -162,7 +162,12 @@ def judges(config: Config) -> list[Any]:
 
 def checker(config: Config) -> Checker:
     """The verifiers."""
-    return Checker([Check(**check.model_dump()) for check in config.verify.checks], config.verify.workers)
+    return Checker([Check(**check.model_dump()) for check in config.verify.checks], config.verify.workers or _cores())
+
+
+def _cores() -> int:
+    """The cores that there are for each rank."""
+    return max(1, (os.cpu_count() or 1) // ranks.count())
 
 
 def saved_reward(folder: Path, start: AnyPolicy | None = None) -> TextReward:

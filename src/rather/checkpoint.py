@@ -155,7 +155,8 @@ def load(checkpoint: Path, learner: Any) -> dict[str, Any]:
 def _take_tensors(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         value = ranks.gathered(value)
-        tensors[name] = value.detach().cpu().clone().contiguous()
+        if ranks.rank() == 0:
+            tensors[name] = value.detach().cpu().clone().contiguous()
         return {"tensor": name}
     if isinstance(value, dict):
         return {key: _take_tensors(item, f"{name}.{key}", tensors) for key, item in value.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from rather import build, checkpoint, live
+from rather import build, checkpoint, live, ranks
 from rather.core import Comparison, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import Rate, calibration, rate, win_rate
@@ -72,7 +72,7 @@ def _score(run: Any, answered: Sequence[Comparison], policy: str) -> Rate:
 
 def check_reward(run: Any, model: Any, step: int) -> None:
     """Accuracy and calibration on the questions that were held back, and how far the score follows length."""
-    held = run.store.answered(run.config.run.name, "train", only=run.held_back).comparisons
+    held = ranks.everyones(run.store.answered(run.config.run.name, "train", only=run.held_back).comparisons)[0]
     if not held:
         return
     judge = ModelJudge("reward", model)

@@ -1,9 +1,9 @@
 """One run on several devices: `torchrun --nproc-per-node N -m rather train FILE` starts N ranks of it.
 
 Every rank goes through the same run with the same seeds. The base weights are split among them (FSDP2) and gathered block by block;
-adapters and heads are small and every rank has its own copy. Of each batch a rank computes a part; gradients and metrics are summed.
-Prompts are shared out, too, and the answers told to all. Rank 0 alone writes to disk and to the screen. Without torchrun there is one
-rank, and nothing here does anything.
+adapters and heads are small and every rank has its own copy, as it has of architectures that come from `transformers`. Of each batch a
+rank computes a part; gradients and metrics are summed. Prompts are shared out, too, and the answers told to all. Rank 0 alone writes to
+disk and to the screen. Without torchrun there is one rank, and nothing here does anything.
 """
 
 import os
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def wanted() -> int:
     """How many ranks torchrun has started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def count() -> int:
@@ -45,6 +45,7 @@ def joined() -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
     try:
         yield
+        dist.barrier()  # who leaves while others still talk can be brought down with them
     finally:
         dist.destroy_process_group()
 

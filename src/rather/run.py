@@ -58,7 +58,8 @@ class Run:
     def __init__(self, config: Config, console: Console) -> None:
         self.config, self.console = config, console
         self.folder = config.folder
-        self.metrics = Metrics(self.folder / "metrics.jsonl", mirrors(config.log.tensorboard, config.log.wandb, self.folder))
+        elsewhere = [] if ranks.rank() else mirrors(config.log.tensorboard, config.log.wandb, self.folder)
+        self.metrics = Metrics(self.folder / "metrics.jsonl", elsewhere)
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
 
@@ -147,7 +148,7 @@ class Run:
         upto = None
         if found and (manifest := checkpoint.check(found[-1]))["step"] < manifest["settings"]["_steps"]:
             upto = manifest["watermark"]  # go on with the labels that the run began with
-        data = self.labels(number, name, upto)
+        data = ranks.everyones(self.labels(number, name, upto))[0]  # another may come in while they are read
         steps = build.steps(c, name, len(data.comparisons))
         lineage = Lineage(self.trained_with() | {"_steps": steps}, data.watermark, data.labels)
         if found and checkpoint.check(found[-1])["step"] >= steps:

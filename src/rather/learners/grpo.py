@@ -101,7 +101,8 @@ class GRPO:
             model = self.reward_model
             rewards = batch.rewards if model is None else in_parts(batch, 4 * self.how.micro_tokens, model.rewards)
             scores = (rewards * batch.mask).sum(-1)
-            advantages = group_advantages(scores, batch.groups, self.settings.scale)
+            # On the CPU, where sums come out the same on every rank: an advantage of 0 decides what is forwarded.
+            advantages = group_advantages(scores.cpu(), batch.groups.cpu(), self.settings.scale).to(scores.device)
             groups, index = torch.unique(batch.groups, return_inverse=True)
             differ = torch.zeros(len(groups), device=scores.device).index_add(0, index, (advantages != 0).float()) > 0
             judged += scores[~scores.isnan()].tolist()

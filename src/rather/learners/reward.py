@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from rather import ranks
 from rather.core import Comparison
 from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, drawn, named
 from rather.losses import bradley_terry_loss
@@ -60,14 +59,15 @@ class Reward:
             used = learns[:, here]
             difference = ((a - b) * self._scales(judges[here], a.device))[used]
             preference = part.preference.expand_as(a)[used]
-            if used.any() or ranks.count() > 1:
+            part_loss = 0 * (a + b).sum()  # the other ranks wait for its gradient
+            if used.any():
                 part_loss = bradley_terry_loss(difference, torch.zeros_like(difference), preference)
                 part_loss = part_loss + self.centre * (a + b)[used].square().mean()
-                part_loss = part_loss.nan_to_num() * (weight * used.sum() / total)
-                part_loss.backward()
-                loss += part_loss.item()
+                part_loss = part_loss * (weight * used.sum() / total)
+            part_loss.backward()
             if not weight:
                 continue
+            loss += part_loss.item()
             mean_a, mean_b = a.mean(0), b.mean(0)
             means.add(accuracy=agreement(mean_a, mean_b, part.preference), score=torch.cat([mean_a, mean_b]))
             means.add(margin=((part.preference - 0.5).sign() * (mean_a - mean_b)), length=part.batch.mask.sum(-1))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rather import ranks
 from rather.core import UNUSED, Batch, Perturbation, Trajectory
 from rather.errors import DataError, ModelError
 from rather.text import engine
@@ -101,6 +102,8 @@ class ForeignPolicy:
 
     def save(self, folder: Path) -> None:
         """Write the adapter in PEFT's format, or the whole model with its tokenizer."""
+        if ranks.rank():  # every rank has all of it
+            return
         self.inner.save_pretrained(folder)
         if self.adapter is None:
             self.tokens.save(folder)

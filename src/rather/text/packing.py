@@ -77,7 +77,7 @@ def pack(
     dtype: torch.dtype = torch.float32,
     readers: Sequence[int] | None = None,
 ) -> Packed:
-    """Lay out B answers with their prompts, 1-D tensors each; equal prompts, and what all prompts begin with, are there once.
+    """Lay out B answers with their prompts, 1-D tensors each; equal prompts, and what all prompts of a reader begin with, are there once.
 
     `window` is how far back a token sees, `dtype` what attention is computed in. Every prompt has at least one token: the
     first answer token is predicted from its last. Where several policies read, `readers[i]` is the one of prompt i, and nothing is

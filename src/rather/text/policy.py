@@ -110,9 +110,6 @@ class TextPolicy:
         """
         if self.space is None and any(perturbations):
             raise DataError("this policy has no space to perturb; give it one, such as a steering vector")
-        if ranks.count() > 1:
-            with ranks.whole(self.model):
-                return engine.generate(self.model, requests, sampling, self.tokens.stop, self.adapter, rows, progress)
         answer = partial(engine.generate, self.model, sampling=sampling, stop=self.tokens.stop, rows=rows, progress=progress)
         if isinstance(self.space, Weights):  # one policy after the other
             found: dict[int, engine.Answer] = {}
@@ -122,7 +119,8 @@ class TextPolicy:
                     found |= zip(mine, answer(requests=[requests[n] for n in mine]), strict=True)
             return [found[n] for n in range(len(requests))]
         if self.space is None or (not any(perturbations) and not isinstance(self.space, Steering)):
-            return answer(requests=requests, adapter=self.adapter)
+            with ranks.whole(self.model):
+                return answer(requests=requests, adapter=self.adapter)
         return answer(requests=requests, adapter=self.adapter, several=self.space.several(perturbations))
 
     def weights(self) -> dict[str, Tensor]:

@@ -153,7 +153,8 @@ class _Process:
 
     def _start(self) -> None:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen([sys.executable, "-m", "rather.verify.checker"], **pipes)
+        # In a session of its own, so that a Ctrl-C lets it finish what the step at hand still needs.
+        self.process = subprocess.Popen([sys.executable, "-m", "rather.verify.checker"], start_new_session=True, **pipes)
         told = self._exchange({"checks": [asdict(c) for c in self.checks], "path": sys.path}, PATIENCE_S)
         if told is None or "wrong" in told:
             self.close()
