@@ -2,7 +2,7 @@
 
 `python bench/nudge.py` writes bench/results/nudge.{json,md}. Every run is `configs/nudge.toml` with no checks in between, so that all
 answers are counted; at 120 and at 240 answers the policy and its start answer 48 held-out prompts greedily, and the judge's own utility
-compares them without slips. Seeds 10 to 14; settings were chosen on seeds 0 and 1.
+compares them without slips. Seeds 10 to 14; settings were chosen on seeds 0 to 3.
 """
 
 import json
