@@ -2,7 +2,8 @@
 
 `python bench/nudge.py` writes bench/results/nudge.{json,md}. Every run is `configs/nudge.toml` with no checks in between, so that all
 answers are counted; at 120 and at 240 answers the policy and its start answer 48 held-out prompts greedily, and the judge's own utility
-compares them without slips. Seeds 10 to 14; settings were chosen on seeds 0 to 3.
+compares them without slips. Seeds 10 to 14; settings were chosen on seeds 0 to 3. `python bench/nudge.py "zeroth order/personal"` measures
+one row and keeps the others.
 """
 
 import json
@@ -28,6 +29,8 @@ SIDES = {
         "zeroth.lr=0.008",
     ],
 }
+
+ROWS = [f"{side}/{criterion}" for side in SIDES for criterion in CRITERIA]
 
 
 def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
@@ -86,36 +89,37 @@ def run(job: tuple) -> dict:
 
 
 def main() -> None:
-    """Run everything, two at a time."""
-    data: dict[str, list[dict]] = {}
-    lines = []
+    """Run everything, or the rows named on the command line, two at a time; other rows of the results stay."""
+    results = Path("bench/results/nudge.json")
+    data: dict[str, dict] = json.loads(results.read_text())["found"] if sys.argv[1:] and results.exists() else {}
     with ThreadPoolExecutor(2) as pool:
-        for side, changes in SIDES.items():
-            for criterion in CRITERIA:
-                rows = list(pool.map(run, [(criterion, seed, changes) for seed in SEEDS]))
-                data[f"{side}/{criterion}"] = rows
-                for i, budget in enumerate(BUDGETS):
-                    at = [r["found"][i] for r in rows]
-                    wins = [100 * x["win_rate"] for x in at]
-                    each = ", ".join(f"{w:.0f}" for w in wins)
-                    words = f"{median(x['words_start'] for x in at):.0f} to {median(x['words'] for x in at):.0f}"
-                    lost = f"{median(x['nats_lost'] for x in at):.2f} ({max(x['nats_lost'] for x in at):.2f})"
-                    lines.append(f"| {side} | {criterion} | {budget} | {median(wins):.0f} % | {each} | {words} | {lost} |")
-                    print(lines[-1], flush=True)
-                publish(data, lines)
+        for name in sys.argv[1:] or ROWS:
+            side, criterion = name.split("/")
+            runs = list(pool.map(run, [(criterion, seed, SIDES[side]) for seed in SEEDS]))
+            data[name] = {"about": common.about("bench/nudge.py", "one thread a run, two at a time"), "runs": runs}
+            publish(data)
 
 
-def publish(data: dict, lines: list[str]) -> None:
+def publish(data: dict[str, dict]) -> None:
     """Write what has been found so far."""
-    about = common.about("bench/nudge.py", "one thread a run, two at a time")
+    lines = []
+    for name in [name for name in ROWS if name in data]:
+        for i, budget in enumerate(BUDGETS):
+            at = [r["found"][i] for r in data[name]["runs"]]
+            wins = [100 * x["win_rate"] for x in at]
+            each = ", ".join(f"{w:.0f}" for w in wins)
+            words = f"{median(x['words_start'] for x in at):.0f} to {median(x['words'] for x in at):.0f}"
+            lost = f"{median(x['nats_lost'] for x in at):.2f} ({max(x['nats_lost'] for x in at):.2f})"
+            lines.append(f"| {name.replace('/', ' | ')} | {budget} | {median(wins):.0f} % | {each} | {words} | {lost} |")
+    commits = dict.fromkeys(row["about"] for row in data.values())
     head = [
-        "# What answers buy on text", "", f"{about}.", "",
+        "# What answers buy on text", "", *(f"{about}: {', '.join(n for n in data if data[n]['about'] == about)}.  " for about in commits), "",
         "SmolLM2-135M, greedy answers of 28 tokens; a simulated judge who slips 5 % of the time; win rate over the start on 48 held-out prompts",
         f"(chance 50 %, standard error {100 * math.sqrt(0.25 / 48):.0f} points). Nats lost: how much less likely a token of the answers is under the start",
         "than one of the start's own, median (worst).", "",
         "| side | criterion | answers | win rate, median | each seed | words an answer | nats lost a token |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    common.publish("nudge", {"about": about, "found": data}, [*head, *lines])
+    common.publish("nudge", {"found": data}, [*head, *lines])
 
 
 if __name__ == "__main__":

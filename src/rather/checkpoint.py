@@ -33,7 +33,7 @@ class Lineage:
 
 
 def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2) -> Path:
-    """Write the checkpoint of `step` into `folder` and delete all but the newest `keep`.
+    """Write the checkpoint of `step` into `folder`; delete all but the newest `keep`, and what was killed while it was written.
 
     With several ranks each brings its part of what is whole in the checkpoint, which the first one keeps.
     """
@@ -51,7 +51,7 @@ def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2)
         shutil.rmtree(temporary, ignore_errors=True)
     ranks.wait()
     if ranks.rank() == 0:
-        for old in every(folder)[:-keep]:
+        for old in [*every(folder)[:-keep], *folder.glob(".step-*")]:
             shutil.rmtree(old)
     return target
 

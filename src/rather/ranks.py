@@ -6,6 +6,7 @@ rank computes a part; gradients and metrics are summed. Prompts are shared out, 
 disk and to the screen. Without torchrun there is one rank, and nothing here does anything.
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -158,18 +159,20 @@ def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> float:
     """Sum the ranks' gradients and scale them to a norm of at most `most`; returns the norm before."""
     if count() == 1:
         return nn.utils.clip_grad_norm_(parameters, most).item()
-    squares = torch.zeros(2, dtype=torch.float64)  # of what is split, of what every rank has
+    parts, wholes = [], []
     for p in parameters:
-        if is_split(p):
-            if p.grad is not None:
-                own = p.grad.to_local().mul_(count())  # pyright: ignore[reportAttributeAccessIssue], FSDP leaves the mean
-                squares[0] += own.double().square().sum().cpu()
-        else:
+        if not is_split(p):
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            dist.all_reduce(p.grad)
-            squares[1] += p.grad.double().square().sum().cpu()
-    squares[0] = total(squares[0].item())
-    norm = squares.sum().sqrt().item()
+            wholes.append(p.grad)
+        elif p.grad is not None:
+            parts.append(p.grad.to_local().mul_(count()))  # pyright: ignore[reportAttributeAccessIssue], FSDP leaves the mean
+    if wholes:  # in one message
+        summed = torch.cat([g.flatten() for g in wholes])
+        dist.all_reduce(summed)
+        for gradient, found in zip(wholes, summed.split([g.numel() for g in wholes]), strict=True):
+            gradient.copy_(found.view_as(gradient))
+    own, common = (nn.utils.get_total_norm(gradients).item() for gradients in (parts, wholes))
+    norm = math.sqrt(total(own**2) + common**2)
     for p in parameters:
         if p.grad is not None and norm > most:
             p.grad.mul_(most / (norm + 1e-6))
