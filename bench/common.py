@@ -6,7 +6,6 @@ This file needs the standard library alone (and tokens from the model folder), s
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -78,10 +77,16 @@ class Clock:
 def emit(name: str, tokens: int, clock: Clock, packages: tuple[str, ...]) -> None:
     """Print a measurement: `tokens` is how many a turn handles."""
     row = {
-        "name": name, "tokens": tokens, "wall_s": clock.wall[1:], "cpu_s": clock.cpu[1:], "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "name": name, "tokens": tokens, "wall_s": clock.wall[1:], "cpu_s": clock.cpu[1:], "peak_gib": peak_gib(),
         "versions": {p: version(p) for p in ("torch", *packages)},
     }  # fmt: skip
     print(json.dumps(row))
+
+
+def peak_gib() -> float:
+    """The most memory that this process has held; its ru_maxrss would begin at that of the process which started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 2**20
 
 
 def arguments() -> tuple[str, str]:

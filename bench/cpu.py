@@ -157,11 +157,16 @@ def main() -> None:
     best = hardware(getattr(torch, native))
     wanted = [(task, peer) for task in sys.argv[1:] or PEERS for peer in PEERS[task]]
     # Like with like: TRL checkpoints gradients by default. In GRPO we hold less without that than TRL does with it.
-    rows = [
-        compare(task, native + "+checkpointing" * (peer == "default" and task in ("dpo", "reward")), peer)
-        for task, peer in wanted
-        if native == "bfloat16" or peer not in ("bfloat16", "llama")
-    ]
+    rows = list[dict]()
+    for task, peer in wanted:
+        if native == "bfloat16" or peer not in ("bfloat16", "llama"):
+            rows.append(compare(task, native + "+checkpointing" * (peer == "default" and task in ("dpo", "reward")), peer))
+            publish(native, best, rows)
+    print(table(rows))
+
+
+def publish(native: str, best: dict[str, float], rows: list[dict]) -> None:
+    """Write what has been measured so far."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     turns = [f"TURNS={common.TURNS}"] * ("TURNS" in os.environ)
     about = {
@@ -189,7 +194,6 @@ compared with our own checkpointing, but for GRPO and PPO.
 {table(rows)}
 """
     (folder / f"{name}.md").write_text(text)
-    print(text)
 
 
 if __name__ == "__main__":
