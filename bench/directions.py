@@ -14,7 +14,7 @@ import common
 from cpu import Side, prepare, processor
 
 POLICIES, PROMPTS, NEW = 32, 2, 48
-PAIRS = [("steering", "plain"), ("low_rank", "plain"), ("lora", "plain"), ("low_rank", "one_by_one")]
+PAIRS = [("steering", "plain"), ("low_rank", "plain"), ("lora", "plain"), ("low_rank", "one_by_one"), ("steering", "one_by_one")]
 
 
 def child(variant: str) -> None:
@@ -28,7 +28,7 @@ def child(variant: str) -> None:
 
     torch.set_num_threads(2)
     policy = load.policy(common.MODEL, torch.device("cpu"), load.dtype("auto", torch.device("cpu")), variant == "one_by_one", 1.0)
-    prompts = [tuple(policy.tokens.encode_prompt(p)) for p in common.instructions()[:PROMPTS]]
+    prompts = [tuple(policy.tokens.encode_prompt(p)) for p in common.instructions(PROMPTS)]
     policies = POLICIES // 4 if variant == "one_by_one" else POLICIES
     twins: list[Perturbation | None] = [Perturbation(k // 2, 0.002 * (-1) ** k) for k in range(policies)]
     match variant:
