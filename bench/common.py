@@ -74,11 +74,11 @@ class Clock:
         return self
 
 
-def emit(name: str, tokens: int, clock: Clock, packages: tuple[str, ...]) -> None:
+def emit(name: str, tokens: int, clock: Clock, packages: tuple[str, ...], **more: Any) -> None:
     """Print a measurement: `tokens` is how many a turn handles."""
     row = {
         "name": name, "tokens": tokens, "wall_s": clock.wall[1:], "cpu_s": clock.cpu[1:], "peak_gib": peak_gib(),
-        "versions": {p: version(p) for p in ("torch", *packages)},
+        "versions": {p: version(p) for p in ("torch", *packages)}, **more,
     }  # fmt: skip
     print(json.dumps(row))
 

@@ -61,7 +61,7 @@ elif task == "grpo":
         chosen = range(number * common.GROUPS, (number + 1) * common.GROUPS)
         return [Task("bench", str(i), prompts[i]) for i in chosen for _ in range(common.SIZE)]
 
-    how = Optimisation(100, lr=1e-6, micro_tokens=512 if checkpointing else 1024)
+    how = Optimisation(100, lr=1e-6, micro_tokens=1024)
     learner = GRPO(policy, Attempts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
     clock = common.Clock().time(learner.step)
     tokens = common.GROUPS * common.SIZE * common.NEW
@@ -80,7 +80,7 @@ elif task == "ppo":  # the critic and the reward model are adapters on the froze
     clock = common.Clock().time(learner.step)
     tokens = common.EPISODES * common.NEW
 else:
-    how = Optimisation(100, common.PAIRS, lr=1e-6, micro_tokens=256 if checkpointing else 1024)
+    how = Optimisation(100, common.PAIRS, lr=1e-6, micro_tokens=1024)
     asked, parameters = comparisons(common.PAIRS * 4), load.parameters(policy)
     if task == "dpo":  # as in TRL's default, the reference is scored in every step; it is a copy of the start
         reference = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0)

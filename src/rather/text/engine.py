@@ -86,7 +86,8 @@ class Cache:
             seen &= place > positions[:, None] - self.window
         # Added to the scores; a mask of True and False would be turned into this again in every layer.
         bias = torch.zeros(seen.shape, dtype=self.keys.dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-        return Step(self, rows, longest, positions.clone(), bias[:, None, None, :])
+        places = torch.arange(rows, device=positions.device) * self.keys.shape[2] + positions
+        return Step(self, rows, longest, positions.clone(), places, bias[:, None, None, :])
 
     def move(self, source: int, target: int) -> None:
         """Copy row `source` over row `target`."""
@@ -98,22 +99,23 @@ class Cache:
 
 @dataclass(frozen=True)
 class Step:
-    """Attention of one decoding step: writes the new keys and values, then looks back over the row."""
+    """Attention of one decoding step: writes the new keys and values at `places` of all rows end to end, then looks back over the row."""
 
     cache: Cache
     rows: int
     longest: int
     positions: Tensor
+    places: Tensor
     bias: Tensor
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self.cache.keys[layer, : self.rows], self.cache.values[layer, : self.rows]
-        index = torch.arange(self.rows, device=q.device)
-        keys[index, self.positions], values[index, self.positions] = k, v
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys.flatten(0, 1).index_copy_(0, self.places, k)
+        values.flatten(0, 1).index_copy_(0, self.places, v)
         kv = keys.shape[2]
         # The query heads that share a key head stand in the place of a sequence: no key is copied.
         grouped = q.view(self.rows, kv, -1, q.shape[-1])
-        keys, values = (x[:, : self.longest].transpose(1, 2) for x in (keys, values))
+        keys, values = (x[: self.rows, : self.longest].transpose(1, 2) for x in (keys, values))
         return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias).reshape(q.shape)
 
 

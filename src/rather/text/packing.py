@@ -49,16 +49,16 @@ def _joined(parts: Sequence[Tensor], which: tuple[int, ...]) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of q (T, H, D) to k and v (S, K, D)."""
-    if mask is not None and _plain_is_faster(len(q) * len(k), q.dtype, q.device):
+    if mask is not None and _plain_is_faster(len(q) * len(k), q.device):
         return _attend_plainly(q, k, v, mask)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     causal = mask is None
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)[0].transpose(0, 1)
 
 
-def _plain_is_faster(pairs: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a few products beat the fused kernel for that many `pairs` of tokens."""
-    return pairs <= 2**16 and dtype == torch.float32 and device.type == "cpu"
+def _plain_is_faster(pairs: int, device: torch.device) -> bool:
+    """Whether a few products, forward and backward, beat the fused kernel for that many `pairs` of tokens."""
+    return pairs <= 2**16 and device.type == "cpu"
 
 
 def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def pack(
 def _mask(own: Tensor, seen: Tensor, window: int | None, dtype: torch.dtype) -> Tensor | None:
     """(T, S), 0 where a token at position `own` sees one at position `seen`, -inf elsewhere; None if that is plain causal."""
     t, s = len(own), len(seen)
-    if window is None and t == s and not _plain_is_faster(t * s, dtype, own.device):
+    if window is None and t == s and not _plain_is_faster(t * s, own.device):
         return None
     ahead = seen > own[:, None]
     if window is not None:

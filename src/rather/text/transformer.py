@@ -90,7 +90,16 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[return-value]
+        if torch.is_grad_enabled():
+            return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[return-value]
+        return _normed(x, self.weight, self.eps)[0]
+
+
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """X (..., C) normed, and 1 / rms (..., 1) in float32."""
+    wide = x.float()
+    scale = torch.linalg.vecdot(wide, wide)[..., None].div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (wide * scale).to(x.dtype).mul_(weight.to(x.dtype)), scale
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -98,10 +107,9 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(torch.linalg.vecdot(wide, wide)[..., None] / x.shape[-1] + eps)
+        found, scale = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype).mul_(weight.to(x.dtype))
+        return found
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -115,7 +123,14 @@ class _RMSNorm(torch.autograd.Function):
 
 def swiglu(both: Tensor) -> Tensor:
     """silu(gate) * up (N, M) of `both` (N, 2 M), gate and up side by side (Shazeer 2020)."""
-    return _SwiGLU.apply(both)  # type: ignore[return-value]
+    if torch.is_grad_enabled():
+        return _SwiGLU.apply(both)  # type: ignore[return-value]
+    return _gated(both)
+
+
+def _gated(both: Tensor) -> Tensor:
+    gate, up = both.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -124,8 +139,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, both: Tensor) -> Tensor:
         ctx.save_for_backward(both)
-        gate, up = both.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return _gated(both)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
