@@ -2,7 +2,7 @@
 
 `python bench/nudge.py` writes bench/results/nudge.{json,md}. Every run is `configs/nudge.toml` with no checks in between, so that all
 answers are counted; at 120 and at 240 answers the policy and its start answer 48 held-out prompts greedily, and the judge's own utility
-compares them without slips. Seeds 10 to 14; settings were chosen on seeds 0 to 3. `python bench/nudge.py "zeroth order/personal"` measures
+compares them without slips. Seeds 10 to 14; settings were chosen on seeds 0 and 1 (of the space on 0 to 3). `python bench/nudge.py "zeroth order/personal"` measures
 one row and keeps the others.
 """
 
@@ -17,8 +17,8 @@ from statistics import median
 
 import common
 
-SEEDS, BUDGETS = range(10, 15), (120, 240)
-CRITERIA = ("cheerful", "brief", "personal")
+SEEDS, BUDGETS, TOKENS = range(10, 15), (120, 240), 48
+CRITERIA = ("cheerful", "plain", "personal", "brief")
 SIDES = {
     "zeroth order": [],
     "online DPO (first order)": [
@@ -50,6 +50,7 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
             f"run.seed={seed}",
             "run.threads=1",
             "zeroth.check_every=0",
+            f"sample.max_tokens={TOKENS}",
             "train.checkpoint_every=1000",
             panel,
             *changes,
@@ -89,14 +90,17 @@ def run(job: tuple) -> dict:
 
 
 def main() -> None:
-    """Run everything, or the rows named on the command line, two at a time; other rows of the results stay."""
+    """Run everything, or the rows named on the command line, two runs at a time; other rows of the results stay."""
     results = Path("bench/results/nudge.json")
     data: dict[str, dict] = json.loads(results.read_text())["found"] if sys.argv[1:] and results.exists() else {}
+    about = common.about("bench/nudge.py", "one thread a run, two at a time")
     with ThreadPoolExecutor(2) as pool:
-        for name in sys.argv[1:] or ROWS:
-            side, criterion = name.split("/")
-            runs = list(pool.map(run, [(criterion, seed, SIDES[side]) for seed in SEEDS]))
-            data[name] = {"about": common.about("bench/nudge.py", "one thread a run, two at a time"), "runs": runs}
+        under_way = {
+            name: [pool.submit(run, (name.split("/")[1], seed, SIDES[name.split("/")[0]])) for seed in SEEDS]
+            for name in sys.argv[1:] or ROWS
+        }
+        for name, runs in under_way.items():
+            data[name] = {"about": about, "tokens": TOKENS, "runs": [found.result() for found in runs]}
             publish(data)
 
 
@@ -110,14 +114,16 @@ def publish(data: dict[str, dict]) -> None:
             each = ", ".join(f"{w:.0f}" for w in wins)
             words = f"{median(x['words_start'] for x in at):.0f} to {median(x['words'] for x in at):.0f}"
             lost = f"{median(x['nats_lost'] for x in at):.2f} ({max(x['nats_lost'] for x in at):.2f})"
-            lines.append(f"| {name.replace('/', ' | ')} | {budget} | {median(wins):.0f} % | {each} | {words} | {lost} |")
+            lines.append(
+                f"| {name.replace('/', ' | ')} | {data[name]['tokens']} | {budget} | {median(wins):.0f} % | {each} | {words} | {lost} |"
+            )
     commits = dict.fromkeys(row["about"] for row in data.values())
     head = [
         "# What answers buy on text", "", *(f"{about}: {', '.join(n for n in data if data[n]['about'] == about)}.  " for about in commits), "",
-        "SmolLM2-135M, greedy answers of 28 tokens; a simulated judge who slips 5 % of the time; win rate over the start on 48 held-out prompts",
+        "SmolLM2-135M, greedy answers of so many tokens at most; a simulated judge who slips 5 % of the time; win rate over the start on 48 held-out prompts",
         f"(chance 50 %, standard error {100 * math.sqrt(0.25 / 48):.0f} points). Nats lost: how much less likely a token of the answers is under the start",
         "than one of the start's own, median (worst).", "",
-        "| side | criterion | answers | win rate, median | each seed | words an answer | nats lost a token |", "|---|---|---|---|---|---|---|",
+        "| side | criterion | tokens | answers | win rate, median | each seed | words an answer | nats lost a token |", "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     common.publish("nudge", {"found": data}, [*head, *lines])
 
