@@ -26,7 +26,7 @@ SIDES = {
         "sample.temperature=1.0",
         "zeroth.side=1",
         "zeroth.optimiser=Adam",
-        "zeroth.lr=0.008",
+        "zeroth.lr=0.03",
     ],
 }
 
