@@ -1,6 +1,7 @@
 """Several ranks, processes of their own that torchrun starts and that talk over gloo, do what one does."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,17 @@ def test_the_command_goes_on_with_another_number_of_ranks(run: Path, tmp_path: P
     done = torchrun(3, "-m", "rather", "train", run, *changes)
     assert done.returncode == 0, done.stderr[:3000]
     same(tmp_path / "first/tiny", own)
+
+
+def test_what_could_not_be_verified_is_counted_on_all_ranks(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("def share(text, answer):\n    return len(text) % 5 / 5 or None\n")
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for n in (1, 2):
+        done = torchrun(n, "-m", "rather", "train", run, "train.learner=grpo", "train.steps=1", f"run.folder=ranks-{n}")
+        assert done.returncode == 0, done.stderr[:3000]
+        said.append(re.findall(r"(\d+) answers\s+could not be verified: python", done.stdout))
+    assert said[0] == said[1] != []
 
 
 def test_what_ranks_cannot_share_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

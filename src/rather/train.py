@@ -2,7 +2,6 @@
 
 import resource
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,8 +83,10 @@ def peak_gib() -> float:
     """The most memory that this process has held so far, in GiB: the GPU's where one is used, else resident."""
     if torch.cuda.is_available() and (used := torch.cuda.max_memory_allocated()):
         return used / 2**30
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**30 if sys.platform == "darwin" else 2**20)
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss begins at that of the process which started this one
+        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
 
 
 @contextmanager

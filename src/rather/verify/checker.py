@@ -110,9 +110,11 @@ class Verified:
         """One answer a task."""
         from rather import ranks  # here, since a process that verifies starts faster without PyTorch
 
-        found = self.sampler.sample(tasks, seed, perturbations)
-        told = ranks.everyones(self.checker.score(found[ranks.share(found)]))
-        scores = [score for theirs in told for score in theirs]
+        found, before = self.sampler.sample(tasks, seed, perturbations), self.checker.problems.copy()
+        own = self.checker.score(found[ranks.share(found)])
+        told = ranks.everyones((own, self.checker.problems - before))
+        scores = [score for theirs, _ in told for score in theirs]
+        self.checker.problems = sum((new for _, new in told), before)
         return [_paid(t, score) for t, score in zip(found, scores, strict=True)]
 
 
