@@ -61,7 +61,9 @@ VARIANTS = {
     "ZBCPG as published: the same on blocks of 8": replace(
         ZPG, asking=replace(ZPG.asking, mu=6.0), how=replace(ZPG.how, lr=0.2), kind="block"
     ),
-    "one side perturbed, a fresh direction an answer": replace(MIRRORED, asking=replace(MIRRORED.asking, mirrored=False), shared=False),
+    "one side perturbed, a fresh direction an answer": Variant(
+        Asking(mu=3.0, directions=8, side=1, mirrored=False), Estimate(lr=1.5), shared=False
+    ),
     "mirrored, other chances a side": replace(MIRRORED, shared=False),
     "mirrored, same chances": MIRRORED,
     "mirrored, 4 attempts a side": FOUR,
@@ -202,13 +204,13 @@ def curve(job: tuple[Variant, int]) -> list[tuple[int, float]]:
     grid = Grid(number, variant)
     low, cells = grid.value(), variant.cells
     high = 0.0 if cells else best_stationary(grid.env)
-    answers, found, update = 0, [(0, low if cells else 0.0)], 0
-    while answers < variant.budget and (cells or found[-1][1] < 0.9):
+    answers, known, update = 0, {0: low if cells else 0.0}, 0  # pairs that are the same on both sides take no answer
+    while answers < variant.budget and (cells or known[answers] < 0.9):
         answers += grid.update(update)
         update += 1
         if not cells or update % 50 == 0 or answers >= variant.budget:
-            found.append((answers, grid.value() if cells else (grid.value() - low) / (high - low)))
-    return found
+            known[answers] = round(grid.value() if cells else (grid.value() - low) / (high - low), 4)
+    return list(known.items())
 
 
 def planned(job: tuple[Variant, int], every: int = 20, budget: int = 400) -> list[tuple[int, float]]:
@@ -278,7 +280,7 @@ def main() -> None:
         "| variant | answers | cells at the start | at the end, median | quartiles |", "|---|---|---|---|---|",
         *(cells_row(n, r["found"]) for n, r in cells.items()),
     ]  # fmt: skip
-    common.publish("grid", {"curves": curves, "cells": cells}, lines)
+    common.publish("grid", {"curves": curves, "cells": cells}, lines, separators=(",", ":"))
     draw({name: r["found"] for name, r in curves.items()})
 
 
