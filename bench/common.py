@@ -101,9 +101,9 @@ def about(command: str, more: str) -> str:
     return f"`python {command}`, commit {commit}, {datetime.now(UTC).date()}; {more}"
 
 
-def publish(name: str, data: dict[str, Any], lines: list[str], **how: Any) -> None:
-    """Write bench/results/NAME.json and the table NAME.md, and print the table."""
+def publish(name: str, data: dict[str, Any], lines: list[str], indent: int | None = 1) -> None:
+    """Write bench/results/NAME.json (`indent` None: in one line) and the table NAME.md, and print the table."""
     folder = Path("bench/results")
-    (folder / f"{name}.json").write_text(json.dumps(data, **(how or {"indent": 1})) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=indent) + "\n")
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

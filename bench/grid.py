@@ -280,7 +280,7 @@ def main() -> None:
         "| variant | answers | cells at the start | at the end, median | quartiles |", "|---|---|---|---|---|",
         *(cells_row(n, r["found"]) for n, r in cells.items()),
     ]  # fmt: skip
-    common.publish("grid", {"curves": curves, "cells": cells}, lines, separators=(",", ":"))
+    common.publish("grid", {"curves": curves, "cells": cells}, lines, indent=None)
     draw({name: r["found"] for name, r in curves.items()})
 
 

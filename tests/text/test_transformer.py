@@ -83,6 +83,25 @@ def test_swiglu_has_the_gradient_of_its_formula() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(y, x, slope) for y in (found, expected)))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_plain_attention_has_the_gradients_of_the_fused_kernel(
+    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five tokens that see four before them, three query heads to a key head; the kernel always in float32."""
+    chance = torch.Generator().manual_seed(0)
+    q, k, v, slope = (torch.randn(n, h, 8, generator=chance).to(dtype) for n, h in ((5, 6), (9, 2), (9, 2), (5, 6)))
+    mask = torch.zeros(5, 9).masked_fill(torch.arange(9) > torch.arange(4, 9)[:, None], -torch.inf)
+
+    def attended(plain: bool, dtype: torch.dtype) -> list[torch.Tensor]:
+        monkeypatch.setattr(packing, "_plain_is_faster", lambda *_: plain)
+        given = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        found = packing._attend(*given, mask.to(dtype))
+        return [x.float() for x in (found, *torch.autograd.grad(found, given, slope.to(dtype)))]
+
+    for found, expected in zip(attended(True, dtype), attended(False, torch.float32), strict=True):
+        assert (found - expected).norm() < tolerance * expected.norm()
+
+
 @pytest.mark.parametrize("shared", [0, 4])
 @pytest.mark.parametrize("plain", [True, False])
 def test_answers_get_in_a_pack_what_they_get_alone(family: Family, shared: int, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
