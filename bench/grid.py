@@ -311,7 +311,7 @@ def draw(curves: dict[str, list]) -> None:
     figure, axes = plt.subplots(figsize=(11.6, 5), layout="constrained")
     at = np.geomspace(8, 20_000, 80)
     for name, found in curves.items():
-        if " judges" in name or max(map(len, found)) <= 2:
+        if max(map(len, found)) <= 2 or (" judges" in name and "as published" not in name):
             continue
         shares = [np.interp(at, [n for n, _ in c], [s for _, s in c]) for c in found]
         axes.plot(at, np.median(shares, 0), label=name, linewidth=1.5, linestyle="--" if "as published" in name else "-")

@@ -182,14 +182,14 @@ def _checks(axes: Axes, checks: list[dict[str, Any]]) -> None:
     known = [row for row in checks if "win_rate" in row]
     answers, mean = [row["answers"] for row in known], [row["win_rate"] for row in known]
     axes.fill_between(answers, [row["win_rate_low"] for row in known], [row["win_rate_high"] for row in known], color=BLUE, alpha=0.2)
-    axes.plot(answers, mean, "o-", color=BLUE)
+    axes.plot(answers, mean, "o-", color=BLUE, clip_on=False)
     axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
     axes.set_ylim(0, 1)
     axes.set_xlabel("answers")
 
 
 def _by_answers(axes: Axes, checks: list[dict[str, Any]], key: str) -> None:
-    axes.plot([row["answers"] for row in checks], [row[key] for row in checks], "o-", color=BLUE)
+    axes.plot([row["answers"] for row in checks], [row[key] for row in checks], "o-", color=BLUE, clip_on=False)
     axes.set_ylim(0, None)
     axes.set_xlabel("answers")
 
