@@ -20,9 +20,11 @@ def requests() -> list[Request]:
 
 def test_an_answer_does_not_depend_on_the_batch_it_travels_in(family) -> None:
     model = weights.load(family[1])
-    alone = [generate(model, [r], Sampling(20), STOP)[0] for r in requests()]
+    # One prompt is long, so the cache of the others shrinks once its row has left, and grows with theirs.
+    asked = [*requests(), Request(tuple(range(9, 39)), 5)]
+    alone = [generate(model, [r], Sampling(34), STOP)[0] for r in asked]
     for rows in (1, 2, 3, 8):
-        together = generate(model, requests(), Sampling(20), STOP, rows=rows)
+        together = generate(model, asked, Sampling(34), STOP, rows=rows)
         assert [a.tokens for a in together] == [a.tokens for a in alone]
         assert [a.terminated for a in together] == [a.terminated for a in alone]
     assert len({tuple(a.tokens) for a in alone}) == len(alone)
@@ -39,6 +41,18 @@ def test_kept_logprobs_are_those_of_a_forward_pass(family) -> None:
             every = model.logits(model(laid.ids, laid.positions, laid))[laid.before[0]] / 0.8
         expected = every.log_softmax(-1).gather(1, torch.tensor(answer.tokens)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(answer.logprobs), expected, atol=1e-5, rtol=0)
+
+
+def test_in_bfloat16_the_learner_finds_the_logprobs_that_were_sampled_with(smollm2: Path) -> None:
+    model = load_policy(smollm2, torch.device("cpu"), torch.bfloat16, False, 1.0).model
+    asked = [Request(tuple(range(1000 * i, 1000 * i + 30)), i) for i in range(8)]
+    found = generate(model, asked, Sampling(24), frozenset())
+    answers = [torch.tensor(a.tokens) for a in found]
+    laid = pack([torch.tensor(r.prompt) for r in asked], answers, None, torch.bfloat16)
+    with torch.no_grad():
+        chances = model.logits(model(laid.ids, laid.positions, laid)[torch.cat(laid.before)]).log_softmax(-1)
+    known = chances.gather(1, torch.cat(answers)[:, None])[:, 0]
+    assert float((known - torch.tensor([p for a in found for p in a.logprobs])).abs().mean()) < 1e-2
 
 
 def test_temperature_zero_takes_the_likeliest_as_transformers_does(family) -> None:

@@ -1,4 +1,4 @@
-"""Batched generation over a static cache, with the weights and the code that train.
+"""Batched generation over a cache of keys and values, with the weights and the code that train.
 
 Each distinct prompt is read once, however many answers it gets. Rows join as soon as there is room and leave as soon as
 they are finished, so no step computes a row that nobody needs. Every row draws from a generator of its own.
@@ -6,6 +6,7 @@ they are finished, so no step computes a row that nobody needs. Every row draws 
 Shape letters: R rows at work, L cache length, K key-value heads, H heads, D head width, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,8 @@ from rather.text.transformer import Shift, Transformer
 
 BLOCK = 256
 """Tokens whose chances are summed together before one of them is drawn."""
+STRIDE = 32
+"""Tokens by which the cache grows."""
 
 
 @dataclass(frozen=True)
@@ -66,57 +69,70 @@ class Answer:
 
 
 class Cache:
-    """Keys and values of every layer, (R, L, K, D) each, and how much of each row is in use."""
+    """Keys and values of every layer, (layers, R, K, L, D) each, and how much of each row is in use.
 
-    def __init__(self, model: Transformer, rows: int, length: int) -> None:
+    L is a little more than what the longest row needs. It changes as rows grow and leave, since products want what they read in one piece.
+    """
+
+    def __init__(self, model: Transformer, rows: int) -> None:
         s, device = model.shape, model.embedding.weight.device
-        size = (s.layers, rows, length, s.kv_heads, s.head_width)
-        self.keys = torch.zeros(size, dtype=model.dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
+        self.keys = torch.empty(s.layers, rows, s.kv_heads, 0, s.head_width, dtype=model.dtype, device=device)
+        self.values = self.keys
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.window = s.window
 
+    def fit(self, longest: int) -> None:
+        """Have room for rows of that many tokens, and not for twice as many."""
+        room, wanted = self.keys.shape[3], math.ceil(longest / STRIDE) * STRIDE
+        if not room / 2 < wanted <= room:
+            self.keys, self.values = (F.pad(x[..., :wanted, :], (0, 0, 0, max(0, wanted - room))) for x in (self.keys, self.values))
+
     def step(self, rows: int) -> "Step":
         """Attention of one new token a row, for the first `rows` rows."""
-        positions = self.lengths[:rows]
-        longest = int(positions.max()) + 1
-        place = torch.arange(longest, device=positions.device)
-        seen = place <= positions[:, None]
+        positions = self.lengths[:rows].clone()
+        self.fit(int(positions.max()) + 1)
+        place = torch.arange(self.keys.shape[3], device=positions.device)
+        hidden = place > positions[:, None]
         if self.window is not None:
-            seen &= place > positions[:, None] - self.window
+            hidden |= place <= positions[:, None] - self.window
         # Added to the scores; a mask of True and False would be turned into this again in every layer.
-        bias = torch.zeros(seen.shape, dtype=self.keys.dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
-        places = torch.arange(rows, device=positions.device) * self.keys.shape[2] + positions
-        return Step(self, rows, longest, positions.clone(), places, bias[:, None, None, :])
+        bias = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+        return Step(self, torch.arange(rows, device=positions.device), positions, bias[:, None, None])
 
     def move(self, source: int, target: int) -> None:
         """Copy row `source` over row `target`."""
         used = int(self.lengths[source])
-        self.keys[:, target, :used] = self.keys[:, source, :used]
-        self.values[:, target, :used] = self.values[:, source, :used]
+        for held in (self.keys, self.values):
+            held[:, target, :, :used] = held[:, source, :, :used]
         self.lengths[target] = self.lengths[source]
 
 
 @dataclass(frozen=True)
 class Step:
-    """Attention of one decoding step: writes the new keys and values at `places` of all rows end to end, then looks back over the row."""
+    """Attention of one decoding step: row n's new key and value go to `positions[n]`; `bias` (R, 1, 1, L) hides what it does not see."""
 
     cache: Cache
-    rows: int
-    longest: int
+    rows: Tensor
     positions: Tensor
-    places: Tensor
     bias: Tensor
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys.flatten(0, 1).index_copy_(0, self.places, k)
-        values.flatten(0, 1).index_copy_(0, self.places, v)
-        kv = keys.shape[2]
+        keys, values = (held[layer][: len(q)] for held in (self.cache.keys, self.cache.values))
+        keys[self.rows, :, self.positions], values[self.rows, :, self.positions] = k, v
         # The query heads that share a key head stand in the place of a sequence: no key is copied.
-        grouped = q.view(self.rows, kv, -1, q.shape[-1])
-        keys, values = (x[: self.rows, : self.longest].transpose(1, 2) for x in (keys, values))
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias).reshape(q.shape)
+        grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])
+        if not _as_products(keys):
+            return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias).reshape(q.shape)
+        scores = (grouped * q.shape[-1] ** -0.5) @ keys.mT
+        return (scores.add_(self.bias).softmax(-1) @ values).view(q.shape)
+
+
+def _as_products(keys: Tensor) -> bool:
+    """Whether attention is two products for all rows: what a CPU's fused kernel, made for many queries a row, takes twice as long for.
+
+    It is also how short pieces are trained on, so that in bfloat16 the learner finds the log-probabilities that were sampled with.
+    """
+    return keys.device.type == "cpu" and (len(keys) > 1 or keys.dtype == torch.float32)
 
 
 @dataclass(frozen=True)
@@ -130,8 +146,8 @@ class Prefill:
     place: Tensor
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self.cache.keys[layer][self.row, self.place] = k[self.source]
-        self.cache.values[layer][self.row, self.place] = v[self.source]
+        self.cache.keys[layer][self.row, :, self.place] = k[self.source]
+        self.cache.values[layer][self.row, :, self.place] = v[self.source]
         return self.packed(layer, q, k, v)
 
 
@@ -171,8 +187,7 @@ def generate(
     rows = min(rows, len(requests))
     if not rows:
         return []
-    length = max(len(r.prompt) for r in requests) + sampling.max_tokens
-    cache = Cache(model, rows, length)
+    cache = Cache(model, rows)
     device = model.embedding.weight.device
     drawing: list[_Drawing] = []
     with packed(model, model.dtype, rows):
@@ -241,6 +256,7 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
     row = torch.arange(first, first + len(prompts), device=device).repeat_interleave(lengths)
     place = torch.cat([torch.arange(len(prompt), device=device) for prompt in prompts])
     cache.lengths[first : first + len(prompts)] = lengths
+    cache.fit(int(cache.lengths[: first + len(prompts)].max()) + 1)
 
     def reading(readers: list[int] | None) -> tuple[Prefill, list[Tensor]]:
         """Attention over the distinct prompts of all or of each reader, and where each row's prompt is."""
