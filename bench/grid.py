@@ -8,6 +8,7 @@ prefers by a link of the difference of mean rewards. Settings were chosen on map
 import json
 import math
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,13 @@ import torch
 
 import common
 from rather.control.grid import GridWorld
-from rather.control.models import ControlPolicy
+from rather.control.models import ControlCritic, ControlPolicy
 from rather.control.rollout import inputs
 from rather.control.space import ControlSpace
-from rather.core import Comparison, Perturbation, Task, Trajectory, perturbed, row_seed
+from rather.core import Batch, Comparison, Perturbation, Task, Trajectory, perturbed, row_seed
+from rather.learners.common import Attempts, Optimisation
 from rather.learners.first_order import FirstOrder
+from rather.learners.ppo import PPO, Clip
 from rather.learners.zeroth import Asking, Estimate, Planner, Zeroth
 from rather.losses import LINKS
 
@@ -29,6 +32,7 @@ MAPS = range(24)
 SIZE, HORIZON = 5, 20
 CENTRE = SIZE**2 // 2
 TASKS = [Task("grid", str(i)) for i in range(64)]
+PPO_STEPS, PPO_RATE = 40, 0.1
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ ZPG = replace(
     PUBLISHED, asking=replace(PUBLISHED.asking, mu=20.0, comparisons=10), judges=10, how=Estimate(lr=0.5, estimator="zpg"), kind="sphere"
 )
 MODEL = "reward model, one number a cell, and exact planning"
+PAID = "reward model, one number a cell, and PPO"
 VARIANTS = {
     "ZSPO as published: one side perturbed, 100 answers a direction": PUBLISHED,
     "ZPG as published: 10 questions to 10 judges a direction on the sphere": ZPG,
@@ -135,10 +140,19 @@ class Grid:
             actions[:, t] = (tables[rows, cells[:, t]] < draws[:, t, :1]).sum(-1).clip(0, 3)
             cells[:, t + 1] = (self.cumulative[cells[:, t], actions[:, t]] < draws[:, t, 1:]).sum(-1).clip(0, SIZE**2 - 1)
         eye, rewards = np.eye(SIZE**2, dtype=np.float32), self.env.rewards.ravel()[cells[:, 1:]]
+        logprobs = np.log(np.diff(tables, axis=-1, prepend=0)[rows[:, None], cells[:, :-1], actions])
         return [
-            Trajectory(TASKS[0], perturbed("p", p), terminated=False, observations=eye[c], actions=a, rewards=r, logprobs=np.zeros(HORIZON))
-            for p, c, a, r in zip(perturbations, cells, actions, rewards, strict=True)
+            Trajectory(TASKS[0], perturbed("p", p), terminated=False, observations=eye[c], actions=a, rewards=r, logprobs=said)
+            for p, c, a, r, said in zip(perturbations, cells, actions, rewards, logprobs, strict=True)
         ]
+
+    def sample(self, tasks: Sequence[Task], seed: int) -> list[Trajectory]:
+        """What PPO asks of a sampler: an attempt at each task, which is over when its time is."""
+        found = self.attempts([None] * len(tasks), [np.random.default_rng([self.number, seed, i]) for i in range(len(tasks))])
+        return [replace(t, terminated=True) for t in found]
+
+    def sync(self) -> None:
+        """Nothing to do: attempts are drawn by the table as it is."""
 
     def worth(self, t: Trajectory) -> float:
         """What an attempt is worth: its rewards, or the number of different cells."""
@@ -213,28 +227,59 @@ def curve(job: tuple[Variant, int]) -> list[tuple[int, float]]:
     return list(known.items())
 
 
-def planned(job: tuple[Variant, int], every: int = 20, budget: int = 400) -> list[tuple[int, float]]:
-    """The same for a reward model with one number a cell, fitted to all answers so far, and the best policy under it."""
+def planned(job: tuple[Variant, int, bool], every: int = 20, budget: int = 400) -> list[tuple[int, float]]:
+    """The same for a reward model with one number a cell, fitted to all answers so far, and the best policy under it or that of PPO."""
     from scipy.special import expit
 
-    variant, number = job
+    torch.set_num_threads(1)
+    variant, number, exactly = job
     grid = Grid(number, variant)
-    low = grid.value()
+    table, low = grid.space.start["net.layers.0"], grid.value()
     high = 0.0 if variant.cells else best_stationary(grid.env)
-    counts, said, found, logits = [], [], [(0, low if variant.cells else 0.0)], torch.zeros(SIZE**2, 4, dtype=torch.double)
+    counts, said, found = [], [], [(0, low if variant.cells else 0.0)]
     for start in range(0, budget, every):
-        grid.space.start["net.layers.0"].copy_(0.7 * logits)  # what is asked about is drawn a little more widely
+        table *= 0.7  # what is asked about is drawn a little more widely
         both = grid.attempts([None] * 2 * every, [np.random.default_rng([number, start, i]) for i in range(2 * every)])
         visits, worth = [t.observations[1:].sum(0) for t in both], [grid.worth(t) for t in both]
         counts += [a - b for a, b in zip(visits[::2], visits[1::2], strict=True)]
         said += [float(grid.chance.random() < expit(a - b)) for a, b in zip(worth[::2], worth[1::2], strict=True)]
         weights = fitted(np.stack(counts), np.array(said))
-        logits = 4.0 * torch.tensor(GridWorld(SIZE, HORIZON, 0.2, weights.reshape(SIZE, SIZE)).best()[0])
-        grid.space.start["net.layers.0"].copy_(logits)
+        if exactly:
+            table.copy_(4.0 * torch.tensor(GridWorld(SIZE, HORIZON, 0.2, weights.reshape(SIZE, SIZE)).best()[0]))
+        else:
+            improved(grid, weights)
         found.append((start + every, grid.value() if variant.cells else (grid.value() - low) / (high - low)))
         if not variant.cells and found[-1][1] >= 0.9:
             break
     return found
+
+
+def improved(grid: Grid, weights: np.ndarray) -> None:
+    """Let the project's PPO find a policy from the uniform one on, paid by what was learnt of each cell (S,)."""
+    policy, critic = grid.policy, ControlCritic(SIZE**2, [])
+    with torch.no_grad():
+        for p in policy.parameters():
+            p.zero_()
+        table = grid.space.start["net.layers.0"]
+        grid.space.start["net.layers.0"] = policy.net.layers[0].data  # the grid acts by what PPO moves
+    how = Optimisation(steps=1, batch_size=320, lr=PPO_RATE, max_grad_norm=10.0, seed=grid.number)
+    source, settings = Attempts(policy, grid, lambda _: TASKS, grid.number), Clip(kl=0.0)
+    reward_model = Visits(torch.tensor(weights, dtype=torch.float32))
+    ppo = PPO(policy, critic, source, [*policy.parameters(), *critic.parameters()], how, settings, reward_model)
+    for _ in range(PPO_STEPS):
+        ppo.step()
+    grid.space.start["net.layers.0"] = table.copy_(policy.net.layers[0].data)
+
+
+@dataclass(frozen=True)
+class Visits:
+    """A reward model with one number (S,) a cell."""
+
+    weights: torch.Tensor
+
+    def rewards(self, batch: Batch) -> torch.Tensor:
+        """What is earned where each action leads, (B, T)."""
+        return batch.observations[:, 1:] @ self.weights
 
 
 def fitted(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -255,19 +300,23 @@ def reached(found: list[tuple[int, float]]) -> float:
 
 def main() -> None:
     """Run the variants that are named, beside what is known of the others; or all."""
-    wanted = sys.argv[1:] or [*VARIANTS, MODEL]
+    models = {MODEL: True, PAID: False}
+    wanted = sys.argv[1:] or [*VARIANTS, *models]
     before = json.loads(Path("bench/results/grid.json").read_text()) if sys.argv[1:] else {"curves": {}, "cells": {}}
     about = common.about("bench/grid.py", "two processes of one thread")
     with ProcessPoolExecutor(2) as pool:
         for name in wanted:
-            jobs = [(VARIANTS.get(name, MIRRORED), m) for m in MAPS]
-            before["curves"][name] = {"about": about, "found": list(pool.map(planned if name == MODEL else curve, jobs))}
+            for what, known in (("curves", VARIANTS), ("cells", CELLS)):
+                if name in models:
+                    jobs = [(replace(MIRRORED, cells=what == "cells"), m, models[name]) for m in MAPS]
+                    found = list(pool.map(planned, jobs))
+                elif name in known:
+                    found = list(pool.map(curve, [(known[name], m) for m in MAPS]))
+                else:
+                    continue
+                before[what][name] = {"about": about, "found": found}
             print(row(name, before["curves"][name]["found"]), flush=True)
-            if name in CELLS or name == MODEL:
-                jobs = [(CELLS.get(name, replace(MIRRORED, cells=True)), m) for m in MAPS]
-                found = list(pool.map(planned if name == MODEL else curve, jobs))
-                before["cells"][name] = {"about": about, "found": found}
-    curves, cells = ({n: before[what][n] for n in [*VARIANTS, MODEL] if n in before[what]} for what in ("curves", "cells"))
+    curves, cells = ({n: before[what][n] for n in [*VARIANTS, *models] if n in before[what]} for what in ("curves", "cells"))
     lines = [
         "# Answers to nine tenths of the way to the best, GridWorld 5 x 5, 100 numbers, 24 maps", "",
         *dict.fromkeys(f"- {r['about']}" for r in curves.values()), "",
