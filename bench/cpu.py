@@ -1,5 +1,5 @@
 """`make bench`: us and the peers side by side in one run, on SmolLM2-135M and two cores; writes bench/results/cpu-*.json and .md, named after
-the precision that the processor computes in. `python bench/cpu.py generate-32 dpo` measures some of it.
+the precision that the processor computes in. `python bench/cpu.py generate-32 dpo` measures some of it anew and keeps the other rows.
 
 Primary figure: tokens a CPU second, since the machine may be shared. Our side computes in the machine's own precision.
 """
@@ -156,33 +156,33 @@ def main() -> None:
     # Where the processor does not multiply bfloat16 it is nobody's best; the peer's default is measured all the same.
     native = str(load.dtype("auto", torch.device("cpu"))).removeprefix("torch.")
     best = hardware(getattr(torch, native))
-    wanted = [(task, peer) for task in sys.argv[1:] or PEERS for peer in PEERS[task]]
-    rows = list[dict]()
-    for task, peer in wanted:
-        if native == "bfloat16" or peer not in ("bfloat16", "llama"):
-            variant, plus, ours = peer.partition("+")
-            rows.append(compare(task, native + plus + ours, variant))
-            publish(native, best, rows)
+    about = common.about("bench/cpu.py", f"{processor()}, {os.cpu_count()} cores, {common.TURNS} turns")
+    known = Path(f"bench/results/cpu-{native}.json")
+    rows = json.loads(known.read_text())["rows"] if sys.argv[1:] and known.exists() else []
+    for task in sys.argv[1:] or PEERS:
+        rows = [row for row in rows if row["task"] != task]
+        for peer in PEERS[task]:
+            if native == "bfloat16" or peer not in ("bfloat16", "llama"):
+                variant, plus, ours = peer.partition("+")
+                rows.append(compare(task, native + plus + ours, variant) | {"about": about})
+                rows.sort(key=lambda row: list(PEERS).index(row["task"]))
+                publish(native, best, rows)
     print(table(rows))
 
 
 def publish(native: str, best: dict[str, float], rows: list[dict]) -> None:
     """Write what has been measured so far."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    turns = [f"TURNS={common.TURNS}"] * ("TURNS" in os.environ)
-    about = {
-        "command": " ".join([*turns, "python", "bench/cpu.py", *sys.argv[1:]]) if sys.argv[1:] else "make bench", "commit": commit, "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
-    }  # fmt: skip
-    folder = Path("bench/results")
-    folder.mkdir(exist_ok=True)
-    name = "-".join([f"cpu-{native}", *sys.argv[1:]])
-    (folder / f"{name}.json").write_text(json.dumps(about | {"hardware": best, "rows": rows}, indent=1) + "\n")
+    Path("bench/results").mkdir(exist_ok=True)
+    file = Path(f"bench/results/cpu-{native}")
+    file.with_suffix(".json").write_text(json.dumps({"hardware": best, "rows": rows}, indent=1) + "\n")
     versions = " ".join(sorted({f"{k} {v}" for r in rows for side in ("ours", "peer") for k, v in r[side]["versions"].items()}))
+    runs = {about: dict.fromkeys(r["task"] for r in rows if r["about"] == about) for about in dict.fromkeys(r["about"] for r in rows)}
+    told = "  \n".join(f"{about}: {', '.join(tasks)}." for about, tasks in runs.items())
     text = f"""# On two CPU cores that compute in {native}, SmolLM2-135M
 
-`{about["command"]}` at commit {commit}, {about["date"]}; {about["machine"]}; {versions}. Medians of {common.TURNS - 1} turns after
-a warm-up; the two sides of a comparison take turns, a ratio is that of neighbouring turns (least and most in brackets).
+{told}
+
+{versions}. Medians of the turns after a warm-up; the two sides of a comparison take turns, a ratio is that of neighbouring turns (least and most in brackets).
 At best this processor computes {best["gflops"]:.0f} GFLOP and moves {best["gbytes"]:.1f} GB a CPU second (measured in the same run); 134.5 million weights at 2 FLOP a token
 bound generation at {best["gflops"] / 0.269:.0f} tokens a CPU second, whatever the number of rows, and reading them for every token, with one row, at {best["gbytes"] / 0.269:.0f}.
 
@@ -194,7 +194,7 @@ goes without that where it holds less memory all the same; for the reward model,
 
 {table(rows)}
 """
-    (folder / f"{name}.md").write_text(text)
+    file.with_suffix(".md").write_text(text)
 
 
 if __name__ == "__main__":
