@@ -18,8 +18,7 @@ from statistics import median
 import common
 
 SEEDS, BUDGETS, TOKENS = range(10, 15), (120, 240), 48
-CRITERIA = {"cheerful": 0.5, "plain": 0.2, "personal": 0.5, "brief": 0.5}
-"""Tastes, and the temperature of the judge who has them: about 0.6 of the deviation that utilities have among the start's answers."""
+CRITERIA = ("cheerful", "readable", "personal", "plain", "brief")
 SIDES = {
     "zeroth order": [],
     "online DPO (first order)": [
@@ -45,7 +44,7 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
     from rather.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
-        panel = f'judge.panel=[{{ name = "{criterion}", utility = "{criterion}", temperature = {CRITERIA[criterion]}, mistake = 0.05 }}]'
+        panel = f'judge.panel=[{{ name = "{criterion}", utility = "{criterion}", temperature = 0.5, mistake = 0.05 }}]'
         said = [
             f"run.folder={folder}",
             f"run.seed={seed}",

@@ -71,13 +71,24 @@ def _repetition(said: list[str]) -> float:
     return 6 * max(0.0, (1 - len(set(pairs)) / len(pairs) if pairs else 1.0) - 0.2)
 
 
+def readable(trajectory: Trajectory) -> float:
+    """Likes what is easy to read: every six grades less (Flesch-Kincaid, Kincaid et al. 1975) are worth 1; and dislikes repetition."""
+    said = _words(trajectory)
+    sentences = max(1, len(re.findall(r"[.!?]+(?=\s|$)", trajectory.text or "")))
+    syllables = sum(max(1, len(re.findall(r"[aeiouy]+", word.removesuffix("e")))) for word in said)
+    count = max(1, len(said))
+    grade = 0.39 * count / sentences + 11.8 * syllables / count - 15.59
+    return -grade / 6 - _repetition(said)
+
+
 def total_reward(trajectory: Trajectory) -> float:
     """The sum of the recorded rewards, for control."""
     return 0.0 if trajectory.rewards is None else float(trajectory.rewards.sum())
 
 
 UTILITIES: dict[str, Utility] = {
-    "brief": brief, "thorough": thorough, "plain": plain, "cheerful": cheerful, "personal": personal, "total_reward": total_reward,
+    "brief": brief, "thorough": thorough, "plain": plain, "cheerful": cheerful, "personal": personal, "readable": readable,
+    "total_reward": total_reward,
 }  # fmt: skip
 
 
