@@ -85,3 +85,15 @@ def test_the_best_of_several_is_who_remains() -> None:
     assert answers(ties, questions) == [(0.5, None)] * 3
     assert answers(replace(longest, abstain=1.0), questions) == [(None, None)] * 3
     assert answers(longest, []) == []
+
+
+def test_readable_likes_short_words_and_sentences_and_dislikes_repetition() -> None:
+    def worth(text: str) -> float:
+        return utility("readable")(trajectory(text))
+
+    easy = "The cat sat on the mat. The dog ran to it."
+    assert worth(easy) > worth("The cat sat on the mat and the dog ran to it.")
+    assert worth(easy) > worth("The animal relaxed on its carpeting. Another animal approached.")
+    assert worth("tea " * 30) < worth(easy) - 2
+    grade = 0.39 * 11 / 2 + 11.8 * 11 / 11 - 15.59
+    assert worth(easy) == pytest.approx(-grade / 6, abs=0.01)
