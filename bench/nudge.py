@@ -1,4 +1,4 @@
-"""What answers buy on text: SmolLM2-135M nudged towards three criteria by a simulated judge, beside the gradient on the same numbers.
+"""What answers buy on text: SmolLM2-135M nudged towards several tastes of simulated judges, beside the gradient on the same numbers.
 
 `python bench/nudge.py` writes bench/results/nudge.{json,md}. Every run is `configs/nudge.toml` with no checks in between, so that all
 answers are counted; at 120 and at 240 answers the policy and its start answer 48 held-out prompts greedily, and the judge's own utility
