@@ -32,7 +32,9 @@ def test_an_answer_does_not_depend_on_the_batch_it_travels_in(family) -> None:
     assert len({len(a.tokens) for a in alone}) > 1, "rows of different lengths, so that eviction is at work"
 
 
-def test_kept_logprobs_are_those_of_a_forward_pass(family) -> None:
+@pytest.mark.parametrize("products", [True, False])
+def test_kept_logprobs_are_those_of_a_forward_pass(family, products: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_as_products", lambda _: products)
     model = weights.load(family[1])
     sampling = Sampling(20, temperature=0.8, top_p=0.9, top_k=30, min_p=0.01)
     for request, answer in zip(requests(), generate(model, requests(), sampling, frozenset({0})), strict=True):
