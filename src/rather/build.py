@@ -99,8 +99,10 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     if z.space == "steering":
         encode, some = start.tokens.encode_prompt, list(tasks[: max(48, z.size + 1)])
         prompts = [encode(t.prompt) for t in some if t.prompt is not None]
-        manners = _manners(config, start, some[:16], [instruction for both in z.contrasts for instruction in both])
-        space = steering(start.model, prompts, z.layers, z.size, list(zip(manners[0::2], manners[1::2], strict=True)))
+        instructions = [instruction for both in z.contrasts for instruction in both]
+        own, *manners = _manners(config, start, some[:16], ["", *instructions]) if instructions else [Manner((), ())]
+        contrasts = list(zip(manners[0::2], manners[1::2], strict=True))
+        space = steering(start.model, prompts, z.layers, z.size, contrasts, own.answers)
         space.how = how
         return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
     if z.space == "lora":
@@ -117,9 +119,9 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
 
 
 def _manners(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[Manner]:
-    """With each instruction at the end of the prompts, what the likeliest answers to the tasks are."""
+    """With each instruction at the end of the prompts, or none, what the likeliest answers to the tasks are."""
     greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.rows)
-    found = greedy.sample([_extended(t, f" {i}") for i in instructions for t in tasks], 0)
+    found = greedy.sample([_extended(t, f" {i}" if i else "") for i in instructions for t in tasks], 0)
     rows = [(t.observations.tolist(), t.actions.tolist()) for t in found if t.observations is not None and t.actions is not None]
     n = len(tasks)
     return [Manner(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]

@@ -11,6 +11,7 @@ from rather.errors import ConfigError, DataError, ModelError
 from rather.text import weights
 from rather.text.engine import Request, Sampling, Several, generate
 from rather.text.load import policy as load_policy
+from rather.text.packing import pack
 from rather.text.policy import TextSampler
 from rather.text.space import Manner, Steering, states, steering
 from rather.text.transformer import Transformer
@@ -22,6 +23,8 @@ CONTRASTS = [
     (Manner([(5, 6, 7, 20), (8, 9, 20)], PROMPTS[:2]), Manner([(5, 6, 7, 21), (8, 9, 21)], PROMPTS[2:])),
     (Manner([(5, 6, 7, 22)], PROMPTS[:1]), Manner([(5, 6, 7, 23)], PROMPTS[1:2])),
 ]
+OWN = [(9, 12, 4), (30, 31)]
+"""What the model answers to the first prompts by itself."""
 TWINS = [Perturbation(1, 2.0), Perturbation(1, -2.0), Perturbation(2, 2.0), None]
 
 
@@ -133,15 +136,16 @@ def test_the_basis_and_the_unit(model: Transformer) -> None:
     found = states(model, PROMPTS, [0, 1])
     assert found.shape == (2, len(PROMPTS), model.shape.width)
     whole, small = steering(model, PROMPTS, [0, 1]), steering(model, PROMPTS, [0, 1], size=3)
-    contrasted = steering(model, PROMPTS, [1], contrasts=CONTRASTS)
+    contrasted = steering(model, PROMPTS, [1], contrasts=CONTRASTS, answers=OWN)
     assert (whole.size, small.size, contrasted.size) == (2 * model.shape.width, 6, 2)
     torch.testing.assert_close(whole.unit, found.norm(dim=-1).median(-1).values)
-    for space in (whole, small, contrasted):
+    for space in (whole, small):
         with torch.no_grad():
             space.numbers.fill_(0.5)
         for layer, unit in zip(space.layers, space.unit, strict=True):
             assert space.after()[layer].norm().item() == pytest.approx(0.5 * unit.item(), rel=1e-4)
-    # the first contrast is the first direction, pointing to its first manner; the second lies in the space
+    assert contrasted.basis.square().sum().item() == pytest.approx(contrasted.size, rel=1e-4)
+    # both contrasts lie in the space
     means = [
         (states(model, PROMPTS[: len(m.answers)], [1], m.answers)[0].mean(0), states(model, m.told, [1])[0].mean(0))
         for both in CONTRASTS
@@ -150,25 +154,52 @@ def test_the_basis_and_the_unit(model: Transformer) -> None:
     first, second = (
         sum((x - y) / (x - y).norm() for x, y in zip(a, b, strict=True)) for a, b in ((means[0], means[1]), (means[2], means[3]))
     )
-    torch.testing.assert_close(contrasted.basis[0, 0], first / first.norm(), atol=1e-5, rtol=1e-4)
-    inside = contrasted.basis[0].T @ (contrasted.basis[0] @ second)
-    torch.testing.assert_close(inside, second, atol=1e-4, rtol=1e-3)
+    q = torch.linalg.qr(contrasted.basis[0].T).Q
+    for contrast in (first, second):
+        torch.testing.assert_close(q @ (q.T @ contrast), contrast, atol=1e-4, rtol=1e-3)
+
+
+def test_contrasts_are_halfway_to_equal_kl(model: Transformer) -> None:
+    def spread(space: Steering) -> float:
+        """KL from the model a short way along the loudest direction over that along the most silent one."""
+
+        @torch.no_grad()
+        def logprobs(numbers: torch.Tensor) -> torch.Tensor:
+            space.numbers.copy_(numbers)
+            found = []
+            for prompt, answer in zip(PROMPTS, OWN, strict=False):
+                ids = torch.tensor([*prompt, *answer])
+                laid = pack([ids], [ids[:0]], model.shape.window, model.dtype)
+                hidden = model(laid.ids, laid.positions, laid, None, None, space.shift())[len(prompt) - 1 : -1]
+                found.append((hidden @ model.unembedding.weight.T).double().log_softmax(-1))
+            return torch.cat(found)
+
+        start, kl = logprobs(torch.zeros(2)), []
+        for angle in torch.arange(0, torch.pi, 0.1):
+            there = logprobs(0.02 * torch.stack([angle.cos(), angle.sin()]))
+            kl.append(float((start.exp() * (start - there)).sum(-1).mean()))
+        return max(kl) / min(kl)
+
+    found = steering(model, PROMPTS, [0], contrasts=CONTRASTS, answers=OWN)
+    equal_length = Steering([0], torch.linalg.qr(found.basis[0].T).Q.T[None], found.unit, shared=True)
+    assert spread(equal_length) > 1.15
+    assert spread(found) == pytest.approx(spread(equal_length) ** 0.5, rel=0.05)
 
 
 def test_contrasts_are_numbers_that_layers_share(model: Transformer, tmp_path: Path) -> None:
-    both, upper = (steering(model, PROMPTS, layers, contrasts=CONTRASTS) for layers in ([0, 1], [1]))
-    for space in (both, upper):
-        with torch.no_grad():
-            space.numbers.copy_(torch.tensor([0.3, -0.2]))
-    torch.testing.assert_close(both.after(TWINS)[1], upper.after(TWINS)[1])
-    assert both.after()[0].norm() > 0
+    both = steering(model, PROMPTS, [0, 1], contrasts=CONTRASTS, answers=OWN)
+    with torch.no_grad():
+        both.numbers.copy_(torch.tensor([0.3, -0.2]))
+    for layer in (0, 1):
+        vector = both.unit[layer] / 2**0.5 * (0.3 * both.basis[layer, 0] - 0.2 * both.basis[layer, 1])
+        torch.testing.assert_close(both.after(TWINS)[layer][-1], vector)
     both.save(tmp_path)
     again = Steering.load(tmp_path)
     assert torch.equal(again.after()[0], both.after()[0])
     assert torch.equal(again.after()[1], both.after()[1])
     with pytest.raises(ModelError, match="has 2 numbers for layers"):
         Steering([0, 1], both.basis, both.unit).take(again)
-    assert steering(model, PROMPTS, contrasts=CONTRASTS).layers == [model.shape.layers * eighths // 8 for eighths in (3, 4, 5)]
+    assert steering(model, PROMPTS, contrasts=CONTRASTS, answers=OWN).layers == [model.shape.layers * eighths // 8 for eighths in (3, 4, 5)]
 
 
 def test_the_states_of_answers_are_those_that_predict_them(model: Transformer) -> None:

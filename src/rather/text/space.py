@@ -20,16 +20,23 @@ from rather.core import Perturbation
 from rather.errors import ConfigError, ModelError
 from rather.offsets import combined
 from rather.text.engine import Several
-from rather.text.packing import pack
+from rather.text.packing import Packed, pack
 from rather.text.transformer import Shift, Transformer
+
+STEP = 0.1
+"""How far numbers go to either side when their effect is measured."""
+TOKENS = 32
+"""Tokens whose logits exist at a time, for every number."""
+LONGER = 10
+"""How many times as long one direction becomes as another at most: one that changes nothing cannot be heard."""
 
 
 class Steering:
     """A vector added to the residual stream after each of `layers`, at every token (Turner et al. 2023; Subramani et al. 2022).
 
-    The d = L k numbers are its coefficients in `basis` (L, k, C), orthonormal rows times sqrt(k) times `unit` (L,), the median norm of the
-    residual stream there: so the root mean square of a layer's numbers is the vector's length beside that of what it is added to.
-    With `shared` there are d = k numbers, which all layers have in common.
+    The d = L k numbers are its coefficients in `basis` (L, k, C), rows whose mean square length is 1, times `unit` (L,) / sqrt(k); `unit`
+    is the median norm of the residual stream there. So the root mean square of a layer's numbers is the vector's length beside that of what
+    it is added to, exactly where the rows are orthonormal. With `shared` there are d = k numbers, which all layers have in common.
     """
 
     def __init__(self, layers: Sequence[int], basis: Tensor, unit: Tensor, shared: bool = False) -> None:
@@ -56,6 +63,10 @@ class Steering:
     def after(self, perturbations: Sequence[Perturbation | None] = (None,)) -> dict[int, Tensor]:
         """What to add after each layer, (P, C), for the policy with each perturbation; a gradient flows to the numbers."""
         rows = torch.stack([self.numbers if p is None else self.numbers + self.combined([p], [1.0])[0] for p in perturbations])
+        return self.vectors(rows)
+
+    def vectors(self, rows: Tensor) -> dict[int, Tensor]:
+        """What to add after each layer, (P, C), for P times the numbers, (P, d)."""
         each = rows.expand(len(self.layers), -1, -1) if self.shared else rows.view(len(rows), len(self.layers), -1).transpose(0, 1)
         scale = self.unit[:, None, None] / math.sqrt(self.basis.shape[1])
         return dict(zip(self.layers, (each * scale) @ self.basis, strict=True))
@@ -111,10 +122,7 @@ def states(
 
     With `answers`, one to each prompt, it is the mean over the tokens that an answer's tokens are predicted from.
     """
-    device = model.embedding.weight.device
-    tensors = [torch.tensor(p, device=device) for p in prompts]
-    said = [t[:0] for t in tensors] if answers is None else [torch.tensor(a, device=device) for a in answers]
-    laid = pack(tensors, said, model.shape.window, model.dtype)
+    laid = _laid(model, prompts, [()] * len(prompts) if answers is None else answers)
     places = [p[-1:] for p in laid.prompts] if answers is None else laid.before
     last = torch.cat(places)
     found: dict[int, Tensor] = {}
@@ -128,6 +136,35 @@ def states(
     model(laid.ids, laid.positions, laid, None, last, Tap({}))
     parts = torch.stack([found[layer] for layer in layers]).split([len(p) for p in places], dim=1)
     return torch.stack([part.mean(1) for part in parts], dim=1)
+
+
+@torch.no_grad()
+def fisher(model: Transformer, space: Steering, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
+    """Fisher information of the next token about the space's numbers, (d, d), a mean over the tokens of `answers`, one to each prompt.
+
+    Numbers x lead x^T F x / 2 nats a token away from the model (KL, to second order). By central differences.
+    """
+    laid, weight = _laid(model, prompts, answers), model.unembedding.weight.float()
+    wanted = torch.cat(laid.before)
+
+    def hidden(numbers: Tensor | None = None) -> Tensor:
+        shift = None if numbers is None else Shift(space.vectors(numbers[None]))
+        return model(laid.ids, laid.positions, laid, None, wanted, shift).float()
+
+    axes = STEP * torch.eye(space.size, device=weight.device)
+    slopes = torch.stack([(hidden(x) - hidden(-x)) / (2 * STEP) for x in axes])
+    found = torch.zeros_like(axes)
+    for here, uphill in zip(hidden().split(TOKENS), slopes.split(TOKENS, dim=1), strict=True):
+        likely, logits = torch.softmax(here @ weight.T, -1), uphill @ weight.T
+        score = ((logits - (likely * logits).sum(-1, keepdim=True)) * likely.sqrt()).flatten(1)
+        found += score @ score.T
+    return found / len(wanted)
+
+
+def _laid(model: Transformer, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Packed:
+    device = model.embedding.weight.device
+    asked, said = ([torch.tensor(x, dtype=torch.long, device=device) for x in part] for part in (prompts, answers))
+    return pack(asked, said, model.shape.window, model.dtype)
 
 
 @dataclass(frozen=True)
@@ -144,14 +181,16 @@ def steering(
     layers: Sequence[int] = (),
     size: int = 0,
     contrasts: Sequence[tuple[Manner, Manner]] = (),
+    answers: Sequence[Sequence[int]] = (),
 ) -> Steering:
     """A steering space fitted to what `model` does with `prompts` (token ids).
 
     `layers`: by default the one three eighths up, with contrasts the middle one and that five eighths up too. `size` 0: all C
     coordinates; otherwise the first principal directions of the states. `contrasts`: what was done with the first prompts in one manner,
     and in the opposite one. The difference of the mean states in which the answers are given (Chen et al. 2025, arXiv 2507.21509) and
-    that of the mean states after what was told, of equal length, make up a direction, which points to the first. Each is one number for
-    all layers.
+    that of the mean states after what was told, of equal length, make up a direction. There are as many numbers as contrasts, which all
+    layers have in common. Those that change more of what the model says (`answers`, its own to the first prompts) are made shorter, halfway
+    from equal length to equal KL: with the fourth root of their Fisher information.
 
     Raises:
         ConfigError: a layer that the model has not, or more directions than there are prompts or coordinates.
@@ -175,4 +214,9 @@ def steering(
         basis = torch.linalg.svd(found - found.mean(1, keepdim=True), full_matrices=False).Vh[:, :size]
     else:
         basis = torch.eye(s.width, device=found.device).expand(len(layers), -1, -1)
-    return Steering(layers, basis, unit, shared=bool(contrasts))
+    space = Steering(layers, basis, unit, shared=bool(contrasts))
+    if contrasts:
+        values, vectors = torch.linalg.eigh(fisher(model, space, prompts[: len(answers)], answers))
+        values = values.clamp(min=values[-1] / LONGER**4)
+        space.basis = vectors @ torch.diag((values.sqrt() * values.rsqrt().mean()).rsqrt()) @ vectors.T @ basis
+    return space
