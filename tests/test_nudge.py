@@ -179,7 +179,7 @@ def test_nudge_at_a_terminal_stops_and_goes_on(tmp_path: Path) -> None:
     ]
 
     def start() -> pexpect.spawn:
-        return pexpect.spawn(sys.executable, command, timeout=300, encoding="utf-8", cwd=str(tmp_path), dimensions=(50, 120))
+        return pexpect.spawn(sys.executable, command, timeout=120, encoding="utf-8", cwd=str(tmp_path), dimensions=(50, 120))
 
     def answer(child: pexpect.spawn, key: str) -> None:
         child.expect("question ")

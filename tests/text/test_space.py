@@ -145,7 +145,7 @@ def test_the_basis_and_the_unit(model: Transformer) -> None:
         for layer, unit in zip(space.layers, space.unit, strict=True):
             assert space.after()[layer].norm().item() == pytest.approx(0.5 * unit.item(), rel=1e-4)
     assert contrasted.basis.square().sum().item() == pytest.approx(contrasted.size, rel=1e-4)
-    # both contrasts lie in the space
+    # both contrasts lie in the space, and the first number leads from the second manner to the first
     means = [
         (states(model, PROMPTS[: len(m.answers)], [1], m.answers)[0].mean(0), states(model, m.told, [1])[0].mean(0))
         for both in CONTRASTS
@@ -154,6 +154,7 @@ def test_the_basis_and_the_unit(model: Transformer) -> None:
     first, second = (
         sum((x - y) / (x - y).norm() for x, y in zip(a, b, strict=True)) for a, b in ((means[0], means[1]), (means[2], means[3]))
     )
+    assert contrasted.basis[0, 0] @ first > 0
     q = torch.linalg.qr(contrasted.basis[0].T).Q
     for contrast in (first, second):
         torch.testing.assert_close(q @ (q.T @ contrast), contrast, atol=1e-4, rtol=1e-3)
@@ -180,6 +181,8 @@ def test_contrasts_are_halfway_to_equal_kl(model: Transformer) -> None:
             kl.append(float((start.exp() * (start - there)).sum(-1).mean()))
         return max(kl) / min(kl)
 
+    with torch.no_grad():  # what all logits have in common changes no probability
+        model.unembedding.weight.add_(torch.linspace(-0.3, 0.3, model.shape.width))
     found = steering(model, PROMPTS, [0], contrasts=CONTRASTS, answers=OWN)
     equal_length = Steering([0], torch.linalg.qr(found.basis[0].T).Q.T[None], found.unit, shared=True)
     assert spread(equal_length) > 1.15
