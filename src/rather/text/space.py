@@ -188,8 +188,8 @@ def steering(
     `layers`: by default the one three eighths up, with contrasts the middle one and that five eighths up too. `size` 0: all C
     coordinates; otherwise the first principal directions of the states. `contrasts`: what was done with the first prompts in one manner,
     and in the opposite one. The difference of the mean states in which the answers are given (Chen et al. 2025, arXiv 2507.21509) and
-    that of the mean states after what was told, of equal length, make up a direction, from the second manner to the first. There
-    are as many numbers as contrasts, which all layers have in common. Those that change more of what the model says (`answers`, its own to the
+    that of the mean states after what was told, of equal length, make up a direction, from the second manner to the first. There are as
+    many numbers as contrasts, which all layers have in common. Those that change more of what the model says (`answers`, its own to the
     first prompts) are made shorter, halfway from equal length to equal KL: with the fourth root of their Fisher information.
 
     Raises:
