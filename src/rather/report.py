@@ -107,7 +107,7 @@ def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], po
             ("return", "What the environment paid, an attempt"),
             ("gold", "What is meant, an attempt"),
             ("loss", "Loss"),
-            ("accuracy", "Comparisons ordered as the judges do, in the training batch"),
+            ("accuracy", "Training comparisons ordered as by the judges"),
             ("margin", "Score of the preferred side above the other"),
             ("kl", "Log-ratio to the reference, nats an answer"),
             ("entropy", "Entropy, nats a token"),
