@@ -296,14 +296,13 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
     Returns tokens (R,) and their log-probabilities (R,) under the uncut distribution at the sampling temperature: what a
     learner computes too. At temperature 0 the log-probabilities are those of temperature 1.
     """
-    top, likeliest = logits.max(dim=-1, keepdim=True)
-    weights = logits - top  # one new array and few passes: the vocabulary is large
+    weights = logits - logits.amax(dim=-1, keepdim=True)  # one new array and few passes: the vocabulary is large
     if sampling.temperature not in (0, 1):
         weights /= sampling.temperature
     weights.exp_()
     total = weights.sum(dim=-1, keepdim=True)
     if sampling.temperature == 0:
-        tokens = likeliest
+        tokens = logits.argmax(dim=-1, keepdim=True)
     elif sampling.top_p >= 1 and not sampling.top_k and not sampling.min_p:
         tokens = _invert(weights, uniforms)
     else:
