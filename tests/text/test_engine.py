@@ -1,7 +1,9 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rather.core import Task
 from rather.text import engine, weights
@@ -132,6 +134,33 @@ def test_finished_rows_are_evicted(tiny: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(engine.Cache, "step", counting)
     answers = generate(model, requests(), Sampling(40), frozenset(range(12)), rows=8)
     assert sum(computed) == sum(len(a.tokens) - 1 for a in answers), "no row is computed after its last token"
+
+
+class Reads(TorchDispatchMode):
+    """Notes what would make the host wait for a GPU: numbers that are read, and results as large as their values say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in args[1]
+        )
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "repeat_interleave", "masked_select", "equal", "_unique2"):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_for_nothing_but_the_tokens_that_are_drawn(family) -> None:
+    model = weights.load(family[1])
+    with Reads() as reads:
+        generate(model, requests(), Sampling(6), STOP, rows=3)
+    assert not reads.found
+    with reads:
+        torch.arange(3)[torch.arange(3) > 1].sum().item()
+    assert reads.found == ["index", "_local_scalar_dense"], "it notices"
 
 
 def test_same_seed_same_answers_and_progress(tiny: Path) -> None:

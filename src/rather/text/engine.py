@@ -72,13 +72,14 @@ class Cache:
     """Keys and values of every layer, (layers, R, K, L, D) each, and how much of each row is in use.
 
     L is a little more than what the longest row needs. It changes as rows grow and leave, since products want what they read in one piece.
+    How long rows are is kept on the host, so that a step reads nothing from the device but the tokens that were drawn.
     """
 
     def __init__(self, model: Transformer, rows: int) -> None:
         s, device = model.shape, model.embedding.weight.device
         self.keys = torch.empty(s.layers, rows, s.kv_heads, 0, s.head_width, dtype=model.dtype, device=device)
         self.values = self.keys
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self.lengths = [0] * rows
         self.window = s.window
 
     def fit(self, longest: int) -> None:
@@ -88,9 +89,10 @@ class Cache:
             self.keys, self.values = (F.pad(x[..., :wanted, :], (0, 0, 0, max(0, wanted - room))) for x in (self.keys, self.values))
 
     def step(self, rows: int) -> "Step":
-        """Attention of one new token a row, for the first `rows` rows."""
-        positions = self.lengths[:rows].clone()
-        self.fit(int(positions.max()) + 1)
+        """Attention of one new token a row, for the first `rows` rows, which are longer by it."""
+        positions = _index(self.lengths[:rows], self.keys.device)
+        self.lengths[:rows] = [length + 1 for length in self.lengths[:rows]]
+        self.fit(max(self.lengths[:rows]))
         place = torch.arange(self.keys.shape[3], device=positions.device)
         hidden = place > positions[:, None]
         if self.window is not None:
@@ -101,10 +103,10 @@ class Cache:
 
     def move(self, source: int, target: int) -> None:
         """Copy row `source` over row `target`."""
-        used = int(self.lengths[source])
+        used = self.lengths[source]
         for held in (self.keys, self.values):
             held[:, target, :, :used] = held[:, source, :, :used]
-        self.lengths[target] = self.lengths[source]
+        self.lengths[target] = used
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,6 @@ def generate(
                 if several is not None:
                     added, shift = several.at(_index([requests[d.request].policy for d in drawing], device), adapter)
                 logits = model.logits(model(tokens[:n], step.positions, step, added, None, shift))
-                cache.lengths[:n] += 1
             else:
                 logits = logits[:0]
     return [answer for answer in answers if answer is not None]
@@ -250,13 +251,12 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
 
     Each distinct prompt is read once. Where policies differ each reads for itself, but from the first layer that is shifted on alone.
     """
-    device = cache.lengths.device
+    device = cache.keys.device
     prompts = [r.prompt for r in requests]
-    lengths = _index([len(prompt) for prompt in prompts], device)
-    row = torch.arange(first, first + len(prompts), device=device).repeat_interleave(lengths)
+    row = _index([first + i for i, prompt in enumerate(prompts) for _ in prompt], device)
     place = torch.cat([torch.arange(len(prompt), device=device) for prompt in prompts])
-    cache.lengths[first : first + len(prompts)] = lengths
-    cache.fit(int(cache.lengths[: first + len(prompts)].max()) + 1)
+    cache.lengths[first : first + len(prompts)] = [len(prompt) for prompt in prompts]
+    cache.fit(max(cache.lengths[: first + len(prompts)]) + 1)
 
     def reading(readers: list[int] | None) -> tuple[Prefill, list[Tensor]]:
         """Attention over the distinct prompts of all or of each reader, and where each row's prompt is."""
@@ -276,7 +276,7 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
         readers = [r.policy for r in requests]
         own, places = reading(readers)
         which = torch.zeros_like(own.packed.ids)
-        which[own.source] = _index(readers, device).repeat_interleave(lengths)
+        which[own.source] = _index(readers, device)[row - first]
         forked = not several.updates and min(several.after) < model.shape.layers - 1
         if forked:
             shared, _ = reading(None)
