@@ -2,7 +2,7 @@
 
 `python bench/nudge.py` writes bench/results/nudge.{json,md}. Every run is `configs/nudge.toml` with no checks in between, so that all
 answers are counted; at 120 and at 240 answers the policy and its start answer 48 held-out prompts greedily, and the judge's own utility
-compares them without slips. Seeds 10 to 14; settings were chosen on seeds 0 and 1 (of the space on 0 to 3). `python bench/nudge.py "zeroth order/personal"` measures
+compares them without slips. Settings were chosen on seeds 0 to 3, the radius on seeds 10 to 14; those of the table are others. `python bench/nudge.py "zeroth order/personal"` measures
 one row and keeps the others.
 """
 
@@ -17,7 +17,7 @@ from statistics import median
 
 import common
 
-SEEDS, BUDGETS, TOKENS = range(10, 15), (120, 240), 48
+SEEDS, BUDGETS, TOKENS = range(20, 25), (120, 240), 48
 CRITERIA = ("cheerful", "readable", "personal", "plain", "brief")
 SIDES = {
     "zeroth order": [],
@@ -93,7 +93,7 @@ def main() -> None:
     """Run everything, or the rows named on the command line, two runs at a time; other rows of the results stay."""
     results = Path("bench/results/nudge.json")
     data: dict[str, dict] = json.loads(results.read_text())["found"] if sys.argv[1:] and results.exists() else {}
-    about = common.about("bench/nudge.py", "one thread a run, two at a time")
+    about = common.about("bench/nudge.py", f"seeds {SEEDS[0]} to {SEEDS[-1]}, one thread a run, two at a time")
     with ThreadPoolExecutor(2) as pool:
         under_way = {
             name: [pool.submit(run, (name.split("/")[1], seed, SIDES[name.split("/")[0]])) for seed in SEEDS]

@@ -307,7 +307,7 @@ def _nudge_settings(model: str, prompts: str, answers: int, name: str, page: boo
     return [
         f"model.path={model}", f"data.prompts={prompts}", f"run.name={name}", f"zeroth.answers={answers}", f"judge.kind={kind}", *judge,
         "judge.instruction=Which set of answers would you rather have?", "train.learner=zeroth", "train.checkpoint_every=1",
-        "sample.temperature=0.0", "sample.max_tokens=48", "sample.rows=64", "zeroth.mu=0.15", "zeroth.lr=0.1", "zeroth.radius=0.1",
+        "sample.temperature=0.0", "sample.max_tokens=48", "sample.rows=64", "zeroth.mu=0.15", "zeroth.lr=0.1", "zeroth.radius=0.095",
         f"zeroth.contrasts={json.dumps(MANNERS)}",
     ]  # fmt: skip
 
