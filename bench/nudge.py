@@ -2,8 +2,8 @@
 
 `python bench/nudge.py` writes bench/results/nudge.{json,md}. Every run is `configs/nudge.toml` with no checks in between, so that all
 answers are counted; at 120 and at 240 answers the policy and its start answer 48 held-out prompts greedily, and the judge's own utility
-compares them without slips. Settings were chosen on seeds 0 to 3, the radius on seeds 10 to 14; those of the table are others. `python bench/nudge.py "zeroth order/personal"` measures
-one row and keeps the others.
+compares them without slips. Settings were chosen on seeds 0 to 3, the radius on seeds 10 to 14; those of the table are others.
+`python bench/nudge.py "zeroth order/personal"` measures one row and keeps the others.
 """
 
 import json
