@@ -153,7 +153,7 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_host_waits_for_nothing_but_the_tokens_that_are_drawn(family) -> None:
+def test_the_host_waits_for_nothing_but_what_is_drawn(family) -> None:
     model = weights.load(family[1])
     with Reads() as reads:
         generate(model, requests(), Sampling(6), STOP, rows=3)

@@ -72,7 +72,7 @@ class Cache:
     """Keys and values of every layer, (layers, R, K, L, D) each, and how much of each row is in use.
 
     L is a little more than what the longest row needs. It changes as rows grow and leave, since products want what they read in one piece.
-    How long rows are is kept on the host, so that a step reads nothing from the device but the tokens that were drawn.
+    How long rows are is kept on the host, so that a step reads nothing from the device but what was drawn.
     """
 
     def __init__(self, model: Transformer, rows: int) -> None:
