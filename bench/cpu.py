@@ -195,7 +195,7 @@ Generation of {common.NEW} tokens, prefill included: 32 rows are {common.PROMPTS
 (each prompt twice); GRPO: a whole step on {common.GROUPS} prompts x {common.SIZE} answers x {common.NEW} tokens, sampling and update, answer tokens counted; PPO: a whole step on {common.EPISODES} prompts of {common.PROMPT} tokens and answers of {common.NEW}, one
 epoch, one optimiser step; TRL trains a critic of its own size, ours is an adapter of rank 16 on the reference, as is the reward model; DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing, and the C library's way with
 memory; the other variants are given ours by environment variables ({" ".join(f"{k}={v}" for k, v in KEPT.items())}), which speeds training up for them, too. Ours
-goes without that where it holds less memory all the same; for the reward model, where it does not, both ways are shown.
+goes without checkpointing where it holds less memory all the same; for the reward model, where it does not, both ways are shown.
 
 {table(rows)}
 """

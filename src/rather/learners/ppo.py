@@ -167,15 +167,18 @@ class PPO:
         for rows, weight in ranks.mine(parts(chosen.batch.mask, self.how.micro_tokens)):
             part = chosen if rows.stop == len(chosen.batch) and not rows.start else chosen.select(rows)
             batch = part.batch
-            logprobs, entropy = self.model.evaluate(batch)
-            values = self.critic.values(batch)[:, : batch.mask.shape[1]]
-            policy_loss = ppo_clip_loss(logprobs, batch.logprobs, part.advantages, batch.mask, s.clip, s.clip_high, s.dual_clip)
-            critic_loss = value_loss(values, part.values, part.returns, batch.mask, s.value_clip or None)
-            mean_entropy = masked_mean(entropy, batch.mask)
             share = batch.mask.sum() / count
-            loss = (policy_loss + s.value_weight * critic_loss - s.entropy_weight * mean_entropy) * share * weight
+            # The policy's graph is gone before the critic's is built: only one of them is held at a time.
+            logprobs, entropy = self.model.evaluate(batch)
+            policy_loss = ppo_clip_loss(logprobs, batch.logprobs, part.advantages, batch.mask, s.clip, s.clip_high, s.dual_clip)
+            mean_entropy = masked_mean(entropy, batch.mask)
+            loss = (policy_loss - s.entropy_weight * mean_entropy) * share * weight
             loss.backward()
-            total += loss.item()
+            values = self.critic.values(batch)[:, : batch.mask.shape[1]]
+            critic_loss = value_loss(values, part.values, part.returns, batch.mask, s.value_clip or None)
+            critic_share = s.value_weight * critic_loss * share * weight
+            critic_share.backward()
+            total += loss.item() + critic_share.item()
             if means is not None and weight:
                 means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=mean_entropy)
                 means.add(**moved(logprobs, batch.logprobs, batch.mask, s.clip, s.clip_high))
