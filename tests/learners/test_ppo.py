@@ -138,3 +138,24 @@ def test_resumed_it_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> Non
     assert found == expected
     for a, b in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_the_policy_graph_is_gone_before_the_critic_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    ppo, told = learner(Clip(epochs=1)), list[str]()
+    evaluate, values = ppo.model.evaluate, ppo.critic.values
+
+    def evaluated(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        logprobs, entropy = evaluate(batch)
+        logprobs.register_hook(lambda _: told.append("the policy's backward pass"))
+        return logprobs, entropy
+
+    def valued(batch: Batch) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            told.append("the critic's forward pass")
+        return values(batch)
+
+    monkeypatch.setattr(ppo.model, "evaluate", evaluated)
+    monkeypatch.setattr(ppo.critic, "values", valued)
+    ppo.step()
+    assert len(told) > 2
+    assert told == ["the policy's backward pass", "the critic's forward pass"] * (len(told) // 2)
