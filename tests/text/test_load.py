@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -77,3 +78,26 @@ def test_a_model_is_fetched_from_the_hub_by_its_name(hub: str, tmp_path: Path) -
     assert nobody.returncode == 2
     assert "nobody/none" in nobody.stderr
     assert "Traceback" not in nobody.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
+def test_memory_is_not_mapped_anew_in_every_step(tiny: Path) -> None:
+    script = f"""
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+import torch
+from rather.text import load
+
+def mapped():
+    for _ in range(4):  # a small block above the first may make the second extend the heap once more
+        since = getrusage(RUSAGE_SELF).ru_minflt
+        torch.ones(2**25)
+    return getrusage(RUSAGE_SELF).ru_minflt - since
+
+before = mapped()
+load.policy(Path({str(tiny)!r}), torch.device("cpu"), torch.float32, False, 1.0)
+print(before, mapped())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert after * 20 < before
