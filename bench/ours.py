@@ -65,18 +65,17 @@ elif task == "grpo":
     learner = GRPO(policy, Attempts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
     clock = common.Clock().time(learner.step)
     tokens = common.GROUPS * common.SIZE * common.NEW
-elif task == "ppo":  # the critic and the reward model are adapters on the frozen start, which is the reference, too
+elif task == "ppo":  # the reward model is an adapter on the frozen start, which is the reference, too
     policy.tokens.stop = frozenset()
     prompts = [policy.tokens.decode(prompt) for prompt, _, _ in common.pairs(common.EPISODES * common.TURNS)]
     tasks = [Task("bench", str(i), prompt) for i, prompt in enumerate(prompts)]
     start = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0, False)
-    valued, own = load.with_adapter(start, "critic", 16, 32.0, 0)
     judged, _ = load.with_adapter(start, "reward", 16, 32.0, 0)
-    critic, model = TextCritic(valued), TextReward(judged, 1, 0)
+    critic, model = TextCritic(start.width, start.device, 0), TextReward(judged, 1, 0)
     sampler = TextSampler(policy, engine.Sampling(common.NEW), common.EPISODES)
     source = Attempts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
     how = Optimisation(100, common.EPISODES, lr=1e-6, micro_tokens=512)
-    learner = PPO(policy, critic, source, [*load.parameters(policy), *own, critic.head], how, Clip(epochs=1), model, start)
+    learner = PPO(policy, critic, source, load.parameters(policy), how, Clip(epochs=1, critic_lr=1e-3), model, start)
     clock = common.Clock().time(learner.step)
     tokens = common.EPISODES * common.NEW
 else:

@@ -269,14 +269,11 @@ def improver(
 
         source = Attempts(trained, acting, groups, c.run.seed, gold)
         return GRPO(trained, source, [*parameters], how, settings, model, reference if c.grpo.kl or measured else None)
-    body, own = load.with_adapter(start, "critic", c.model.rank, c.model.alpha, c.run.seed + 1)
-    if not isinstance(body, TextPolicy):
-        raise ConfigError("ppo can train rather's own architectures only; take grpo or dpo for this model")
-    critic = TextCritic(body)
+    critic = TextCritic(start.width, start.device, c.run.seed + 1)
     p = c.ppo.model_dump()
     count = p.pop("answers")
     source = Attempts(trained, acting, lambda number: [tasks[i] for i in order.at(number * count, count)], c.run.seed, gold)
-    return PPO(trained, critic, source, [*parameters, *own, critic.head], how, Clip(**p), model, reference)
+    return PPO(trained, critic, source, parameters, how, Clip(**p), model, reference)
 
 
 def preferred(comparison: Comparison) -> tuple[Any, ...]:

@@ -159,6 +159,7 @@ class PPO(Section):
     kl_target: float | None = Field(default=None, description="Nats an answer that the weight is adapted to; unset: it stays.")
     reward_clip: float | None = Field(default=None, description="Bound on what an action can earn; unset: none.")
     whiten: bool = Field(default=True, description="Shift and scale advantages to mean 0 and variance 1.")
+    critic_lr: float = Field(default=1e-3, description="Learning rate of the critic of text; in control it has train.lr.", gt=0)
 
 
 class GRPO(Section):

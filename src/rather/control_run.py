@@ -189,7 +189,8 @@ class ControlRun(Run):
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
         if not c.train.steps:
             raise ConfigError("train.steps is 0; in control it says how many stretches PPO learns from in a round, so set it")
-        p.pop("answers")
+        for textual in ("answers", "critic_lr"):
+            p.pop(textual)
         rows = c.control.envs * c.control.stretch
         steps = c.train.steps * c.ppo.epochs * math.ceil(rows / c.train.batch_size)
         # With AdamW's usual 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).

@@ -37,7 +37,7 @@ def rows(space: Any, count: int) -> _Credited:
     batch = Batch(
         torch.randn(count, 1, 4, generator=generator), actions, ones, logprobs - 1.5, ones, torch.zeros(count), torch.arange(count)
     )
-    return _Credited(batch, advantages, returns, values)
+    return _Credited(batch, batch.observations, advantages, returns, values)
 
 
 @pytest.mark.parametrize("hidden", [(), (8, 6)])

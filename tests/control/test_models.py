@@ -102,11 +102,11 @@ def test_a_critic_values_every_state_and_the_last() -> None:
     policy = ControlPolicy(4, CHOICES)
     critic = ControlCritic(4, normaliser=policy.normaliser)
     batch = collate([attempt(policy, 4), attempt(policy, 2)])
-    before = critic.values(batch)
+    before = critic.values(batch.observations)
     assert before.shape == (2, 5)
     torch.testing.assert_close(before[1, 2:], before[1, 2].expand(3), msg="after the end the last state stays")
     policy.normaliser.update(torch.randn(20, 4) * 5)
-    assert (critic.values(batch) != before).all(), "it sees what the policy sees"
+    assert (critic.values(batch.observations) != before).all(), "it sees what the policy sees"
     assert not [name for name in critic.state_dict() if "normaliser" in name]
 
 

@@ -1,15 +1,18 @@
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from rather.core import Comparison, Task, Trajectory
-from rather.learners.common import Optimisation
+from rather.learners.common import Attempts, Optimisation
 from rather.learners.dpo import DPO
+from rather.learners.ppo import PPO, Clip
 from rather.text import load
 from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextReward, TextSampler
+from rather.text.policy import TextCritic, TextReward, TextSampler
 
 CPU = torch.device("cpu")
 
@@ -36,6 +39,14 @@ def test_sampling_evaluation_and_scores(neox: Path) -> None:
     torch.testing.assert_close(logprobs, batch.logprobs, atol=1e-5, rtol=0)
     assert (entropy[batch.mask.bool()] > 0).all()
     assert TextReward(policy, 2, 0).scores(batch).shape == (2, 3)
+    same, states = policy.look(batch)
+    torch.testing.assert_close(same, logprobs)
+    n = batch.mask.sum(-1).long()
+    torch.testing.assert_close(states[torch.arange(3), n], policy.ends(batch))
+    head = policy.inner.get_output_embeddings()
+    before = torch.log_softmax(head(states[:, :-1]) / 0.9, dim=-1).gather(-1, batch.actions[..., None])[..., 0]
+    torch.testing.assert_close(before * batch.mask, logprobs, msg="each state is that before its token")
+    assert not [x for row, t in zip(states, n, strict=True) for x in row[t + 1 :] if x.any()]
 
 
 @pytest.mark.parametrize("adapter", [True, False])
@@ -56,3 +67,38 @@ def test_dpo_learns_and_goes_to_disk_and_back(neox: Path, tmp_path: Path, adapte
             p.zero_()
     policy.restore(tmp_path / "saved")
     torch.testing.assert_close(policy.evaluate(batch)[0], expected)
+
+
+def test_ppo_makes_what_is_paid_likelier(neox: Path) -> None:
+    start = load.policy(neox, CPU, torch.float32, False, 1.0)
+    policy, parameters = load.with_adapter(start, "policy", 4, 8.0, 0)
+
+    class Paid:
+        """Even tokens are worth something."""
+
+        sampler = TextSampler(policy, Sampling(4))
+
+        def sample(self, tasks: list[Task], seed: int) -> list[Trajectory]:
+            return [replace(t, rewards=(t.actions % 2 == 0).astype(np.float32)) for t in self.sampler.sample(tasks, seed)]
+
+        def sync(self) -> None:
+            """Nothing to do."""
+
+    source = Attempts(policy, Paid(), lambda _: [Task("f", str(i), f"question {i}") for i in range(8)], 0)
+    batch = source.collect(0)
+    learner = PPO(
+        policy, TextCritic(policy.width, CPU, 0), source, parameters, Optimisation(9, 8, 1e-2), Clip(3, 0.0, critic_lr=1e-2), None, start
+    )
+
+    def inclination() -> float:
+        """How much likelier than at the start what is paid is now, less the same of what is not."""
+        with torch.no_grad():
+            moved, used = policy.evaluate(batch)[0] - batch.logprobs, batch.mask.bool()
+        paid = batch.rewards > 0
+        return float(moved[used & paid].mean() - moved[used & ~paid].mean())
+
+    assert inclination() == pytest.approx(0, abs=1e-4)
+    first = learner.step()
+    assert first["kl"] == pytest.approx(0, abs=1e-4)
+    assert inclination() > 0.02
+    assert learner.step()["explained_variance"] > first["explained_variance"], "the critic learns, too"

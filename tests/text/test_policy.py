@@ -172,30 +172,23 @@ def test_bfloat16_is_close_to_float32(tiny: Path) -> None:
     torch.testing.assert_close(found, exact.evaluate(exact.collate(rows))[0], atol=2e-2, rtol=0)
 
 
-def test_a_critic_values_every_state_of_an_answer_and_the_last(tiny: Path) -> None:
-    base = load.policy(tiny, torch.device("cpu"), torch.float32, False, 1.0)
-    body, own = load.with_adapter(base, "critic", 2, 4.0, 0)
-    critic = TextCritic(body)
-    with torch.no_grad():
-        critic.head.copy_(torch.randn(32))
-        for parameter in own:
-            parameter.add_(0.1 * torch.randn(parameter.shape))
+def test_a_reference_is_looked_at_once_for_its_logprobs_and_for_every_state_of_an_answer(tiny: Path) -> None:
+    policy = load.policy(tiny, CPU, torch.float32, False, 0.7)
     tasks = [Task("t", str(i), p) for i, p in enumerate(("one two", "three"))]
-    batch = body.collate([Trajectory(t, "p", text) for t, text in zip(tasks, ("abc", "longer"), strict=True)])
-    values = critic.values(batch)
+    batch = policy.collate([Trajectory(t, "p", text) for t, text in zip(tasks, ("abc", "longer"), strict=True)])
+    logprobs, states = policy.look(batch)
+    torch.testing.assert_close(logprobs, policy.evaluate(batch)[0])
+    critic = TextCritic(policy.width, CPU, seed=0)
+    with torch.no_grad():
+        critic.head.normal_(generator=torch.Generator().manual_seed(0))
+    values = critic.values(states)
     assert values.shape == (2, batch.mask.shape[1] + 1)
-    for row in range(2):  # alone, and state by state: V(s) is the head on the last token of the text so far
+    for row in range(2):  # alone, and state by state: V(s) is the critic on the last token of the text so far
         n = int(batch.mask[row].sum())
         prompt = batch.observations[row][batch.observations[row] != UNUSED]
         for t in range(n + 1):
             ids = torch.cat([prompt, batch.actions[row, :t]])
             alone = pack([ids[:-1]], [ids[-1:]], None, torch.float32)
-            hidden = body.model(alone.ids, alone.positions, alone, "critic", alone.after[0])
-            torch.testing.assert_close(values[row, t], (hidden @ critic.head)[0])
+            hidden = policy.model(alone.ids, alone.positions, alone, None, alone.after[0])
+            torch.testing.assert_close(values[row, t], critic.values(hidden[None])[0, 0])
         assert (values[row, n + 1 :] == 0).all()
-    state = {name: x.clone() for name, x in critic.state_dict().items()}
-    other_body, _ = load.with_adapter(load.policy(tiny, torch.device("cpu"), torch.float32, False, 1.0), "critic", 2, 4.0, 1)
-    other = TextCritic(other_body)
-    other.load_state_dict(state)
-    assert torch.equal(other.values(batch), values)
-    assert len(state) == len(own) + 1, "the head and the adapter, not the base"

@@ -162,6 +162,10 @@ class ControlPolicy(nn.Module):
             entropy = (self.log_deviation + 0.5 * np.log(2 * np.pi * np.e)).sum().expand_as(logprobs)
         return logprobs * batch.mask, entropy * batch.mask
 
+    def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T), and what a critic judges by: the observations (B, T + 1, I)."""
+        return self.evaluate(batch)[0], batch.observations
+
     def save(self, folder: Path) -> None:
         """Write weights and observation statistics."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -239,10 +243,10 @@ class ControlCritic(nn.Module):
         self.net = Perceptron(inputs, hidden, 1, 1.0, torch.Generator().manual_seed(seed + 1))
         self.normaliser = [normaliser]  # in a list: it is the policy's, and is saved with the policy
 
-    def values(self, batch: Batch) -> Tensor:
-        """Values of all observations, (B, T + 1)."""
+    def values(self, seen: Tensor) -> Tensor:
+        """Values (B, T + 1) of observations (B, T + 1, I)."""
         (normaliser,) = self.normaliser
-        return self.net(batch.observations if normaliser is None else normaliser(batch.observations))[..., 0]
+        return self.net(seen if normaliser is None else normaliser(seen))[..., 0]
 
 
 class ControlReward(nn.Module):

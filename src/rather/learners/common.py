@@ -175,15 +175,17 @@ def grouped(counts: Sequence[float], tokens: int) -> list[slice]:
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(counts)], strict=True)]
 
 
-def in_parts(batch: Batch, tokens: int, what: Callable[[Batch], Tensor]) -> Tensor:
+def in_parts(batch: Batch, tokens: int, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """What a model says of a batch, without gradient, about `tokens` actions at a time."""
     slices = parts(batch.mask, tokens)
     with torch.no_grad():
         found = [(rows.start, what(batch.select(rows))) for rows, _ in ranks.mine(slices)]
     if ranks.count() > 1:
-        told = [(start, x.cpu()) for start, x in found]
-        found = [(start, x.to(batch.mask.device)) for start, x in dict(each for theirs in ranks.everyones(told) for each in theirs).items()]
-    return torch.cat([x for _, x in sorted(found, key=lambda each: each[0])])
+        on = batch.mask.device
+        told = [(start, [x.cpu() for x in said]) for start, said in found]
+        everyones = dict(each for theirs in ranks.everyones(told) for each in theirs)
+        found = [(start, tuple(x.to(on) for x in said)) for start, said in everyones.items()]
+    return tuple(torch.cat(x) for x in zip(*(said for _, said in sorted(found, key=lambda each: each[0])), strict=True))
 
 
 def moved(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, low: float, high: float | None) -> dict[str, Tensor]:
@@ -198,13 +200,15 @@ OWN_LR = 0.05
 
 
 class Stepper:
-    """AdamW with its schedule: `step` clips, checks, moves and clears the gradients. `few` are parameters that learn at OWN_LR."""
+    """AdamW with its schedule: `step` clips, checks, moves and clears the gradients. `few` are parameters that learn at `few_lr`."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], how: Optimisation, few: Sequence[nn.Parameter] = ()) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], how: Optimisation, few: Sequence[nn.Parameter] = (), few_lr: float = OWN_LR
+    ) -> None:
         self.how, self.steps = how, 0
         split, own = ([p for p in parameters if ranks.is_split(p) == which] for which in (True, False))
         groups = [{"params": some, "lr": how.lr} for some in (split, own) if some]
-        groups += [{"params": list(few), "lr": OWN_LR, "weight_decay": 0.0}] * bool(few)
+        groups += [{"params": list(few), "lr": few_lr, "weight_decay": 0.0}] * bool(few)
         self.optimiser = torch.optim.AdamW(groups, weight_decay=how.weight_decay, eps=how.eps, fused=True)
         self.rates = [group["lr"] for group in groups]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]

@@ -114,7 +114,7 @@ class DPO:
         for start in range(0, len(comparisons), self.how.batch_size):
             chosen = comparisons[start : start + self.how.batch_size]
             batch = Pairs.of(self.model, chosen).batch
-            logprobs = in_parts(batch, self.how.micro_tokens, lambda part: self.reference.evaluate(part)[0])
+            (logprobs,) = in_parts(batch, self.how.micro_tokens, lambda part: self.reference.evaluate(part)[:1])
             rows = iter([row[: int(n)] for row, n in zip(logprobs, batch.mask.sum(-1), strict=True)])
             kept += [[next(rows) for _ in (*c.a, *c.b)] for c in chosen]
             progress(len(chosen))

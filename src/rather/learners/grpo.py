@@ -94,12 +94,13 @@ class GRPO:
 
     def _collect(self, means: Means) -> list[tuple[Batch, Tensor, float, float]]:
         """Of each sampling: the rows with an advantage, their advantages, and how many tokens and rows there were in all."""
-        found, judged, wanted, useful = [], list[float](), 0, 0
+        found, judged, wanted, useful, model = [], list[float](), 0, 0, self.reward_model
         for _ in range(1 + self.settings.again):
             batch = self.source.collect(self.number)
             self.number += 1
-            model = self.reward_model
-            rewards = batch.rewards if model is None else in_parts(batch, 4 * self.how.micro_tokens, model.rewards)
+            rewards = batch.rewards
+            if model is not None:
+                (rewards,) = in_parts(batch, 4 * self.how.micro_tokens, lambda part: (model.rewards(part),))
             scores = (rewards * batch.mask).sum(-1)
             # On the CPU, where sums come out the same on every rank: an advantage of 0 decides what is forwarded.
             advantages = group_advantages(scores.cpu(), batch.groups.cpu(), self.settings.scale).to(scores.device)

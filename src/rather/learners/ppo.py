@@ -23,7 +23,7 @@ class Clip:
 
     `kl` weighs the penalty on log pi - log pi_ref of each action; with `kl_target` (nats a trajectory) the weight follows it
     (Ziegler et al. 2019). `reward_clip` bounds what the reward model says of one action. An update of all that was sampled
-    is made `epochs` times, in minibatches of `Optimisation.batch_size` rows.
+    is made `epochs` times, in minibatches of `Optimisation.batch_size` rows. With `critic_lr` the critic learns at a rate of its own.
     """
 
     epochs: int = 4
@@ -39,35 +39,38 @@ class Clip:
     kl_target: float | None = None
     reward_clip: float | None = None
     whiten: bool = True
+    critic_lr: float | None = None
 
 
 @dataclass(frozen=True)
 class _Credited:
-    """What was sampled, with what was known of it before the first update: (B, T) each."""
+    """What was sampled, what the critic judges it by, `seen` (B, T + 1, ...), and what was known before the first update, (B, T) each."""
 
     batch: Batch
+    seen: Tensor
     advantages: Tensor
     returns: Tensor
     values: Tensor
 
     def select(self, rows: Any) -> "_Credited":
-        return _Credited(self.batch.select(rows), self.advantages[rows], self.returns[rows], self.values[rows])
+        return _Credited(self.batch.select(rows), *(x[rows] for x in (self.seen, self.advantages, self.returns, self.values)))
 
     def single(self) -> "_Credited":
         """Every action as a row of its own, for policies and critics that see no further than a state: (N, 1), without what came after."""
         b, (row, t) = self.batch, self.batch.mask.bool().nonzero(as_tuple=True)
-        observations = b.observations[row, t][:, None]
-        parts = (x[row, t][:, None] for x in (b.actions, b.mask, b.logprobs, b.rewards))
-        batch = Batch(observations, *parts, terminated=b.terminated[row], groups=b.groups[row])
-        return _Credited(batch, *(x[row, t][:, None] for x in (self.advantages, self.returns, self.values)))
+        parts = (x[row, t][:, None] for x in (b.observations, b.actions, b.mask, b.logprobs, b.rewards))
+        batch = Batch(*parts, terminated=b.terminated[row], groups=b.groups[row])
+        return _Credited(batch, *(x[row, t][:, None] for x in (self.seen, self.advantages, self.returns, self.values)))
 
 
 class PPO:
     """One step: collect attempts or parts of them, credit their actions by GAE, and update policy and critic on them.
 
     `source` collects (see `common.Attempts`). `reward_model` says what actions earn; without one it is what is in the batch; a row
-    with a NaN there is unjudged and left out. `reference` keeps the policy near where it started; without one there is no penalty.
-    `parameters` are the policy's and the critic's. `by_hand` computes the gradient where autograd is too slow (`control.gradients`).
+    with a NaN there is unjudged and left out. `reference` keeps the policy near where it started, and its pass over a text gives the
+    critic what it judges by; without one there is no penalty, and the critic judges by the observations.
+    `parameters` are the policy's, and the critic's unless it has a rate of its own. `by_hand` computes the gradient where autograd is too
+    slow (`control.gradients`).
     """
 
     def __init__(
@@ -85,7 +88,8 @@ class PPO:
         self.model, self.critic, self.source = policy, critic, source
         self.how, self.settings, self.reward_model, self.reference = how, settings, reward_model, reference
         self.by_hand = by_hand
-        self.stepper = Stepper(parameters, how)
+        own = [] if settings.critic_lr is None else [*critic.parameters()]
+        self.stepper = Stepper(parameters, how, own, settings.critic_lr or 0.0)
         self.number, self.kl, self.told = 0, settings.kl, dict[str, float]()
 
     def step(self) -> dict[str, float]:
@@ -131,7 +135,9 @@ class PPO:
     @torch.no_grad()
     def _credit(self, batch: Batch, means: Means) -> _Credited:
         s = self.settings
-        earned = batch.rewards if self.reward_model is None else self._of(batch, self.reward_model.rewards)
+        earned, model = batch.rewards, self.reward_model
+        if model is not None:
+            (earned,) = self._of(batch, lambda part: (model.rewards(part),))
         judged = ~earned.isnan().any(-1)
         if not judged.all():
             if not judged.any():
@@ -141,12 +147,13 @@ class PPO:
         mask = batch.mask
         if s.reward_clip is not None:
             earned = earned.clamp(-s.reward_clip, s.reward_clip)
-        rewards = earned
+        rewards, seen = earned, batch.observations
         if self.reference is not None:
-            drift = kl_estimate(batch.logprobs, self._of(batch, lambda part: self.reference.evaluate(part)[0])) * mask
+            expected, seen = self._of(batch, self.reference.look)
+            drift = kl_estimate(batch.logprobs, expected) * mask
             rewards = earned - self.kl * drift
             means.add(kl=drift.sum(-1))
-        values = self._of(batch, self.critic.values)
+        values = self.critic.values(seen)
         advantages, returns = gae(rewards, values, mask, batch.terminated, s.gamma, s.lam)
         left = masked_mean((returns - values[:, :-1]).square(), mask)
         total = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
@@ -156,9 +163,9 @@ class PPO:
         means.add(length=mask.sum(-1), explained_variance=(1 - left / total.clamp(min=1e-8))[None])
         if s.whiten:
             advantages = whiten(advantages, mask)
-        return _Credited(batch, advantages, returns, values[:, :-1])
+        return _Credited(batch, seen, advantages, returns, values[:, :-1])
 
-    def _of(self, batch: Batch, what: Callable[[Batch], Tensor]) -> Tensor:
+    def _of(self, batch: Batch, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         return in_parts(batch, 4 * self.how.micro_tokens, what)
 
     def _backward(self, chosen: _Credited, means: Means | None) -> float:
@@ -168,17 +175,14 @@ class PPO:
             part = chosen if rows.stop == len(chosen.batch) and not rows.start else chosen.select(rows)
             batch = part.batch
             share = batch.mask.sum() / count
-            # The policy's graph is gone before the critic's is built: only one of them is held at a time.
             logprobs, entropy = self.model.evaluate(batch)
             policy_loss = ppo_clip_loss(logprobs, batch.logprobs, part.advantages, batch.mask, s.clip, s.clip_high, s.dual_clip)
-            mean_entropy = masked_mean(entropy, batch.mask)
-            loss = (policy_loss - s.entropy_weight * mean_entropy) * share * weight
-            loss.backward()
-            values = self.critic.values(batch)[:, : batch.mask.shape[1]]
+            values = self.critic.values(part.seen)[:, : batch.mask.shape[1]]
             critic_loss = value_loss(values, part.values, part.returns, batch.mask, s.value_clip or None)
-            critic_share = s.value_weight * critic_loss * share * weight
-            critic_share.backward()
-            total += loss.item() + critic_share.item()
+            mean_entropy = masked_mean(entropy, batch.mask)
+            loss = (policy_loss + s.value_weight * critic_loss - s.entropy_weight * mean_entropy) * share * weight
+            loss.backward()
+            total += loss.item()
             if means is not None and weight:
                 means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=mean_entropy)
                 means.add(**moved(logprobs, batch.logprobs, batch.mask, s.clip, s.clip_high))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rather import ranks
 from rather.core import UNUSED, Batch, Perturbation, Trajectory
@@ -26,6 +26,8 @@ class ForeignPolicy:
 
     With `adapter` None and adapters present it is the base alone.
     """
+
+    memoryless = False
 
     def __init__(self, inner: Any, tokens: Tokens, adapter: str | None = None, temperature: float = 1.0, name: str = "policy") -> None:
         self.inner, self.tokens, self.adapter = inner, tokens, adapter
@@ -45,16 +47,21 @@ class ForeignPolicy:
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) of the actions, and entropies (B, T) without gradient; one row's logits at a time."""
-        logprobs, entropies = [], []
-        for ids, start, end in _rows(batch):
-            with self._active():
-                logits = self.inner(input_ids=ids[None], use_cache=False).logits[0, start - 1 : end - 1]
-            every = torch.log_softmax(logits.float() / self.temperature, dim=-1)
-            chosen = every.gather(1, ids[start:end, None])[:, 0]
-            pad = (0, batch.mask.shape[1] - len(chosen))
-            logprobs.append(nn.functional.pad(chosen, pad))
-            entropies.append(nn.functional.pad(-(every.exp() * every).sum(-1).detach(), pad))
-        return torch.stack(logprobs), torch.stack(entropies)
+        logprobs, entropies, _ = zip(*(self._row(*row) for row in _rows(batch)), strict=True)
+        return _padded(logprobs, batch.mask.shape[1]), _padded(entropies, batch.mask.shape[1])
+
+    def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T), and the hidden states (B, T + 1, C) before each token of an answer and after its last, 0 beyond."""
+        logprobs, _, states = zip(*(self._row(*row) for row in _rows(batch)), strict=True)
+        return _padded(logprobs, batch.mask.shape[1]), _padded(states, batch.mask.shape[1] + 1)
+
+    def _row(self, ids: Tensor, start: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities and entropies (t,) of an answer from `start` to `end`, and its hidden states (t + 1, C)."""
+        with self._active():
+            out = self.inner(input_ids=ids[None], use_cache=False, output_hidden_states=True)
+        every = torch.log_softmax(out.logits[0, start - 1 : end - 1].float() / self.temperature, dim=-1)
+        chosen = every.gather(1, ids[start:end, None])[:, 0]
+        return chosen, -(every.exp() * every).sum(-1).detach(), out.hidden_states[-1][0, start - 1 : end]
 
     def ends(self, batch: Batch) -> Tensor:
         """Hidden states (B, C) of the last token of each answer."""
@@ -130,6 +137,11 @@ def _rows(batch: Batch) -> list[tuple[Tensor, int, int]]:
         prompt, answer = prompt[prompt != UNUSED], actions[mask.bool()]
         rows.append((torch.cat([prompt, answer]), len(prompt), len(prompt) + len(answer)))
     return rows
+
+
+def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
+    """Rows (t, ...) as (B, length, ...), 0 after their ends."""
+    return torch.stack([torch.cat([row, row.new_zeros(length - len(row), *row.shape[1:])]) for row in rows])
 
 
 def read(path: Path, dtype: torch.dtype, reason: str) -> Any:

@@ -6,7 +6,6 @@ Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -70,13 +69,7 @@ class TextPolicy:
         Prompts that several rows share are forwarded once, and logits exist for a few hundred tokens at a time.
         """
         laid = pack_batch(batch, self.model)
-        hidden = self._hidden(laid, torch.cat(laid.before))
-        used = batch.mask.bool()
-        weight = self.model.unembedding.weight
-        found = TokenLogprobs.apply(hidden, weight, batch.actions[used], self.temperature)
-        empty = torch.zeros_like(batch.mask)
-        logprobs, entropy = (empty.masked_scatter(used, values) for values in found)  # type: ignore[union-attr]
-        return logprobs, entropy
+        return self._scores(self._hidden(laid, torch.cat(laid.before)), batch)
 
     def ends(self, batch: Batch) -> Tensor:
         """Hidden states (B, C) of the last token of each answer; an answer has at least one, if only the one that ends it."""
@@ -84,12 +77,25 @@ class TextPolicy:
         last = torch.stack([places[-1] for places in laid.after])
         return self._hidden(laid, last)
 
-    def states(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Hidden states (N, C) before each token of an answer and after its last, row by row, and their places (B, T + 1)."""
+    def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T) as `evaluate` gives them, and from the same pass the hidden states (B, T + 1, C) before each token
+        of an answer and after its last, 0 beyond: what a critic judges by.
+        """
         laid = pack_batch(batch, self.model)
-        wanted = [torch.cat([before, after[-1:]]) for before, after in zip(laid.before, laid.after, strict=True)]
-        places = torch.arange(batch.mask.shape[1] + 1, device=self.device) <= batch.mask.sum(-1, keepdim=True)
-        return self._hidden(laid, torch.cat(wanted)), places
+        wanted = [x for before, after in zip(laid.before, laid.after, strict=True) for x in (before, after[-1:])]
+        hidden = self._hidden(laid, torch.cat(wanted))
+        lengths = batch.mask.sum(-1, keepdim=True)
+        place = torch.arange(batch.mask.shape[1] + 1, device=self.device)
+        states = hidden.new_zeros(len(batch), len(place), self.width)
+        states[place <= lengths] = hidden
+        return self._scores(states[place < lengths], batch)[0], states
+
+    def _scores(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies (B, T) of all actions, given the hidden states (N, C) before them."""
+        used, empty = batch.mask.bool(), torch.zeros_like(batch.mask)
+        found = TokenLogprobs.apply(hidden, self.model.unembedding.weight, batch.actions[used], self.temperature)
+        logprobs, entropy = (empty.masked_scatter(used, values) for values in found)  # type: ignore[union-attr]
+        return logprobs, entropy
 
     def _hidden(self, laid: Packed, wanted: Tensor) -> Tensor:
         shift = self.space.shift() if isinstance(self.space, Steering) else None
@@ -270,26 +276,17 @@ class TextReward(nn.Module):
 
 
 class TextCritic(nn.Module):
-    """V(s) of every state of an answer: a linear head on a language model, `body`, whose adapter is trained with it."""
+    """V(s) of every state of an answer: a net of one layer (no bias) on the hidden states that the reference has of it anyway.
 
-    def __init__(self, body: TextPolicy) -> None:
+    So it costs no pass through a language model, and its learning rate has nothing to do with the policy's.
+    """
+
+    def __init__(self, width: int, device: torch.device, seed: int, hidden: int = 256) -> None:
         super().__init__()
-        self.body = body
-        self.head = nn.Parameter(torch.zeros(body.width, device=body.device))
+        generator = torch.Generator().manual_seed(seed)
+        self.first = nn.Parameter((torch.randn(width, hidden, generator=generator) / width**0.5).to(device))
+        self.head = nn.Parameter(torch.zeros(hidden, device=device))
 
-    def values(self, batch: Batch) -> Tensor:
-        """Values (B, T + 1), 0 after the end."""
-        hidden, places = self.body.states(batch)
-        return torch.zeros(places.shape, device=places.device).masked_scatter(places, hidden.float() @ self.head)
-
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:
-        """The head and the adapter, or all weights of the body."""
-        return {"head": self.head.detach(), **self.body.weights()}
-
-    def load_state_dict(self, state: dict[str, Tensor], *_: Any, **__: Any) -> None:
-        """Take `state` back."""
-        own = self.body.weights()
-        with torch.no_grad():
-            self.head.copy_(state["head"])
-            for name, into in own.items():
-                into.copy_(state[name])
+    def values(self, seen: Tensor) -> Tensor:
+        """Values (B, T + 1) of hidden states (B, T + 1, C); 0 where these are, after the end."""
+        return nn.functional.silu(seen.float() @ self.first) @ self.head
