@@ -160,7 +160,8 @@ def main() -> None:
     # Where the processor does not multiply bfloat16 it is nobody's best; the peer's default is measured all the same.
     native = str(load.dtype("auto", torch.device("cpu"))).removeprefix("torch.")
     best = hardware(getattr(torch, native))
-    about = common.about("bench/cpu.py", f"{processor()}, {os.cpu_count()} cores, {common.TURNS} turns")
+    at_best = f"at best {best['gflops']:.0f} GFLOP and {best['gbytes']:.1f} GB a CPU second"
+    about = common.about("bench/cpu.py", f"{processor()}, {os.cpu_count()} cores, {at_best}, {common.TURNS} turns")
     known = Path(f"bench/results/cpu-{native}.json")
     rows = json.loads(known.read_text())["rows"] if sys.argv[1:] and known.exists() else []
     for task in sys.argv[1:] or PEERS:
@@ -170,15 +171,15 @@ def main() -> None:
                 variant, plus, ours = peer.partition("+")
                 rows.append(compare(task, native + plus + ours, variant) | {"about": about})
                 rows.sort(key=lambda row: list(PEERS).index(row["task"]))
-                publish(native, best, rows)
+                publish(native, rows)
     print(table(rows))
 
 
-def publish(native: str, best: dict[str, float], rows: list[dict]) -> None:
+def publish(native: str, rows: list[dict]) -> None:
     """Write what has been measured so far."""
     Path("bench/results").mkdir(exist_ok=True)
     file = Path(f"bench/results/cpu-{native}")
-    file.with_suffix(".json").write_text(json.dumps({"hardware": best, "rows": rows}, indent=1) + "\n")
+    file.with_suffix(".json").write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     versions = " ".join(sorted({f"{k} {v}" for r in rows for side in ("ours", "peer") for k, v in r[side]["versions"].items()}))
     runs = {about: dict.fromkeys(r["task"] for r in rows if r["about"] == about) for about in dict.fromkeys(r["about"] for r in rows)}
     told = "  \n".join(f"{about}: {', '.join(tasks)}." for about, tasks in runs.items())
@@ -187,8 +188,8 @@ def publish(native: str, best: dict[str, float], rows: list[dict]) -> None:
 {told}
 
 {versions}. Medians of the turns after a warm-up; the two sides of a comparison take turns, a ratio is that of neighbouring turns (least and most in brackets).
-At best this processor computes {best["gflops"]:.0f} GFLOP and moves {best["gbytes"]:.1f} GB a CPU second (measured in the same run); 134.5 million weights at 2 FLOP a token
-bound generation at {best["gflops"] / 0.269:.0f} tokens a CPU second, whatever the number of rows, and reading them for every token, with one row, at {best["gbytes"] / 0.269:.0f}.
+What the processor computes and moves at best is measured in the same run: its host gives it more on some days than on others. 134.5 million weights at 2 FLOP
+a token bound generation at GFLOP / 0.269 tokens a CPU second, whatever the number of rows; reading them for every token, with one row, in bfloat16 at GB / 0.269.
 
 Generation of {common.NEW} tokens, prefill included: 32 rows are {common.PROMPTS} prompts x {common.ANSWERS} answers, 8 rows and 1 row a prompt each. DPO and reward model:
 {common.PAIRS} pairs, prompts of {common.PROMPT} and answers of {common.ANSWER} tokens, all weights trained, tokens counted as the peer forwards them
