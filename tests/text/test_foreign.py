@@ -85,10 +85,8 @@ def test_ppo_makes_what_is_paid_likelier(neox: Path) -> None:
             """Nothing to do."""
 
     source = Attempts(policy, Paid(), lambda _: [Task("f", str(i), f"question {i}") for i in range(8)], 0)
-    batch = source.collect(0)
-    learner = PPO(
-        policy, TextCritic(policy.width, CPU, 0), source, parameters, Optimisation(9, 8, 1e-2), Clip(3, 0.0, critic_lr=1e-2), None, start
-    )
+    batch, critic = source.collect(0), TextCritic(policy.width, CPU, 0)
+    learner = PPO(policy, critic, source, parameters, Optimisation(9, 8, 1e-2), Clip(3, 0.0, critic_lr=1e-2), None, start)
 
     def inclination() -> float:
         """How much likelier than at the start what is paid is now, less the same of what is not."""
@@ -101,4 +99,4 @@ def test_ppo_makes_what_is_paid_likelier(neox: Path) -> None:
     first = learner.step()
     assert first["kl"] == pytest.approx(0, abs=1e-4)
     assert inclination() > 0.02
-    assert learner.step()["explained_variance"] > first["explained_variance"], "the critic learns, too"
+    assert critic.values(start.look(batch)[1])[:, 0].mean() > 0.05, "the critic has noticed that there is something to earn"
