@@ -38,6 +38,7 @@ check: setup
 # The labelling page is tested in Debian's Chromium; without it those tests are skipped.
 test: setup
 	@command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; } > /dev/null 2>&1 || echo "no Chromium: the page is not tested"
+	@command -v cc > /dev/null || { apt-get update -q && apt-get install -y -q gcc libc6-dev; } > /dev/null 2>&1 || echo "no C compiler: the tests of kernels.c fail"
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: setup

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from rather import checkpoint
+from rather import checkpoint, kernels
 from rather.errors import RatherError
 from rather.store.agreement import measure
 from rather.text import load
@@ -31,6 +31,10 @@ def machine() -> list[Finding]:
     else:
         precision = load.dtype("auto", torch.device("cpu"))
         found.append(Finding("good", f"no GPU; this processor computes in {str(precision).removeprefix('torch.')}"))
+        if kernels.library(precision) is None:
+            found.append(
+                Finding("note", "no C compiler (cc, or what CC says): language models sample up to a third slower on this processor")
+            )
     if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
         found.append(Finding("note", "OMP_WAIT_POLICY is not PASSIVE: on a shared machine idle threads take time from others"))
     free = shutil.disk_usage(".").free / 2**30

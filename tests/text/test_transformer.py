@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,29 +85,30 @@ def test_swiglu_has_the_gradient_of_its_formula() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_plain_attention_has_the_gradients_of_the_fused_kernel(
-    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("window", [None, 3])
+def test_compiled_attention_has_the_gradients_of_the_fused_kernel(
+    dtype: torch.dtype, tolerance: float, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five tokens that see four before them, three query heads to a key head; the kernel always in float32."""
     chance = torch.Generator().manual_seed(0)
-    q, k, v, slope = (torch.randn(n, h, 8, generator=chance).to(dtype) for n, h in ((5, 6), (9, 2), (9, 2), (5, 6)))
-    mask = torch.zeros(5, 9).masked_fill(torch.arange(9) > torch.arange(4, 9)[:, None], -torch.inf)
+    laid = pack([torch.arange(4)] * 2, [torch.arange(5), torch.arange(1)], window)
+    q, k, v, slope = (torch.randn(10, h, 8, generator=chance).to(dtype) for h in (6, 2, 2, 6))
 
-    def attended(plain: bool, dtype: torch.dtype) -> list[torch.Tensor]:
-        monkeypatch.setattr(packing, "_plain_is_faster", lambda *_: plain)
+    def attended(pairs: int, dtype: torch.dtype) -> list[torch.Tensor]:
+        monkeypatch.setattr(packing, "COMPILED", pairs)
         given = [x.to(dtype).requires_grad_() for x in (q, k, v)]
-        found = packing._attend(*given, mask.to(dtype))
+        found = replace(laid, dtype=dtype)(0, *given)
         return [x.float() for x in (found, *torch.autograd.grad(found, given, slope.to(dtype)))]
 
-    for found, expected in zip(attended(True, dtype), attended(False, torch.float32), strict=True):
+    for found, expected in zip(attended(2**16, dtype), attended(0, torch.float32), strict=True):
         assert (found - expected).norm() < tolerance * expected.norm()
 
 
 @pytest.mark.parametrize("shared", [0, 4])
-@pytest.mark.parametrize("plain", [True, False])
-def test_answers_get_in_a_pack_what_they_get_alone(family: Family, shared: int, plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pairs", [0, 2**16])
+def test_answers_get_in_a_pack_what_they_get_alone(family: Family, shared: int, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal prompts, and prompts that begin alike, one of them with nothing else."""
-    monkeypatch.setattr(packing, "_plain_is_faster", lambda *_: plain)
+    monkeypatch.setattr(packing, "COMPILED", pairs)
     model = weights.load(family[1])
     head, prompt, other, *answers = rows(1, (4, 9, 6, 12, 1, 20))
     prompt, other, third = torch.cat([head[:shared], prompt]), torch.cat([head[:shared], other]), head
@@ -124,9 +126,9 @@ def test_answers_get_in_a_pack_what_they_get_alone(family: Family, shared: int, 
     assert len(together.ids) == 4 + 9 + 6 + 12 + 20 + 1 + 1 + 12, "what is shared is forwarded once"
 
 
-@pytest.mark.parametrize(("onednn", "plain", "tolerance"), [(False, False, 1e-4), (False, True, 2e-4), (True, True, 2e-4)])
+@pytest.mark.parametrize(("onednn", "pairs", "tolerance"), [(False, 0, 1e-4), (False, 2**16, 2e-4), (True, 2**16, 2e-4)])
 def test_smollm2_from_gguf_equals_transformers(
-    smollm2: Path, smollm2_reference: Any, monkeypatch: pytest.MonkeyPatch, onednn: bool, plain: bool, tolerance: float
+    smollm2: Path, smollm2_reference: Any, monkeypatch: pytest.MonkeyPatch, onednn: bool, pairs: int, tolerance: float
 ) -> None:
     """With the matrix library and the kernel that `transformers` uses. Other orders of summing round otherwise: theirs and ours
     are all about 1e-4 off the logits in float64, which reach 38.
@@ -135,7 +137,7 @@ def test_smollm2_from_gguf_equals_transformers(
     from rather.text.tokens import Tokens
 
     monkeypatch.setattr(linear, "onednn_is_faster", lambda: onednn)
-    monkeypatch.setattr(packing, "_plain_is_faster", lambda *_: plain)
+    monkeypatch.setattr(packing, "COMPILED", pairs)
     model, tokens = weights.load(smollm2), Tokens.load(smollm2)
     texts = ["The capital of France is Paris.", "Write a haiku about the sea, please."]
     given = [torch.tensor(tokens.encode_prompt(text)) for text in texts]

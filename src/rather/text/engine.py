@@ -6,6 +6,7 @@ they are finished, so no step computes a row that nobody needs. Every row draws 
 Shape letters: R rows at work, L cache length, K key-value heads, H heads, D head width, V vocabulary.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rather import kernels
 from rather.text.linear import Updates, packed
 from rather.text.packing import Packed, pack
 from rather.text.transformer import Shift, Transformer
@@ -93,13 +95,7 @@ class Cache:
         positions = _index(self.lengths[:rows], self.keys.device)
         self.lengths[:rows] = [length + 1 for length in self.lengths[:rows]]
         self.fit(max(self.lengths[:rows]))
-        place = torch.arange(self.keys.shape[3], device=positions.device)
-        hidden = place > positions[:, None]
-        if self.window is not None:
-            hidden |= place <= positions[:, None] - self.window
-        # Added to the scores; a mask of True and False would be turned into this again in every layer.
-        bias = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
-        return Step(self, torch.arange(rows, device=positions.device), positions, bias[:, None, None])
+        return Step(self.keys[:, :rows].unbind(), self.values[:, :rows].unbind(), positions, self.window)
 
     def move(self, source: int, target: int) -> None:
         """Copy row `source` over row `target`."""
@@ -111,30 +107,32 @@ class Cache:
 
 @dataclass(frozen=True)
 class Step:
-    """Attention of one decoding step: row n's new key and value go to `positions[n]`; `bias` (R, 1, 1, L) hides what it does not see."""
+    """Attention of one decoding step: row n's new key and value go to `positions[n]` of every layer's `keys` and `values` (R, K, L, D)."""
 
-    cache: Cache
-    rows: Tensor
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
     positions: Tensor
-    bias: Tensor
+    window: int | None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = (held[layer][: len(q)] for held in (self.cache.keys, self.cache.values))
-        keys[self.rows, :, self.positions], values[self.rows, :, self.positions] = k, v
+        keys, values = self.keys[layer], self.values[layer]
+        attended = kernels.step(q, k, v, keys, values, self.positions, self.window)
+        if attended is not None:
+            return attended
+        rows = torch.arange(len(q), device=q.device)
+        keys[rows, :, self.positions], values[rows, :, self.positions] = k, v
         # The query heads that share a key head stand in the place of a sequence: no key is copied.
         grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])
-        if not _as_products(keys):
-            return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias).reshape(q.shape)
-        scores = (grouped * q.shape[-1] ** -0.5) @ keys.mT
-        return (scores.add_(self.bias).softmax(-1) @ values).view(q.shape)
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias).reshape(q.shape)
 
-
-def _as_products(keys: Tensor) -> bool:
-    """Whether attention is two products for all rows: what a CPU's fused kernel, made for many queries a row, takes twice as long for.
-
-    It is also how short pieces are trained on, so that in bfloat16 the learner finds the log-probabilities that were sampled with.
-    """
-    return keys.device.type == "cpu" and (len(keys) > 1 or keys.dtype == torch.float32)
+    @functools.cached_property
+    def bias(self) -> Tensor:
+        """(R, 1, 1, L), added to the scores: it hides what a row does not see. True and False would be turned into this in every layer."""
+        place = torch.arange(self.keys[0].shape[2], device=self.positions.device)
+        hidden = place > self.positions[:, None]
+        if self.window is not None:
+            hidden |= place <= self.positions[:, None] - self.window
+        return torch.zeros(hidden.shape, dtype=self.keys[0].dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)[:, None, None]
 
 
 @dataclass(frozen=True)

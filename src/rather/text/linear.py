@@ -151,9 +151,10 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.adapters = nn.ModuleDict()
         self._packed: Tensor | None = None
+        self._version = 0
 
     def forward(self, x: Tensor, adapter: str | Updates | None = None) -> Tensor:
-        if self._packed is not None and not torch.is_grad_enabled():
+        if self._packed is not None and self._version == self.weight._version and not torch.is_grad_enabled():
             bias = None if self.bias is None else self.bias.to(x.dtype)
             y = _onednn(x, self._packed, bias) if self._packed.is_mkldnn else F.linear(x, self._packed, bias)
         else:
@@ -170,19 +171,23 @@ def packed(model: nn.Module, dtype: torch.dtype, rows: int) -> Iterator[None]:
     """Hold every linear layer's weight in `dtype`, laid out by oneDNN for products with about `rows` rows, while sampling.
 
     With few rows a product waits for the weights, and those laid out beforehand come about twice as fast on every processor.
-    Values do not change; the copies are given back at the end. Only valid while the weights stay as they are.
+    Values do not change. The copies of weights that are trained are given back at the end; frozen ones are kept for the next time, as
+    long as nobody writes to the weights.
     """
     layers = [m for m in model.modules() if isinstance(m, Linear)]
     try:
         with torch.no_grad():
             for layer in layers:
-                weight = layer.weight.to(dtype)
-                if weight.device.type == "cpu" and _onednn_computes(dtype):
-                    weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-                elif weight is layer.weight:
-                    continue
-                layer._packed = weight
+                if layer._packed is None or layer._version != layer.weight._version or layer._packed.dtype != dtype:
+                    layer._packed, layer._version = _laid_out(layer.weight.detach().to(dtype), rows), layer.weight._version
         yield
     finally:
         for layer in layers:
-            layer._packed = None
+            if layer.weight.requires_grad:
+                layer._packed = None
+
+
+def _laid_out(weight: Tensor, rows: int) -> Tensor:
+    if weight.device.type == "cpu" and _onednn_computes(weight.dtype):
+        return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return weight

@@ -7,6 +7,7 @@ the numbers that it would get alone.
 Shape letters: N tokens of all pieces, B answers, T tokens of a piece, S tokens that it sees, H heads, K key-value heads, D head width.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -15,11 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rather import kernels
+
+COMPILED = 2**16
+"""Up to so many pairs of tokens the compiled loop, forward and backward, beats PyTorch's fused kernel."""
+
 
 @dataclass(frozen=True)
 class Packed:
-    """`ids` and `positions` (N,). Piece j has `lengths[j]` tokens and sees the pieces `seen[j]`, itself the last of them;
-    `masks[j]` (T, S) is added to its scores (None: plain causal).
+    """`ids` and `positions` (N,). Piece j has `lengths[j]` tokens and sees the pieces `seen[j]`, itself the last of them, each token those
+    before it, at most `window` in all.
 
     `prompts[i]` are the places of answer i's prompt. For an answer of length t, `before[i]` (t,) are the places whose hidden
     state predicts its tokens and `after[i]` (t,) the places of the tokens themselves.
@@ -29,7 +35,8 @@ class Packed:
     positions: Tensor
     lengths: list[int]
     seen: list[tuple[int, ...]]
-    masks: list[Tensor | None]
+    window: int | None
+    dtype: torch.dtype
     prompts: list[Tensor]
     before: list[Tensor]
     after: list[Tensor]
@@ -38,8 +45,31 @@ class Packed:
         """Attention of each piece to those that it sees: q (N, H, D), k and v (N, K, D) to (N, H, D)."""
         del layer
         ks, vs = k.split(self.lengths), v.split(self.lengths)
-        together = [(_joined(ks, seen), _joined(vs, seen), mask) for seen, mask in zip(self.seen, self.masks, strict=True)]
-        return torch.cat([_attend(own, *rest) for own, rest in zip(q.split(self.lengths), together, strict=True)])
+        return torch.cat(
+            [self._attend(j, own, _joined(ks, self.seen[j]), _joined(vs, self.seen[j])) for j, own in enumerate(q.split(self.lengths))]
+        )
+
+    def _attend(self, j: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of piece j, q (T, H, D), to k and v (S, K, D)."""
+        if len(q) * len(k) <= COMPILED and kernels.attention(k, q.shape[1]):
+            return _Piece.apply(q, k, v, self.window)  # type: ignore[return-value]
+        mask = self.masks[j]
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)[0].transpose(0, 1)
+
+    @functools.cached_property
+    def masks(self) -> list[Tensor | None]:
+        """What is added to a piece's scores (T, S): 0 where a token sees another, -inf elsewhere; None if that is plain causal."""
+        return [self._mask(own, sum(self.lengths[i] for i in seen)) for own, seen in zip(self.lengths, self.seen, strict=True)]
+
+    def _mask(self, t: int, s: int) -> Tensor | None:
+        if self.window is None and t == s:
+            return None
+        place = torch.arange(s, device=self.ids.device)
+        behind = place[s - t :, None] - place
+        hidden = behind < 0 if self.window is None else (behind < 0) | (behind >= self.window)
+        # One of True and False would be turned into this again in every layer.
+        return torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
 
 
 def _joined(parts: Sequence[Tensor], which: tuple[int, ...]) -> Tensor:
@@ -47,27 +77,32 @@ def _joined(parts: Sequence[Tensor], which: tuple[int, ...]) -> Tensor:
     return torch.cat(chosen) if len(chosen) > 1 else chosen[0]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of q (T, H, D) to k and v (S, K, D)."""
-    if mask is not None and _plain_is_faster(len(q) * len(k), q.device):
-        return _attend_plainly(q, k, v, mask)
-    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
-    causal = mask is None
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)[0].transpose(0, 1)
+class _Piece(torch.autograd.Function):
+    """`kernels.piece`; backward with the shares that it kept, and the query heads that share a key head stacked into one product."""
 
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+        found = kernels.piece(q, k, v, window, keep=any(ctx.needs_input_grad))
+        assert found is not None
+        out, p = found
+        ctx.save_for_backward(q, k, v, p)
+        return out
 
-def _plain_is_faster(pairs: int, device: torch.device) -> bool:
-    """Whether a few products, forward and backward, beat the fused kernel for that many `pairs` of tokens."""
-    return pairs <= 2**16 and device.type == "cpu"
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, p = ctx.saved_tensors
+        (t, heads, width), kv = q.shape, k.shape[1]
 
+        def stacked(x: Tensor) -> Tensor:
+            return x.view(t, kv, -1, width).permute(1, 2, 0, 3).reshape(kv, -1, width)
 
-def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """The same, with the query heads that share a key head stacked into one product."""
-    (t, heads, width), (s, kv, _) = q.shape, k.shape
-    stacked = (q * width**-0.5).view(t, kv, -1, width).permute(1, 2, 0, 3).reshape(kv, -1, width)
-    scores = torch.bmm(stacked, k.permute(1, 2, 0)).view(kv, -1, t, s)
-    p = (scores + mask).softmax(dim=-1).view(kv, -1, s)
-    return torch.bmm(p, v.transpose(0, 1)).view(kv, -1, t, width).permute(2, 0, 1, 3).reshape(t, heads, width)
+        slope = stacked(gradient)
+        to_p = torch.bmm(slope, v.permute(1, 2, 0))
+        to_scores = torch.ops.aten._softmax_backward_data(to_p, p, -1, p.dtype)
+        to_q = torch.bmm(to_scores, k.transpose(0, 1)) * width**-0.5
+        to_k = torch.bmm(to_scores.mT, stacked(q) * width**-0.5)
+        to_v = torch.bmm(p.mT, slope)
+        return to_q.view(kv, -1, t, width).permute(2, 0, 1, 3).reshape(t, heads, width), to_k.transpose(0, 1), to_v.transpose(0, 1), None
 
 
 def pack(
@@ -115,17 +150,5 @@ def pack(
             for i in members:
                 _, after[i] = lay(answers[i], len(prompt), above)
                 places[i], before[i] = own, torch.cat([own[-1:], after[i][:-1]])[: len(answers[i])]
-    masks = [_mask(positions[j], torch.cat([positions[a] for a in above]), window, dtype) for j, above in enumerate(seen)]
-    return Packed(torch.cat(ids), torch.cat(positions), [len(p) for p in positions], seen, masks, places, before, after)
-
-
-def _mask(own: Tensor, seen: Tensor, window: int | None, dtype: torch.dtype) -> Tensor | None:
-    """(T, S), 0 where a token at position `own` sees one at position `seen`, -inf elsewhere; None if that is plain causal."""
-    t, s = len(own), len(seen)
-    if window is None and t == s and not _plain_is_faster(t * s, own.device):
-        return None
-    ahead = seen > own[:, None]
-    if window is not None:
-        ahead |= own[:, None] - seen >= window
-    # One of True and False would be turned into this again in every layer.
-    return torch.zeros(ahead.shape, dtype=dtype, device=ahead.device).masked_fill_(ahead, -torch.inf)
+    lengths = [len(p) for p in positions]
+    return Packed(torch.cat(ids), torch.cat(positions), lengths, seen, window, dtype, places, before, after)

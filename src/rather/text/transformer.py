@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rather import kernels
 from rather.text.linear import Linear, Updates, linear
 
 
@@ -92,14 +93,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[return-value]
-        return _normed(x, self.weight, self.eps)[0]
-
-
-def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """X (..., C) normed, and 1 / rms (..., 1) in float32."""
-    wide = x.float()
-    scale = torch.linalg.vecdot(wide, wide)[..., None].div_(x.shape[-1]).add_(eps).rsqrt_()
-    return (wide * scale).to(x.dtype).mul_(weight.to(x.dtype)), scale
+        return kernels.norm(x, self.weight, self.eps)[0]
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -107,7 +101,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        found, scale = _normed(x, weight, eps)
+        found, scale = kernels.norm(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
         return found
 
@@ -125,12 +119,7 @@ def swiglu(both: Tensor) -> Tensor:
     """silu(gate) * up (N, M) of `both` (N, 2 M), gate and up side by side (Shazeer 2020)."""
     if torch.is_grad_enabled():
         return _SwiGLU.apply(both)  # type: ignore[return-value]
-    return _gated(both)
-
-
-def _gated(both: Tensor) -> Tensor:
-    gate, up = both.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
+    return kernels.swiglu(both)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -139,7 +128,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, both: Tensor) -> Tensor:
         ctx.save_for_backward(both)
-        return _gated(both)
+        return kernels.swiglu(both)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
@@ -177,7 +166,7 @@ class Rotary(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (N, 1, D) for positions (N,), the sine of the first half negated: what `_rotate` multiplies with."""
+        """Cosine and sine (N, 1, D) for positions (N,), the sine of the first half negated: what `kernels.rotate` multiplies with."""
         angles = positions[:, None, None].float() * self.frequencies
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
@@ -189,10 +178,6 @@ def _llama3(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
     waves_in_context = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     kept = ((waves_in_context - low) / (high - low)).clamp(0, 1)
     return frequencies * (kept + (1 - kept) / scaling["factor"])
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class Block(nn.Module):
@@ -223,14 +208,14 @@ class Block(nn.Module):
     ) -> Tensor:
         """All tokens attend; the rest is computed for the rows `wanted` alone, if given."""
         s = self.shape
-        qkv = self.qkv(self.norm1(x), adapter).view(len(x), s.heads + 2 * s.kv_heads, s.head_width)
-        qk, v = qkv.split([s.heads + s.kv_heads, s.kv_heads], dim=1)
+        qkv = self.qkv(self.norm1(x), adapter).view(x.shape[0], s.heads + 2 * s.kv_heads, s.head_width)
+        qk, v = torch.split_with_sizes(qkv, [s.heads + s.kv_heads, s.kv_heads], dim=1)
         if s.qk_norm:
             qk = torch.cat([self.q_norm(qk[:, : s.heads]), self.k_norm(qk[:, s.heads :])], dim=1)
         if rotary is not None:
-            qk = _rotate(qk, *rotary)
-        q, k = qk.split([s.heads, s.kv_heads], dim=1)
-        mixed = attention(self.index, q, k, v).reshape(len(x), -1)
+            qk = kernels.rotate(qk, *rotary)
+        q, k = torch.split_with_sizes(qk, [s.heads, s.kv_heads], dim=1)
+        mixed = attention(self.index, q, k, v).reshape(x.shape[0], -1)
         if wanted is not None:
             x, mixed = x.index_select(0, wanted), mixed.index_select(0, wanted)
             adapter = adapter.rows(wanted) if isinstance(adapter, Updates) else adapter

@@ -1,0 +1,155 @@
+/* What happens between the matrix products, on a processor; see kernels.py.
+
+   Compiled for one type of number, BFLOAT16 or float; attention moreover for one WIDTH of a head and one number of query heads that share a
+   key head, GROUP. Everything is computed in float and rounded where PyTorch rounds: both give the same numbers up to the order of sums. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef BFLOAT16
+typedef uint16_t real;
+static inline float wide(real x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+static inline real narrow(float x) { /* to the nearest, ties to even */
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof x);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+#else
+typedef float real;
+static inline float wide(real x) { return x; }
+static inline real narrow(float x) { return x; }
+#endif
+static inline float rounded(float x) { return wide(narrow(x)); }
+
+/* 2^n times a polynomial, since a compiler makes vectors of this and not of expf. 12582912 is 1.5 * 2^23: adding it rounds. */
+static inline float exponential(float x) {
+    x = x < -88 ? -88 : x;
+    x = x > 89 ? 89 : x;
+    float n = x * 1.44269504f + 12582912 - 12582912, f = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float y = 1 + f * (1 + f * (0.5f + f * (1.6666667e-1f + f * (4.1666667e-2f + f * (8.3333333e-3f + f * 1.3888889e-3f)))));
+    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return y * power;
+}
+
+/* x (n, c) over its root mean square, times weight (c); and what it was multiplied with, scale (n). */
+void norm(int64_t n, int64_t c, const real *x, const real *weight, float eps, real *out, float *scale) {
+#pragma omp parallel for if (n * c > 32768)
+    for (int64_t i = 0; i < n; i++) {
+        const real *from = x + i * c;
+        real *to = out + i * c;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < c; j++) sum += wide(from[j]) * wide(from[j]);
+        scale[i] = 1 / sqrtf(sum / c + eps);
+        for (int64_t j = 0; j < c; j++) to[j] = narrow(rounded(wide(from[j]) * scale[i]) * wide(weight[j]));
+    }
+}
+
+/* silu(gate) * up (n, m) of both (n, 2 m). */
+void swiglu(int64_t n, int64_t m, const real *both, real *out) {
+#pragma omp parallel for if (n * m > 16384)
+    for (int64_t i = 0; i < n; i++) {
+        const real *gate = both + i * 2 * m, *up = gate + m;
+        real *to = out + i * m;
+        for (int64_t j = 0; j < m; j++) to[j] = narrow(rounded(wide(gate[j]) / (1 + exponential(-wide(gate[j])))) * wide(up[j]));
+    }
+}
+
+/* Rotary embedding of x (n, heads, width), rows `stride` apart, in place; cosine and sine (n, width), the sine of the first half negated. */
+void rotate(int64_t n, int64_t heads, int64_t width, int64_t stride, real *x, const real *cosine, const real *sine) {
+    int64_t half = width / 2;
+#pragma omp parallel for if (n * heads * width > 32768)
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t h = 0; h < heads; h++) {
+            const real *c = cosine + i * width, *s = sine + i * width;
+            real *a = x + i * stride + h * width, *b = a + half;
+            for (int64_t d = 0; d < half; d++) {
+                float first = wide(a[d]), second = wide(b[d]);
+                a[d] = narrow(rounded(first * wide(c[d])) + second * wide(s[d]));
+                b[d] = narrow(rounded(second * wide(c[half + d])) + first * wide(s[half + d]));
+            }
+        }
+}
+
+#ifdef GROUP
+/* The GROUP query heads q of one token see the places `first` to `last` of a key head, whose rows are as far apart as the strides say.
+   `p` (GROUP, last + 1) is room for the shares. */
+static void see(int64_t first, int64_t last, float scale, const real *q, const real *keys, int64_t k_stride, const real *values,
+                int64_t v_stride, float *p, real *out) {
+    float query[GROUP][WIDTH], row[WIDTH], sum[GROUP][WIDTH] = {0};
+    int64_t length = last + 1;
+    for (int g = 0; g < GROUP; g++)
+        for (int d = 0; d < WIDTH; d++) query[g][d] = rounded(wide(q[g * WIDTH + d]) * scale);
+    for (int64_t l = first; l < length; l++) {
+        for (int d = 0; d < WIDTH; d++) row[d] = wide(keys[l * k_stride + d]);
+        for (int g = 0; g < GROUP; g++) {
+            float sums[8] = {0}; /* one vector, and summed by halves: in order would take twice as long */
+            for (int d = 0; d < WIDTH; d += 8)
+                for (int j = 0; j < 8; j++) sums[j] += query[g][d + j] * row[d + j];
+            for (int half = 4; half; half /= 2)
+                for (int j = 0; j < half; j++) sums[j] += sums[j + half];
+            p[g * length + l] = rounded(sums[0]);
+        }
+    }
+    for (int g = 0; g < GROUP; g++) {
+        float *share = p + g * length, top = -INFINITY, total = 0;
+#pragma omp simd reduction(max : top)
+        for (int64_t l = first; l < length; l++) top = share[l] > top ? share[l] : top;
+#pragma omp simd reduction(+ : total)
+        for (int64_t l = first; l < length; l++) total += share[l] = exponential(share[l] - top);
+        for (int64_t l = first; l < length; l++) share[l] = rounded(share[l] / total);
+    }
+    for (int64_t l = first; l < length; l++) {
+        for (int d = 0; d < WIDTH; d++) row[d] = wide(values[l * v_stride + d]);
+        for (int g = 0; g < GROUP; g++)
+            for (int d = 0; d < WIDTH; d++) sum[g][d] += p[g * length + l] * row[d];
+    }
+    for (int g = 0; g < GROUP; g++)
+        for (int d = 0; d < WIDTH; d++) out[g * WIDTH + d] = narrow(sum[g][d]);
+}
+
+/* A decoding step: the key and value of each of n rows go to place positions[i] of its cache, (n, kv, room, WIDTH) each, and its queries
+   see them and what is before them, at most `window` in all. */
+void step(int64_t n, int64_t kv, int64_t room, int64_t window, const int64_t *positions, const real *q, int64_t q_stride, const real *k,
+          int64_t k_stride, const real *v, int64_t v_stride, real *keys, real *values, float scale, real *out) {
+#pragma omp parallel for collapse(2) if (n > 1)
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t h = 0; h < kv; h++) {
+            int64_t last = positions[i], first = last < window ? 0 : last - window + 1, place = (i * kv + h) * room * WIDTH;
+            memcpy(keys + place + last * WIDTH, k + i * k_stride + h * WIDTH, WIDTH * sizeof(real));
+            memcpy(values + place + last * WIDTH, v + i * v_stride + h * WIDTH, WIDTH * sizeof(real));
+            float *p = malloc(GROUP * (last + 1) * sizeof *p);
+            see(first, last, scale, q + i * q_stride + h * GROUP * WIDTH, keys + place, WIDTH, values + place, WIDTH, p,
+                out + (i * kv + h) * GROUP * WIDTH);
+            free(p);
+        }
+}
+
+/* The last n of s tokens see themselves and what is before them, at most `window` in all; `kept` (kv, GROUP, n, s) gets their shares. */
+void piece(int64_t n, int64_t s, int64_t kv, int64_t window, const real *q, int64_t q_stride, const real *k, int64_t k_stride,
+           const real *v, int64_t v_stride, float scale, real *kept, real *out) {
+#pragma omp parallel for collapse(2) if (n > 1)
+    for (int64_t h = 0; h < kv; h++)
+        for (int64_t i = 0; i < n; i++) {
+            int64_t last = s - n + i, first = last < window ? 0 : last - window + 1;
+            float *p = malloc(GROUP * (last + 1) * sizeof *p);
+            see(first, last, scale, q + i * q_stride + h * GROUP * WIDTH, k + h * WIDTH, k_stride, v + h * WIDTH, v_stride, p,
+                out + (i * kv + h) * GROUP * WIDTH);
+            for (int g = 0; g < GROUP && kept; g++) {
+                real *to = kept + ((h * GROUP + g) * n + i) * s;
+                memset(to, 0, s * sizeof(real));
+                for (int64_t l = first; l <= last; l++) to[l] = narrow(p[g * (last + 1) + l]);
+            }
+            free(p);
+        }
+}
+#endif

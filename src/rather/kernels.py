@@ -1,0 +1,124 @@
+"""What happens between the matrix products on a processor: norm, SwiGLU, rotary embedding, attention.
+
+Each is one loop in C (kernels.c, compiled when it is first used) where PyTorch makes some ten passes, which take longer than the
+products do when a few rows are decoded. Without a C compiler and on a GPU PyTorch does the same, with the same roundings.
+
+Shape letters: N tokens, R rows at work, L cache length, T tokens of a piece, S tokens that it sees, C width, M width of an MLP, H heads,
+K key-value heads, D head width.
+"""
+
+import ctypes
+import functools
+import os
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+COMPILE = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
+TAKES = {"norm": "nnppfpp", "swiglu": "nnpp", "rotate": "nnnnppp", "step": "nnnnppnpnpnppfp", "piece": "nnnnpnpnpnfpp"}
+"""What each function takes: whole numbers, floats, addresses."""
+
+
+@functools.cache
+def library(dtype: torch.dtype, width: int = 0, group: int = 0) -> ctypes.CDLL | None:
+    """kernels.c for this type of number, with attention for heads of that `width` if `group` query heads share a key head.
+
+    None without a compiler: the environment's CC, or cc. The file is gone when this returns, the code stays in memory.
+    """
+    if dtype not in (torch.float32, torch.bfloat16):
+        return None
+    defined = ["-DBFLOAT16"] * (dtype == torch.bfloat16) + [f"-DWIDTH={width}", f"-DGROUP={group}"] * bool(group)
+    command = [*shlex.split(os.environ.get("CC", "cc")), *COMPILE, *defined, str(Path(__file__).with_suffix(".c")), "-lm"]
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder) / "kernels.so"
+        for threads in ("-fopenmp", "-fopenmp-simd"):  # Apple's compiler knows the second alone
+            try:
+                subprocess.run([*command, threads, "-o", str(built)], check=True, capture_output=True)
+                found = ctypes.CDLL(str(built))
+            except (OSError, subprocess.CalledProcessError):
+                continue
+            for name in TAKES if group else TAKES.keys() - {"step", "piece"}:
+                function = getattr(found, name)
+                function.argtypes, function.restype = [KINDS[kind] for kind in TAKES[name]], None
+            return found
+    return None
+
+
+def _for(x: Tensor, *heads: int) -> ctypes.CDLL | None:
+    return library(x.dtype, *heads) if x.device.type == "cpu" else None
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """X (..., C) / rms(x) * weight (C,), and 1 / rms (..., 1) in float32. Passes no gradient on."""
+    weight = weight.to(x.dtype)
+    if found := _for(x):
+        x = x.contiguous()
+        out, scale = torch.empty_like(x), weight.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+        found.norm(scale.numel(), x.shape[-1], x.data_ptr(), weight.data_ptr(), eps, out.data_ptr(), scale.data_ptr())
+        return out, scale
+    wide = x.float()
+    scale = torch.linalg.vecdot(wide, wide)[..., None].div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (wide * scale).to(x.dtype).mul_(weight), scale
+
+
+def swiglu(both: Tensor) -> Tensor:
+    """silu(gate) * up (N, M) of `both` (N, 2 M), gate and up side by side (Shazeer 2020). Passes no gradient on."""
+    if found := _for(both):
+        both, out = both.contiguous(), both.new_empty((both.shape[0], both.shape[1] // 2))
+        found.swiglu(*out.shape, both.data_ptr(), out.data_ptr())
+        return out
+    gate, up = both.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x (N, H, D), with what `Rotary` gives. Where no gradient is wanted x itself may be overwritten."""
+    if not torch.is_grad_enabled() and (found := _for(x)):
+        found.rotate(*x.shape, x.stride(0), x.data_ptr(), cos.data_ptr(), sin.data_ptr())
+        return x
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+def attention(keys: Tensor, heads: int) -> ctypes.CDLL | None:
+    """What attention from that many query heads to `keys` (..., K, D) or (R, K, L, D) is compiled in, if it can be."""
+    width, kv = keys.shape[-1], keys.shape[1]
+    return None if width % 8 else _for(keys, width, heads // kv)
+
+
+def step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, positions: Tensor, window: int | None) -> Tensor | None:
+    """Put k and v (R, K, D) at `positions` (R,) into `keys` and `values` (R, K, L, D) and attend from q (R, H, D) to (R, H, D).
+
+    None, and nothing done, where it is not compiled.
+    """
+    found = attention(keys, q.shape[1])
+    if found is None:
+        return None
+    (rows, kv, room, width), out = keys.shape, q.new_empty(q.shape)
+    held = keys.data_ptr(), values.data_ptr()
+    found.step(rows, kv, room, window or room, positions.data_ptr(), *_rows(q, k, v), *held, width**-0.5, out.data_ptr())
+    return out
+
+
+def piece(q: Tensor, k: Tensor, v: Tensor, window: int | None, keep: bool) -> tuple[Tensor, Tensor | None] | None:
+    """Attend from q (T, H, D), the last T of S tokens, to k and v (S, K, D); with `keep` also the shares (K, H / K * T, S).
+
+    None where it is not compiled. Each token gets the numbers that it gets from `step`.
+    """
+    found = attention(k, q.shape[1])
+    if found is None:
+        return None
+    (t, heads, width), (s, kv, _), out = q.shape, k.shape, q.new_empty(q.shape)
+    kept = q.new_empty((kv, heads // kv * t, s)) if keep else None
+    found.piece(t, s, kv, window or s, *_rows(q, k, v), width**-0.5, None if kept is None else kept.data_ptr(), out.data_ptr())
+    return out, kept
+
+
+def _rows(*of: Tensor) -> list[int]:
+    """Where the rows of each begin and how far apart they are."""
+    return [number for x in of for number in (x.data_ptr(), x.stride(0))]

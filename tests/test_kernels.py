@@ -1,0 +1,133 @@
+"""The loops in C give what PyTorch gives: each test compares the two."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from rather import kernels
+from rather.text.engine import Step
+
+DTYPES = [torch.float32, torch.bfloat16]
+SHAPES = [(9, 3, 64), (4, 4, 128), (6, 1, 24), (2, 2, 4)]
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch):
+    """Runs something without compiled code."""
+
+    def run(work):
+        with monkeypatch.context() as m:
+            m.setattr(kernels, "library", lambda *_: None)
+            return work()
+
+    return run
+
+
+def agree(found: Tensor, expected: Tensor) -> None:
+    """In bfloat16 sums that differ in their order may be rounded to neighbours, which few are."""
+    assert found.dtype == expected.dtype
+    assert_close(found, expected, atol=1e-5, rtol=1e-6 if found.dtype == torch.float32 else 2**-7)
+    assert (found != expected).float().mean() < (1 if found.dtype == torch.float32 else 0.01)
+
+
+def test_there_is_a_compiler() -> None:
+    """Without one, the tests below would compare PyTorch with itself."""
+    for dtype in DTYPES:
+        assert kernels.library(dtype) is not None
+        assert kernels.library(dtype, 64, 3) is not None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(5, 576), (300, 129), (4, 3, 64)])
+def test_norm(dtype: torch.dtype, shape: tuple[int, ...], plain) -> None:
+    x, weight = draw(*shape, dtype=dtype), draw(shape[-1], seed=1)
+    found, expected = kernels.norm(x, weight, 1e-5), plain(lambda: kernels.norm(x, weight, 1e-5))
+    agree(found[0], expected[0])
+    assert_close(found[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(5, 34), (300, 256)])
+def test_swiglu(dtype: torch.dtype, shape: tuple[int, int], plain) -> None:
+    both = 10 * draw(*shape, dtype=dtype)
+    both[0, :8] = torch.tensor([0, -0.0, 90, -90, 1e4, -1e4, 3e38, -3e38])
+    both[1, 0] = torch.nan
+    agree(*(x.nan_to_num(123) for x in (kernels.swiglu(both), plain(lambda: kernels.swiglu(both)))))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotate(dtype: torch.dtype, plain) -> None:
+    """On the first heads of rows that are longer."""
+    cos, sin = (draw(7, 1, 64, dtype=dtype, seed=s) for s in (1, 2))
+    rows = draw(7, 15, 64, dtype=dtype)
+    with torch.no_grad():
+        expected = plain(lambda: kernels.rotate(rows[:, :12], cos, sin))
+        rest = rows[:, 12:].clone()
+        agree(kernels.rotate(rows[:, :12], cos, sin), expected)
+    assert torch.equal(rows[:, 12:], rest)
+
+
+def test_rotate_leaves_its_input_where_a_gradient_flows() -> None:
+    x, cos, sin = draw(2, 3, 8).requires_grad_(), draw(2, 1, 8, seed=1), draw(2, 1, 8, seed=2)
+    before = x.detach().clone()
+    kernels.rotate(x, cos, sin).sum().backward()
+    assert torch.equal(x, before)
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize(("heads", "kv", "width"), SHAPES)
+def test_a_step(dtype: torch.dtype, window: int | None, heads: int, kv: int, width: int, plain) -> None:
+    """Rows of unequal length in a cache with room, whose unused places hold what must not be read. A width of 4 is left to PyTorch."""
+    positions = torch.tensor([0, 3, 30, 17])
+    rows = draw(4, heads + 2 * kv, width, dtype=dtype)
+    cache = [draw(4, kv, 32, width, dtype=dtype, seed=s) for s in (1, 2)]
+    for held in cache:
+        held.masked_fill_((torch.arange(32) > positions[:, None])[:, None, :, None], 20.0)
+
+    def attended() -> tuple[Tensor, Tensor, Tensor]:
+        keys, values = cache[0].clone(), cache[1].clone()
+        return Step([keys], [values], positions, window)(0, *rows.split([heads, kv, kv], dim=1)), keys, values
+
+    with torch.no_grad():
+        (found, *held), (expected, *held_there) = attended(), plain(attended)
+    for mine, its in zip(held, held_there, strict=True):
+        assert torch.equal(mine, its)
+    assert_close(found, expected, atol=1e-5 if dtype == torch.float32 else 0.03, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize(("heads", "kv", "width"), SHAPES[:3])
+def test_a_token_of_a_piece_gets_to_the_bit_what_it_gets_from_a_step(
+    dtype: torch.dtype, window: int | None, heads: int, kv: int, width: int
+) -> None:
+    """Five tokens after four; which is why what is sampled has the log-probabilities that a learner finds."""
+    rows = draw(9, heads + 2 * kv, width, dtype=dtype)
+    q, k, v = rows.split([heads, kv, kv], dim=1)
+    found = kernels.piece(q[4:], k, v, window, keep=True)
+    assert found is not None
+    (out, shares), keys, values = found, k.transpose(0, 1)[None], v.transpose(0, 1)[None]
+    assert shares is not None
+    for i in range(5):
+        held, place = [x.contiguous().clone() for x in (keys, values)], torch.tensor([4 + i])
+        assert torch.equal(out[i], kernels.step(q[4 + i :][:1], k[4 + i :][:1], v[4 + i :][:1], *held, place, window)[0])
+    for_values = (shares.float() @ v.transpose(0, 1).float()).view(heads, 5, width).transpose(0, 1)
+    assert_close(out, for_values.to(dtype), atol=1e-5, rtol=1e-5 if dtype == torch.float32 else 2**-7)
+    assert dtype == torch.float32 or (out != for_values.to(dtype)).float().mean() < 0.02
+    assert_close(shares.float().sum(-1), torch.ones(kv, heads // kv * 5), atol=1e-5 if dtype == torch.float32 else 1e-2, rtol=0)
+
+
+def test_what_cannot_be_compiled_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert kernels.library.__wrapped__(torch.float32) is None
+    monkeypatch.setenv("CC", "false")
+    assert kernels.library.__wrapped__(torch.float32) is None
+    monkeypatch.delenv("CC")
+    assert kernels.library.__wrapped__(torch.float64) is None
