@@ -80,6 +80,40 @@ void rotate(int64_t n, int64_t heads, int64_t width, int64_t stride, real *x, co
         }
 }
 
+/* For each row of logits (n, v) the token where the cumulative sum of exp(logit / temperature) passes its total times uniforms[i], and its
+   log-probability. Two passes: how much every block of tokens weighs, then where in one of them. */
+void draw(int64_t n, int64_t v, const real *logits, const double *uniforms, float temperature, int64_t *tokens, float *logprobs) {
+    enum { BLOCK = 256 };
+#pragma omp parallel for if (n > 1)
+    for (int64_t i = 0; i < n; i++) {
+        const real *row = logits + i * v;
+        float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+        for (int64_t l = 0; l < v; l++) top = wide(row[l]) > top ? wide(row[l]) : top;
+        int64_t blocks = (v + BLOCK - 1) / BLOCK, at = 0;
+        double *ends = malloc(blocks * sizeof *ends), total = 0;
+        for (int64_t b = 0; b < blocks; b++) {
+            float sum = 0;
+            int64_t end = (b + 1) * BLOCK < v ? (b + 1) * BLOCK : v;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t l = b * BLOCK; l < end; l++) sum += exponential((wide(row[l]) - top) / temperature);
+            ends[b] = total += sum;
+        }
+        double wanted = fmin(uniforms[i] * total, nextafter(total, 0)); /* so what is drawn weighs something */
+        while (at < blocks - 1 && ends[at] <= wanted) at++;
+        double left = wanted - (at ? ends[at - 1] : 0);
+        int64_t token = 0;
+        for (int64_t l = at * BLOCK; l < v && left >= 0; l++) {
+            float weight = exponential((wide(row[l]) - top) / temperature);
+            if (weight > 0) token = l;
+            left -= weight;
+        }
+        tokens[i] = token;
+        logprobs[i] = (wide(row[token]) - top) / temperature - log(total);
+        free(ends);
+    }
+}
+
 #ifdef GROUP
 /* The GROUP query heads q of one token see the places `first` to `last` of a key head, whose rows are as far apart as the strides say.
    `p` (GROUP, last + 1) is room for the shares. */

@@ -21,7 +21,7 @@ from torch import Tensor
 
 COMPILE = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
-TAKES = {"norm": "nnppfpp", "swiglu": "nnpp", "rotate": "nnnnppp", "step": "nnnnppnpnpnppfp", "piece": "nnnnpnpnpnfpp"}
+TAKES = {"norm": "nnppfpp", "swiglu": "nnpp", "rotate": "nnnnppp", "draw": "nnppfpp", "step": "nnnnppnpnpnppfp", "piece": "nnnnpnpnpnfpp"}
 """What each function takes: whole numbers, floats, addresses."""
 
 
@@ -83,6 +83,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         found.rotate(*x.shape, x.stride(0), x.data_ptr(), cos.data_ptr(), sin.data_ptr())
         return x
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor] | None:
+    """Where the cumulative sum of softmax(logits (R, V) / temperature) passes `uniforms` (R,), and its log-probability, (R,) each.
+
+    None where it is not compiled.
+    """
+    found = _for(logits)
+    if found is None:
+        return None
+    logits, uniforms = logits.contiguous(), uniforms.double().contiguous()
+    tokens, logprobs = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
+    found.draw(*logits.shape, logits.data_ptr(), uniforms.data_ptr(), temperature, tokens.data_ptr(), logprobs.data_ptr())
+    return tokens, logprobs
 
 
 def attention(keys: Tensor, heads: int) -> ctypes.CDLL | None:

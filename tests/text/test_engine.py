@@ -99,7 +99,10 @@ def test_cuts_keep_the_right_tokens_in_the_right_proportion(sampling: Sampling, 
     torch.testing.assert_close(logprobs, uncut[tokens])
 
 
-def test_a_token_is_drawn_where_the_cumulative_distribution_passes_its_number() -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_token_is_drawn_where_the_cumulative_distribution_passes_its_number(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(kernels, "library", lambda *_: None)
     logits = 3 * torch.randn(1, 1000, generator=torch.Generator().manual_seed(0))  # four blocks, the last one cut short
     logits[:, torch.randperm(1000, generator=torch.Generator().manual_seed(1))[:300]] = -torch.inf
     logits[:, [0, 255, 256, 999]] = -torch.inf

@@ -294,6 +294,9 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
     Returns tokens (R,) and their log-probabilities (R,) under the uncut distribution at the sampling temperature: what a
     learner computes too. At temperature 0 the log-probabilities are those of temperature 1.
     """
+    uncut = sampling.top_p >= 1 and not sampling.top_k and not sampling.min_p
+    if uncut and sampling.temperature and (found := kernels.draw(logits, uniforms, sampling.temperature)):
+        return found
     weights = logits - logits.amax(dim=-1, keepdim=True)  # one new array and few passes: the vocabulary is large
     if sampling.temperature not in (0, 1):
         weights /= sampling.temperature
@@ -301,7 +304,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
     total = weights.sum(dim=-1, keepdim=True)
     if sampling.temperature == 0:
         tokens = logits.argmax(dim=-1, keepdim=True)
-    elif sampling.top_p >= 1 and not sampling.top_k and not sampling.min_p:
+    elif uncut:
         tokens = _invert(weights, uniforms)
     else:
         p, order = (weights / total).sort(dim=-1, descending=True)

@@ -219,11 +219,10 @@ class Block(nn.Module):
         if wanted is not None:
             x, mixed = x.index_select(0, wanted), mixed.index_select(0, wanted)
             adapter = adapter.rows(wanted) if isinstance(adapter, Updates) else adapter
-        x = x + self.out(mixed, adapter)
+        x = self.out(mixed, adapter).add_(x)
         up = self.up(self.norm2(x), adapter)
-        if s.is_gpt2:
-            return x + self.down(F.gelu(up, approximate="tanh"), adapter)
-        return x + self.down(swiglu(up), adapter)
+        inner = F.gelu(up, approximate="tanh") if s.is_gpt2 else swiglu(up)
+        return self.down(inner, adapter).add_(x)
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
