@@ -1,7 +1,8 @@
 """What happens between the matrix products on a processor: norm, SwiGLU, rotary embedding, attention.
 
 Each is one loop in C (kernels.c, compiled when it is first used) where PyTorch makes some ten passes, which take longer than the
-products do when a few rows are decoded. Without a C compiler and on a GPU PyTorch does the same, with the same roundings.
+products do when a few rows are decoded. Without a C compiler and on a GPU PyTorch does the same: norm, SwiGLU and rotary embedding with
+the same roundings, attention with those of its fused kernel.
 
 Shape letters: N tokens, R rows at work, L cache length, T tokens of a piece, S tokens that it sees, C width, M width of an MLP, H heads,
 K key-value heads, D head width.
