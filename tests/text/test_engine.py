@@ -78,6 +78,7 @@ def test_temperature_zero_takes_the_likeliest_as_transformers_does(family) -> No
     ("sampling", "kept"),
     [
         (Sampling(), [0, 1, 2, 3]),
+        (Sampling(temperature=0.5), [0, 1, 2, 3]),
         (Sampling(top_k=2), [0, 1]),
         (Sampling(top_p=0.7), [0, 1]),  # 0.5, then 0.5 < 0.7
         (Sampling(top_p=0.5), [0]),

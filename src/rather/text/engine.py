@@ -73,7 +73,7 @@ class Answer:
 class Cache:
     """Keys and values of every layer, (layers, R, K, L, D) each, and how much of each row is in use.
 
-    L is a little more than what the longest row needs. It changes as rows grow and leave, since products want what they read in one piece.
+    L is a little more than what the longest row needs. It changes as rows grow and leave, so that no more is held and read.
     How long rows are is kept on the host, so that a step reads nothing from the device but what was drawn.
     """
 

@@ -151,10 +151,10 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.adapters = nn.ModuleDict()
         self._packed: Tensor | None = None
-        self._version = 0
+        self._packed_version = 0
 
     def forward(self, x: Tensor, adapter: str | Updates | None = None) -> Tensor:
-        if self._packed is not None and self._version == self.weight._version and not torch.is_grad_enabled():
+        if self._packed is not None and self._packed_version == self.weight._version and not torch.is_grad_enabled():
             bias = None if self.bias is None else self.bias.to(x.dtype)
             y = _onednn(x, self._packed, bias) if self._packed.is_mkldnn else F.linear(x, self._packed, bias)
         else:
@@ -178,8 +178,8 @@ def packed(model: nn.Module, dtype: torch.dtype, rows: int) -> Iterator[None]:
     try:
         with torch.no_grad():
             for layer in layers:
-                if layer._packed is None or layer._version != layer.weight._version or layer._packed.dtype != dtype:
-                    layer._packed, layer._version = _laid_out(layer.weight.detach().to(dtype), rows), layer.weight._version
+                if layer._packed is None or layer._packed_version != layer.weight._version or layer._packed.dtype != dtype:
+                    layer._packed, layer._packed_version = _laid_out(layer.weight.detach().to(dtype), rows), layer.weight._version
         yield
     finally:
         for layer in layers:
