@@ -99,7 +99,7 @@ void draw(int64_t n, int64_t v, const real *logits, const double *uniforms, floa
             for (int64_t l = b * BLOCK; l < end; l++) sum += exponential((wide(row[l]) - top) / temperature);
             ends[b] = total += sum;
         }
-        double wanted = fmin(uniforms[i] * total, nextafter(total, 0)); /* so what is drawn weighs something */
+        double wanted = uniforms[i] * total; /* below the total, since uniforms are below 1 */
         while (at < blocks - 1 && ends[at] <= wanted) at++;
         double left = wanted - (at ? ends[at - 1] : 0);
         int64_t token = 0;
