@@ -43,6 +43,25 @@ def test_there_is_a_compiler() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "i", "o"), [(1, 576, 960), (8, 2, 48), (13, 514, 50), (3, 1030, 7), (40, 1536, 300)])
+def test_product(dtype: torch.dtype, n: int, i: int, o: int) -> None:
+    """With sums that are begun anew, tiles that are not full, and bias. A row gets the same numbers whatever stands beside it."""
+    x, weight, bias = draw(n, i, dtype=dtype), draw(o, i, dtype=dtype, seed=1) / i**0.5, draw(o, dtype=dtype, seed=2)
+    laid = kernels.lay_out(weight)
+    if laid is None:
+        pytest.skip("this processor has another way to multiply such numbers")
+    found = kernels.product(laid, o, x, bias)
+    agree(found, (x.double() @ weight.double().T + bias.double()).to(dtype))
+    agree(kernels.product(laid, o, x, None), (x.double() @ weight.double().T).to(dtype))
+    assert torch.equal(kernels.product(laid, o, x[-1:], bias), found[-1:])
+
+
+def test_a_product_that_is_not_made_of_whole_words_is_left_to_pytorch() -> None:
+    assert kernels.lay_out(torch.ones(3, 5, dtype=torch.bfloat16)) is None
+    assert kernels.lay_out(torch.ones(3, 5)) is not None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(5, 576), (300, 129), (4, 3, 64)])
 def test_norm(dtype: torch.dtype, shape: tuple[int, ...], plain) -> None:
     x, weight = draw(*shape, dtype=dtype), draw(shape[-1], seed=1)

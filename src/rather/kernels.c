@@ -1,4 +1,4 @@
-/* What happens between the matrix products, on a processor; see kernels.py.
+/* What a processor computes while it decodes; see kernels.py.
 
    Compiled for one type of number, BFLOAT16 or float; attention moreover for one WIDTH of a head and one number of query heads that share a
    key head, GROUP. Everything is computed in float and rounded where PyTorch rounds: both give the same numbers up to the order of sums. */
@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined BFLOAT16 && defined __AVX512BF16__
+#include <immintrin.h>
+#endif
 #ifdef BFLOAT16
 typedef uint16_t real;
 static inline float wide(real x) {
@@ -39,6 +42,56 @@ static inline float exponential(float x) {
     memcpy(&power, &bits, sizeof power);
     return y * power;
 }
+
+#if !defined BFLOAT16 || defined __AVX512BF16__ && !defined __AMX_BF16__ /* where there are tiles oneDNN uses them */
+enum { COLUMNS = 48, PER_WORD = 4 / sizeof(real) };
+#ifdef __AVX512F__
+enum { LANES = 16, VECTORS = 3, ROWS = 8 };
+#else
+enum { LANES = 8, VECTORS = 3, ROWS = 4 };
+#endif
+typedef float vector __attribute__((vector_size(4 * LANES)));
+typedef vector loose __attribute__((aligned(4), may_alias)); /* one that lies anywhere in memory */
+
+/* sum + x * w, a word of x and a vector of words. */
+static inline vector add_product(vector sum, const uint32_t *x, const uint32_t *w) {
+#ifdef BFLOAT16
+    return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(*x), (__m512bh)_mm512_loadu_si512(w));
+#else
+    float one;
+    memcpy(&one, x, sizeof one);
+    return sum + one * *(const loose *)w;
+#endif
+}
+
+/* x (n, words) times the weights of m outputs, plus bias (m) if there is one. A word is four bytes: a float or two bfloat16. Of the weights
+   the words of COLUMNS outputs lie side by side. Sums are begun anew where oneDNN begins them, for the same roundings. */
+void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, const uint32_t *weights, const real *bias, real *out) {
+    int64_t part = (words * PER_WORD > 1024 ? 1024 : 512) / PER_WORD;
+#pragma omp parallel for if (m * words > 16384)
+    for (int64_t first = 0; first < m; first += COLUMNS) {
+        int64_t columns = m - first < COLUMNS ? m - first : COLUMNS;
+        float *sums = calloc(n * COLUMNS, sizeof *sums);
+        for (int64_t start = 0; start < words; start += part) {
+            int64_t end = start + part < words ? start + part : words;
+            for (int64_t r = 0; r < n; r += ROWS)
+                for (int64_t c = 0; c < COLUMNS; c += VECTORS * LANES) {
+                    const uint32_t *from[ROWS], *w = weights + first * words + c;
+                    vector sum[ROWS][VECTORS] = {0};
+                    for (int i = 0; i < ROWS; i++) from[i] = x + (r + i < n ? r + i : n - 1) * words; /* the last row again and again */
+                    for (int64_t k = start; k < end; k++)
+                        for (int i = 0; i < ROWS; i++)
+                            for (int j = 0; j < VECTORS; j++) sum[i][j] = add_product(sum[i][j], from[i] + k, w + k * COLUMNS + j * LANES);
+                    for (int i = 0; i < ROWS && r + i < n; i++)
+                        for (int j = 0; j < VECTORS; j++) *(loose *)(sums + (r + i) * COLUMNS + c + j * LANES) += sum[i][j];
+                }
+        }
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j < columns; j++) out[i * m + first + j] = narrow(sums[i * COLUMNS + j] + (bias ? wide(bias[first + j]) : 0));
+        free(sums);
+    }
+}
+#endif
 
 /* x (n, c) over its root mean square, times weight (c); and what it was multiplied with, scale (n). */
 void norm(int64_t n, int64_t c, const real *x, const real *weight, float eps, real *out, float *scale) {

@@ -1,10 +1,10 @@
-"""What happens between the matrix products on a processor: norm, SwiGLU, rotary embedding, attention.
+"""What a processor computes while it decodes: matrix products of few rows, and norm, SwiGLU, rotary embedding and attention between them.
 
-Each is one loop in C (kernels.c, compiled when it is first used) where PyTorch makes some ten passes, which take longer than the
-products do when a few rows are decoded. Without a C compiler and on a GPU PyTorch does the same: norm, SwiGLU and rotary embedding with
-the same roundings, attention with those of its fused kernel.
+Each is one loop in C (kernels.c, compiled when it is first used). Products read the weights as fast as the memory gives them; between them
+PyTorch makes some ten passes where these make one. Without a C compiler and on a GPU PyTorch does the same: norm, SwiGLU and rotary
+embedding with the same roundings, attention with those of its fused kernel, products with those of its matrix library.
 
-Shape letters: N tokens, R rows at work, L cache length, T tokens of a piece, S tokens that it sees, C width, M width of an MLP, H heads,
+Shape letters: N tokens, I inputs, O outputs, R rows at work, L cache length, T tokens of a piece, S tokens that it sees, C width, M width of an MLP, H heads,
 K key-value heads, D head width.
 """
 
@@ -21,8 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 COMPILE = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+COLUMNS = 48
+"""Outputs whose weights lie side by side, see `lay_out`; kernels.c says the same."""
 KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
-TAKES = {"norm": "nnppfpp", "swiglu": "nnpp", "rotate": "nnnnppp", "draw": "nnppfpp", "step": "nnnnppnpnpnppfp", "piece": "nnnnpnpnpnfpp"}
+TAKES = {
+    "product": "nnnpppp",
+    "norm": "nnppfpp",
+    "swiglu": "nnpp",
+    "rotate": "nnnnppp",
+    "draw": "nnppfpp",
+    "step": "nnnnppnpnpnppfp",
+    "piece": "nnnnpnpnpnfpp",
+}
 """What each function takes: whole numbers, floats, addresses."""
 
 
@@ -44,15 +54,39 @@ def library(dtype: torch.dtype, width: int = 0, group: int = 0) -> ctypes.CDLL |
                 found = ctypes.CDLL(str(built))
             except (OSError, subprocess.CalledProcessError):
                 continue
-            for name in TAKES if group else TAKES.keys() - {"step", "piece"}:
-                function = getattr(found, name)
-                function.argtypes, function.restype = [KINDS[kind] for kind in TAKES[name]], None
+            for name in TAKES:
+                if function := getattr(found, name, None):
+                    function.argtypes, function.restype = [KINDS[kind] for kind in TAKES[name]], None
             return found
     return None
 
 
 def _for(x: Tensor, *heads: int) -> ctypes.CDLL | None:
     return library(x.dtype, *heads) if x.device.type == "cpu" else None
+
+
+def lay_out(weight: Tensor) -> Tensor | None:
+    """Weight (O, I) as `product` reads it, (ceil(O / 48), words, 48): a word is four bytes, those of 48 outputs lie side by side.
+
+    None where products are left to PyTorch.
+    """
+    found = _for(weight)
+    if not hasattr(found, "product") or weight.shape[1] * weight.element_size() % 4:
+        return None
+    words = weight.contiguous().view(torch.int32)
+    return F.pad(words, (0, 0, 0, -len(words) % COLUMNS)).unflatten(0, (-1, COLUMNS)).transpose(1, 2).contiguous()
+
+
+def product(laid: Tensor, outputs: int, x: Tensor, bias: Tensor | None) -> Tensor:
+    """X (N, I) times a weight (O, I) that was laid out, plus bias (O,), to (N, O). Passes no gradient on.
+
+    With few rows this waits for the weights to come from memory, and they come as fast as they can.
+    """
+    found, x, out = library(x.dtype), x.contiguous(), x.new_empty((len(x), outputs))
+    assert found is not None
+    added = None if bias is None else bias.data_ptr()
+    found.product(*out.shape, laid.shape[1], x.data_ptr(), laid.data_ptr(), added, out.data_ptr())
+    return out
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

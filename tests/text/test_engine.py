@@ -51,10 +51,11 @@ def test_kept_logprobs_are_those_of_a_forward_pass(family, compiled: bool, monke
         torch.testing.assert_close(torch.tensor(answer.logprobs), expected, atol=1e-5, rtol=0)
 
 
-def test_in_bfloat16_the_learner_finds_the_logprobs_that_were_sampled_with(smollm2: Path) -> None:
+@pytest.mark.parametrize("rows", [1, 8])
+def test_in_bfloat16_the_learner_finds_the_logprobs_that_were_sampled_with(smollm2: Path, rows: int) -> None:
     model = load_policy(smollm2, torch.device("cpu"), torch.bfloat16, False, 1.0).model
     asked = [Request(tuple(range(1000 * i, 1000 * i + 30)), i) for i in range(8)]
-    found = generate(model, asked, Sampling(24), frozenset())
+    found = generate(model, asked, Sampling(24), frozenset(), rows=rows)
     answers = [torch.tensor(a.tokens) for a in found]
     laid = pack([torch.tensor(r.prompt) for r in asked], answers, None, torch.bfloat16)
     with torch.no_grad():
