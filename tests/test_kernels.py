@@ -47,18 +47,18 @@ def test_there_is_a_compiler() -> None:
 def test_product(dtype: torch.dtype, n: int, i: int, o: int) -> None:
     """With sums that are begun anew, tiles that are not full, and bias. A row gets the same numbers whatever stands beside it."""
     x, weight, bias = draw(n, i, dtype=dtype), draw(o, i, dtype=dtype, seed=1) / i**0.5, draw(o, dtype=dtype, seed=2)
-    laid = kernels.lay_out(weight)
+    laid = kernels.Laid.out(weight)
     if laid is None:
         pytest.skip("this processor has another way to multiply such numbers")
-    found = kernels.product(laid, o, x, bias)
+    found = laid(x, bias)
     agree(found, (x.double() @ weight.double().T + bias.double()).to(dtype))
-    agree(kernels.product(laid, o, x, None), (x.double() @ weight.double().T).to(dtype))
-    assert torch.equal(kernels.product(laid, o, x[-1:], bias), found[-1:])
+    agree(laid(x, None), (x.double() @ weight.double().T).to(dtype))
+    assert torch.equal(laid(x[-1:], bias), found[-1:])
 
 
 def test_a_product_that_is_not_made_of_whole_words_is_left_to_pytorch() -> None:
-    assert kernels.lay_out(torch.ones(3, 5, dtype=torch.bfloat16)) is None
-    assert kernels.lay_out(torch.ones(3, 5)) is not None
+    assert kernels.Laid.out(torch.ones(3, 5, dtype=torch.bfloat16)) is None
+    assert kernels.Laid.out(torch.ones(3, 5)) is not None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -114,7 +114,7 @@ def test_a_step(dtype: torch.dtype, window: int | None, heads: int, kv: int, wid
 
     def attended() -> tuple[Tensor, Tensor, Tensor]:
         keys, values = cache[0].clone(), cache[1].clone()
-        return Step([keys], [values], positions, window)(0, *rows.split([heads, kv, kv], dim=1)), keys, values
+        return Step(keys[None], values[None], positions, window)(0, *rows.split([heads, kv, kv], dim=1)), keys, values
 
     with torch.no_grad():
         (found, *held), (expected, *held_there) = attended(), plain(attended)

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#pragma GCC visibility push(protected) /* calls of each other are not of what others name so: the C library has a `step` */
+
 #if defined BFLOAT16 && defined __AVX512BF16__
 #include <immintrin.h>
 #endif
@@ -44,6 +46,7 @@ static inline float exponential(float x) {
 }
 
 #if !defined BFLOAT16 || defined __AVX512BF16__ && !defined __AMX_BF16__ /* where there are tiles oneDNN uses them */
+#define PRODUCT
 enum { COLUMNS = 48, PER_WORD = 4 / sizeof(real) };
 #ifdef __AVX512F__
 enum { LANES = 16, VECTORS = 3, ROWS = 8 };
@@ -93,8 +96,8 @@ void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, const uint3
 }
 #endif
 
-/* x (n, c) over its root mean square, times weight (c); and what it was multiplied with, scale (n). */
-void norm(int64_t n, int64_t c, const real *x, const real *weight, float eps, real *out, float *scale) {
+/* x (n, c) over its root mean square, times weight (c); and what it was multiplied with, scale (n). Not inlined: `decode` has the same sums. */
+__attribute__((noinline)) void norm(int64_t n, int64_t c, const real *x, const real *weight, float eps, real *out, float *scale) {
 #pragma omp parallel for if (n * c > 32768)
     for (int64_t i = 0; i < n; i++) {
         const real *from = x + i * c;
@@ -239,4 +242,53 @@ void piece(int64_t n, int64_t s, int64_t kv, int64_t window, const real *q, int6
             free(p);
         }
 }
+
+#ifdef PRODUCT
+/* Addresses of a block's weights: norms, and linear layers with their biases, 0 where there is none. */
+struct block {
+    const real *norm1, *norm2, *q_norm, *k_norm;
+    const uint32_t *qkv;
+    const real *qkv_bias;
+    const uint32_t *out;
+    const real *out_bias;
+    const uint32_t *up;
+    const real *up_bias;
+    const uint32_t *down;
+    const real *down_bias;
+};
+
+static void add(int64_t n, const real *y, real *x) {
+    for (int64_t i = 0; i < n; i++) x[i] = narrow(wide(y[i]) + wide(x[i]));
+}
+
+/* All blocks for one new token of n rows: x (n, c) in, hidden states out, in place; the MLP is m wide, caches of blocks are `apart`. What
+   transformer.py does with the same functions one by one. */
+void decode(int64_t blocks, const struct block *of, int64_t n, int64_t c, int64_t m, int64_t kv, float eps, int64_t window,
+            const int64_t *positions, const real *cosine, const real *sine, real *keys, real *values, int64_t room, int64_t apart, real *x) {
+    int64_t heads = GROUP * kv, q_width = heads * WIDTH, qkv_width = (heads + 2 * kv) * WIDTH;
+    real *normed = malloc(n * (c + qkv_width + q_width + 3 * m) * sizeof *normed), *qkv = normed + n * c, *mixed = qkv + n * qkv_width;
+    real *up = mixed + n * q_width, *inner = up + n * 2 * m, *k = qkv + q_width, *v = k + kv * WIDTH;
+    float *scales = malloc((n > heads ? n : heads) * sizeof *scales);
+    for (int64_t i = 0; i < blocks; i++, keys += apart, values += apart) {
+        struct block b = of[i];
+        norm(n, c, x, b.norm1, eps, normed, scales);
+        product(n, qkv_width, c / PER_WORD, (uint32_t *)normed, b.qkv, b.qkv_bias, qkv);
+        for (int64_t r = 0; r < n && b.q_norm; r++) {
+            norm(heads, WIDTH, qkv + r * qkv_width, b.q_norm, eps, qkv + r * qkv_width, scales);
+            norm(kv, WIDTH, k + r * qkv_width, b.k_norm, eps, k + r * qkv_width, scales);
+        }
+        rotate(n, heads + kv, WIDTH, qkv_width, qkv, cosine, sine);
+        step(n, kv, room, window, positions, qkv, qkv_width, k, qkv_width, v, qkv_width, keys, values, pow(WIDTH, -0.5), mixed);
+        product(n, c, q_width / PER_WORD, (uint32_t *)mixed, b.out, b.out_bias, normed);
+        add(n * c, normed, x);
+        norm(n, c, x, b.norm2, eps, normed, scales);
+        product(n, 2 * m, c / PER_WORD, (uint32_t *)normed, b.up, b.up_bias, up);
+        swiglu(n, m, up, inner);
+        product(n, c, m / PER_WORD, (uint32_t *)inner, b.down, b.down_bias, normed);
+        add(n * c, normed, x);
+    }
+    free(scales);
+    free(normed);
+}
+#endif
 #endif

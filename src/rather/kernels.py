@@ -4,8 +4,8 @@ Each is one loop in C (kernels.c, compiled when it is first used). Products read
 PyTorch makes some ten passes where these make one. Without a C compiler and on a GPU PyTorch does the same: norm, SwiGLU and rotary
 embedding with the same roundings, attention with those of its fused kernel, products with those of its matrix library.
 
-Shape letters: N tokens, I inputs, O outputs, R rows at work, L cache length, T tokens of a piece, S tokens that it sees, C width, M width of an MLP, H heads,
-K key-value heads, D head width.
+Shape letters: N tokens, I inputs, O outputs, R rows at work, L cache length, T tokens of a piece, S tokens that it sees, C width,
+M width of an MLP, H heads, K key-value heads, D head width.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ import os
 import shlex
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ TAKES = {
     "draw": "nnppfpp",
     "step": "nnnnppnpnpnppfp",
     "piece": "nnnnpnpnpnfpp",
+    "decode": "npnnnnfnpppppnnp",
 }
 """What each function takes: whole numbers, floats, addresses."""
 
@@ -65,28 +67,35 @@ def _for(x: Tensor, *heads: int) -> ctypes.CDLL | None:
     return library(x.dtype, *heads) if x.device.type == "cpu" else None
 
 
-def lay_out(weight: Tensor) -> Tensor | None:
-    """Weight (O, I) as `product` reads it, (ceil(O / 48), words, 48): a word is four bytes, those of 48 outputs lie side by side.
+@dataclass(frozen=True)
+class Laid:
+    """A weight (`outputs`, I) as products with few rows read it, (ceil(outputs / 48), words, 48).
 
-    None where products are left to PyTorch.
+    A word is four bytes, and those of 48 outputs lie side by side.
     """
-    found = _for(weight)
-    if not hasattr(found, "product") or weight.shape[1] * weight.element_size() % 4:
-        return None
-    words = weight.contiguous().view(torch.int32)
-    return F.pad(words, (0, 0, 0, -len(words) % COLUMNS)).unflatten(0, (-1, COLUMNS)).transpose(1, 2).contiguous()
 
+    words: Tensor
+    outputs: int
 
-def product(laid: Tensor, outputs: int, x: Tensor, bias: Tensor | None) -> Tensor:
-    """X (N, I) times a weight (O, I) that was laid out, plus bias (O,), to (N, O). Passes no gradient on.
+    @classmethod
+    def out(cls, weight: Tensor) -> "Laid | None":
+        """Lay out a weight (O, I); None where products are left to PyTorch."""
+        found = _for(weight)
+        if not hasattr(found, "product") or weight.shape[1] * weight.element_size() % 4:
+            return None
+        words = F.pad(weight.contiguous().view(torch.int32), (0, 0, 0, -len(weight) % COLUMNS))
+        return cls(words.unflatten(0, (-1, COLUMNS)).transpose(1, 2).contiguous(), len(weight))
 
-    With few rows this waits for the weights to come from memory, and they come as fast as they can.
-    """
-    found, x, out = library(x.dtype), x.contiguous(), x.new_empty((len(x), outputs))
-    assert found is not None
-    added = None if bias is None else bias.data_ptr()
-    found.product(*out.shape, laid.shape[1], x.data_ptr(), laid.data_ptr(), added, out.data_ptr())
-    return out
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """X (N, I) times the weight, plus bias (O,), to (N, O). Passes no gradient on.
+
+        With few rows this waits for the weights to come from memory, and they come as fast as they can.
+        """
+        found, x, out = library(x.dtype), x.contiguous(), x.new_empty((len(x), self.outputs))
+        assert found is not None
+        added = None if bias is None else bias.data_ptr()
+        found.product(*out.shape, self.words.shape[1], x.data_ptr(), self.words.data_ptr(), added, out.data_ptr())
+        return out
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -166,6 +175,30 @@ def piece(q: Tensor, k: Tensor, v: Tensor, window: int | None, keep: bool) -> tu
     kept = q.new_empty((kv, heads // kv * t, s)) if keep else None
     found.piece(t, s, kv, window or s, *_rows(q, k, v), width**-0.5, None if kept is None else kept.data_ptr(), out.data_ptr())
     return out, kept
+
+
+def decode(
+    blocks: Tensor,
+    x: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    cache: tuple[Tensor, Tensor],
+    positions: Tensor,
+    mlp_width: int,
+    heads: int,
+    eps: float,
+    window: int | None,
+) -> None:
+    """What x (R, C) is after all blocks of a decoding step, in place.
+
+    `blocks` are addresses of their weights as kernels.c wants them, `cache` keys and values (blocks, R, K, L, D).
+    """
+    keys, values = cache
+    found = attention(keys[0], heads)
+    assert found is not None
+    _, _, kv, room, _ = keys.shape
+    tensors = (positions, *rotary, keys, values)
+    of = len(blocks), blocks.data_ptr(), *x.shape, mlp_width, kv, eps, window or room
+    found.decode(*of, *(t.data_ptr() for t in tensors), room, keys.stride(0), x.data_ptr())
 
 
 def _rows(*of: Tensor) -> list[int]:

@@ -64,6 +64,29 @@ def test_in_bfloat16_the_learner_finds_the_logprobs_that_were_sampled_with(smoll
     assert float((known - torch.tensor([p for a in found for p in a.logprobs])).abs().mean()) < 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_blocks_in_one_call_give_to_the_bit_what_they_give_one_by_one(
+    family, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = weights.load(family[1])
+    model.dtype = dtype
+    called: list[int] = []
+    inner = engine.Decoder.__call__
+
+    def counting(self, ids, step):
+        called.append(len(ids))
+        return inner(self, ids, step)
+
+    monkeypatch.setattr(engine.Decoder, "__call__", counting)
+    found = generate(model, requests(), Sampling(20), STOP, rows=3)
+    if kernels.Laid.out(torch.ones(2, 2, dtype=dtype)) and not model.shape.is_gpt2:
+        assert called
+    called.clear()
+    monkeypatch.setattr(engine.Decoder, "of", lambda model: None)
+    assert found == generate(model, requests(), Sampling(20), STOP, rows=3)
+    assert not called
+
+
 def test_temperature_zero_takes_the_likeliest_as_transformers_does(family) -> None:
     reference, folder = family
     found = generate(weights.load(folder), requests(), Sampling(12, temperature=0), frozenset())

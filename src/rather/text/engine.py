@@ -10,13 +10,14 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rather import kernels
-from rather.text.linear import Updates, packed
+from rather.text.linear import Linear, Updates, packed
 from rather.text.packing import Packed, pack
 from rather.text.transformer import Shift, Transformer
 
@@ -95,7 +96,7 @@ class Cache:
         positions = _index(self.lengths[:rows], self.keys.device)
         self.lengths[:rows] = [length + 1 for length in self.lengths[:rows]]
         self.fit(max(self.lengths[:rows]))
-        return Step(self.keys[:, :rows].unbind(), self.values[:, :rows].unbind(), positions, self.window)
+        return Step(self.keys[:, :rows], self.values[:, :rows], positions, self.window)
 
     def move(self, source: int, target: int) -> None:
         """Copy row `source` over row `target`."""
@@ -107,10 +108,10 @@ class Cache:
 
 @dataclass(frozen=True)
 class Step:
-    """Attention of one decoding step: row n's new key and value go to `positions[n]` of every layer's `keys` and `values` (R, K, L, D)."""
+    """Attention of one decoding step: row n's new key and value go to `positions[n]` of `keys` and `values` (layers, R, K, L, D)."""
 
-    keys: Sequence[Tensor]
-    values: Sequence[Tensor]
+    keys: Tensor
+    values: Tensor
     positions: Tensor
     window: int | None
 
@@ -128,11 +129,45 @@ class Step:
     @functools.cached_property
     def bias(self) -> Tensor:
         """(R, 1, 1, L), added to the scores: it hides what a row does not see. True and False would be turned into this in every layer."""
-        place = torch.arange(self.keys[0].shape[2], device=self.positions.device)
+        place = torch.arange(self.keys.shape[3], device=self.positions.device)
         hidden = place > self.positions[:, None]
         if self.window is not None:
             hidden |= place <= self.positions[:, None] - self.window
-        return torch.zeros(hidden.shape, dtype=self.keys[0].dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)[:, None, None]
+        return torch.zeros(hidden.shape, dtype=self.keys.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)[:, None, None]
+
+
+class Decoder:
+    """The hidden states of a decoding step, all blocks in one call in C: Python takes longer between two small products than they do."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.held = model, list[Tensor]()
+        self.blocks = torch.tensor([[self._address(part) for part in self._parts(block)] for block in model.blocks])
+
+    @classmethod
+    def of(cls, model: Transformer) -> "Decoder | None":
+        """For a `model` whose weights are laid out and whose blocks are those that kernels.c knows; else None."""
+        known = not model.shape.is_gpt2 and model.shape.head_width % 8 == 0
+        return cls(model) if known and all(isinstance(m._packed, kernels.Laid) for m in model.modules() if isinstance(m, Linear)) else None
+
+    def __call__(self, ids: Tensor, step: Step) -> Tensor:
+        """Hidden states (R, C) for tokens `ids` (R,): what the model gives without adapters and shifts."""
+        model, s = self.model, self.model.shape
+        assert model.rotary is not None
+        x, rotary = model.embedding(ids).to(model.dtype), model.rotary(step.positions, model.dtype)
+        kernels.decode(self.blocks, x, rotary, (step.keys, step.values), step.positions, s.mlp_width, s.heads, s.norm_eps, s.window)
+        return model.norm(x)
+
+    def _parts(self, block: Any) -> list[Tensor | None]:
+        """The weights of a block, in the order of kernels.c."""
+        own = [block.q_norm.weight, block.k_norm.weight] if self.model.shape.qk_norm else [None, None]
+        linears = (block.qkv, block.out, block.up, block.down)
+        return [block.norm1.weight, block.norm2.weight, *own, *(part for m in linears for part in (m._packed.words, m.bias))]
+
+    def _address(self, part: Tensor | None) -> int:
+        if part is None:
+            return 0
+        self.held.append(part if part.dtype == torch.int32 else part.detach().to(self.model.dtype))
+        return self.held[-1].data_ptr()
 
 
 @dataclass(frozen=True)
@@ -191,6 +226,7 @@ def generate(
     device = model.embedding.weight.device
     drawing: list[_Drawing] = []
     with packed(model, model.dtype, rows):
+        decoder = Decoder.of(model) if adapter is None and several is None else None
         logits = torch.empty(0, model.shape.vocabulary, device=device)
         while drawing or queue:
             free = rows - len(drawing)
@@ -219,7 +255,7 @@ def generate(
                 added, shift = adapter, None
                 if several is not None:
                     added, shift = several.at(_index([requests[d.request].policy for d in drawing], device), adapter)
-                logits = model.logits(model(tokens[:n], step.positions, step, added, None, shift))
+                logits = model.logits(decoder(tokens[:n], step) if decoder else model(tokens[:n], step.positions, step, added, None, shift))
             else:
                 logits = logits[:0]
     return [answer for answer in answers if answer is not None]

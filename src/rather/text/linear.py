@@ -191,8 +191,8 @@ def packed(model: nn.Module, dtype: torch.dtype, rows: int) -> Iterator[None]:
 
 def _product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tensor]:
     """The product of x (N, I) with a `weight` (O, I), plus a bias: by our own loop, by oneDNN, by PyTorch."""
-    if (laid := kernels.lay_out(weight)) is not None:
-        return functools.partial(kernels.product, laid, len(weight))
+    if own := kernels.Laid.out(weight):
+        return own
     if weight.device.type == "cpu" and _onednn_computes(weight.dtype):
         laid = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         return lambda x, bias: _onednn(x, laid, bias)
