@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from rather import kernels
-from rather.text.engine import Step
+from rather.text.decoder import Step
 
 DTYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(9, 3, 64), (4, 4, 128), (6, 1, 24), (2, 2, 4)]

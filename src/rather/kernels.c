@@ -67,9 +67,11 @@ static inline vector add_product(vector sum, const uint32_t *x, const uint32_t *
 #endif
 }
 
-/* x (n, words) times the weights of m outputs, plus bias (m) if there is one. A word is four bytes: a float or two bfloat16. Of the weights
-   the words of COLUMNS outputs lie side by side. Sums are begun anew where oneDNN begins them, for the same roundings. */
-void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, const uint32_t *weights, const real *bias, real *out) {
+/* x (n, words) times the weights of m outputs, plus what is `added` (n, m) if there is something; rows are strides apart. A word is
+   four bytes: a float or two bfloat16. Of the weights the words of COLUMNS outputs lie side by side. Sums are begun anew where oneDNN begins
+   them, for the same roundings. */
+void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_stride, const uint32_t *weights,
+             const real *added, int64_t added_stride, real *out, int64_t out_stride) {
     int64_t part = (words * PER_WORD > 1024 ? 1024 : 512) / PER_WORD;
 #pragma omp parallel for if (m * words > 16384)
     for (int64_t first = 0; first < m; first += COLUMNS) {
@@ -81,7 +83,7 @@ void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, const uint3
                 for (int64_t c = 0; c < COLUMNS; c += VECTORS * LANES) {
                     const uint32_t *from[ROWS], *w = weights + first * words + c;
                     vector sum[ROWS][VECTORS] = {0};
-                    for (int i = 0; i < ROWS; i++) from[i] = x + (r + i < n ? r + i : n - 1) * words; /* the last row again and again */
+                    for (int i = 0; i < ROWS; i++) from[i] = x + (r + i < n ? r + i : n - 1) * x_stride; /* the last row again and again */
                     for (int64_t k = start; k < end; k++)
                         for (int i = 0; i < ROWS; i++)
                             for (int j = 0; j < VECTORS; j++) sum[i][j] = add_product(sum[i][j], from[i] + k, w + k * COLUMNS + j * LANES);
@@ -89,8 +91,11 @@ void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, const uint3
                         for (int j = 0; j < VECTORS; j++) *(loose *)(sums + (r + i) * COLUMNS + c + j * LANES) += sum[i][j];
                 }
         }
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t j = 0; j < columns; j++) out[i * m + first + j] = narrow(sums[i * COLUMNS + j] + (bias ? wide(bias[first + j]) : 0));
+        for (int64_t i = 0; i < n; i++) {
+            const real *more = added + i * added_stride + first;
+            real *to = out + i * out_stride + first;
+            for (int64_t j = 0; j < columns; j++) to[j] = narrow(sums[i * COLUMNS + j] + (added ? wide(more[j]) : 0));
+        }
         free(sums);
     }
 }
@@ -244,18 +249,38 @@ void piece(int64_t n, int64_t s, int64_t kv, int64_t window, const real *q, int6
 }
 
 #ifdef PRODUCT
-/* Addresses of a block's weights: norms, and linear layers with their biases, 0 where there is none. */
-struct block {
-    const real *norm1, *norm2, *q_norm, *k_norm;
-    const uint32_t *qkv;
-    const real *qkv_bias;
-    const uint32_t *out;
-    const real *out_bias;
-    const uint32_t *up;
-    const real *up_bias;
-    const uint32_t *down;
-    const real *down_bias;
+/* A linear layer, its weight laid out; bias is 0 if there is none. To each of its parts a low-rank update may be added, x down up: all
+   `rank` rows of `down` are shared out among the parts that have an `up`, and weighed by `scale`, or row r of x by share[which[r]] (rank). */
+struct linear {
+    const uint32_t *weight;
+    const real *bias;
+    const uint32_t *down, *up[3];
+    int64_t outputs[3], rank;
+    const real *share;
+    float scale;
 };
+
+/* A block; `shift` is what is added after it, row which[r] to row r of x. What a model has not is 0. */
+struct block {
+    const real *norm1, *norm2, *q_norm, *k_norm, *shift;
+    struct linear qkv, out, up, down;
+};
+
+static void linear(int64_t n, int64_t inputs, int64_t outputs, const real *x, const struct linear *l, const int64_t *which, real *out) {
+    int64_t words = inputs / PER_WORD, parts = !!l->up[0] + !!l->up[1] + !!l->up[2], rank = parts ? l->rank / parts : 0;
+    product(n, outputs, words, (uint32_t *)x, words, l->weight, l->bias, 0, out, outputs);
+    if (!parts) return;
+    real *low = malloc(n * l->rank * sizeof *low);
+    product(n, l->rank, words, (uint32_t *)x, words, l->down, 0, 0, low, l->rank);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < l->rank; j++) {
+            float weight = l->share ? wide(l->share[which[i] * l->rank + j]) : l->scale;
+            low[i * l->rank + j] = narrow(wide(low[i * l->rank + j]) * weight);
+        }
+    for (int64_t i = 0; i < parts; out += l->outputs[i++])
+        product(n, l->outputs[i], rank / PER_WORD, (uint32_t *)(low + i * rank), l->rank / PER_WORD, l->up[i], out, outputs, out, outputs);
+    free(low);
+}
 
 static void add(int64_t n, const real *y, real *x) {
     for (int64_t i = 0; i < n; i++) x[i] = narrow(wide(y[i]) + wide(x[i]));
@@ -263,29 +288,30 @@ static void add(int64_t n, const real *y, real *x) {
 
 /* All blocks for one new token of n rows: x (n, c) in, hidden states out, in place; the MLP is m wide, caches of blocks are `apart`. What
    transformer.py does with the same functions one by one. */
-void decode(int64_t blocks, const struct block *of, int64_t n, int64_t c, int64_t m, int64_t kv, float eps, int64_t window,
-            const int64_t *positions, const real *cosine, const real *sine, real *keys, real *values, int64_t room, int64_t apart, real *x) {
+void decode(int64_t blocks, const struct block *block, int64_t n, int64_t c, int64_t m, int64_t kv, float eps, int64_t window,
+            const int64_t *positions, const real *cosine, const real *sine, const int64_t *which, real *keys, real *values, int64_t room,
+            int64_t apart, real *x) {
     int64_t heads = GROUP * kv, q_width = heads * WIDTH, qkv_width = (heads + 2 * kv) * WIDTH;
     real *normed = malloc(n * (c + qkv_width + q_width + 3 * m) * sizeof *normed), *qkv = normed + n * c, *mixed = qkv + n * qkv_width;
     real *up = mixed + n * q_width, *inner = up + n * 2 * m, *k = qkv + q_width, *v = k + kv * WIDTH;
     float *scales = malloc((n > heads ? n : heads) * sizeof *scales);
-    for (int64_t i = 0; i < blocks; i++, keys += apart, values += apart) {
-        struct block b = of[i];
-        norm(n, c, x, b.norm1, eps, normed, scales);
-        product(n, qkv_width, c / PER_WORD, (uint32_t *)normed, b.qkv, b.qkv_bias, qkv);
-        for (int64_t r = 0; r < n && b.q_norm; r++) {
-            norm(heads, WIDTH, qkv + r * qkv_width, b.q_norm, eps, qkv + r * qkv_width, scales);
-            norm(kv, WIDTH, k + r * qkv_width, b.k_norm, eps, k + r * qkv_width, scales);
+    for (const struct block *b = block; b < block + blocks; b++, keys += apart, values += apart) {
+        norm(n, c, x, b->norm1, eps, normed, scales);
+        linear(n, c, qkv_width, normed, &b->qkv, which, qkv);
+        for (int64_t r = 0; r < n && b->q_norm; r++) {
+            norm(heads, WIDTH, qkv + r * qkv_width, b->q_norm, eps, qkv + r * qkv_width, scales);
+            norm(kv, WIDTH, k + r * qkv_width, b->k_norm, eps, k + r * qkv_width, scales);
         }
         rotate(n, heads + kv, WIDTH, qkv_width, qkv, cosine, sine);
         step(n, kv, room, window, positions, qkv, qkv_width, k, qkv_width, v, qkv_width, keys, values, pow(WIDTH, -0.5), mixed);
-        product(n, c, q_width / PER_WORD, (uint32_t *)mixed, b.out, b.out_bias, normed);
+        linear(n, q_width, c, mixed, &b->out, which, normed);
         add(n * c, normed, x);
-        norm(n, c, x, b.norm2, eps, normed, scales);
-        product(n, 2 * m, c / PER_WORD, (uint32_t *)normed, b.up, b.up_bias, up);
+        norm(n, c, x, b->norm2, eps, normed, scales);
+        linear(n, c, 2 * m, normed, &b->up, which, up);
         swiglu(n, m, up, inner);
-        product(n, c, m / PER_WORD, (uint32_t *)inner, b.down, b.down_bias, normed);
+        linear(n, m, c, inner, &b->down, which, normed);
         add(n * c, normed, x);
+        for (int64_t r = 0; r < n && b->shift; r++) add(c, b->shift + which[r] * c, x + r * c);
     }
     free(scales);
     free(normed);

@@ -3,28 +3,20 @@
 Each distinct prompt is read once, however many answers it gets. Rows join as soon as there is room and leave as soon as
 they are finished, so no step computes a row that nobody needs. Every row draws from a generator of its own.
 
-Shape letters: R rows at work, L cache length, K key-value heads, H heads, D head width, V vocabulary.
+Shape letters: R rows at work, K key-value heads, H heads, D head width, V vocabulary.
 """
 
-import functools
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rather import kernels
-from rather.text.linear import Linear, Updates, packed
+from rather.text.decoder import Cache, Decoder, Several
+from rather.text.linear import packed
 from rather.text.packing import Packed, pack
-from rather.text.transformer import Shift, Transformer
-
-BLOCK = 256
-"""Tokens whose chances are summed together before one of them is drawn."""
-STRIDE = 32
-"""Tokens by which the cache grows."""
+from rather.text.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -48,126 +40,12 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Several:
-    """P policies that answer in one pass over the same weights.
-
-    `after[i]` (P, C) is what they add to the residual stream after block i, `updates` what they add to linear layers; see `Updates`.
-    """
-
-    after: dict[int, Tensor] = field(default_factory=dict)
-    updates: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
-
-    def at(self, which: Tensor, adapter: str | None, fork: Tensor | None = None) -> tuple[str | Updates | None, Shift | None]:
-        """What a forward pass is given whose token n belongs to policy `which[n]`."""
-        return Updates(self.updates, which) if self.updates else adapter, Shift(self.after, which, fork) if self.after else None
-
-
-@dataclass(frozen=True)
 class Answer:
     """The tokens drawn, their log-probabilities before any cut (nats, at the sampling temperature), and whether it ended."""
 
     tokens: list[int]
     logprobs: list[float]
     terminated: bool
-
-
-class Cache:
-    """Keys and values of every layer, (layers, R, K, L, D) each, and how much of each row is in use.
-
-    L is a little more than what the longest row needs. It changes as rows grow and leave, so that no more is held and read.
-    How long rows are is kept on the host, so that a step reads nothing from the device but what was drawn.
-    """
-
-    def __init__(self, model: Transformer, rows: int) -> None:
-        s, device = model.shape, model.embedding.weight.device
-        self.keys = torch.empty(s.layers, rows, s.kv_heads, 0, s.head_width, dtype=model.dtype, device=device)
-        self.values = self.keys
-        self.lengths = [0] * rows
-        self.window = s.window
-
-    def fit(self, longest: int) -> None:
-        """Have room for rows of that many tokens, and not for twice as many."""
-        room, wanted = self.keys.shape[3], math.ceil(longest / STRIDE) * STRIDE
-        if not room / 2 < wanted <= room:
-            self.keys, self.values = (F.pad(x[..., :wanted, :], (0, 0, 0, max(0, wanted - room))) for x in (self.keys, self.values))
-
-    def step(self, rows: int) -> "Step":
-        """Attention of one new token a row, for the first `rows` rows, which are longer by it."""
-        positions = _index(self.lengths[:rows], self.keys.device)
-        self.lengths[:rows] = [length + 1 for length in self.lengths[:rows]]
-        self.fit(max(self.lengths[:rows]))
-        return Step(self.keys[:, :rows], self.values[:, :rows], positions, self.window)
-
-    def move(self, source: int, target: int) -> None:
-        """Copy row `source` over row `target`."""
-        used = self.lengths[source]
-        for held in (self.keys, self.values):
-            held[:, target, :, :used] = held[:, source, :, :used]
-        self.lengths[target] = used
-
-
-@dataclass(frozen=True)
-class Step:
-    """Attention of one decoding step: row n's new key and value go to `positions[n]` of `keys` and `values` (layers, R, K, L, D)."""
-
-    keys: Tensor
-    values: Tensor
-    positions: Tensor
-    window: int | None
-
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        keys, values = self.keys[layer], self.values[layer]
-        attended = kernels.step(q, k, v, keys, values, self.positions, self.window)
-        if attended is not None:
-            return attended
-        rows = torch.arange(len(q), device=q.device)
-        keys[rows, :, self.positions], values[rows, :, self.positions] = k, v
-        # The query heads that share a key head stand in the place of a sequence: no key is copied.
-        grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias).reshape(q.shape)
-
-    @functools.cached_property
-    def bias(self) -> Tensor:
-        """(R, 1, 1, L), added to the scores: it hides what a row does not see. True and False would be turned into this in every layer."""
-        place = torch.arange(self.keys.shape[3], device=self.positions.device)
-        hidden = place > self.positions[:, None]
-        if self.window is not None:
-            hidden |= place <= self.positions[:, None] - self.window
-        return torch.zeros(hidden.shape, dtype=self.keys.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)[:, None, None]
-
-
-class Decoder:
-    """The hidden states of a decoding step, all blocks in one call in C: Python takes longer between two small products than they do."""
-
-    def __init__(self, model: Transformer) -> None:
-        self.model, self.held = model, list[Tensor]()
-        self.blocks = torch.tensor([[self._address(part) for part in self._parts(block)] for block in model.blocks])
-
-    @classmethod
-    def of(cls, model: Transformer) -> "Decoder | None":
-        """For a `model` whose weights are laid out and whose blocks are those that kernels.c knows; else None."""
-        known = not model.shape.is_gpt2 and model.shape.head_width % 8 == 0
-        return cls(model) if known and all(isinstance(m._packed, kernels.Laid) for m in model.modules() if isinstance(m, Linear)) else None
-
-    def __call__(self, ids: Tensor, step: Step) -> Tensor:
-        """Hidden states (R, C) for tokens `ids` (R,): what the model gives without adapters and shifts."""
-        model, s = self.model, self.model.shape
-        assert model.rotary is not None
-        x, rotary = model.embedding(ids).to(model.dtype), model.rotary(step.positions, model.dtype)
-        kernels.decode(self.blocks, x, rotary, (step.keys, step.values), step.positions, s.mlp_width, s.heads, s.norm_eps, s.window)
-        return model.norm(x)
-
-    def _parts(self, block: Any) -> list[Tensor | None]:
-        """The weights of a block, in the order of kernels.c."""
-        own = [block.q_norm.weight, block.k_norm.weight] if self.model.shape.qk_norm else [None, None]
-        linears = (block.qkv, block.out, block.up, block.down)
-        return [block.norm1.weight, block.norm2.weight, *own, *(part for m in linears for part in (m._packed.words, m.bias))]
-
-    def _address(self, part: Tensor | None) -> int:
-        if part is None:
-            return 0
-        self.held.append(part if part.dtype == torch.int32 else part.detach().to(self.model.dtype))
-        return self.held[-1].data_ptr()
 
 
 @dataclass(frozen=True)
@@ -226,7 +104,7 @@ def generate(
     device = model.embedding.weight.device
     drawing: list[_Drawing] = []
     with packed(model, model.dtype, rows):
-        decoder = Decoder.of(model) if adapter is None and several is None else None
+        decoder = Decoder.of(model, adapter, several)
         logits = torch.empty(0, model.shape.vocabulary, device=device)
         while drawing or queue:
             free = rows - len(drawing)
@@ -252,10 +130,13 @@ def generate(
             n = len(drawing)
             if n:
                 step = cache.step(n)
-                added, shift = adapter, None
-                if several is not None:
-                    added, shift = several.at(_index([requests[d.request].policy for d in drawing], device), adapter)
-                logits = model.logits(decoder(tokens[:n], step) if decoder else model(tokens[:n], step.positions, step, added, None, shift))
+                which = torch.tensor([requests[d.request].policy for d in drawing], device=device)
+                if decoder:
+                    hidden = decoder(tokens[:n], step, which)
+                else:
+                    added, shift = several.at(which, adapter) if several else (adapter, None)
+                    hidden = model(tokens[:n], step.positions, step, added, None, shift)
+                logits = model.logits(hidden)
             else:
                 logits = logits[:0]
     return [answer for answer in answers if answer is not None]
@@ -276,10 +157,6 @@ def uniforms(seed: int, count: int) -> Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _index(values: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device)
-
-
 def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: int, adapter: str | None, several: Several | None) -> Tensor:
     """Read prompts into the cache rows from `first` on; returns the logits (R, V) after each row's prompt.
 
@@ -287,7 +164,7 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
     """
     device = cache.keys.device
     prompts = [r.prompt for r in requests]
-    row = _index([first + i for i, prompt in enumerate(prompts) for _ in prompt], device)
+    row = torch.tensor([first + i for i, prompt in enumerate(prompts) for _ in prompt], device=device)
     place = torch.cat([torch.arange(len(prompt), device=device) for prompt in prompts])
     cache.lengths[first : first + len(prompts)] = [len(prompt) for prompt in prompts]
     cache.fit(max(cache.lengths[: first + len(prompts)]) + 1)
@@ -296,7 +173,7 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
         """Attention over the distinct prompts of all or of each reader, and where each row's prompt is."""
         keys = list(zip(prompts, readers or [0] * len(prompts), strict=True))
         distinct = list(dict.fromkeys(keys))
-        tensors = [_index(prompt, device) for prompt, _ in distinct]
+        tensors = [torch.tensor(prompt, device=device) for prompt, _ in distinct]
         who = None if readers is None else [reader for _, reader in distinct]
         laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype, who)
         places = dict(zip(distinct, laid.prompts, strict=True))
@@ -310,7 +187,7 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
         readers = [r.policy for r in requests]
         own, places = reading(readers)
         which = torch.zeros_like(own.packed.ids)
-        which[own.source] = _index(readers, device)[row - first]
+        which[own.source] = torch.tensor(readers, device=device)[row - first]
         forked = not several.updates and min(several.after) < model.shape.layers - 1
         if forked:
             shared, _ = reading(None)
@@ -354,22 +231,6 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
 
 
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Where the cumulative sum of `weights` (R, V) passes its total times `uniforms` (R,), as (R, 1): first which block, then where."""
-    r, v = weights.shape
-    blocks = F.pad(weights, (0, -v % BLOCK)) if v % BLOCK else weights
-    blocks = blocks.view(r, -1, BLOCK)
-    ends = blocks.sum(dim=-1).cumsum(dim=-1)
-    block, at = _place(ends, uniforms[:, None].to(ends))
-    start, end = F.pad(ends, (1, 0)).gather(1, block), ends.gather(1, block)
-    inside = blocks.gather(1, block[:, :, None].expand(r, 1, BLOCK))[:, 0]
-    place, _ = _place(inside.cumsum(dim=-1), (at - start) / (end - start))
-    return block * BLOCK + place
-
-
-def _place(cumulative: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """The first place of each row (R, n) that passes its last times `share` (R, 1), and that product, (R, 1) each.
-
-    A share that was rounded to 1 is held below it: so what is found has a weight above 0, and nothing is drawn that cannot be.
-    """
-    wanted = share.clamp(max=1 - 2**-23) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, wanted, right=True), wanted
+    """Where the cumulative sum of `weights` (R, V) passes its total times `uniforms` (R,), as (R, 1): below the total, since they are below 1."""
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    return torch.searchsorted(cumulative, uniforms[:, None].double() * cumulative[:, -1:], right=True)

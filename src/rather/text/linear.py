@@ -95,10 +95,10 @@ class _Update(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, y: Tensor, x: Tensor, down: Tensor, scale: float, *up: Tensor) -> Tensor:
-        low = linear(x, down)
+        low = linear(x, down).mul_(scale)
         places = y.split([len(u) for u in up], dim=-1)
         for place, part, u in zip(places, low.chunk(len(up), dim=-1), up, strict=True):
-            place.addmm_(part, u.to(x.dtype).t(), alpha=scale)
+            place.addmm_(part, u.to(x.dtype).t())
         ctx.mark_dirty(y)
         ctx.save_for_backward(x, low, down, *up)
         ctx.scale = scale
@@ -109,7 +109,7 @@ class _Update(torch.autograd.Function):
         x, low, down, *up = ctx.saved_tensors
         to_up, to_low = [], []
         for to_place, part, u in zip(gradient.split([len(u) for u in up], dim=-1), low.chunk(len(up), dim=-1), up, strict=True):
-            to_up.append((to_place.t() @ part).to(u.dtype) * ctx.scale)
+            to_up.append((to_place.t() @ part).to(u.dtype))
             to_low.append(to_place @ u.to(x.dtype))
         slope = torch.cat(to_low, dim=-1) * ctx.scale
         to_x = slope @ down.to(x.dtype) if ctx.needs_input_grad[1] else None

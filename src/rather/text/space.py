@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rather.core import Perturbation
 from rather.errors import ConfigError, ModelError
 from rather.offsets import combined
-from rather.text.engine import Several
+from rather.text.decoder import Several
 from rather.text.packing import Packed, pack
 from rather.text.transformer import Shift, Transformer
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rather.core import Perturbation
 from rather.offsets import Offsets, matching
-from rather.text.engine import Several
+from rather.text.decoder import Several
 from rather.text.linear import Adapter
 from rather.text.lora import layers
 from rather.text.space import Steering

@@ -1,0 +1,139 @@
+"""A decoding step, one new token a row: the cache of keys and values, attention over it, and all blocks of a model in one call.
+
+Shape letters: R rows at work, P policies, C width, L cache length, K key-value heads, H heads, D head width.
+"""
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rather import kernels
+from rather.text.linear import Linear, Updates
+from rather.text.transformer import Shift, Transformer
+
+STRIDE = 32
+"""Tokens by which the cache grows."""
+
+
+@dataclass(frozen=True)
+class Several:
+    """P policies that answer in one pass over the same weights.
+
+    `after[i]` (P, C) is what they add to the residual stream after block i, `updates` what they add to linear layers; see `Updates`.
+    """
+
+    after: dict[int, Tensor] = field(default_factory=dict)
+    updates: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+
+    def at(self, which: Tensor, adapter: str | None, fork: Tensor | None = None) -> tuple[str | Updates | None, Shift | None]:
+        """What a forward pass is given whose token n belongs to policy `which[n]`."""
+        return Updates(self.updates, which) if self.updates else adapter, Shift(self.after, which, fork) if self.after else None
+
+
+class Cache:
+    """Keys and values of every layer, (layers, R, K, L, D) each, and how much of each row is in use.
+
+    L is a little more than what the longest row needs. It changes as rows grow and leave, so that no more is held and read.
+    How long rows are is kept on the host, so that a step reads nothing from the device but what was drawn.
+    """
+
+    def __init__(self, model: Transformer, rows: int) -> None:
+        s, device = model.shape, model.embedding.weight.device
+        self.keys = torch.empty(s.layers, rows, s.kv_heads, 0, s.head_width, dtype=model.dtype, device=device)
+        self.values = self.keys
+        self.lengths = [0] * rows
+        self.window = s.window
+
+    def fit(self, longest: int) -> None:
+        """Have room for rows of that many tokens, and not for twice as many."""
+        room, wanted = self.keys.shape[3], math.ceil(longest / STRIDE) * STRIDE
+        if not room / 2 < wanted <= room:
+            self.keys, self.values = (F.pad(x[..., :wanted, :], (0, 0, 0, max(0, wanted - room))) for x in (self.keys, self.values))
+
+    def step(self, rows: int) -> "Step":
+        """Attention of one new token a row, for the first `rows` rows, which are longer by it."""
+        positions = torch.tensor(self.lengths[:rows], device=self.keys.device)
+        self.lengths[:rows] = [length + 1 for length in self.lengths[:rows]]
+        self.fit(max(self.lengths[:rows]))
+        return Step(self.keys[:, :rows], self.values[:, :rows], positions, self.window)
+
+    def move(self, source: int, target: int) -> None:
+        """Copy row `source` over row `target`."""
+        used = self.lengths[source]
+        for held in (self.keys, self.values):
+            held[:, target, :, :used] = held[:, source, :, :used]
+        self.lengths[target] = used
+
+
+@dataclass(frozen=True)
+class Step:
+    """Attention of one decoding step: row n's new key and value go to `positions[n]` of `keys` and `values` (layers, R, K, L, D)."""
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+    window: int | None
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self.keys[layer], self.values[layer]
+        attended = kernels.step(q, k, v, keys, values, self.positions, self.window)
+        if attended is not None:
+            return attended
+        rows = torch.arange(len(q), device=q.device)
+        keys[rows, :, self.positions], values[rows, :, self.positions] = k, v
+        # The query heads that share a key head stand in the place of a sequence: no key is copied.
+        grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias).reshape(q.shape)
+
+    @functools.cached_property
+    def bias(self) -> Tensor:
+        """(R, 1, 1, L), added to the scores: it hides what a row does not see. True and False would be turned into this in every layer."""
+        place = torch.arange(self.keys.shape[3], device=self.positions.device)
+        hidden = place > self.positions[:, None]
+        if self.window is not None:
+            hidden |= place <= self.positions[:, None] - self.window
+        return torch.zeros(hidden.shape, dtype=self.keys.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)[:, None, None]
+
+
+class Decoder:
+    """What a model gives in a decoding step, all blocks in one call in C: Python takes longer between two small products than they do."""
+
+    def __init__(self, model: Transformer, adapter: str | None, several: Several) -> None:
+        self.model, self.adapter, self.several, self.held = model, adapter, several, kernels.Held(model.dtype)
+        self.blocks = (kernels.BlockAddresses * len(model.blocks))(*(self._block(i, b) for i, b in enumerate(model.blocks)))
+
+    @classmethod
+    def of(cls, model: Transformer, adapter: str | None, several: Several | None) -> "Decoder | None":
+        """For a `model` whose weights are laid out and whose blocks are those that kernels.c knows; else None."""
+        laid = all(isinstance(m._packed, kernels.Laid) for m in model.modules() if isinstance(m, Linear))
+        known = laid and not model.shape.is_gpt2 and model.shape.head_width % 8 == 0
+        return cls(model, adapter, several or Several()) if known else None
+
+    def __call__(self, ids: Tensor, step: Step, which: Tensor) -> Tensor:
+        """Hidden states (R, C) for tokens `ids` (R,) of the policies `which` (R,)."""
+        model, s = self.model, self.model.shape
+        assert model.rotary is not None
+        x, rotary, cache = model.embedding(ids).to(model.dtype), model.rotary(step.positions, model.dtype), (step.keys, step.values)
+        kernels.decode(self.blocks, x, rotary, cache, step.positions, which, s.mlp_width, s.heads, s.norm_eps, s.window)
+        return model.norm(x)
+
+    def _block(self, i: int, block: Any) -> kernels.BlockAddresses:
+        own = [block.q_norm.weight, block.k_norm.weight] if self.model.shape.qk_norm else [None, None]
+        vectors = [block.norm1.weight, block.norm2.weight, *own, self.several.after.get(i)]
+        linears = [self._linear(layer) for layer in (block.qkv, block.out, block.up, block.down)]
+        return kernels.BlockAddresses(*map(self.held.at, vectors), *linears)
+
+    def _linear(self, layer: Any) -> kernels.LinearAddresses:
+        found = self.held.linear(layer._packed, layer.bias)
+        if layer in self.several.updates:
+            down, up, share = self.several.updates[layer]
+            self.held.update(found, down, [up.t()], 1.0, share)
+        elif not self.several.updates and self.adapter in layer.adapters:
+            adapter = layer.adapters[self.adapter]
+            self.held.update(found, adapter.down, list(adapter.up), adapter.scale)
+        return found
