@@ -73,14 +73,15 @@ def adapted(model: Transformer) -> tuple[str | None, Several | None]:
 
 
 def updated(model: Transformer) -> tuple[str | None, Several | None]:
-    """Two policies that differ in the weights of some layers."""
+    """Two policies that differ in the weights of some layers; an adapter is not theirs."""
+    adapter, _ = adapted(model)
     chance = torch.Generator().manual_seed(2)
 
     def numbers(*shape: int) -> torch.Tensor:
         return (0.3 * torch.randn(shape, generator=chance)).to(model.dtype)
 
     layers = [layer for name, layer in lora.layers(model).items() if "down" not in name]
-    return None, Several(updates={x: (numbers(5, x.weight.shape[1]), numbers(5, len(x.weight)), numbers(2, 5)) for x in layers})
+    return adapter, Several(updates={x: (numbers(5, x.weight.shape[1]), numbers(5, len(x.weight)), numbers(2, 5)) for x in layers})
 
 
 def shifted(model: Transformer) -> tuple[str | None, Several | None]:

@@ -231,6 +231,6 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
 
 
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Where the cumulative sum of `weights` (R, V) passes its total times `uniforms` (R,), as (R, 1): below the total, since they are below 1."""
+    """Where the cumulative sum of `weights` (R, V) passes its total times `uniforms` (R,), which are below 1; (R, 1)."""
     cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     return torch.searchsorted(cumulative, uniforms[:, None].double() * cumulative[:, -1:], right=True)
