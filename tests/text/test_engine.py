@@ -225,6 +225,8 @@ def test_frozen_weights_stay_laid_out_until_they_are_written_to(tiny: Path) -> N
     layer, x = changed(model).blocks[0].up, torch.randn(3, model.shape.width)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), x @ layer.weight.T)
+        another = model.blocks[1].up
+        torch.testing.assert_close(another(x.bfloat16()).float(), x @ another.weight.T, atol=0.02, rtol=0.02)
     assert logprobs(model) == logprobs(changed(weights.load(tiny))) != before
     assert [a is b for a, b in zip(kept, laid_out(model), strict=True)].count(False) == 1
     logprobs(model.requires_grad_())
