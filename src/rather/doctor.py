@@ -33,7 +33,7 @@ def machine() -> list[Finding]:
         found.append(Finding("good", f"no GPU; this processor computes in {str(precision).removeprefix('torch.')}"))
         if kernels.library(precision) is None:
             found.append(
-                Finding("note", "no C compiler (cc, or what CC says): language models sample up to a third slower on this processor")
+                Finding("note", "no C compiler (cc, or what CC says): language models sample two to three times slower on this processor")
             )
     if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
         found.append(Finding("note", "OMP_WAIT_POLICY is not PASSIVE: on a shared machine idle threads take time from others"))

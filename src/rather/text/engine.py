@@ -91,8 +91,8 @@ def generate(
 
     At most `rows` rows are decoded at a time. `several` policies may take part, each request saying which it is for. `progress` is told
     how many answers have been finished since it was last told.
-    In float32 an answer depends on its prompt and its seed alone; in bfloat16 it can differ with the number of rows beside it,
-    since a matrix library may round differently.
+    An answer depends on its prompt and its seed alone. In bfloat16 that needs products of our own (see kernels.py): a matrix library may
+    round differently with another number of rows.
     """
     answers: list[Answer | None] = [None] * len(requests)
     # Equal prompts lie together, the longest first, so that they are read together and the cache is filled evenly.
