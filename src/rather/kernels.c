@@ -70,8 +70,8 @@ static inline vector add_product(vector sum, const uint32_t *x, const uint32_t *
 /* x (n, words) times the weights of m outputs, plus what is `added` (n, m) if there is something; rows are strides apart. A word is
    four bytes: a float or two bfloat16. Of the weights the words of COLUMNS outputs lie side by side. Sums are begun anew where oneDNN begins
    them, for the same roundings. */
-void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_stride, const uint32_t *weights,
-             const real *added, int64_t added_stride, real *out, int64_t out_stride) {
+void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_stride, const uint32_t *weights, const real *added,
+             int64_t added_stride, real *out, int64_t out_stride) {
     int64_t part = (words * PER_WORD > 1024 ? 1024 : 512) / PER_WORD;
 #pragma omp parallel for if (m * words > 16384)
     for (int64_t first = 0; first < m; first += COLUMNS) {
@@ -92,9 +92,9 @@ void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_s
                 }
         }
         for (int64_t i = 0; i < n; i++) {
-            const real *more = added + i * added_stride + first;
+            const real *more = added ? added + i * added_stride + first : 0;
             real *to = out + i * out_stride + first;
-            for (int64_t j = 0; j < columns; j++) to[j] = narrow(sums[i * COLUMNS + j] + (added ? wide(more[j]) : 0));
+            for (int64_t j = 0; j < columns; j++) to[j] = narrow(sums[i * COLUMNS + j] + (more ? wide(more[j]) : 0));
         }
         free(sums);
     }
@@ -249,8 +249,8 @@ void piece(int64_t n, int64_t s, int64_t kv, int64_t window, const real *q, int6
 }
 
 #ifdef PRODUCT
-/* A linear layer, its weight laid out; bias is 0 if there is none. To each of its parts a low-rank update may be added, x down up: all
-   `rank` rows of `down` are shared out among the parts that have an `up`, and weighed by `scale`, or row r of x by share[which[r]] (rank). */
+/* A linear layer, its weight laid out; bias is 0 if there is none. To each of its parts a low-rank update may be added: x down, weighed by
+   `scale` or for row r by share[which[r]] (rank), times `up`. The `rank` outputs of `down` are shared out among the parts. */
 struct linear {
     const uint32_t *weight;
     const real *bias;
