@@ -24,7 +24,7 @@ from torch import Tensor
 
 COMPILE = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 COLUMNS = 48
-"""Outputs whose weights lie side by side, see `lay_out`; kernels.c says the same."""
+"""Outputs whose weights lie side by side, see `Laid`; kernels.c says the same."""
 KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
 TAKES = {
     "product": "nnnpnppnpn",
