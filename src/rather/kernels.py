@@ -228,7 +228,7 @@ class Held:
         return self.at(laid.words), laid.outputs
 
 
-def decode(
+def decode_(
     blocks: "ctypes.Array[BlockAddresses]",
     x: Tensor,
     rotary: tuple[Tensor, Tensor],

@@ -119,7 +119,7 @@ class Decoder:
         model, s = self.model, self.model.shape
         assert model.rotary is not None
         x, rotary, cache = model.embedding(ids).to(model.dtype), model.rotary(step.positions, model.dtype), (step.keys, step.values)
-        kernels.decode(self.blocks, x, rotary, cache, step.positions, which, s.mlp_width, s.heads, s.norm_eps, s.window)
+        kernels.decode_(self.blocks, x, rotary, cache, step.positions, which, s.mlp_width, s.heads, s.norm_eps, s.window)
         return model.norm(x)
 
     def _block(self, i: int, block: Any) -> kernels.BlockAddresses:
