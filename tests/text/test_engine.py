@@ -63,10 +63,12 @@ def test_in_bfloat16_the_learner_finds_the_logprobs_that_were_sampled_with(smoll
     found = generate(model, asked, Sampling(24), frozenset(), rows=rows)
     answers = [torch.tensor(a.tokens) for a in found]
     laid = pack([torch.tensor(r.prompt) for r in asked], answers, None, torch.bfloat16)
-    with torch.no_grad():
+    with torch.enable_grad():  # as a learner computes: not with the weights that are laid out for sampling
         chances = model.logits(model(laid.ids, laid.positions, laid)[torch.cat(laid.before)]).log_softmax(-1)
     known = chances.gather(1, torch.cat(answers)[:, None])[:, 0]
-    assert float((known - torch.tensor([p for a in found for p in a.logprobs])).abs().mean()) < 1e-3
+    apart = float((known - torch.tensor([p for a in found for p in a.logprobs])).abs().mean())
+    own = kernels.Laid.out(torch.ones(2, 2, dtype=torch.bfloat16))
+    assert apart < (1e-5 if own else 1e-3), "to the bit with products of our own, but for the last sum over the vocabulary"
 
 
 def adapted(model: Transformer) -> tuple[str | None, Several | None]:
