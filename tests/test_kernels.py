@@ -104,12 +104,63 @@ def test_rotate(dtype: torch.dtype, plain) -> None:
     assert torch.equal(rows[:, 12:], rest)
 
 
-def test_rotate_leaves_its_input_where_a_gradient_flows() -> None:
-    x, cos, sin = draw(2, 3, 8).requires_grad_(), draw(2, 1, 8, seed=1), draw(2, 1, 8, seed=2)
-    before = x.detach().clone()
-    kernels.rotate(x, cos, sin).sum().backward()
-    assert torch.equal(x, before)
-    assert x.grad is not None
+def slopes(exact, inputs: list[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
+    """What reaches the inputs of a function by autograd in float64."""
+    wide = [x.double().requires_grad_() for x in inputs]
+    return torch.autograd.grad(exact(*wide), wide, gradient.double())
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(5, 576), (300, 129), (40, 3, 64)])
+def test_norm_backward(compiled: bool, dtype: torch.dtype, shape: tuple[int, ...], plain) -> None:
+    x, weight, gradient = draw(*shape, dtype=dtype), draw(shape[-1], dtype=dtype, seed=1), draw(*shape, dtype=dtype, seed=2)
+    of = x, weight, kernels.norm(x, weight, 1e-5)[1], gradient
+    found = kernels.norm_backward(*of) if compiled else plain(lambda: kernels.norm_backward(*of))
+    expected = slopes(lambda x, weight: x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight, [x, weight], gradient)
+    assert_close(found[0], expected[0].to(dtype), atol=1e-5, rtol=1e-5 if dtype == torch.float32 else 2**-7)
+    assert_close(found[1], expected[1].float(), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(5, 34), (300, 256)])
+def test_swiglu_backward(compiled: bool, dtype: torch.dtype, shape: tuple[int, int], plain) -> None:
+    both, gradient = 3 * draw(*shape, dtype=dtype), draw(shape[0], shape[1] // 2, dtype=dtype, seed=1)
+    found = kernels.swiglu_backward(both, gradient) if compiled else plain(lambda: kernels.swiglu_backward(both, gradient))
+    (expected,) = slopes(lambda both: torch.nn.functional.silu(both[:, : shape[1] // 2]) * both[:, shape[1] // 2 :], [both], gradient)
+    assert_close(found, expected.to(dtype), atol=1e-5 if dtype == torch.float32 else 1e-2, rtol=1e-5 if dtype == torch.float32 else 2**-6)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_choose(compiled: bool, dtype: torch.dtype, temperature: float, plain) -> None:
+    """Against autograd in float64; on rows of four blocks, the last one cut short."""
+    logits, targets, slopes = 3 * draw(7, 1000, dtype=dtype), torch.arange(0, 1000, 150), draw(7, seed=1)
+    exact = logits.double().requires_grad_()
+    every = (exact / temperature).log_softmax(-1)
+    expected = every.gather(1, targets[:, None])[:, 0]
+    (wanted,) = torch.autograd.grad((expected * slopes).sum(), exact)
+
+    def chosen(*slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        used = logits.clone()
+        return *kernels.choose(used, targets, temperature, *slopes), used
+
+    for given in ((), (slopes,)):
+        logprobs, entropy, used = chosen(*given) if compiled else plain(lambda given=given: chosen(*given))
+        assert_close(logprobs.double(), expected, atol=1e-5, rtol=1e-6)
+        assert_close(entropy.double(), -(every.exp() * every).sum(-1), atol=1e-5, rtol=1e-6)
+    assert_close(used, wanted.to(dtype), atol=1e-7, rtol=1e-5 if dtype == torch.float32 else 2**-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_drawn_has_to_the_bit_the_log_probability_that_a_learner_finds(dtype: torch.dtype) -> None:
+    logits = 3 * draw(300, 1000, dtype=dtype)
+    found = kernels.draw(logits, torch.rand(300, dtype=torch.float64), 0.7)
+    assert found is not None
+    tokens, logprobs = found
+    assert torch.equal(kernels.choose(logits, tokens, 0.7)[0], logprobs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

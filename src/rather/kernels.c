@@ -1,4 +1,4 @@
-/* What a processor computes while it decodes; see kernels.py.
+/* What a processor computes while it decodes, and between the products of training; see kernels.py.
 
    Compiled for one type of number, BFLOAT16 or float; attention moreover for one WIDTH of a head and one number of query heads that share a
    key head, GROUP. Everything is computed in float and rounded where PyTorch rounds: both give the same numbers up to the order of sums. */
@@ -115,6 +115,24 @@ __attribute__((noinline)) void norm(int64_t n, int64_t c, const real *x, const r
     }
 }
 
+/* What reaches x, `out`, where `gradient` (n, c) reaches norm(x), `scale` being what it multiplied x with; and what reaches weight,
+   added to `sums` (ceil(n / 64), c), of 64 rows each. */
+void norm_backward(int64_t n, int64_t c, const real *x, const real *weight, const float *scale, const real *gradient, real *out,
+                   float *sums) {
+#pragma omp parallel for if (n * c > 32768)
+    for (int64_t first = 0; first < n; first += 64)
+        for (int64_t i = first; i < n && i < first + 64; i++) {
+            const real *from = x + i * c, *slope = gradient + i * c;
+            float shared = 0, *sum = sums + first / 64 * c;
+#pragma omp simd reduction(+ : shared)
+            for (int64_t j = 0; j < c; j++) shared += wide(slope[j]) * wide(weight[j]) * (wide(from[j]) * scale[i]);
+            shared /= c;
+            for (int64_t j = 0; j < c; j++)
+                out[i * c + j] = narrow((wide(slope[j]) * wide(weight[j]) - wide(from[j]) * scale[i] * shared) * scale[i]);
+            for (int64_t j = 0; j < c; j++) sum[j] += wide(slope[j]) * (wide(from[j]) * scale[i]);
+        }
+}
+
 /* silu(gate) * up (n, m) of both (n, 2 m). */
 void swiglu(int64_t n, int64_t m, const real *both, real *out) {
 #pragma omp parallel for if (n * m > 16384)
@@ -122,6 +140,20 @@ void swiglu(int64_t n, int64_t m, const real *both, real *out) {
         const real *gate = both + i * 2 * m, *up = gate + m;
         real *to = out + i * m;
         for (int64_t j = 0; j < m; j++) to[j] = narrow(rounded(wide(gate[j]) / (1 + exponential(-wide(gate[j])))) * wide(up[j]));
+    }
+}
+
+/* What reaches both, `out` (n, 2 m), where `gradient` (n, m) reaches silu(gate) * up. */
+void swiglu_backward(int64_t n, int64_t m, const real *both, const real *gradient, real *out) {
+#pragma omp parallel for if (n * m > 16384)
+    for (int64_t i = 0; i < n; i++) {
+        const real *gate = both + i * 2 * m, *up = gate + m, *slope = gradient + i * m;
+        real *to = out + i * 2 * m;
+        for (int64_t j = 0; j < m; j++) {
+            float x = wide(gate[j]), y = 1 / (1 + exponential(-x));
+            to[j] = narrow(rounded(wide(slope[j]) * wide(up[j])) * y * (1 + x * (1 - y)));
+            to[m + j] = narrow(wide(slope[j]) * rounded(x * y));
+        }
     }
 }
 
@@ -141,37 +173,74 @@ void rotate(int64_t n, int64_t heads, int64_t width, int64_t stride, real *x, co
         }
 }
 
+/* What the `total` of e^x over a row of v logits is and what e^x x is together, x = (logit - top) * cold, top the largest. `ends`, if there is room
+   for them, get what the logits up to the end of every BLOCK weigh. Not inlined: what is drawn and what is learnt from have the same sums. */
+enum { BLOCK = 256 };
+struct weight {
+    float top;
+    double total, heat;
+};
+__attribute__((noinline)) static struct weight weigh(int64_t v, const real *row, float cold, double *ends) {
+    struct weight found = {-INFINITY, 0, 0};
+    float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+    for (int64_t l = 0; l < v; l++) top = wide(row[l]) > top ? wide(row[l]) : top;
+    for (int64_t first = 0; first < v; first += BLOCK) {
+        float sum = 0, heat = 0;
+        int64_t end = first + BLOCK < v ? first + BLOCK : v;
+#pragma omp simd reduction(+ : sum, heat)
+        for (int64_t l = first; l < end; l++) {
+            float x = (wide(row[l]) - top) * cold, e = exponential(x);
+            sum += e;
+            heat += e * x;
+        }
+        found.total += sum;
+        found.heat += heat;
+        if (ends) ends[first / BLOCK] = found.total;
+    }
+    found.top = top;
+    return found;
+}
+
 /* For each row of logits (n, v) the token where the cumulative sum of exp(logit / temperature) passes its total times uniforms[i], and its
    log-probability. Two passes: how much every block of tokens weighs, then where in one of them. */
 void draw(int64_t n, int64_t v, const real *logits, const double *uniforms, float temperature, int64_t *tokens, float *logprobs) {
-    enum { BLOCK = 256 };
 #pragma omp parallel for if (n > 1)
     for (int64_t i = 0; i < n; i++) {
         const real *row = logits + i * v;
-        float top = -INFINITY;
-#pragma omp simd reduction(max : top)
-        for (int64_t l = 0; l < v; l++) top = wide(row[l]) > top ? wide(row[l]) : top;
-        int64_t blocks = (v + BLOCK - 1) / BLOCK, at = 0;
-        double *ends = malloc(blocks * sizeof *ends), total = 0;
-        for (int64_t b = 0; b < blocks; b++) {
-            float sum = 0;
-            int64_t end = (b + 1) * BLOCK < v ? (b + 1) * BLOCK : v;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t l = b * BLOCK; l < end; l++) sum += exponential((wide(row[l]) - top) / temperature);
-            ends[b] = total += sum;
-        }
-        double wanted = uniforms[i] * total; /* below the total, since uniforms are below 1 */
+        float cold = 1 / temperature;
+        int64_t blocks = (v + BLOCK - 1) / BLOCK, at = 0, token = 0;
+        double *ends = malloc(blocks * sizeof *ends);
+        struct weight all = weigh(v, row, cold, ends);
+        double wanted = uniforms[i] * all.total; /* below the total, since uniforms are below 1 */
         while (at < blocks - 1 && ends[at] <= wanted) at++;
         double left = wanted - (at ? ends[at - 1] : 0);
-        int64_t token = 0;
         for (int64_t l = at * BLOCK; l < v && left >= 0; l++) {
-            float weight = exponential((wide(row[l]) - top) / temperature);
+            float weight = exponential((wide(row[l]) - all.top) * cold);
             if (weight > 0) token = l;
             left -= weight;
         }
         tokens[i] = token;
-        logprobs[i] = (wide(row[token]) - top) / temperature - log(total);
+        logprobs[i] = (wide(row[token]) - all.top) * cold - log(all.total);
         free(ends);
+    }
+}
+
+/* For each row of logits (n, v) the log-probability of its target under softmax(logits / temperature), and the entropy. If there are `slopes` (n)
+   the logits are overwritten: slopes[i] times the derivative of that log-probability. */
+void choose(int64_t n, int64_t v, real *logits, const int64_t *targets, float temperature, const float *slopes, float *logprobs,
+            float *entropies) {
+#pragma omp parallel for
+    for (int64_t i = 0; i < n; i++) {
+        real *row = logits + i * v;
+        float cold = 1 / temperature, target = wide(row[targets[i]]);
+        struct weight all = weigh(v, row, cold, 0);
+        logprobs[i] = (target - all.top) * cold - log(all.total);
+        entropies[i] = log(all.total) - all.heat / all.total;
+        if (!slopes) continue;
+        float slope = slopes[i] * cold, share = -slope / all.total, own = exponential((target - all.top) * cold);
+        for (int64_t l = 0; l < v; l++) row[l] = narrow(exponential((wide(row[l]) - all.top) * cold) * share);
+        row[targets[i]] = narrow(slope + own * share);
     }
 }
 

@@ -1,4 +1,4 @@
-"""What a processor computes while it decodes: matrix products of few rows, and norm, SwiGLU, rotary embedding and attention between them.
+"""What a processor computes: matrix products of few rows while it decodes, and what is between products, there and in training.
 
 Each is one loop in C (kernels.c, compiled when it is first used). Products read the weights as fast as the memory gives them; between them
 PyTorch makes some ten passes where these make one. Without a C compiler and on a GPU PyTorch does the same: norm, SwiGLU and rotary
@@ -29,9 +29,12 @@ KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
 TAKES = {
     "product": "nnnpnppnpn",
     "norm": "nnppfpp",
+    "norm_backward": "nnpppppp",
     "swiglu": "nnpp",
+    "swiglu_backward": "nnppp",
     "rotate": "nnnnppp",
     "draw": "nnppfpp",
+    "choose": "nnppfppp",
     "step": "nnnnppnpnpnppfp",
     "piece": "nnnnpnpnpnfpp",
     "decode": "npnnnnfnppppppnnp",
@@ -112,6 +115,21 @@ def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return (wide * scale).to(x.dtype).mul_(weight), scale
 
 
+def norm_backward(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """What reaches x (..., C) and, in float32, weight (C,) where `gradient` reaches `norm`, which gave `scale` (..., 1)."""
+    weight = weight.to(x.dtype)
+    if found := _for(x):
+        x, gradient = x.contiguous(), gradient.contiguous()
+        out, sums = torch.empty_like(x), torch.zeros((scale.numel() + 63) // 64, len(weight))
+        tensors = (x, weight, scale, gradient, out, sums)
+        found.norm_backward(scale.numel(), len(weight), *(t.data_ptr() for t in tensors))
+        return out, sums.sum(0)
+    normed, slope = x.float() * scale, gradient.float() * weight
+    shared = torch.linalg.vecdot(slope, normed)[..., None] / len(weight)
+    to_weight = (gradient * normed).flatten(0, -2).sum(0)
+    return slope.addcmul_(normed, shared, value=-1).mul_(scale).to(x.dtype), to_weight
+
+
 def swiglu(both: Tensor) -> Tensor:
     """silu(gate) * up (N, M) of `both` (N, 2 M), gate and up side by side (Shazeer 2020). Passes no gradient on."""
     if found := _for(both):
@@ -122,9 +140,22 @@ def swiglu(both: Tensor) -> Tensor:
     return F.silu(gate).mul_(up)
 
 
+def swiglu_backward(both: Tensor, gradient: Tensor) -> Tensor:
+    """What reaches `both` (N, 2 M) where `gradient` (N, M) reaches `swiglu`."""
+    out = torch.empty_like(both, memory_format=torch.contiguous_format)
+    if found := _for(both):
+        both, gradient = both.contiguous(), gradient.contiguous()
+        found.swiglu_backward(*gradient.shape, both.data_ptr(), gradient.data_ptr(), out.data_ptr())
+        return out
+    (gate, up), (to_gate, to_up) = both.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
+    torch.mul(gradient, F.silu(gate), out=to_up)
+    return out
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x (N, H, D), with what `Rotary` gives. Where no gradient is wanted x itself may be overwritten."""
-    if not torch.is_grad_enabled() and (found := _for(x)):
+    """Rotary embedding of x (N, H, D), with what `Rotary` gives. Passes no gradient on, and may overwrite x."""
+    if found := _for(x):
         found.rotate(*x.shape, x.stride(0), x.data_ptr(), cos.data_ptr(), sin.data_ptr())
         return x
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
@@ -142,6 +173,29 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     tokens, logprobs = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
     found.draw(*logits.shape, logits.data_ptr(), uniforms.data_ptr(), temperature, tokens.data_ptr(), logprobs.data_ptr())
     return tokens, logprobs
+
+
+def choose(logits: Tensor, targets: Tensor, temperature: float, slopes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (N,) of `targets` (N,) under softmax(logits (N, V) / temperature), and entropies (N,), float32. Uses the logits up.
+
+    With `slopes` (N,) they become slopes[n] * d logprob[n] / d logits[n].
+    """
+    if found := _for(logits):
+        logprobs, entropy = torch.empty(len(logits)), torch.empty(len(logits))
+        of = logits.data_ptr(), targets.data_ptr(), temperature, None if slopes is None else slopes.data_ptr()
+        found.choose(*logits.shape, *of, logprobs.data_ptr(), entropy.data_ptr())
+        return logprobs, entropy
+    wide = logits.float().div_(temperature)
+    wide -= wide.amax(dim=1, keepdim=True)
+    p = wide.exp()
+    total = p.sum(dim=1)
+    log_total, chosen = total.log(), wide.gather(1, targets[:, None])[:, 0]
+    entropy = log_total - torch.linalg.vecdot(p, wide) / total
+    if slopes is not None:
+        p *= (-slopes / (total * temperature))[:, None]
+        p[torch.arange(len(p), device=p.device), targets] += slopes / temperature
+        logits.copy_(p)
+    return chosen - log_total, entropy
 
 
 def attention(keys: Tensor, heads: int) -> ctypes.CDLL | None:

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from rather import kernels
 from rather.core import UNUSED, Task, Trajectory
 from rather.errors import DataError
 from rather.text import load, lora
 from rather.text.engine import Sampling
 from rather.text.packing import pack
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
+from rather.text.transformer import TokenLogprobs
 
 CPU = torch.device("cpu")
 
@@ -99,17 +101,15 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(tiny: Path) -> No
 
 
 def test_evaluate_never_holds_all_logits(policy: TextPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rather.text import transformer
-
     sizes: list[int] = []
-    inner = transformer._softmax
+    inner = kernels.choose
 
-    def measuring(hidden, *rest):
-        sizes.append(len(hidden))
-        return inner(hidden, *rest)
+    def measuring(logits, *rest):
+        sizes.append(len(logits))
+        return inner(logits, *rest)
 
-    monkeypatch.setattr(transformer, "_softmax", measuring)
-    monkeypatch.setattr(transformer.TokenLogprobs, "CHUNK", 3)
+    monkeypatch.setattr(kernels, "choose", measuring)
+    monkeypatch.setattr(TokenLogprobs, "CHUNK", 3)
     policy.evaluate(policy.collate(answers()))
     assert sizes == [3, 3, 3, 3, 1]
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from rather.text import packing, weights
 from rather.text.packing import pack
-from rather.text.transformer import RMSNorm, TokenLogprobs, Transformer, swiglu
+from rather.text.transformer import RMSNorm, TokenLogprobs, Transformer, rotate, swiglu
 
 Family = tuple[Any, Path]
 
@@ -82,6 +82,19 @@ def test_swiglu_has_the_gradient_of_its_formula() -> None:
     torch.testing.assert_close(found, expected)
     slope = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(*(torch.autograd.grad(y, x, slope) for y in (found, expected)))
+
+
+def test_rotary_embedding_has_the_gradient_of_its_formula_and_leaves_its_input() -> None:
+    x, slope = (torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    angles = torch.arange(5.0)[:, None, None] * torch.tensor([1.0, 0.3, 0.1, 0.01])
+    cos, sin = angles.cos(), angles.sin()
+    given = x.clone().requires_grad_()
+    a, b = given.chunk(2, dim=-1)
+    expected = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    found = rotate(given, torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(y, given, slope) for y in (found, expected)))
+    assert torch.equal(given, x)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])

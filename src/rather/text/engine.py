@@ -105,7 +105,7 @@ def generate(
     drawing: list[_Drawing] = []
     with packed(model, model.dtype, rows):
         decoder = Decoder.of(model, adapter, several)
-        logits = torch.empty(0, model.shape.vocabulary, device=device)
+        logits = torch.empty(0, model.shape.vocabulary, dtype=model.dtype, device=device)
         while drawing or queue:
             free = rows - len(drawing)
             if queue and free:
@@ -210,6 +210,7 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, 
     uncut = sampling.top_p >= 1 and not sampling.top_k and not sampling.min_p
     if uncut and sampling.temperature and (found := kernels.draw(logits, uniforms, sampling.temperature)):
         return found
+    logits = logits.float()
     weights = logits - logits.amax(dim=-1, keepdim=True)  # one new array and few passes: the vocabulary is large
     if sampling.temperature not in (0, 1):
         weights /= sampling.temperature

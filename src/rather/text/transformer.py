@@ -108,11 +108,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, scale = ctx.saved_tensors
-        normed = x.float() * scale
-        to_weight = (gradient * normed).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        slope = gradient.float() * weight
-        shared = torch.linalg.vecdot(slope, normed)[..., None] / x.shape[-1]
-        return slope.addcmul_(normed, shared, value=-1).mul_(scale).to(x.dtype), to_weight, None
+        to_x, to_weight = kernels.norm_backward(x, weight, scale, gradient)
+        return to_x, to_weight.to(weight.dtype), None
 
 
 def swiglu(both: Tensor) -> Tensor:
@@ -133,12 +130,28 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
         (both,) = ctx.saved_tensors
-        gate, up = both.chunk(2, dim=-1)
-        to_both = torch.empty_like(both)
-        to_gate, to_up = to_both.chunk(2, dim=-1)
-        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
-        torch.mul(gradient, F.silu(gate), out=to_up)
-        return to_both
+        return kernels.swiglu_backward(both, gradient)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x (N, H, D), with what `Rotary` gives. Where no gradient is wanted x itself may be overwritten."""
+    if torch.is_grad_enabled():
+        return _Rotate.apply(x, cos, sin)  # type: ignore[return-value]
+    return kernels.rotate(x, cos, sin)
+
+
+class _Rotate(torch.autograd.Function):
+    """Keeps none of its input; backward is the rotation back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return kernels.rotate(x.clone(), cos, sin)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return kernels.rotate(gradient.clone(), cos, -sin), None, None
 
 
 class LayerNorm(nn.LayerNorm):
@@ -166,7 +179,7 @@ class Rotary(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (N, 1, D) for positions (N,), the sine of the first half negated: what `kernels.rotate` multiplies with."""
+        """Cosine and sine (N, 1, D) for positions (N,), the sine of the first half negated: what `rotate` multiplies with."""
         angles = positions[:, None, None].float() * self.frequencies
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
@@ -213,7 +226,7 @@ class Block(nn.Module):
         if s.qk_norm:
             qk = torch.cat([self.q_norm(qk[:, : s.heads]), self.k_norm(qk[:, s.heads :])], dim=1)
         if rotary is not None:
-            qk = kernels.rotate(qk, *rotary)
+            qk = rotate(qk, *rotary)
         q, k = torch.split_with_sizes(qk, [s.heads, s.kv_heads], dim=1)
         mixed = attention(self.index, q, k, v).reshape(x.shape[0], -1)
         if wanted is not None:
@@ -288,8 +301,8 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (N, V), float32. For few rows: `TokenLogprobs` never holds them all."""
-        return self.unembedding(hidden).float()
+        """Logits (N, V). For few rows: `TokenLogprobs` never holds them all."""
+        return self.unembedding(hidden)
 
     def tie_(self) -> None:
         """Let the head be the embedding."""
@@ -303,59 +316,39 @@ class TokenLogprobs(torch.autograd.Function):
     nothing; where the head is trained, backward computes each chunk's logits again.
     """
 
-    CHUNK = 256
+    CHUNK = 512
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        n = len(targets)
-        logprobs = hidden.new_empty(n, dtype=torch.float32)
-        entropy = torch.empty_like(logprobs)
+        logprobs, entropy = (hidden.new_empty(len(targets), dtype=torch.float32) for _ in range(2))
         frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
-        slopes = torch.empty_like(hidden) if frozen else None
+        kept, ones = (torch.empty_like(hidden), torch.ones_like(logprobs)) if frozen else (None, None)
         cast = weight.to(hidden.dtype)
-        for start in range(0, n, TokenLogprobs.CHUNK):
-            part = slice(start, start + TokenLogprobs.CHUNK)
-            p, logprobs[part], entropy[part] = _softmax(hidden[part], cast, targets[part], temperature)
-            if slopes is not None:
-                slopes[part] = linear(_slope(p, targets[part]).to(hidden.dtype), cast.t()) / temperature
-        ctx.save_for_backward(hidden, weight, targets, slopes)
+        for part in _chunks(len(targets)):
+            logits = linear(hidden[part], cast)
+            logprobs[part], entropy[part] = kernels.choose(logits, targets[part], temperature, ones if ones is None else ones[part])
+            if kept is not None:
+                kept[part] = linear(logits, cast.t())
+        ctx.save_for_backward(hidden, weight, targets, kept)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        hidden, weight, targets, slopes = ctx.saved_tensors
-        if slopes is not None:
-            return slopes * gradient[:, None].to(slopes.dtype), None, None, None
+        hidden, weight, targets, kept = ctx.saved_tensors
+        if kept is not None:
+            return kept * gradient[:, None].to(kept.dtype), None, None, None
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight)
-        cast = weight.to(hidden.dtype)
-        for start in range(0, len(targets), TokenLogprobs.CHUNK):
-            part = slice(start, start + TokenLogprobs.CHUNK)
-            p = _softmax(hidden[part], cast, targets[part], ctx.temperature)[0]
-            slope = _slope(p, targets[part]).mul_(gradient[part, None] / ctx.temperature).to(hidden.dtype)
-            to_hidden[part] = linear(slope, cast.t())
-            to_weight += slope.t() @ hidden[part]
+        cast, gradient = weight.to(hidden.dtype), gradient.contiguous()
+        for part in _chunks(len(targets)):
+            logits = linear(hidden[part], cast)
+            kernels.choose(logits, targets[part], ctx.temperature, gradient[part])
+            to_hidden[part] = linear(logits, cast.t())
+            to_weight += logits.t() @ hidden[part]
         return to_hidden, to_weight, None, None
 
 
-def _softmax(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities (n, V), log-probabilities of the targets (n,) and entropies (n,) of a chunk."""
-    logits = linear(hidden, weight).float()
-    if temperature != 1.0:
-        logits /= temperature
-    top = logits.max(dim=1, keepdim=True).values
-    logits.sub_(top)
-    p = logits.exp()
-    total = p.sum(dim=1, keepdim=True)
-    p.div_(total)
-    log_total = total[:, 0].log()
-    chosen = logits.gather(1, targets[:, None])[:, 0]
-    return p, chosen - log_total, log_total - torch.linalg.vecdot(p, logits)
-
-
-def _slope(p: Tensor, targets: Tensor) -> Tensor:
-    """D logprob / d logits = onehot - p; overwrites p."""
-    p.neg_()[torch.arange(len(p), device=p.device), targets] += 1
-    return p
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, start + TokenLogprobs.CHUNK) for start in range(0, count, TokenLogprobs.CHUNK)]
