@@ -47,6 +47,17 @@ def pairs(count: int) -> list[tuple[list[int], list[int], list[int]]]:
     return [(draw(PROMPT), draw(ANSWER), draw(ANSWER)) for _ in range(count)]
 
 
+def texts(count: int, encode: Callable[[str], list[int]], decode: Callable[[list[int]], str]) -> list[str]:
+    """Prompts of exactly `PROMPT` tokens, whoever reads them: random tokens, of which some come back as others and are cut."""
+    chance, found = random.Random(0), list[str]()
+    while len(found) < count:
+        text = decode([chance.randrange(100, 40_000) for _ in range(PROMPT)])
+        text = decode(encode(text)[:PROMPT])
+        if len(encode(text)) == PROMPT:
+            found.append(text)
+    return found
+
+
 class Clock:
     """Wall and CPU seconds of each turn. A turn starts when the other side's has ended: both get the same moods of a shared machine."""
 

@@ -40,7 +40,7 @@ if task == "generate":
     tokens = len(requests) * common.NEW
 elif task == "grpo":
     policy.tokens.stop = frozenset()  # every answer is as long as the peer's
-    prompts = [policy.tokens.decode(prompt) for prompt, _, _ in common.pairs(common.GROUPS * common.TURNS)]
+    prompts = common.texts(common.GROUPS * common.TURNS, policy.tokens.encode_prompt, policy.tokens.decode)
 
     class Paid:
         """Every other answer is right, so that every group teaches something."""
@@ -67,7 +67,7 @@ elif task == "grpo":
     tokens = common.GROUPS * common.SIZE * common.NEW
 elif task == "ppo":  # the reward model is an adapter on the frozen start, which is the reference, too
     policy.tokens.stop = frozenset()
-    prompts = [policy.tokens.decode(prompt) for prompt, _, _ in common.pairs(common.EPISODES * common.TURNS)]
+    prompts = common.texts(common.EPISODES * common.TURNS, policy.tokens.encode_prompt, policy.tokens.decode)
     tasks = [Task("bench", str(i), prompt) for i, prompt in enumerate(prompts)]
     start = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0, False)
     judged, _ = load.with_adapter(start, "reward", 16, 32.0, 0)

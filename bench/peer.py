@@ -67,7 +67,7 @@ elif task == "grpo":
     from trl import GRPOConfig, GRPOTrainer
 
     steps = Steps()
-    prompts = [{"prompt": tokenizer.decode(prompt)} for prompt, _, _ in common.pairs(common.GROUPS * common.TURNS)]
+    prompts = [{"prompt": text} for text in common.texts(common.GROUPS * common.TURNS, tokenizer.encode, tokenizer.decode)]
     how = GRPOConfig(
         output_dir="/tmp/rather-bench", per_device_train_batch_size=8, gradient_accumulation_steps=common.GROUPS * common.SIZE // 8,
         num_generations=common.SIZE, max_completion_length=common.NEW, generation_kwargs={"min_new_tokens": common.NEW}, max_steps=common.TURNS,
@@ -104,7 +104,8 @@ elif task == "ppo":
         return model
 
     tokenizer.padding_side = "left"
-    prompts = [{"input_ids": prompt} for prompt, _, _ in common.pairs(common.EPISODES * common.TURNS)]
+    texts = common.texts(common.EPISODES * common.TURNS, tokenizer.encode, tokenizer.decode)
+    prompts = [{"input_ids": tokenizer.encode(text)} for text in texts]
     data = datasets.Dataset.from_list(prompts)
     how = PPOConfig(
         output_dir="/tmp/rather-bench", per_device_train_batch_size=8, gradient_accumulation_steps=common.EPISODES // 8, num_mini_batches=1, num_ppo_epochs=1,
