@@ -135,7 +135,7 @@ def test_swiglu_backward(compiled: bool, dtype: torch.dtype, shape: tuple[int, i
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_choose(compiled: bool, dtype: torch.dtype, temperature: float, plain) -> None:
+def test_token_logprobs(compiled: bool, dtype: torch.dtype, temperature: float, plain) -> None:
     """Against autograd in float64; on rows of four blocks, the last one cut short."""
     logits, targets, slopes = 3 * draw(7, 1000, dtype=dtype), torch.arange(0, 1000, 150), draw(7, seed=1)
     exact = logits.double().requires_grad_()
@@ -145,7 +145,7 @@ def test_choose(compiled: bool, dtype: torch.dtype, temperature: float, plain) -
 
     def chosen(*slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         used = logits.clone()
-        return *kernels.choose(used, targets, temperature, *slopes), used
+        return *kernels.token_logprobs_(used, targets, temperature, *slopes), used
 
     for given in ((), (slopes,)):
         logprobs, entropy, used = chosen(*given) if compiled else plain(lambda given=given: chosen(*given))
@@ -160,7 +160,7 @@ def test_what_is_drawn_has_to_the_bit_the_log_probability_that_a_learner_finds(d
     found = kernels.draw(logits, torch.rand(300, dtype=torch.float64), 0.7)
     assert found is not None
     tokens, logprobs = found
-    assert torch.equal(kernels.choose(logits, tokens, 0.7)[0], logprobs)
+    assert torch.equal(kernels.token_logprobs_(logits, tokens, 0.7)[0], logprobs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -173,8 +173,9 @@ void rotate(int64_t n, int64_t heads, int64_t width, int64_t stride, real *x, co
         }
 }
 
-/* What the `total` of e^x over a row of v logits is and what e^x x is together, x = (logit - top) * cold, top the largest. `ends`, if there is room
-   for them, get what the logits up to the end of every BLOCK weigh. Not inlined: what is drawn and what is learnt from have the same sums. */
+/* The `total` of e^x over a row of v logits and, `heat`, that of e^x x, where x = (logit - top) * cold and top is the largest. `ends`, if there
+   is room for them, get what the logits up to the end of every BLOCK weigh. Not inlined: what is drawn and what is learnt from have the
+   same sums. */
 enum { BLOCK = 256 };
 struct weight {
     float top;
@@ -226,10 +227,10 @@ void draw(int64_t n, int64_t v, const real *logits, const double *uniforms, floa
     }
 }
 
-/* For each row of logits (n, v) the log-probability of its target under softmax(logits / temperature), and the entropy. If there are `slopes` (n)
-   the logits are overwritten: slopes[i] times the derivative of that log-probability. */
-void choose(int64_t n, int64_t v, real *logits, const int64_t *targets, float temperature, const float *slopes, float *logprobs,
-            float *entropies) {
+/* For each row of logits (n, v) the log-probability of its target under softmax(logits / temperature), and the entropy. If there are
+   `slopes` (n) the logits are overwritten: slopes[i] times the derivative of that log-probability. */
+void token_logprobs(int64_t n, int64_t v, real *logits, const int64_t *targets, float temperature, const float *slopes,
+                    float *logprobs, float *entropies) {
 #pragma omp parallel for
     for (int64_t i = 0; i < n; i++) {
         real *row = logits + i * v;

@@ -34,7 +34,7 @@ TAKES = {
     "swiglu_backward": "nnppp",
     "rotate": "nnnnppp",
     "draw": "nnppfpp",
-    "choose": "nnppfppp",
+    "token_logprobs": "nnppfppp",
     "step": "nnnnppnpnpnppfp",
     "piece": "nnnnpnpnpnfpp",
     "decode": "npnnnnfnppppppnnp",
@@ -175,7 +175,7 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
     return tokens, logprobs
 
 
-def choose(logits: Tensor, targets: Tensor, temperature: float, slopes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def token_logprobs_(logits: Tensor, targets: Tensor, temperature: float, slopes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Log-probabilities (N,) of `targets` (N,) under softmax(logits (N, V) / temperature), and entropies (N,), float32. Uses the logits up.
 
     With `slopes` (N,) they become slopes[n] * d logprob[n] / d logits[n].
@@ -183,7 +183,7 @@ def choose(logits: Tensor, targets: Tensor, temperature: float, slopes: Tensor |
     if found := _for(logits):
         logprobs, entropy = torch.empty(len(logits)), torch.empty(len(logits))
         of = logits.data_ptr(), targets.data_ptr(), temperature, None if slopes is None else slopes.data_ptr()
-        found.choose(*logits.shape, *of, logprobs.data_ptr(), entropy.data_ptr())
+        found.token_logprobs(*logits.shape, *of, logprobs.data_ptr(), entropy.data_ptr())
         return logprobs, entropy
     wide = logits.float().div_(temperature)
     wide -= wide.amax(dim=1, keepdim=True)

@@ -102,13 +102,13 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(tiny: Path) -> No
 
 def test_evaluate_never_holds_all_logits(policy: TextPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    inner = kernels.choose
+    inner = kernels.token_logprobs_
 
     def measuring(logits, *rest):
         sizes.append(len(logits))
         return inner(logits, *rest)
 
-    monkeypatch.setattr(kernels, "choose", measuring)
+    monkeypatch.setattr(kernels, "token_logprobs_", measuring)
     monkeypatch.setattr(TokenLogprobs, "CHUNK", 3)
     policy.evaluate(policy.collate(answers()))
     assert sizes == [3, 3, 3, 3, 1]

@@ -146,12 +146,12 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return kernels.rotate(x.clone(), cos, sin)
+        return kernels.rotate(x.clone(memory_format=torch.contiguous_format), cos, sin)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         cos, sin = ctx.saved_tensors
-        return kernels.rotate(gradient.clone(), cos, -sin), None, None
+        return kernels.rotate(gradient.clone(memory_format=torch.contiguous_format), cos, -sin), None, None
 
 
 class LayerNorm(nn.LayerNorm):
@@ -326,7 +326,9 @@ class TokenLogprobs(torch.autograd.Function):
         cast = weight.to(hidden.dtype)
         for part in _chunks(len(targets)):
             logits = linear(hidden[part], cast)
-            logprobs[part], entropy[part] = kernels.choose(logits, targets[part], temperature, ones if ones is None else ones[part])
+            logprobs[part], entropy[part] = kernels.token_logprobs_(
+                logits, targets[part], temperature, ones if ones is None else ones[part]
+            )
             if kept is not None:
                 kept[part] = linear(logits, cast.t())
         ctx.save_for_backward(hidden, weight, targets, kept)
@@ -344,7 +346,7 @@ class TokenLogprobs(torch.autograd.Function):
         cast, gradient = weight.to(hidden.dtype), gradient.contiguous()
         for part in _chunks(len(targets)):
             logits = linear(hidden[part], cast)
-            kernels.choose(logits, targets[part], ctx.temperature, gradient[part])
+            kernels.token_logprobs_(logits, targets[part], ctx.temperature, gradient[part])
             to_hidden[part] = linear(logits, cast.t())
             to_weight += logits.t() @ hidden[part]
         return to_hidden, to_weight, None, None
