@@ -112,7 +112,7 @@ def slopes(exact, inputs: list[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(5, 576), (300, 129), (40, 3, 64)])
+@pytest.mark.parametrize("shape", [(5, 576), (300, 129), (40, 3, 64), (20_000, 16)])
 def test_norm_backward(compiled: bool, dtype: torch.dtype, shape: tuple[int, ...], plain) -> None:
     x, weight, gradient = draw(*shape, dtype=dtype), draw(shape[-1], dtype=dtype, seed=1), draw(*shape, dtype=dtype, seed=2)
     of = x, weight, kernels.norm(x, weight, 1e-5)[1], gradient
