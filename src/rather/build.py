@@ -22,11 +22,11 @@ from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
 from rather.learners.sft import SFT
 from rather.text import engine, load, lora
-from rather.text import tasks as made_tasks
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
 from rather.text.space import Manner, steering
 from rather.text.subspace import Factors, LowRank, Weights
+from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
 from rather.verify.verifiers import Check
 
@@ -78,7 +78,7 @@ def trained_policy(config: Config, start: AnyPolicy, name: str = "policy") -> tu
     m = config.model
     if m.train == "full":
         return start, load.parameters(start)
-    policy, parameters = load.with_adapter(start, name, m.rank, m.alpha, config.run.seed)
+    policy, parameters = load.with_adapter(start, name, m.rank, m.alpha, config.run.seed, m.blocks)
     if m.adapter and name == "policy":
         if not isinstance(policy, TextPolicy):
             raise ConfigError("model.adapter can be set for rather's own architectures only")
@@ -106,7 +106,7 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
         space.how = how
         return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
     if z.space == "lora":
-        policy, _ = load.with_adapter(start, "policy", m.rank, m.alpha, config.run.seed)
+        policy, _ = load.with_adapter(start, "policy", m.rank, m.alpha, config.run.seed, m.blocks)
         assert isinstance(policy, TextPolicy)
         policy.space = Factors(policy.model, "policy", **how)
         return policy

@@ -246,40 +246,105 @@ void token_logprobs(int64_t n, int64_t v, real *logits, const int64_t *targets, 
 }
 
 #ifdef GROUP
-/* The GROUP query heads q of one token see the places `first` to `last` of a key head, whose rows are as far apart as the strides say.
-   `p` (GROUP, last + 1) is room for the shares. */
-static void see(int64_t first, int64_t last, float scale, const real *q, const real *keys, int64_t k_stride, const real *values,
-                int64_t v_stride, float *p, real *out) {
-    float query[GROUP][WIDTH], row[WIDTH], sum[GROUP][WIDTH] = {0};
-    int64_t length = last + 1;
-    for (int g = 0; g < GROUP; g++)
-        for (int d = 0; d < WIDTH; d++) query[g][d] = rounded(wide(q[g * WIDTH + d]) * scale);
-    for (int64_t l = first; l < length; l++) {
-        for (int d = 0; d < WIDTH; d++) row[d] = wide(keys[l * k_stride + d]);
-        for (int g = 0; g < GROUP; g++) {
-            float sums[8] = {0}; /* one vector, and summed by halves: in order would take twice as long */
-            for (int d = 0; d < WIDTH; d += 8)
-                for (int j = 0; j < 8; j++) sums[j] += query[g][d + j] * row[d + j];
-            for (int half = 4; half; half /= 2)
-                for (int j = 0; j < half; j++) sums[j] += sums[j + half];
-            p[g * length + l] = rounded(sums[0]);
+#if defined BFLOAT16 && defined __AVX512BF16__ && WIDTH % 32 == 0
+#define WORDS (WIDTH / 2)
+typedef uint32_t words __attribute__((vector_size(64), aligned(2), may_alias));
+
+static inline __m512 dot(__m512 sum, words x, words y) { return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)y); }
+
+/* p[j] = x * key j for the n places from `keys` on; 16 at a time, and the 16 sums of each are added up in four steps. */
+static void score(int64_t n, const real *x, const real *keys, int64_t stride, float *p) {
+    for (int64_t start = 0; start < n; start += 16) {
+        __m512 sum[16];
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; j++) {
+            const real *key = keys + (start + j < n ? start + j : n - 1) * stride; /* the last one again and again */
+            sum[j] = _mm512_setzero_ps();
+            for (int d = 0; d < WIDTH; d += 32) sum[j] = dot(sum[j], *(const words *)(x + d), *(const words *)(key + d));
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) sum[j] = _mm512_unpacklo_ps(sum[2 * j], sum[2 * j + 1]) + _mm512_unpackhi_ps(sum[2 * j], sum[2 * j + 1]);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            __m512d a = (__m512d)sum[2 * j], b = (__m512d)sum[2 * j + 1];
+            sum[j] = (__m512)_mm512_unpacklo_pd(a, b) + (__m512)_mm512_unpackhi_pd(a, b);
+        }
+#pragma GCC unroll 3
+        for (int j = 0; j < 3; j++) { /* of the sums 0 and 1, of 2 and 3, then of these two */
+            __m512 a = j < 2 ? sum[2 * j] : sum[0], b = j < 2 ? sum[2 * j + 1] : sum[1];
+            sum[j < 2 ? j : 0] = _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd);
+        }
+        *(__m512 *)(p + start) = sum[0];
+    }
+}
+
+/* out = the sum of p[g][j] * value j over n places, for GROUP rows of shares p, which are `apart`. Two places at a time. */
+static void mix(int64_t n, const real *p, int64_t apart, const real *values, int64_t stride, real *out) {
+    __m512 even[GROUP][WIDTH / 32] = {0}, odd[GROUP][WIDTH / 32] = {0};
+    for (int64_t j = 0; j < n; j += 2) {
+        const real *a = values + j * stride, *b = j + 1 < n ? a + stride : a;
+        for (int d = 0; d < WIDTH / 32; d++) {
+            words x = *(const words *)(a + 32 * d), y = *(const words *)(b + 32 * d);
+            for (int g = 0; g < GROUP; g++) {
+                words share = (words){0} + (p[g * apart + j] | (j + 1 < n ? (uint32_t)p[g * apart + j + 1] << 16 : 0));
+                even[g][d] = dot(even[g][d], share, (x & 0xffff) | y << 16);
+                odd[g][d] = dot(odd[g][d], share, x >> 16 | (y & 0xffff0000));
+            }
         }
     }
-    for (int g = 0; g < GROUP; g++) {
-        float *share = p + g * length, top = -INFINITY, total = 0;
-#pragma omp simd reduction(max : top)
-        for (int64_t l = first; l < length; l++) top = share[l] > top ? share[l] : top;
-#pragma omp simd reduction(+ : total)
-        for (int64_t l = first; l < length; l++) total += share[l] = exponential(share[l] - top);
-        for (int64_t l = first; l < length; l++) share[l] = rounded(share[l] / total);
+    for (int g = 0; g < GROUP; g++)
+        for (int d = 0; d < WIDTH / 32; d++) {
+            words x = (words)even[g][d], y = (words)odd[g][d]; /* narrowed as above */
+            x += 0x7fff + (x >> 16 & 1), y += 0x7fff + (y >> 16 & 1);
+            *(words *)(out + g * WIDTH + 32 * d) = x >> 16 | (y & 0xffff0000);
+        }
+}
+#else
+static void score(int64_t n, const real *x, const real *keys, int64_t stride, float *p) {
+    for (int64_t j = 0; j < n; j++) {
+        float sums[8] = {0}; /* one vector, and summed by halves: in order would take twice as long */
+        for (int d = 0; d < WIDTH; d += 8)
+            for (int i = 0; i < 8; i++) sums[i] += wide(x[d + i]) * wide(keys[j * stride + d + i]);
+        for (int half = 4; half; half /= 2)
+            for (int i = 0; i < half; i++) sums[i] += sums[i + half];
+        p[j] = sums[0];
     }
-    for (int64_t l = first; l < length; l++) {
-        for (int d = 0; d < WIDTH; d++) row[d] = wide(values[l * v_stride + d]);
+}
+
+static void mix(int64_t n, const real *p, int64_t apart, const real *values, int64_t stride, real *out) {
+    float sum[GROUP][WIDTH] = {0};
+    for (int64_t j = 0; j < n; j++)
         for (int g = 0; g < GROUP; g++)
-            for (int d = 0; d < WIDTH; d++) sum[g][d] += p[g * length + l] * row[d];
-    }
+            for (int d = 0; d < WIDTH; d++) sum[g][d] += wide(p[g * apart + j]) * wide(values[j * stride + d]);
     for (int g = 0; g < GROUP; g++)
         for (int d = 0; d < WIDTH; d++) out[g * WIDTH + d] = narrow(sum[g][d]);
+}
+#endif
+
+/* The GROUP query heads q of one token see n places of a key head, whose rows are as far apart as the strides say. `kept`, if there is room
+   for them, gets the shares, those of one head `apart` from those of the next. */
+static void see(int64_t n, float scale, const real *q, const real *keys, int64_t k_stride, const real *values, int64_t v_stride, real *kept,
+                int64_t apart, real *out) {
+    int64_t room = (n + 31) / 32 * 32; /* whole vectors: what is left over costs as much as they do */
+    float *scores = aligned_alloc(64, GROUP * room * (sizeof *scores + sizeof *kept));
+    real *shares = (real *)(scores + GROUP * room), query[GROUP * WIDTH];
+    for (int d = 0; d < GROUP * WIDTH; d++) query[d] = narrow(wide(q[d]) * scale);
+    for (int g = 0; g < GROUP; g++) {
+        score(n, query + g * WIDTH, keys, k_stride, scores + g * room);
+        for (int64_t j = n; j < room; j++) scores[g * room + j] = -INFINITY;
+    }
+    for (int64_t j = 0; j < GROUP * room; j++) scores[j] = rounded(scores[j]);
+    for (int g = 0; g < GROUP; g++) {
+        float *own = scores + g * room, top = -INFINITY, total = 0;
+#pragma omp simd reduction(max : top)
+        for (int64_t j = 0; j < room; j++) top = own[j] > top ? own[j] : top;
+#pragma omp simd reduction(+ : total)
+        for (int64_t j = 0; j < room; j++) total += own[j] = exponential(own[j] - top);
+        for (int64_t j = 0; j < room; j++) shares[g * room + j] = narrow(own[j] / total);
+        if (kept) memcpy(kept + g * apart, shares + g * room, n * sizeof *kept);
+    }
+    mix(n, shares, room, values, v_stride, out);
+    free(scores);
 }
 
 /* A decoding step: the key and value of each of n rows go to place positions[i] of its cache, (n, kv, room, WIDTH) each, and its queries
@@ -292,29 +357,22 @@ void step(int64_t n, int64_t kv, int64_t room, int64_t window, const int64_t *po
             int64_t last = positions[i], first = last < window ? 0 : last - window + 1, place = (i * kv + h) * room * WIDTH;
             memcpy(keys + place + last * WIDTH, k + i * k_stride + h * WIDTH, WIDTH * sizeof(real));
             memcpy(values + place + last * WIDTH, v + i * v_stride + h * WIDTH, WIDTH * sizeof(real));
-            float *p = malloc(GROUP * (last + 1) * sizeof *p);
-            see(first, last, scale, q + i * q_stride + h * GROUP * WIDTH, keys + place, WIDTH, values + place, WIDTH, p,
-                out + (i * kv + h) * GROUP * WIDTH);
-            free(p);
+            see(last + 1 - first, scale, q + i * q_stride + h * GROUP * WIDTH, keys + place + first * WIDTH, WIDTH,
+                values + place + first * WIDTH, WIDTH, 0, 0, out + (i * kv + h) * GROUP * WIDTH);
         }
 }
 
 /* The last n of s tokens see themselves and what is before them, at most `window` in all; `kept` (kv, GROUP, n, s) gets their shares. */
 void piece(int64_t n, int64_t s, int64_t kv, int64_t window, const real *q, int64_t q_stride, const real *k, int64_t k_stride,
            const real *v, int64_t v_stride, float scale, real *kept, real *out) {
-#pragma omp parallel for collapse(2) if (n > 1)
+#pragma omp parallel for collapse(2) schedule(dynamic, 16) if (n > 1)
     for (int64_t h = 0; h < kv; h++)
         for (int64_t i = 0; i < n; i++) {
             int64_t last = s - n + i, first = last < window ? 0 : last - window + 1;
-            float *p = malloc(GROUP * (last + 1) * sizeof *p);
-            see(first, last, scale, q + i * q_stride + h * GROUP * WIDTH, k + h * WIDTH, k_stride, v + h * WIDTH, v_stride, p,
-                out + (i * kv + h) * GROUP * WIDTH);
-            for (int g = 0; g < GROUP && kept; g++) {
-                real *to = kept + ((h * GROUP + g) * n + i) * s;
-                memset(to, 0, s * sizeof(real));
-                for (int64_t l = first; l <= last; l++) to[l] = narrow(p[g * (last + 1) + l]);
-            }
-            free(p);
+            real *own = kept ? kept + (h * GROUP * n + i) * s : 0;
+            for (int g = 0; g < GROUP && kept; g++) memset(own + g * n * s, 0, s * sizeof *own);
+            see(last + 1 - first, scale, q + i * q_stride + h * GROUP * WIDTH, k + first * k_stride + h * WIDTH, k_stride,
+                v + first * v_stride + h * WIDTH, v_stride, kept ? own + first : 0, n * s, out + (i * kv + h) * GROUP * WIDTH);
         }
 }
 

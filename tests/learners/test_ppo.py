@@ -98,6 +98,18 @@ def test_credit_is_reward_less_the_penalty_for_drift() -> None:
     assert ppo.told["score"] == pytest.approx(6)
 
 
+def test_a_reward_model_may_share_the_pass_of_the_reference() -> None:
+    class Sharing(Known):
+        def beside(self, reference: Known, batch: Batch) -> tuple[torch.Tensor, ...]:
+            return 2 * self.rewards(batch), *reference.look(batch)
+
+    found = []
+    for kind, pays in ((Known, 2.0), (Sharing, 1.0)):
+        ppo = learner(Clip(kl=0.2), reference=Known(lambda b: b.logprobs - 0.5), reward_model=kind(lambda b, pays=pays: pays * b.mask))
+        found.append(ppo.step())
+    assert found[0] == found[1]
+
+
 def test_the_penalty_follows_its_target() -> None:
     for target, grows in ((0.5, True), (50.0, False)):
         ppo = learner(Clip(kl=0.2, kl_target=target), reference=Known(lambda b: b.logprobs - 0.5))

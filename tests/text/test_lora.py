@@ -39,15 +39,18 @@ def test_a_new_adapter_changes_nothing_and_a_trained_one_does(family) -> None:
     assert torch.equal(adapted_logits(model, row, None), before), "the base is as it was"
 
 
-def test_peft_loads_our_adapters_with_equal_logits(family, tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_peft_loads_our_adapters_with_equal_logits(family, tmp_path: Path, blocks: int) -> None:
     from peft import PeftModel
 
     reference, folder = family
     model = weights.load(folder)
-    lora.add(model, "policy", 4, 8.0, seed=0)
+    lora.add(model, "policy", 4, 8.0, 0, blocks)
     randomised(model, "policy")
     lora.save(model, "policy", tmp_path / "adapter", base=str(folder))
     theirs = PeftModel.from_pretrained(reference, tmp_path / "adapter").eval()
+    adapted = {name.partition(".lora_")[0] for name, _ in theirs.named_parameters() if ".lora_" in name}
+    assert {name.split(".")[4] for name in adapted} == ({"1"} if blocks else {"0", "1"})
     for row in rows():
         with torch.no_grad():
             expected = theirs(row[None]).logits[0]
@@ -71,6 +74,25 @@ def test_we_load_adapters_of_peft_with_equal_logits(family, tmp_path: Path) -> N
         with torch.no_grad():
             expected = theirs(row[None]).logits[0]
         torch.testing.assert_close(adapted_logits(model, row, "policy"), expected, atol=1e-4, rtol=0)
+
+
+def test_an_adapter_for_the_last_blocks_is_read_as_one(tiny: Path, tmp_path: Path) -> None:
+    model, other = weights.load(tiny), weights.load(tiny)
+    assert len(lora.add(model, "policy", 4, 8.0, 0, blocks=1)) < len(lora.add(other, "all", 4, 8.0, 0))
+    assert lora.first(model, "policy") == 1
+    assert lora.first(other, "all") == 0
+    randomised(model, "policy")
+    lora.save(model, "policy", tmp_path)
+    lora.load(other, "policy", tmp_path)
+    assert lora.first(other, "policy") == 1
+    (row,) = rows(lengths=(12,))
+    assert torch.equal(adapted_logits(other, row, "policy"), adapted_logits(model, row, "policy"))
+    torch.testing.assert_close(
+        adapted_logits(lora.merged(model, "policy"), row, None), adapted_logits(model, row, "policy"), atol=1e-4, rtol=0
+    )
+    lora.save(other, "all", tmp_path)
+    with pytest.raises(ModelError, match="if model.blocks leaves them out, set it to 0: .*layers.0"):
+        lora.load(model, "policy", tmp_path)
 
 
 def test_adapters_that_do_not_fit(tiny: Path, tmp_path: Path) -> None:

@@ -164,6 +164,27 @@ def test_reward_model_to_disk_and_back(tiny: Path, tmp_path: Path) -> None:
     assert torch.equal(model.scores(batch), other.scores(batch))
 
 
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_reward_model_beside_its_base_gives_what_both_give_alone_and_shares_the_blocks_below_its_adapter(tiny: Path, blocks: int) -> None:
+    start = load.policy(tiny, CPU, torch.float32, False, 1.0)
+    body, parameters = load.with_adapter(start, "reward", 4, 8.0, 0, blocks)
+    model, batch = TextReward(body, 2, seed=1), start.collate(answers())
+    passes = []
+    with torch.no_grad():
+        for p in parameters:
+            p.normal_(generator=torch.Generator().manual_seed(0))
+        alone = model.rewards(batch), *start.look(batch)
+        for block in start.model.blocks:
+            block.register_forward_hook(lambda block, *_: passes.append(block.index))
+        together = model.beside(start, batch)
+    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+    assert sorted(passes) == ([0, 1, 1] if blocks else [0, 0, 1, 1])
+    other = load.policy(tiny, CPU, torch.float32, False, 1.0)
+    with torch.no_grad():
+        assert torch.equal(model.beside(other, batch)[0], alone[0]), "a reference of its own shares nothing"
+    assert len(passes) == (5 if blocks else 6)
+
+
 def test_bfloat16_is_close_to_float32(tiny: Path) -> None:
     rows = answers()
     exact, rough = (load.policy(tiny, CPU, dtype, False, 1.0) for dtype in (torch.float32, torch.bfloat16))

@@ -8,8 +8,8 @@ import pytest
 
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ConfigError, DataError
-from rather.text.tasks import made
 from rather.verify.checker import Checker, Verified
+from rather.verify.tasks import made
 from rather.verify.verifiers import VERIFIERS, Check, boxed, code, number, pattern, reasoning_gym, schema
 
 sys.path.append(str(Path(__file__).parent))

@@ -135,21 +135,23 @@ class PPO:
     @torch.no_grad()
     def _credit(self, batch: Batch, means: Means) -> _Credited:
         s = self.settings
-        earned, model = batch.rewards, self.reward_model
-        if model is not None:
+        earned, model, looked = batch.rewards, self.reward_model, list[Tensor]()
+        if self.reference is not None and hasattr(model, "beside"):
+            earned, *looked = self._of(batch, lambda part: model.beside(self.reference, part))
+        elif model is not None:
             (earned,) = self._of(batch, lambda part: (model.rewards(part),))
         judged = ~earned.isnan().any(-1)
         if not judged.all():
             if not judged.any():
                 raise TrainingError("not one attempt could be judged; look at what the verifiers say of them")
-            batch, earned = batch.select(judged), earned[judged]
+            batch, earned, looked = batch.select(judged), earned[judged], [x[judged] for x in looked]
         means.add(unjudged=(~judged).float())
         mask = batch.mask
         if s.reward_clip is not None:
             earned = earned.clamp(-s.reward_clip, s.reward_clip)
         rewards, seen = earned, batch.observations
         if self.reference is not None:
-            expected, seen = self._of(batch, self.reference.look)
+            expected, seen = looked or self._of(batch, self.reference.look)
             drift = kl_estimate(batch.logprobs, expected) * mask
             rewards = earned - self.kl * drift
             means.add(kl=drift.sum(-1))

@@ -95,14 +95,20 @@ def policy(
 
 
 def with_adapter(
-    base: TextPolicy | ForeignPolicy, name: str, rank: int, alpha: float, seed: int
+    base: TextPolicy | ForeignPolicy, name: str, rank: int, alpha: float, seed: int, blocks: int = 0
 ) -> tuple[TextPolicy | ForeignPolicy, list[nn.Parameter]]:
-    """A policy with a new LoRA adapter on the frozen `base`, which stays what it is; and the adapter's parameters."""
+    """A policy with a new LoRA adapter on the frozen `base`, which stays what it is; and the parameters of the adapter, see `lora.add`.
+
+    Raises:
+        ModelError: `base` has no `blocks` that rather knows.
+    """
     if isinstance(base, ForeignPolicy):
+        if blocks:
+            raise ModelError("model.blocks can be set for rather's own architectures only")
         base.inner = foreign.add_adapter(base.inner, rank, alpha, seed)
         adapted = ForeignPolicy(base.inner, base.tokens, name, base.temperature, base.name)
         return adapted, [p for p in base.inner.parameters() if p.requires_grad]
-    parameters = lora.add(base.model, name, rank, alpha, seed)
+    parameters = lora.add(base.model, name, rank, alpha, seed, blocks)
     return TextPolicy(base.model, base.tokens, name, base.temperature, base.name), parameters
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -18,10 +19,10 @@ LAYERS = ("qkv", "out", "up", "down")
 PREFIX = "base_model.model."
 
 
-def add(model: Transformer, name: str, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-    """Put an adapter called `name` on every linear layer of every block; returns its parameters (float32)."""
+def add(model: Transformer, name: str, rank: int, alpha: float, seed: int, blocks: int = 0) -> list[nn.Parameter]:
+    """Put an adapter called `name` on every linear layer of the last `blocks` blocks, 0: of all; returns its parameters (float32)."""
     generator = torch.Generator().manual_seed(seed)
-    for layer in layers(model).values():
+    for layer in list(layers(model).values())[-len(LAYERS) * blocks :]:
         adapter = Adapter(layer.weight.shape[1], tuple(layer.parts.values()), rank, alpha, generator)
         layer.adapters[name] = adapter.to(layer.weight.device)
     return parameters(model, name)
@@ -29,13 +30,18 @@ def add(model: Transformer, name: str, rank: int, alpha: float, seed: int) -> li
 
 def parameters(model: Transformer, name: str) -> list[nn.Parameter]:
     """The parameters of the adapter called `name`."""
-    return [p for layer in layers(model).values() if name in layer.adapters for p in layer.adapters[name].parameters()]
+    return [p for layer in layers(model, name).values() for p in layer.adapters[name].parameters()]
+
+
+def first(model: Transformer, name: str) -> int:
+    """The first block with the adapter called `name`."""
+    return min(int(at.split(".")[1]) for at in layers(model, name))
 
 
 def save(model: Transformer, name: str, folder: Path, base: str = "") -> None:
     """Write adapter_model.safetensors and adapter_config.json, which `peft` loads. `base` says which model it is for."""
     state, targets, rank, alpha = {}, set(), 0, 0.0
-    for ours, layer in layers(model).items():
+    for ours, layer in layers(model, name).items():
         adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
         rank, alpha = adapter.rank, adapter.scale * adapter.rank
         downs = adapter.down.detach().cpu().split(rank)
@@ -48,7 +54,7 @@ def save(model: Transformer, name: str, folder: Path, base: str = "") -> None:
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": rank, "lora_alpha": alpha,
         "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": model.shape.is_gpt2, "inference_mode": True,
-        "target_modules": sorted(targets),
+        "target_modules": sorted(targets), "layers_to_transform": sorted({int(ours.split(".")[1]) for ours in layers(model, name)}),
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
@@ -69,10 +75,11 @@ def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
     if config.get("peft_type") != "LORA" or config.get("use_dora") or config.get("use_rslora"):
         raise ModelError(f"the adapter in {folder} is {config.get('peft_type')!r} with options; only plain LORA is read")
     if not parameters(model, name):
-        add(model, name, config["r"], config["lora_alpha"], seed=0)
+        lowest = min((int(number) for key in state for number in re.findall(r"\.(\d+)\.", key)), default=0)
+        add(model, name, config["r"], config["lora_alpha"], 0, model.shape.layers - lowest)
     unread = set(state)
     with torch.no_grad():
-        for ours, layer in layers(model).items():
+        for ours, layer in layers(model, name).items():
             adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
             if adapter.rank != config["r"]:
                 raise ModelError(f"the adapter in {folder} has rank {config['r']}, not {adapter.rank}; set model.rank to it")
@@ -88,7 +95,8 @@ def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
                     into.copy_(state[key])
                     unread.discard(key)
     if unread:
-        raise ModelError(f"the adapter in {folder} is for layers that rather does not adapt: {min(unread)}")
+        why = "are not adapted here; if model.blocks leaves them out, set it to 0"
+        raise ModelError(f"the adapter in {folder} is for layers that {why}: {min(unread)}")
     return parameters(model, name)
 
 
@@ -96,7 +104,7 @@ def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
 def merged(model: Transformer, name: str) -> Transformer:
     """A copy of `model` whose weights the adapter called `name` has become a part of."""
     found = copy.deepcopy(model)
-    for layer in layers(found).values():
+    for layer in layers(found, name).values():
         adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
         parts = layer.weight.split([len(up) for up in adapter.up])
         for part, up, down in zip(parts, adapter.up, adapter.down.split(adapter.rank), strict=True):
@@ -105,6 +113,7 @@ def merged(model: Transformer, name: str) -> Transformer:
     return found
 
 
-def layers(model: Transformer) -> dict[str, Linear]:
-    """The linear layers of all blocks by name: what an adapter sits on."""
-    return {f"blocks.{i}.{kind}": getattr(b, kind) for i, b in enumerate(model.blocks) for kind in LAYERS}
+def layers(model: Transformer, name: str | None = None) -> dict[str, Linear]:
+    """The linear layers of all blocks by name: what an adapter sits on; or those that the adapter called `name` does sit on."""
+    every = {f"blocks.{i}.{kind}": getattr(b, kind) for i, b in enumerate(model.blocks) for kind in LAYERS}
+    return {at: layer for at, layer in every.items() if name is None or name in layer.adapters}

@@ -24,6 +24,9 @@ from rather.text.subspace import TextSpace, Weights
 from rather.text.tokens import Tokens
 from rather.text.transformer import TokenLogprobs, Transformer
 
+Begun = tuple[Packed, tuple[int, Tensor]]
+"""A batch end to end, and the first block that has not seen it with what enters there, as `Transformer` takes it up."""
+
 
 def pack_batch(batch: Batch, model: Transformer) -> Packed:
     """The batch laid end to end for `model`, each distinct prompt once."""
@@ -71,19 +74,19 @@ class TextPolicy:
         laid = pack_batch(batch, self.model)
         return self._scores(self._hidden(laid, torch.cat(laid.before)), batch)
 
-    def ends(self, batch: Batch) -> Tensor:
+    def ends(self, batch: Batch, begun: Begun | None = None) -> Tensor:
         """Hidden states (B, C) of the last token of each answer; an answer has at least one, if only the one that ends it."""
-        laid = pack_batch(batch, self.model)
+        laid, lower = begun or (pack_batch(batch, self.model), None)
         last = torch.stack([places[-1] for places in laid.after])
-        return self._hidden(laid, last)
+        return self._hidden(laid, last, lower)
 
-    def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def look(self, batch: Batch, begun: Begun | None = None) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) as `evaluate` gives them, and from the same pass the hidden states (B, T + 1, C) before each token
         of an answer and after its last, 0 beyond: what a critic judges by.
         """
-        laid = pack_batch(batch, self.model)
+        laid, lower = begun or (pack_batch(batch, self.model), None)
         wanted = [x for before, after in zip(laid.before, laid.after, strict=True) for x in (before, after[-1:])]
-        hidden = self._hidden(laid, torch.cat(wanted))
+        hidden = self._hidden(laid, torch.cat(wanted), lower)
         lengths = batch.mask.sum(-1, keepdim=True)
         place = torch.arange(batch.mask.shape[1] + 1, device=self.device)
         states = hidden.new_zeros(len(batch), len(place), self.width)
@@ -97,9 +100,16 @@ class TextPolicy:
         logprobs, entropy = (empty.masked_scatter(used, values) for values in found)  # type: ignore[union-attr]
         return logprobs, entropy
 
-    def _hidden(self, laid: Packed, wanted: Tensor) -> Tensor:
+    def begin(self, batch: Batch, other: "TextPolicy") -> tuple[Begun, ...]:
+        """What both policies compute alike, for `ends` and `look`, if one is the other's base."""
+        if not (self.model is other.model and self.adapter and other.adapter is None and self.space is other.space is None):
+            return ()
+        laid, first = pack_batch(batch, self.model), lora.first(self.model, self.adapter)
+        return ((laid, (first, self.model(laid.ids, laid.positions, laid, before=first))),)
+
+    def _hidden(self, laid: Packed, wanted: Tensor, lower: tuple[int, Tensor] | None = None) -> Tensor:
         shift = self.space.shift() if isinstance(self.space, Steering) else None
-        return self.model(laid.ids, laid.positions, laid, self.adapter, wanted, shift)
+        return self.model(laid.ids, laid.positions, laid, self.adapter, wanted, shift, lower)
 
     def generate(
         self,
@@ -242,15 +252,20 @@ class TextReward(nn.Module):
         """Trajectories as a batch; see `collate`."""
         return self.body.collate(trajectories)
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: Batch, *begun: Begun) -> Tensor:
         """Scores (K, B) of each member, float32."""
-        return self.heads @ self.body.ends(batch).float().T
+        return self.heads @ self.body.ends(batch, *begun).float().T
 
-    def rewards(self, batch: Batch) -> Tensor:
+    def rewards(self, batch: Batch, *begun: Begun) -> Tensor:
         """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
         rewards = torch.zeros_like(batch.mask)
         last = batch.mask.sum(-1).long() - 1
-        return rewards.scatter(1, last[:, None], self.scores(batch).mean(0)[:, None])
+        return rewards.scatter(1, last[:, None], self.scores(batch, *begun).mean(0)[:, None])
+
+    def beside(self, reference: TextPolicy | ForeignPolicy, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """`rewards`, and what `reference.look` gives; the blocks that the two have in common see the batch once."""
+        begun = self.body.begin(batch, reference) if isinstance(self.body, TextPolicy) and isinstance(reference, TextPolicy) else ()
+        return self.rewards(batch, *begun), *reference.look(batch, *begun)
 
     def save(self, folder: Path) -> None:
         """Write the body as a policy is written, and the heads as reward_heads.safetensors."""

@@ -89,7 +89,7 @@ class Factors(Offsets):
     """The factors of the LoRA adapter called `name`: every policy has an adapter of its own on one base."""
 
     def __init__(self, model: Transformer, name: str, **how: Any) -> None:
-        self.layers, self.name, self.dtype = layers(model), name, model.dtype
+        self.layers, self.name, self.dtype = layers(model, name), name, model.dtype
         named = {f"{n}.{k}": p for n, layer in self.layers.items() for k, p in layer.adapters[name].named_parameters()}
         super().__init__(named, **how)
 

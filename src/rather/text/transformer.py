@@ -278,18 +278,21 @@ class Transformer(nn.Module):
         adapter: str | Updates | None = None,
         wanted: Tensor | None = None,
         shift: Shift | None = None,
+        begun: tuple[int, Tensor] | None = None,
+        before: int | None = None,
     ) -> Tensor:
         """Hidden states (N, C) after the final norm, for tokens `ids` (N,) at `positions` (N,) of their rows.
 
         With `wanted` (n,) only the states of these tokens, (n, C), which saves the rest of them the last block's MLP. `shift` is added
-        to the residual stream on the way.
+        to the residual stream on the way. What enters block `before` is given instead, if that is named, and taken up again with
+        `begun`, the block and what enters it.
         """
-        x = self.embedding(ids)
-        if self.positions is not None:
+        first, x = begun or (0, self.embedding(ids))
+        if self.positions is not None and begun is None:
             x = x + self.positions(positions)
         x = x.to(self.dtype)
         rotary = None if self.rotary is None else self.rotary(positions, self.dtype)
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.blocks[first:before], first):  # pyright: ignore[reportArgumentType]
             kept = wanted if i == len(self.blocks) - 1 else None
             given = (x, rotary, attention, adapter, kept)
             again = self.checkpointing and torch.is_grad_enabled()
@@ -298,7 +301,7 @@ class Transformer(nn.Module):
                 x = shift(i, x, kept)
                 if rotary is not None and shift.forks(i):
                     rotary = rotary[0][shift.fork], rotary[1][shift.fork]
-        return self.norm(x)
+        return self.norm(x) if before is None else x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, V). For few rows: `TokenLogprobs` never holds them all."""

@@ -1,1 +1,1 @@
-"""Verifiers: what says whether an answer is right, and the processes that it runs in."""
+"""Verifiers: what says whether an answer is right, and the processes that it runs in; tasks with answers that can be verified."""
