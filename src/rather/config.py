@@ -32,7 +32,7 @@ class Model(Section):
     train: Literal["lora", "full"] = Field(default="lora", description="Train low-rank adapters on a frozen base, or all weights.")
     rank: int = Field(default=16, description="Rank of the LoRA adapters.", ge=1)
     alpha: float = Field(default=32.0, description="LoRA scale: updates are multiplied by alpha / rank.", gt=0)
-    blocks: int = Field(default=0, description="How many of the last blocks get a LoRA adapter; 0: all.", ge=0)
+    blocks: int = Field(default=0, description="How many of the last blocks get a LoRA adapter; 0: all. Fewer train faster.", ge=0)
     adapter: str = Field(default="", description="Folder of a LoRA adapter to start from; empty: a new one.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="What activations are computed in; auto: bfloat16 where the hardware multiplies it."

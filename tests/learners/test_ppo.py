@@ -101,11 +101,16 @@ def test_credit_is_reward_less_the_penalty_for_drift() -> None:
 def test_a_reward_model_may_share_the_pass_of_the_reference() -> None:
     class Sharing(Known):
         def beside(self, reference: Known, batch: Batch) -> tuple[torch.Tensor, ...]:
-            return 2 * self.rewards(batch), *reference.look(batch)
+            return 2 * self.rewards(batch), *Known.look(reference, batch)
+
+    class Seen(Known):
+        def look(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+            raise AssertionError("the reward model has looked for it")
 
     found = []
-    for kind, pays in ((Known, 2.0), (Sharing, 1.0)):
-        ppo = learner(Clip(kl=0.2), reference=Known(lambda b: b.logprobs - 0.5), reward_model=kind(lambda b, pays=pays: pays * b.mask))
+    for kind, reference, pays in ((Known, Known, 2.0), (Sharing, Seen, 1.0)):
+        paid = kind(lambda b, pays=pays: pays * b.mask)
+        ppo = learner(Clip(kl=0.2), reference=reference(lambda b: b.logprobs - 0.5), reward_model=paid)
         found.append(ppo.step())
     assert found[0] == found[1]
 
