@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rather.core import Comparison, Task, Trajectory
+from rather.errors import ModelError
 from rather.learners.common import Attempts, Optimisation
 from rather.learners.dpo import DPO
 from rather.learners.ppo import PPO, Clip
@@ -67,6 +68,11 @@ def test_dpo_learns_and_goes_to_disk_and_back(neox: Path, tmp_path: Path, adapte
             p.zero_()
     policy.restore(tmp_path / "saved")
     torch.testing.assert_close(policy.evaluate(batch)[0], expected)
+
+
+def test_an_adapter_on_the_last_blocks_alone_is_refused(neox: Path) -> None:
+    with pytest.raises(ModelError, match="model.blocks can be set for rather's own architectures only"):
+        load.with_adapter(load.policy(neox, CPU, torch.float32, False, 1.0), "policy", 4, 8.0, 0, blocks=1)
 
 
 def test_ppo_makes_what_is_paid_likelier(neox: Path) -> None:
