@@ -1,15 +1,20 @@
 """What one GPU does beside what it could do: generation, a GRPO step and a DPO step, on random weights in the shape of Qwen3-0.6B.
 
 `python bench/gpu.py` measures the GPU's own copy and matrix rates first, then each row, and writes bench/results/gpu.{json,md} with the
-bound on paper beside it: bytes that must be read over the copy rate, or FLOP over the matrix rate, whichever takes longer. Without a
-GPU it writes the bounds alone, for the rates of an H100 80GB. `--tiny` runs every row on the processor, to see that it runs.
+bound on paper beside it: bytes that must be read over the copy rate, or FLOP over the matrix rate, whichever takes longer; and beside what
+`transformers` and TRL take on the same card, where they are installed. Without a GPU it writes the bounds alone, for the rates of an H100 80GB. `--tiny` runs every row on the processor, to see that it runs.
 """
 
+import gc
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -17,11 +22,12 @@ import numpy as np
 import torch
 
 import common
-from rather.core import Comparison, Task, Trajectory
-from rather.learners.common import Attempts, Optimisation
+from rather.core import Comparison, Perturbation, Task, Trajectory
+from rather.learners.common import Attempts, Optimisation, in_parts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
-from rather.text import engine
+from rather.spaces.weights import LowRank
+from rather.text import engine, lora
 from rather.text.policy import TextPolicy
 from rather.text.transformer import Shape, Transformer
 
@@ -141,74 +147,191 @@ def hardware(on: torch.device) -> dict[str, float]:
     return {"bytes": 2 * 2 * source.numel() / copy, "flops": 2 * n**3 / product}
 
 
-def measured(s: Shape, on: torch.device) -> dict[str, tuple[list[float], float]]:
-    """Of each row: seconds of the turns, and the most GiB held."""
-    found: dict[str, tuple[list[float], float]] = {}
-    w = Work(64, 64) if on.type == "cuda" else Work(8, 8, 16, 16)
-    big = on.type == "cuda"
+Found = dict[str, tuple[list[float], float]]
+"""Of each row: seconds of the turns, and the most GiB held."""
 
-    def note(name: str, work: Callable[[], Any]) -> None:
-        if big:
+
+class Bench:
+    """What is measured, one row after the other."""
+
+    def __init__(self, shape: Shape, on: torch.device) -> None:
+        self.shape, self.on, self.big = shape, on, on.type == "cuda"
+        self.work = Work(64, 8) if self.big else Work(8, 2, 16, 16)
+        self.found: Found = {}
+        self.facts: dict[str, float] = {}
+
+    def note(self, name: str, work: Callable[[], Any], turns: int = 6) -> None:
+        """Time a row."""
+        if self.big:
+            gc.collect()
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        seconds = timed(work, on, 6 if big else 2)
-        found[name] = seconds, torch.cuda.max_memory_allocated() / 2**30 if big else 0.0
-        print(name, seconds, flush=True)
+        seconds = timed(work, self.on, turns if self.big else 2)
+        self.found[name] = seconds, torch.cuda.max_memory_allocated() / 2**30 if self.big else 0.0
+        print(name, seconds, f"{self.found[name][1]:.1f} GiB", flush=True)
 
-    policy = made(s, on, False)
-    for rows in (64, 256) if big else (8,):
-        requests = [engine.Request(tuple(policy.tokens.encode_prompt(f"{i} {w.prompt}")), i) for i in range(rows)]
+    def requests(self, policy: TextPolicy, rows: int, groups: int = 0) -> list[engine.Request]:
+        """Prompts, all different or of so many groups."""
+        prompts = [tuple(policy.tokens.encode_prompt(f"{i} {self.work.prompt}")) for i in range(groups or rows)]
+        return [engine.Request(prompts[i * len(prompts) // rows], i, i) for i in range(rows)]
+
+    def generation(self) -> None:
+        """All rows plain, with a direction each, with an adapter, and with answers of uneven length."""
+        policy, w = made(self.shape, self.on, False), self.work
         sampling = engine.Sampling(w.answer)
-        note(f"generation, {rows} rows", lambda r=requests, s=sampling: engine.generate(policy.model, r, s, frozenset(), rows=len(r)))
-    trained = made(s, on, True)
-    tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(8 if big else 2)]
+        sizes = (64, 256) if self.big else (8,)
+        for rows in sizes:
+            asked = self.requests(policy, rows)
+            self.note(f"generation, {rows} rows", lambda r=asked: engine.generate(policy.model, r, sampling, frozenset(), rows=len(r)))
+        space = LowRank(policy.model)
+        for rows in sizes:
+            asked = self.requests(policy, rows)
+            several = space.several([Perturbation(i, 0.01) for i in range(rows)])
+            answer = partial(engine.generate, policy.model, asked, sampling, frozenset(), rows=rows, several=several)
+            self.note(f"generation, {rows} rows, a direction each", answer, 4)
+        for p in lora.add(policy.model, "policy", 16, 32.0, 0):
+            p.data = 0.01 * torch.randn_like(p)
+        asked = self.requests(policy, sizes[0])
+        adapted = partial(engine.generate, policy.model, asked, sampling, frozenset(), "policy", rows=len(asked))
+        self.note(f"generation, {sizes[0]} rows, LoRA of rank 16", adapted, 4)
+        self.uneven(policy)
 
-    class Paid:
-        """Every other answer is right, so that every group teaches something."""
+    def uneven(self, policy: TextPolicy) -> None:
+        """The share of computed rows that became a token, where one token in so many ends an answer: lengths are geometric."""
+        made_, inner = [0], engine.Recorded.go
 
-        def sample(self, tasks: list[Task], seed: int) -> list[Trajectory]:
-            """Answers with their scores."""
-            requests = [engine.Request(tuple(trained.tokens.encode_prompt(str(t.prompt))), i) for i, t in enumerate(tasks)]
-            answers = trained.generate(requests, engine.Sampling(w.answer), len(tasks), lambda n: None)
-            last = np.arange(w.answer) == w.answer - 1
-            return [
-                Trajectory(
-                    t, "p", "", observations=np.array(r.prompt), actions=np.array(a.tokens), logprobs=np.array(a.logprobs),
-                    rewards=(last * (i % 2)).astype(np.float32),
-                )
-                for i, (t, r, a) in enumerate(zip(tasks, requests, answers, strict=True))
-            ]  # fmt: skip
+        def counting(work: engine.Recorded, n: int, most: int) -> engine.Told:
+            told = inner(work, n, most)
+            made_[0] += len(told[0][0]) * min(size for size in work.graphs if size >= n)
+            return told
 
-        def sync(self) -> None:
-            """Nothing to do."""
+        engine.Recorded.go = counting  # type: ignore[method-assign]
+        asked, most = self.requests(policy, 4 * self.work.rows), 4 * self.work.answer
+        stop = frozenset(range(0, self.shape.vocabulary, self.work.answer // 2))
+        answers = engine.generate(policy.model, asked, engine.Sampling(most), stop, rows=self.work.rows)
+        engine.Recorded.go = inner  # type: ignore[method-assign]
+        if made_[0]:
+            self.facts["useful share of rows"] = sum(len(a.tokens) - 1 for a in answers) / made_[0]
 
-    parameters = list(trained.model.parameters())
-    how = Optimisation(100, lr=1e-6, micro_tokens=8192)
-    source = Attempts(trained, Paid(), lambda n: [t for t in tasks for _ in range(8 if big else 4)], 0)
-    note("GRPO step, 8 x 8", GRPO(trained, source, parameters, how, Group()).step)
-    pairs = PAIRS if big else 2
-    chance = np.random.default_rng(0)
+    def grpo(self) -> None:
+        """Steps of 8 groups of 8, all weights trained: as fast as can be, and in little memory."""
+        trained, w = made(self.shape, self.on, True), self.work
+        tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(w.groups)]
+        parameters, how = list(trained.model.parameters()), Optimisation(100, lr=1e-6, micro_tokens=8192)
+        source = Attempts(trained, Paid(trained, w.answer), lambda n: [t for t in tasks for _ in range(w.rows // w.groups)], 0)
+        learner = GRPO(trained, source, parameters, how, Group())
+        self.note("GRPO step, 8 x 8", learner.step)
+        self.note("of it sampling", lambda: source.collect(0))
+        batch = source.collect(0)
+        (logprobs,) = in_parts(batch, 8192, lambda part: trained.evaluate(part)[:1])
+        apart = (logprobs - batch.logprobs).abs()[batch.mask.bool()]
+        self.facts |= {"sampler and learner apart, at most": float(apart.max()), "sampler and learner apart, mean": float(apart.mean())}
+        trained.model.checkpointing, learner.how = True, replace(how, micro_tokens=4096)
+        self.note("GRPO step, 8 x 8, checkpointing", learner.step)
 
-    def side(task: Task) -> tuple[Trajectory, ...]:
-        prompt = np.array(trained.tokens.encode_prompt(str(task.prompt)))
-        return (Trajectory(task, "p", "", observations=prompt, actions=chance.integers(0, s.vocabulary, w.answer)),)
+    def dpo(self) -> None:
+        """Steps on pairs, whole and without the optimiser."""
+        trained, reference, w = made(self.shape, self.on, True), made(self.shape, self.on, False), self.work
+        pairs, chance, parameters = PAIRS if self.big else 2, np.random.default_rng(0), list(trained.model.parameters())
 
-    asked = [Comparison(side(t), side(t), preference=1.0, key=t.key) for t in (Task("b", str(i), f"{i} {w.prompt}") for i in range(pairs))]
-    how = replace(how, batch_size=pairs)
-    for name, when in (("DPO step, reference in it", "each"), ("DPO step, reference before", "once")):
-        note(name, DPO(trained, policy, asked, parameters, how, when=when).step)
+        def side(task: Task) -> tuple[Trajectory, ...]:
+            prompt = np.array(trained.tokens.encode_prompt(str(task.prompt)))
+            return (Trajectory(task, "p", "", observations=prompt, actions=chance.integers(0, self.shape.vocabulary, w.answer)),)
+
+        tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(pairs)]
+        asked = [Comparison(side(t), side(t), preference=1.0, key=t.key) for t in tasks]
+        how = Optimisation(100, lr=1e-6, micro_tokens=8192, batch_size=pairs)
+        for name, when in (("DPO step, reference in it", "each"), ("DPO step, reference before", "once")):
+            learner = DPO(trained, reference, asked, parameters, how, when=when)  # type: ignore[arg-type]
+            self.note(name, learner.step, 11)
+            learner.stepper.step = partial(forget, parameters)  # type: ignore[method-assign]
+            self.note(f"{name}, no optimiser", learner.step, 11)
+
+
+class Paid:
+    """Every other answer is right, so that every group teaches something."""
+
+    def __init__(self, policy: TextPolicy, length: int) -> None:
+        self.policy, self.length = policy, length
+
+    def sample(self, tasks: list[Task], seed: int) -> list[Trajectory]:
+        """Answers with their scores."""
+        requests = [engine.Request(tuple(self.policy.tokens.encode_prompt(str(t.prompt))), i) for i, t in enumerate(tasks)]
+        answers = self.policy.generate(requests, engine.Sampling(self.length), len(tasks), lambda n: None)
+        last = np.arange(self.length) == self.length - 1
+        return [
+            Trajectory(
+                t, "p", "", observations=np.array(r.prompt), actions=np.array(a.tokens), logprobs=np.array(a.logprobs),
+                rewards=(last * (i % 2)).astype(np.float32),
+            )
+            for i, (t, r, a) in enumerate(zip(tasks, requests, answers, strict=True))
+        ]  # fmt: skip
+
+    def sync(self) -> None:
+        """Nothing to do."""
+
+
+def forget(parameters: list[torch.nn.Parameter], loss: torch.Tensor) -> dict[str, float]:
+    """In the place of the optimiser's step: read the loss, and let the gradients go."""
+    for p in parameters:
+        p.grad = None
+    return {"loss": float(loss)}
+
+
+def cold() -> float:
+    """Seconds from the start of a process to the first tokens of 64 rows, with nothing compiled before."""
+    with tempfile.TemporaryDirectory() as folder:
+        since = time.perf_counter()
+        subprocess.run([sys.executable, __file__, "--first"], check=True, env=os.environ | {"TRITON_CACHE_DIR": folder})
+        return time.perf_counter() - since
+
+
+def first() -> None:
+    """Make the model, and draw a few tokens."""
+    policy = made(QWEN3, torch.device("cuda"), False)
+    asked = Bench(QWEN3, torch.device("cuda")).requests(policy, 64)
+    engine.generate(policy.model, asked, engine.Sampling(32), frozenset(), rows=64)
+
+
+PEERS = {
+    "generation, 64 rows": "generate", "GRPO step, 8 x 8": "grpo", "DPO step, reference in it": "dpo",
+    "DPO step, reference in it, no checkpointing": "dpo-fast",
+}  # fmt: skip
+
+
+def peers() -> dict[str, Any]:
+    """What `transformers` and TRL take, where they are installed."""
+    found: dict[str, Any] = {}
+    for row, what in PEERS.items():
+        ran = subprocess.run([sys.executable, "bench/peer_gpu.py", what], capture_output=True, text=True, check=False)
+        if ran.returncode:
+            print(f"{row}: {ran.stderr.strip()[-300:]}", flush=True)
+            continue
+        found[row] = json.loads(ran.stdout.strip().splitlines()[-1])
+        print("peer", row, found[row], flush=True)
     return found
 
 
 def main() -> None:
     """Measure what can be measured here, and write it beside the bounds."""
-    tiny = "--tiny" in sys.argv[1:]
-    on = torch.device("cuda" if torch.cuda.is_available() and not tiny else "cpu")
-    if tiny:
-        shape = Shape("qwen3", 512, 64, 2, 4, 2, 16, 128, 256, 1e-6, True, qk_norm=True)
-        measured(shape, on)
-        return
-    here = on.type == "cuda"
-    rates, found = (hardware(on), measured(QWEN3, on)) if here else (H100, {})
+    given = sys.argv[1:]
+    on = torch.device("cuda" if torch.cuda.is_available() and "--tiny" not in given else "cpu")
+    if "--first" in given:
+        return first()
+    shape = Shape("qwen3", 512, 64, 2, 4, 2, 16, 128, 256, 1e-6, True, qk_norm=True) if "--tiny" in given else QWEN3
+    bench, here = Bench(shape, on), on.type == "cuda"
+    rates = hardware(on) if here else H100
+    if here or "--tiny" in given:
+        for part in (bench.generation, bench.grpo, bench.dpo):
+            part()
+    if "--tiny" in given:
+        return None
+    others: dict[str, Any] = {}
+    if here:
+        gc.collect()
+        torch.cuda.empty_cache()
+        bench.facts["seconds from a cold start to the first tokens"] = cold()
+        others = peers()
     machine = (
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
         if here
@@ -219,16 +342,37 @@ def main() -> None:
         "# On one GPU, in the shape of Qwen3-0.6B", "", f"{about}.", "",
         f"Copying {rates['bytes'] / 1e12:.2f} TB/s, bfloat16 products {rates['flops'] / 1e12:.0f} TFLOP/s. Prompts and answers of 256 tokens; DPO on {PAIRS} pairs,",
         "tokens counted as TRL forwards them (each prompt twice). The bound is of what must be read or computed at least, each prompt once.", "",
-        "| row | at least | that is | tokens/s at most | measured | tokens/s | of the bound | peak GiB |", "|---|---|---|---|---|---|---|---|",
+        "| row | at least | that is | measured | tokens/s | of the bound | peak GiB |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for name, (least, kind, tokens) in bounds(QWEN3, rates).items():
-        cells = [name, f"{least:.3f} s", kind, f"{tokens / least:,.0f}", *["not measured"] * bool(not found), *["-"] * 3 * bool(not found)]
-        if found:
-            seconds, peak = found[name]
-            cells += [f"{median(seconds):.3f} s ({min(seconds):.3f} to {max(seconds):.3f})", f"{tokens / median(seconds):,.0f}"]
-            cells += [f"{100 * least / median(seconds):.0f} %", f"{peak:.1f}"]
+    known = bounds(QWEN3, rates)
+    for name in bench.found or known:
+        least, kind, tokens = known.get(name) or known.get(name.rpartition(",")[0]) or (0.0, "-", 0)
+        cells = [name, f"{least:.3f} s" if least else "-", kind]
+        if bench.found:
+            seconds, peak = bench.found[name]
+            cells += [f"{median(seconds):.3f} s ({min(seconds):.3f} to {max(seconds):.3f})"]
+            cells += [f"{tokens / median(seconds):,.0f}", f"{100 * least / median(seconds):.0f} %"] if least else ["-", "-"]
+            cells += [f"{peak:.1f}"]
+        else:
+            cells += ["not measured", f"at most {tokens / least:,.0f}", "-", "-"]
         lines.append("| " + " | ".join(cells) + " |")
-    common.publish("gpu", {"about": about, "rates": rates, "measured": json.loads(json.dumps(found))}, lines)
+    lines += ["", *(f"- {name}: {value:.4g}" for name, value in bench.facts.items())]
+    if others:
+        lines += [
+            "",
+            "The peers on the same card, whole steps:",
+            "",
+            "| row | by | measured | peak GiB | ours is faster by |",
+            "|---|---|---|---|---|",
+        ]
+    for row, peer in others.items():
+        ours = median(bench.found[row if row in bench.found else row.rpartition(",")[0]][0])
+        took = median(peer["seconds"])
+        lines.append(
+            f"| {row} | {peer['by']} | {took:.3f} s ({min(peer['seconds']):.3f} to {max(peer['seconds']):.3f}) | {peer['peak']:.1f} | {took / ours:.1f} x |"
+        )
+    common.publish("gpu", {"about": about, "rates": rates, "measured": bench.found, "facts": bench.facts, "peers": others}, lines)
+    return None
 
 
 if __name__ == "__main__":

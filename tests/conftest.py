@@ -22,6 +22,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
+
 import command
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -21,11 +21,11 @@ from rather.learners.grpo import GRPO, Group
 from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
 from rather.learners.sft import SFT
+from rather.spaces.steering import Manner, steering
+from rather.spaces.weights import Factors, LowRank, Weights
 from rather.text import engine, load, lora
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
-from rather.text.space import Manner, steering
-from rather.text.subspace import Factors, LowRank, Weights
 from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
 from rather.verify.verifiers import Check

@@ -23,7 +23,7 @@ Prompt = str | list[Message]
 """What a language model is asked: plain text, or a conversation of {"role", "content"} messages."""
 
 UNUSED = -1
-"""Marks padding among the token ids of `Batch.observations`."""
+"""Marks padding among the token ids of a `Batch`."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ class Label:
 class Batch:
     """B trajectories as tensors, padded on the right: all that losses and learners see.
 
-    `observations` (B, P) prompt tokens with UNUSED as padding for text, (B, T+1, *obs) for control; `actions` (B, T) or
-    (B, T, A); `mask` (B, T) is 1 where an action was taken; `logprobs` and `rewards` (B, T); `terminated` (B,);
+    `observations` (B, P) prompt tokens for text, (B, T+1, *obs) for control; `actions` (B, T) or (B, T, A). Those of text are on the
+    host, with UNUSED as padding. `mask` (B, T) is 1 where an action was taken; `logprobs` and `rewards` (B, T); `terminated` (B,);
     `groups` (B,) is equal for attempts at the same task.
     """
 
@@ -167,7 +167,8 @@ class Batch:
 
     def select(self, rows: Any) -> Batch:
         """The rows that a slice or an index tensor names."""
-        return Batch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        known = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{name: x[rows.to(x.device) if hasattr(rows, "to") else rows] for name, x in known.items()})
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ def machine() -> list[Finding]:
     found = [Finding("good", f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} processors")]
     if torch.cuda.is_available():
         found.append(Finding("good", f"GPU: {torch.cuda.get_device_name()}"))
+        if kernels.on_gpu(torch.empty(0, device="cuda")) is None:
+            found.append(
+                Finding("note", "no Triton: language models train and sample several times slower on this GPU; pip install triton")
+            )
     else:
         precision = load.dtype("auto", torch.device("cpu"))
         found.append(Finding("good", f"no GPU; this processor computes in {str(precision).removeprefix('torch.')}"))

@@ -64,7 +64,7 @@ def test_it_is_what_autograd_finds(settings: Clip, space: Any, hidden: tuple[int
     by_hand = ByHand(*pair(space, hidden))
     by_hand.take(known)
     found, parts = by_hand.backward(chosen, settings)
-    assert found == pytest.approx(loss, rel=1e-5)
+    assert found == pytest.approx(float(loss), rel=1e-5)
     assert parts == pytest.approx(means.result(), rel=1e-4, abs=1e-6)
     torch.testing.assert_close(by_hand.parameter.grad, wanted, atol=1e-6, rtol=1e-4)
     assert np.abs(wanted.numpy()).max() > 0.01

@@ -266,6 +266,36 @@ def test_the_host_waits_for_nothing_but_what_is_drawn(family) -> None:
     assert reads.found == ["index", "_local_scalar_dense"], "it notices"
 
 
+@pytest.mark.parametrize("how", [lambda model: (None, None), adapted, updated, shifted])
+def test_steps_that_a_gpu_records_give_what_steps_one_by_one_give(family, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = weights.load(family[1])
+    adapter, several = how(model)
+
+    def answers(most: int) -> list[engine.Answer]:
+        asked = [Request(prompt, seed, seed % 2 if several else 0) for seed, prompt in enumerate(PROMPTS * 6)]
+        return generate(model, asked, Sampling(most), STOP, adapter, rows=20, several=several)
+
+    expected = [answers(most) for most in (30, 7)]
+    made: list[int] = []
+    inner = engine.Recorded._record
+
+    def counting(self, n):
+        made.append(n)
+        return inner(self, n)
+
+    monkeypatch.setattr(engine, "records", lambda model: True)
+    monkeypatch.setattr(engine.Recorded, "_record", counting)
+    found = [answers(most) for most in (30, 7)]
+    for before, after in zip(expected, found, strict=True):
+        assert [a.tokens for a in after] == [a.tokens for a in before]
+        for a, b in zip(after, before, strict=True):
+            assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+    assert {20} < set(made) <= {20, 16, 8}, "one graph for every number of rows that is a multiple of 8, and for all"
+    made.clear()
+    assert answers(7) == found[1]
+    assert bool(made) == bool(several), "what was recorded is kept, but for policies that came with the call"
+
+
 def test_same_seed_same_answers_and_progress(tiny: Path) -> None:
     policy = load_policy(tiny, torch.device("cpu"), torch.float32, False, 1.0)
     tasks = [Task("f", str(i), f"question {i}?") for i in (1, 2, 1)]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from rather.text import packing, weights
 from rather.text.packing import pack
-from rather.text.transformer import RMSNorm, TokenLogprobs, Transformer, rotate, swiglu
+from rather.text.transformer import RMSNorm, TokenLogprobs, Transformer, swiglu, turned
 
 Family = tuple[Any, Path]
 
@@ -91,7 +91,7 @@ def test_rotary_embedding_has_the_gradient_of_its_formula_and_leaves_its_input()
     given = x.clone().requires_grad_()
     a, b = given.chunk(2, dim=-1)
     expected = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-    found = rotate(given, torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
+    found = turned(given, None, 2, torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1), 0.0)
     torch.testing.assert_close(found, expected)
     slope = slope.transpose(0, 1).contiguous().transpose(0, 1)  # rows that do not lie one after the other
     torch.testing.assert_close(*(torch.autograd.grad(y, given, slope, retain_graph=True) for y in (found, expected)))

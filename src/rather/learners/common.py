@@ -190,9 +190,14 @@ def in_parts(batch: Batch, tokens: int, what: Callable[[Batch], tuple[Tensor, ..
 
 def moved(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, low: float, high: float | None) -> dict[str, Tensor]:
     """Of every action, how its probability has changed, and whether that is clipped."""
-    used = mask.bool()
-    ratio = (logprobs.detach() - old_logprobs)[used].exp()
-    return {"ratio": ratio, "clipped": ((ratio < 1 - low) | (ratio > 1 + (low if high is None else high))).float()}
+    ratio = used(mask, (logprobs.detach() - old_logprobs).exp())
+    clipped = (ratio < 1 - low) | (ratio > 1 + (low if high is None else high))
+    return {"ratio": ratio, "clipped": used(mask, clipped.float())}
+
+
+def used(mask: Tensor, values: Tensor) -> Tensor:
+    """The values where an action was taken, NaN elsewhere: for `Means`, which needs no wait for how many there are."""
+    return torch.where(mask.bool(), values, torch.nan)
 
 
 OWN_LR = 0.05
@@ -213,13 +218,13 @@ class Stepper:
         self.rates = [group["lr"] for group in groups]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
 
-    def step(self, loss: float) -> dict[str, float]:
+    def step(self, loss: Tensor | float) -> dict[str, float]:
         """Move by the gradients that have been gathered.
 
         Raises:
             TrainingError: the loss or the gradient is not finite.
         """
-        norm, loss = ranks.clip_gradients(self.parameters, self.how.max_grad_norm), ranks.total(loss)
+        norm, loss = ranks.clip_gradients(self.parameters, self.how.max_grad_norm), ranks.total(float(loss))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = f"loss {loss}, gradient norm {norm}"
             raise TrainingError(f"step {self.steps + 1} is not finite ({what}); lower train.lr (now {self.how.lr:g})")
@@ -227,6 +232,7 @@ class Stepper:
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         self.optimiser.step()
+        torch.autograd.graph.increment_version(self.parameters)  # which the fused optimiser leaves out
         self.optimiser.zero_grad(set_to_none=True)
         self.steps += 1
         return {"loss": loss, "grad_norm": norm, "lr": self.how.lr * factor}
@@ -275,9 +281,9 @@ class Pairs:
         """
         counts = torch.zeros(2 * len(self), dtype=torch.float32, device=self.sides.device)
         counts = counts.index_add(0, self.sides, self.batch.mask.sum(-1)).view(-1, 2).sum(-1).tolist()
+        first = torch.bincount(self.sides, minlength=2 * len(self)).cumsum(0).tolist()  # read now: later it would wait for the part before
         for which, weight in ranks.mine(grouped(counts, tokens)):
-            ends = torch.tensor([2 * which.start, 2 * which.stop], device=self.sides.device)
-            rows = slice(*torch.searchsorted(self.sides, ends).tolist())
+            rows = slice(*((0, *first)[2 * i] for i in (which.start, which.stop)))
             part = Pairs(self.batch.select(rows), self.sides[rows] - 2 * which.start, self.preference[which])
             yield part, which, rows, weight
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rather.core import Batch, Comparison
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, in_parts, named
+from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, in_parts, named, used
 from rather.losses import bradley_terry_loss, implicit_scores, ipo_loss
 
 
@@ -72,7 +72,7 @@ class DPO:
             part_loss.backward()
             if not weight:
                 continue
-            loss += part_loss.item()
+            loss = loss + part_loss.detach()
             sign = (part.preference - 0.5).sign()
             liked_a, liked_b = part.scores((logprobs * mask).sum(-1))
             liked, other = torch.where(sign >= 0, liked_a, liked_b), torch.where(sign >= 0, liked_b, liked_a)
@@ -82,7 +82,7 @@ class DPO:
                 logprob_preferred=liked,
                 logprob_other=other,
                 kl=((logprobs - reference) * mask).sum(-1),
-                entropy=entropy[mask.bool()],
+                entropy=used(mask, entropy),
                 length=mask.sum(-1),
             )
         return self.stepper.step(loss) | means.result() | {"tokens": float(pairs.batch.mask.sum())}
@@ -115,7 +115,7 @@ class DPO:
             chosen = comparisons[start : start + self.how.batch_size]
             batch = Pairs.of(self.model, chosen).batch
             (logprobs,) = in_parts(batch, self.how.micro_tokens, lambda part: self.reference.evaluate(part)[:1])
-            rows = iter([row[: int(n)] for row, n in zip(logprobs, batch.mask.sum(-1), strict=True)])
+            rows = iter([row[: int(n)] for row, n in zip(logprobs, batch.mask.sum(-1).tolist(), strict=True)])
             kept += [[next(rows) for _ in (*c.a, *c.b)] for c in chosen]
             progress(len(chosen))
         return kept

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rather import ranks
 from rather.core import Batch, spread
 from rather.errors import RatherWarning
-from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts
+from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts, used
 from rather.losses import group_advantages, kl_estimate, ppo_clip_loss
 
 NOTHING_TO_LEARN = (
@@ -116,15 +116,15 @@ class GRPO:
         self.told = (spread("score", judged) if judged else {}) | self.source.told(advantages.where(~scores.isnan(), torch.nan))
         return found
 
-    def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> float:
+    def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> Tensor:
         """Gather the gradient of `batch`; the loss is a mean over all that was sampled, forwarded or not."""
-        s, total = self.settings, 0.0
+        s, total = self.settings, torch.zeros((), device=advantages.device)
         for rows_, weight in ranks.mine(parts(batch.mask, self.how.micro_tokens)):
             part = batch.select(rows_)
             logprobs, entropy = self.model.evaluate(part)
             mean = "sequence" if s.mean == "sequence" else "token"
             loss = ppo_clip_loss(logprobs, part.logprobs, advantages[rows_], part.mask, s.clip, s.clip_high, None, s.ratio, mean)
-            here = part.mask.sum().item()
+            here = part.mask.sum()
             loss = loss * {"token": here / tokens, "sequence": len(part) / rows, "constant": here / (rows * s.longest)}[s.mean]
             drift = None
             if self.reference is not None:
@@ -136,8 +136,8 @@ class GRPO:
             loss.backward()
             if not weight:
                 continue
-            total += loss.item()
+            total += loss.detach()
             if drift is not None:
                 means.add(kl=drift)
-            means.add(entropy=entropy[part.mask.bool()], **moved(logprobs, part.logprobs, part.mask, s.clip, s.clip_high))
+            means.add(entropy=used(part.mask, entropy), **moved(logprobs, part.logprobs, part.mask, s.clip, s.clip_high))
         return total

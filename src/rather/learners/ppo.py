@@ -170,9 +170,9 @@ class PPO:
     def _of(self, batch: Batch, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         return in_parts(batch, 4 * self.how.micro_tokens, what)
 
-    def _backward(self, chosen: _Credited, means: Means | None) -> float:
+    def _backward(self, chosen: _Credited, means: Means | None) -> Tensor:
         """Leave the gradient in the parameters; the loss is a mean over all actions in `chosen`, however it is split."""
-        s, total, count = self.settings, 0.0, chosen.batch.mask.sum()
+        s, total, count = self.settings, torch.zeros((), device=chosen.batch.mask.device), chosen.batch.mask.sum()
         for rows, weight in ranks.mine(parts(chosen.batch.mask, self.how.micro_tokens)):
             part = chosen if rows.stop == len(chosen.batch) and not rows.start else chosen.select(rows)
             batch = part.batch
@@ -184,7 +184,7 @@ class PPO:
             mean_entropy = masked_mean(entropy, batch.mask)
             loss = (policy_loss + s.value_weight * critic_loss - s.entropy_weight * mean_entropy) * share * weight
             loss.backward()
-            total += loss.item()
+            total += loss.detach()
             if means is not None and weight:
                 means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=mean_entropy)
                 means.add(**moved(logprobs, batch.logprobs, batch.mask, s.clip, s.clip_high))

@@ -67,7 +67,7 @@ class Reward:
             part_loss.backward()
             if not weight:
                 continue
-            loss += part_loss.item()
+            loss = loss + part_loss.detach()
             mean_a, mean_b = a.mean(0), b.mean(0)
             means.add(accuracy=agreement(mean_a, mean_b, part.preference), score=torch.cat([mean_a, mean_b]))
             means.add(margin=((part.preference - 0.5).sign() * (mean_a - mean_b)), length=part.batch.mask.sum(-1))

@@ -7,7 +7,7 @@ from torch import nn
 
 from rather import ranks
 from rather.core import Trajectory
-from rather.learners.common import Means, Optimisation, Order, Stepper, parts
+from rather.learners.common import Means, Optimisation, Order, Stepper, parts, used
 
 
 class SFT:
@@ -29,8 +29,8 @@ class SFT:
             part_loss = -(logprobs * part.mask).sum() * (weight / total)
             part_loss.backward()
             if weight:
-                loss += part_loss.item()
-                means.add(entropy=entropy[part.mask.bool()], length=part.mask.sum(-1))
+                loss = loss + part_loss.detach()
+                means.add(entropy=used(part.mask, entropy), length=part.mask.sum(-1))
         return self.stepper.step(loss) | means.result() | {"tokens": float(total)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,18 +5,21 @@ Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
 from rather.core import UNUSED, Batch, Trajectory
 from rather.errors import DataError
+from rather.text.packing import sent
 from rather.text.tokens import Tokens
 
 
 def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, device: torch.device) -> Batch:
     """Encode and pad; attempts at one task form a group.
 
-    An attempt keeps the exact tokens that were sampled; one that was read from a store or file is encoded from its words.
+    An attempt keeps the exact tokens that were sampled; one that was read from a store or file is encoded from its words. Tokens stay on
+    the host, where they are laid out for a pass; the rest goes to `device`.
 
     Raises:
         DataError: a prompt with its answer is longer than the model's context of `context` tokens.
@@ -24,15 +27,15 @@ def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, de
     prompts, answers = [], []
     for t in trajectories:
         assert t.task.prompt is not None
-        prompt = tokens.encode_prompt(t.task.prompt) if t.observations is None else t.observations.tolist()
-        answer = tokens.encode_answer(t.text or "", t.terminated) if t.actions is None else t.actions.tolist()
+        prompt = tokens.encode_prompt(t.task.prompt) if t.observations is None else t.observations
+        answer = tokens.encode_answer(t.text or "", t.terminated) if t.actions is None else t.actions
         if len(prompt) + len(answer) > context:
             size = f"{len(prompt)} + {len(answer)} tokens"
             raise DataError(f"prompt {t.task.key!r} with its answer has {size}; the model's context is {context}")
-        prompts.append(torch.tensor(prompt))
-        answers.append(torch.tensor(answer, dtype=torch.long))
+        prompts.append(torch.from_numpy(np.array(prompt, np.int64)))
+        answers.append(torch.from_numpy(np.array(answer, np.int64)))
     longest = max(len(a) for a in answers)
-    mask = torch.stack([(torch.arange(longest) < len(a)).float() for a in answers])
+    mask = (torch.arange(longest) < torch.tensor([len(a) for a in answers])[:, None]).float()
     kept = {name: torch.zeros(len(answers), longest) for name in ("logprobs", "rewards")}
     for name, into in kept.items():
         for row, t in zip(into, trajectories, strict=True):
@@ -42,12 +45,14 @@ def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, de
     keys: dict[tuple[str, str], int] = {}
     groups = [keys.setdefault((t.task.source, t.task.key), len(keys)) for t in trajectories]
     pad = nn.utils.rnn.pad_sequence
+    numbers = sent(torch.stack([mask, kept["logprobs"], kept["rewards"]]), device)
+    facts = sent(torch.tensor([[t.terminated for t in trajectories], groups]), device)
     return Batch(
-        observations=pad(prompts, batch_first=True, padding_value=UNUSED).to(device),
-        actions=pad(answers, batch_first=True).to(device),
-        mask=mask.to(device),
-        logprobs=kept["logprobs"].to(device),
-        rewards=kept["rewards"].to(device),
-        terminated=torch.tensor([t.terminated for t in trajectories], device=device),
-        groups=torch.tensor(groups, device=device),
+        observations=pad(prompts, batch_first=True, padding_value=UNUSED),
+        actions=pad(answers, batch_first=True, padding_value=UNUSED),
+        mask=numbers[0],
+        logprobs=numbers[1],
+        rewards=numbers[2],
+        terminated=facts[0].bool(),
+        groups=facts[1],
     )

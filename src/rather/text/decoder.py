@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rather import kernels
+from rather.kernels import decode
 from rather.text.linear import Linear, Updates
 from rather.text.transformer import Shift, Transformer
 
@@ -28,31 +29,47 @@ class Several:
     """
 
     after: dict[int, Tensor] = field(default_factory=dict)
-    updates: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    updates: dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=dict)
 
     def at(self, which: Tensor, adapter: str | None, fork: Tensor | None = None) -> tuple[str | Updates | None, Shift | None]:
         """What a forward pass is given whose token n belongs to policy `which[n]`."""
-        return Updates(self.updates, which) if self.updates else adapter, Shift(self.after, which, fork) if self.after else None
+        added = Updates(self.updates, which, self.spans) if self.updates else adapter
+        return added, Shift(self.after, which, fork) if self.after else None
+
+    @functools.cached_property
+    def spans(self) -> dict[nn.Module, tuple[Tensor, int]]:
+        """See `Updates`."""
+        found, known = dict[nn.Module, tuple[Tensor, int]](), dict[int, tuple[Tensor, int]]()
+        for layer, (_, _, share) in self.updates.items():
+            if share is None:
+                continue
+            if id(share) not in known:
+                used = (share != 0).cpu()
+                first = used.int().argmax(1)
+                last = torch.where(used.any(1), share.shape[1] - used.flip(1).int().argmax(1), first)
+                known[id(share)] = first.to(share.device), int((last - first).max())
+            found[layer] = known[id(share)]
+        return found
 
 
 class Cache:
     """Keys and values of every layer, (layers, R, K, L, D) each, and how much of each row is in use.
 
-    L is a little more than what the longest row needs. It changes as rows grow and leave, so that no more is held and read.
-    How long rows are is kept on the host, so that a step reads nothing from the device but what was drawn.
+    L is a little more than what the longest row needs. It changes as rows grow and leave, so that no more is held and read; with
+    `room` it is that and stays. How long rows are is kept on the host, so that a step reads nothing from the device but what was drawn.
     """
 
-    def __init__(self, model: Transformer, rows: int) -> None:
+    def __init__(self, model: Transformer, rows: int, room: int = 0) -> None:
         s, device = model.shape, model.embedding.weight.device
-        self.keys = torch.empty(s.layers, rows, s.kv_heads, 0, s.head_width, dtype=model.dtype, device=device)
-        self.values = self.keys
+        size = s.layers, rows, s.kv_heads, room, s.head_width
+        self.keys, self.values = (torch.zeros(size, dtype=model.dtype, device=device) for _ in range(2))
         self.lengths = [0] * rows
-        self.window = s.window
+        self.window, self.fixed = s.window, room > 0
 
     def fit(self, longest: int) -> None:
         """Have room for rows of that many tokens, and not for twice as many."""
         room, wanted = self.keys.shape[3], math.ceil(longest / STRIDE) * STRIDE
-        if not room / 2 < wanted <= room:
+        if not (self.fixed or room / 2 < wanted <= room):
             self.keys, self.values = (F.pad(x[..., :wanted, :], (0, 0, 0, max(0, wanted - room))) for x in (self.keys, self.values))
 
     def step(self, rows: int) -> "Step":
@@ -79,13 +96,18 @@ class Step:
     positions: Tensor
     window: int | None
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    @property
+    def turns(self) -> bool:
+        """Whether rotary embedding is a part of it."""
+        return bool(kernels.on_gpu(self.keys))
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, turn: kernels.Turn | None = None) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
-        attended = kernels.step(q, k, v, keys, values, self.positions, self.window)
+        attended = kernels.step(q, k, v, keys, values, self.positions, self.window, turn)
         if attended is not None:
             return attended
         rows = torch.arange(len(q), device=q.device)
-        keys[rows, :, self.positions], values[rows, :, self.positions] = k, v
+        kernels.fill(k, v, rows, rows, self.positions, keys, values)
         # The query heads that share a key head stand in the place of a sequence: no key is copied.
         grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])
         return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias).reshape(q.shape)
@@ -104,8 +126,8 @@ class Decoder:
     """What a model gives in a decoding step, all blocks in one call in C: Python takes longer between two small products than they do."""
 
     def __init__(self, model: Transformer, adapter: str | None, several: Several) -> None:
-        self.model, self.adapter, self.several, self.held = model, adapter, several, kernels.Held(model.dtype)
-        self.blocks = (kernels.BlockAddresses * len(model.blocks))(*(self._block(i, b) for i, b in enumerate(model.blocks)))
+        self.model, self.adapter, self.several, self.held = model, adapter, several, decode.Held(model.dtype)
+        self.blocks = (decode.BlockAddresses * len(model.blocks))(*(self._block(i, b) for i, b in enumerate(model.blocks)))
 
     @classmethod
     def of(cls, model: Transformer, adapter: str | None, several: Several | None) -> "Decoder | None":
@@ -119,16 +141,16 @@ class Decoder:
         model, s = self.model, self.model.shape
         assert model.rotary is not None
         x, rotary, cache = model.embedding(ids).to(model.dtype), model.rotary(step.positions, model.dtype), (step.keys, step.values)
-        kernels.decode_(self.blocks, x, rotary, cache, step.positions, which, s.mlp_width, s.heads, s.norm_eps, s.window)
+        decode.decode_(self.blocks, x, rotary, cache, step.positions, which, s.mlp_width, s.heads, s.norm_eps, s.window)
         return model.norm(x)
 
-    def _block(self, i: int, block: Any) -> kernels.BlockAddresses:
+    def _block(self, i: int, block: Any) -> decode.BlockAddresses:
         own = [block.q_norm.weight, block.k_norm.weight] if self.model.shape.qk_norm else [None, None]
         vectors = [block.norm1.weight, block.norm2.weight, *own, self.several.after.get(i)]
         linears = [self._linear(layer) for layer in (block.qkv, block.out, block.up, block.down)]
-        return kernels.BlockAddresses(*map(self.held.at, vectors), *linears)
+        return decode.BlockAddresses(*map(self.held.at, vectors), *linears)
 
-    def _linear(self, layer: Any) -> kernels.LinearAddresses:
+    def _linear(self, layer: Any) -> decode.LinearAddresses:
         found = self.held.linear(layer._packed, layer.bias)
         if layer in self.several.updates:
             down, up, share = self.several.updates[layer]

@@ -8,14 +8,19 @@ Shape letters: R rows at work, K key-value heads, H heads, D head width, V vocab
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary, proxy
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rather import kernels
-from rather.text.decoder import Cache, Decoder, Several
+from rather.text import lora
+from rather.text.decoder import Cache, Decoder, Several, Step
 from rather.text.linear import packed
-from rather.text.packing import Packed, pack
+from rather.text.packing import Packed, pack, sent
 from rather.text.transformer import Transformer
 
 
@@ -59,8 +64,7 @@ class Prefill:
     place: Tensor
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self.cache.keys[layer][self.row, :, self.place] = k[self.source]
-        self.cache.values[layer][self.row, :, self.place] = v[self.source]
+        kernels.fill(k, v, self.source, self.row, self.place, self.cache.keys[layer], self.cache.values[layer])
         return self.packed(layer, q, k, v)
 
 
@@ -91,7 +95,7 @@ def generate(
 
     At most `rows` rows are decoded at a time. `several` policies may take part, each request saying which it is for. `progress` is told
     how many answers have been finished since it was last told.
-    An answer depends on its prompt and its seed alone. In bfloat16 that needs products of our own (see kernels.py): a matrix library may
+    An answer depends on its prompt and its seed alone. In bfloat16 that needs products of our own (see `kernels`): a matrix library may
     round differently with another number of rows.
     """
     answers: list[Answer | None] = [None] * len(requests)
@@ -100,56 +104,200 @@ def generate(
     rows = min(rows, len(requests))
     if not rows:
         return []
-    cache = Cache(model, rows)
-    device = model.embedding.weight.device
     drawing: list[_Drawing] = []
     with packed(model, model.dtype, rows):
-        decoder = Decoder.of(model, adapter, several)
-        logits = torch.empty(0, model.shape.vocabulary, dtype=model.dtype, device=device)
+        how = model, rows, sampling, adapter, several
+        work = Recorded.of(*how, longest=len(requests[queue[-1]].prompt)) if records(model) else Rows(*how)
         while drawing or queue:
             free = rows - len(drawing)
             if queue and free:
                 joining = [queue.pop() for _ in range(min(free, len(queue)))]
-                first = _prefill(model, cache, [requests[i] for i in joining], len(drawing), adapter, several)
-                logits = torch.cat([logits, first])
-                drawing += [_Drawing(i, uniforms(requests[i].seed, sampling.max_tokens)) for i in joining]
-            chances = torch.stack([d.uniforms[len(d.tokens)] for d in drawing]).to(device)
-            tokens, logprobs = draw(logits, chances, sampling)
-            for d, token, logprob in zip(drawing, tokens.tolist(), logprobs.tolist(), strict=True):
-                d.tokens.append(token)
-                d.logprobs.append(logprob)
-            finished = [r for r, d in enumerate(drawing) if d.tokens[-1] in stop or len(d.tokens) == sampling.max_tokens]
+                told = work.join(len(drawing), [requests[i] for i in joining])
+                drawing += map(_Drawing, joining)
+            else:
+                told = work.go(len(drawing), max(sampling.max_tokens - len(d.tokens) for d in drawing))
+            for d, tokens, logprobs in zip(drawing[-len(told[0]) :], *told, strict=True):
+                d.take(tokens, logprobs, stop, sampling.max_tokens)
+            finished = [r for r, d in enumerate(drawing) if d.finished]
             for r in reversed(finished):
                 d = drawing[r]
                 answers[d.request] = Answer(d.tokens, d.logprobs, d.tokens[-1] in stop)
-                cache.move(len(drawing) - 1, r)
-                tokens[r] = tokens[len(drawing) - 1]
+                if r < len(drawing) - 1:
+                    work.move(len(drawing) - 1, r)
                 drawing[r] = drawing[-1]
                 drawing.pop()
             progress(len(finished))
-            n = len(drawing)
-            if n:
-                step = cache.step(n)
-                which = torch.tensor([requests[d.request].policy for d in drawing], device=device)
-                if decoder:
-                    hidden = decoder(tokens[:n], step, which)
-                else:
-                    added, shift = several.at(which, adapter) if several else (adapter, None)
-                    hidden = model(tokens[:n], step.positions, step, added, None, shift)
-                logits = model.logits(hidden)
-            else:
-                logits = logits[:0]
     return [answer for answer in answers if answer is not None]
 
 
 @dataclass
 class _Drawing:
     request: int
-    uniforms: Tensor
+    finished: bool = False
 
     def __post_init__(self) -> None:
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
+
+    def take(self, tokens: list[int], logprobs: list[float], stop: frozenset[int], most: int) -> None:
+        """Go on with these, as far as the answer goes."""
+        end = min(len(tokens), most - len(self.tokens))
+        if not stop.isdisjoint(tokens):
+            end = min(end, 1 + next(i for i, token in enumerate(tokens) if token in stop))
+        self.tokens += tokens[:end]
+        self.logprobs += logprobs[:end]
+        self.finished = self.tokens[-1] in stop or len(self.tokens) == most
+
+
+def records(model: Transformer) -> bool:
+    """Whether decoding steps are recorded: on a GPU."""
+    return model.embedding.weight.is_cuda
+
+
+Told = tuple[list[list[int]], list[list[float]]]
+"""The tokens that each of some rows has drawn, and their log-probabilities."""
+
+
+class Rows:
+    """The rows at work: what each has drawn last, how many tokens, with which numbers, and for which policy."""
+
+    def __init__(
+        self, model: Transformer, rows: int, sampling: Sampling, adapter: str | None, several: Several | None, room: int = 0
+    ) -> None:
+        self.model, self.sampling, self.adapter, self.several = model, sampling, adapter, several
+        self.cache, self.decoder = Cache(model, rows, room), Decoder.of(model, adapter, several)
+        device = model.embedding.weight.device
+        self.uniforms = torch.zeros(rows, sampling.max_tokens, dtype=torch.float64, device=device)
+        self.tokens, self.drawn, self.which = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(3))
+
+    def join(self, first: int, requests: list[Request]) -> Told:
+        """Read the prompts of `requests` into the rows from `first` on, and draw their first tokens."""
+        rows = slice(first, first + len(requests))
+        device = self.which.device
+        self.uniforms[rows] = sent(torch.stack([uniforms(r.seed, self.sampling.max_tokens) for r in requests]), device)
+        self.which[rows] = sent(torch.tensor([r.policy for r in requests]), device)
+        logits = _prefill(self.model, self.cache, requests, first, self.adapter, self.several)
+        self.tokens[rows], logprobs = draw(logits, self.uniforms[rows, 0], self.sampling)
+        self.drawn[rows] = 1
+        return self.tokens[rows, None].tolist(), logprobs[:, None].tolist()
+
+    def go(self, n: int, most: int) -> Told:
+        """Make a decoding step of the first n rows, none of which will draw more than `most` tokens."""
+        del most
+        logprobs = self._step(n, self.cache.step(n))
+        return self.tokens[:n, None].tolist(), logprobs[:, None].tolist()
+
+    def move(self, source: int, target: int) -> None:
+        """Copy row `source` over row `target`."""
+        self.cache.move(source, target)
+        for x in (self.uniforms, self.tokens, self.drawn, self.which):
+            x[target] = x[source]
+
+    def _step(self, n: int, step: Step) -> Tensor:
+        """Give the model the last tokens and draw the next; returns their log-probabilities (n,)."""
+        tokens, which = self.tokens[:n], self.which[:n]
+        if self.decoder:
+            hidden = self.decoder(tokens, step, which)
+        else:
+            added, shift = self.several.at(which, self.adapter) if self.several else (self.adapter, None)
+            hidden = self.model(tokens, step.positions, step, added, None, shift)
+        chances = self.uniforms[:n].gather(1, self.drawn[:n, None])[:, 0]
+        drawn, logprobs = draw(self.model.logits(hidden), chances, self.sampling)
+        tokens.copy_(drawn)
+        self.drawn[:n] += 1
+        return logprobs
+
+
+class Recorded(Rows):
+    """The rows at work on a GPU, where a step is a CUDA graph, recorded once for about so many rows, and several steps are made before the
+    host looks: it would take longer to ask for a step's kernels one by one than they take.
+
+    A row that has ended draws a few tokens more, which nobody looks at.
+    """
+
+    AHEAD = 16
+    kept: ClassVar["WeakKeyDictionary[Transformer, tuple[Any, Recorded]]"] = WeakKeyDictionary()
+
+    @classmethod
+    def of(
+        cls, model: Transformer, rows: int, sampling: Sampling, adapter: str | None, several: Several | None, longest: int
+    ) -> "Recorded":
+        """For prompts of up to `longest` tokens; the graphs of the last call, if they will do."""
+        room = min(-(-(longest + sampling.max_tokens) // 128) * 128, model.shape.context)
+        made_for = rows, sampling, adapter, [p.data_ptr() for p in model.parameters()]
+        before, found = cls.kept.pop(model, (None, None))
+        if several or found is None or before != made_for or found.cache.keys.shape[3] < room:
+            del found
+            own = several or (Several(updates=lora.updates(model, adapter)) if adapter else None)
+            found = cls(model, rows, sampling, adapter, own, room)
+        elif adapter:
+            for layer, new in lora.updates(model, adapter).items():
+                for into, x in zip(found.several.updates[layer][:2], new[:2], strict=True):  # pyright: ignore[reportOptionalMemberAccess]
+                    into.copy_(x)
+        if several is None:
+            cls.kept[model] = made_for, found
+        return found
+
+    def __init__(self, model: Transformer, *how: Any) -> None:
+        super().__init__(model, *how)
+        self.model = proxy(model)  # else `kept` would keep it for ever
+        rows, device = len(self.tokens), self.tokens.device
+        self.positions, self.turn = torch.zeros_like(self.tokens), torch.zeros(1, dtype=torch.int64, device=device)
+        self.told = torch.zeros(self.AHEAD, rows, dtype=torch.int64, device=device), torch.zeros(self.AHEAD, rows, device=device)
+        self.graphs: dict[int, Callable[[], None]] = {}
+        self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+    def join(self, first: int, requests: list[Request]) -> Told:
+        found = super().join(first, requests)
+        rows = slice(first, first + len(requests))
+        self.positions[rows] = sent(torch.tensor(self.cache.lengths[rows]), self.positions.device)
+        return found
+
+    def go(self, n: int, most: int) -> Told:
+        """Make AHEAD decoding steps of the first n rows, or `most` if that is less."""
+        about = max(8, len(self.tokens) // 8)
+        size = min(-(-n // about) * about, len(self.tokens))
+        if size not in self.graphs:
+            self.graphs[size] = self._record(size)
+        self.turn.zero_()
+        steps = min(self.AHEAD, most)
+        for _ in range(steps):
+            self.graphs[size]()
+        room = self.cache.keys.shape[3]
+        self.cache.lengths[:n] = [min(length + steps, room) for length in self.cache.lengths[:n]]
+        tokens, logprobs = (x[:steps, :n].t().tolist() for x in self.told)
+        return tokens, logprobs
+
+    def move(self, source: int, target: int) -> None:
+        super().move(source, target)
+        self.positions[target] = self.positions[source]
+
+    def _turn(self, n: int) -> None:
+        """A step that knows of nothing but what is on the GPU."""
+        cache = self.cache
+        logprobs = self._step(n, Step(cache.keys[:, :n], cache.values[:, :n], self.positions[:n], cache.window))
+        for into, new in zip(self.told, (self.tokens[:n], logprobs), strict=True):
+            into[:, :n].index_copy_(0, self.turn, new[None])
+        self.turn.add_(1).clamp_(max=self.AHEAD - 1)
+        self.positions[:n].add_(1).clamp_(max=cache.keys.shape[3] - 1)
+        self.drawn[:n].clamp_(max=self.sampling.max_tokens - 1)
+
+    def _record(self, n: int) -> Callable[[], None]:
+        if self.pool is None:
+            return partial(self._turn, n)
+        state = self.tokens, self.drawn, self.positions, self.turn, *self.told
+        before = [x.clone() for x in state]
+        other = torch.cuda.Stream()
+        other.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(other):  # what is compiled or allocated the first time
+            self._turn(n)
+        torch.cuda.current_stream().wait_stream(other)
+        for x, was in zip(state, before, strict=True):
+            x.copy_(was)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            self._turn(n)
+        return graph.replay
 
 
 def uniforms(seed: int, count: int) -> Tensor:
@@ -164,21 +312,22 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
     """
     device = cache.keys.device
     prompts = [r.prompt for r in requests]
-    row = torch.tensor([first + i for i, prompt in enumerate(prompts) for _ in prompt], device=device)
-    place = torch.cat([torch.arange(len(prompt), device=device) for prompt in prompts])
-    cache.lengths[first : first + len(prompts)] = [len(prompt) for prompt in prompts]
+    lengths = [len(prompt) for prompt in prompts]
+    rows = np.repeat(np.arange(first, first + len(prompts)), lengths)
+    row, place = sent(torch.from_numpy(np.stack([rows, np.concatenate([np.arange(n) for n in lengths])])), device)
+    cache.lengths[first : first + len(prompts)] = lengths
     cache.fit(max(cache.lengths[: first + len(prompts)]) + 1)
 
     def reading(readers: list[int] | None) -> tuple[Prefill, list[Tensor]]:
         """Attention over the distinct prompts of all or of each reader, and where each row's prompt is."""
         keys = list(zip(prompts, readers or [0] * len(prompts), strict=True))
         distinct = list(dict.fromkeys(keys))
-        tensors = [torch.tensor(prompt, device=device) for prompt, _ in distinct]
+        tensors = [torch.from_numpy(np.array(prompt)) for prompt, _ in distinct]
         who = None if readers is None else [reader for _, reader in distinct]
-        laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype, who)
+        laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype, who, device)
         places = dict(zip(distinct, laid.prompts, strict=True))
         found = [places[key] for key in keys]
-        return Prefill(laid, cache, torch.cat(found), row, place), found
+        return Prefill(laid, cache, laid.chosen(found), row, place), found
 
     if several is None:
         shared, places = reading(None)
@@ -187,7 +336,7 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
         readers = [r.policy for r in requests]
         own, places = reading(readers)
         which = torch.zeros_like(own.packed.ids)
-        which[own.source] = torch.tensor(readers, device=device)[row - first]
+        which[own.source] = sent(torch.from_numpy(np.array(readers)[rows - first]), device)
         forked = not several.updates and min(several.after) < model.shape.layers - 1
         if forked:
             shared, _ = reading(None)
@@ -197,7 +346,7 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
         else:
             attention, laid, fork = own, own.packed, None
         added, shift = several.at(which, adapter, fork)
-    last = torch.stack([own[-1] for own in places])
+    last = laid.chosen([own[-1:] for own in places])
     return model.logits(model(laid.ids, laid.positions, attention, added, last, shift))
 
 

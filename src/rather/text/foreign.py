@@ -133,9 +133,9 @@ class ForeignPolicy:
 def _rows(batch: Batch) -> list[tuple[Tensor, int, int]]:
     """For each row its tokens without padding, and where the answer starts and ends."""
     rows = []
-    for prompt, actions, mask in zip(batch.observations, batch.actions, batch.mask, strict=True):
-        prompt, answer = prompt[prompt != UNUSED], actions[mask.bool()]
-        rows.append((torch.cat([prompt, answer]), len(prompt), len(prompt) + len(answer)))
+    for prompt, answer in zip(batch.observations, batch.actions, strict=True):
+        prompt, answer = prompt[prompt != UNUSED], answer[answer != UNUSED]
+        rows.append((torch.cat([prompt, answer]).to(batch.mask.device), len(prompt), len(prompt) + len(answer)))
     return rows
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,6 +58,22 @@ class _OneDNN(torch.autograd.Function):
         to_x = _onednn(gradient, weight.t()) if wanted[0] else None
         to_weight = gradient.t() @ x if wanted[1] else None
         return to_x, to_weight, gradient.sum(0) if ctx.biased and wanted[2] else None
+
+
+class _Mixed(torch.autograd.Function):
+    """X (N, I) times a float32 weight (O, I) transposed, by its copy `cast`; the weight's gradient leaves its product in float32."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, cast: Tensor) -> Tensor:
+        del weight
+        ctx.save_for_backward(x, cast)
+        return F.linear(x, cast)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, cast = ctx.saved_tensors
+        to_x = gradient @ cast if ctx.needs_input_grad[0] else None
+        return to_x, torch.mm(gradient.t(), x, out_dtype=torch.float32), None  # type: ignore[call-overload]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -120,23 +137,28 @@ class _Update(torch.autograd.Function):
 class Updates:
     """Low-rank updates of linear layers that differ from row to row, so that several policies share one pass over the weights.
 
-    `of[layer]` is down (R, I), up (R, O) and share (P, R): a row of policy p adds ((x down^T) * share[p]) up. `which` (N,) says which
-    policy a row is. A policy whose share is 0 adds exactly nothing.
+    `of[layer]` is down (R, I), up (R, O) and share (P, R), or None where all are 1: a row of policy p adds ((x down^T) * share[p]) up.
+    `which` (N,) says which policy a row is. A policy whose share is 0 adds exactly nothing. `spans[layer]` are the first columns (P,) of
+    each policy's share that are not 0, and how many of them there are at most.
     """
 
-    of: "dict[nn.Module, tuple[Tensor, Tensor, Tensor]]"
+    of: "dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]"
     which: Tensor
+    spans: "dict[nn.Module, tuple[Tensor, int]]"
 
     def rows(self, wanted: Tensor) -> "Updates":
         """The same for some of the rows."""
-        return Updates(self.of, self.which[wanted])
+        return Updates(self.of, self.which[wanted], self.spans)
 
     def add(self, layer: nn.Module, y: Tensor, x: Tensor) -> Tensor:
         """Add the updates of `layer` for `x` (N, I) to `y` (N, O), in place."""
         if layer not in self.of:
             return y
         down, up, share = self.of[layer]
-        return y.addmm_(linear(x, down) * share[self.which], up)
+        if share is None:
+            return y.addmm_(linear(x, down), up)
+        found = kernels.update_(y, x, down, up, share, self.which, *self.spans[layer])
+        return y.addmm_(linear(x, down) * share[self.which], up) if found is None else found
 
 
 class Linear(nn.Module):
@@ -154,17 +176,46 @@ class Linear(nn.Module):
         self.adapters = nn.ModuleDict()
         self._packed: Callable[[Tensor, Tensor | None], Tensor] | None = None
         self._packed_of: tuple[int, torch.dtype] | None = None
+        self._cast: Tensor | None = None
 
-    def forward(self, x: Tensor, adapter: str | Updates | None = None) -> Tensor:
-        if self._packed_of == (self.weight._version, x.dtype) and self._packed and not torch.is_grad_enabled():
+    def forward(self, x: Tensor, adapter: str | Updates | None = None, onto: Tensor | None = None) -> Tensor:
+        """X (N, I) to (N, O), added to `onto` (N, O), if given, which may be overwritten where no gradient is wanted."""
+        grad = torch.is_grad_enabled()
+        if x.is_cuda and _alone():
+            weight = self.cast(x.dtype)
+            if grad and self.weight.requires_grad and weight is not self.weight:
+                y: Tensor = _Mixed.apply(x, self.weight, weight)  # type: ignore[assignment]
+                y = y if self.bias is None else y + self.bias.to(x.dtype)
+            elif onto is not None and self.bias is None and not grad:
+                y, onto = onto.addmm_(x, weight.t()), None
+            else:
+                y = linear(x, weight, self.bias)
+        elif self._packed_of == (self.weight._version, x.dtype) and self._packed and not grad:
             y = self._packed(x, None if self.bias is None else self.bias.to(x.dtype))
         else:
             y = linear(x, self.weight, self.bias)
         if isinstance(adapter, Updates):
-            return adapter.add(self, y, x)
-        if adapter is not None and adapter in self.adapters:
+            y = adapter.add(self, y, x)
+        elif adapter is not None and adapter in self.adapters:
             y = self.adapters[adapter](y, x)
-        return y
+        return y if onto is None else y.add_(onto)
+
+    def cast(self, dtype: torch.dtype) -> Tensor:
+        """The weight in `dtype`. If that is not its own, the copy stays where it is, and is made anew when the weight has changed."""
+        if self.weight.dtype == dtype:
+            return self.weight
+        mark = self.weight._version, dtype
+        if self._cast is None or self._cast.dtype != dtype:
+            self._cast, self._packed_of = self.weight.detach().to(dtype), mark
+        elif self._packed_of != mark:
+            self._cast.copy_(self.weight.detach())
+            self._packed_of = mark
+        return self._cast
+
+
+def _alone() -> bool:
+    """Whether weights stay where they are; several ranks gather them into tensors that come and go."""
+    return not (dist.is_available() and dist.is_initialized())
 
 
 @contextmanager
@@ -173,18 +224,22 @@ def packed(model: nn.Module, dtype: torch.dtype, rows: int) -> Iterator[None]:
 
     With few rows a product waits for the weights, and those laid out beforehand come two to three times as fast.
     Values do not change. The copies of weights that are trained are given back at the end; frozen ones are kept for the next time, as
-    long as nobody writes to the weights.
+    long as nobody writes to the weights. On a GPU nothing is laid out.
     """
     layers = [m for m in model.modules() if isinstance(m, Linear)]
+    on_processor = [layer for layer in layers if layer.weight.device.type == "cpu"]
     try:
         with torch.no_grad():
             for layer in layers:
                 wanted = layer.weight._version, dtype
-                if layer._packed_of != wanted:
+                if layer.weight.device.type != "cpu":
+                    if _alone():
+                        layer.cast(dtype)
+                elif layer._packed_of != wanted:
                     layer._packed, layer._packed_of = _product(layer.weight.detach().to(dtype), rows), wanted
         yield
     finally:
-        for layer in layers:
+        for layer in on_processor:
             if layer.weight.requires_grad:
                 layer._packed = layer._packed_of = None
 
@@ -193,7 +248,7 @@ def _product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Ten
     """The product of x (N, I) with a `weight` (O, I), plus a bias: by our own loop, by oneDNN, by PyTorch."""
     if own := kernels.Laid.out(weight):
         return own
-    if weight.device.type == "cpu" and _onednn_computes(weight.dtype):
+    if _onednn_computes(weight.dtype):
         laid = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         return lambda x, bias: _onednn(x, laid, bias)
     return lambda x, bias: F.linear(x, weight, bias)

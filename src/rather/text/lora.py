@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from rather.errors import ModelError
 from rather.text.linear import Adapter, Linear
@@ -98,6 +98,17 @@ def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
         why = "are not adapted here; if model.blocks leaves them out, set it to 0"
         raise ModelError(f"the adapter in {folder} is for layers that {why}: {min(unread)}")
     return parameters(model, name)
+
+
+@torch.no_grad()
+def updates(model: Transformer, name: str) -> "dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]":
+    """What the adapter called `name` adds, as `decoder.Several` takes it: the same for all rows."""
+    found: dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]] = {}
+    for layer in layers(model, name).values():
+        adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
+        up = torch.block_diag(*(u.T for u in adapter.up)) * adapter.scale
+        found[layer] = adapter.down.to(model.dtype, copy=True), up.to(model.dtype), None
+    return found
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ Shape letters: N tokens of all pieces, B answers, T tokens of a piece, S tokens 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, chain
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,7 +29,8 @@ class Packed:
     before it, at most `window` in all.
 
     `prompts[i]` are the places of answer i's prompt. For an answer of length t, `before[i]` (t,) are the places whose hidden
-    state predicts its tokens and `after[i]` (t,) the places of the tokens themselves.
+    state predicts its tokens and `after[i]` (t,) the places of the tokens themselves. All places are on the host: `chosen` turns
+    them into an index.
     """
 
     ids: Tensor
@@ -44,6 +46,8 @@ class Packed:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of each piece to those that it sees: q (N, H, D), k and v (N, K, D) to (N, H, D)."""
         del layer
+        if kernels.on_gpu(q):
+            return _Pieces.apply(q, k, v, self.tree, self.window)  # type: ignore[return-value]
         ks, vs = k.split(self.lengths), v.split(self.lengths)
         return torch.cat(
             [self._attend(j, own, _joined(ks, self.seen[j]), _joined(vs, self.seen[j])) for j, own in enumerate(q.split(self.lengths))]
@@ -56,6 +60,28 @@ class Packed:
         mask = self.masks[j]
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)[0].transpose(0, 1)
+
+    def chosen(self, places: Sequence[Tensor]) -> Tensor:
+        """The places as one index of what a forward pass gives."""
+        return sent(torch.cat(list(places)), self.ids.device)
+
+    @functools.cached_property
+    def tree(self) -> tuple[Tensor, ...]:
+        """Who sees whom, for `kernels.pieces`: tiles (piece, first place), pieces (first place, the place after the last, first position),
+        and for each piece where what it sees begins and ends in a list of pieces, and what sees it; whole numbers of 32 bits.
+        """
+        ends = np.cumsum(self.lengths)
+        starts, size = ends - self.lengths, kernels.on_gpu(self.ids).tile(torch.empty(0, dtype=self.dtype))
+        tiles = [(j, place) for j, (start, end) in enumerate(zip(starts, ends, strict=True)) for place in range(start, end, size)]
+        pieces = [(starts[j], ends[j], sum(self.lengths[i] for i in seen[:-1])) for j, seen in enumerate(self.seen)]
+        seers: list[list[int]] = [[] for _ in pieces]
+        for j, seen in enumerate(self.seen):
+            for i in seen:
+                seers[i].append(j)
+        lists = [x for of in (self.seen, seers) for x in ([0, *accumulate(map(len, of))], list(chain(*of)))]
+        parts = [torch.from_numpy(np.array(x, np.int32)) for x in (tiles, pieces, *lists)]
+        together = sent(torch.cat([x.flatten() for x in parts]), self.ids.device)
+        return tuple(x.view(p.shape) for x, p in zip(together.split([p.numel() for p in parts]), parts, strict=True))
 
     @functools.cached_property
     def masks(self) -> list[Tensor | None]:
@@ -70,6 +96,22 @@ class Packed:
         hidden = behind < 0 if self.window is None else (behind < 0) | (behind >= self.window)
         # One of True and False would be turned into this again in every layer.
         return torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+
+
+class _Pieces(torch.autograd.Function):
+    """`kernels.pieces`."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, tree: tuple[Tensor, ...], window: int | None) -> Tensor:
+        out, weight = kernels.pieces(q, k, v, tree, window)
+        ctx.save_for_backward(q, k, v, out, weight)
+        ctx.tree, ctx.window = tree, window
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v, *found = ctx.saved_tensors
+        return *kernels.pieces_backward(q, k, v, ctx.tree, ctx.window, *found, gradient), None, None
 
 
 def _joined(parts: Sequence[Tensor], which: tuple[int, ...]) -> Tensor:
@@ -111,44 +153,59 @@ def pack(
     window: int | None = None,
     dtype: torch.dtype = torch.float32,
     readers: Sequence[int] | None = None,
+    device: torch.device | None = None,
 ) -> Packed:
-    """Lay out B answers with their prompts, 1-D tensors each; equal prompts, and what all prompts of a reader begin with, are there once.
+    """Lay out B answers with their prompts, 1-D tensors each on the host; equal prompts, and what all prompts of a reader begin with, are
+    there once.
 
-    `window` is how far back a token sees, `dtype` what attention is computed in. Every prompt has at least one token: the
+    `window` is how far back a token sees, `dtype` what attention is computed in, `device` where. Every prompt has at least one token: the
     first answer token is predicted from its last. Where several policies read, `readers[i]` is the one of prompt i, and nothing is
     shared between them.
     """
-    device = prompts[0].device
-    read: dict[int, dict[tuple[int, ...], list[int]]] = {}
+    read: dict[int, dict[bytes, list[int]]] = {}
     for i, prompt in enumerate(prompts):
-        read.setdefault(0 if readers is None else readers[i], {}).setdefault(tuple(prompt.tolist()), []).append(i)
-    ids, positions, seen = list[Tensor](), list[Tensor](), list[tuple[int, ...]]()
+        read.setdefault(0 if readers is None else readers[i], {}).setdefault(prompt.numpy().tobytes(), []).append(i)
+    ids, positions, seen = list[Tensor](), list[np.ndarray](), list[tuple[int, ...]]()
     offset = 0
 
-    def lay(tokens: Tensor, first: int, above: tuple[int, ...]) -> tuple[tuple[int, ...], Tensor]:
+    def lay(tokens: Tensor, first: int, above: tuple[int, ...]) -> tuple[tuple[int, ...], np.ndarray]:
         """Append a piece whose first token is at position `first`; returns what its children see, and its places."""
         nonlocal offset
-        places = torch.arange(offset, offset + len(tokens), device=device)
+        places = np.arange(offset, offset + len(tokens))
         if not len(tokens):
             return above, places
         ids.append(tokens)
-        positions.append(torch.arange(first, first + len(tokens), device=device))
+        positions.append(np.arange(first, first + len(tokens)))
         seen.append((*above, len(seen)))
         offset += len(tokens)
         return seen[-1], places
 
-    places, before, after = [torch.empty(0)] * len(answers), [torch.empty(0)] * len(answers), [torch.empty(0)] * len(answers)
+    places, before, after = ([np.arange(0)] * len(answers) for _ in range(3))
     for rows in read.values():
         shared = 0
         if len(rows) > 1:
-            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(rows), max(rows), strict=False)))
+            shared = _common(min(rows), max(rows))
         top, top_places = lay(prompts[next(iter(rows.values()))[0]][:shared], 0, ())
         for members in rows.values():
             prompt = prompts[members[0]]
             above, own = lay(prompt[shared:], shared, top)
-            own = torch.cat([top_places, own])
+            own = np.concatenate([top_places, own])
             for i in members:
                 _, after[i] = lay(answers[i], len(prompt), above)
-                places[i], before[i] = own, torch.cat([own[-1:], after[i][:-1]])[: len(answers[i])]
+                places[i], before[i] = own, np.concatenate([own[-1:], after[i][:-1]])[: len(answers[i])]
     lengths = [len(p) for p in positions]
-    return Packed(torch.cat(ids), torch.cat(positions), lengths, seen, window, dtype, places, before, after)
+    tokens, where = sent(torch.stack([torch.cat(ids), torch.from_numpy(np.concatenate(positions))]), device)
+    places, before, after = ([torch.from_numpy(x) for x in of] for of in (places, before, after))
+    return Packed(tokens, where, lengths, seen, window, dtype, places, before, after)
+
+
+def _common(a: bytes, b: bytes) -> int:
+    """How many tokens two prompts begin with alike."""
+    both = [np.frombuffer(x, np.int64)[: min(len(a), len(b)) // 8] for x in (a, b)]
+    differ = both[0] != both[1]
+    return int(differ.argmax()) if differ.any() else len(differ)
+
+
+def sent(x: Tensor, device: torch.device | None) -> Tensor:
+    """X on the device, without waiting for the work that the device still has."""
+    return x.pin_memory().to(device, non_blocking=True) if device is not None and device.type == "cuda" else x.to(device)

@@ -6,6 +6,7 @@ Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,9 +19,7 @@ from rather.errors import DataError, ModelError
 from rather.text import engine, lora, weights
 from rather.text.collate import collate
 from rather.text.foreign import ForeignPolicy
-from rather.text.packing import Packed, pack
-from rather.text.space import Steering
-from rather.text.subspace import TextSpace, Weights
+from rather.text.packing import Packed, pack, sent
 from rather.text.tokens import Tokens
 from rather.text.transformer import TokenLogprobs, Transformer
 
@@ -30,16 +29,17 @@ Begun = tuple[Packed, tuple[int, Tensor]]
 
 def pack_batch(batch: Batch, model: Transformer) -> Packed:
     """The batch laid end to end for `model`, each distinct prompt once."""
-    lengths = batch.mask.sum(-1).long().tolist()
-    prompts = [row[row != UNUSED] for row in batch.observations]
-    answers = [row[:n] for row, n in zip(batch.actions, lengths, strict=True)]
-    return pack(prompts, answers, model.shape.window, model.dtype)
+    # By NumPy: PyTorch wakes all its threads to look through a few thousand tokens.
+    prompts, answers = ([torch.from_numpy(row[row != UNUSED]) for row in x.numpy()] for x in (batch.observations, batch.actions))
+    return pack(prompts, answers, model.shape.window, model.dtype, device=model.embedding.weight.device)
 
 
 class TextPolicy:
     """A language model as a policy: the state is the text so far, an action is a token.
 
-    With `adapter` None it is the base alone: the reference of a policy that is an adapter on the same base. `space` may be perturbed.
+    With `adapter` None it is the base alone: the reference of a policy that is an adapter on the same base. `space` may be
+    perturbed (see `spaces`). `space.beside`: its numbers are added to what the model computes; else they are in the weights, where `adopt`
+    finds them. `space.in_turn`: the model is `at` one perturbation after the other, since they cannot be sampled from together.
     """
 
     memoryless = False
@@ -51,11 +51,16 @@ class TextPolicy:
         adapter: str | None = None,
         temperature: float = 1.0,
         name: str = "policy",
-        space: TextSpace | None = None,
+        space: Any = None,
     ) -> None:
         self.model, self.tokens, self.adapter, self.space = model, tokens, adapter, space
         self.temperature, self.name = temperature, name
         self.context, self.width = model.shape.context, model.shape.width
+
+    @property
+    def beside(self) -> bool:
+        """Whether a part of the policy is beside the model: its space's numbers."""
+        return self.space is not None and self.space.beside
 
     @property
     def device(self) -> torch.device:
@@ -72,31 +77,33 @@ class TextPolicy:
         Prompts that several rows share are forwarded once, and logits exist for a few hundred tokens at a time.
         """
         laid = pack_batch(batch, self.model)
-        return self._scores(self._hidden(laid, torch.cat(laid.before)), batch)
+        return self._scores(self._hidden(laid, laid.chosen(laid.before)), batch)
 
     def ends(self, batch: Batch, begun: Begun | None = None) -> Tensor:
         """Hidden states (B, C) of the last token of each answer; an answer has at least one, if only the one that ends it."""
         laid, lower = begun or (pack_batch(batch, self.model), None)
-        last = torch.stack([places[-1] for places in laid.after])
-        return self._hidden(laid, last, lower)
+        return self._hidden(laid, laid.chosen([places[-1:] for places in laid.after]), lower)
 
     def look(self, batch: Batch, begun: Begun | None = None) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) as `evaluate` gives them, and from the same pass the hidden states (B, T + 1, C) before each token
         of an answer and after its last, 0 beyond: what a critic judges by.
         """
         laid, lower = begun or (pack_batch(batch, self.model), None)
-        wanted = [x for before, after in zip(laid.before, laid.after, strict=True) for x in (before, after[-1:])]
-        hidden = self._hidden(laid, torch.cat(wanted), lower)
-        lengths = batch.mask.sum(-1, keepdim=True)
-        place = torch.arange(batch.mask.shape[1] + 1, device=self.device)
-        states = hidden.new_zeros(len(batch), len(place), self.width)
-        states[place <= lengths] = hidden
-        return self._scores(states[place < lengths], batch)[0], states
+        wanted = [torch.cat([before, after[-1:]]) for before, after in zip(laid.before, laid.after, strict=True)]
+        hidden = self._hidden(laid, laid.chosen(wanted), lower)
+        lengths, place = batch.mask.sum(-1, keepdim=True), torch.arange(batch.mask.shape[1] + 1, device=self.device)
+        states = hidden.new_zeros(len(batch), len(place), self.width).masked_scatter((place <= lengths)[..., None], hidden)
+        ends = torch.tensor([len(x) for x in wanted]).cumsum(0)
+        acted = [torch.arange(end - len(x), end - 1) for end, x in zip(ends.tolist(), wanted, strict=True)]
+        return self._scores(hidden[laid.chosen(acted)], batch)[0], states
 
     def _scores(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (B, T) of all actions, given the hidden states (N, C) before them."""
         used, empty = batch.mask.bool(), torch.zeros_like(batch.mask)
-        found = TokenLogprobs.apply(hidden, self.model.unembedding.weight, batch.actions[used], self.temperature)
+        actions = batch.actions.numpy()
+        targets = sent(torch.from_numpy(actions[actions != UNUSED]), hidden.device)
+        keep = not self.model.checkpointing
+        found = TokenLogprobs.apply(hidden, self.model.unembedding.weight, targets, self.temperature, keep)
         logprobs, entropy = (empty.masked_scatter(used, values) for values in found)  # type: ignore[union-attr]
         return logprobs, entropy
 
@@ -108,7 +115,7 @@ class TextPolicy:
         return ((laid, (first, self.model(laid.ids, laid.positions, laid, before=first))),)
 
     def _hidden(self, laid: Packed, wanted: Tensor, lower: tuple[int, Tensor] | None = None) -> Tensor:
-        shift = self.space.shift() if isinstance(self.space, Steering) else None
+        shift = self.space.shift() if self.beside else None
         return self.model(laid.ids, laid.positions, laid, self.adapter, wanted, shift, lower)
 
     def generate(
@@ -127,14 +134,14 @@ class TextPolicy:
         if self.space is None and any(perturbations):
             raise DataError("this policy has no space to perturb; give it one, such as a steering vector")
         answer = partial(engine.generate, self.model, sampling=sampling, stop=self.tokens.stop, rows=rows, progress=progress)
-        if isinstance(self.space, Weights):  # one policy after the other
+        if self.space is not None and self.space.in_turn:
             found: dict[int, engine.Answer] = {}
             for i, p in enumerate(perturbations):
                 mine = [n for n, r in enumerate(requests) if r.policy == i]
                 with self.space.at(p):
                     found |= zip(mine, answer(requests=[requests[n] for n in mine]), strict=True)
             return [found[n] for n in range(len(requests))]
-        if self.space is None or (not any(perturbations) and not isinstance(self.space, Steering)):
+        if self.space is None or (not any(perturbations) and not self.beside):
             with ranks.whole(self.model):
                 return answer(requests=requests, adapter=self.adapter)
         return answer(requests=requests, adapter=self.adapter, several=self.space.several(perturbations))
@@ -146,7 +153,7 @@ class TextPolicy:
 
     def save(self, folder: Path) -> None:
         """Write the adapter in PEFT's format, the steering vector, or the whole model with its tokenizer as a Hugging Face folder."""
-        if isinstance(self.space, Steering):
+        if self.beside:
             self.space.save(folder)
         elif self.adapter is not None:
             lora.save(self.model, self.adapter, folder, str(self.model.description.get("_name_or_path", "")))
@@ -162,7 +169,7 @@ class TextPolicy:
         Raises:
             ModelError: the model has no place for a steering vector.
         """
-        if isinstance(self.space, Steering):
+        if self.beside:
             weights.save_shifted(self.model, {i: x[0] for i, x in self.space.after().items()}, folder)
         else:
             weights.save(self.model if self.adapter is None else lora.merged(self.model, self.adapter), folder)
@@ -170,8 +177,8 @@ class TextPolicy:
 
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place."""
-        if isinstance(self.space, Steering):
-            self.space.take(Steering.load(folder))
+        if self.beside:
+            self.space.restore(folder)
         elif self.adapter is not None:
             lora.load(self.model, self.adapter, folder)
         else:
@@ -180,7 +187,7 @@ class TextPolicy:
                 for name, p in self.model.named_parameters():
                     if name in saved:
                         p.copy_(saved[name])
-        if self.space is not None and not isinstance(self.space, Steering):
+        if self.space is not None and not self.beside:
             self.space.adopt()
 
 

@@ -50,7 +50,9 @@ class Shape:
 
 
 class Attention(Protocol):
-    """How the tokens of one forward pass see each other."""
+    """How the tokens of one forward pass see each other. One whose `turns` is true takes heads as they are before their rotary embedding,
+    and what `kernels.heads` would be given with them.
+    """
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from q (N, H, D) to k and v (N, K, D) and whatever else there is; returns (N, H, D)."""
@@ -133,25 +135,24 @@ class _SwiGLU(torch.autograd.Function):
         return kernels.swiglu_backward(both, gradient)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x (N, H, D), with what `Rotary` gives. Where no gradient is wanted x itself may be overwritten."""
-    if torch.is_grad_enabled():
-        return _Rotate.apply(x, cos, sin)  # type: ignore[return-value]
-    return kernels.rotate(x, cos, sin)
-
-
-class _Rotate(torch.autograd.Function):
-    """Keeps none of its input; backward is the rotation back."""
+class Heads(torch.autograd.Function):
+    """`kernels.heads`; keeps its input where it is normed, else nothing of it: backward is the rotation back."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return kernels.rotate(x.clone(memory_format=torch.contiguous_format), cos, sin)
+    def forward(
+        ctx, x: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, heads: int, cos: Tensor, sin: Tensor, eps: float
+    ) -> Tensor:
+        weights = None if q_weight is None or k_weight is None else (q_weight, k_weight)
+        ctx.save_for_backward(x if weights else None, q_weight, k_weight, cos, sin)
+        ctx.heads, ctx.eps = heads, eps
+        return kernels.heads(x if weights else x.clone(memory_format=torch.contiguous_format), weights, heads, cos, sin, eps)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        cos, sin = ctx.saved_tensors
-        return kernels.rotate(gradient.clone(memory_format=torch.contiguous_format), cos, -sin), None, None
+        x, q_weight, k_weight, cos, sin = ctx.saved_tensors
+        weights = None if q_weight is None else (q_weight, k_weight)
+        found = kernels.heads_backward(gradient if x is None else x, weights, ctx.heads, cos, sin, ctx.eps, gradient)
+        return *found, None, None, None, None
 
 
 class LayerNorm(nn.LayerNorm):
@@ -179,7 +180,7 @@ class Rotary(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (N, 1, D) for positions (N,), the sine of the first half negated: what `rotate` multiplies with."""
+        """Cosine and sine (N, 1, D) for positions (N,), the sine of the first half negated: what `kernels.heads` multiplies with."""
         angles = positions[:, None, None].float() * self.frequencies
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
@@ -223,19 +224,27 @@ class Block(nn.Module):
         s = self.shape
         qkv = self.qkv(self.norm1(x), adapter).view(x.shape[0], s.heads + 2 * s.kv_heads, s.head_width)
         qk, v = torch.split_with_sizes(qkv, [s.heads + s.kv_heads, s.kv_heads], dim=1)
-        if s.qk_norm:
-            qk = torch.cat([self.q_norm(qk[:, : s.heads]), self.k_norm(qk[:, s.heads :])], dim=1)
+        late: tuple[kernels.Turn, ...] = ()
         if rotary is not None:
-            qk = rotate(qk, *rotary)
+            turn = (self.q_norm.weight, self.k_norm.weight) if s.qk_norm else None, s.heads, *rotary, s.norm_eps
+            late = (turn,) if getattr(attention, "turns", False) else ()
+            qk = qk if late else turned(qk, *turn)
         q, k = torch.split_with_sizes(qk, [s.heads, s.kv_heads], dim=1)
-        mixed = attention(self.index, q, k, v).reshape(x.shape[0], -1)
+        mixed = attention(self.index, q, k, v, *late).reshape(x.shape[0], -1)
         if wanted is not None:
             x, mixed = x.index_select(0, wanted), mixed.index_select(0, wanted)
             adapter = adapter.rows(wanted) if isinstance(adapter, Updates) else adapter
-        x = self.out(mixed, adapter).add_(x)
+        x = self.out(mixed, adapter, x)
         up = self.up(self.norm2(x), adapter)
         inner = F.gelu(up, approximate="tanh") if s.is_gpt2 else swiglu(up)
-        return self.down(inner, adapter).add_(x)
+        return self.down(inner, adapter, x)
+
+
+def turned(x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+    """`kernels.heads`, with its gradient."""
+    if torch.is_grad_enabled():
+        return Heads.apply(x, *(weights or (None, None)), heads, cos, sin, eps)  # type: ignore[return-value]
+    return kernels.heads(x, weights, heads, cos, sin, eps)
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
@@ -287,7 +296,7 @@ class Transformer(nn.Module):
         to the residual stream on the way. What enters block `before` is given instead, if that is named, and taken up again with
         `begun`, the block and what enters it.
         """
-        first, x = begun or (0, self.embedding(ids))
+        first, x = (begun[0], begun[1].clone()) if begun else (0, self.embedding(ids))
         if self.positions is not None and begun is None:
             x = x + self.positions(positions)
         x = x.to(self.dtype)
@@ -315,20 +324,25 @@ class Transformer(nn.Module):
 class TokenLogprobs(torch.autograd.Function):
     """log softmax(hidden @ weight^T / temperature)[target] and the entropy, in chunks of rows, never (N, V) at once.
 
-    Forward keeps no logits. Where the head is frozen it keeps d logprob / d hidden (N, C) instead, so that backward costs
-    nothing; where the head is trained, backward computes each chunk's logits again.
+    Where the head is frozen forward keeps d logprob / d hidden (N, C), so that backward costs nothing; where the head is trained,
+    backward computes each chunk's logits again, unless they are to be kept, which only a GPU does.
     """
 
     CHUNK = 512
+    ON_GPU = 2048
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, keep: bool = False
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         logprobs, entropy = (hidden.new_empty(len(targets), dtype=torch.float32) for _ in range(2))
         frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         kept, ones = (torch.empty_like(hidden), torch.ones_like(logprobs)) if frozen else (None, None)
-        cast = weight.to(hidden.dtype)
-        for part in _chunks(len(targets)):
+        cast, ctx.logits = weight.detach().to(hidden.dtype), list[Tensor]()
+        keep = keep and ctx.needs_input_grad[1] and bool(kernels.on_gpu(hidden))  # whose kernel does not use its logits up
+        for part in _chunks(hidden):
             logits = linear(hidden[part], cast)
+            ctx.logits += [logits] * keep
             logprobs[part], entropy[part] = kernels.token_logprobs_(
                 logits, targets[part], temperature, ones if ones is None else ones[part]
             )
@@ -343,17 +357,22 @@ class TokenLogprobs(torch.autograd.Function):
     def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight, targets, kept = ctx.saved_tensors
         if kept is not None:
-            return kept * gradient[:, None].to(kept.dtype), None, None, None
+            return kept * gradient[:, None].to(kept.dtype), None, None, None, None
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight)
-        cast, gradient = weight.to(hidden.dtype), gradient.contiguous()
-        for part in _chunks(len(targets)):
-            logits = linear(hidden[part], cast)
+        cast, gradient = weight.detach().to(hidden.dtype), gradient.contiguous()
+        for i, part in enumerate(_chunks(hidden)):
+            logits = ctx.logits[i] if ctx.logits else linear(hidden[part], cast)
             kernels.token_logprobs_(logits, targets[part], ctx.temperature, gradient[part])
             to_hidden[part] = linear(logits, cast.t())
-            to_weight += logits.t() @ hidden[part]
-        return to_hidden, to_weight, None, None
+            if hidden.is_cuda and to_weight.dtype != hidden.dtype:  # summed in float32 without a detour
+                torch.addmm(to_weight, logits.t(), hidden[part], out_dtype=torch.float32, out=to_weight)  # type: ignore[call-overload]
+            else:
+                to_weight += logits.t() @ hidden[part]
+        ctx.logits.clear()
+        return to_hidden, to_weight, None, None, None
 
 
-def _chunks(count: int) -> list[slice]:
-    return [slice(start, start + TokenLogprobs.CHUNK) for start in range(0, count, TokenLogprobs.CHUNK)]
+def _chunks(hidden: Tensor) -> list[slice]:
+    size = TokenLogprobs.ON_GPU if hidden.is_cuda else TokenLogprobs.CHUNK
+    return [slice(start, start + size) for start in range(0, len(hidden), size)]

@@ -39,6 +39,8 @@ class Steering:
     it is added to, exactly where the rows are orthonormal. With `shared` there are d = k numbers, which all layers have in common.
     """
 
+    beside, in_turn = True, False
+
     def __init__(self, layers: Sequence[int], basis: Tensor, unit: Tensor, shared: bool = False) -> None:
         self.layers, self.basis, self.unit, self.shared = list(layers), basis.float(), unit.float(), shared
         self.size = basis.shape[1] * (1 if shared else basis.shape[0])
@@ -82,12 +84,13 @@ class Steering:
         tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
         save_file(tensors, folder / "steering.safetensors", metadata={"layers": json.dumps(self.layers)})
 
-    def take(self, other: "Steering") -> None:
-        """Become what `other` is, in place.
+    def restore(self, folder: Path) -> None:
+        """Become what `save` wrote, in place.
 
         Raises:
-            ModelError: it has another size.
+            ModelError: there is no steering vector, it is damaged, or it has another size.
         """
+        other = self.load(folder)
         if (other.size, other.basis.shape) != (self.size, self.basis.shape):
             raise ModelError(f"the saved steering vector has {other.size} numbers for layers {other.layers}, not {self.size}")
         device = self.numbers.device
@@ -124,7 +127,7 @@ def states(
     """
     laid = _laid(model, prompts, [()] * len(prompts) if answers is None else answers)
     places = [p[-1:] for p in laid.prompts] if answers is None else laid.before
-    last = torch.cat(places)
+    last = laid.chosen(places)
     found: dict[int, Tensor] = {}
 
     class Tap(Shift):
@@ -145,7 +148,7 @@ def fisher(model: Transformer, space: Steering, prompts: Sequence[Sequence[int]]
     Numbers x lead x^T F x / 2 nats a token away from the model (KL, to second order). By central differences.
     """
     laid, weight = _laid(model, prompts, answers), model.unembedding.weight.float()
-    wanted = torch.cat(laid.before)
+    wanted = laid.chosen(laid.before)
 
     def hidden(numbers: Tensor | None = None) -> Tensor:
         shift = None if numbers is None else Shift(space.vectors(numbers[None]))
@@ -162,9 +165,8 @@ def fisher(model: Transformer, space: Steering, prompts: Sequence[Sequence[int]]
 
 
 def _laid(model: Transformer, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Packed:
-    device = model.embedding.weight.device
-    asked, said = ([torch.tensor(x, dtype=torch.long, device=device) for x in part] for part in (prompts, answers))
-    return pack(asked, said, model.shape.window, model.dtype)
+    asked, said = ([torch.tensor(x, dtype=torch.long) for x in part] for part in (prompts, answers))
+    return pack(asked, said, model.shape.window, model.dtype, device=model.embedding.weight.device)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""What a processor computes: matrix products of few rows while it decodes, and what is between products, there and in training.
+"""What is computed between matrix products, in training and while decoding, and on a processor products of few rows too.
 
-Each is one loop in C (kernels.c, compiled when it is first used). Products read the weights as fast as the memory gives them; between them
-PyTorch makes some ten passes where these make one. Without a C compiler and on a GPU PyTorch does the same: norm, SwiGLU and rotary
-embedding with the same roundings, attention with those of its fused kernel, products with those of its matrix library.
+On a processor each is one loop in C (kernels.c, compiled when it is first used), on a GPU one Triton kernel (gpu.py, gpu_attention.py).
+Products of few rows read the weights as fast as the memory gives them; between products PyTorch makes some ten passes where these make
+one. Without a C compiler or Triton PyTorch does the same: norm, SwiGLU and rotary embedding with the same roundings, attention with those
+of its fused kernel, products with those of its matrix library.
 
 Shape letters: N tokens, I inputs, O outputs, R rows at work, L cache length, T tokens of a piece, S tokens that it sees, C width,
 M width of an MLP, H heads, K key-value heads, D head width.
@@ -14,9 +15,9 @@ import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ def library(dtype: torch.dtype, width: int = 0, group: int = 0) -> ctypes.CDLL |
     if dtype not in (torch.float32, torch.bfloat16):
         return None
     defined = ["-DBFLOAT16"] * (dtype == torch.bfloat16) + [f"-DWIDTH={width}", f"-DGROUP={group}"] * bool(group)
-    command = [*shlex.split(os.environ.get("CC", "cc")), *COMPILE, *defined, str(Path(__file__).with_suffix(".c")), "-lm"]
+    command = [*shlex.split(os.environ.get("CC", "cc")), *COMPILE, *defined, str(Path(__file__).with_name("kernels.c")), "-lm"]
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder) / "kernels.so"
         for threads in ("-fopenmp", "-fopenmp-simd"):  # Apple's compiler knows the second alone
@@ -69,6 +70,20 @@ def library(dtype: torch.dtype, width: int = 0, group: int = 0) -> ctypes.CDLL |
 
 def _for(x: Tensor, *heads: int) -> ctypes.CDLL | None:
     return library(x.dtype, *heads) if x.device.type == "cpu" else None
+
+
+@functools.cache
+def _triton() -> Any:
+    try:
+        from rather.kernels import gpu
+    except ImportError:
+        return None
+    return gpu
+
+
+def on_gpu(x: Tensor) -> Any:
+    """gpu.py, where x is on a GPU and Triton installed."""
+    return _triton() if x.is_cuda else None
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,8 @@ class Laid:
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """X (..., C) / rms(x) * weight (C,), and 1 / rms (..., 1) in float32. Passes no gradient on."""
+    if on := on_gpu(x):
+        return on.norm(x, weight, eps)
     weight = weight.to(x.dtype)
     if found := _for(x):
         x = x.contiguous()
@@ -117,6 +134,8 @@ def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def norm_backward(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """What reaches x (..., C) and, in float32, weight (C,) where `gradient` reaches `norm`, which gave `scale` (..., 1)."""
+    if on := on_gpu(x):
+        return on.norm_backward(x, weight, scale, gradient)
     weight = weight.to(x.dtype)
     if found := _for(x):
         x, gradient = x.contiguous(), gradient.contiguous()
@@ -132,6 +151,8 @@ def norm_backward(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor) ->
 
 def swiglu(both: Tensor) -> Tensor:
     """silu(gate) * up (N, M) of `both` (N, 2 M), gate and up side by side (Shazeer 2020). Passes no gradient on."""
+    if on := on_gpu(both):
+        return on.swiglu(both)
     if found := _for(both):
         both, out = both.contiguous(), both.new_empty((both.shape[0], both.shape[1] // 2))
         found.swiglu(*out.shape, both.data_ptr(), out.data_ptr())
@@ -142,6 +163,8 @@ def swiglu(both: Tensor) -> Tensor:
 
 def swiglu_backward(both: Tensor, gradient: Tensor) -> Tensor:
     """What reaches `both` (N, 2 M) where `gradient` (N, M) reaches `swiglu`."""
+    if on := on_gpu(both):
+        return on.swiglu_backward(both, gradient)
     out = torch.empty_like(both, memory_format=torch.contiguous_format)
     if found := _for(both):
         both, gradient = both.contiguous(), gradient.contiguous()
@@ -161,11 +184,44 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
+Turn = tuple[tuple[Tensor, Tensor] | None, int, Tensor, Tensor, float]
+"""What `heads` is given beside x."""
+
+
+def heads(x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+    """Rotary embedding of x (N, H + K, D), `heads` query heads and the key heads, with what `Rotary` gives.
+
+    With `weights`, (D,) of query and of key heads, each head is normed first. Passes no gradient on, and may overwrite x.
+    """
+    if on := on_gpu(x):
+        return on.heads(x, weights, heads, cos, sin, eps)
+    if weights is not None:
+        x = torch.cat([norm(part, weight, eps)[0] for part, weight in zip((x[:, :heads], x[:, heads:]), weights, strict=True)], dim=1)
+    return rotate(x, cos, sin)
+
+
+def heads_backward(
+    x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float, gradient: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What reaches x and, in float32, the weights where `gradient` (N, H + K, D) reaches `heads`."""
+    if on := on_gpu(x):
+        return on.heads_backward(x, weights, heads, cos, sin, eps, gradient)
+    gradient = rotate(gradient.clone(memory_format=torch.contiguous_format), cos, -sin)
+    if weights is None:
+        return gradient, None, None
+    found = []
+    for part, weight, slope in zip((x[:, :heads], x[:, heads:]), weights, (gradient[:, :heads], gradient[:, heads:]), strict=True):
+        found.append(norm_backward(part, weight, norm(part, weight, eps)[1], slope))
+    return torch.cat([to_x for to_x, _ in found], dim=1), found[0][1], found[1][1]
+
+
 def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor] | None:
     """Where the cumulative sum of softmax(logits (R, V) / temperature) passes `uniforms` (R,), and its log-probability, (R,) each.
 
     None where it is not compiled.
     """
+    if on := on_gpu(logits):
+        return on.draw(logits, uniforms, temperature)
     found = _for(logits)
     if found is None:
         return None
@@ -180,6 +236,8 @@ def token_logprobs_(logits: Tensor, targets: Tensor, temperature: float, slopes:
 
     With `slopes` (N,) they become slopes[n] * d logprob[n] / d logits[n].
     """
+    if on := on_gpu(logits):
+        return on.token_logprobs_(logits, targets, temperature, slopes)
     if found := _for(logits):
         logprobs, entropy = torch.empty(len(logits)), torch.empty(len(logits))
         of = logits.data_ptr(), targets.data_ptr(), temperature, None if slopes is None else slopes.data_ptr()
@@ -204,11 +262,15 @@ def attention(keys: Tensor, heads: int) -> ctypes.CDLL | None:
     return None if width % 8 else _for(keys, width, heads // kv)
 
 
-def step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, positions: Tensor, window: int | None) -> Tensor | None:
+def step(
+    q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, positions: Tensor, window: int | None, turn: Turn | None = None
+) -> Tensor | None:  # fmt: skip
     """Put k and v (R, K, D) at `positions` (R,) into `keys` and `values` (R, K, L, D) and attend from q (R, H, D) to (R, H, D).
 
-    None, and nothing done, where it is not compiled.
+    With `turn` q and k come as `heads` takes them; on a GPU alone. None, and nothing done, where it is not compiled.
     """
+    if on := on_gpu(q):
+        return on.step(q, k, v, keys, values, positions, window, turn)
     found = attention(keys, q.shape[1])
     if found is None:
         return None
@@ -216,6 +278,14 @@ def step(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, position
     held = keys.data_ptr(), values.data_ptr()
     found.step(rows, kv, room, window or room, positions.data_ptr(), *_rows(q, k, v), *held, width**-0.5, out.data_ptr())
     return out
+
+
+def fill(k: Tensor, v: Tensor, source: Tensor, row: Tensor, place: Tensor, keys: Tensor, values: Tensor) -> None:
+    """Put token `source[n]` of k and v (N, K, D) at `place[n]` of row `row[n]` into `keys` and `values` (R, K, L, D)."""
+    if on := on_gpu(k):
+        return on.fill(k, v, source, row, place, keys, values)
+    keys[row, :, place], values[row, :, place] = k[source], v[source]
+    return None
 
 
 def piece(q: Tensor, k: Tensor, v: Tensor, window: int | None, keep: bool) -> tuple[Tensor, Tensor | None] | None:
@@ -232,79 +302,29 @@ def piece(q: Tensor, k: Tensor, v: Tensor, window: int | None, keep: bool) -> tu
     return out, kept
 
 
-class LinearAddresses(ctypes.Structure):
-    """`struct linear` of kernels.c."""
+def pieces(q: Tensor, k: Tensor, v: Tensor, tree: tuple[Tensor, ...], window: int | None) -> tuple[Tensor, Tensor]:
+    """Attend from q (N, H, D) to k and v (N, K, D), all pieces of a `Packed` at once, whose `tree` says who sees whom; on a GPU alone.
 
-    _fields_ = [
-        ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("down", ctypes.c_void_p), ("up", ctypes.c_void_p * 3),
-        ("outputs", ctypes.c_int64 * 3), ("rank", ctypes.c_int64), ("share", ctypes.c_void_p), ("scale", ctypes.c_float),
-    ]  # fmt: skip
-
-
-class BlockAddresses(ctypes.Structure):
-    """`struct block` of kernels.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("norm1", "norm2", "q_norm", "k_norm", "shift")),
-        *((name, LinearAddresses) for name in ("qkv", "out", "up", "down")),
-    ]
-
-
-class Held:
-    """Tensors that C reads, in the type that a model computes in, and where they are."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype, self.tensors = dtype, list[Tensor]()
-
-    def at(self, x: Tensor | None) -> int | None:
-        """Hold x; returns its address."""
-        if x is None:
-            return None
-        self.tensors.append(x if x.dtype == torch.int32 else x.detach().to(self.dtype).contiguous())
-        return self.tensors[-1].data_ptr()
-
-    def linear(self, weight: Laid, bias: Tensor | None) -> LinearAddresses:
-        """A linear layer."""
-        return LinearAddresses(self.at(weight.words), self.at(bias), scale=1.0)
-
-    def update(self, layer: LinearAddresses, down: Tensor, ups: Sequence[Tensor], scale: float, share: Tensor | None = None) -> None:
-        """Add a low-rank update to a layer: of each of its parts `up` (O_i, r), all with their rows of down (parts * r, I)."""
-        odd = len(down) // len(ups) % 2  # an even number of them is a whole number of words
-        down = torch.cat([F.pad(own, (0, 0, 0, odd)) for own in down.chunk(len(ups))])
-        layer.down, layer.rank, layer.scale = self._laid(down)[0], len(down), scale
-        layer.share = None if share is None else self.at(F.pad(share, (0, odd)))
-        for i, up in enumerate(ups):
-            layer.up[i], layer.outputs[i] = self._laid(F.pad(up, (0, odd)))
-
-    def _laid(self, weight: Tensor) -> tuple[int | None, int]:
-        laid = Laid.out(weight.detach().to(self.dtype))
-        assert laid is not None
-        return self.at(laid.words), laid.outputs
-
-
-def decode_(
-    blocks: "ctypes.Array[BlockAddresses]",
-    x: Tensor,
-    rotary: tuple[Tensor, Tensor],
-    cache: tuple[Tensor, Tensor],
-    positions: Tensor,
-    which: Tensor,
-    mlp_width: int,
-    heads: int,
-    eps: float,
-    window: int | None,
-) -> None:
-    """What x (R, C) is after all `blocks` of a decoding step, in place.
-
-    Row r is of policy `which[r]`; `cache` are keys and values, (blocks, R, K, L, D) each.
+    Returns (N, H, D) and the logarithm to base 2 of what each token's scores weigh, (N, H).
     """
-    keys, values = cache
-    found = attention(keys[0], heads)
-    assert found is not None
-    _, _, kv, room, _ = keys.shape
-    tensors = (positions, *rotary, which, keys, values)
-    of = len(blocks), ctypes.addressof(blocks), *x.shape, mlp_width, kv, eps, window or room
-    found.decode(*of, *(t.data_ptr() for t in tensors), room, keys.stride(0), x.data_ptr())
+    return on_gpu(q).pieces(q, k, v, tree, window)
+
+
+def pieces_backward(q: Tensor, *more: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What reaches q, k and v, given what `pieces` was given, what it gave, and the gradient that reaches that (N, H, D)."""
+    return on_gpu(q).pieces_backward(q, *more)
+
+
+def update_(
+    y: Tensor, x: Tensor, down: Tensor, up: Tensor, share: Tensor, which: Tensor, first: Tensor, columns: int
+) -> Tensor | None:  # fmt: skip
+    """Add ((x down^T) * share[which[n]]) up of every row of x (N, I) to y (N, O); `down` is (R, I), `up` (R, O), `share` (P, R).
+
+    The share of policy p is 0 but for `columns` of its columns, those from `first[p]` on. None, and nothing done, where that is no faster
+    than products.
+    """
+    on = on_gpu(y)
+    return on.update_(y, x, down, up, share, which, first, columns) if on and columns <= on.COLUMNS and len(y) <= on.ROWS else None
 
 
 def _rows(*of: Tensor) -> list[int]:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_space import BEGUN, PROMPTS, TWINS, checksum
+from test_steering import BEGUN, PROMPTS, TWINS, checksum
 
 from rather.core import Perturbation, direction
 from rather.errors import ConfigError
+from rather.spaces.weights import Factors, LowRank, Weights
 from rather.text import lora, weights
 from rather.text.engine import Request, Sampling, generate
-from rather.text.subspace import Factors, LowRank, TextSpace, Weights
 from rather.text.transformer import Transformer
 
 SCALE = 0.02
@@ -18,7 +18,7 @@ SMALL = [None if p is None else Perturbation(p.seed, p.scale * SCALE) for p in T
 
 
 @pytest.fixture(params=["low_rank", "rank_2", "lora"])
-def space(request, family) -> tuple[Transformer, TextSpace, str | None]:
+def space(request, family) -> tuple[Transformer, LowRank | Factors | Weights, str | None]:
     """A model, a space of it that stands away from its start, and the name of its adapter."""
     model = weights.load(family[1]).requires_grad_(True)
     if request.param == "lora":

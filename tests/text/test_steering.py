@@ -8,12 +8,12 @@ import torch
 
 from rather.core import Perturbation, Task, direction
 from rather.errors import ConfigError, DataError, ModelError
+from rather.spaces.steering import Manner, Steering, states, steering
 from rather.text import weights
 from rather.text.engine import Request, Sampling, Several, generate
 from rather.text.load import policy as load_policy
 from rather.text.packing import pack
 from rather.text.policy import TextSampler
-from rather.text.space import Manner, Steering, states, steering
 from rather.text.transformer import Transformer
 
 PROMPTS = [(5, 6, 7), (8, 9), (10, 11, 12, 13, 14, 15), (8, 7)]
@@ -201,7 +201,7 @@ def test_contrasts_are_numbers_that_layers_share(model: Transformer, tmp_path: P
     assert torch.equal(again.after()[0], both.after()[0])
     assert torch.equal(again.after()[1], both.after()[1])
     with pytest.raises(ModelError, match="has 2 numbers for layers"):
-        Steering([0, 1], both.basis, both.unit).take(again)
+        Steering([0, 1], both.basis, both.unit).restore(tmp_path)
     assert steering(model, PROMPTS, contrasts=CONTRASTS, answers=OWN).layers == [model.shape.layers * eighths // 8 for eighths in (3, 4, 5)]
 
 

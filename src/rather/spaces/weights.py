@@ -16,7 +16,6 @@ from rather.offsets import Offsets, matching
 from rather.text.decoder import Several
 from rather.text.linear import Adapter
 from rather.text.lora import layers
-from rather.text.space import Steering
 from rather.text.transformer import Transformer
 
 
@@ -28,6 +27,7 @@ class LowRank:
     """
 
     how: dict[str, Any]
+    beside = in_turn = False
 
     def __init__(self, model: Transformer, blocks: Sequence[int] = (), rank: int = 1) -> None:
         self.layers = {n: x for n, x in layers(model).items() if not blocks or int(n.split(".")[1]) in blocks}
@@ -61,7 +61,7 @@ class LowRank:
             if p is not None:
                 first = seeds.index(p.seed) * self.rank
                 share[i, first : first + self.rank] = p.scale
-        updates: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = {}
+        updates: dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]] = {}
         for layer, same in zip(self.layers.values(), zip(*(self.factors(seed) for seed in seeds), strict=True), strict=True):
             down, up = (torch.cat(parts) for parts in zip(*same, strict=True))
             updates[layer] = down.to(self.dtype), up.to(self.dtype), share.to(down.device, self.dtype)
@@ -88,6 +88,8 @@ class LowRank:
 class Factors(Offsets):
     """The factors of the LoRA adapter called `name`: every policy has an adapter of its own on one base."""
 
+    beside = in_turn = False
+
     def __init__(self, model: Transformer, name: str, **how: Any) -> None:
         self.layers, self.name, self.dtype = layers(model, name), name, model.dtype
         named = {f"{n}.{k}": p for n, layer in self.layers.items() for k, p in layer.adapters[name].named_parameters()}
@@ -96,7 +98,7 @@ class Factors(Offsets):
     def several(self, perturbations: Sequence[Perturbation | None]) -> Several:
         """The policy with each perturbation."""
         each = [self.values(p) for p in perturbations]
-        updates: dict[nn.Module, tuple[Tensor, Tensor, Tensor]] = {}
+        updates: dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]] = {}
         for n, layer in self.layers.items():
             adapter: Adapter = layer.adapters[self.name]  # type: ignore[assignment]
             down = torch.cat([values[f"{n}.down"] for values in each])
@@ -113,6 +115,8 @@ class Weights(Offsets):
     those of the policy, `model`, which must be its own, are given back as they were, to the bit.
     """
 
+    beside, in_turn = False, True
+
     def __init__(self, model: Transformer, names: Sequence[str] = ("*",), **how: Any) -> None:
         super().__init__(matching(model.named_parameters(), names), **how)
 
@@ -126,7 +130,3 @@ class Weights(Offsets):
             yield
         finally:
             self.sync()
-
-
-TextSpace = Steering | LowRank | Factors | Weights
-"""What a language model can be perturbed in."""

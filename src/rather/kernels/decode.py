@@ -1,0 +1,88 @@
+"""All blocks of a decoding step in one call of kernels.c: where everything is, and the call.
+
+Shape letters as in kernels/__init__.py.
+"""
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rather.kernels import Laid, attention
+
+
+class LinearAddresses(ctypes.Structure):
+    """`struct linear` of kernels.c."""
+
+    _fields_ = [
+        ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("down", ctypes.c_void_p), ("up", ctypes.c_void_p * 3),
+        ("outputs", ctypes.c_int64 * 3), ("rank", ctypes.c_int64), ("share", ctypes.c_void_p), ("scale", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class BlockAddresses(ctypes.Structure):
+    """`struct block` of kernels.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("norm1", "norm2", "q_norm", "k_norm", "shift")),
+        *((name, LinearAddresses) for name in ("qkv", "out", "up", "down")),
+    ]
+
+
+class Held:
+    """Tensors that C reads, in the type that a model computes in, and where they are."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype, self.tensors = dtype, list[Tensor]()
+
+    def at(self, x: Tensor | None) -> int | None:
+        """Hold x; returns its address."""
+        if x is None:
+            return None
+        self.tensors.append(x if x.dtype == torch.int32 else x.detach().to(self.dtype).contiguous())
+        return self.tensors[-1].data_ptr()
+
+    def linear(self, weight: Laid, bias: Tensor | None) -> LinearAddresses:
+        """A linear layer."""
+        return LinearAddresses(self.at(weight.words), self.at(bias), scale=1.0)
+
+    def update(self, layer: LinearAddresses, down: Tensor, ups: Sequence[Tensor], scale: float, share: Tensor | None = None) -> None:
+        """Add a low-rank update to a layer: of each of its parts `up` (O_i, r), all with their rows of down (parts * r, I)."""
+        odd = len(down) // len(ups) % 2  # an even number of them is a whole number of words
+        down = torch.cat([F.pad(own, (0, 0, 0, odd)) for own in down.chunk(len(ups))])
+        layer.down, layer.rank, layer.scale = self._laid(down)[0], len(down), scale
+        layer.share = None if share is None else self.at(F.pad(share, (0, odd)))
+        for i, up in enumerate(ups):
+            layer.up[i], layer.outputs[i] = self._laid(F.pad(up, (0, odd)))
+
+    def _laid(self, weight: Tensor) -> tuple[int | None, int]:
+        laid = Laid.out(weight.detach().to(self.dtype))
+        assert laid is not None
+        return self.at(laid.words), laid.outputs
+
+
+def decode_(
+    blocks: "ctypes.Array[BlockAddresses]",
+    x: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    cache: tuple[Tensor, Tensor],
+    positions: Tensor,
+    which: Tensor,
+    mlp_width: int,
+    heads: int,
+    eps: float,
+    window: int | None,
+) -> None:
+    """What x (R, C) is after all `blocks` of a decoding step, in place.
+
+    Row r is of policy `which[r]`; `cache` are keys and values, (blocks, R, K, L, D) each.
+    """
+    keys, values = cache
+    found = attention(keys[0], heads)
+    assert found is not None
+    _, _, kv, room, _ = keys.shape
+    tensors = (positions, *rotary, which, keys, values)
+    of = len(blocks), ctypes.addressof(blocks), *x.shape, mlp_width, kv, eps, window or room
+    found.decode(*of, *(t.data_ptr() for t in tensors), room, keys.stride(0), x.data_ptr())

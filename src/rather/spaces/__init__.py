@@ -1,0 +1,1 @@
+"""What zeroth-order optimisation can perturb in a language model."""

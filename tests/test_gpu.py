@@ -1,0 +1,164 @@
+"""What only a GPU shows: kernels in bfloat16, graphs, and that nothing is waited for. Needs one, and skips itself elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from rather.core import Comparison, Task, Trajectory
+from rather.learners.common import Optimisation, Pairs
+from rather.learners.dpo import DPO
+from rather.losses import bradley_terry_loss
+from rather.text import lora
+from rather.text.engine import Recorded, Request, Sampling, generate
+from rather.text.packing import pack
+from rather.text.policy import TextPolicy
+from rather.text.transformer import Shape, TokenLogprobs, Transformer
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+SHAPE = Shape("qwen3", 1000, 128, 3, 4, 2, 32, 256, 512, 1e-6, True, qk_norm=True)
+GPU = torch.device("cuda")
+ASKED = [Request(tuple(range(i, i + n)), i) for i, n in enumerate([5, 30, 30, 7, 70, 70, 12, 3, 9, 40])] + [Request((1, 2, 3), 77)] * 3
+SAMPLING, STOP = Sampling(40), frozenset(range(20))
+
+
+def made(dtype: torch.dtype, device: torch.device | str, size: float = 0.08) -> Transformer:
+    model = Transformer(SHAPE, dtype)
+    chance = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() > 1:
+                p.normal_(0, size, generator=chance)
+    return model.to(device)
+
+
+def learnt(model: Transformer, answers: list[Tensor], adapter: str | None = None) -> Tensor:
+    """Log-probabilities as a learner computes them."""
+    laid = pack([torch.tensor(r.prompt) for r in ASKED], answers, None, model.dtype, device=model.embedding.weight.device)
+    hidden = model(laid.ids, laid.positions, laid, adapter, laid.chosen(laid.before))
+    targets = torch.cat(answers).to(hidden.device)
+    return TokenLogprobs.apply(hidden, model.unembedding.weight, targets, 1.0, True)[0]  # type: ignore[index]
+
+
+def test_float32_gives_what_a_processor_gives() -> None:
+    here, there = made(torch.float32, "cpu"), made(torch.float32, GPU)
+    found, expected = (generate(model, ASKED, SAMPLING, STOP, rows=8) for model in (there, here))
+    assert [a.tokens for a in found] == [a.tokens for a in expected]
+    answers = [torch.tensor(a.tokens) for a in found]
+    sampled = torch.tensor([p for a in found for p in a.logprobs])
+    for model in (here, there):
+        logprobs = learnt(model, answers)
+        assert (logprobs.detach().cpu() - sampled).abs().max() < 1e-5
+        (logprobs * torch.linspace(-1, 1, len(logprobs), device=logprobs.device)).sum().backward()
+    for (name, p), q in zip(there.named_parameters(), here.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        assert (p.grad.cpu() - q.grad).norm() < 1e-4 * q.grad.norm(), name
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_bfloat16_is_near_float32(adapted: bool) -> None:
+    exact, model = made(torch.float32, GPU, 0.05), made(torch.bfloat16, GPU, 0.05)
+    adapter = "policy" if adapted else None
+    for m in (exact, model) if adapted else ():
+        for p in lora.add(m, "policy", 4, 8.0, 0):
+            p.data = 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())).to(GPU)
+    found = generate(model, ASKED, SAMPLING, STOP, adapter, rows=8)
+    answers = [torch.tensor(a.tokens) for a in found]
+    sampled = torch.tensor([p for a in found for p in a.logprobs])
+    a, b = (learnt(m, answers, adapter) for m in (model, exact))
+    assert (a.detach().cpu() - sampled).abs().mean() < 1e-2
+    assert (a.detach().cpu() - sampled).abs().max() < 5e-2
+    assert (a - b).detach().abs().mean() < 1e-2
+    for logprobs in (a, b):
+        (logprobs * torch.linspace(-1, 1, len(logprobs), device=GPU)).sum().backward()
+    for (name, p), q in zip(model.named_parameters(), exact.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        assert (p.grad - q.grad).norm() < 0.1 * q.grad.norm(), name
+
+
+class Words:
+    """Enough of a tokenizer for trajectories that have their tokens."""
+
+    stop = frozenset[int]()
+
+
+def comparisons(count: int) -> list[Comparison]:
+    chance = torch.Generator().manual_seed(1)
+
+    def side(task: Task, n: int) -> tuple[Trajectory, ...]:
+        prompt, answer = (torch.randint(0, 1000, (m,), generator=chance).numpy() for m in (20 + n, 30 + n))
+        return (Trajectory(task, "p", "", observations=prompt, actions=answer),)
+
+    tasks = [Task("t", str(i), "?") for i in range(count)]
+    return [Comparison(side(t, i), side(t, 3 * i), preference=1.0, key=t.key) for i, t in enumerate(tasks)]
+
+
+@contextmanager
+def nothing_waited_for() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_part_of_a_step_waits_for_nothing() -> None:
+    policy = TextPolicy(made(torch.bfloat16, GPU), Words())  # type: ignore[arg-type]
+    pairs = Pairs.of(policy, comparisons(4))
+
+    def part() -> None:
+        logprobs, _ = policy.evaluate(pairs.batch)
+        bradley_terry_loss(*pairs.scores((logprobs * pairs.batch.mask).sum(-1)), pairs.preference).backward()
+
+    part()
+    with nothing_waited_for():
+        part()
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            pairs.batch.mask.sum().item()
+
+
+def test_decoding_waits_once_for_many_tokens() -> None:
+    model = made(torch.bfloat16, GPU)
+    generate(model, ASKED, SAMPLING, frozenset(), rows=16)
+    work = Recorded.kept[model][1]
+    size = max(work.graphs)
+    with nothing_waited_for():
+        for _ in range(Recorded.AHEAD):
+            work.graphs[size]()
+
+
+def test_sampler_and_learner_are_the_same_after_a_thousand_steps() -> None:
+    for dtype, near in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        policy = TextPolicy(made(dtype, GPU, 0.05), Words())  # type: ignore[arg-type]
+        reference = TextPolicy(made(dtype, GPU, 0.05).requires_grad_(False), Words())  # type: ignore[arg-type]
+        how = Optimisation(1000, batch_size=4, lr=1e-4)
+        learner = DPO(policy, reference, comparisons(8), list(policy.model.parameters()), how)
+        before = policy.model.embedding.weight.detach().clone()
+        for step in range(1000):
+            learner.step()
+            if step % 250 == 249:
+                found = generate(policy.model, ASKED, SAMPLING, STOP, rows=8)
+                sampled = torch.tensor([p for a in found for p in a.logprobs])
+                logprobs = learnt(policy.model, [torch.tensor(a.tokens) for a in found]).detach().cpu()
+                assert (logprobs - sampled).abs().mean() < near, (dtype, step)
+        assert (policy.model.embedding.weight - before).abs().max() > 1e-3, "it has learnt"
+
+
+def test_training_gives_the_same_numbers_twice() -> None:
+    def weights() -> list[Tensor]:
+        policy = TextPolicy(made(torch.bfloat16, GPU, 0.05), Words())  # type: ignore[arg-type]
+        for p in policy.model.parameters():
+            p.data = p.data.float()
+        reference = TextPolicy(made(torch.bfloat16, GPU, 0.05).requires_grad_(False), Words())  # type: ignore[arg-type]
+        how = Optimisation(20, batch_size=4, lr=1e-3, micro_tokens=100)
+        learner = DPO(policy, reference, comparisons(8), list(policy.model.parameters()), how)
+        for _ in range(20):
+            learner.step()
+        return [p.detach() for p in policy.model.parameters()]
+
+    for a, b in zip(weights(), weights(), strict=True):
+        assert torch.equal(a, b)
