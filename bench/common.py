@@ -108,8 +108,9 @@ def arguments() -> tuple[str, str]:
 
 def about(command: str, more: str) -> str:
     """What a result says of where it comes from."""
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    commit = asked.stdout.strip() or os.environ["COMMIT"]  # where there is a copy of the files alone
+    commit = os.environ.get("COMMIT")  # for a copy of the files without their history
+    if not commit:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     return f"`python {command}`, commit {commit}, {datetime.now(UTC).date()}; {more}"
 
 

@@ -311,7 +311,7 @@ def step(
     of = q, k, v, q.stride(0), k.stride(0), v.stride(0), keys, values, keys.stride(0), keys.stride(1), positions, found, sums, width
     how = *(weights or (cos, cos)), cos, sin, eps, turn is not None, weights is not None
     tiles = group, max(16, triton.next_power_of_2(group)), wide, TILE, parts
-    _step[(rows, kv, parts)](*of, window or room, width**-0.5, *how, *tiles, num_stages=2)
+    _step[(rows, kv, parts)](*of, window or room, width**-0.5, *how, *tiles, num_stages=2 if rows * kv * parts < 1024 else 3)
     if parts > 1:
         _joined[(rows * heads,)](found, sums, out, width, wide, parts)
     return out

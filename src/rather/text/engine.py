@@ -174,9 +174,9 @@ class Rows:
         """Read the prompts of `requests` into the rows from `first` on, and draw their first tokens."""
         rows = slice(first, first + len(requests))
         device = self.which.device
+        logits = _prefill(self.model, self.cache, requests, first, self.adapter, self.several)
         self.uniforms[rows] = sent(torch.stack([uniforms(r.seed, self.sampling.max_tokens) for r in requests]), device)
         self.which[rows] = sent(torch.tensor([r.policy for r in requests]), device)
-        logits = _prefill(self.model, self.cache, requests, first, self.adapter, self.several)
         self.tokens[rows], logprobs = draw(logits, self.uniforms[rows, 0], self.sampling)
         self.drawn[rows] = 1
         return self.tokens[rows, None].tolist(), logprobs[:, None].tolist()
@@ -243,7 +243,7 @@ class Recorded(Rows):
         self.model = proxy(model)  # else `kept` would keep it for ever
         rows, device = len(self.tokens), self.tokens.device
         self.positions, self.turn = torch.zeros_like(self.tokens), torch.zeros(1, dtype=torch.int64, device=device)
-        self.told = torch.zeros(self.AHEAD, rows, dtype=torch.int64, device=device), torch.zeros(self.AHEAD, rows, device=device)
+        self.told = torch.zeros(2, rows, self.AHEAD, dtype=torch.float64, device=device)  # tokens too, which are exact in it
         self.graphs: dict[int, Callable[[], None]] = {}
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
@@ -257,16 +257,16 @@ class Recorded(Rows):
         """Make AHEAD decoding steps of the first n rows, or `most` if that is less."""
         about = max(8, len(self.tokens) // 8)
         size = min(-(-n // about) * about, len(self.tokens))
+        self.turn.zero_()
         if size not in self.graphs:
             self.graphs[size] = self._record(size)
-        self.turn.zero_()
         steps = min(self.AHEAD, most)
         for _ in range(steps):
             self.graphs[size]()
         room = self.cache.keys.shape[3]
         self.cache.lengths[:n] = [min(length + steps, room) for length in self.cache.lengths[:n]]
-        tokens, logprobs = (x[:steps, :n].t().tolist() for x in self.told)
-        return tokens, logprobs
+        tokens, logprobs = self.told[:, :n, :steps].cpu().numpy()
+        return tokens.astype(int).tolist(), logprobs.tolist()
 
     def move(self, source: int, target: int) -> None:
         super().move(source, target)
@@ -276,16 +276,15 @@ class Recorded(Rows):
         """A step that knows of nothing but what is on the GPU."""
         cache = self.cache
         logprobs = self._step(n, Step(cache.keys[:, :n], cache.values[:, :n], self.positions[:n], cache.window))
-        for into, new in zip(self.told, (self.tokens[:n], logprobs), strict=True):
-            into[:, :n].index_copy_(0, self.turn, new[None])
-        self.turn.add_(1).clamp_(max=self.AHEAD - 1)
+        self.told[:, :n].index_copy_(2, self.turn, torch.stack([self.tokens[:n].double(), logprobs])[..., None])
+        self.turn += 1
         self.positions[:n].add_(1).clamp_(max=cache.keys.shape[3] - 1)
         self.drawn[:n].clamp_(max=self.sampling.max_tokens - 1)
 
     def _record(self, n: int) -> Callable[[], None]:
         if self.pool is None:
             return partial(self._turn, n)
-        state = self.tokens, self.drawn, self.positions, self.turn, *self.told
+        state = self.tokens, self.drawn, self.positions, self.turn, self.told
         before = [x.clone() for x in state]
         other = torch.cuda.Stream()
         other.wait_stream(torch.cuda.current_stream())
