@@ -2,7 +2,7 @@
 
 `python bench/gpu.py` measures the GPU's own copy and matrix rates first, then each row, and writes bench/results/gpu.{json,md} with the
 bound on paper beside it: bytes that must be read over the copy rate, or FLOP over the matrix rate, whichever takes longer; and beside what
-`transformers` and TRL take on the same card, where they are installed; `--ours` keeps what they took before. Without a GPU it writes the bounds alone, for the rates of an H100 80GB. `--tiny` runs every row on the processor, to see that it runs.
+`transformers` and TRL take on the same card, where they are installed. Without a GPU it writes the bounds alone, for the rates of an H100 80GB. `--tiny` runs every row on the processor, to see that it runs.
 """
 
 import gc
@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -327,13 +326,12 @@ def main() -> None:
             part()
     if "--tiny" in given:
         return None
-    others, when = dict[str, Any](), ""
+    others: dict[str, Any] = {}
     if here:
         gc.collect()
         torch.cuda.empty_cache()
         bench.facts["seconds from a cold start to the first tokens"] = cold()
-        kept = json.loads(Path("bench/results/gpu.json").read_text()) if "--ours" in given else {}
-        others, when = (kept["peers"], kept.get("peers_of", kept["about"])) if kept else (peers(), "the same run")
+        others = peers()
     machine = (
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
         if here
@@ -362,7 +360,7 @@ def main() -> None:
     if others:
         lines += [
             "",
-            f"The peers on a card of this kind, whole steps ({when}):",
+            "The peers on the same card, whole steps:",
             "",
             "| row | by | measured | peak GiB | ours is faster by |",
             "|---|---|---|---|---|",
@@ -373,9 +371,7 @@ def main() -> None:
         lines.append(
             f"| {row} | {peer['by']} | {took:.3f} s ({min(peer['seconds']):.3f} to {max(peer['seconds']):.3f}) | {peer['peak']:.1f} | {took / ours:.1f} x |"
         )
-    common.publish(
-        "gpu", {"about": about, "rates": rates, "measured": bench.found, "facts": bench.facts, "peers": others, "peers_of": when}, lines
-    )
+    common.publish("gpu", {"about": about, "rates": rates, "measured": bench.found, "facts": bench.facts, "peers": others}, lines)
     return None
 
 

@@ -16,6 +16,10 @@ from rather.text import engine, load
 from rather.text.policy import TextCritic, TextReward, TextSampler
 
 
+BLOCKS = 10
+"""Of 30 blocks those that PPO's reward model adapts: the last, so that it and the reference see a text in one pass below them."""
+
+
 def comparisons(count: int) -> list[Comparison]:
     """The pairs, with their exact tokens."""
     found = []
@@ -70,11 +74,11 @@ elif task == "ppo":  # the reward model is an adapter on the frozen start, which
     prompts = common.texts(common.EPISODES * common.TURNS, policy.tokens.encode_prompt, policy.tokens.decode)
     tasks = [Task("bench", str(i), prompt) for i, prompt in enumerate(prompts)]
     start = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0, False)
-    judged, _ = load.with_adapter(start, "reward", 16, 32.0, 0)
+    judged, _ = load.with_adapter(start, "reward", 16, 32.0, 0, BLOCKS)
     critic, model = TextCritic(start.width, start.device, 0), TextReward(judged, 1, 0)
     sampler = TextSampler(policy, engine.Sampling(common.NEW), common.EPISODES)
     source = Attempts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
-    how = Optimisation(100, common.EPISODES, lr=1e-6, micro_tokens=512)
+    how = Optimisation(100, common.EPISODES, lr=1e-6)
     learner = PPO(policy, critic, source, load.parameters(policy), how, Clip(epochs=1, critic_lr=1e-3), model, start)
     clock = common.Clock().time(learner.step)
     tokens = common.EPISODES * common.NEW

@@ -126,6 +126,7 @@ def test_decoding_waits_once_for_many_tokens() -> None:
     generate(model, ASKED, SAMPLING, frozenset(), rows=16)
     work = Recorded.kept[model][1]
     size = max(work.graphs)
+    work.turn.zero_()
     with nothing_waited_for():
         for _ in range(Recorded.AHEAD):
             work.graphs[size]()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -99,12 +100,13 @@ class TextPolicy:
 
     def _scores(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (B, T) of all actions, given the hidden states (N, C) before them."""
-        used, empty = batch.mask.bool(), torch.zeros_like(batch.mask)
-        actions = batch.actions.numpy()
-        targets = sent(torch.from_numpy(actions[actions != UNUSED]), hidden.device)
+        actions, empty = batch.actions.numpy(), torch.zeros_like(batch.mask)
+        known = actions != UNUSED
+        # Counted on the host: a mask on a GPU would be waited for.
+        where, targets = sent(torch.from_numpy(np.stack([np.flatnonzero(known), actions[known]])), hidden.device)
         keep = not self.model.checkpointing
         found = TokenLogprobs.apply(hidden, self.model.unembedding.weight, targets, self.temperature, keep)
-        logprobs, entropy = (empty.masked_scatter(used, values) for values in found)  # type: ignore[union-attr]
+        logprobs, entropy = (empty.flatten().index_copy(0, where, x).view_as(empty) for x in found)  # type: ignore[union-attr]
         return logprobs, entropy
 
     def begin(self, batch: Batch, other: "TextPolicy") -> tuple[Begun, ...]:
