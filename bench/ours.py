@@ -15,7 +15,6 @@ from rather.learners.reward import Reward
 from rather.text import engine, load
 from rather.text.policy import TextCritic, TextReward, TextSampler
 
-
 BLOCKS = 10
 """Of 30 blocks those that PPO's reward model adapts: the last, so that it and the reference see a text in one pass below them."""
 
