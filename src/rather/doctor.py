@@ -30,7 +30,10 @@ def machine() -> list[Finding]:
         found.append(Finding("good", f"GPU: {torch.cuda.get_device_name()}"))
         if kernels.on_gpu(torch.empty(0, device="cuda")) is None:
             found.append(
-                Finding("note", "no Triton: language models train and sample several times slower on this GPU; pip install triton")
+                Finding(
+                    "note",
+                    "this GPU is older than Ampere, or Triton is missing (pip install triton): language models take several times as long",
+                )
             )
     else:
         precision = load.dtype("auto", torch.device("cpu"))

@@ -73,7 +73,9 @@ def _for(x: Tensor, *heads: int) -> ctypes.CDLL | None:
 
 
 @functools.cache
-def _triton() -> Any:
+def _triton(device: torch.device) -> Any:
+    if torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
+        return None  # too little memory in a multiprocessor for the tiles of attention
     try:
         from rather.kernels import gpu
     except ImportError:
@@ -82,8 +84,8 @@ def _triton() -> Any:
 
 
 def on_gpu(x: Tensor) -> Any:
-    """gpu.py, where x is on a GPU and Triton installed."""
-    return _triton() if x.is_cuda else None
+    """gpu.py, where x is on a GPU by NVIDIA, Ampere or newer, and Triton is installed."""
+    return _triton(x.device) if x.is_cuda else None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 64
-"""Cached tokens that a program of `step` reads at a time."""
+"""Cached tokens that a program of `step` reads at a time, of numbers of two bytes."""
 PIECES, TO_QUERIES, TO_KEYS = (2, 32, 4, 3), (2, 32, 4, 3), (2, 32, 4, 2)
 """Of the programs of attention with numbers of two bytes: how many share a tile, the tokens that they take at a time, warps, stages."""
 """Logits that a program of `draw` or `token_logprobs_` reads at a time."""
@@ -310,8 +310,10 @@ def step(
     weights, _, cos, sin, eps = turn or (None, heads, q, q, 0.0)
     of = q, k, v, q.stride(0), k.stride(0), v.stride(0), keys, values, keys.stride(0), keys.stride(1), positions, found, sums, width
     how = *(weights or (cos, cos)), cos, sin, eps, turn is not None, weights is not None
-    tiles = group, max(16, triton.next_power_of_2(group)), wide, TILE, parts
-    _step[(rows, kv, parts)](*of, window or room, width**-0.5, *how, *tiles, num_stages=2 if rows * kv * parts < 1024 else 3)
+    small = q.element_size() == 2
+    tiles = group, max(16, triton.next_power_of_2(group)), wide, TILE if small else TILE // 2, parts
+    stages = 3 if small and rows * kv * parts >= 1024 else 2
+    _step[(rows, kv, parts)](*of, window or room, width**-0.5, *how, *tiles, num_stages=stages)
     if parts > 1:
         _joined[(rows * heads,)](found, sums, out, width, wide, parts)
     return out
