@@ -304,6 +304,11 @@ def piece(q: Tensor, k: Tensor, v: Tensor, window: int | None, keep: bool) -> tu
     return out, kept
 
 
+def takes_pieces(q: Tensor) -> bool:
+    """Whether `pieces` is there for heads of the width of q (N, H, D): on a GPU, as far as a multiprocessor has room for them."""
+    return q.shape[-1] <= 128 and bool(on_gpu(q))
+
+
 def pieces(q: Tensor, k: Tensor, v: Tensor, tree: tuple[Tensor, ...], window: int | None) -> tuple[Tensor, Tensor]:
     """Attend from q (N, H, D) to k and v (N, K, D), all pieces of a `Packed` at once, whose `tree` says who sees whom; on a GPU alone.
 

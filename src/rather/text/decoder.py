@@ -41,14 +41,12 @@ class Several:
         """See `Updates`."""
         found, known = dict[nn.Module, tuple[Tensor, int]](), dict[int, tuple[Tensor, int]]()
         for layer, (_, _, share) in self.updates.items():
-            if share is None:
-                continue
-            if id(share) not in known:
-                used = (share != 0).cpu()
-                first = used.int().argmax(1)
-                last = torch.where(used.any(1), share.shape[1] - used.flip(1).int().argmax(1), first)
-                known[id(share)] = first.to(share.device), int((last - first).max())
-            found[layer] = known[id(share)]
+            if share is not None:
+                if id(share) not in known:
+                    used = (share != 0).cpu().int()
+                    first, last = used.argmax(1), used.shape[1] - used.flip(1).argmax(1)
+                    known[id(share)] = first.to(share.device), int(((last - first) * used.amax(1)).max())
+                found[layer] = known[id(share)]
         return found
 
 

@@ -22,9 +22,6 @@ from rather import kernels
 COMPILED = 2**16
 """Up to so many pairs of tokens the compiled loop, forward and backward, beats PyTorch's fused kernel."""
 
-WIDEST = 128
-"""Heads up to this width find room in a GPU for attention to all pieces at once."""
-
 
 @dataclass(frozen=True)
 class Packed:
@@ -49,7 +46,7 @@ class Packed:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of each piece to those that it sees: q (N, H, D), k and v (N, K, D) to (N, H, D)."""
         del layer
-        if kernels.on_gpu(q) and q.shape[-1] <= WIDEST:
+        if kernels.takes_pieces(q):
             return _Pieces.apply(q, k, v, self.tree, self.window)  # type: ignore[return-value]
         ks, vs = k.split(self.lengths), v.split(self.lengths)
         return torch.cat(

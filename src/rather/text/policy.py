@@ -94,9 +94,9 @@ class TextPolicy:
         hidden = self._hidden(laid, laid.chosen(wanted), lower)
         lengths, place = batch.mask.sum(-1, keepdim=True), torch.arange(batch.mask.shape[1] + 1, device=self.device)
         states = hidden.new_zeros(len(batch), len(place), self.width).masked_scatter((place <= lengths)[..., None], hidden)
-        ends = torch.tensor([len(x) for x in wanted]).cumsum(0)
-        acted = [torch.arange(end - len(x), end - 1) for end, x in zip(ends.tolist(), wanted, strict=True)]
-        return self._scores(hidden[laid.chosen(acted)], batch)[0], states
+        ends = np.cumsum([len(x) for x in wanted])
+        acted = laid.chosen([torch.from_numpy(np.delete(np.arange(ends[-1]), ends - 1))])
+        return self._scores(hidden[acted], batch)[0], states
 
     def _scores(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (B, T) of all actions, given the hidden states (N, C) before them."""

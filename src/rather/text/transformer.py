@@ -328,8 +328,7 @@ class TokenLogprobs(torch.autograd.Function):
     backward computes each chunk's logits again, unless they are to be kept, which only a GPU does.
     """
 
-    CHUNK = 512
-    ON_GPU = 2048
+    CHUNK, ON_GPU = 512, 2048
 
     @staticmethod
     def forward(
