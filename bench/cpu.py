@@ -195,7 +195,7 @@ Generation of {common.NEW} tokens, prefill included: 32 rows are {common.PROMPTS
 {common.PAIRS} pairs, prompts of {common.PROMPT} and answers of {common.ANSWER} tokens, all weights trained, tokens counted as the peer forwards them
 (each prompt twice); GRPO: a whole step on {common.GROUPS} prompts of {common.PROMPT} tokens x {common.SIZE} answers of {common.NEW}, sampling and update, answer tokens counted;
 PPO: a whole step on {common.EPISODES} prompts of {common.PROMPT} tokens and answers of {common.NEW}, one
-epoch, one optimiser step; TRL trains a critic of its own size, ours is a small net on what the reference makes of an answer, and the reward model an adapter of rank 16 on its last 10 of 30 blocks; DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing, and the C library's way with
+epoch, one optimiser step; TRL trains a critic of its own size, ours is a small net on what the reference makes of an answer, and the reward model an adapter of rank 16 on it, on the last blocks alone where a row says so; DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing, and the C library's way with
 memory; the other variants are given ours by environment variables ({" ".join(f"{k}={v}" for k, v in KEPT.items())}), which speeds training up for them, too. Ours
 goes without checkpointing where it holds less memory all the same; for the reward model, where it does not, both ways are shown.
 

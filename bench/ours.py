@@ -15,7 +15,7 @@ from rather.learners.reward import Reward
 from rather.text import engine, load
 from rather.text.policy import TextCritic, TextReward, TextSampler
 
-BLOCKS = 10
+BLOCKS = 5
 """Of 30 blocks those that PPO's reward model adapts: the last, so that it and the reference see a text in one pass below them."""
 
 
@@ -92,4 +92,5 @@ else:
         learner = Reward(model, asked, [*parameters, model.heads], how)
     clock = common.Clock().time(learner.step)
     tokens = common.PAIRS * 2 * (common.PROMPT + common.ANSWER)
-common.emit(f"rather {variant}", tokens, clock, ("rather",))
+name = f"rather {variant}" + f", reward model on {BLOCKS} of 30 blocks" * (task == "ppo")
+common.emit(name, tokens, clock, ("rather",))
