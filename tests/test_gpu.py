@@ -127,9 +127,11 @@ def test_decoding_waits_once_for_many_tokens() -> None:
     work = Recorded.kept[model][1]
     size = max(work.graphs)
     work.turn.zero_()
+    before = work.positions[:size].clone()
     with nothing_waited_for():
         for _ in range(Recorded.AHEAD):
             work.graphs[size]()
+    assert torch.equal(work.positions[:size], before + Recorded.AHEAD)
 
 
 def test_sampler_and_learner_are_the_same_after_a_thousand_steps() -> None:

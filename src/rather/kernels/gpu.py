@@ -16,6 +16,7 @@ from rather.kernels.gpu_attention import fill, pieces, pieces_backward, step, ti
 COLUMNS, ROWS = 4, 512
 """What `update_` is for: decoding steps, where a row has few columns of an update for itself."""
 WORDS = 4096
+"""Logits that a program of `draw` or `token_logprobs_` reads at a time."""
 __all__ = ["fill", "pieces", "pieces_backward", "step", "tile"]
 
 

@@ -16,7 +16,7 @@ TILE = 64
 """Cached tokens that a program of `step` reads at a time, of numbers of two bytes."""
 PIECES, TO_QUERIES, TO_KEYS = (2, 32, 4, 3), (2, 32, 4, 3), (2, 32, 4, 2)
 """Of the programs of attention with numbers of two bytes: how many share a tile, the tokens that they take at a time, warps, stages."""
-"""Logits that a program of `draw` or `token_logprobs_` reads at a time."""
+LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -55,22 +55,35 @@ def _put(x, value, first, rows, away, last, width, WIDE: tl.constexpr):
 
 
 @triton.jit
+def _piece(pieces, which):
+    """First place of a piece, the place after its last, and its first position."""
+    return tl.load(pieces + 3 * which), tl.load(pieces + 3 * which + 1), tl.load(pieces + 3 * which + 2)
+
+
+@triton.jit
+def _own(tiles, pieces, rows, SHARE: tl.constexpr, TILE: tl.constexpr):
+    """The piece that a program works on, its first place in it, the place after the piece's last, and the positions of its rows."""
+    tile, share = tl.program_id(0) // SHARE, tl.program_id(0) % SHARE
+    piece = tl.load(tiles + tile * 2)
+    start, stop, position = _piece(pieces, piece)
+    begin = tl.minimum(tl.load(tiles + tile * 2 + 1) + share * TILE, stop)
+    return piece, begin, stop, position + begin - start + rows
+
+
+@triton.jit
 def _pieces(
     q, k, v, q_away, k_away, v_away, tiles, pieces, first, seen, out, weight, heads, width, window, scale,
     GROUP: tl.constexpr, WIDE: tl.constexpr, SHARE: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """One head of a tile of one piece: attention to the pieces that it sees, one after the other (Dao et al. 2022)."""
     head, rows, columns = tl.program_id(1), tl.arange(0, TILE), tl.arange(0, STEP)
-    piece, begin = tl.load(tiles + tl.program_id(0) // SHARE * 2), tl.load(tiles + tl.program_id(0) // SHARE * 2 + 1)
-    start, stop, position = tl.load(pieces + 3 * piece), tl.load(pieces + 3 * piece + 1), tl.load(pieces + 3 * piece + 2)
-    begin = tl.minimum(begin + tl.program_id(0) % SHARE * TILE, stop)
+    piece, begin, stop, place = _own(tiles, pieces, rows, SHARE, TILE)
     query = _tile(q + head * width, begin, rows, q_away, stop, width, WIDE)
-    place = position + begin - start + rows
     top = tl.full([TILE], -1e30, tl.float32)
     total, found = tl.zeros([TILE], tl.float32), tl.zeros([TILE, WIDE], tl.float32)
     for i in range(tl.load(first + piece), tl.load(first + piece + 1)):
         other = tl.load(seen + i)
-        start, end, position = tl.load(pieces + 3 * other), tl.load(pieces + 3 * other + 1), tl.load(pieces + 3 * other + 2)
+        start, end, position = _piece(pieces, other)
         last = tl.where(other == piece, tl.minimum(end, begin + TILE), end)
         skipped = tl.maximum(tl.min(place) + 1 - window - position, 0) // STEP * STEP
         for here in range(start + skipped, last, STEP):
@@ -95,9 +108,7 @@ def _to_queries(
 ):  # fmt: skip
     """What reaches the queries of one head in a tile; leaves what all shares of a query have in common in `both`."""
     head, rows, columns = tl.program_id(1), tl.arange(0, TILE), tl.arange(0, STEP)
-    piece, begin = tl.load(tiles + tl.program_id(0) // SHARE * 2), tl.load(tiles + tl.program_id(0) // SHARE * 2 + 1)
-    start, stop, position = tl.load(pieces + 3 * piece), tl.load(pieces + 3 * piece + 1), tl.load(pieces + 3 * piece + 2)
-    begin = tl.minimum(begin + tl.program_id(0) % SHARE * TILE, stop)
+    piece, begin, stop, place = _own(tiles, pieces, rows, SHARE, TILE)
     query = _tile(q + head * width, begin, rows, q_away, stop, width, WIDE)
     slope = _tile(gradient + head * width, begin, rows, heads * width, stop, width, WIDE)
     here = begin + rows < stop
@@ -105,11 +116,10 @@ def _to_queries(
     given = _tile(out + head * width, begin, rows, heads * width, stop, width, WIDE)
     known_both = tl.sum(given.to(tl.float32) * slope.to(tl.float32), 1)
     tl.store(both + (begin + rows) * heads + head, known_both, here)
-    place = position + begin - start + rows
     found = tl.zeros([TILE, WIDE], tl.float32)
     for i in range(tl.load(first + piece), tl.load(first + piece + 1)):
         other = tl.load(seen + i)
-        start, end, position = tl.load(pieces + 3 * other), tl.load(pieces + 3 * other + 1), tl.load(pieces + 3 * other + 2)
+        start, end, position = _piece(pieces, other)
         last = tl.where(other == piece, tl.minimum(end, begin + TILE), end)
         skipped = tl.maximum(tl.min(place) + 1 - window - position, 0) // STEP * STEP
         for at in range(start + skipped, last, STEP):
@@ -122,7 +132,7 @@ def _to_queries(
             to_p = tl.dot(slope, tl.trans(value), input_precision="ieee")
             to_score = (p * (to_p - known_both[:, None])).to(key.dtype)
             found = tl.dot(to_score, key, found, input_precision="ieee")
-    _put(to_q + head * width, found * (scale / 1.4426950408889634), begin, rows, heads * width, stop, width, WIDE)
+    _put(to_q + head * width, found * (scale / LOG2E), begin, rows, heads * width, stop, width, WIDE)
 
 
 @triton.jit
@@ -132,16 +142,13 @@ def _to_keys(
 ):  # fmt: skip
     """What reaches one key head in a tile of one piece, from all heads and pieces that see it."""
     head, rows, columns = tl.program_id(1), tl.arange(0, TILE), tl.arange(0, STEP)
-    piece, begin = tl.load(tiles + tl.program_id(0) // SHARE * 2), tl.load(tiles + tl.program_id(0) // SHARE * 2 + 1)
-    start, stop, position = tl.load(pieces + 3 * piece), tl.load(pieces + 3 * piece + 1), tl.load(pieces + 3 * piece + 2)
-    begin = tl.minimum(begin + tl.program_id(0) % SHARE * TILE, stop)
+    piece, begin, stop, place = _own(tiles, pieces, rows, SHARE, TILE)
     key = _tile(k + head * width, begin, rows, k_away, stop, width, WIDE)
     value = _tile(v + head * width, begin, rows, v_away, stop, width, WIDE)
-    place = position + begin - start + rows
     k_found, v_found = tl.zeros([TILE, WIDE], tl.float32), tl.zeros([TILE, WIDE], tl.float32)
     for i in range(tl.load(first + piece), tl.load(first + piece + 1)):
         other = tl.load(seers + i)
-        start, end, position = tl.load(pieces + 3 * other), tl.load(pieces + 3 * other + 1), tl.load(pieces + 3 * other + 2)
+        start, end, position = _piece(pieces, other)
         since = tl.where(other == piece, begin, start)
         until = tl.minimum(end, start + tl.maximum(tl.max(place) + window - position, 0))
         for member in range(GROUP):
@@ -160,14 +167,14 @@ def _to_keys(
                 to_p = tl.dot(value, tl.trans(slope), input_precision="ieee")
                 to_score = (p * (to_p - known_both[None, :])).to(query.dtype)
                 k_found = tl.dot(to_score, query, k_found, input_precision="ieee")
-    _put(to_k + head * width, k_found * (scale / 1.4426950408889634), begin, rows, kv * width, stop, width, WIDE)
+    _put(to_k + head * width, k_found * (scale / LOG2E), begin, rows, kv * width, stop, width, WIDE)
     _put(to_v + head * width, v_found, begin, rows, kv * width, stop, width, WIDE)
 
 
 def _of_pieces(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[tuple[int, ...], int, float, tuple[int, int]]:
     (_, heads, width), kv = q.shape, k.shape[1]
     assert q.stride()[1:] == k.stride()[1:] == v.stride()[1:] == (width, 1)
-    scale = width**-0.5 * 1.4426950408889634  # to base 2: what the processor has an instruction for
+    scale = width**-0.5 * LOG2E.value  # to base 2: what the processor has an instruction for
     return (q.stride(0), k.stride(0), v.stride(0)), window or 2**30, scale, (heads // kv, triton.next_power_of_2(width))
 
 
@@ -291,7 +298,7 @@ def _joined(found, sums, out, width, WIDE: tl.constexpr, PARTS: tl.constexpr):
     here = at < width
     top, total = tl.load(sums + (n * PARTS + part) * 2), tl.load(sums + (n * PARTS + part) * 2 + 1)
     share = tl.exp(top - tl.max(top))
-    own = tl.load(found + (n * PARTS + part[:, None]) * width + at[None, :], here[None, :] & (part >= 0)[:, None], 0.0)
+    own = tl.load(found + (n * PARTS + part[:, None]) * width + at[None, :], here[None, :], 0.0)
     all_ = tl.sum(own * share[:, None], 0) / tl.sum(total * share)
     tl.store(out + n * width + at, all_.to(out.dtype.element_ty), here)
 

@@ -205,7 +205,7 @@ class Linear(nn.Module):
         if self.weight.dtype == dtype:
             return self.weight
         mark = self.weight._version, dtype
-        if self._cast is None or self._cast.dtype != dtype:
+        if self._cast is None or (self._cast.dtype, self._cast.device) != (dtype, self.weight.device):
             self._cast, self._packed_of = self.weight.detach().to(dtype), mark
         elif self._packed_of != mark:
             self._cast.copy_(self.weight.detach())
