@@ -8,11 +8,12 @@ import torch
 
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import TrainingError
-from rather.learners.common import Optimisation, Order, Pairs
+from rather.learners.common import Optimisation, Order, Pairs, Stepper
 from rather.learners.dpo import DPO
 from rather.learners.reward import Reward
 from rather.learners.sft import SFT
 from rather.text import load
+from rather.text.linear import Linear
 from rather.text.policy import TextPolicy, TextReward
 
 CPU = torch.device("cpu")
@@ -178,3 +179,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Path) -> None:
         parameters[0].fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"step 2 is not finite .*lower train.lr"):
         learner.step()
+
+
+def test_a_cast_weight_follows_what_the_optimiser_does() -> None:
+    layer = Linear(8, {"out": 8}, False)
+    with torch.no_grad():
+        layer.weight.normal_()
+    before = layer.cast(torch.bfloat16)
+    was = before.clone()
+    stepper = Stepper([layer.weight], Optimisation(1, lr=0.1))
+    layer.weight.square().sum().backward()
+    stepper.step(1.0)
+    after = layer.cast(torch.bfloat16)
+    assert after is before, "it stays where it is"
+    assert torch.equal(after, layer.weight.detach().to(torch.bfloat16))
+    assert not torch.equal(after, was)

@@ -285,6 +285,7 @@ def test_steps_that_a_gpu_records_give_what_steps_one_by_one_give(family, how: A
 
     monkeypatch.setattr(engine, "records", lambda model: True)
     monkeypatch.setattr(engine.Recorded, "_record", counting)
+    monkeypatch.setattr(engine.Decoder, "of", lambda *_: None)  # which is a processor's
     found = [answers(most) for most in (30, 7)]
     for before, after in zip(expected, found, strict=True):
         assert [a.tokens for a in after] == [a.tokens for a in before]
@@ -294,6 +295,13 @@ def test_steps_that_a_gpu_records_give_what_steps_one_by_one_give(family, how: A
     made.clear()
     assert answers(7) == found[1]
     assert bool(made) == bool(several), "what was recorded is kept, but for policies that came with the call"
+    if adapter and not several:
+        with torch.no_grad():
+            for p in lora.parameters(model, adapter):
+                p.mul_(2)
+        now = answers(7)
+        monkeypatch.setattr(engine, "records", lambda model: False)
+        assert [a.tokens for a in now] == [a.tokens for a in answers(7)] != [a.tokens for a in found[1]], "as the adapter is now"
 
 
 def test_same_seed_same_answers_and_progress(tiny: Path) -> None:

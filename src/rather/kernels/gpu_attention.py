@@ -84,7 +84,7 @@ def _pieces(
     for i in range(tl.load(first + piece), tl.load(first + piece + 1)):
         other = tl.load(seen + i)
         start, end, position = _piece(pieces, other)
-        last = tl.where(other == piece, tl.minimum(end, begin + TILE), end)
+        last = tl.minimum(end, begin + TILE)  # what a piece sees lies before it
         skipped = tl.maximum(tl.min(place) + 1 - window - position, 0) // STEP * STEP
         for here in range(start + skipped, last, STEP):
             key = _tile(k + head // GROUP * width, here, columns, k_away, end, width, WIDE)
@@ -120,7 +120,7 @@ def _to_queries(
     for i in range(tl.load(first + piece), tl.load(first + piece + 1)):
         other = tl.load(seen + i)
         start, end, position = _piece(pieces, other)
-        last = tl.where(other == piece, tl.minimum(end, begin + TILE), end)
+        last = tl.minimum(end, begin + TILE)  # what a piece sees lies before it
         skipped = tl.maximum(tl.min(place) + 1 - window - position, 0) // STEP * STEP
         for at in range(start + skipped, last, STEP):
             key = _tile(k + head // GROUP * width, at, columns, k_away, end, width, WIDE)
@@ -149,7 +149,7 @@ def _to_keys(
     for i in range(tl.load(first + piece), tl.load(first + piece + 1)):
         other = tl.load(seers + i)
         start, end, position = _piece(pieces, other)
-        since = tl.where(other == piece, begin, start)
+        since = tl.maximum(begin, start)
         until = tl.minimum(end, start + tl.maximum(tl.max(place) + window - position, 0))
         for member in range(GROUP):
             asking = head * GROUP + member
