@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from rather import kernels
 from rather.text import engine
@@ -21,6 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),  # of numbers that are masked out afterwards
 ]
 HEADS, KV, WIDTH = 6, 2, 24
+NEAR = {"atol": 1e-5, "rtol": 1e-5}
 
 
 @pytest.fixture
@@ -42,21 +44,16 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def agree(both: tuple[Any, Any]) -> None:
-    for found, expected in zip(*both, strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
 def test_norm(both) -> None:
     x, weight, gradient = numbers(3, 7, 40), numbers(40, seed=1), numbers(3, 7, 40, seed=2)
-    agree(both(lambda: kernels.norm(x, weight, 1e-6)))
+    assert_close(*both(lambda: kernels.norm(x, weight, 1e-6)), **NEAR)
     scale = kernels.norm(x, weight, 1e-6)[1]
-    agree(both(lambda: kernels.norm_backward(x, weight, scale, gradient)))
+    assert_close(*both(lambda: kernels.norm_backward(x, weight, scale, gradient)), **NEAR)
 
 
 def test_swiglu(both) -> None:
     x, gradient = numbers(5, 2 * 1100), numbers(5, 1100, seed=1)
-    agree(both(lambda: [kernels.swiglu(x), kernels.swiglu_backward(x, gradient)]))
+    assert_close(*both(lambda: [kernels.swiglu(x), kernels.swiglu_backward(x, gradient)]), **NEAR)
 
 
 @pytest.mark.parametrize("normed", [True, False])
@@ -74,7 +71,7 @@ def test_heads(both, normed: bool) -> None:
             plain = turned(qkv[:, : HEADS + KV].clone(), *turn)
         return [out.detach(), plain, *(x.grad for x in leaves[: 3 if normed else 1])]  # type: ignore[list-item]
 
-    agree(both(work))
+    assert_close(*both(work), **NEAR)
 
 
 @pytest.mark.parametrize("slopes", [None, numbers(4, seed=1)])
@@ -86,7 +83,7 @@ def test_token_logprobs(both, slopes: Tensor | None) -> None:
         found = kernels.token_logprobs_(own, targets, 0.7, slopes)
         return [*found, *([own] if slopes is not None else [])]
 
-    agree(both(work))
+    assert_close(*both(work), **NEAR)
 
 
 def test_drawing(both) -> None:
@@ -96,7 +93,7 @@ def test_drawing(both) -> None:
     (tokens, logprobs), (expected, known) = both(lambda: engine.draw(logits, chances, engine.Sampling(temperature=0.7)))
     assert tokens[:6].tolist() == expected[:6].tolist()
     assert tokens[6] >= expected[6] - 5, "the last ones, but for roundings"
-    torch.testing.assert_close(logprobs[:6], known[:6])
+    assert_close(logprobs[:6], known[:6])
 
 
 @pytest.mark.parametrize("window", [None, 50])
@@ -119,7 +116,7 @@ def test_decoding_step(both, monkeypatch: pytest.MonkeyPatch, window: int | None
                 qk = turned(qk, *how)
         return [step(0, *qk.split([HEADS, KV], dim=1), new, *late), k, v]
 
-    agree(both(work))
+    assert_close(*both(work), **NEAR)
 
 
 def test_prompts_go_into_the_cache(both) -> None:
@@ -131,7 +128,7 @@ def test_prompts_go_into_the_cache(both) -> None:
         kernels.fill(*qkv.split([HEADS, KV, KV], dim=1)[1:], source, row, place, *held)
         return held
 
-    agree(both(work))
+    assert_close(*both(work), **NEAR)
 
 
 @pytest.mark.parametrize("columns", [1, 3])
@@ -142,7 +139,7 @@ def test_every_row_with_an_update_of_its_own(columns: int) -> None:
         share[p, first[p] : first[p] + columns] = p
     expected = y + ((x @ down.T) * share[which]) @ up
     found = on_gpu.update_(y.clone(), x, down, up, share, which, first, columns)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert torch.equal(found[which == 0], y[which == 0]), "a policy without a share adds exactly nothing"
 
 
@@ -163,4 +160,4 @@ def test_attention_of_a_pack(both, window: int | None) -> None:
         assert given.grad is not None
         return [out.detach(), given.grad]
 
-    agree(both(work))
+    assert_close(*both(work), **NEAR)
