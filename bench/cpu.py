@@ -4,6 +4,7 @@ the precision that the processor computes in. `python bench/cpu.py generate-32 d
 Primary figure: tokens a CPU second, since the machine may be shared. Our side computes in the machine's own precision.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -156,15 +157,20 @@ def processor() -> str:
 
 def main() -> None:
     """Measure everything, or the tasks named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", nargs="*", help=f"what to measure anew, of {', '.join(PEERS)}; without any, everything")
+    tasks = parser.parse_args().task
+    if unknown := [task for task in tasks if task not in PEERS]:
+        parser.error(f"no task is called {unknown[0]}: choose from {', '.join(PEERS)}")
     prepare()
     # Where the processor does not multiply bfloat16 it is nobody's best; the peer's default is measured all the same.
     native = str(load.dtype("auto", torch.device("cpu"))).removeprefix("torch.")
     best = hardware(getattr(torch, native))
     at_best = f"at best {best['gflops']:.0f} GFLOP and {best['gbytes']:.1f} GB a CPU second"
-    about = common.about("bench/cpu.py", f"{processor()}, {os.cpu_count()} cores, {at_best}, {common.TURNS} turns")
+    about = common.about(" ".join(["bench/cpu.py", *tasks]), f"{processor()}, {os.cpu_count()} cores, {at_best}, {common.TURNS} turns")
     known = Path(f"bench/results/cpu-{native}.json")
-    rows = json.loads(known.read_text())["rows"] if sys.argv[1:] and known.exists() else []
-    for task in sys.argv[1:] or PEERS:
+    rows = json.loads(known.read_text())["rows"] if tasks and known.exists() else []
+    for task in tasks or PEERS:
         rows = [row for row in rows if row["task"] != task]
         for peer in PEERS[task]:
             if native == "bfloat16" or peer not in ("bfloat16", "llama"):
