@@ -201,10 +201,35 @@ def test_a_token_of_a_piece_gets_to_the_bit_what_it_gets_from_a_step(
     for i in range(5):
         held, place = [x.contiguous().clone() for x in (keys, values)], torch.tensor([4 + i])
         assert torch.equal(out[i], kernels.step(q[4 + i :][:1], k[4 + i :][:1], v[4 + i :][:1], *held, place, window)[0])
+    shares = shares[..., :9].transpose(1, 2).flatten(1, 2)  # (K, H / K * T, S)
     for_values = (shares.float() @ v.transpose(0, 1).float()).view(heads, 5, width).transpose(0, 1)
     assert_close(out, for_values.to(dtype), atol=1e-5, rtol=1e-5 if dtype == torch.float32 else 2**-7)
     assert dtype == torch.float32 or (out != for_values.to(dtype)).float().mean() < 0.02
     assert_close(shares.float().sum(-1), torch.ones(kv, heads // kv * 5), atol=1e-5 if dtype == torch.float32 else 1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize(("t", "s"), [(1, 1), (5, 9), (40, 40), (33, 70)])
+@pytest.mark.parametrize(("heads", "kv", "width"), [*SHAPES[:3], (5, 1, 32), (4, 2, 128)])
+def test_what_reaches_a_piece(dtype: torch.dtype, window: int | None, t: int, s: int, heads: int, kv: int, width: int) -> None:
+    rows, gradient = draw(s, heads + 2 * kv, width, dtype=dtype), draw(t, heads, width, dtype=dtype, seed=1)
+    q, k, v = rows.split([heads, kv, kv], dim=1)
+    kept = kernels.piece(q[s - t :], k, v, window, keep=True)
+    assert kept is not None
+    assert kept[1] is not None
+    found = kernels.piece_backward(q[s - t :], k, v, window, kept[1], gradient)
+
+    exact = [x.double().requires_grad_() for x in (q[s - t :], k, v)]
+    wide = [exact[0], *(x.repeat_interleave(heads // kv, dim=1) for x in exact[1:])]
+    behind = torch.arange(s - t, s)[:, None] - torch.arange(s)
+    hidden = (behind < 0) | (behind >= (window or s))
+    shares = torch.einsum("thd,shd->hts", wide[0], wide[1]).div(width**0.5).masked_fill(hidden, -torch.inf).softmax(-1)
+    torch.einsum("hts,shd->thd", shares, wide[2]).backward(gradient.double())
+    for mine, x in zip(found, exact, strict=True):
+        assert x.grad is not None
+        far = (mine.double() - x.grad).norm() / x.grad.norm().clamp_min(1e-6)
+        assert far < (1e-5 if dtype == torch.float32 else 1e-2)
 
 
 def test_what_cannot_be_compiled_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rather import kernels
 from rather.core import UNUSED, Task, Trajectory
 from rather.errors import DataError
-from rather.text import load, lora
+from rather.text import load, lora, transformer
 from rather.text.engine import Sampling
 from rather.text.packing import pack
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
@@ -100,18 +99,23 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(tiny: Path) -> No
     assert kept[1] < kept[0] / 2
 
 
-def test_evaluate_never_holds_all_logits(policy: TextPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_logits_are_made_in_chunks_and_once_unless_blocks_are_checkpointed(
+    policy: TextPolicy, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[int] = []
-    inner = kernels.token_logprobs_
+    inner = transformer.linear
 
-    def measuring(logits, *rest):
-        sizes.append(len(logits))
-        return inner(logits, *rest)
+    def measuring(x, weight):
+        sizes.extend([len(x)] * (len(weight) == policy.model.shape.vocabulary))
+        return inner(x, weight)
 
-    monkeypatch.setattr(kernels, "token_logprobs_", measuring)
+    monkeypatch.setattr(transformer, "linear", measuring)
     monkeypatch.setattr(TokenLogprobs, "CHUNK", 3)
-    policy.evaluate(policy.collate(answers()))
-    assert sizes == [3, 3, 3, 3, 1]
+    monkeypatch.setattr(policy.model, "checkpointing", checkpointing)
+    policy.model.requires_grad_()
+    policy.evaluate(policy.collate(answers()))[0].sum().backward()
+    assert sizes == [3, 3, 3, 3, 1] * (1 + checkpointing)
 
 
 def test_a_prompt_longer_than_the_context(policy: TextPolicy) -> None:

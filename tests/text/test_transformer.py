@@ -138,6 +138,7 @@ def test_answers_get_in_a_pack_what_they_get_alone(family: Family, shared: int, 
             some = model(together.ids, together.positions, together, wanted=together.after[i])
             torch.testing.assert_close(some, hidden[together.after[i]], atol=1e-5, rtol=0)
     assert len(together.ids) == 4 + 9 + 6 + 12 + 20 + 1 + 1 + 12, "what is shared is forwarded once"
+    assert len(together.lengths) == bool(shared) + 4 + 1 + 1, "a single answer is of one piece with its prompt"
 
 
 @pytest.mark.parametrize(("onednn", "pairs", "tolerance"), [(False, 0, 1e-4), (False, 2**16, 2e-4), (True, 2**16, 2e-4)])
@@ -171,13 +172,14 @@ def smollm2_reference(smollm2: Path) -> Any:
 
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_token_logprobs_equal_a_plain_softmax(trained: bool, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keep", [True, False])
+def test_token_logprobs_equal_a_plain_softmax(trained: bool, temperature: float, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TokenLogprobs, "CHUNK", 4)
     hidden, weight = torch.randn(11, 8, requires_grad=True), torch.randn(30, 8, requires_grad=trained)
     targets, upstream = torch.randint(30, (11,)), torch.randn(11)
     every = F.log_softmax(hidden @ weight.T / temperature, dim=-1)
     expected = every[torch.arange(11), targets]
-    found, entropy = TokenLogprobs.apply(hidden, weight, targets, temperature)
+    found, entropy = TokenLogprobs.apply(hidden, weight, targets, temperature, keep)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(entropy, -(every.exp() * every).sum(-1))
     inputs = [hidden, weight] if trained else [hidden]

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 COMPILE = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
-COLUMNS = 48
-"""Outputs whose weights lie side by side, see `Laid`; kernels.c says the same."""
+COLUMNS, KEYS = 48, 4
+"""Outputs whose weights lie side by side, see `Laid`, and keys whose gradients are summed up together; kernels.c says the same."""
 KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
 TAKES = {
     "product": "nnnpnppnpn",
@@ -37,7 +37,8 @@ TAKES = {
     "draw": "nnppfpp",
     "token_logprobs": "nnppfppp",
     "step": "nnnnppnpnpnppfp",
-    "piece": "nnnnpnpnpnfpp",
+    "piece": "nnnnpnpnpnfnpp",
+    "piece_backward": "nnnnpnpnpnfnppppp",
     "decode": "npnnnnfnppppppnnp",
 }
 """What each function takes: whole numbers, floats, addresses."""
@@ -234,9 +235,9 @@ def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, 
 
 
 def token_logprobs_(logits: Tensor, targets: Tensor, temperature: float, slopes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (N,) of `targets` (N,) under softmax(logits (N, V) / temperature), and entropies (N,), float32. Uses the logits up.
+    """Log-probabilities (N,) of `targets` (N,) under softmax(logits (N, V) / temperature), and entropies (N,), float32.
 
-    With `slopes` (N,) they become slopes[n] * d logprob[n] / d logits[n].
+    With `slopes` (N,) the logits become slopes[n] * d logprob[n] / d logits[n].
     """
     if on := on_gpu(logits):
         return on.token_logprobs_(logits, targets, temperature, slopes)
@@ -245,7 +246,7 @@ def token_logprobs_(logits: Tensor, targets: Tensor, temperature: float, slopes:
         of = logits.data_ptr(), targets.data_ptr(), temperature, None if slopes is None else slopes.data_ptr()
         found.token_logprobs(*logits.shape, *of, logprobs.data_ptr(), entropy.data_ptr())
         return logprobs, entropy
-    wide = logits.float().div_(temperature)
+    wide = logits.float() / temperature
     wide -= wide.amax(dim=1, keepdim=True)
     p = wide.exp()
     total = p.sum(dim=1)
@@ -291,7 +292,7 @@ def fill(k: Tensor, v: Tensor, source: Tensor, row: Tensor, place: Tensor, keys:
 
 
 def piece(q: Tensor, k: Tensor, v: Tensor, window: int | None, keep: bool) -> tuple[Tensor, Tensor | None] | None:
-    """Attend from q (T, H, D), the last T of S tokens, to k and v (S, K, D); with `keep` also the shares (K, H / K * T, S).
+    """Attend from q (T, H, D), the last T of S tokens, to k and v (S, K, D); with `keep` also the shares (K, T, H / K, S or a little more).
 
     None where it is not compiled. Each token gets the numbers that it gets from `step`.
     """
@@ -299,9 +300,22 @@ def piece(q: Tensor, k: Tensor, v: Tensor, window: int | None, keep: bool) -> tu
     if found is None:
         return None
     (t, heads, width), (s, kv, _), out = q.shape, k.shape, q.new_empty(q.shape)
-    kept = q.new_empty((kv, heads // kv * t, s)) if keep else None
-    found.piece(t, s, kv, window or s, *_rows(q, k, v), width**-0.5, None if kept is None else kept.data_ptr(), out.data_ptr())
+    room = -(-s // KEYS) * KEYS
+    kept = q.new_empty((kv, t, heads // kv, room)) if keep else None
+    to = None if kept is None else kept.data_ptr()
+    found.piece(t, s, kv, window or s, *_rows(q, k, v), width**-0.5, room, to, out.data_ptr())
     return out, kept
+
+
+def piece_backward(q: Tensor, k: Tensor, v: Tensor, window: int | None, kept: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What reaches q, k and v where `gradient` (T, H, D) reaches `piece`, which kept the shares."""
+    (t, heads, width), (s, kv, _) = q.shape, k.shape
+    found, gradient = attention(k, heads), gradient.contiguous()
+    assert found is not None
+    out = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    tensors = (kept, gradient, *out)
+    found.piece_backward(t, s, kv, window or s, *_rows(q, k, v), width**-0.5, kept.shape[-1], *(x.data_ptr() for x in tensors))
+    return out
 
 
 def takes_pieces(q: Tensor) -> bool:

@@ -246,6 +246,8 @@ void token_logprobs(int64_t n, int64_t v, real *logits, const int64_t *targets, 
 }
 
 #ifdef GROUP
+enum { KEYS = 4, MOST = GROUP > KEYS ? GROUP : KEYS }; /* keys of which the gradient is summed up together */
+#define PART(rows) (WIDTH % 64 == 0 && (rows) * WIDTH > 448 ? 64 : WIDTH) /* columns of so many rows for which there are registers */
 #if defined BFLOAT16 && defined __AVX512BF16__ && WIDTH % 32 == 0
 #define WORDS (WIDTH / 2)
 typedef uint32_t words __attribute__((vector_size(64), aligned(2), may_alias));
@@ -278,32 +280,37 @@ static void score(int64_t n, const real *x, const real *keys, int64_t stride, fl
     }
 }
 
-/* out = the sum of p[g][j] * value j over n places, for GROUP rows of shares p, which are `apart`. Two places at a time. */
-static void mix(int64_t n, const real *p, int64_t apart, const real *values, int64_t stride, real *out) {
-    __m512 even[GROUP][WIDTH / 32] = {0}, odd[GROUP][WIDTH / 32] = {0};
-    for (int64_t j = 0; j < n; j += 2) {
-        const real *a = values + j * stride, *b = j + 1 < n ? a + stride : a;
-        for (int d = 0; d < WIDTH / 32; d++) {
-            words x = *(const words *)(a + 32 * d), y = *(const words *)(b + 32 * d);
-            for (int g = 0; g < GROUP; g++) {
-                words share = (words){0} + (p[g * apart + j] | (j + 1 < n ? (uint32_t)p[g * apart + j + 1] << 16 : 0));
-                even[g][d] = dot(even[g][d], share, (x & 0xffff) | y << 16);
-                odd[g][d] = dot(odd[g][d], share, x >> 16 | (y & 0xffff0000));
+/* out = the sum of p[g * apart + j * step] * value j over n places, for g below `rows`. Two places at a time, and PART columns. */
+static inline __attribute__((always_inline)) void mix(const int rows, int64_t n, const real *p, int64_t apart, int64_t step,
+                                                      const real *values, int64_t stride, real *out) {
+    const int part = PART(rows);
+    for (int c = 0; c < WIDTH; c += part) {
+        __m512 even[MOST][WIDTH / 32] = {0}, odd[MOST][WIDTH / 32] = {0};
+        for (int64_t j = 0; j < n; j += 2) {
+            const real *a = values + j * stride + c, *b = j + 1 < n ? a + stride : a, *share = p + j * step;
+            for (int d = 0; d < part / 32; d++) {
+                words x = *(const words *)(a + 32 * d), y = *(const words *)(b + 32 * d);
+                for (int g = 0; g < rows; g++) {
+                    words both = (words){0} + (share[g * apart] | (j + 1 < n ? (uint32_t)share[g * apart + step] << 16 : 0));
+                    even[g][d] = dot(even[g][d], both, (x & 0xffff) | y << 16);
+                    odd[g][d] = dot(odd[g][d], both, x >> 16 | (y & 0xffff0000));
+                }
             }
         }
+        for (int g = 0; g < rows; g++)
+            for (int d = 0; d < part / 32; d++) {
+                words x = (words)even[g][d], y = (words)odd[g][d]; /* narrowed as above */
+                x += 0x7fff + (x >> 16 & 1), y += 0x7fff + (y >> 16 & 1);
+                *(words *)(out + g * WIDTH + c + 32 * d) = x >> 16 | (y & 0xffff0000);
+            }
     }
-    for (int g = 0; g < GROUP; g++)
-        for (int d = 0; d < WIDTH / 32; d++) {
-            words x = (words)even[g][d], y = (words)odd[g][d]; /* narrowed as above */
-            x += 0x7fff + (x >> 16 & 1), y += 0x7fff + (y >> 16 & 1);
-            *(words *)(out + g * WIDTH + 32 * d) = x >> 16 | (y & 0xffff0000);
-        }
 }
 #else
 static void score(int64_t n, const real *x, const real *keys, int64_t stride, float *p) {
     for (int64_t j = 0; j < n; j++) {
         float sums[8] = {0}; /* one vector, and summed by halves: in order would take twice as long */
         for (int d = 0; d < WIDTH; d += 8)
+#pragma omp simd
             for (int i = 0; i < 8; i++) sums[i] += wide(x[d + i]) * wide(keys[j * stride + d + i]);
         for (int half = 4; half; half /= 2)
             for (int i = 0; i < half; i++) sums[i] += sums[i + half];
@@ -311,13 +318,17 @@ static void score(int64_t n, const real *x, const real *keys, int64_t stride, fl
     }
 }
 
-static void mix(int64_t n, const real *p, int64_t apart, const real *values, int64_t stride, real *out) {
-    float sum[GROUP][WIDTH] = {0};
-    for (int64_t j = 0; j < n; j++)
-        for (int g = 0; g < GROUP; g++)
-            for (int d = 0; d < WIDTH; d++) sum[g][d] += wide(p[g * apart + j]) * wide(values[j * stride + d]);
-    for (int g = 0; g < GROUP; g++)
-        for (int d = 0; d < WIDTH; d++) out[g * WIDTH + d] = narrow(sum[g][d]);
+static inline __attribute__((always_inline)) void mix(const int rows, int64_t n, const real *p, int64_t apart, int64_t step,
+                                                      const real *values, int64_t stride, real *out) {
+    const int part = PART(rows);
+    for (int c = 0; c < WIDTH; c += part) {
+        float sum[MOST][WIDTH] = {0};
+        for (int64_t j = 0; j < n; j++)
+            for (int g = 0; g < rows; g++)
+                for (int d = 0; d < part; d++) sum[g][d] += wide(p[g * apart + j * step]) * wide(values[j * stride + c + d]);
+        for (int g = 0; g < rows; g++)
+            for (int d = 0; d < part; d++) out[g * WIDTH + c + d] = narrow(sum[g][d]);
+    }
 }
 #endif
 
@@ -343,7 +354,7 @@ static void see(int64_t n, float scale, const real *q, const real *keys, int64_t
         for (int64_t j = 0; j < room; j++) shares[g * room + j] = narrow(own[j] / total);
         if (kept) memcpy(kept + g * apart, shares + g * room, n * sizeof *kept);
     }
-    mix(n, shares, room, values, v_stride, out);
+    mix(GROUP, n, shares, room, 1, values, v_stride, out);
     free(scores);
 }
 
@@ -362,18 +373,66 @@ void step(int64_t n, int64_t kv, int64_t room, int64_t window, const int64_t *po
         }
 }
 
-/* The last n of s tokens see themselves and what is before them, at most `window` in all; `kept` (kv, GROUP, n, s) gets their shares. */
+/* The last n of s tokens see themselves and what is before them, at most `window` in all; `kept` (kv, n, GROUP, room) gets their shares, room
+   being s or a little more. */
 void piece(int64_t n, int64_t s, int64_t kv, int64_t window, const real *q, int64_t q_stride, const real *k, int64_t k_stride,
-           const real *v, int64_t v_stride, float scale, real *kept, real *out) {
+           const real *v, int64_t v_stride, float scale, int64_t room, real *kept, real *out) {
 #pragma omp parallel for collapse(2) schedule(dynamic, 16) if (n > 1)
     for (int64_t h = 0; h < kv; h++)
         for (int64_t i = 0; i < n; i++) {
             int64_t last = s - n + i, first = last < window ? 0 : last - window + 1;
-            real *own = kept ? kept + (h * GROUP * n + i) * s : 0;
-            for (int g = 0; g < GROUP && kept; g++) memset(own + g * n * s, 0, s * sizeof *own);
+            real *own = kept ? memset(kept + (h * n + i) * GROUP * room, 0, GROUP * room * sizeof *own) : 0;
             see(last + 1 - first, scale, q + i * q_stride + h * GROUP * WIDTH, k + first * k_stride + h * WIDTH, k_stride,
-                v + first * v_stride + h * WIDTH, v_stride, kept ? own + first : 0, n * s, out + (i * kv + h) * GROUP * WIDTH);
+                v + first * v_stride + h * WIDTH, v_stride, kept ? own + first : 0, room, out + (i * kv + h) * GROUP * WIDTH);
         }
+}
+
+/* What reaches the q, k and v of `piece`, to_q, to_k and to_v, where `gradient` reaches what it gave; their rows lie side by side, and room is
+   a multiple of KEYS. */
+void piece_backward(int64_t n, int64_t s, int64_t kv, int64_t window, const real *q, int64_t q_stride, const real *k, int64_t k_stride,
+                    const real *v, int64_t v_stride, float scale, int64_t room, const real *kept, const real *gradient, real *to_q,
+                    real *to_k, real *to_v) {
+    enum { ROW = GROUP * WIDTH };
+    real *slopes = calloc(kv * n * GROUP, room * sizeof *slopes); /* what reaches the scores, as `kept` lies */
+    real *queries = malloc(2 * kv * n * ROW * sizeof *queries), *reach = queries + kv * n * ROW; /* key head by key head */
+#pragma omp parallel if (n > 1)
+    {
+#pragma omp for collapse(2) schedule(dynamic, 16)
+        for (int64_t h = 0; h < kv; h++)
+            for (int64_t i = 0; i < n; i++) {
+                int64_t last = s - n + i, first = last < window ? 0 : last - window + 1, seen = last + 1 - first, own = h * n + i;
+                float *dots = aligned_alloc(64, (seen + 15) / 16 * 16 * sizeof *dots);
+                memcpy(queries + own * ROW, q + i * q_stride + h * ROW, ROW * sizeof *q);
+                memcpy(reach + own * ROW, gradient + (i * kv + h) * ROW, ROW * sizeof *q);
+                for (int g = 0; g < GROUP; g++) {
+                    const real *share = kept + (own * GROUP + g) * room + first;
+                    real *slope = slopes + (own * GROUP + g) * room + first;
+                    float sum = 0;
+                    score(seen, reach + own * ROW + g * WIDTH, v + first * v_stride + h * WIDTH, v_stride, dots);
+#pragma omp simd reduction(+ : sum)
+                    for (int64_t j = 0; j < seen; j++) sum += wide(share[j]) * dots[j];
+                    for (int64_t j = 0; j < seen; j++) slope[j] = narrow(wide(share[j]) * (dots[j] - sum) * scale);
+                }
+                mix(GROUP, seen, slopes + own * GROUP * room + first, room, 1, k + first * k_stride + h * WIDTH, k_stride,
+                    to_q + (i * kv + h) * ROW);
+                free(dots);
+            }
+#pragma omp for collapse(2) schedule(dynamic, 4)
+        for (int64_t h = 0; h < kv; h++)
+            for (int64_t j = 0; j < s; j += KEYS) { /* seen by the queries from `first` to `end` */
+                int64_t first = j > s - n ? j - (s - n) : 0, end = j + KEYS - 1 + window - (s - n), own = (h * n + first) * GROUP;
+                int64_t seers = ((end < n ? end : n) - first) * GROUP;
+                real found[2][KEYS * WIDTH];
+                mix(KEYS, seers, slopes + own * room + j, 1, room, queries + own * WIDTH, WIDTH, found[0]);
+                mix(KEYS, seers, kept + own * room + j, 1, room, reach + own * WIDTH, WIDTH, found[1]);
+                for (int64_t i = j; i < s && i < j + KEYS; i++) {
+                    memcpy(to_k + (i * kv + h) * WIDTH, found[0] + (i - j) * WIDTH, WIDTH * sizeof *q);
+                    memcpy(to_v + (i * kv + h) * WIDTH, found[1] + (i - j) * WIDTH, WIDTH * sizeof *q);
+                }
+            }
+    }
+    free(slopes);
+    free(queries);
 }
 
 #ifdef PRODUCT

@@ -1,6 +1,7 @@
 """Prompts and answers laid end to end for one forward pass: no padding, and what several of them begin with only once.
 
-The pieces of a pack form a tree: what all prompts begin with (a system prompt, say), the rest of each prompt, its answers.
+The pieces of a pack form a tree: what all prompts begin with (a system prompt, say), the rest of each prompt, its answers; a single
+answer and its prompt are one piece.
 A piece sees the pieces above it and itself, never its neighbours, and its positions go on from theirs, so each answer gets
 the numbers that it would get alone.
 
@@ -19,8 +20,8 @@ from torch import Tensor
 
 from rather import kernels
 
-COMPILED = 2**16
-"""Up to so many pairs of tokens the compiled loop, forward and backward, beats PyTorch's fused kernel."""
+COMPILED = 2**18
+"""Up to so many pairs of tokens the compiled loop is used: beyond it PyTorch's fused kernel holds less for backward."""
 
 
 @dataclass(frozen=True)
@@ -120,31 +121,21 @@ def _joined(parts: Sequence[Tensor], which: tuple[int, ...]) -> Tensor:
 
 
 class _Piece(torch.autograd.Function):
-    """`kernels.piece`; backward with the shares that it kept, and the query heads that share a key head stacked into one product."""
+    """`kernels.piece`."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
         found = kernels.piece(q, k, v, window, keep=any(ctx.needs_input_grad))
         assert found is not None
-        out, p = found
-        ctx.save_for_backward(q, k, v, p)
+        out, kept = found
+        ctx.save_for_backward(q, k, v, kept)
+        ctx.window = window
         return out
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, p = ctx.saved_tensors
-        (t, heads, width), kv = q.shape, k.shape[1]
-
-        def stacked(x: Tensor) -> Tensor:
-            return x.view(t, kv, -1, width).permute(1, 2, 0, 3).reshape(kv, -1, width)
-
-        slope = stacked(gradient)
-        to_p = torch.bmm(slope, v.permute(1, 2, 0))
-        to_scores = torch.ops.aten._softmax_backward_data(to_p, p, -1, p.dtype)
-        to_q = torch.bmm(to_scores, k.transpose(0, 1)) * width**-0.5
-        to_k = torch.bmm(to_scores.mT, stacked(q) * width**-0.5)
-        to_v = torch.bmm(p.mT, slope)
-        return to_q.view(kv, -1, t, width).permute(2, 0, 1, 3).reshape(t, heads, width), to_k.transpose(0, 1), to_v.transpose(0, 1), None
+        q, k, v, kept = ctx.saved_tensors
+        return *kernels.piece_backward(q, k, v, ctx.window, kept, gradient), None
 
 
 def pack(
@@ -187,11 +178,12 @@ def pack(
             shared = _common(min(rows), max(rows))
         top, top_places = lay(prompts[next(iter(rows.values()))[0]][:shared], 0, ())
         for members in rows.values():
-            prompt = prompts[members[0]]
-            above, own = lay(prompt[shared:], shared, top)
-            own = np.concatenate([top_places, own])
+            prompt, answer = prompts[members[0]], answers[members[0]]
+            alone = len(members) == 1  # nobody else sees the prompt: it is of one piece with its answer
+            above, own = lay(torch.cat([prompt, answer])[shared:] if alone else prompt[shared:], shared, top)
+            own, answered = np.split(np.concatenate([top_places, own]), [len(prompt)])
             for i in members:
-                _, after[i] = lay(answers[i], len(prompt), above)
+                after[i] = answered if alone else lay(answers[i], len(prompt), above)[1]
                 places[i], before[i] = own, np.concatenate([own[-1:], after[i][:-1]])[: len(answers[i])]
     lengths = [len(p) for p in positions]
     tokens, where = sent(torch.stack([torch.cat(ids), torch.from_numpy(np.concatenate(positions))]), device)

@@ -313,7 +313,7 @@ class Transformer(nn.Module):
         return self.norm(x) if before is None else x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (N, V). For few rows: `TokenLogprobs` never holds them all."""
+        """Logits (N, V). For few rows: `TokenLogprobs` makes them in chunks."""
         return self.unembedding(hidden)
 
     def tie_(self) -> None:
@@ -322,10 +322,10 @@ class Transformer(nn.Module):
 
 
 class TokenLogprobs(torch.autograd.Function):
-    """log softmax(hidden @ weight^T / temperature)[target] and the entropy, in chunks of rows, never (N, V) at once.
+    """log softmax(hidden @ weight^T / temperature)[target] and the entropy, in chunks of rows, in float32 never (N, V) at once.
 
-    Where the head is frozen forward keeps d logprob / d hidden (N, C), so that backward costs nothing; where the head is trained,
-    backward computes each chunk's logits again, unless they are to be kept, which only a GPU does.
+    Where the head is frozen forward keeps d logprob / d hidden (N, C), so that backward costs nothing; where the head is trained it keeps
+    the logits if they are to be kept, else backward computes each chunk's again.
     """
 
     CHUNK, ON_GPU = 512, 2048
@@ -338,7 +338,7 @@ class TokenLogprobs(torch.autograd.Function):
         frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         kept, ones = (torch.empty_like(hidden), torch.ones_like(logprobs)) if frozen else (None, None)
         cast, ctx.logits = weight.detach().to(hidden.dtype), list[Tensor]()
-        keep = keep and ctx.needs_input_grad[1] and bool(kernels.on_gpu(hidden))  # whose kernel does not use its logits up
+        keep = keep and all(ctx.needs_input_grad[:2])
         for part in _chunks(hidden):
             logits = linear(hidden[part], cast)
             ctx.logits += [logits] * keep
