@@ -194,9 +194,8 @@ def test_a_token_of_a_piece_gets_to_the_bit_what_it_gets_from_a_step(
     """Five tokens after four; which is why what is sampled has the log-probabilities that a learner finds."""
     rows = draw(9, heads + 2 * kv, width, dtype=dtype)
     q, k, v = rows.split([heads, kv, kv], dim=1)
-    found = kernels.piece(q[4:], k, v, window, keep=True)
-    assert found is not None
-    (out, shares), keys, values = found, k.transpose(0, 1)[None], v.transpose(0, 1)[None]
+    out, shares = kernels.piece(q[4:], k, v, window, keep=True)
+    keys, values = k.transpose(0, 1)[None], v.transpose(0, 1)[None]
     assert shares is not None
     for i in range(5):
         held, place = [x.contiguous().clone() for x in (keys, values)], torch.tensor([4 + i])
@@ -215,10 +214,9 @@ def test_a_token_of_a_piece_gets_to_the_bit_what_it_gets_from_a_step(
 def test_what_reaches_a_piece(dtype: torch.dtype, window: int | None, t: int, s: int, heads: int, kv: int, width: int) -> None:
     rows, gradient = draw(s, heads + 2 * kv, width, dtype=dtype), draw(t, heads, width, dtype=dtype, seed=1)
     q, k, v = rows.split([heads, kv, kv], dim=1)
-    kept = kernels.piece(q[s - t :], k, v, window, keep=True)
+    _, kept = kernels.piece(q[s - t :], k, v, window, keep=True)
     assert kept is not None
-    assert kept[1] is not None
-    found = kernels.piece_backward(q[s - t :], k, v, window, kept[1], gradient)
+    found = kernels.piece_backward(q[s - t :], k, v, window, kept, gradient)
 
     exact = [x.double().requires_grad_() for x in (q[s - t :], k, v)]
     wide = [exact[0], *(x.repeat_interleave(heads // kv, dim=1) for x in exact[1:])]

@@ -100,10 +100,12 @@ def test_rotary_embedding_has_the_gradient_of_its_formula_and_leaves_its_input()
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("kept", [0, 2**16])
 def test_compiled_attention_has_the_gradients_of_the_fused_kernel(
-    dtype: torch.dtype, tolerance: float, window: int | None, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, tolerance: float, window: int | None, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five tokens that see four before them, three query heads to a key head; the kernel always in float32."""
+    monkeypatch.setattr(packing, "KEPT", kept)
     chance = torch.Generator().manual_seed(0)
     laid = pack([torch.arange(4)] * 2, [torch.arange(5), torch.arange(1)], window)
     q, k, v, slope = (torch.randn(10, h, 8, generator=chance).to(dtype) for h in (6, 2, 2, 6))

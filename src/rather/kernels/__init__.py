@@ -291,16 +291,14 @@ def fill(k: Tensor, v: Tensor, source: Tensor, row: Tensor, place: Tensor, keys:
     return None
 
 
-def piece(q: Tensor, k: Tensor, v: Tensor, window: int | None, keep: bool) -> tuple[Tensor, Tensor | None] | None:
+def piece(q: Tensor, k: Tensor, v: Tensor, window: int | None, keep: bool) -> tuple[Tensor, Tensor | None]:
     """Attend from q (T, H, D), the last T of S tokens, to k and v (S, K, D); with `keep` also the shares (K, T, H / K, S or a little more).
 
-    None where it is not compiled. Each token gets the numbers that it gets from `step`.
+    Where `attention` is compiled. Each token gets the numbers that it gets from `step`.
     """
-    found = attention(k, q.shape[1])
-    if found is None:
-        return None
     (t, heads, width), (s, kv, _), out = q.shape, k.shape, q.new_empty(q.shape)
-    room = -(-s // KEYS) * KEYS
+    found, room = attention(k, heads), -(-s // KEYS) * KEYS
+    assert found is not None
     kept = q.new_empty((kv, t, heads // kv, room)) if keep else None
     to = None if kept is None else kept.data_ptr()
     found.piece(t, s, kv, window or s, *_rows(q, k, v), width**-0.5, room, to, out.data_ptr())
@@ -308,7 +306,7 @@ def piece(q: Tensor, k: Tensor, v: Tensor, window: int | None, keep: bool) -> tu
 
 
 def piece_backward(q: Tensor, k: Tensor, v: Tensor, window: int | None, kept: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What reaches q, k and v where `gradient` (T, H, D) reaches `piece`, which kept the shares."""
+    """What reaches q, k and v where `gradient` (T, H, D) reaches `piece`, which kept the shares. Where `attention` is compiled."""
     (t, heads, width), (s, kv, _) = q.shape, k.shape
     found, gradient = attention(k, heads), gradient.contiguous()
     assert found is not None

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from rather import kernels
 
-COMPILED = 2**18
-"""Up to so many pairs of tokens the compiled loop is used: beyond it PyTorch's fused kernel holds less for backward."""
+COMPILED, KEPT = 2**18, 2**16
+"""Up to so many pairs of tokens attention is the compiled loop (in bfloat16 half the time of PyTorch's fused kernel, in float32 about the
+same), and up to so many it keeps its shares for backward."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,11 @@ def _joined(parts: Sequence[Tensor], which: tuple[int, ...]) -> Tensor:
 
 
 class _Piece(torch.autograd.Function):
-    """`kernels.piece`."""
+    """`kernels.piece`; the shares of a long piece, which would be most of what is held, are computed again."""
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-        found = kernels.piece(q, k, v, window, keep=any(ctx.needs_input_grad))
-        assert found is not None
-        out, kept = found
+        out, kept = kernels.piece(q, k, v, window, keep=any(ctx.needs_input_grad) and len(q) * len(k) <= KEPT)
         ctx.save_for_backward(q, k, v, kept)
         ctx.window = window
         return out
@@ -135,6 +134,8 @@ class _Piece(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, kept = ctx.saved_tensors
+        if kept is None:
+            kept = kernels.piece(q, k, v, ctx.window, keep=True)[1]
         return *kernels.piece_backward(q, k, v, ctx.window, kept, gradient), None
 
 
