@@ -135,7 +135,8 @@ class _Piece(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, kept = ctx.saved_tensors
         if kept is None:
-            kept = kernels.piece(q, k, v, ctx.window, keep=True)[1]
+            _, kept = kernels.piece(q, k, v, ctx.window, keep=True)
+        assert kept is not None
         return *kernels.piece_backward(q, k, v, ctx.window, kept, gradient), None
 
 
