@@ -21,8 +21,8 @@ from torch import Tensor
 from rather import kernels
 
 COMPILED, KEPT = 2**18, 2**16
-"""Up to so many pairs of tokens attention is the compiled loop (in bfloat16 half the time of PyTorch's fused kernel, in float32 about the
-same), and up to so many it keeps its shares for backward."""
+"""Up to so many pairs of tokens attention is the compiled loop (in bfloat16 half the time of PyTorch's fused kernel, in float32 the same
+where all tokens are new and more for few new ones), and up to so many it keeps its shares for backward."""
 
 
 @dataclass(frozen=True)
