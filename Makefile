@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 SEED ?= 0
 
-.PHONY: demo demo-hacking demo-nudge test check setup bench docs screenshots clean
+.PHONY: demo demo-hacking demo-nudge test test-slow check setup bench docs screenshots clean
 
 setup: $(VENV)/ready $(MODEL)
 
@@ -39,7 +39,11 @@ check: setup
 test: setup
 	@command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; } > /dev/null 2>&1 || echo "no Chromium: the page is not tested"
 	@command -v cc > /dev/null || { apt-get update -q && apt-get install -y -q gcc libc6-dev; } > /dev/null 2>&1 || echo "no C compiler: the tests of kernels.c fail"
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+# Kills by the dozen, every adapter on every model, round trips by the thousand.
+test-slow: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 bench: setup
 	$(BIN)/python bench/cpu.py
