@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from rather import checkpoint, exchange, ranks
+from rather import checkpoint, ranks
 from rather.config import Config
 from rather.core import Answered, Comparison, Task
+from rather.data.forms import read_tasks
 from rather.errors import ConfigError
 from rather.judges.known import SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
@@ -40,7 +41,7 @@ def tasks(config: Config) -> tuple[list[Task], list[Task]]:
         whole = any(check.kind == "reasoning_gym" for check in config.verify.checks)
         train, held_out = made_tasks.made(d.prompts, d.count, d.held_out, config.run.seed, whole)
     else:
-        train, held_out = exchange.read_tasks(d.prompts, d.column, d.held_out)
+        train, held_out = read_tasks(d.prompts, d.column, d.held_out)
     train, held_out = train[: d.limit or None], held_out[: config.eval.prompts or None]
     return [_extended(t, d.suffix) for t in train], [_extended(t, d.suffix) for t in held_out]
 

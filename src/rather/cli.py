@@ -217,10 +217,10 @@ def import_(
 
     With --gold they are put before people like other questions, and the file says which answer is right.
     """
-    from rather import exchange
+    from rather.data import transfer
 
     run = _run(file, settings)
-    new = exchange.import_comparisons(run.store, run.config.run.name, data, "gold" if gold else "train")
+    new = transfer.import_comparisons(run.store, run.config.run.name, data, "gold" if gold else "train")
     console.print(
         f"{new} new {'gold questions' if gold else 'comparisons'} from {data}. Next: rather {'serve' if gold else 'train'} {file}"
     )
@@ -234,10 +234,10 @@ def export(
     form: Annotated[str, typer.Option(help="all (every answer, with provenance), comparisons, or trl (prompt, chosen, rejected).")] = "all",
 ) -> None:
     """Write the run's answers to a file."""
-    from rather import exchange
+    from rather.data import transfer
 
     run = _run(file, settings)
-    console.print(f"{exchange.export(run.store, run.config.run.name, target, form)} rows in {target}")
+    console.print(f"{transfer.export(run.store, run.config.run.name, target, form)} rows in {target}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, Field
 from starlette.background import BackgroundTask
 
-from rather import exchange
+from rather.data import transfer
 from rather.errors import StoreError
 from rather.store import Store
 from rather.store.clips import problems
@@ -97,7 +97,7 @@ def router(store: Store, run: str, guard: Guard) -> APIRouter:
         """The answers as a file: every answer with provenance, comparisons, or TRL's prompt, chosen, rejected."""
         folder = tempfile.TemporaryDirectory()
         path = Path(folder.name) / f"{run}-{form}.{file}"
-        exchange.export(store, run, path, form)
+        transfer.export(store, run, path, form)
         note(store, who.name, f"exported {form} as {file}")
         return FileResponse(path, filename=path.name, background=BackgroundTask(folder.cleanup))
 

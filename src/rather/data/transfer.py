@@ -1,0 +1,81 @@
+"""Comparisons from a file into the store, and from the store into a file."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rather.core import Label
+from rather.data.forms import read_comparisons
+from rather.data.writers import write_rows
+from rather.errors import DataError
+from rather.store import Store
+from rather.store.rows import LETTERS
+
+
+def import_comparisons(store: Store, run: str, path: Path, purpose: str = "train") -> int:
+    """Put a file's comparisons and their preferences into the store; returns how many are new.
+
+    With the purpose "gold" they become gold questions: people are asked them like any other, and what they say is held against the file.
+    """
+    comparisons = list(read_comparisons(path))
+    before = store.keys(run, purpose)
+    if purpose == "gold":
+        comparisons = [replace(c, key=f"gold/{c.key}") for c in comparisons]
+    numbers = store.ask(run, comparisons, purpose, why="import")
+    new = [(n, c) for n, c in zip(numbers, comparisons, strict=True) if c.key not in before]
+    if purpose == "gold":
+        for number, c in new:
+            assert c.preference is not None
+            store.probe(number, c.preference)
+        return len(new)
+    judges = {c.judge or f"import:{path.name}" for _, c in new}
+    for judge in judges:
+        if judge not in store.judges():
+            store.add_judge(judge, "file")
+    store.answer_all([Label(n, c.judge or f"import:{path.name}", c.preference) for n, c in new])
+    return len(new)
+
+
+def export(store: Store, run: str, path: Path, form: str = "all") -> int:
+    """Write a run's answers to `path` (.jsonl, .csv or .parquet); returns the number of rows.
+
+    `form` "all" is every row ever written, undone ones too, with both sides and where they come from; "comparisons" is one row a
+    question with the mean preference, which `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones.
+
+    Raises:
+        DataError: another form or format.
+    """
+    forms = {"all": _all_rows, "comparisons": _comparison_rows, "trl": _trl_rows}
+    if form not in forms:
+        raise DataError(f"there is no form {form!r}; take one of {', '.join(forms)}")
+    return write_rows(path, forms[form](store, run))
+
+
+def _all_rows(store: Store, run: str) -> Iterator[dict[str, Any]]:
+    questions = {q.comparison.key: q for q in store.questions(run)}
+    flags = {x.id: list(x.flags) for x in store.labels(run)}
+    for row in store.history(run):
+        q = questions[row["key"]]
+        named = list(zip(LETTERS, q.comparison.sides, strict=False))
+        sides = {f"{name}_{what}": [getattr(t, what) for t in side] for name, side in named for what in ("text", "policy")}
+        task = q.comparison.a[0].task
+        row["flags"] = flags.get(row["id"], row["flags"])
+        yield {**row, "run": run, "why": q.why, "task": task.key, "source": task.source, "prompt": task.prompt, **sides}
+
+
+def _comparison_rows(store: Store, run: str) -> Iterator[dict[str, Any]]:
+    for c in store.answered(run).comparisons:
+        if len(c.a) == len(c.b) == 1:
+            task = c.a[0].task
+            yield {"key": c.key, "prompt": task.prompt, "a": c.a[0].text, "b": c.b[0].text, "preference": c.preference}
+
+
+def _trl_rows(store: Store, run: str) -> Iterator[dict[str, Any]]:
+    for c in store.answered(run).comparisons:
+        if len(c.a) == len(c.b) == 1 and c.preference not in (None, 0.5):
+            better = c if c.preference > 0.5 else c.swapped()  # type: ignore[operator]
+            prompt, answers = better.a[0].task.prompt, [better.a[0].text, better.b[0].text]
+            if not isinstance(prompt, str):
+                answers = [[{"role": "assistant", "content": text}] for text in answers]
+            yield {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}

@@ -1,0 +1,83 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from rather.core import Comparison, Label, Task, Trajectory
+from rather.data.forms import read_comparisons
+from rather.data.readers import read_rows
+from rather.data.transfer import export, import_comparisons
+from rather.errors import DataError
+from rather.store import Store
+
+USER = [{"role": "user", "content": "Hi?"}]
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(str(tmp_path / "store.db"))
+    rows = [{"prompt": USER, "chosen": said(f"good {i}"), "rejected": said("=bad")} for i in range(3)]
+    assert import_comparisons(made, "run", jsonl(tmp_path / "c.jsonl", *rows)) == 3
+    assert import_comparisons(made, "run", tmp_path / "c.jsonl") == 0
+    return made
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_what_is_exported_can_be_imported(store: Store, tmp_path: Path, form: str) -> None:
+    assert export(store, "run", tmp_path / f"trl.{form}", "trl") == 3
+    assert export(store, "run", tmp_path / "own.jsonl", "comparisons") == 3
+    if form == "jsonl":
+        for name in ("trl.jsonl", "own.jsonl"):
+            found = read_comparisons(tmp_path / name)
+            assert sorted((c.a if c.preference == 1 else c.b)[0].text or "" for c in found) == ["good 0", "good 1", "good 2"]
+    else:
+        assert pq.read_table(tmp_path / "trl.parquet").column_names == ["prompt", "chosen", "rejected"]
+
+
+def test_everything_is_exported_with_its_provenance(store: Store, tmp_path: Path) -> None:
+    store.add_judge("ann", "person")
+    store.answer(Label(1, "ann", 0.5))
+    store.undo("run", "ann")
+    assert export(store, "run", tmp_path / "all.jsonl") == 5
+    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert [r["kind"] for r in rows] == ["answer"] * 4 + ["undo"]
+    assert rows[0]["a_policy"] == ["import:c.jsonl"]
+    assert rows[0]["judge"] == "import:c.jsonl"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_questions_of_two_and_of_four_sides_are_exported_together(store: Store, tmp_path: Path, kind: str) -> None:
+    sides = [(Trajectory(Task("f", "k", "prompt"), "p", word),) for word in ("one", "two", "three", "four")]
+    (number,) = store.ask("run", [Comparison(sides[0], sides[1], key="four", others=(sides[2], sides[3]))])
+    store.add_judge("picks", "simulated")
+    store.answer(Label(number, "picks", 0.0, best=3))
+    count = export(store, "run", tmp_path / f"all.{kind}")
+    rows = [row for _, row in read_rows(tmp_path / f"all.{kind}")]
+    assert len(rows) == count > 1
+    assert (int(rows[-1]["best"]), "four" in str(rows[-1]["d_text"])) == (3, True)
+    assert export(store, "run", tmp_path / f"pairs.{kind}", "trl") >= 3
+
+
+def test_formulas_are_escaped_in_csv(store: Store, tmp_path: Path) -> None:
+    export(store, "run", tmp_path / "c.csv", "comparisons")
+    with (tmp_path / "c.csv").open(newline="") as file:
+        cells = [cell for row in csv.DictReader(file) for cell in (row["a"], row["b"])]
+    assert "'=bad" in cells
+    assert not any(cell.startswith("=") for cell in cells)
+
+
+def test_an_unknown_form(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="take one of all, comparisons, trl"):
+        export(store, "run", tmp_path / "x.jsonl", "nonsense")
