@@ -122,3 +122,24 @@ def test_the_side_of_the_chosen_answer_is_drawn(tmp_path: Path) -> None:
 def test_broken_comparisons(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(read_comparisons(jsonl(tmp_path / "c.jsonl", row)))
+
+
+def test_parquet_in_row_groups_keeps_each_label_with_its_question(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}", "a": f"a{i}", "b": f"b{i}", "preference": i % 2} for i in range(30)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet", row_group_size=10)
+    found = list(read_comparisons(tmp_path / "c.parquet"))
+    assert len({c.key for c in found}) == len({c.a[0].task.key for c in found}) == 30
+    assert [(c.a[0].task.prompt, c.a[0].text, c.preference) for c in found] == [(r["prompt"], r["a"], r["preference"]) for r in rows]
+    train, held_out = read_tasks(str(tmp_path / "c.parquet"))
+    assert len({t.key for t in train + held_out}) == 30
+
+
+def test_a_prompt_is_named_by_what_it_asks(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    here, _ = read_tasks(str(jsonl(tmp_path / "p.jsonl", *({"prompt": p, "key": "same"} for p in "xyz"))), held_out=0.0)
+    there, _ = read_tasks(str(jsonl(tmp_path / "other/p.jsonl", {"prompt": "u"}, {"prompt": "v", "key": None})), held_out=0.0)
+    again, _ = read_tasks(str(jsonl(tmp_path / "p.jsonl", {"prompt": "v"}, {"prompt": "u"})), held_out=0.0)
+    assert len({(t.source, t.key) for t in here + there}) == 5
+    assert {t.key for t in there} == {t.key for t in again}
+    with pytest.raises(DataError, match="line 1 of .* has a key of 151 characters"):
+        read_tasks(str(jsonl(tmp_path / "p.jsonl", {"prompt": "v", "key": "k" * 151})))

@@ -5,6 +5,7 @@ Only here and in transfer.py are the sides of a comparison called chosen and rej
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -14,12 +15,16 @@ from rather.core import Comparison, Prompt, Task, Trajectory
 from rather.data.readers import read_rows
 from rather.errors import DataError
 
+LONGEST_KEY = 150
+"""Characters of a prompt's `key`; with what is added to it, it must fit the store."""
+
 
 def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tuple[list[Task], list[Task]]:
     """Training and held-out tasks from a prompt file; "package" names the prompts that come with rather.
 
     A column `split` ("train" or "held_out") divides them; without it a share of `held_out`, chosen by a hash of the prompt, is
-    held out. `key` names a prompt (default: its line), `answer` is kept for verifiers. A prompt that stands there twice is used once.
+    held out. `answer` is kept for verifiers. A prompt that stands there twice is used once: what names it is what it asks, so that
+    prompts with the same `key`, or on the same line of files of the same name, stay apart.
 
     Raises:
         DataError: see `read_rows`; a row without a prompt; no prompt to train on.
@@ -35,7 +40,8 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tupl
             continue
         seen.add(text)
         answer = row.get("answer")
-        task = Task(Path(str(source)).name, str(row.get("key", number)), prompt, None if answer is None else str(answer))
+        key = str(row["key"]) if path == "package" else _key(row, prompt, where)
+        task = Task(Path(str(source)).name, key, prompt, None if answer is None else str(answer))
         split = row.get("split")
         if split not in (None, "train", "held_out"):
             raise DataError(f'{where} has split {split!r}; write "train" or "held_out"')
@@ -45,6 +51,17 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tupl
     if not train:
         raise DataError(f"{source} has no prompt to train on: all are held out")
     return train, held
+
+
+def _key(row: dict[str, Any], prompt: Prompt, where: str) -> str:
+    """What a prompt is called: its `key`, if it has one, with a digest of what it asks."""
+    key = row.get("key")
+    digest = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()
+    if key in (None, ""):
+        return digest[:16]
+    if len(str(key)) > LONGEST_KEY:
+        raise DataError(f"{where} has a key of {len(str(key))} characters; {LONGEST_KEY} are kept")
+    return f"{key}-{digest[:8]}"
 
 
 def _share(text: str) -> float:
@@ -62,8 +79,8 @@ def _prompt(value: Any, where: str, column: str, row: dict[str, Any]) -> Prompt:
     raise DataError(f"{where}: the prompt {value!r} is neither text nor a list of messages with role and content")
 
 
-def read_comparisons(path: Path) -> Iterator[Comparison]:
-    """Comparisons with their preferences from a file, row by row, in one of three forms.
+def read_comparisons(path: Path, skipped: Counter[str] | None = None) -> Iterator[Comparison]:  # noqa: ARG001
+    """Comparisons with their preferences from a file, row by row, in one of three forms; `skipped` counts what is left out, by reason.
 
     - `prompt`, `chosen`, `rejected`: text, or lists of messages (TRL's preference formats);
     - `chosen`, `rejected` alone, whose common beginning is the prompt;
@@ -84,9 +101,9 @@ def read_comparisons(path: Path) -> Iterator[Comparison]:
             preference, flip = 1.0, _share(json.dumps([prompt, a, b])) < 0.5
         else:
             raise DataError(f"{where} has {', '.join(map(repr, row))}; needed are prompt, chosen, rejected or prompt, a, b, preference")
-        task = Task(path.name, str(row.get("key", number)), prompt)
+        task = Task(path.name, _key(row, prompt, where), prompt)
         sides = [(Trajectory(task, f"import:{path.name}", _answer(x, where)),) for x in (a, b)]
-        comparison = Comparison(*sides, preference=preference, key=f"import/{path.name}/{number}", judge=str(row.get("judge", "")))
+        comparison = Comparison(*sides, preference=preference, key=f"import/{path.name}/{number}", judge=str(row.get("judge") or ""))
         yield comparison.swapped() if flip else comparison
 
 

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from rather.errors import DataError
 
 FORMATS = (".jsonl", ".csv", ".parquet")
+BATCH = 1024
+"""Rows of a Parquet file that are held at once."""
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -60,9 +62,12 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as e:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError) as e:
         raise DataError(f"{path} is no Parquet file that can be read: {e}") from None
-    for batch in table.to_batches():
-        yield from enumerate(batch.to_pylist(), 1)
