@@ -10,6 +10,7 @@ from torch import nn
 from rather import ranks
 from rather.errors import ModelError
 from rather.text import foreign, lora, weights
+from rather.text.files import description
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextPolicy
 from rather.text.tokens import Tokens
@@ -84,7 +85,7 @@ def policy(
     """
     if on.type == "cpu":
         keep_freed_memory()
-    reason = weights.unsupported(weights.read_config(path))
+    reason = description.unsupported(description.read_config(path))
     if reason:  # other architectures compute in the precision of their weights
         inner = foreign.read(path, torch.float32 if full else compute, reason).to(on).requires_grad_(full)
         return ForeignPolicy(inner, Tokens.load(path, chat), None, temperature)

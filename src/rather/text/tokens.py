@@ -5,6 +5,7 @@ from typing import Any
 
 from rather.core import Prompt
 from rather.errors import DataError, ModelError
+from rather.text.files import description
 
 
 class Tokens:
@@ -21,7 +22,10 @@ class Tokens:
             raise ModelError("model.chat is true, but the model's tokenizer has no chat template; set it to false")
         self.stop = frozenset({tokenizer.eos_token_id, *extra_stop} - {None})
         if not self.stop:
-            raise ModelError("the model's tokenizer names no end-of-text token (eos_token); its answers could not end")
+            raise ModelError(
+                "neither the model's tokenizer (eos_token) nor config.json (eos_token_id) names an end-of-text token; set one, or answers "
+                "could not end"
+            )
         self.end = min({tokenizer.eos_token_id} - {None} or self.stop)
 
     @classmethod
@@ -31,18 +35,20 @@ class Tokens:
         Raises:
             ModelError: there is none, or it cannot be read.
         """
-        from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+        from huggingface_hub.errors import StrictDataclassError
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+        generation, config = description.end_tokens(path)
         try:
             if path.suffix == ".gguf":  # what AutoTokenizer makes too, after reading the whole file slowly once more
-                return cls(PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name), chat)
-            tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError, TypeError, KeyError) as e:
+                tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as e:
             raise ModelError(f"{path} has no tokenizer that can be read: {str(e).splitlines()[0]}") from None
-        extra: Any = None
-        if (path / "generation_config.json").exists():
-            extra = GenerationConfig.from_pretrained(path).eos_token_id
-        return cls(tokenizer, chat, tuple(extra) if isinstance(extra, list) else (extra,) if extra is not None else ())
+        if not generation or tokenizer.eos_token_id is None:  # else config.json may be older than the template, as for `generate`
+            generation = generation + config
+        return cls(tokenizer, chat, tuple(generation))
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The tokens an answer follows; a conversation goes through the chat template, with the answer's header open."""

@@ -1,0 +1,1 @@
+"""The files of models: their descriptions and their formats."""
