@@ -20,7 +20,14 @@ def test_what_models_and_people_wrote_is_escaped(tmp_path: Path) -> None:
         store.answer(Label(number, HOSTILE, 1.0, seconds=2.0))
     metrics = Metrics(settings.folder / "metrics.jsonl")
     lengths = {"length_policy": 3.0, "length_start": 4.0}
-    metrics.write("eval-0", 5, {"win_rate": 1.0, "win_rate_low": 0.2, "win_rate_high": 1.0, "prompts": 1, **lengths}, checkpoint="abc")
+    metrics.write(
+        "eval-0",
+        5,
+        {"win_rate": 1.0, "win_rate_low": 0.2, "win_rate_high": 1.0, "prompts": 1, **lengths},
+        checkpoint="abc",
+        evaluation="eval-0-5-abc",
+        judges=[],
+    )
     for step in (1, 2):
         metrics.write("train-dpo-0", step, {"loss": 0.5, "accuracy": 1.0, f"temperature/{HOSTILE}$x$": 2.0})
     page = report.write(SimpleNamespace(config=settings, store=store, metrics=metrics, folder=settings.folder)).read_text()

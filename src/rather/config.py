@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,32 +13,57 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class MattersTo:
+    """Declares that a setting or a section matters to some uses alone: to learners by name, and to "eval".
+
+    What is not declared matters to all of them: training does not go on from a checkpoint that was made with another value, and an
+    evaluation with another value is another evaluation. `settings.mattering` reads it.
+    """
+
+    def __init__(self, *uses: str) -> None:
+        self.uses = frozenset(uses)
+
+
+T = TypeVar("T")
+LEARNERS = ("sft", "reward", "dpo", "ppo", "grpo", "zeroth")
+ForLearners = Annotated[T, MattersTo(*LEARNERS)]
+ForActing = Annotated[T, MattersTo("ppo", "grpo", "zeroth")]
+"""Learners whose policy meets the prompts itself; the others learn from labels, wherever these come from."""
+ForEval = Annotated[T, MattersTo("eval")]
+Free = Annotated[T, MattersTo()]
+"""Changes neither what is learnt nor what is evaluated, or may grow when a run goes on."""
+
+
 class Run(Section):
     """What the run is called and where it keeps its things."""
 
-    name: str = Field(default="run", description="Name of the run: its folder, and its name in the store.", pattern=r"^[\w.-]+$")
-    folder: str = Field(default="runs", description="Folder that holds the run's folder.")
-    store: str = Field(
+    name: Free[str] = Field(default="run", description="Name of the run: its folder, and its name in the store.", pattern=r"^[\w.-]+$")
+    folder: Free[str] = Field(default="runs", description="Folder that holds the run's folder.")
+    store: Free[str] = Field(
         default="", description="SQLite file or postgresql+psycopg:// URL of the store; empty: store.db in the run's folder."
     )
     seed: int = Field(default=0, description="Seed of everything that is drawn.", ge=0)
-    threads: int = Field(default=0, description="CPU threads for matrix work; 0: PyTorch's choice.", ge=0)
+    threads: Free[int] = Field(default=0, description="CPU threads for matrix work; 0: PyTorch's choice.", ge=0)
 
 
 class Model(Section):
     """The language model that starts the run."""
 
-    path: str = Field(default="", description="Model folder, .gguf file, or name on the Hugging Face hub.")
-    train: Literal["lora", "full"] = Field(default="lora", description="Train low-rank adapters on a frozen base, or all weights.")
-    rank: int = Field(default=16, description="Rank of the LoRA adapters.", ge=1)
-    alpha: float = Field(default=32.0, description="LoRA scale: updates are multiplied by alpha / rank.", gt=0)
-    blocks: int = Field(default=0, description="How many of the last blocks get a LoRA adapter; 0: all. Fewer train faster.", ge=0)
-    adapter: str = Field(default="", description="Folder of a LoRA adapter to start from; empty: a new one.")
+    path: ForLearners[str] = Field(default="", description="Model folder, .gguf file, or name on the Hugging Face hub.")
+    train: ForLearners[Literal["lora", "full"]] = Field(
+        default="lora", description="Train low-rank adapters on a frozen base, or all weights."
+    )
+    rank: ForLearners[int] = Field(default=16, description="Rank of the LoRA adapters.", ge=1)
+    alpha: ForLearners[float] = Field(default=32.0, description="LoRA scale: updates are multiplied by alpha / rank.", gt=0)
+    blocks: ForLearners[int] = Field(
+        default=0, description="How many of the last blocks get a LoRA adapter; 0: all. Fewer train faster.", ge=0
+    )
+    adapter: ForLearners[str] = Field(default="", description="Folder of a LoRA adapter to start from; empty: a new one.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="What activations are computed in; auto: bfloat16 where the hardware multiplies it."
     )
     device: str = Field(default="auto", description='"cpu", "cuda", "cuda:1"; auto: a GPU if there is one.')
-    gradient_checkpointing: bool = Field(default=False, description="Compute activations again in backward: less memory, more time.")
+    gradient_checkpointing: Free[bool] = Field(default=False, description="Compute activations again in backward: less memory, more time.")
     chat: bool | None = Field(default=None, description="Put plain prompts through the chat template; unset: if the model has one.")
 
 
@@ -64,7 +89,7 @@ class Sample(Section):
     top_p: float = Field(default=1.0, description="Keep the likeliest tokens up to this total probability.", gt=0, le=1)
     top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
     min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
-    rows: int = Field(default=32, description="Answers decoded at a time.", ge=1)
+    rows: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
 
 
 class Panelist(Section):
@@ -91,37 +116,41 @@ def _panel() -> list[Panelist]:
 class Judge(Section):
     """Who compares the answers."""
 
-    kind: Literal["panel", "people", "terminal", "model", "language", "verifier"] = Field(
+    kind: ForEval[Literal["panel", "people", "terminal", "model", "language", "verifier"]] = Field(
         default="panel",
         description="A simulated panel, people on the page (rather serve), you at this terminal, a reward model, "
         "a language model behind a URL, or the verifiers.",
     )
-    name: str = Field(default="me", description="Name under which answers are kept, of all but a panel.")
-    panel: list[Panelist] = Field(default_factory=_panel, description="The members of a simulated panel.")
-    checkpoint: str = Field(default="", description='Checkpoint folder of a reward model, for kind "model".')
-    url: str = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
-    model: str = Field(default="", description='Model name at that endpoint, for kind "language".')
-    key_variable: str = Field(default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if it has one.")
-    instruction: str = Field(
+    name: ForEval[str] = Field(default="me", description="Name under which answers are kept, of all but a panel.")
+    panel: ForEval[list[Panelist]] = Field(default_factory=_panel, description="The members of a simulated panel.")
+    checkpoint: Annotated[str, MattersTo("ppo", "grpo", "eval")] = Field(
+        default="", description='Checkpoint folder of a reward model, for kind "model".'
+    )
+    url: ForEval[str] = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
+    model: ForEval[str] = Field(default="", description='Model name at that endpoint, for kind "language".')
+    key_variable: Free[str] = Field(
+        default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if it has one."
+    )
+    instruction: ForEval[str] = Field(
         default="Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by."
     )
-    timeout_s: float = Field(default=60.0, description="Seconds to wait for the endpoint.", gt=0)
-    wait_s: float = Field(
+    timeout_s: Free[float] = Field(default=60.0, description="Seconds to wait for the endpoint.", gt=0)
+    wait_s: Free[float] = Field(
         default=math.inf, description="people: seconds to wait for one more answer before a round ends with those there are.", ge=0
     )
-    concurrency: int = Field(default=8, description="Requests to the endpoint at a time.", ge=1)
+    concurrency: Free[int] = Field(default=8, description="Requests to the endpoint at a time.", ge=1)
 
 
 class Train(Section):
     """The learner and its optimiser."""
 
-    learner: Literal["sft", "reward", "dpo", "ppo", "grpo", "zeroth"] = Field(default="dpo", description="What is trained, and how.")
-    reward: Literal["verify", "labels", "model", "environment"] = Field(
+    learner: Free[Literal["sft", "reward", "dpo", "ppo", "grpo", "zeroth"]] = Field(default="dpo", description="What is trained, and how.")
+    reward: Annotated[Literal["verify", "labels", "model", "environment"], MattersTo("ppo", "grpo")] = Field(
         default="verify",
         description="What pays ppo and grpo: verify.checks, a model learnt from the labels, judge.checkpoint's, or the environment.",
     )
-    epochs: float = Field(default=2.0, description="Times that every label (ppo, grpo: prompt) is used.", gt=0)
-    steps: int = Field(default=0, description="Steps; 0: as many as the epochs need.", ge=0)
+    epochs: Free[float] = Field(default=2.0, description="Times that every label (ppo, grpo: prompt) is used.", gt=0)
+    steps: Free[int] = Field(default=0, description="Steps; 0: as many as the epochs need.", ge=0)
     batch_size: int = Field(default=8, description="Comparisons (sft: answers, ppo: answers of a minibatch, grpo: prompts) a step.", ge=1)
     lr: float = Field(default=1e-4, description="Learning rate.", gt=0)
     warmup: int = Field(default=0, description="Steps in which the learning rate rises from 0.", ge=0)
@@ -129,8 +158,8 @@ class Train(Section):
     weight_decay: float = Field(default=0.0, description="Decoupled weight decay of AdamW.", ge=0)
     max_grad_norm: float = Field(default=1.0, description="Gradients are scaled down to this norm.", gt=0)
     micro_tokens: int = Field(default=1024, description="Answer tokens forwarded at a time: less memory, same gradient.", ge=1)
-    checkpoint_every: int = Field(default=20, description="Steps between checkpoints.", ge=1)
-    keep: int = Field(default=2, description="Checkpoints that are kept.", ge=1)
+    checkpoint_every: Free[int] = Field(default=20, description="Steps between checkpoints.", ge=1)
+    keep: Free[int] = Field(default=2, description="Checkpoints that are kept.", ge=1)
     flagged: bool = Field(default=True, description="Learn from suspicious answers too.")
 
 
@@ -183,7 +212,7 @@ class GRPO(Section):
 class Zeroth(Section):
     """Zeroth-order optimisation: perturb the policy, ask which behaves better, move; see docs/zeroth.md."""
 
-    answers: int = Field(default=120, description="Answers in all, those about held-out tasks aside.", ge=1)
+    answers: Free[int] = Field(default=120, description="Answers in all, those about held-out tasks aside.", ge=1)
     directions: int = Field(default=8, description="Fresh directions an update.", ge=1)
     comparisons: int = Field(default=1, description="Questions about each direction; more than 1 wastes answers.", ge=1)
     side: int = Field(default=4, description="Trajectories on each side of a question.", ge=1)
@@ -240,15 +269,19 @@ class Control(Section):
 class Query(Section):
     """Which questions are asked in control, pairs of fragments of attempts; for text, which of them people get first."""
 
-    comparisons: int = Field(default=100, description="Questions in all rounds together.", ge=1)
-    schedule: Literal["constant", "hyperbolic"] = Field(default="hyperbolic", description="As many each round, or most of them early.")
-    fragment: int = Field(default=50, description="Steps of a side; 0: whole attempts.", ge=0)
-    strategy: Literal["random", "disagreement", "near_tie", "entropy"] = Field(
+    comparisons: Free[int] = Field(default=100, description="Questions in all rounds together.", ge=1)
+    schedule: Free[Literal["constant", "hyperbolic"]] = Field(
+        default="hyperbolic", description="As many each round, or most of them early."
+    )
+    fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole attempts.", ge=0)
+    strategy: Free[Literal["random", "disagreement", "near_tie", "entropy"]] = Field(
         default="disagreement", description="Ask at random, where the reward models disagree, or where they see no difference."
     )
-    candidates: int = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
-    random_share: float = Field(default=0.2, description="Share of questions that is drawn at random all the same.", ge=0, le=1)
-    attempts: int = Field(default=16, description="Attempts of the newest policy that fragments are taken from, each round.", ge=2)
+    candidates: Free[int] = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
+    random_share: Free[float] = Field(default=0.2, description="Share of questions that is drawn at random all the same.", ge=0, le=1)
+    attempts: Annotated[int, MattersTo("zeroth")] = Field(
+        default=16, description="Attempts of the newest policy that fragments are taken from, each round.", ge=2
+    )
 
 
 class Check(Section):
@@ -269,7 +302,7 @@ class Verify(Section):
     """The verifiers: what can be checked without a judge."""
 
     checks: list[Check] = Field(default_factory=list, description="The verifiers; the score is the mean of theirs by weight.")
-    workers: int = Field(default=0, description="Processes that verify; 0: one a core.", ge=0)
+    workers: Free[int] = Field(default=0, description="Processes that verify; 0: one a core.", ge=0)
 
 
 class Reward(Section):
@@ -281,7 +314,7 @@ class Reward(Section):
     )
     temperatures: bool = Field(default=True, description="Learn a temperature for each judge, so that careful judges weigh more.")
     held_out: float = Field(default=0.2, description="Share of questions kept back to measure accuracy and calibration.", ge=0, lt=1)
-    epochs: float | None = Field(default=None, description="Times that every label is used; unset: train.epochs.", gt=0)
+    epochs: Free[float | None] = Field(default=None, description="Times that every label is used; unset: train.epochs.", gt=0)
     lr: float | None = Field(default=None, description="Learning rate; unset: train.lr.", gt=0)
     batch_size: int | None = Field(default=None, description="Comparisons a step; unset: train.batch_size.", ge=1)
 
@@ -296,7 +329,7 @@ class Scale(Section):
 class Eval(Section):
     """The comparison with the starting model on held-out prompts."""
 
-    prompts: int = Field(default=0, description="Use only that many held-out prompts; 0: all.", ge=0)
+    prompts: Free[int] = Field(default=0, description="Use only that many held-out prompts; 0: all.", ge=0)
     answers: int = Field(default=1, description="Pairs of answers a prompt.", ge=1)
 
 
@@ -324,23 +357,23 @@ class Config(Section):
 
     run: Run = Field(default_factory=Run)
     model: Model = Field(default_factory=Model)
-    data: Data = Field(default_factory=Data)
+    data: ForActing[Data] = Field(default_factory=Data)
     sample: Sample = Field(default_factory=Sample)
     judge: Judge = Field(default_factory=Judge)
-    train: Train = Field(default_factory=Train)
-    dpo: DPO = Field(default_factory=DPO)
-    ppo: PPO = Field(default_factory=PPO)
-    grpo: GRPO = Field(default_factory=GRPO)
-    verify: Verify = Field(default_factory=Verify)
-    zeroth: Zeroth = Field(default_factory=Zeroth)
-    control: Control = Field(default_factory=Control)
-    query: Query = Field(default_factory=Query)
-    reward: Reward = Field(default_factory=Reward)
-    eval: Eval = Field(default_factory=Eval)
-    loop: Loop = Field(default_factory=Loop)
-    scale: Scale = Field(default_factory=Scale)
-    hack: Hack = Field(default_factory=Hack)
-    log: Log = Field(default_factory=Log)
+    train: ForLearners[Train] = Field(default_factory=Train)
+    dpo: Annotated[DPO, MattersTo("dpo", "zeroth")] = Field(default_factory=DPO)
+    ppo: Annotated[PPO, MattersTo("ppo")] = Field(default_factory=PPO)
+    grpo: Annotated[GRPO, MattersTo("grpo")] = Field(default_factory=GRPO)
+    verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)
+    zeroth: Annotated[Zeroth, MattersTo("zeroth")] = Field(default_factory=Zeroth)
+    control: ForLearners[Control] = Field(default_factory=Control)
+    query: ForLearners[Query] = Field(default_factory=Query)
+    reward: Annotated[Reward, MattersTo("reward")] = Field(default_factory=Reward)
+    eval: ForEval[Eval] = Field(default_factory=Eval)
+    loop: Free[Loop] = Field(default_factory=Loop)
+    scale: Free[Scale] = Field(default_factory=Scale)
+    hack: Free[Hack] = Field(default_factory=Hack)
+    log: Free[Log] = Field(default_factory=Log)
 
     @property
     def folder(self) -> Path:

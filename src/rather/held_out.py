@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from rather import build, checkpoint, live, ranks
+from rather import build, checkpoint, evaluation, live, ranks
 from rather.core import Comparison, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import Rate, calibration, rate, win_rate
 from rather.judges.model import ModelJudge
+from rather.text import load
 
 
 def compare(run: Any, number: int) -> str | None:
@@ -25,7 +26,7 @@ def compare(run: Any, number: int) -> str | None:
     if not last:
         raise TrainingError(f"there is no trained policy in {run.checkpoints(number)} yet; run `rather train` first")
     step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
-    purpose = f"eval-{number}-{step}-{digest}"
+    purpose = f"eval-{number}-{step}-{evaluation.identity(c, digest, load.locate(c.model.path), tasks)}"
     have = run.store.keys(c.run.name, purpose)
     asked = [(t, i) for t in tasks for i in range(c.eval.answers)]
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
@@ -43,7 +44,8 @@ def compare(run: Any, number: int) -> str | None:
     run.label(purpose)
     if c.judge.kind == "people":
         live.wait(run, purpose)
-    answered = run.store.answered(c.run.name, purpose).comparisons
+    voters = evaluation.voters(run)
+    answered = run.store.answered(c.run.name, purpose, judges=voters or None).comparisons
     if not answered:
         return None
     result = win_rate(answered, name)
@@ -56,7 +58,7 @@ def compare(run: Any, number: int) -> str | None:
         values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}
         values |= {"score_start": before.mean, "score_start_low": before.low, "score_start_high": before.high}
         said = f"held-out score: {after}; before: {before}"
-    run.metrics.write(f"eval-{number}", step, values | lengths, checkpoint=digest)
+    run.metrics.write(f"eval-{number}", step, values | lengths, checkpoint=digest, evaluation=purpose, judges=voters)
     return said
 
 

@@ -22,7 +22,7 @@ class Metrics:
         self.path, self.mirrors = path, mirrors
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(self, phase: str, step: int, values: dict[str, float], **words: str) -> None:
+    def write(self, phase: str, step: int, values: dict[str, float], **words: str | list[str]) -> None:
         """Append one line for `step` of `phase` ("train", "eval", ...); `words` go to the file alone. Only the first rank writes."""
         if ranks.rank():
             return

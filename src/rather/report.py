@@ -39,7 +39,7 @@ def write(run: Any, examples: int = 8) -> Path:
     kinds = run.store.judges()
     evals = [row for row in run.metrics.read() if row["phase"].startswith("eval-")]
     held_out = _evaluated(run, evals[-1]) if evals else []
-    policy = f"{name}@{_of(evals[-1]).removeprefix('eval-')}" if evals else ""
+    policy = _evaluated_policy(name, evals[-1]) if evals else ""
     page = render(
         "report.html",
         name=name,
@@ -65,12 +65,13 @@ def write(run: Any, examples: int = 8) -> Path:
 
 
 def _evaluated(run: Any, row: dict[str, Any]) -> list[Comparison]:
-    return run.store.answered(run.config.run.name, _of(row)).comparisons
+    if "evaluation" not in row:
+        return []
+    return run.store.answered(run.config.run.name, row["evaluation"], judges=row["judges"] or None).comparisons
 
 
-def _of(row: dict[str, Any]) -> str:
-    """The purpose of the questions that an evaluation asked."""
-    return f"{row['phase']}-{row['step']}-{row['checkpoint']}"
+def _evaluated_policy(run: str, row: dict[str, Any]) -> str:
+    return f"{run}@{row['phase'].removeprefix('eval-')}-{row['step']}-{row['checkpoint']}"
 
 
 def _judge_row(judge: str, kind: str, labels: list[Any]) -> dict[str, Any]:

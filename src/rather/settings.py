@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from rather.config import Config, Section
+from rather.config import Config, MattersTo, Section
 from rather.errors import ConfigError
 
 
@@ -31,6 +32,22 @@ def load(path: Path | None, overrides: list[str]) -> Config:
         return Config.model_validate(values)
     except ValidationError as e:
         raise ConfigError(_explain(e)) from None
+
+
+def mattering(config: Config, use: str) -> dict[str, dict[str, Any]]:
+    """The settings that matter to a learner, or to "eval": all but those that are declared otherwise where they are defined."""
+    found: dict[str, dict[str, Any]] = {}
+    for section, field in type(config).model_fields.items():
+        values = getattr(config, section)
+        if _matters(field, use):
+            kept = {key for key, inner in type(values).model_fields.items() if _matters(inner, use)}
+            found[section] = values.model_dump(include=kept)
+    return {section: values for section, values in found.items() if values}
+
+
+def _matters(field: FieldInfo, use: str) -> bool:
+    declared = [mark for mark in field.metadata if isinstance(mark, MattersTo)]
+    return all(use in mark.uses for mark in declared)
 
 
 def _override(values: dict[str, Any], override: str) -> None:

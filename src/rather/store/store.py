@@ -337,16 +337,17 @@ class Store:
         flagged: bool = True,
         only: Callable[[Comparison], bool] = lambda comparison: True,
         beginning: str = "",
+        judges: Collection[str] | None = None,
     ) -> Answered:
         """Comparisons with their preferences, for learning; abstentions are left out.
 
         By default a question with several answers is one comparison with their mean; with `each` it is one comparison an answer,
         which names its judge. An answer to more than two sides is several comparisons, see `Comparison.pairs`. `flagged` False leaves
-        suspicious answers out; `only`, and the `beginning` of their keys, choose questions.
+        suspicious answers out; `only`, and the `beginning` of their keys, choose questions; `judges` says whose answers count, if not all.
         """
         questions = {q.id: q for q in self.questions(run, purpose, beginning=beginning) if only(q.comparison)}
         labels = [x for x in self.labels(run, purpose, upto) if x.comparison in questions]
-        labels = [x for x in labels if x.preference is not None and (flagged or not x.flags)]
+        labels = [x for x in labels if x.preference is not None and (flagged or not x.flags) and (judges is None or x.judge in judges)]
         grouped: dict[int, list[Label]] = {}
         for x in labels:
             grouped.setdefault(x.comparison, []).append(x)

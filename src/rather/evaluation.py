@@ -1,0 +1,44 @@
+"""What an evaluation is: its settings. What was asked, of which prompts, with which sampling, against which base, and who judges."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rather.config import Config
+from rather.core import Task
+from rather.settings import mattering
+
+CHUNK = 1 << 16
+PLACES = 64
+"""A file stands for itself by its name, its size and chunks at so many places: whoever trains a model changes all of it."""
+
+
+def identity(config: Config, policy: str, base: Path, tasks: Sequence[Task]) -> str:
+    """Eight digits that stand for an evaluation of the weights `policy` on `tasks`; equal settings, equal digits."""
+    asked = {"settings": mattering(config, "eval"), "policy": policy, "base": fingerprint(base), "tasks": [asdict(t) for t in tasks]}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def fingerprint(model: Path) -> str:
+    """Digits that stand for the contents of a model's file or folder, wherever it lies."""
+    found = hashlib.sha256()
+    for path in sorted(x for x in model.iterdir() if x.is_file()) if model.is_dir() else [model]:
+        size = path.stat().st_size
+        found.update(f"{path.name if model.is_dir() else ''}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for place in range(PLACES):
+                file.seek(place * max(size - CHUNK, 0) // (PLACES - 1))
+                found.update(file.read(CHUNK))
+                if size <= CHUNK:
+                    break
+    return found.hexdigest()
+
+
+def voters(run: Any) -> list[str]:
+    """The judges whose answers count in an evaluation: those of the settings; none is named where it is whoever the page lets in."""
+    if run.judges:
+        return [judge.name for judge in run.judges]
+    return [run.config.judge.name] if run.config.judge.kind == "terminal" else []
