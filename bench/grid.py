@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 import common
+from rather.control.environments import inputs
 from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy
-from rather.control.rollout import inputs
 from rather.control.space import ControlSpace
 from rather.core import Batch, Comparison, Perturbation, Task, Trajectory, perturbed, row_seed
 from rather.learners.common import Attempts, Optimisation

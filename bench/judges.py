@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 import common
+from rather.control.environments import environment, inputs
 from rather.control.models import ControlPolicy, ControlReward
-from rather.control.rollout import ControlSampler, environment, fragments, inputs
+from rather.control.rollout import ControlSampler, fragments
 from rather.core import Comparison, Task, Trajectory
 from rather.judges.known import SimulatedJudge, total_reward
 from rather.learners.common import Optimisation

@@ -27,9 +27,10 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     import torch
 
     from rather.control.collect import Stretches
+    from rather.control.environments import environment, inputs
     from rather.control.gradients import ByHand
     from rather.control.models import ControlCritic, ControlPolicy
-    from rather.control.rollout import ControlSampler, environment, inputs
+    from rather.control.rollout import ControlSampler
     from rather.core import Task
     from rather.learners.common import Optimisation
     from rather.learners.ppo import PPO, Clip

@@ -177,3 +177,50 @@ def test_people_compare_clips_that_are_drawn_in_the_background(tmp_path: Path) -
     manifest = json.loads(next((tmp_path / "runs/small/checkpoints/reward-0").glob("step-*/manifest.json")).read_text())
     assert manifest["watermark"] == max(manifest["labels"])
     store.close()
+
+
+COUNTER = """
+import gymnasium
+import numpy as np
+
+
+class Counter(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 100, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        self.place = float(self.np_random.integers(50))
+        return np.array([self.place], np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        self.place += action
+        return np.array([self.place], np.float32), float(action), False, self.time >= 20, {}
+
+    def render(self):
+        return np.full((16, 16, 3), int(self.place), np.uint8)
+
+
+gymnasium.register("Counter-v0", Counter)
+"""
+OWN = ["control.env=counter:Counter-v0", "control.gold=", "query.fragment=10"]
+
+
+def test_an_environment_of_ones_own_is_found_in_the_current_folder(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "counter.py").write_text(COUNTER)
+    program = str(Path(sys.executable).with_name("rather"))  # whose folder, not the current one, is where Python looks for modules
+    done = subprocess.run([program, "sample", "run.toml", *OWN], cwd=tmp_path, capture_output=True, text=True)
+    assert "8 new questions" in done.stdout, done.stderr
+
+
+def test_an_environment_without_a_limit_is_stopped(rather, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "counter.py").write_text(COUNTER.replace("self.time >= 20", "False"))
+    said = rather("loop", run, *OWN, "query.attempts=2", code=2).stderr.replace("\n", " ")
+    assert "lasted 10,000 steps and there is no limit to it; set control.horizon" in said
+    rather("sample", run, *OWN, "control.horizon=30")

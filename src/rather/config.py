@@ -264,6 +264,7 @@ class Control(Section):
     stretch: int = Field(default=100, description="Steps in each copy between updates.", ge=1)
     hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; none: a linear policy, a table on Discrete.")
     normalise: bool = Field(default=True, description="Scale observations by their running mean and deviation.")
+    pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
 
 
 class Query(Section):

@@ -12,9 +12,10 @@ import numpy as np
 from rather import build, checkpoint, drawing, query
 from rather.control.clips import replay
 from rather.control.collect import Stretches
+from rather.control.environments import environment, inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward
-from rather.control.rollout import ControlSampler, check_lengths, environment, fragments, inputs
+from rather.control.rollout import ControlSampler, check_lengths, fragments
 from rather.control.space import ControlSpace
 from rather.core import Answered, Comparison, Task, Trajectory, spread
 from rather.errors import ConfigError, TrainingError
@@ -33,8 +34,8 @@ class ControlRun(Run):
     def make(self, meant: bool = False, pictures: bool = False) -> Any:
         """The environment; `meant`: paying control.gold, if that is set, instead of its own reward."""
         c = self.config.control
-        how = {"render_mode": "rgb_array"} if pictures else {}
-        return environment(c.env, c.horizon or None, c.gold if meant else "", **how)
+        how: dict[str, Any] = {"render_mode": "rgb_array"} if pictures else {}
+        return environment(c.env, c.horizon or None, c.gold if meant else "", c.pixels, **how)
 
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:

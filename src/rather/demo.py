@@ -50,7 +50,7 @@ def _words(key: str, prompt: Prompt, a: list[str], b: list[str]) -> Comparison:
 
 def _drive(seed: int, skill: float, steps: int = 60) -> Trajectory:
     """The beginning of an attempt by a driver who steers well in a share `skill` of the steps, and anyhow in the others."""
-    from rather.control.rollout import environment
+    from rather.control.environments import environment
 
     env, chance = environment(CAR), np.random.default_rng(seed)
     seen, actions, rewards = [env.reset(seed=seed)[0]], list[int](), list[float]()

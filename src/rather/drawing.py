@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from rather.control.clips import film
-from rather.control.rollout import environment
+from rather.control.environments import environment
 from rather.errors import DataError, RatherError
 from rather.store import Store
 from rather.store.clips import Clip, keep, missing

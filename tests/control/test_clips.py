@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from rather.control.clips import animation, film, replay, sheet
+from rather.control.environments import environment, inputs
 from rather.control.models import ControlPolicy
-from rather.control.rollout import ControlSampler, environment, fragments, inputs
+from rather.control.rollout import ControlSampler, fragments
 from rather.core import Task, Trajectory
 from rather.errors import DataError
 

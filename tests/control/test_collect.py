@@ -5,8 +5,8 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from rather.control.collect import Stretches
+from rather.control.environments import environment, inputs
 from rather.control.models import ControlPolicy
-from rather.control.rollout import environment, inputs
 from rather.errors import DataError
 
 

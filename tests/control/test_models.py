@@ -135,13 +135,30 @@ def test_members_of_an_ensemble_are_nets_of_their_own(space) -> None:
     assert each.shape == (3, 2, 10)
     for k in range(3):  # by hand, member by member
         seen = model.normaliser(batch.observations[:, :-1])
-        acted = torch.nn.functional.one_hot((batch.actions - 5).clamp(min=0), 3).float() if space is CHOICES else batch.actions
+        acted = torch.nn.functional.one_hot((batch.actions - 5).clamp(min=0), 3).float() if space is CHOICES else batch.actions.clamp(-1, 1)
         x = torch.cat([seen, acted], -1)
         w1, b1, w2, b2 = (p[k] for p in model.layers)
         torch.testing.assert_close(each[k], ((x @ w1 + b1).tanh() @ w2 + b2)[..., 0] * batch.mask)
     torch.testing.assert_close(model.scores(batch), each.sum(-1))
     torch.testing.assert_close(model.rewards(batch), each.mean(0))
     assert model.scores(batch).std(0).min() > 1e-3
+
+
+def test_a_reward_is_of_the_actions_that_the_environment_got() -> None:
+    from dataclasses import replace
+
+    def rewards(space: Box, actions: list[list[float]]) -> torch.Tensor:
+        model = ControlReward(4, space, hidden=(8,), seed=0)
+        with torch.no_grad():
+            model.layers[-2].normal_(generator=torch.Generator().manual_seed(1))
+        piece = replace(fragment(BOX, np.random.default_rng(0), 2), actions=np.array(actions, np.float32))
+        return model.rewards(model.collate([piece]))
+
+    assert torch.equal(rewards(BOX, [[1.7, 0.2], [-9.0, 1.0]]), rewards(BOX, [[1.0, 0.2], [-1.0, 1.0]])), "held within the bounds"
+    assert not torch.equal(rewards(BOX, [[0.7, 0.2], [0.0, 1.0]]), rewards(BOX, [[1.0, 0.2], [0.0, 1.0]]))
+    whole = Box(0, 5, (2,), np.int64)
+    assert torch.equal(rewards(whole, [[1.7, 9.0], [-9.0, 1.2]]), rewards(whole, [[2.0, 5.0], [0.0, 1.0]])), "whole numbers"
+    assert set(ControlReward(4, BOX).state_dict()) == set(ControlReward(4, CHOICES).state_dict()), "bounds are not saved"
 
 
 @pytest.mark.parametrize("seed", range(3))

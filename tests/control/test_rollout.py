@@ -5,14 +5,15 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, Text
 
 from rather.control import rollout
+from rather.control.environments import environment, inputs
 from rather.control.models import ControlPolicy
-from rather.control.rollout import ControlSampler, environment
+from rather.control.rollout import ControlSampler
 from rather.core import Task, Trajectory
 from rather.errors import ConfigError, DataError
 
 
 def policy_for(env: gymnasium.Env) -> ControlPolicy:
-    policy = ControlPolicy(rollout.inputs(env), env.action_space)
+    policy = ControlPolicy(inputs(env), env.action_space)
     with torch.no_grad():
         policy.net.layers[-2].mul_(100)
     return policy

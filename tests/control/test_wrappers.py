@@ -2,7 +2,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rather.control import rollout
+from rather.control import environments
 from rather.control.wrappers import FixedHorizon
 from rather.errors import ConfigError
 
@@ -43,7 +43,7 @@ def test_other_observations_are_refused() -> None:
 
 
 def test_what_is_meant_is_paid_in_place_of_the_reward() -> None:
-    plain, meant = rollout.environment("rather/CheckpointCar-v0"), rollout.environment("rather/CheckpointCar-v0", meant="laps")
+    plain, meant = environments.environment("rather/CheckpointCar-v0"), environments.environment("rather/CheckpointCar-v0", meant="laps")
     for env in (plain, meant):
         env.reset(seed=0)
     total = 0.0
@@ -53,4 +53,4 @@ def test_what_is_meant_is_paid_in_place_of_the_reward() -> None:
     assert total == pytest.approx(info["laps"])
     assert abs(total) > 0.1
     with pytest.raises(ConfigError, match=r"control.gold is 'lapps', but the environment's info has 'laps'"):
-        rollout.environment("rather/CheckpointCar-v0", meant="lapps").reset(seed=0)
+        environments.environment("rather/CheckpointCar-v0", meant="lapps").reset(seed=0)

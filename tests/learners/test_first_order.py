@@ -5,8 +5,8 @@ import pytest
 import torch
 from test_zeroth import TASKS, Grid
 
+from rather.control.environments import inputs
 from rather.control.models import ControlPolicy
-from rather.control.rollout import inputs
 from rather.core import Comparison
 from rather.learners.first_order import FirstOrder
 from rather.learners.zeroth import Asking, Estimate

@@ -9,7 +9,7 @@ import torch
 
 from rather import checkpoint
 from rather.checkpoint import Lineage
-from rather.control import rollout
+from rather.control import environments
 from rather.control.grid import GridWorld
 from rather.control.models import ControlPolicy
 from rather.control.rollout import ControlSampler
@@ -31,7 +31,7 @@ def groups(number: int) -> Sequence[Task]:
 
 def learner(settings: Group | None = None, seed: int = 0, micro_tokens: int = 10_000, **more: Any) -> GRPO:
     env = grid()
-    policy = ControlPolicy(rollout.inputs(env), env.action_space, (), False, seed)
+    policy = ControlPolicy(environments.inputs(env), env.action_space, (), False, seed)
     how = Optimisation(1000, lr=5e-2, max_grad_norm=0.5, micro_tokens=micro_tokens, seed=seed)
     source = Attempts(policy, ControlSampler(policy, grid, rows=32), groups, seed)
     return GRPO(policy, source, list(policy.parameters()), how, settings or Group(), **more)

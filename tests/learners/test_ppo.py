@@ -8,7 +8,7 @@ import torch
 
 from rather import checkpoint
 from rather.checkpoint import Lineage
-from rather.control import rollout
+from rather.control import environments
 from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy
 from rather.control.rollout import ControlSampler
@@ -27,8 +27,8 @@ def tasks(step: int) -> Sequence[Task]:
 
 def learner(settings: Clip, seed: int = 0, batch_size: int = 64, normalise: bool = True, **more: Any) -> PPO:
     env = grid()
-    policy = ControlPolicy(rollout.inputs(env), env.action_space, (), normalise, seed)
-    critic = ControlCritic(rollout.inputs(env), hidden=(), normaliser=policy.normaliser, seed=seed)
+    policy = ControlPolicy(environments.inputs(env), env.action_space, (), normalise, seed)
+    critic = ControlCritic(environments.inputs(env), hidden=(), normaliser=policy.normaliser, seed=seed)
     how = Optimisation(1000, batch_size, lr=5e-2, schedule="constant", max_grad_norm=0.5, seed=seed)
     sampler = ControlSampler(policy, grid, rows=32, learns=True)
     source = Attempts(policy, sampler, tasks, seed)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from rather.control.environments import inputs
 from rather.control.grid import GridWorld
 from rather.control.models import ControlPolicy
-from rather.control.rollout import ControlSampler, inputs
+from rather.control.rollout import ControlSampler
 from rather.control.space import ControlSpace
 from rather.core import Comparison, Perturbation, Task, direction, perturbation_of, perturbed
 from rather.errors import ConfigError

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from PIL import Image
 
-from rather.control.rollout import Eye, allowed
+from rather.control.environments import Eye, allowed
 from rather.core import Trajectory
 from rather.errors import DataError
 

@@ -10,8 +10,8 @@ import gymnasium
 import numpy as np
 import torch
 
+from rather.control.environments import Eye, allowed
 from rather.control.models import ControlPolicy
-from rather.control.rollout import Eye, allowed
 from rather.core import Batch, spread
 from rather.errors import DataError
 

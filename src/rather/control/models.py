@@ -253,15 +253,22 @@ class ControlReward(nn.Module):
     """K reward nets trained together: r(s, a) of every step, a score is their sum over an attempt or a fragment.
 
     One batched product a layer serves all members. Rewards start at 0: what random weights think of long fragments would outweigh a
-    handful of answers. Inputs are scaled by a normaliser of its own, which `see` fills before training, so
-    that what was learnt does not move when the policy's normaliser does.
+    handful of answers. Actions count as the environment got them, held within the bounds of its space. Inputs are
+    scaled by a normaliser of its own, which `see` fills before training, so that what was learnt does not move when the policy's does.
     """
+
+    low: Tensor | None
+    high: Tensor | None
 
     def __init__(self, inputs: int, actions: Space, members: int = 3, hidden: Sequence[int] = (64, 64), seed: int = 0) -> None:
         super().__init__()
         self.members = members
         self.first, self.choices = (int(actions.start), int(actions.n)) if isinstance(actions, Discrete) else (0, 0)
         width = self.choices or int(np.prod(actions.shape))  # type: ignore[arg-type]
+        self.whole = isinstance(actions, Box) and np.issubdtype(actions.dtype, np.integer)
+        for name in ("low", "high"):
+            bound = torch.tensor(getattr(actions, name), dtype=torch.float32) if isinstance(actions, Box) else None
+            self.register_buffer(name, bound, persistent=False)
         self.normaliser = Normaliser(inputs)
         self.layers = nn.ParameterList()
         generator = torch.Generator().manual_seed(seed)
@@ -284,7 +291,7 @@ class ControlReward(nn.Module):
         if self.choices:
             actions = nn.functional.one_hot((batch.actions.long() - self.first).clamp(min=0), self.choices).float()
         else:
-            actions = batch.actions.float()
+            actions = (batch.actions.round() if self.whole else batch.actions).float().clamp(self.low, self.high)
         x = torch.cat([observations, actions], -1).flatten(0, 1).expand(self.members, -1, -1)
         return _Layers.apply(x, *self.layers).view(self.members, *batch.mask.shape) * batch.mask
 

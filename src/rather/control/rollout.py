@@ -3,7 +3,6 @@
 Shape letters: N attempts at work, T actions of an attempt, I inputs.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,54 +10,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.error import Error
-from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
 
+from rather.control.environments import Eye, allowed
 from rather.control.models import ControlPolicy
-from rather.control.wrappers import FixedHorizon, Meant
 from rather.core import Perturbation, Task, Trajectory, perturbed, row_seed
-from rather.errors import ConfigError, DataError
-
-
-def environment(name: str, horizon: int | None = None, meant: str = "", **settings: Any) -> gymnasium.Env:
-    """The Gymnasium environment called `name`, every attempt lasting `horizon` steps if that is given, paying what is `meant` if it is.
-
-    Raises:
-        ConfigError: there is none of that name, it lacks a package, or its spaces are of a kind that cannot be learnt.
-    """
-    try:
-        env = gymnasium.make(name, **settings)
-    except Error as e:
-        near = difflib.get_close_matches(name, gymnasium.registry, 1)
-        hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
-        raise ConfigError(f"the environment {name!r} cannot be made: {str(e).splitlines()[0]}{hint}") from None
-    _check(env.observation_space, f"observations of {name}")
-    if not (isinstance(env.action_space, Discrete) or (isinstance(env.action_space, Box) and len(env.action_space.shape) == 1)):
-        raise ConfigError(f"actions of {name} are {env.action_space}; a Discrete space or a Box of one dimension can be learnt")
-    if meant:
-        env = Meant(env, meant)
-    return env if horizon is None else FixedHorizon(env, horizon)
-
-
-def _check(space: Space, what: str) -> None:
-    parts = list(space.spaces.values()) if isinstance(space, Dict) else [space]
-    if not all(isinstance(part, Box | Discrete) for part in parts):
-        raise ConfigError(f"{what} are {space}; a Box, a Discrete space or a Dict of them can be learnt")
-
-
-class Eye:
-    """Observations of a space as flat vectors: (I,) float32."""
-
-    def __init__(self, space: Space) -> None:
-        self.space, self.plain = space, isinstance(space, Box) and len(space.shape) == 1
-
-    def __call__(self, observation: Any) -> np.ndarray:
-        return np.asarray(observation if self.plain else flatten(self.space, observation), np.float32)
-
-
-def allowed(space: Space, action: Any) -> Any:
-    """The action as the environment takes it: a choice, or numbers held within the bounds."""
-    return np.clip(action, space.low, space.high) if isinstance(space, Box) else int(action)
+from rather.errors import DataError
 
 
 @dataclass
@@ -172,11 +128,6 @@ class ControlSampler:
             logprobs=np.array(w.logprobs, np.float32),
             rewards=np.array(w.rewards, np.float32),
         )
-
-
-def inputs(env: gymnasium.Env) -> int:
-    """How many numbers an observation is, laid flat."""
-    return flatdim(env.observation_space)
 
 
 def fragments(trajectories: Sequence[Trajectory], length: int, count: int, seed: int) -> list[Trajectory]:

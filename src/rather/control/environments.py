@@ -1,0 +1,236 @@
+"""Environments at the boundary: made by name, and held to what Gymnasium promises. What one does wrong is told in a sentence.
+
+Shape letter: I inputs.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.error import Error
+from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
+
+from rather.control.wrappers import FixedHorizon, Meant
+from rather.errors import ConfigError, DataError, RatherError
+
+LONGEST = 10_000
+"""Steps that an episode may last where neither the environment nor control.horizon limits them."""
+
+FORMS = {
+    "reset": "Gymnasium's reset takes seed and options and returns (observation, info)",
+    "step": "Gymnasium's step returns (observation, reward, terminated, truncated, info)",
+}
+
+
+def environment(name: str, horizon: int | None = None, meant: str = "", pixels: bool = False, **settings: Any) -> gymnasium.Env:
+    """The Gymnasium environment called `name`, or `module:name` of a module that registers it, in the current folder or installed.
+
+    Every episode lasts `horizon` steps if that is given, and pays the growth of `info[meant]` if that is. Only with `pixels` may
+    observations be pictures.
+
+    Raises:
+        ConfigError: there is none of that name, it cannot be made or drawn, or its spaces are of a kind that cannot be learned.
+    """
+    _import(name)
+    settings = {"disable_env_checker": True, **({} if horizon is None else {"max_episode_steps": horizon}), **settings}
+    try:
+        if settings.get("render_mode") == "rgb_array":
+            _check_drawn(name)
+        env = gymnasium.make(name.rpartition(":")[2], **settings)
+        seen, done = env.observation_space, env.action_space
+    except Error as e:
+        near = difflib.get_close_matches(name.rpartition(":")[2], gymnasium.registry, 1)
+        hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
+        raise ConfigError(f"the environment {name!r} cannot be made: {_first_line(e)}{hint}") from None
+    except RatherError:
+        raise
+    except ModuleNotFoundError as e:
+        raise ConfigError(f"the environment {name!r} cannot be made: it needs the package {e.name}; install it") from None
+    except Exception as e:
+        missing = isinstance(e, TypeError) and "required" in str(e)
+        hint = "; give the arguments of its constructor defaults, or register it with kwargs" if missing else ""
+        raise ConfigError(f"the environment {name!r} cannot be made: its constructor raised {_named(e)}{hint}") from e
+    _check(seen, f"observations of {name}")
+    if not (isinstance(done, Discrete) or (isinstance(done, Box) and len(done.shape) == 1)):
+        raise ConfigError(f"actions of {name} are {done}; a Discrete space or a Box of one dimension can be learned")
+    if not pixels:
+        _check_size(seen, name)
+    limited = horizon is not None or (env.spec is not None and env.spec.max_episode_steps is not None)
+    env = Checked(env, name, None if limited else LONGEST)
+    if meant:
+        env = Meant(env, meant)
+    return env if horizon is None else FixedHorizon(env, horizon)
+
+
+def _import(name: str) -> None:
+    """Import the module that registers the environment, if the name has one."""
+    module = name.rpartition(":")[0]
+    if not module:
+        return
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as e:
+        if e.name and (module == e.name or module.startswith(f"{e.name}.")):
+            where = f"it is looked for in the current folder, {here}, and among the installed packages"
+            raise ConfigError(f"there is no module {module!r}, which control.env = {name!r} names; {where}") from None
+        raise ConfigError(f"the environment {name!r} cannot be made: it needs the package {e.name}; install it") from None
+    except Exception as e:
+        raise ConfigError(f"the environment {name!r} cannot be made: importing {module} raised {_named(e)}") from e
+
+
+def _check_drawn(name: str) -> None:
+    creator: Any = gymnasium.spec(name.rpartition(":")[2]).entry_point
+    creator = load_env_creator(creator) if isinstance(creator, str) else creator
+    modes = (getattr(creator, "metadata", None) or {}).get("render_modes")
+    if isinstance(creator, type) and "rgb_array" not in (modes or []):
+        raise ConfigError(f"{name} cannot be drawn: its render modes are {list(modes or [])}, and clips need 'rgb_array'")
+
+
+def _check(space: Space, what: str) -> None:
+    parts = list(space.spaces.values()) if isinstance(space, Dict) else [space]
+    if not all(isinstance(part, Box | Discrete) for part in parts):
+        raise ConfigError(f"{what} are {space}; a Box, a Discrete space or a Dict of them can be learned")
+
+
+def _check_size(space: Space, name: str) -> None:
+    parts = list(space.spaces.values()) if isinstance(space, Dict) else [space]
+    for part in parts:
+        if isinstance(part, Box) and (len(part.shape) >= 3 or (len(part.shape) == 2 and part.dtype == np.uint8)):
+            numbers = int(np.prod(part.shape))
+            size = f"{numbers:,} numbers a step, {numbers * 4 * 1000 / 2**20:,.0f} MiB for every 1,000 steps"
+            remedy = "take an environment that shows a few numbers, or insist with control.pixels = true"
+            raise ConfigError(f"{name} shows pictures of {' x '.join(map(str, part.shape))}, {size}; {remedy}")
+
+
+class Checked(gymnasium.Wrapper):
+    """Passes on what an environment shows and pays once it is what Gymnasium promises; `longest` bounds the steps of an episode.
+
+    Raises:
+        DataError: `reset` or `step` raised something or returned something else, or an episode went on for too long.
+    """
+
+    def __init__(self, env: gymnasium.Env, name: str, longest: int | None = None) -> None:
+        super().__init__(env)
+        self.name, self.longest, self.space = name, longest, env.observation_space
+        self.seed: int | None = None
+        self.time = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        self.seed, self.time = seed, 0
+        try:
+            found = self.env.reset(seed=seed, options=options)
+        except RatherError:
+            raise
+        except Exception as e:  # noqa: BLE001, a stranger's environment may raise anything
+            self._raised("reset", e)
+        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)):
+            self._wrong("reset", f"returned {_short(found)}; {FORMS['reset']}")
+        self._check_shape(self.space, found[0], "reset")
+        return found
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Act."""
+        self.time += 1
+        if self.longest is not None and self.time > self.longest:
+            raise DataError(
+                f"an episode of {self.name} has lasted {self.longest:,} steps and there is no limit to it;"
+                " set control.horizon to the steps that an episode should last"
+            )
+        try:
+            found = self.env.step(action)
+        except RatherError:
+            raise
+        except Exception as e:  # noqa: BLE001, a stranger's environment may raise anything
+            self._raised("step", e)
+        if not (isinstance(found, tuple) and len(found) == 5 and isinstance(found[4], dict)):
+            self._wrong("step", f"returned {_short(found)}; {FORMS['step']}")
+        observation, reward, terminated, truncated, info = found
+        self._check_shape(self.space, observation, "step")
+        if not isinstance(reward, int | float | np.number) and not (isinstance(reward, np.ndarray) and reward.ndim == 0):
+            self._wrong("step", f"paid {_short(reward)}; a reward must be one number")
+        for flag in (terminated, truncated):
+            if not isinstance(flag, bool | np.bool_ | int):
+                self._wrong("step", f"returned {_short(flag)} where True or False belongs; {FORMS['step']}")
+        return observation, float(reward), bool(terminated), bool(truncated), info
+
+    def _check_shape(self, space: Space, observation: Any, what: str) -> None:
+        if (
+            isinstance(space, Box)
+            and type(observation) is np.ndarray
+            and (observation.shape, observation.dtype) == (space.shape, space.dtype)
+        ):
+            return  # as it nearly always is
+        if isinstance(space, Dict):
+            if not isinstance(observation, Mapping) or set(observation) != set(space.spaces):
+                self._wrong(what, f"showed {_short(observation)}, but its observation space has the parts {', '.join(space.spaces)}")
+            for key, part in space.spaces.items():
+                self._check_shape(part, observation[key], what)
+            return
+        try:
+            array = np.asarray(observation)
+        except ValueError:  # parts of different shapes
+            array = np.asarray(None)
+        if array.dtype.kind not in ("biu" if isinstance(space, Discrete) else "biuf"):
+            self._wrong(what, f"showed {_short(observation)}, which is no observation of {space}")
+        if array.shape != (space.shape or ()):
+            self._wrong(what, f"showed an observation of shape {array.shape}, but its observation space is {space}")
+        if isinstance(space, Discrete) and not space.start <= array < space.start + space.n:
+            self._wrong(what, f"showed {observation}, which its observation space {space} does not hold")
+
+    def _raised(self, what: str, error: Exception) -> NoReturn:
+        hint = f"; {FORMS[what]}" if isinstance(error, TypeError | ValueError) else ""
+        raise DataError(f"{self._where(what)} raised {_named(error)}{hint}") from error
+
+    def _wrong(self, what: str, sentence: str) -> NoReturn:
+        raise DataError(f"{self._where(what)} {sentence}")
+
+    def _where(self, what: str) -> str:
+        return f"{self.name}: reset with seed {self.seed}" if what == "reset" else f"{self.name}: step {self.time} of seed {self.seed}"
+
+
+def _named(error: Exception) -> str:
+    """A foreign error on one line."""
+    return f"{type(error).__name__}: {_first_line(error)}" if str(error) else type(error).__name__
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class Eye:
+    """Observations of a space as flat vectors: (I,) float32."""
+
+    def __init__(self, space: Space) -> None:
+        self.space, self.plain = space, isinstance(space, Box) and len(space.shape) == 1
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        return np.asarray(observation if self.plain else flatten(self.space, observation), np.float32)
+
+
+def allowed(space: Space, action: Any) -> Any:
+    """The action, or several, as the environment takes them: choices, or numbers held within the bounds, whole ones where it says so."""
+    if not isinstance(space, Box):
+        return int(action) if np.ndim(action) == 0 else np.asarray(action)
+    if space.dtype is not None and space.dtype.kind in "iu":
+        return np.clip(np.rint(action).astype(np.int64), space.low, space.high).astype(space.dtype)
+    return np.clip(action, space.low, space.high)
+
+
+def inputs(env: gymnasium.Env) -> int:
+    """How many numbers an observation is, laid flat."""
+    return flatdim(env.observation_space)

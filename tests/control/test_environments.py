@@ -1,0 +1,182 @@
+"""What strangers' environments do wrong is one sentence, before anything is learned from it."""
+
+import sys
+import textwrap
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+
+from rather.control import environments
+from rather.control.environments import allowed, environment, inputs
+from rather.control.models import ControlPolicy
+from rather.control.rollout import ControlSampler
+from rather.core import Task
+from rather.errors import ConfigError, DataError
+
+MODULE = """
+    import gymnasium
+    import numpy as np
+    from gymnasium.spaces import Box, Discrete
+
+    class Counter(gymnasium.Env):
+        observation_space = Box(0, 100, (2,), np.float32)
+        action_space = Discrete(2)
+        metadata = {"render_modes": ["human"], "render_fps": 30}
+
+        def __init__(self, render_mode=None):
+            self.render_mode = render_mode
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.time = 0
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            self.time += 1
+            return np.full(2, self.time, np.float32), 1.0, False, self.time == 5, {}
+
+    gymnasium.register("MODULE/Counter-v0", Counter)
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
+    """Put a module into the current folder that registers an environment, with something in it replaced; returns the name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    name = f"counter_{abs(hash(request.node.name))}"
+
+    def module(before: str = "", after: str = "") -> str:
+        assert before in MODULE
+        text = textwrap.dedent(MODULE.replace(before, after) if before else MODULE).replace("MODULE", name)
+        (tmp_path / f"{name}.py").write_text(text)
+        return f"{name}:{name}/Counter-v0"
+
+    yield module
+    sys.modules.pop(name, None)
+    gymnasium.registry.pop(f"{name}/Counter-v0", None)
+
+
+def play(name: str, **settings) -> int:
+    """Steps of an episode."""
+    env = environment(name, **settings)
+    policy = ControlPolicy(inputs(env), env.action_space)
+    (found,) = ControlSampler(policy, lambda: env).sample([Task(name, "3")], 0)
+    assert found.rewards is not None
+    return len(found.rewards)
+
+
+def test_a_module_in_the_current_folder_is_found(write) -> None:
+    assert play(write()) == 5
+
+
+def test_a_module_that_is_not_there_is_named(write) -> None:
+    name = write()
+    with pytest.raises(ConfigError, match=r"there is no module 'countre', which control.env = 'countre:Counter-v0' names;.*current folder"):
+        environment("countre:Counter-v0")
+    with pytest.raises(ConfigError, match=r"cannot be made: .*did you mean"):
+        environment(name.replace("Counter-v0", "Countre-v0"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ("import numpy as np", "import numpy as np, no_such_package", r"it needs the package no_such_package; install it$"),
+        ("import numpy as np", "import numpy as np; 1 / 0", r"importing counter_\d+ raised ZeroDivisionError: division by zero$"),
+        ("class Counter", "def def", r"importing counter_\d+ raised SyntaxError: "),
+        ("render_mode=None", "size, render_mode=None", r"missing 1 required positional argument: 'size'.*; give the arguments .* defaults"),
+        ("self.render_mode =", "import no_such; self.render_mode =", r"it needs the package no_such; install it$"),
+        ("self.render_mode = render_mode", "raise OSError('no licence')", r"cannot be made: its constructor raised OSError: no licence$"),
+        ("gymnasium.Env)", "object)", r"must inherit from the gymnasium.Env class"),
+        ("observation_space = Box(0, 100, (2,), np.float32)", "", r"cannot be made: .*observation_space"),
+        ("Box(0, 100, (2,), np.float32)", "Box(0, 255, (64, 48, 3), np.uint8)", r"pictures of 64 x 48 x 3, 9,216 numbers a step, 35 MiB"),
+        ("Box(0, 100, (2,), np.float32)", "Box(0, 255, (84, 84), np.uint8)", r"or insist with control.pixels = true$"),
+    ],
+)  # fmt: skip
+def test_one_that_cannot_be_made_says_why(write, before: str, after: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as found:
+        environment(write(before, after))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ("return np.zeros(2, np.float32), {}", "return np.zeros(2, np.float32)", r"reset with seed 3 returned array.*reset takes seed and"),
+        ("reset(self, *, seed=None, options=None)", "reset(self)", r"reset with seed 3 raised TypeError.*Gymnasium's reset takes seed and"),
+        ("False, self.time == 5, {}", "self.time == 5, {}", r"step 1 of seed 3 returned \(array.*Gymnasium's step returns \(observation"),
+        ("False, self.time == 5, {}", "False, {}, {}", r"step 1 of seed 3 returned \{\} where True or False belongs; Gymnasium's step"),
+        ("1.0, False", "None, False", r"step 1 of seed 3 paid None; a reward must be one number$"),
+        ("1.0, False", "np.ones(2), False", r"step 1 of seed 3 paid array\(\[1., 1.\]\); a reward must be one number$"),
+        ("1.0, False", "float('nan'), False", r"paid nan at step 1 of seed 3; rewards must be finite$"),
+        ("np.full(2,", "np.full(3,", r"step 1 of seed 3 showed an observation of shape \(3,\), but its observation space is Box"),
+        ("np.full(2,", "np.full((2, 1),", r"showed an observation of shape \(2, 1\)"),
+        ("np.zeros(2, np.float32)", "np.zeros(4, np.float32)", r"reset with seed 3 showed an observation of shape \(4,\)"),
+        ("np.zeros(2, np.float32)", "'nothing'", r"reset with seed 3 showed 'nothing', which is no observation of Box"),
+        ("np.zeros(2, np.float32)", "(1, [2, 3])", r"reset with seed 3 showed \(1, \[2, 3\]\), which is no observation of Box"),
+        ("self.time += 1", "self.time += 1; 1 / (4 - self.time)", r"step 4 of seed 3 raised ZeroDivisionError: division by zero$"),
+        ("self.time == 5, {}", "False, {}", r"has lasted 10,000 steps and there is no limit to it; set control.horizon to the steps"),
+    ],
+)  # fmt: skip
+def test_one_that_breaks_its_promises_says_where(write, before: str, after: str, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence) as found:
+        play(write(before, after))
+    assert "\n" not in str(found.value)
+
+
+def test_a_horizon_sees_shapes_too(write) -> None:
+    with pytest.raises(DataError, match=r"showed an observation of shape \(2, 1\)"):
+        play(write("np.full(2,", "np.full((2, 1),"), horizon=5)
+
+
+def test_a_limit_ends_what_does_not_end_by_itself(write) -> None:
+    name = write("self.time == 5, {}", "False, {}")
+    assert play(name, horizon=12) == 12
+    assert play(name, max_episode_steps=7) == 7
+    assert play("CartPole-v1", horizon=700) == 700, "beyond the environment's own limit of 500"
+
+
+def test_pictures_are_taken_if_insisted_on(write) -> None:
+    name = write("Box(0, 100, (2,), np.float32)", "Box(0, 255, (4, 4, 3), np.uint8)")
+    assert inputs(environment(name, pixels=True)) == 48
+
+
+def test_one_that_draws_for_people_alone_gives_no_clips(write) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be drawn: its render modes are \['human'\], and clips need 'rgb_array'"):
+        environment(write(), render_mode="rgb_array")
+
+
+def test_parts_and_states_are_looked_at() -> None:
+    class Parts(gymnasium.Env):
+        observation_space = Dict({"where": Box(-1, 1, (2,)), "mode": Discrete(3, start=1)})
+        action_space = Discrete(2)
+        shown: dict = {}  # noqa: RUF012
+
+        def reset(self, *, seed=None, options=None):
+            return self.shown, {}
+
+    env = environments.Checked(Parts(), "Parts-v0")
+    where = np.zeros(2, np.float32)
+    Parts.shown = {"where": where, "mode": 3}
+    env.reset(seed=1)
+    for wrong, sentence in (
+        ({"where": where}, "has the parts mode, where"),
+        ({"where": where, "mode": 0}, "showed 0, which its observation space Discrete"),
+        ({"where": where, "mode": 1.5}, r"showed 1.5, which is no observation of Discrete"),
+        ({"where": where[:1], "mode": 1}, r"of shape \(1,\)"),
+    ):
+        Parts.shown = wrong
+        with pytest.raises(DataError, match=sentence):
+            env.reset(seed=1)
+
+
+def test_an_environment_gets_whole_numbers_where_it_wants_them() -> None:
+    space = Box(np.array([0, -3]), np.array([10, 3]), dtype=np.int32)
+    found = allowed(space, np.array([2.7, -9.0], np.float32))
+    assert found.dtype == np.int32
+    assert found.tolist() == [3, -3], "rounded, and held within the bounds"
+    assert allowed(Box(0, 255, (1,), np.uint8), np.array([300.2])).tolist() == [255]
+    assert allowed(Box(-1, 1, (1,)), np.array([0.7], np.float32)).tolist() == [np.float32(0.7)]
