@@ -19,6 +19,8 @@ from rather.errors import ConfigError
         ("train.epochs=lots", r"train.epochs: .*number.* \(got 'lots'\)"),
         ("nonsense", "is no setting; write section.key=value"),
         ("run.name=a/b", "run.name"),
+        ("run.date=2026-02-30", r"run.date: .*day is out of range"),
+        ("model.template=x", r"model.template: .*dictionary"),
     ],
 )
 def test_wrong_settings_name_the_key_and_the_remedy(override: str, message: str) -> None:
@@ -43,7 +45,10 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
 
 
 def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: Path) -> None:
-    changed = settings.load(None, ["train.lr=0.5", "model.path='a\"b'"])
+    changed = settings.load(
+        None, ["train.lr=0.5", "model.path='a\"b'", "run.date=2026-02-03", "model.template={enable_thinking=false, x='y'}"]
+    )
+    assert (changed.run.date, changed.model.template) == ("2026-02-03", {"enable_thinking": False, "x": "y"})
     text = settings.document(changed)
     (tmp_path / "run.toml").write_text(text)
     assert settings.load(tmp_path / "run.toml", []) == changed

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,26 @@ from rather.verify.checker import Checker, Verified
 from rather.verify.verifiers import Check
 
 AnyPolicy = TextPolicy | ForeignPolicy
+
+
+def dated(config: Config) -> Config:
+    """The settings with the day on which the run began, unless they name one: the same whenever the run goes on.
+
+    It is kept in the run's folder; where that cannot be written to and holds none, it is today.
+    """
+    if config.run.date or config.control.env:
+        return config
+    path, day = config.folder / "date.txt", str(date.today())
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.write_text(day)
+            draft.replace(path)
+        day = path.read_text()
+    except OSError:
+        pass
+    return config.model_copy(update={"run": config.run.model_copy(update={"date": ranks.everyones(day)[0]})})
 
 
 def tasks(config: Config) -> tuple[list[Task], list[Task]]:
@@ -65,7 +86,7 @@ def start_policy(config: Config, full: bool = False) -> AnyPolicy:
     on = load.device(m.device)
     compute = load.dtype(m.dtype, on)
     temperature = config.sample.temperature or 1.0  # where the likeliest token is taken, log-probabilities are those of temperature 1
-    policy = load.policy(load.locate(m.path), on, compute, full or m.train == "full", temperature, m.chat)
+    policy = load.policy(load.locate(m.path), on, compute, full or m.train == "full", temperature, m.chat, m.template, config.run.date)
     policy.name = f"{config.run.name}@0"
     if m.gradient_checkpointing:
         if not isinstance(policy, TextPolicy):

@@ -1,10 +1,11 @@
 """Every setting of a run: one pydantic model a section, unknown keys refused, every key described; settings.py reads and writes them."""
 
 import math
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -34,6 +35,10 @@ Free = Annotated[T, MattersTo()]
 """Changes neither what is learnt nor what is evaluated, or may grow when a run goes on."""
 
 
+def _day(value: object) -> str:
+    return str(date.fromisoformat(str(value))) if value else ""
+
+
 class Run(Section):
     """What the run is called and where it keeps its things."""
 
@@ -43,6 +48,10 @@ class Run(Section):
         default="", description="SQLite file or postgresql+psycopg:// URL of the store; empty: store.db in the run's folder."
     )
     seed: int = Field(default=0, description="Seed of everything that is drawn.", ge=0)
+    date: Annotated[str, BeforeValidator(_day)] = Field(
+        default="",
+        description="Day that chat templates which write a date are given, such as 2026-02-03; empty: the day on which the run began.",
+    )
     threads: Free[int] = Field(default=0, description="CPU threads for matrix work; 0: PyTorch's choice.", ge=0)
 
 
@@ -65,6 +74,9 @@ class Model(Section):
     device: str = Field(default="auto", description='"cpu", "cuda", "cuda:1"; auto: a GPU if there is one.')
     gradient_checkpointing: Free[bool] = Field(default=False, description="Compute activations again in backward: less memory, more time.")
     chat: bool | None = Field(default=None, description="Put plain prompts through the chat template; unset: if the model has one.")
+    template: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="Options of the chat template, such as {enable_thinking = false}."
+    )
 
 
 class Data(Section):

@@ -56,6 +56,7 @@ class Run:
     """One run: its settings, its folder and its store."""
 
     def __init__(self, config: Config, console: Console) -> None:
+        config = build.dated(config)
         self.config, self.console = config, console
         self.folder = config.folder
         elsewhere = [] if ranks.rank() else mirrors(config.log.tensorboard, config.log.wandb, self.folder)
@@ -335,7 +336,7 @@ class Run:
         t = {k: v for k, v in dump["train"].items() if k not in ("checkpoint_every", "keep")}
         kept = {k: dump[k] for k in ("control", "query", "model", "dpo", "ppo", "grpo", "zeroth", "verify", "reward", "sample")}
         kept["zeroth"] = {k: v for k, v in kept["zeroth"].items() if k != "answers"}  # whoever wants to may give more
-        return kept | {"train": t, "run": {"seed": dump["run"]["seed"]}}
+        return kept | {"train": t, "run": {key: dump["run"][key] for key in ("seed", "date")}}
 
     def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
         """A question whose sides stand in an order that is drawn at random, from the key and the run's seed."""

@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -101,3 +103,25 @@ print(before, mapped())
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     before, after = map(int, done.stdout.split())
     assert after * 20 < before
+
+
+def test_a_run_that_goes_on_on_another_day_asks_what_it_asked(tiny: Path, tmp_path: Path) -> None:
+    """The template writes the date, and the day on which the run began is in its folder."""
+    from rich.console import Console
+    from transformers import AutoTokenizer
+
+    from rather.config import Config
+    from rather.run import Run
+
+    shutil.copytree(tiny, tmp_path / "dated")
+    made = AutoTokenizer.from_pretrained(tiny)
+    made.chat_template = "{{ strftime_now('%Y-%m-%d') + ' ' }}" + made.chat_template
+    made.save_pretrained(tmp_path / "dated")
+    config = Config.model_validate({"run": {"folder": str(tmp_path)}, "model": {"path": str(tmp_path / "dated")}})
+    first, today = Run(config, Console(quiet=True)), str(date.today())
+    assert first.config.run.date == today
+    assert first.start.tokens.decode(first.start.tokens.encode_prompt("x")).startswith(today)
+    (tmp_path / "run/date.txt").write_text("2026-02-03")  # as if it had begun then
+    again = Run(config, Console(quiet=True))
+    assert again.start.tokens.decode(again.start.tokens.encode_prompt("x")).startswith("2026-02-03")
+    assert again.trained_with()["run"]["date"] == "2026-02-03", "a reward model is asked on the day on which it learnt"

@@ -134,9 +134,10 @@ def test_plain_and_conversational_prompts(policy: TextPolicy) -> None:
 
 
 def test_an_answer_has_one_end(policy: TextPolicy) -> None:
-    assert policy.tokens.encode_answer("ab").count(policy.tokens.end) == 1
-    assert policy.tokens.encode_answer("ab", terminated=False).count(policy.tokens.end) == 0
-    assert policy.tokens.decode(policy.tokens.encode_answer("ab")) == "ab"
+    said = policy.tokens.encode("q", "ab")[1]
+    assert said.count(policy.tokens.end) == 1
+    assert policy.tokens.encode("q", "ab", terminated=False)[1] == said[:-1]
+    assert policy.tokens.decode(said, "q") == "ab"
 
 
 def test_reward_scores_do_not_depend_on_the_batch(policy: TextPolicy) -> None:

@@ -27,8 +27,11 @@ def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, de
     prompts, answers = [], []
     for t in trajectories:
         assert t.task.prompt is not None
-        prompt = tokens.encode_prompt(t.task.prompt) if t.observations is None else t.observations
-        answer = tokens.encode_answer(t.text or "", t.terminated) if t.actions is None else t.actions
+        if t.actions is None:
+            prompt, answer = tokens.encode(t.task.prompt, t.text or "", t.terminated)
+        else:
+            prompt, answer = tokens.encode_prompt(t.task.prompt), t.actions
+        prompt = prompt if t.observations is None else t.observations
         if len(prompt) + len(answer) > context:
             size = f"{len(prompt)} + {len(answer)} tokens"
             raise DataError(f"prompt {t.task.key!r} with its answer has {size}; the model's context is {context}")

@@ -2,7 +2,9 @@
 
 import ctypes
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,22 +79,32 @@ def keep_freed_memory() -> None:
 
 
 def policy(
-    path: Path, on: torch.device, compute: torch.dtype, full: bool, temperature: float, chat: bool | None = None
+    path: Path,
+    on: torch.device,
+    compute: torch.dtype,
+    full: bool,
+    temperature: float,
+    chat: bool | None = None,
+    template: Mapping[str, Any] | None = None,
+    date: str = "",
 ) -> TextPolicy | ForeignPolicy:
     """The model at `path` as a policy; with `full` its weights are held in float32 and can be trained.
+
+    `chat`, the options `template` and the `date` are for its prompts, see `Tokens`.
 
     Our own transformer where it knows the architecture, `transformers` where not.
     """
     if on.type == "cpu":
         keep_freed_memory()
     reason = description.unsupported(description.read_config(path))
+    tokens = Tokens.load(path, chat, template, date)  # first, since it is quick and may be refused
     if reason:  # other architectures compute in the precision of their weights
         inner = foreign.read(path, torch.float32 if full else compute, reason).to(on).requires_grad_(full)
-        return ForeignPolicy(inner, Tokens.load(path, chat), None, temperature)
+        return ForeignPolicy(inner, tokens, None, temperature)
     model = weights.load(path, compute, torch.float32 if full else compute).to(on).requires_grad_(full)
     model.description["_name_or_path"] = str(path)
     ranks.split(model, [*model.blocks])
-    return TextPolicy(model, Tokens.load(path, chat), None, temperature)
+    return TextPolicy(model, tokens, None, temperature)
 
 
 def with_adapter(

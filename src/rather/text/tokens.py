@@ -1,35 +1,56 @@
 """Words to tokens and back: tokenizers, chat templates and the tokens that end an answer, kept in this one module."""
 
+import json
+from collections.abc import Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from rather.core import Prompt
 from rather.errors import DataError, ModelError
 from rather.text.files import description
+from rather.text.prompts.template import Template
+
+ANCHORS = ("", "\n", ".", "a")
+"""Texts after which an answer is tokenized, if its beginning would grow together with the end of the prompt."""
 
 
 class Tokens:
     """A tokenizer with its chat template.
 
     `chat` says whether a plain prompt is put to the model as one message of the user; by default it is, wherever the
-    tokenizer has a chat template. `stop` are the tokens that end an answer.
+    tokenizer has a chat template. `options` and `date` are for the template, see `Template`. `stop` are the tokens that end an answer
+    that is sampled, `end` the one that ends an answer that is read: what the chat template writes there, or else the end of the text.
     """
 
-    def __init__(self, tokenizer: Any, chat: bool | None = None, extra_stop: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        chat: bool | None = None,
+        extra_stop: tuple[int, ...] = (),
+        options: Mapping[str, Any] | None = None,
+        date: str = "",
+    ) -> None:
         self.tokenizer = tokenizer
         self.chat = bool(tokenizer.chat_template) if chat is None else chat
-        if self.chat and not tokenizer.chat_template:
-            raise ModelError("model.chat is true, but the model's tokenizer has no chat template; set it to false")
-        self.stop = frozenset({tokenizer.eos_token_id, *extra_stop} - {None})
+        if not tokenizer.chat_template and (self.chat or options):
+            what = "model.chat is true" if self.chat else f"model.template gives {', '.join(options or ())}"
+            raise ModelError(f"{what}, but the model's tokenizer has no chat template; unset it")
+        self.template = Template(tokenizer, options or {}, date) if tokenizer.chat_template else None
+        turn = None if self.template is None else self.template.end
+        self.stop = frozenset({tokenizer.eos_token_id, turn, *extra_stop} - {None})
         if not self.stop:
             raise ModelError(
                 "neither the model's tokenizer (eos_token) nor config.json (eos_token_id) names an end-of-text token; set one, or answers "
                 "could not end"
             )
-        self.end = min({tokenizer.eos_token_id} - {None} or self.stop)
+        self.eos: int = min({tokenizer.eos_token_id} - {None} or self.stop)
+        self.end: int = turn if self.chat and turn is not None else self.eos
+        self.special = frozenset(tokenizer.all_special_ids)
+        self._prompt = lru_cache(maxsize=4096)(self._read_prompt)
 
     @classmethod
-    def load(cls, path: Path, chat: bool | None = None) -> "Tokens":
+    def load(cls, path: Path, chat: bool | None = None, options: Mapping[str, Any] | None = None, date: str = "") -> "Tokens":
         """The tokenizer of a model folder or GGUF file.
 
         Raises:
@@ -48,34 +69,92 @@ class Tokens:
             raise ModelError(f"{path} has no tokenizer that can be read: {str(e).splitlines()[0]}") from None
         if not generation or tokenizer.eos_token_id is None:  # else config.json may be older than the template, as for `generate`
             generation = generation + config
-        return cls(tokenizer, chat, tuple(generation))
+        return cls(tokenizer, chat, tuple(generation), options, date)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """The tokens an answer follows; a conversation goes through the chat template, with the answer's header open."""
-        if isinstance(prompt, str) and not self.chat:
-            ids = self.tokenizer(prompt)["input_ids"]
-            # A tokenizer that closes every text would have the model answer after the end.
-            while len(ids) > 1 and ids[-1] in self.stop:
-                ids = ids[:-1]
-        else:
-            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-            if not self.tokenizer.chat_template:
-                raise DataError("the prompts are conversations, but the model has no chat template; use plain prompts")
-            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not ids:
-            raise DataError(f"the prompt {prompt!r} has no tokens; leave it out")
-        return ids
+        """The tokens an answer follows; a conversation goes through the chat template, with the answer's header open.
 
-    def encode_answer(self, text: str, terminated: bool = True) -> list[int]:
-        """The tokens of an answer, closed by exactly one end-of-text token if the answer had come to its end."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*ids, self.end] if terminated else ids
+        Raises:
+            DataError: it has no tokens, or the chat template refuses it.
+        """
+        return list(self._prompt(json.dumps(prompt))[1])
 
-    def decode(self, ids: list[int]) -> str:
-        """The words of an answer, without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+    def encode(self, prompt: Prompt, answer: str, terminated: bool = True) -> tuple[list[int], list[int]]:
+        """The tokens of a prompt and of an answer to it, closed by exactly one token that ends it if the answer had come to its end.
+
+        They are tokenized together, as they stand in the text, but no token goes across the boundary: the answer is what a model could
+        have said after the prompt.
+
+        Raises:
+            DataError: as `encode_prompt`.
+        """
+        text, prompt_ids = self._prompt(json.dumps(prompt))
+        before, after, end = "", "", self.eos
+        if self._templated(prompt):
+            assert self.template is not None
+            before, after, turn = self.template.prefix, self.template.ending, self.template.end
+            end = self.eos if turn is None else turn
+        if before.strip() and answer.lstrip().startswith(before.split()[0]):  # it has thoughts of its own
+            before = ""
+        if not terminated:
+            after = ""
+        elif after[:1].isspace() and answer.endswith(after[: len(after) - len(after.lstrip())]):
+            after = after.lstrip()
+        said = f"{before}{answer}{after}"
+        whole, n = self._ids(text + said, prompt), len(prompt_ids)
+        ids = whole[n:] if whole[:n] == list(prompt_ids) else self._continued(list(prompt_ids), said)
+        if terminated and ids[-1:] != [end]:
+            ids = [*ids, end]
+        return list(prompt_ids), ids
+
+    def decode(self, ids: list[int], prompt: Prompt | None = None) -> str:
+        """The words of an answer, without special tokens: those that `encode` takes, where it stands after `prompt`."""
+        words = partial(self.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        before = [] if prompt is None else [i for i in self.encode_prompt(prompt)[-8:] if i not in self.special][-1:]
+        head, whole = words(before), words([*before, *ids])
+        text = whole.removeprefix(head) if whole.startswith(head) else words(ids)  # a prompt may end within a character
+        if prompt is not None and self._templated(prompt) and self.template is not None and not self.template.prefix.strip():
+            text = text.removeprefix(self.template.prefix)
+        return text
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files beside the weights."""
         self.tokenizer.save_pretrained(folder)
+
+    def _templated(self, prompt: Prompt) -> bool:
+        return self.chat or not isinstance(prompt, str)
+
+    def _read_prompt(self, key: str) -> tuple[str, tuple[int, ...]]:
+        """The text of the prompt whose JSON is `key`, and its tokens."""
+        prompt: Prompt = json.loads(key)
+        text = prompt if isinstance(prompt, str) else ""
+        if self._templated(prompt):
+            if self.template is None:
+                raise DataError("the prompts are conversations, but the model has no chat template; use plain prompts")
+            text = self.template.render([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+        ids = self._ids(text, prompt)
+        if not ids:
+            raise DataError(f"the prompt {prompt!r} has no tokens; leave it out")
+        return text, tuple(ids)
+
+    def _ids(self, text: str, prompt: Prompt) -> list[int]:
+        """The tokens of a text that begins with `prompt`. A template has written its special tokens itself."""
+        if self._templated(prompt):
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(text)["input_ids"]
+        # A tokenizer that closes every text would have the model answer after the end.
+        while len(ids) > 1 and ids[-1] in self.stop:
+            ids = ids[:-1]
+        return ids
+
+    def _continued(self, before: list[int], text: str) -> list[int]:
+        """The tokens of `text` as they could follow the tokens `before`: those that come to the same text."""
+        words = partial(self.tokenizer.decode, clean_up_tokenization_spaces=False)
+        candidates = []
+        for anchor in ANCHORS:
+            alone = self.tokenizer(anchor, add_special_tokens=False)["input_ids"]
+            both = self.tokenizer(anchor + text, add_special_tokens=False)["input_ids"]
+            if both[: len(alone)] == alone:
+                candidates.append(both[len(alone) :])
+        wanted = words(before) + text
+        return next((ids for ids in candidates if words([*before, *ids]) == wanted), candidates[0])

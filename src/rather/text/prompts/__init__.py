@@ -1,0 +1,1 @@
+"""What a model is asked: chat templates, and whether it fits."""

@@ -1,0 +1,107 @@
+"""Chat templates: conversations as text, and what stands around an answer in them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from jinja2 import TemplateError, TemplateSyntaxError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rather.errors import DataError, ModelError
+
+OWN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception"})
+"""Names in a template that are no options: what it is always given."""
+
+QUESTION, ANSWER = "Q4u7", "A9x2"
+"""Words of a conversation that is rendered to see what stands around an answer; no template writes them itself."""
+
+
+class Template:
+    """The chat template of a tokenizer, with `options` such as {"enable_thinking": False}.
+
+    A template that writes the date is given `date` (ISO 8601), so that a conversation is the same text on every day.
+    `prefix` is what it writes between the header of an answer and the answer, such as an empty block of thoughts; `ending` is what it
+    writes after an answer, up to the first token of its own, and `end` that token: None if there is none.
+
+    Raises:
+        ModelError: the template cannot be read, or never uses one of the options.
+    """
+
+    def __init__(self, tokenizer: Any, options: Mapping[str, Any], date: str = "") -> None:
+        self.tokenizer, self.options = tokenizer, dict(options)
+        self.date = datetime.fromisoformat(date) if date else datetime.now()
+        self._check(tokenizer.get_chat_template())
+        self.prefix, self.ending, self.end = self._around()
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Any = None, answer: str | None = None) -> str:
+        """The conversation as text, with the header of an answer open, or with `answer` in its place.
+
+        Raises:
+            DataError: the template refuses the conversation.
+        """
+        given = [*messages] if answer is None else [*messages, {"role": "assistant", "content": answer}]
+        try:
+            return self.tokenizer.apply_chat_template(
+                given,
+                tools=tools,
+                chat_template=self._dated(self.tokenizer.get_chat_template(tools=tools)),
+                add_generation_prompt=answer is None,
+                tokenize=False,
+                **self.options,
+            )
+        except (TemplateError, TypeError, ValueError) as e:
+            raise DataError(f"the model's chat template refuses {_roles(messages)} ({_line(e)}); {_remedy(messages)}") from None
+
+    def _dated(self, template: str) -> str:
+        """The template with a `strftime_now` of its own, which stays on one day."""
+        if "strftime_now" not in template:
+            return template
+        directives = [*"aAbBdeHIjmMpSuUwWyYcxXGV", "-d", "-m", "-H", "-I", "-M", "-S", "-j", "%"]
+        written = ", ".join(f"'%{d}': '{self.date.strftime('%' + d)}'" for d in directives)
+        steps = "{%- set said = namespace(words=format) -%}{%- for name, value in {" + written + "}.items() -%}"
+        steps += "{%- set said.words = said.words.replace(name, value) -%}{%- endfor -%}{{- said.words -}}"
+        return "{%- macro strftime_now(format) -%}" + steps + "{%- endmacro -%}" + template
+
+    def _check(self, template: str) -> None:
+        environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+        plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)  # which only transformers knows
+        try:
+            used = meta.find_undeclared_variables(environment.parse(plain)) - OWN
+        except TemplateSyntaxError as e:
+            raise ModelError(f"the model's chat template cannot be read: {_line(e)}") from None
+        for name in self.options:
+            if name not in used:
+                others = ", ".join(sorted(used - {*self.tokenizer.special_tokens_map, "namespace", "dict", "range"})) or "none"
+                raise ModelError(f"model.template gives {name}, which the model's chat template never uses; its options are: {others}")
+
+    def _around(self) -> tuple[str, str, int | None]:
+        question = [{"role": "user", "content": QUESTION}]
+        try:
+            header, whole = self.render(question), self.render(question, answer=ANSWER)
+        except DataError:  # a template for other conversations than this one
+            return "", "", None
+        before, found, after = whole.rpartition(ANSWER)
+        if not found:
+            return "", "", None
+        prefix = before.removeprefix(header) if before.startswith(header) else ""
+        own = {str(token): number for number, token in self.tokenizer.added_tokens_decoder.items()}
+        places = [(after.find(token), -len(token), token) for token in own if token in after]
+        if not places:
+            return prefix, "", None
+        place, _, token = min(places)
+        return prefix, after[: place + len(token)], own[token]
+
+
+def _roles(messages: Sequence[Mapping[str, Any]]) -> str:
+    return f"the conversation of {', '.join(str(m.get('role')) for m in messages)}"
+
+
+def _remedy(messages: Sequence[Mapping[str, Any]]) -> str:
+    if any(m.get("role") in ("system", "developer") for m in messages):
+        return "put the words of the system message into the first message of the user"
+    return "let the messages be such as the template writes"
+
+
+def _line(e: Exception) -> str:
+    return (str(e).strip() or type(e).__name__).splitlines()[0]

@@ -1,0 +1,160 @@
+"""What a prompt and an answer are as tokens, beside the whole conversation as `transformers` renders it."""
+
+import json
+from typing import Any
+
+import pytest
+from chats import ENDS, KINDS, TEMPLATES, tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rather.core import Prompt
+from rather.errors import DataError, ModelError
+from rather.text.tokens import Tokens
+
+ANSWERS = ["Paris.", "The answer is 42, and that is all.", "apples\n- pears", "yes", "42", "tea?\n\n- tea", "Ünïcode ☃ 🙂"]
+CONVERSATION: list[dict[str, str]] = [
+    {"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Name a fruit"},
+]  # fmt: skip
+
+
+def whole(made: Any, prompt: Prompt, answer: str, **options: object) -> str:
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return made.apply_chat_template([*messages, {"role": "assistant", "content": answer}], tokenize=False, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_an_answer_is_what_transformers_makes_of_the_whole_conversation_up_to_the_end_of_the_turn(template: str, kind: str) -> None:
+    made = tokenizer(kind, template)
+    tokens, end = Tokens(made), made.convert_tokens_to_ids(ENDS[template])
+    assert tokens.end == end
+    assert end in tokens.stop
+    assert made.eos_token_id in tokens.stop
+    for prompt in ("What is tea?", CONVERSATION):
+        for answer in ANSWERS:
+            ids, said = tokens.encode(prompt, answer)
+            expected = made(whole(made, prompt, answer), add_special_tokens=False)["input_ids"]
+            assert ids == tokens.encode_prompt(prompt)
+            if template == "words":  # which writes nothing that could end an answer
+                line = made(whole(made, prompt, answer).removesuffix("\n"), add_special_tokens=False)["input_ids"]
+                assert ids + said == [*line, made.eos_token_id]
+                continue
+            assert ids + said == expected[: len(ids) + len(said)]
+            assert said[-1] == end
+            assert end not in said[:-1]
+
+
+TEXTS = {
+    "template": st.sampled_from(["", *TEMPLATES]), "kind": st.sampled_from(KINDS), "prompt": st.text(min_size=1, max_size=12),
+    "answer": st.text(max_size=12), "terminated": st.booleans(),
+}  # fmt: skip
+
+
+def begins_where_the_prompt_ends(template: str, kind: str, prompt: str, answer: str, terminated: bool) -> None:
+    made = tokenizer(kind, template)
+    tokens = Tokens(made, chat=bool(template))
+    ids, said = tokens.encode(prompt, answer, terminated)
+    assert ids == tokens.encode_prompt(prompt), "what the model is asked does not depend on what it says"
+    text, header = made.decode(ids + said), made.decode(ids)
+    assert text.startswith(header)
+    if template == "llama2":  # a space on each side, but not a second one
+        wanted = f" {answer}" + ("<eos>" if answer.endswith(" ") else " <eos>") * terminated
+    else:
+        before = {"words": " ", "thinking": "<think>\n\n</think>\n\n"}.get(template, "")
+        wanted = before + answer + ENDS.get(template, "<eos>") * terminated
+    assert text[len(header) :] == wanted
+    assert terminated == bool(tokens.stop.intersection(said))
+
+
+@settings(max_examples=150)
+@given(**TEXTS)
+def test_an_answer_begins_where_the_prompt_ends_whatever_both_are(**texts: Any) -> None:
+    begins_where_the_prompt_ends(**texts)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000)
+@given(**TEXTS)
+def test_an_answer_begins_where_the_prompt_ends_of_thousands(**texts: Any) -> None:
+    begins_where_the_prompt_ends(**texts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", ["", "gemma", "chatml", "llama2", "zephyr", "words"])
+@pytest.mark.parametrize("prompt", ["What is tea? Tea is", "A list:\n", "Tea "])
+def test_words_that_were_sampled_are_read_back_as_the_tokens_that_they_were(template: str, kind: str, prompt: str) -> None:
+    tokens = Tokens(tokenizer(kind, template), chat=bool(template))
+    for words in (" made from leaves", "made from leaves.", "- apples\n- pears\n", "\n\n- pears", "☃ tea"):
+        sampled = tokens.encode(prompt, words)[1]
+        text = tokens.decode(sampled, prompt)
+        assert tokens.encode(prompt, text)[1] == sampled, repr(text)
+        if template != "llama2":
+            assert text == words
+
+
+def test_an_answer_gains_no_space_after_a_newline() -> None:
+    made = tokenizer("sentencepiece", "gemma")
+    ids, said = Tokens(made).encode("What is tea?", "Hello there")
+    assert made.convert_ids_to_tokens(said)[0] in ("H", "He", "Hel", "Hell", "Hello")
+    assert made.decode(ids + said).endswith("model\nHello there<end_of_turn>")
+
+
+def test_thoughts_that_an_answer_has_are_not_written_again() -> None:
+    made = tokenizer("bytes", "thinking")
+    tokens = Tokens(made)
+    assert made.decode(tokens.encode("Tea?", "yes")[1]) == "<think>\n\n</think>\n\nyes<|im_end|>"
+    thought = "<think>\nIt is tea.\n</think>\n\nyes"
+    assert made.decode(tokens.encode("Tea?", thought)[1]) == f"{thought}<|im_end|>"
+    assert made.decode(tokens.encode("Tea?", "<think>\nIt is", terminated=False)[1]) == "<think>\nIt is"
+
+
+def test_options_reach_the_template_and_unknown_ones_are_refused() -> None:
+    made = tokenizer("bytes", "thinking")
+    tokens = Tokens(made, options={"enable_thinking": False})
+    assert made.decode(tokens.encode_prompt("Tea?")).endswith("assistant\n<think>\n\n</think>\n\n")
+    assert made.decode(tokens.encode("Tea?", "yes")[1]) == "yes<|im_end|>"
+    with pytest.raises(ModelError, match=r"model.template gives enable_thinkin, which .* never uses; its options are: enable_thinking$"):
+        Tokens(made, options={"enable_thinkin": False})
+    with pytest.raises(ModelError, match="model.template gives messages, which"):
+        Tokens(made, options={"messages": "x"})
+    with pytest.raises(ModelError, match="model.template gives x, but the model's tokenizer has no chat template"):
+        Tokens(tokenizer("bytes"), options={"x": 1})
+
+
+def test_a_template_that_writes_the_date_stays_on_one_day() -> None:
+    made = tokenizer("bytes", "chatml")
+    dated = "{{ strftime_now('%d %b %Y') + '|' + strftime_now('%-d. %B, %A %H:%M %%') + '\n' }}" + TEMPLATES["chatml"]
+    made.chat_template = dated
+    try:
+        tokens = Tokens(made, date="2026-02-03")
+        assert tokens.template is not None
+        text = tokens.template.render([{"role": "user", "content": "Tea?"}])
+        assert text.startswith("03 Feb 2026|3. February, Tuesday 00:00 %\n<|im_start|>user\nTea?")
+        assert Tokens(made).encode_prompt("Tea?") != tokens.encode_prompt("Tea?")
+        assert made.chat_template == dated, "what is saved beside the weights is the model's own"
+    finally:
+        made.chat_template = TEMPLATES["chatml"]
+
+
+def test_a_conversation_that_the_template_refuses_gets_a_sentence() -> None:
+    tokens = Tokens(tokenizer("bytes", "gemma"))
+    messages: Prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tea?"}]
+    with pytest.raises(DataError, match=r"refuses the conversation of system, user \(System role not supported\); put the words of the"):
+        tokens.encode_prompt(messages)
+    tokens, broken = Tokens(tokenizer("bytes", "chatml")), json.loads('[{"role": "user"}]')
+    with pytest.raises(DataError, match="the model's chat template refuses the conversation of user"):
+        tokens.encode_prompt(broken)
+
+
+def test_a_template_that_cannot_be_read() -> None:
+    made = tokenizer("bytes", "chatml", eos="<|end|>")
+    made.chat_template = "{% for m in messages %}{{ m.content }"
+    with pytest.raises(ModelError, match="the model's chat template cannot be read"):
+        Tokens(made)
+
+
+def test_where_the_tokenizer_names_no_end_of_text_the_template_says_what_ends_an_answer() -> None:
+    made = tokenizer("bytes", "chatml", eos="")
+    tokens = Tokens(made)
+    assert tokens.stop == {tokens.end} == {made.convert_tokens_to_ids("<|im_end|>")}
