@@ -4,11 +4,11 @@ BIN := $(VENV)/bin
 MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
 SEED ?= 0
 
-.PHONY: demo demo-hacking demo-nudge test test-slow check setup bench docs screenshots clean
+.PHONY: demo demo-hacking demo-nudge test test-slow check resolve setup bench docs screenshots clean
 
 setup: $(VENV)/ready $(MODEL)
 
-# torch first and pinned: the index's newest build would pull gigabytes of GPU libraries.
+# pip's own variables hold here as anywhere. Without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes of libraries.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
@@ -29,6 +29,12 @@ demo-hacking: setup
 
 demo-nudge: setup
 	$(BIN)/rather loop configs/nudge.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),nudge-people,nudge)-$(SEED) $(if $(PEOPLE),judge.kind=terminal zeroth.answers=40 eval.prompts=8)
+
+# What a user's pip finds: the public index alone, no wheels of this machine's, for every Python that pyproject.toml allows.
+PYTHONS := 3.11 3.12 3.13
+RESOLVE = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_INDEX_URL $(BIN)/uv pip compile --no-config -q -c constraints.txt --extra dev pyproject.toml -o /dev/null
+resolve: setup
+	for version in $(PYTHONS); do $(RESOLVE) --python-version $$version || exit 1; done
 
 check: setup
 	$(BIN)/ruff format --check

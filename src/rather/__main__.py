@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from rather.cli import Interrupted, app
-from rather.errors import RatherError
+from rather.errors import RatherError, installing
 
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 """How OpenMP's threads idle: they sleep, since spinning ones slow their neighbours down, but not at once, since waking up is slow too."""
@@ -33,7 +33,7 @@ def main() -> None:
     except ModuleNotFoundError as e:
         if e.name is None or e.name.split(".")[0] == "rather":
             raise
-        _fail(errors, f"the package {e.name} is missing; pip install {_bringing(e.name)}", 2)
+        _fail(errors, f"the package {e.name} is missing; {_bringing(e.name)}", 2)
     except Interrupted as e:
         _fail(errors, str(e), 130)
     except OSError as e:
@@ -50,7 +50,7 @@ def _bringing(module: str) -> str:
         for x in requires("rather") or []
         if (found := re.fullmatch(r"([\w-]+).*extra == '(\w+)'", x)) and found[1].startswith(name)
     ]
-    return next((f"'rather[{extra}]'" for extra in extras if extra != "dev"), module)
+    return next((installing(extra) for extra in extras if extra != "dev"), f"pip install {module}")
 
 
 def _fail(errors: Console, sentence: str, code: int) -> None:

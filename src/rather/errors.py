@@ -38,3 +38,8 @@ class TrainingError(RatherError):
 
 class RatherWarning(UserWarning):
     """Something goes on that the user should know of."""
+
+
+def installing(extra: str) -> str:
+    """How to install what an extra of this project needs; the name `rather` on the package index is not this project."""
+    return f"pip install -e '.[{extra}]' in a clone of rather's repository"

@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rather.errors import ConfigError, RatherError
+from rather.errors import ConfigError, RatherError, installing
 from rather.verify.verifiers import VERIFIERS, Check
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def main() -> None:
             if check.kind in NEEDS:
                 importlib.import_module(NEEDS[check.kind])
     except ModuleNotFoundError as e:
-        tell(wrong=f"the package {e.name} is missing; pip install 'rather[verify]'")
+        tell(wrong=f"the package {e.name} is missing; {installing('verify')}")
         return
     tell(ready=True)
     for line in sys.stdin:

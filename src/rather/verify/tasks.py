@@ -4,7 +4,7 @@ import json
 from urllib.parse import parse_qsl
 
 from rather.core import Task
-from rather.errors import ConfigError
+from rather.errors import ConfigError, installing
 
 PREFIX = "reasoning_gym:"
 
@@ -22,7 +22,7 @@ def made(name: str, count: int, held_out: float, seed: int, whole: bool) -> tupl
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
     except ImportError:
-        raise ConfigError(f"{name} needs the package reasoning-gym; pip install 'rather[verify]'") from None
+        raise ConfigError(f"{name} needs the package reasoning-gym; {installing('verify')}") from None
     dataset, _, options = name.removeprefix(PREFIX).partition("?")
     if dataset not in DATASETS:
         raise ConfigError(f"reasoning-gym has no data set {dataset!r}; see https://github.com/open-thought/reasoning-gym")
