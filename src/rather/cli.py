@@ -12,6 +12,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from rather import __version__
+from rather.data import examples
 from rather.errors import ConfigError
 
 
@@ -327,12 +328,26 @@ def hack(file: File, settings: Settings = None) -> None:
 
 @app.command()
 def config(
-    file: Annotated[Path | None, typer.Argument(help="A run's TOML file; without one: the defaults.")] = None, settings: Settings = None
+    file: Annotated[Path | None, typer.Argument(help="A run's TOML file; without one: the defaults.")] = None,
+    settings: Settings = None,
+    example: Annotated[str, typer.Option(help="Print an example run instead: " + ", ".join(examples.descriptions()) + ".")] = "",
 ) -> None:
-    """Print every setting with its value and what it means, as a TOML file to start from (`rather config > run.toml`)."""
+    """Print every setting with its value and what it means, as a TOML file to start from.
+
+    rather config model.path=models/mine data.prompts=prompts.jsonl > run.toml
+
+    rather config --example pendulum > run.toml
+    """
     from rather import settings as toml
 
-    sys.stdout.write(toml.document(toml.load(file, settings or [])))
+    if file is not None and "=" in str(file) and not file.exists():
+        file, settings = None, [str(file), *(settings or [])]
+    if not example:
+        sys.stdout.write(toml.document(toml.load(file, settings or [])))
+    elif file is not None or settings:
+        raise ConfigError("--example prints a file as it is; give settings to the command that runs it: rather loop run.toml run.seed=3")
+    else:
+        sys.stdout.write(examples.settings(example))
 
 
 @app.command()

@@ -58,7 +58,9 @@ class Run(Section):
 class Model(Section):
     """The language model that starts the run."""
 
-    path: ForLearners[str] = Field(default="", description="Model folder, .gguf file, or name on the Hugging Face hub.")
+    path: ForLearners[str] = Field(
+        default="", description="Model folder, .gguf file, name on the Hugging Face hub, or package:NAME for one in a Python package."
+    )
     train: ForLearners[Literal["lora", "full"]] = Field(
         default="lora", description="Train low-rank adapters on a frozen base, or all weights."
     )
@@ -84,7 +86,7 @@ class Data(Section):
 
     prompts: str = Field(
         default="package",
-        description='Prompt file (.jsonl, .csv, .parquet), "reasoning_gym:DATASET?option=value", or "package": 260 of our own.',
+        description='File (.jsonl, .csv, .parquet), "reasoning_gym:DATASET?option=value", "package" (260 of ours), "package:topics".',
     )
     count: int = Field(default=1000, description="Tasks that reasoning_gym makes.", ge=2)
     suffix: str = Field(default="", description="Text put after every prompt, such as how to write the answer.")

@@ -70,14 +70,15 @@ def _explain(error: ValidationError) -> str:
     place = [str(part) for part in first["loc"]]
     name = ".".join(place)
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, sorted(_names()), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, sorted(names()), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`rather config` lists them all"
         return f"there is no setting {name}; {hint}"
     got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
     return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}{got}"
 
 
-def _names() -> set[str]:
+def names() -> set[str]:
+    """Every section and every section.key."""
     names = set(Config.model_fields)
     for section, field in Config.model_fields.items():
         names |= {f"{section}.{key}" for key in field.annotation.model_fields}  # type: ignore[union-attr]

