@@ -31,6 +31,7 @@ OWN = {
     "train": {"checkpoint", "errors", "metrics", "ranks"},
     "config": {"errors"},
     "settings": {"config", "errors"},
+    "progress": set(),
 }
 ONLY_IN = {
     "transformers": "text",

@@ -166,8 +166,8 @@ def test_what_verifies_nothing_is_refused(rather: Rather, run: Path) -> None:
 def test_import_train_and_new_labels(rather: Rather, run: Path, tmp_path: Path) -> None:
     rows = [{"prompt": f"q{i}", "chosen": "yes", "rejected": "no"} for i in range(8)]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert "8 new comparisons" in rather("import", run, "c.jsonl").stdout
-    assert "0 new comparisons" in rather("import", run, "c.jsonl").stdout
+    assert "8 new questions, 0 changed answers, 0 already there" in rather("import", run, "c.jsonl").stdout
+    assert "0 new questions, 0 changed answers, 8 already there" in rather("import", run, "c.jsonl").stdout
     rather("train", run)
     (tmp_path / "more.jsonl").write_text(json.dumps({"prompt": "new", "chosen": "yes", "rejected": "no"}) + "\n")
     rather("import", run, "more.jsonl")

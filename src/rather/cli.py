@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
-from rather import __version__
+from rather import __version__, cli_store
+from rather.cli_store import File, Settings, console, print_agreement
 from rather.data import examples
 from rather.errors import ConfigError
 
@@ -48,10 +47,9 @@ A run is one TOML file. The usual way through it:
 
 Any setting can be changed on the command line: [cyan]rather loop run.toml train.lr=1e-4 run.seed=3[/cyan]""",
 )
-console = Console()
 
-File = Annotated[Path, typer.Argument(help="The run's TOML file; `rather config` writes one.")]
-Settings = Annotated[list[str] | None, typer.Argument(help="Settings to change: section.key=value ...")]
+app.add_typer(cli_store.commands)
+
 Round = Annotated[int, typer.Option("--round", help="Round of the outer loop, from 0.")]
 
 
@@ -72,7 +70,7 @@ def loop(file: File, settings: Settings = None) -> None:
     result = run.loop()
     if result is not None:
         console.print(f"\n[bold]{result[0].upper()}{result[1:]}[/bold]", highlight=False)
-    _print_agreement(run)
+    print_agreement(run.store, run.config.run.name)
     _write_report(run)
 
 
@@ -207,56 +205,6 @@ def evaluate(file: File, settings: Settings = None, round_: Round = 0) -> None:
     console.print("no answers yet" if result is None else f"[bold]{result}[/bold]", highlight=False)
 
 
-@app.command(name="import")
-def import_(
-    file: File,
-    data: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet: prompt, chosen, rejected; or prompt, a, b, preference.")],
-    settings: Settings = None,
-    gold: Annotated[bool, typer.Option("--gold", help="As gold questions, which show how attentive people are.")] = False,
-) -> None:
-    """Put comparisons from a file into the store, as questions that have been answered; twice the same file adds nothing.
-
-    With --gold they are put before people like other questions, and the file says which answer is right.
-    """
-    from rather.data import transfer
-
-    run = _run(file, settings)
-    new = transfer.import_comparisons(run.store, run.config.run.name, data, "gold" if gold else "train")
-    console.print(
-        f"{new} new {'gold questions' if gold else 'comparisons'} from {data}. Next: rather {'serve' if gold else 'train'} {file}"
-    )
-
-
-@app.command()
-def export(
-    file: File,
-    target: Annotated[Path, typer.Argument(help="Where to: .jsonl, .csv or .parquet.")],
-    settings: Settings = None,
-    form: Annotated[str, typer.Option(help="all (every answer, with provenance), comparisons, or trl (prompt, chosen, rejected).")] = "all",
-) -> None:
-    """Write the run's answers to a file."""
-    from rather.data import transfer
-
-    run = _run(file, settings)
-    console.print(f"{transfer.export(run.store, run.config.run.name, target, form)} rows in {target}")
-
-
-@app.command()
-def status(file: File, settings: Settings = None) -> None:
-    """How far the run is: questions, answers of each judge, agreement, checkpoints, the last metrics."""
-    run = _run(file, settings)
-    labels = run.store.labels(run.config.run.name, "train")
-    questions = run.store.keys(run.config.run.name, "train")
-    table = Table("judge", "kind", "answers", "abstentions", title=f"{run.config.run.name}: {len(questions)} questions")
-    for name, kind in run.store.judges().items():
-        mine = [x for x in labels if x.judge == name]
-        table.add_row(name, kind, str(sum(x.preference is not None for x in mine)), str(sum(x.preference is None for x in mine)))
-    console.print(table)
-    _print_agreement(run)
-    for row in run.metrics.read()[-1:]:
-        console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-
-
 @app.command()
 def report(file: File, settings: Settings = None) -> None:
     """Write the run's report: one self-contained HTML page with win rate, learning curves, agreement and example answers."""
@@ -367,25 +315,6 @@ def doctor(
         console.print(finding.text, markup=False)
     if any(f.grade == "bad" for f in findings):
         raise typer.Exit(1)
-
-
-def _print_agreement(run: Any) -> None:
-    from rather.store.agreement import measure, position_bias
-
-    labels = run.store.labels(run.config.run.name, "train")
-    kinds = run.store.judges()
-    found = measure(labels)
-    if found.questions:
-        simulated = all(kinds[j] == "simulated" for j in found.judges)
-        console.print(
-            f"Agreement of {len(found.judges)} {'simulated ' if simulated else ''}judges on {found.questions} questions: "
-            f"{100 * found.raw:.0f} % of pairs of answers, Krippendorff's alpha {found.alpha:.2f} "
-            f"(95 % interval {found.low:.2f} to {found.high:.2f})",
-            highlight=False,
-        )
-    bias = position_bias([x for x in labels if kinds[x.judge] == "person"])
-    if bias is not None:
-        console.print(f"Left side preferred {bias.left} of {bias.total} times (p = {bias.p_value:.2g} for no position bias)")
 
 
 def _write_report(run: Any) -> None:

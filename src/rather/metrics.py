@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rather import ranks
 from rather.errors import ConfigError
 
 Mirror = Callable[[str, int, dict[str, float]], None]
@@ -24,6 +23,8 @@ class Metrics:
 
     def write(self, phase: str, step: int, values: dict[str, float], **words: str | list[str]) -> None:
         """Append one line for `step` of `phase` ("train", "eval", ...); `words` go to the file alone. Only the first rank writes."""
+        from rather import ranks  # with torch, which reading does without
+
         if ranks.rank():
             return
         with self.path.open("a") as file:
@@ -39,6 +40,8 @@ class Metrics:
 
     def rewind(self, phase: str, step: int) -> None:
         """Forget the lines of `phase` after `step`: they will be made again."""
+        from rather import ranks
+
         if ranks.rank():
             return
         rows = [row for row in self.read() if row["phase"] != phase or row["step"] <= step]

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rather import build, checkpoint, held_out, live, nudge, ranks
 from rather.checkpoint import Lineage
@@ -25,6 +24,7 @@ from rather.judges import people
 from rather.judges.best import answers
 from rather.judges.model import ModelJudge
 from rather.metrics import Metrics, mirrors
+from rather.progress import progress
 from rather.query import priorities
 from rather.store import Store
 from rather.train import Stopped, train
@@ -358,11 +358,5 @@ class Run:
         if not total:
             yield lambda *_: None
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=transient) as bar:
-            task = bar.add_task(title, total=total)
-
-            def advance(count: int, description: str | None = None) -> None:
-                bar.update(task, advance=count, description=description)
-
+        with progress(self.console, title, total, transient) as advance:
             yield advance

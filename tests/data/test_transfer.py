@@ -29,8 +29,8 @@ def jsonl(path: Path, *rows: Any) -> Path:
 def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path / "store.db"))
     rows = [{"prompt": USER, "chosen": said(f"good {i}"), "rejected": said("=bad")} for i in range(3)]
-    assert import_comparisons(made, "run", jsonl(tmp_path / "c.jsonl", *rows)) == 3
-    assert import_comparisons(made, "run", tmp_path / "c.jsonl") == 0
+    assert import_comparisons(made, "run", jsonl(tmp_path / "c.jsonl", *rows)).questions == 3
+    assert import_comparisons(made, "run", tmp_path / "c.jsonl").unchanged == 3
     return made
 
 
@@ -54,7 +54,7 @@ def test_everything_is_exported_with_its_provenance(store: Store, tmp_path: Path
     rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
     assert [r["kind"] for r in rows] == ["answer"] * 4 + ["undo"]
     assert rows[0]["a_policy"] == ["import:c.jsonl"]
-    assert rows[0]["judge"] == "import:c.jsonl"
+    assert rows[0]["judge"] == f"import:{tmp_path.resolve()}/c.jsonl"
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

@@ -1,40 +1,32 @@
 """Comparisons from a file into the store, and from the store into a file."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rather.core import Label
 from rather.data.forms import read_comparisons
 from rather.data.writers import write_rows
 from rather.errors import DataError
 from rather.store import Store
+from rather.store.imports import Imported, import_all
 from rather.store.rows import LETTERS
 
 
-def import_comparisons(store: Store, run: str, path: Path, purpose: str = "train") -> int:
-    """Put a file's comparisons and their preferences into the store; returns how many are new.
+def import_comparisons(
+    store: Store, run: str, path: Path, purpose: str = "train", judge: str = "", advance: Callable[[int], object] = lambda rows: None
+) -> Imported:
+    """Put a file's comparisons and their preferences into the store, all or none; what it has already is left as it is.
 
     With the purpose "gold" they become gold questions: people are asked them like any other, and what they say is held against the file.
+    Rows that name no judge are answers of `judge`, or else of `file_judge(path)`. `advance` is called with numbers of rows.
     """
-    comparisons = list(read_comparisons(path))
-    before = store.keys(run, purpose)
-    if purpose == "gold":
-        comparisons = [replace(c, key=f"gold/{c.key}") for c in comparisons]
-    numbers = store.ask(run, comparisons, purpose, why="import")
-    new = [(n, c) for n, c in zip(numbers, comparisons, strict=True) if c.key not in before]
-    if purpose == "gold":
-        for number, c in new:
-            assert c.preference is not None
-            store.probe(number, c.preference)
-        return len(new)
-    judges = {c.judge or f"import:{path.name}" for _, c in new}
-    for judge in judges:
-        if judge not in store.judges():
-            store.add_judge(judge, "file")
-    store.answer_all([Label(n, c.judge or f"import:{path.name}", c.preference) for n, c in new])
-    return len(new)
+    return import_all(store, run, read_comparisons(path), purpose, judge or file_judge(path), advance)
+
+
+def file_judge(path: Path) -> str:
+    """Who answered in a file that names no judges: import:FILE, with its folders from the current one on, or all of them."""
+    whole = path.resolve()
+    return f"import:{(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole).as_posix()}"
 
 
 def export(store: Store, run: str, path: Path, form: str = "all") -> int:

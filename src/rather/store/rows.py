@@ -1,15 +1,16 @@
 """How rows become questions and back, and which labels count."""
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, exists, func, select
+from sqlalchemy import Connection, Row, Select, Table, exists, func, insert, select
 
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.store import tables as t
+from rather.store.engine import now
 
 LETTERS = "abcdefgh"
 """What the sides of a question are called."""
@@ -99,6 +100,48 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]]) -> list[Quest
         comparison = Comparison(a, b, key=r.key, others=tuple(others))
         found.append(Question(r.id, r.run, r.purpose, r.why, r.score, comparison, originals.get(r.id), numbers))
     return found
+
+
+def numbered(connection: Connection, table: Table, values: list[dict[str, Any]]) -> list[int]:
+    """Insert rows by one statement; returns their numbers. The connection must hold the lock that writers take.
+
+    The numbers are drawn beforehand: where a database gives them out, SQLAlchemy inserts row by row under SQLite.
+    """
+    if connection.dialect.name == "sqlite":
+        last = connection.execute(select(func.max(table.c.id))).scalar() or 0
+        numbers = list(range(last + 1, last + 1 + len(values)))
+    else:
+        drawn = select(func.nextval(func.pg_get_serial_sequence(table.name, "id"))).select_from(func.generate_series(1, len(values)))
+        numbers = list(connection.execute(drawn).scalars())
+    if values:
+        connection.execute(insert(table), [{**row, "id": number} for row, number in zip(values, numbers, strict=True)])
+    return numbers
+
+
+def add_questions(
+    connection: Connection,
+    run: str,
+    questions: Sequence[tuple[str, Comparison]],
+    purpose: str,
+    why: str,
+    scores: Sequence[float | None] | None = None,
+) -> list[int]:
+    """Insert questions under the keys that stand before them, which the run must not have yet; returns their numbers."""
+    fixed = {"run": run, "purpose": purpose, "why": why, "created": now()}
+    given = scores or [None] * len(questions)
+    numbers = numbered(
+        connection, t.comparison, [{**fixed, "key": key, "score": score} for (key, _), score in zip(questions, given, strict=True)]
+    )
+    sides = [
+        ({"comparison": number, "side": letter, "place": place}, trajectory)
+        for number, (_, comparison) in zip(numbers, questions, strict=True)
+        for letter, side in zip(LETTERS, comparison.sides, strict=False)
+        for place, trajectory in enumerate(side)
+    ]
+    trajectories = numbered(connection, t.trajectory, [to_row(trajectory) for _, trajectory in sides])
+    if sides:
+        connection.execute(insert(t.side), [{**side, "trajectory": number} for (side, _), number in zip(sides, trajectories, strict=True)])
+    return numbers
 
 
 ARRAYS: tuple[Literal["observations", "actions", "logprobs", "rewards", "before"], ...] = (

@@ -110,27 +110,17 @@ class Store:
 
         Returns the number of each question. A higher score is asked earlier.
         """
-        numbers = []
         with self.transaction(write=True) as connection:
-            known = {
-                r.key: r.id for r in connection.execute(select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run))
-            }
-            for i, comparison in enumerate(comparisons):
-                if comparison.key not in known:
-                    values = {
-                        "run": run, "key": comparison.key, "purpose": purpose, "why": why,
-                        "score": None if scores is None else float(scores[i]), "created": opening.now(),
-                    }  # fmt: skip
-                    number = connection.execute(insert(t.comparison).values(values)).inserted_primary_key[0]  # type: ignore[index]
-                    known[comparison.key] = number
-                    for name, side in zip(rows.LETTERS, comparison.sides, strict=False):
-                        for place, trajectory in enumerate(side):
-                            made = connection.execute(insert(t.trajectory).values(rows.to_row(trajectory)))
-                            link = {"comparison": number, "side": name, "place": place}
-                            link["trajectory"] = made.inserted_primary_key[0]  # type: ignore[index]
-                            connection.execute(insert(t.side).values(link))
-                numbers.append(known[comparison.key])
-        return numbers
+            there = select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run)
+            known = {r.key: r.id for r in connection.execute(there)}
+            new: dict[str, int] = {}
+            for i, c in enumerate(comparisons):
+                if c.key not in known:
+                    new.setdefault(c.key, i)
+            asked = [(key, comparisons[i]) for key, i in new.items()]
+            given = None if scores is None else [float(scores[i]) for i in new.values()]
+            known |= dict(zip(new, rows.add_questions(connection, run, asked, purpose, why, given), strict=True))
+        return [known[c.key] for c in comparisons]
 
     def keys(self, run: str, purpose: str | None) -> set[str]:
         """The keys of a run's questions of one purpose, or of all but those whose answers are known."""

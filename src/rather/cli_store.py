@@ -1,0 +1,103 @@
+"""The commands about what is in the store: import, export, status. None of them needs a model, and none imports torch."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+commands = typer.Typer()
+console = Console()
+
+File = Annotated[Path, typer.Argument(help="The run's TOML file; `rather config` writes one.")]
+Settings = Annotated[list[str] | None, typer.Argument(help="Settings to change: section.key=value ...")]
+
+
+def open_store(file: Path, settings: list[str] | None) -> tuple[Any, Any]:
+    """A run's settings and its store, for commands that need no model: without importing torch."""
+    from rather import settings as toml
+    from rather.store import Store
+
+    config = toml.load(file, settings or [])
+    return config, Store(config.store)
+
+
+@commands.command(name="import")
+def import_(
+    file: File,
+    data: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet: prompt, chosen, rejected; or prompt, a, b, preference.")],
+    settings: Settings = None,
+    gold: Annotated[bool, typer.Option("--gold", help="As gold questions, which show how attentive people are.")] = False,
+    judge: Annotated[str, typer.Option(help="Who answered where the file has no column judge; empty: import:FILE.")] = "",
+) -> None:
+    """Put comparisons from a file into the store, as questions that have been answered; all of them or, if it is stopped, none.
+
+    A question is what it asks: its prompt and its two sides. The same file again adds nothing; a row that has another preference than
+    before is its judge's new answer. A row that stands in the file twice is two opinions. With --gold the questions are put before
+    people like other ones, and the file says which answer is right.
+    """
+    from rather.data import transfer
+    from rather.progress import progress
+
+    config, store = open_store(file, settings)
+    with progress(console, f"importing {data}", None, transient=True) as advance:
+        done = transfer.import_comparisons(store, config.run.name, data, "gold" if gold else "train", judge, advance)
+    added = f", {done.answers} new answers to questions that were there" if done.answers else ""
+    console.print(
+        f"{done.questions} new {'gold ' if gold else ''}questions{added}, {done.changed} changed answers, {done.unchanged} already there, "
+        f"from {data}. Next: rather {'serve' if gold else 'train'} {file}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+@commands.command()
+def export(
+    file: File,
+    target: Annotated[Path, typer.Argument(help="Where to: .jsonl, .csv or .parquet.")],
+    settings: Settings = None,
+    form: Annotated[str, typer.Option(help="all (every answer, with provenance), comparisons, or trl (prompt, chosen, rejected).")] = "all",
+) -> None:
+    """Write the run's answers to a file."""
+    from rather.data import transfer
+
+    config, store = open_store(file, settings)
+    console.print(f"{transfer.export(store, config.run.name, target, form)} rows in {target}")
+
+
+@commands.command()
+def status(file: File, settings: Settings = None) -> None:
+    """How far the run is: questions, answers of each judge, agreement, checkpoints, the last metrics."""
+    from rather.metrics import Metrics
+
+    config, store = open_store(file, settings)
+    labels = store.labels(config.run.name, "train")
+    questions = store.keys(config.run.name, "train")
+    table = Table("judge", "kind", "answers", "abstentions", title=f"{config.run.name}: {len(questions)} questions")
+    for name, kind in store.judges().items():
+        mine = [x for x in labels if x.judge == name]
+        table.add_row(name, kind, str(sum(x.preference is not None for x in mine)), str(sum(x.preference is None for x in mine)))
+    console.print(table)
+    print_agreement(store, config.run.name)
+    for row in Metrics(config.folder / "metrics.jsonl").read()[-1:]:
+        console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+
+
+def print_agreement(store: Any, run: str) -> None:
+    """Say how far the judges of a run agree, and whether people are swayed by the place on the screen."""
+    from rather.store.agreement import measure, position_bias
+
+    labels = store.labels(run, "train")
+    kinds = store.judges()
+    found = measure(labels)
+    if found.questions:
+        simulated = all(kinds[j] == "simulated" for j in found.judges)
+        console.print(
+            f"Agreement of {len(found.judges)} {'simulated ' if simulated else ''}judges on {found.questions} questions: "
+            f"{100 * found.raw:.0f} % of pairs of answers, Krippendorff's alpha {found.alpha:.2f} "
+            f"(95 % interval {found.low:.2f} to {found.high:.2f})",
+            highlight=False,
+        )
+    bias = position_bias([x for x in labels if kinds[x.judge] == "person"])
+    if bias is not None:
+        console.print(f"Left side preferred {bias.left} of {bias.total} times (p = {bias.p_value:.2g} for no position bias)")
