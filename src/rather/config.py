@@ -44,9 +44,7 @@ class Run(Section):
 
     name: Free[str] = Field(default="run", description="Name of the run: its folder, and its name in the store.", pattern=r"^[\w.-]+$")
     folder: Free[str] = Field(default="runs", description="Folder that holds the run's folder.")
-    store: Free[str] = Field(
-        default="", description="SQLite file or postgresql+psycopg:// URL of the store; empty: store.db in the run's folder."
-    )
+    store: Free[str] = Field(default="", description="SQLite file or postgresql+psycopg:// URL; empty: store.db in the run's folder.")
     seed: int = Field(default=0, description="Seed of everything that is drawn.", ge=0)
     date: Annotated[str, BeforeValidator(_day)] = Field(
         default="",
