@@ -60,7 +60,10 @@ def test_a_run_command_by_command(rather: Rather, run: Path, tmp_path: Path) -> 
     assert "0 new questions; 12 in all" in rather("sample", run).stdout
     assert "36 new answers" in rather("label", run).stdout
     assert "checkpoints/dpo-0/step-000006" in rather("train", run).stdout
-    assert re.search(r"win rate against the starting model: \d+\.\d % \(95 % interval", rather("eval", run).stdout)
+    evaluated = rather("eval", run).stdout
+    assert re.search(r"win rate against the starting model: \d+\.\d % \(95 % interval", evaluated)
+    for what in ("nats a token under the base model", "words an answer", "answers that end", "repeated pairs of words", "distinct words"):
+        assert what in " ".join(evaluated.split()), "what it cost"
     status = rather("status", run).stdout
     assert "expert" in status
     assert "Krippendorff" in status

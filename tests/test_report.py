@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from rather import report
 from rather import settings as toml
 from rather.core import Comparison, Label, Task, Trajectory
+from rather.cost import Cost, Traits
 from rather.metrics import Metrics
 from rather.store import Store
 
@@ -19,11 +20,11 @@ def test_what_models_and_people_wrote_is_escaped(tmp_path: Path) -> None:
         (number,) = store.ask("run", [Comparison((sides[0],), (sides[1],), key=purpose)], purpose)
         store.answer(Label(number, HOSTILE, 1.0, seconds=2.0))
     metrics = Metrics(settings.folder / "metrics.jsonl")
-    lengths = {"length_policy": 3.0, "length_start": 4.0}
+    price = Cost(Traits(-2.0, 3.0, 1.0, 0.0, 3.0, 1.0), Traits(-1.0, 4.0, 0.5, 0.1, 4.0, 1.0)).metrics()
     metrics.write(
         "eval-0",
         5,
-        {"win_rate": 1.0, "win_rate_low": 0.2, "win_rate_high": 1.0, "prompts": 1, **lengths},
+        {"win_rate": 1.0, "win_rate_low": 0.2, "win_rate_high": 1.0, "prompts": 1, **price},
         checkpoint="abc",
         evaluation="eval-0-5-abc",
         judges=[],
@@ -37,3 +38,6 @@ def test_what_models_and_people_wrote_is_escaped(tmp_path: Path) -> None:
     assert "Content-Security-Policy" in page
     assert page.count("<svg") == 5, "loss, accuracy, temperatures, win rate and lengths"
     assert "100 %" in page
+    assert "Warning:</strong> the answers are 1.00 nats a token less likely" in page
+    for what in ("nats a token under the base model", "words an answer", "answers that end", "repeated pairs of words", "distinct words"):
+        assert what in page

@@ -8,6 +8,7 @@ import torch
 
 from rather import build, checkpoint, evaluation, live, ranks
 from rather.core import Comparison, Trajectory
+from rather.cost import Cost, cost
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import Rate, calibration, rate, win_rate
 from rather.judges.model import ModelJudge
@@ -50,7 +51,7 @@ def compare(run: Any, number: int) -> str | None:
         return None
     result = win_rate(answered, name)
     run.metrics.rewind(f"eval-{number}", -1)
-    lengths = {f"length_{who}": _words(answered, who == "policy", name) for who in ("policy", "start")}
+    price = _cost(run, answered, name)
     values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}
     said = f"win rate against the starting model: {result}"
     if build.verified(c):
@@ -58,8 +59,8 @@ def compare(run: Any, number: int) -> str | None:
         values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}
         values |= {"score_start": before.mean, "score_start_low": before.low, "score_start_high": before.high}
         said = f"held-out score: {after}; before: {before}"
-    run.metrics.write(f"eval-{number}", step, values | lengths, checkpoint=digest, evaluation=purpose, judges=voters)
-    return said
+    run.metrics.write(f"eval-{number}", step, values | price.metrics(), checkpoint=digest, evaluation=purpose, judges=voters)
+    return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])
 
 
 def _score(run: Any, answered: Sequence[Comparison], policy: str) -> Rate:
@@ -100,7 +101,9 @@ def _renamed(trajectory: Trajectory, policy: str) -> Trajectory:
     return replace(trajectory, policy=policy)
 
 
-def _words(comparisons: Sequence[Comparison], of_policy: bool, name: str) -> float:
-    """Mean words of the answers of the policy, or of the start."""
-    sides = [c.a[0] if (c.a[0].policy == name) == of_policy else c.b[0] for c in comparisons]
-    return sum(len((t.text or "").split()) for t in sides) / len(sides)
+def _cost(run: Any, answered: Sequence[Comparison], name: str) -> Cost:
+    """What the policy called `name` has become beside the base model, in the answers that were compared."""
+    answers = [t for c in answered for side in (c.a, c.b) for t in side]
+    after, before = ([t for t in answers if (t.policy == name) == ours] for ours in (True, False))
+    with run.progress("reading with the base model", len(answers), transient=True) as advance:
+        return cost(run.start, after, before, advance)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rather.core import Comparison
+from rather.cost import Cost
 from rather.evaluate import win_rate
 from rather.judges.language import words
 from rather.store.agreement import measure, position_bias
@@ -32,7 +33,7 @@ def render(page: str, **values: Any) -> str:
     return environment.get_template(page).render(**values)
 
 
-def write(run: Any, examples: int = 8) -> Path:
+def write(run: Any, examples: int = 20) -> Path:
     """Write report.html into the run's folder and return its path."""
     name = run.config.run.name
     labels = run.store.labels(name, "train")
@@ -50,7 +51,7 @@ def write(run: Any, examples: int = 8) -> Path:
         judges=[_judge_row(j, kinds[j], labels) for j in sorted({x.judge for x in labels})],
         simulated=any(kinds[x.judge] == "simulated" for x in labels),
         win=win_rate(held_out, policy) if held_out else None,
-        last_eval=evals[-1] if evals else None,
+        cost=Cost.read(evals[-1]) if evals else None,
         advice=next((row["advice"] for row in reversed(run.metrics.read()) if "advice" in row), ""),
         plots=[Markup(plot) for plot in _plots(run, evals, held_out, policy)],
         examples=[_example(c, policy) for c in _spread(held_out, examples)],

@@ -1,0 +1,91 @@
+"""What a win rate costs: by hand, then with a model."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rather.core import Task, Trajectory
+from rather.cost import Cost, Traits, base_logprobs, cost, traits
+from rather.text import load
+from rather.wording import asked, content_words, repetition, words
+
+
+def answer(text: str, prompt: str = "Why is the sky blue?", terminated: bool = True) -> Trajectory:
+    return Trajectory(Task("f", prompt, prompt), "p", text, terminated)
+
+
+def test_words_by_hand() -> None:
+    assert words("Don\u2019t STOP, it's no_w 3 o'clock\u2014Stra\u00dfe!") == [
+        "don\u2019t",
+        "stop",
+        "it's",
+        "no",
+        "w",
+        "3",
+        "o'clock",
+        "strasse",
+    ]
+    assert content_words("Why does a train stop? Trains, training; the stops!") == {"train", "stop", "stops"}
+    assert content_words("Please write about it") == set()
+    assert repetition(["a", "b", "a", "b", "a"]) == 0.5  # ab ba ab ba: two of four stood there before
+    assert repetition(["a"]) == repetition([]) == 0.0
+    assert asked([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}, {"role": "user", "content": "v"}]) == "u\nv"
+
+
+def test_traits_by_hand() -> None:
+    answers = [answer("The sky is the sky is"), answer("No.", terminated=False)]
+    # log-probabilities -6 of 6 tokens and -2 of 2: -8 / 8. Pairs: the-sky sky-is is-the the-sky sky-is, 2 of 5 again; none in "No."
+    found = traits(answers, [(-6.0, 6), (-2.0, 2)])
+    assert found == Traits(logprob=-1.0, length=3.5, ended=0.5, repetition=0.2, distinct_words=4.0, on_topic=0.5)
+    assert traits([answer("", terminated=False)], [(0.0, 0)]).logprob == 0.0
+
+
+FINE = Traits(-1.0, 20.0, 0.9, 0.1, 100.0, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"logprob": -1.51}, "the answers are 0.51 nats a token less likely under the base model than its own (limit 0.5)"),
+        ({"distinct_words": 49.0}, "the answers hold 49 distinct words, fewer than half of the base model's 100"),
+        ({"on_topic": 0.39}, "39 % of the answers share a content word with their prompt, fewer than half of the base model's 80 %"),
+    ],
+)
+def test_each_warning_has_its_limit(changed: dict[str, float], sentence: str) -> None:
+    assert Cost(replace(FINE, **changed), FINE).warnings() == [sentence]
+    at_the_limit = replace(FINE, logprob=-1.5, distinct_words=50.0, on_topic=0.4)
+    assert Cost(at_the_limit, FINE).warnings() == []
+
+
+def test_what_is_written_is_read_again_and_said() -> None:
+    found = Cost(replace(FINE, logprob=-1.25, ended=1.0), FINE)
+    assert found.metrics()["nats_lost"] == 0.25
+    assert Cost.read({"prompts": 3, **found.metrics()}) == found
+    assert Cost.read({"prompts": 3}) is None, "what an earlier version wrote has no cost"
+    assert str(found).startswith("nats a token under the base model: -1.25, before -1.00; words an answer: 20.0, before 20.0")
+    assert "answers that end: 100 %, before 90 %" in str(found)
+
+
+def test_log_probabilities_are_the_base_models_at_temperature_1(tiny: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    policy = load.policy(tiny, torch.device("cpu"), torch.float32, False, 0.7, None)
+    answers = [answer("hi"), answer("a longer one", "What?", terminated=False), answer("", terminated=False)]
+    found = base_logprobs(policy, answers)
+    assert [n for _, n in found] == [3, 12, 0]
+    assert policy.temperature == 0.7
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    for t, (total, n) in zip(answers[:2], found[:2], strict=True):
+        prompt = policy.tokens.encode_prompt(t.task.prompt or "")
+        ids = [*prompt, *policy.tokens.encode_answer(t.text or "", t.terminated)]
+        with torch.no_grad():
+            logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        expected = sum(float(logprobs[i - 1, ids[i]]) for i in range(len(ids) - n, len(ids)))
+        assert total == pytest.approx(expected, abs=1e-4)
+    both = cost(policy, answers[:1], answers[1:2])
+    assert both.policy.logprob == pytest.approx(found[0][0] / 3)
+    assert both.nats_lost == pytest.approx(found[1][0] / 12 - found[0][0] / 3)
+    assert not math.isnan(both.base.length)
