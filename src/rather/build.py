@@ -14,7 +14,8 @@ from rather.config import Config
 from rather.core import Answered, Comparison, Task
 from rather.data.forms import read_tasks
 from rather.errors import ConfigError
-from rather.judges.known import SimulatedJudge, utility
+from rather.judges.concise import Concise, Surprise
+from rather.judges.known import CONCISE, SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
 from rather.learners.common import Attempts, Optimisation, Order
@@ -161,14 +162,14 @@ def verified(config: Config) -> bool:
     return config.train.learner in ("ppo", "grpo") and config.train.reward == "verify"
 
 
-def judges(config: Config) -> list[Any]:
-    """Who answers the questions; none for people, who are asked by `judges.people`."""
+def judges(config: Config, base: Callable[[], AnyPolicy]) -> list[Any]:
+    """Who answers the questions; none for people, who are asked by `judges.people`. `base` gives the base model to those who need it."""
     j = config.judge
     match "verifier" if verified(config) else j.kind:
         case "panel":
             if not j.panel or len({p.name for p in j.panel}) < len(j.panel):
                 raise ConfigError("judge.panel needs at least one judge, and each needs a name of its own")
-            return [SimulatedJudge(utility=utility(p.utility), seed=config.run.seed, **p.model_dump(exclude={"utility"})) for p in j.panel]
+            return panel(config, base)
         case "model":
             if not j.checkpoint:
                 raise ConfigError('judge.kind = "model" needs judge.checkpoint, the checkpoint folder of a reward model')
@@ -182,6 +183,24 @@ def judges(config: Config) -> list[Any]:
             return [checker(config)]
         case "people" | "terminal":
             return []
+
+
+def panel(config: Config, base: Callable[[], AnyPolicy]) -> list[SimulatedJudge]:
+    """The simulated judges; those who like what is concise share one reading of the answers by the base model.
+
+    Raises:
+        ConfigError: a utility reads words, and the run is about control.
+    """
+    members, concise = config.judge.panel, None
+    if any(p.utility == CONCISE for p in members):
+        if config.control.env:
+            raise ConfigError(f'the utility "{CONCISE}" reads words, and the run is about control; take another, such as "total_reward"')
+        concise = Concise(Surprise(base()))
+    made = []
+    for p in members:
+        likes, read = (concise, concise.read) if concise and p.utility == CONCISE else (utility(p.utility), None)
+        made.append(SimulatedJudge(utility=likes, read=read, seed=config.run.seed, **p.model_dump(exclude={"utility"})))
+    return made
 
 
 def checker(config: Config) -> Checker:

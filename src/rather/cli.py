@@ -169,7 +169,7 @@ def panel(
         status.update(f"{count} answers")
 
     with console.status("joining") as status:
-        answer(link, build.judges(loaded), pace, wait, answered, threading.Event())
+        answer(link, build.judges(loaded, lambda: build.start_policy(loaded)), pace, wait, answered, threading.Event())
     console.print(f"{count} answers of {len(loaded.judge.panel)} simulated judges")
 
 

@@ -108,7 +108,7 @@ class Panelist(Section):
     """One simulated judge."""
 
     name: str = Field(description="Name of the judge.")
-    utility: str = Field(default="brief", description="What this judge likes: a name in the table of judges/known.py.")
+    utility: str = Field(default="brief", description="What this judge likes: concise, or a name in the table of judges/known.py.")
     temperature: float = Field(default=0.5, description="Noise: P(a) = sigmoid((u_a - u_b) / temperature).", gt=0)
     mistake: float = Field(default=0.0, description="Probability of answering at random.", ge=0, le=1)
     tie: float = Field(default=0.0, description="Utilities closer than this are called a tie.", ge=0)

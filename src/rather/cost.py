@@ -66,6 +66,7 @@ def base_logprobs(
     plain.temperature = 1.0
     scored = [(0.0, 0)] * len(answers)
     known = [i for i, t in enumerate(answers) if t.text or t.terminated]
+    known.sort(key=lambda i: repr(answers[i].task.prompt))  # answers to one prompt are forwarded together
     for start in range(0, len(known), ROWS):
         rows = known[start : start + ROWS]
         batch = plain.collate([answers[i] for i in rows])

@@ -83,7 +83,7 @@ class Run:
     @cached_property
     def judges(self) -> list[Any]:
         """Who answers, unless it is people."""
-        found = build.judges(self.config)
+        found = build.judges(self.config, lambda: self.start)
         for judge in found:
             self.store.add_judge(judge.name, judge.kind)
         return found

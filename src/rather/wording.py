@@ -18,7 +18,7 @@ FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 """English words that say little about a text's subject; among them those that tasks are put in ("explain", "write")."""
 
 STEM = 5
-"""Letters by which two words are taken for the same, so that "train", "trains" and "training" are."""
+"""Letters by which two words are taken for the same, a final s aside, so that "train", "trains" and "training" are."""
 
 
 def words(text: str) -> list[str]:
@@ -28,7 +28,8 @@ def words(text: str) -> list[str]:
 
 def content_words(text: str) -> set[str]:
     """The stems of the words that say what a text is about: not function words, nor words of one or two letters."""
-    return {word[:STEM] for word in words(text.replace("\u2019", "'")) if word not in FUNCTION_WORDS and len(word) > 2}
+    said = words(text.replace("\u2019", "'"))
+    return {re.sub(r"(?<=[^s])s$", "", word)[:STEM] for word in said if word not in FUNCTION_WORDS and len(word) > 2}
 
 
 def asked(prompt: Prompt) -> str:

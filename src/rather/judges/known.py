@@ -10,12 +10,12 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
 from rather.core import Comparison, Trajectory
 from rather.errors import ConfigError
+from rather.wording import repetition
 
 Utility = Callable[[Trajectory], float]
 
@@ -67,8 +67,7 @@ def _words(trajectory: Trajectory) -> list[str]:
 
 def _repetition(said: list[str]) -> float:
     """What is taken off: 6 times the share of pairs of neighbouring words that were there before, beyond a fifth; all of it for none."""
-    pairs = list(pairwise(said))
-    return 6 * max(0.0, (1 - len(set(pairs)) / len(pairs) if pairs else 1.0) - 0.2)
+    return 6 * max(0.0, (repetition(said) if len(said) > 1 else 1.0) - 0.2)
 
 
 def readable(trajectory: Trajectory) -> float:
@@ -91,6 +90,9 @@ UTILITIES: dict[str, Utility] = {
     "total_reward": total_reward,
 }  # fmt: skip
 
+CONCISE = "concise"
+"""The utility that needs a language model, too; see judges/concise.py."""
+
 
 @dataclass(frozen=True)
 class SimulatedJudge:
@@ -112,10 +114,14 @@ class SimulatedJudge:
     seed: int = 0
     discount: float = 1.0
     skip_below: float = -math.inf
+    read: Callable[[Sequence[Trajectory]], None] | None = None
+    """Shown all that will be judged beforehand, for a utility that asks a language model about many at once."""
     kind: str = "simulated"
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[float | None]:
         """An answer to each."""
+        if self.read is not None:
+            self.read([t for c in comparisons for side in (c.a, c.b) for t in side])
         return [self._one(c) for c in comparisons]
 
     def _one(self, comparison: Comparison) -> float | None:
@@ -155,8 +161,10 @@ def utility(name: str) -> Utility:
     """The utility called `name`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it needs a language model.
     """
+    if name == CONCISE:
+        raise ConfigError(f"{CONCISE!r} is a utility for judge.panel alone; take one of {', '.join(UTILITIES)}")
     if name not in UTILITIES:
-        raise ConfigError(f"there is no utility {name!r}; take one of {', '.join(UTILITIES)}")
+        raise ConfigError(f"there is no utility {name!r}; take one of {', '.join(UTILITIES)} or {CONCISE}")
     return UTILITIES[name]
