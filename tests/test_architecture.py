@@ -92,6 +92,22 @@ def test_the_store_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_import_export_and_status_work_without_torch(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    (tmp_path / "c.jsonl").write_text('{"prompt": "Hi?", "chosen": "Hello.", "rejected": "No."}\n')
+    (tmp_path / "run.toml").write_text("")
+    code = """
+import sys
+sys.modules |= dict.fromkeys(("torch", "transformers"))
+from rather.cli import app
+for command in ("import run.toml c.jsonl", "status run.toml", "export run.toml all.jsonl"):
+    app(command.split(), standalone_mode=False)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
+
+
 def test_the_text_engine_stays_small() -> None:
     """Its speed is not paid for with simplicity. Empty lines and docstrings, the constants that are statements, do not count."""
     count = 0

@@ -69,28 +69,29 @@ def export(
 def status(file: File, settings: Settings = None) -> None:
     """How far the run is: questions, answers of each judge, agreement, checkpoints, the last metrics."""
     from rather.metrics import Metrics
+    from rather.store import tally
 
     config, store = open_store(file, settings)
-    labels = store.labels(config.run.name, "train")
-    questions = store.keys(config.run.name, "train")
-    table = Table("judge", "kind", "answers", "abstentions", title=f"{config.run.name}: {len(questions)} questions")
-    for name, kind in store.judges().items():
-        mine = [x for x in labels if x.judge == name]
-        table.add_row(name, kind, str(sum(x.preference is not None for x in mine)), str(sum(x.preference is None for x in mine)))
+    run = config.run.name
+    table = Table("judge", "kind", "answers", "abstentions", title=f"{run}: {tally.questions(store, run, 'train')} questions")
+    for name, kind, answers, abstentions in tally.tally(store, run, "train"):
+        table.add_row(name, kind, str(answers), str(abstentions))
     console.print(table)
-    print_agreement(store, config.run.name)
+    print_agreement(store, run)
     for row in Metrics(config.folder / "metrics.jsonl").read()[-1:]:
         console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
 
 
 def print_agreement(store: Any, run: str) -> None:
     """Say how far the judges of a run agree, and whether people are swayed by the place on the screen."""
-    from rather.store.agreement import measure, position_bias
+    from rather.progress import progress
+    from rather.store import tally
 
-    labels = store.labels(run, "train")
-    kinds = store.judges()
-    found = measure(labels)
+    counts = tally.tally(store, run, "train")
+    with progress(console, "reading answers", sum(x.answers for x in counts), transient=True) as advance:
+        found = tally.agree(store, run, "train", advance)
     if found.questions:
+        kinds = {x.judge: x.kind for x in counts}
         simulated = all(kinds[j] == "simulated" for j in found.judges)
         console.print(
             f"Agreement of {len(found.judges)} {'simulated ' if simulated else ''}judges on {found.questions} questions: "
@@ -98,6 +99,6 @@ def print_agreement(store: Any, run: str) -> None:
             f"(95 % interval {found.low:.2f} to {found.high:.2f})",
             highlight=False,
         )
-    bias = position_bias([x for x in labels if kinds[x.judge] == "person"])
+    bias = tally.position(store, run, "train")
     if bias is not None:
         console.print(f"Left side preferred {bias.left} of {bias.total} times (p = {bias.p_value:.2g} for no position bias)")

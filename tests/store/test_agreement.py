@@ -1,13 +1,17 @@
 import math
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import aggregate_raters
 from statsmodels.stats.inter_rater import fleiss_kappa as reference_fleiss
 
-from rather.core import Label
-from rather.store.agreement import alpha, alpha_interval, cohen_kappa, fleiss_kappa, measure, position_bias, raw_agreement
+from rather.core import Comparison, Label, Task, Trajectory
+from rather.store import Store, tally
+from rather.store.agreement import alpha, alpha_interval, bias, cohen_kappa, fleiss_kappa, measure, position_bias, raw_agreement
 
 nan = math.nan
 
@@ -73,3 +77,52 @@ def test_position_bias_counts_the_left_side() -> None:
     assert (found.left, found.total) == (20, 21)
     assert found.p_value == pytest.approx(2 * (1 + 21) / 2**21)  # binomial tails: 20 or 21 of 21, twice
     assert position_bias([Label(1, "ann", 0.5)]) is None
+
+
+def test_the_interval_is_that_of_questions_drawn_again_one_by_one() -> None:
+    chance = np.random.default_rng(1)
+    ratings = chance.integers(-1, 2, size=(3, 80)).astype(float)
+    ratings[1] = np.where(chance.random(80) < 0.7, ratings[0], ratings[1])
+    ratings[2, chance.random(80) < 0.3] = nan
+    slowly = [alpha(ratings[:, chance.integers(80, size=80)]) for _ in range(1000)]
+    assert alpha_interval(ratings) == pytest.approx((np.quantile(slowly, 0.025), np.quantile(slowly, 0.975)), abs=0.025)
+
+
+def test_raw_agreement_counts_pairs_of_answers() -> None:
+    chance = np.random.default_rng(2)
+    ratings = chance.integers(-1, 2, size=(5, 40)).astype(float)
+    ratings[chance.random((5, 40)) < 0.4] = nan
+    pairs = [(x, y) for column in ratings.T for x, y in combinations(column[~np.isnan(column)], 2)]
+    assert raw_agreement(ratings) == pytest.approx(np.mean([x == y for x, y in pairs]))
+
+
+@pytest.mark.parametrize(("left", "total"), [(0, 1), (5, 10), (20, 21), (480, 1000)])
+def test_the_bias_is_the_binomial_test_of_scipy(left: int, total: int) -> None:
+    found, reference = bias(left, total), binomtest(left, total)
+    interval = reference.proportion_ci(method="wilson")
+    assert (found.p_value, found.low, found.high) == pytest.approx((reference.pvalue, interval.low, interval.high))
+
+
+def test_what_is_counted_in_the_store_is_what_the_labels_say(where: str) -> None:
+    store, chance = Store(where), np.random.default_rng(3)
+    for name, kind in (("zoe", "person"), ("ann", "person"), ("ben", "file"), ("idle", "file")):
+        store.add_judge(name, kind)
+    sides = [(Trajectory(Task("f", "k", "prompt"), "p", word),) for word in ("one", "two", "three")]
+    asked = [Comparison(sides[0], sides[1], key=str(i), others=tuple(sides[2:]) if i > 20 else ()) for i in range(25)]
+    for purpose in ("train", "eval"):
+        numbers = store.ask("run", [replace(c, key=f"{purpose}/{c.key}") for c in asked], purpose)
+        for number, c in zip(numbers, asked, strict=True):
+            for judge in ("zoe", "ann", "ben", "ann"):  # ann changes her mind
+                p = [None, 0.0, 0.5, 1.0, 0.8][chance.integers(5)]
+                best = int(chance.integers(3)) if c.others and p not in (None, 0.5) else None
+                store.answer(Label(number, judge, p, best=best, left="ab"[chance.integers(2)]))
+    store.undo("run", "ben")
+    labels = store.labels("run", "train")
+    assert tally.questions(store, "run", "train") == 25
+    assert tally.agree(store, "run", "train") == measure(labels)
+    assert tally.position(store, "run", "train") == position_bias([x for x in labels if x.judge != "ben"])
+    given = [(x.judge, x.preference is None) for x in labels]
+    for name, _, answers, abstentions in tally.tally(store, "run", "train"):
+        assert (answers, abstentions) == (given.count((name, False)), given.count((name, True)))
+    assert tally.agree(store, "nothing", "train").questions == 0
+    store.close()

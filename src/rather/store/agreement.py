@@ -3,17 +3,19 @@
 Letters: U questions, J judges. Ratings are a (J, U) array of categories, NaN where a judge did not answer.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import krippendorff
 import numpy as np
-from scipy.stats import binomtest
 
 from rather.core import Label
 
 Ratings = np.ndarray
+Z = 1.959963984540054
+"""The quantile of the standard normal distribution at 0.975."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Agreement:
 
 def measure(labels: Sequence[Label], seed: int = 0, resamples: int = 1000) -> Agreement:
     """Agreement among the answers in `labels`, read as a better, tie or b better, or which of several sides is best."""
-    judges, ratings = table(labels)
+    return agreement(*table(labels), seed, resamples)
+
+
+def agreement(judges: list[str], ratings: Ratings, seed: int = 0, resamples: int = 1000) -> Agreement:
+    """Agreement of judges, whose answers are the rows of `ratings`."""
     several = ratings[:, (~np.isnan(ratings)).sum(0) >= 2]
     low, high = alpha_interval(several, seed, resamples)
     full = several[:, ~np.isnan(several).any(0)]
@@ -45,24 +51,38 @@ def measure(labels: Sequence[Label], seed: int = 0, resamples: int = 1000) -> Ag
 
 
 def table(labels: Sequence[Label]) -> tuple[list[str], Ratings]:
-    """Judges and their answers as ratings: 1 a better, 0 a tie, -1 b better; 1 + the number of the side that is the best of several."""
-    judges = sorted({x.judge for x in labels if x.preference is not None})
-    questions = {q: i for i, q in enumerate(sorted({x.comparison for x in labels}))}
-    ratings = np.full((len(judges), len(questions)), np.nan)
-    for x in labels:
-        if x.preference is not None:
-            ratings[judges.index(x.judge), questions[x.comparison]] = np.sign(x.preference - 0.5) if x.best is None else 1 + x.best
-    return judges, ratings
+    """Judges, by name, and their answers as ratings; abstentions are left out."""
+    kept = [x for x in labels if x.preference is not None]
+    judges = sorted({x.judge for x in kept})
+    numbers = {name: i for i, name in enumerate(judges)}
+    columns = [(x.comparison, numbers[x.judge], x.preference, math.nan if x.best is None else x.best) for x in kept]
+    return judges, rated(np.array(columns, float).reshape(-1, 4), len(judges))
+
+
+def rated(answers: np.ndarray, judges: int) -> Ratings:
+    """Ratings of so many judges from (N, 4) answers: question, number of the judge, preference, and which side is best (NaN of two).
+
+    A rating is 1 for a better, 0 for a tie, -1 for b better; 1 + the number of the side that is the best of several.
+    """
+    comparison, judge, preference, best = answers.T
+    questions, place = np.unique(comparison, return_inverse=True)
+    ratings = np.full((judges, len(questions)), np.nan)
+    ratings[judge.astype(int), place] = np.where(np.isnan(best), np.sign(preference - 0.5), 1 + best)
+    return ratings
+
+
+def _counts(ratings: Ratings) -> np.ndarray:
+    """How many judges chose each category, (U, C)."""
+    categories = np.unique(ratings[~np.isnan(ratings)])
+    return np.stack([(ratings == c).sum(0) for c in categories], axis=1) if len(categories) else np.zeros((ratings.shape[1], 0), int)
 
 
 def raw_agreement(ratings: Ratings) -> float:
     """Share of pairs of answers to one question that are the same."""
-    same = total = 0
-    for a, b in combinations(ratings, 2):
-        both = ~np.isnan(a) & ~np.isnan(b)
-        same += int((a == b)[both].sum())
-        total += int(both.sum())
-    return same / total if total else float("nan")
+    counts = _counts(ratings)
+    m = counts.sum(1)
+    total = int((m * (m - 1)).sum())
+    return int((counts * (counts - 1)).sum()) / total if total else float("nan")
 
 
 def cohen_kappa(a: np.ndarray, b: np.ndarray) -> float:
@@ -95,16 +115,25 @@ def alpha(ratings: Ratings) -> float:
 
 
 def alpha_interval(ratings: Ratings, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
-    """95 % percentile interval of alpha, questions drawn again with replacement."""
-    chance = np.random.default_rng(seed)
-    u = ratings.shape[1]
-    if not u:
+    """95 % percentile interval of alpha, questions drawn again with replacement.
+
+    Questions with the same number of answers of each kind are alike, so only how often each sort is drawn needs to be drawn.
+    """
+    counts = _counts(ratings)
+    sorts, often = np.unique(counts[counts.sum(1) >= 2], axis=0, return_counts=True)
+    if not len(sorts):
         return float("nan"), float("nan")
-    drawn = np.array([alpha(ratings[:, chance.integers(u, size=u)]) for _ in range(resamples)])
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn):
+    m = sorts.sum(1)
+    disagreement = (sorts * (m[:, None] - sorts)).sum(1) / (m - 1)
+    drawn = np.random.default_rng(seed).multinomial(often.sum(), often / often.sum(), size=resamples)
+    n_c = drawn @ sorts
+    n = n_c.sum(1)
+    expected = (n_c * (n[:, None] - n_c)).sum(1) / (n - 1)
+    varied = expected > 0
+    alphas = 1 - (drawn @ disagreement)[varied] / expected[varied]
+    if not len(alphas):
         return float("nan"), float("nan")
-    return float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975))
+    return float(np.quantile(alphas, 0.025)), float(np.quantile(alphas, 0.975))
 
 
 @dataclass(frozen=True)
@@ -123,7 +152,13 @@ def position_bias(labels: Sequence[Label]) -> PositionBias | None:
     clear = [x for x in labels if x.preference is not None and x.preference != 0.5 and x.best is None]
     if not clear:
         return None
-    left = sum((x.preference > 0.5) == (x.left == "a") for x in clear)  # type: ignore[operator]
-    result = binomtest(left, len(clear))
-    interval = result.proportion_ci(method="wilson")
-    return PositionBias(left, len(clear), interval.low, interval.high, float(result.pvalue))
+    return bias(sum((x.preference > 0.5) == (x.left == "a") for x in clear), len(clear))  # type: ignore[operator]
+
+
+def bias(left: int, total: int) -> PositionBias:
+    """The exact binomial test and Wilson's interval (1927) of `left` among `total` answers."""
+    from scipy.special import bdtr  # a third of a second, which most who ask for agreement need not wait for
+
+    p_value = min(1.0, 2 * float(bdtr(min(left, total - left), total, 0.5)))
+    center, half = left + Z**2 / 2, Z * math.sqrt(left * (total - left) / total + Z**2 / 4)
+    return PositionBias(left, total, (center - half) / (total + Z**2), (center + half) / (total + Z**2), p_value)
