@@ -109,11 +109,13 @@ for command in ("import run.toml c.jsonl", "status run.toml", "export run.toml a
 
 
 def test_the_text_engine_stays_small() -> None:
-    """Its speed is not paid for with simplicity. Empty lines and docstrings, the constants that are statements, do not count."""
+    """Its speed is not paid for with simplicity. Empty lines and docstrings, the constants that are statements, do not count; nor do models
+    that `transformers` computes.
+    """
     count = 0
-    for path in (SOURCE / "text").glob("*.py"):
+    for path in (SOURCE / "text").glob("[!f]*.py"):
         text = path.read_text()
         said = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
         told = {line for n in said for line in range(n.lineno, (n.end_lineno or n.lineno) + 1)}
         count += sum(bool(line.strip()) and i not in told for i, line in enumerate(text.splitlines(), 1))
-    assert 1000 < count < 1800
+    assert 1000 < count < 1750

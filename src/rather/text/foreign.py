@@ -6,7 +6,6 @@ Shape letters: B trajectories, T answer tokens (padded), C width.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,15 @@ from torch import Tensor
 from rather import ranks
 from rather.core import UNUSED, Batch, Perturbation, Trajectory
 from rather.errors import DataError, ModelError
-from rather.text import engine
+from rather.text import engine, foreign_lora
 from rather.text.collate import collate
 from rather.text.tokens import Tokens
 
 
 class ForeignPolicy:
-    """A causal language model of `transformers` as a policy; adapters are `peft`'s.
+    """A causal language model of `transformers` as a policy; adapters are `peft`'s (see `foreign_lora`).
 
-    With `adapter` None and adapters present it is the base alone.
+    Several policies may share `inner`, each with an adapter of its own; with `adapter` None a policy is the base alone.
     """
 
     memoryless = False
@@ -57,8 +56,8 @@ class ForeignPolicy:
 
     def _row(self, ids: Tensor, start: int, end: int) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities and entropies (t,) of an answer from `start` to `end`, and its hidden states (t + 1, C)."""
-        with self._active():
-            out = self.inner(input_ids=ids[None], use_cache=False, output_hidden_states=True)
+        foreign_lora.activate(self.inner, self.adapter)
+        out = self.inner(input_ids=ids[None], use_cache=False, output_hidden_states=True)
         every = torch.log_softmax(out.logits[0, start - 1 : end - 1].float() / self.temperature, dim=-1)
         chosen = every.gather(1, ids[start:end, None])[:, 0]
         return chosen, -(every.exp() * every).sum(-1).detach(), out.hidden_states[-1][0, start - 1 : end]
@@ -66,9 +65,9 @@ class ForeignPolicy:
     def ends(self, batch: Batch) -> Tensor:
         """Hidden states (B, C) of the last token of each answer."""
         found = []
+        foreign_lora.activate(self.inner, self.adapter)
         for ids, _, end in _rows(batch):
-            with self._active():
-                states = self.inner(input_ids=ids[None, :end], use_cache=False, output_hidden_states=True).hidden_states
+            states = self.inner(input_ids=ids[None, :end], use_cache=False, output_hidden_states=True).hidden_states
             found.append(states[-1][0, -1])
         return torch.stack(found)
 
@@ -96,9 +95,9 @@ class ForeignPolicy:
         tokens: list[int] = []
         logprobs: list[float] = []
         ids, cache = torch.tensor([request.prompt], device=self.device), None
+        foreign_lora.activate(self.inner, self.adapter)
         while len(tokens) < sampling.max_tokens and (not tokens or tokens[-1] not in self.tokens.stop):
-            with self._active():
-                out = self.inner(input_ids=ids, past_key_values=cache, use_cache=True)
+            out = self.inner(input_ids=ids, past_key_values=cache, use_cache=True)
             uniform = uniforms[len(tokens), None].to(self.device)
             token, logprob = engine.draw(out.logits[:, -1], uniform, sampling)
             ids, cache = token[:, None], out.past_key_values
@@ -111,23 +110,19 @@ class ForeignPolicy:
         """Write the adapter in PEFT's format, or the whole model with its tokenizer."""
         if ranks.rank():  # every rank has all of it
             return
+        if self.adapter is not None:
+            foreign_lora.save(self.inner, self.adapter, folder)
+            return
         self.inner.save_pretrained(folder)
-        if self.adapter is None:
-            self.tokens.save(folder)
+        self.tokens.save(folder)
 
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place."""
-        if self.adapter is None:
+        if self.adapter is not None:
+            foreign_lora.load(self.inner, self.adapter, folder)
+        else:
             state = read(folder, torch.float32, "it was saved by transformers").state_dict()
             self.inner.load_state_dict(state)
-            return
-        from peft import load_peft_weights, set_peft_model_state_dict
-
-        set_peft_model_state_dict(self.inner, load_peft_weights(str(folder), device=str(self.device)))
-
-    def _active(self) -> Any:
-        has_adapters = hasattr(self.inner, "peft_config")
-        return self.inner.disable_adapter() if has_adapters and self.adapter is None else nullcontext()
 
 
 def _rows(batch: Batch) -> list[tuple[Tensor, int, int]]:
@@ -157,19 +152,3 @@ def read(path: Path, dtype: torch.dtype, reason: str) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as e:
         why = str(e).strip().splitlines()[0]
         raise ModelError(f"{path} can be read neither by rather ({reason}) nor by transformers ({why})") from None
-
-
-def add_adapter(inner: Any, rank: int, alpha: float, seed: int) -> Any:
-    """`inner` with a LoRA adapter of `peft` on all its linear layers.
-
-    Raises:
-        ModelError: `peft` is not installed.
-    """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise ModelError('LoRA on this architecture needs the package peft; install it or set model.train to "full"') from None
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        how = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")  # type: ignore[arg-type]
-        return get_peft_model(inner, how)

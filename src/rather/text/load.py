@@ -12,7 +12,7 @@ from torch import nn
 
 from rather import ranks
 from rather.errors import ModelError
-from rather.text import foreign, lora, weights
+from rather.text import foreign, foreign_lora, lora, weights
 from rather.text.files import description
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextPolicy
@@ -133,9 +133,8 @@ def with_adapter(
     if isinstance(base, ForeignPolicy):
         if blocks:
             raise ModelError("model.blocks can be set for rather's own architectures only")
-        base.inner = foreign.add_adapter(base.inner, rank, alpha, seed)
-        adapted = ForeignPolicy(base.inner, base.tokens, name, base.temperature, base.name)
-        return adapted, [p for p in base.inner.parameters() if p.requires_grad]
+        parameters = foreign_lora.add(base.inner, name, rank, alpha, seed)
+        return ForeignPolicy(base.inner, base.tokens, name, base.temperature, base.name), parameters
     parameters = lora.add(base.model, name, rank, alpha, seed, blocks)
     return TextPolicy(base.model, base.tokens, name, base.temperature, base.name), parameters
 

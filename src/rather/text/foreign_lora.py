@@ -1,0 +1,119 @@
+"""LoRA adapters by name on a model of `transformers`, by `peft`: several on one base, which stays the same object."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from rather.errors import ModelError
+from rather.text.files import adapter as adapter_files
+
+
+def add(inner: Any, name: str, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
+    """Put a new adapter called `name` on all linear layers of `inner` but the last; returns its parameters (float32).
+
+    Experts that are kept in one tensor are not linear layers, and get none.
+
+    Raises:
+        ModelError: `peft` is not installed.
+    """
+    targets = sorted({at.removesuffix(".base_layer").rpartition(".")[2] for at in _linear(inner)})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return _inject(inner, name, {"r": rank, "lora_alpha": alpha, "target_modules": targets, "task_type": "CAUSAL_LM"})
+
+
+def load(inner: Any, name: str, folder: Path) -> list[nn.Parameter]:
+    """Read an adapter in PEFT's format, and what it is like, from `folder`; returns its parameters.
+
+    An adapter called `name` that is there already is overwritten in place.
+
+    Raises:
+        ModelError: the files are missing or damaged, or the adapter is of another kind or for another model.
+    """
+    from peft import set_peft_model_state_dict
+
+    config, state = adapter_files.read(folder)
+    if name not in getattr(inner, "peft_config", {}):
+        _inject(inner, name, adapter_files.shape(config))
+    state = {key.removeprefix(adapter_files.PREFIX): value for key, value in state.items()}
+    try:
+        result = set_peft_model_state_dict(inner, state, adapter_name=name)
+    except RuntimeError as e:
+        raise ModelError(f"the adapter in {folder} is for another model: {str(e).splitlines()[-1].strip()}") from None
+    wrong = [*result.unexpected_keys, *(key for key in result.missing_keys if f".{name}." in key)]
+    if wrong:
+        raise ModelError(f"the adapter in {folder} is for other layers than this model's: {min(wrong)}")
+    return parameters(inner, name)
+
+
+def save(inner: Any, name: str, folder: Path) -> None:
+    """Write adapter_model.safetensors and adapter_config.json, which `peft` loads."""
+    from peft import get_peft_model_state_dict
+
+    config = inner.peft_config[name]
+    state = get_peft_model_state_dict(inner, adapter_name=name, save_embedding_layers=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{adapter_files.PREFIX}{key}": value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config.base_model_name_or_path, config.inference_mode = str(inner.config.name_or_path), True
+    config.save_pretrained(folder)
+
+
+def activate(inner: Any, name: str | None) -> None:
+    """Let the adapter called `name` alone act; None: none of them. `peft` would also stop the gradient of all others."""
+    for layer in _layers(inner):
+        if layer.disable_adapters == (name is None) and (name is None or layer.active_adapters == [name]):
+            continue
+        learns = [(p, p.requires_grad) for p in layer.parameters()]
+        layer.enable_adapters(name is not None)
+        if name is not None:
+            layer.set_adapter(name)
+        for p, was in learns:
+            p.requires_grad_(was)
+
+
+def parameters(inner: Any, name: str) -> list[nn.Parameter]:
+    """The parameters of the adapter called `name`."""
+    return [p for at, p in inner.named_parameters() if ".lora_" in at and f".{name}." in at]
+
+
+def _linear(inner: Any) -> list[str]:
+    """The names of the linear layers of the base, but that of the one that makes the logits."""
+    from transformers.pytorch_utils import Conv1D
+
+    last = inner.get_output_embeddings()
+    return [at for at, layer in inner.named_modules() if isinstance(layer, nn.Linear | Conv1D) and layer is not last and ".lora_" not in at]
+
+
+def _layers(inner: Any) -> list[Any]:
+    """The layers that adapters sit on."""
+    if not hasattr(inner, "peft_config"):
+        return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in inner.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _inject(inner: Any, name: str, config: dict[str, Any]) -> list[nn.Parameter]:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise ModelError('LoRA on this architecture needs the package peft; install it or set model.train to "full"') from None
+    learns = [(p, p.requires_grad) for p in inner.parameters()]
+    with warnings.catch_warnings():
+        for said in ("Already found a `peft_config`", "You are trying to modify a model with PEFT for a second", "fan_in_fan_out is set"):
+            warnings.filterwarnings("ignore", said)  # several adapters are what is wanted
+        try:
+            inject_adapter_in_model(LoraConfig(**config), inner, name)
+        except ValueError as e:
+            raise ModelError(f"peft cannot put an adapter on this model: {str(e).splitlines()[0]}") from None
+    inner.eval()
+    for p, was in learns:
+        p.requires_grad_(was)
+    for p in parameters(inner, name):  # trained in float32, whatever the base computes in
+        p.data = p.data.float()
+    return parameters(inner, name)

@@ -1,0 +1,140 @@
+"""Several adapters on one model of `transformers`: whatever is trained, each is its own, goes to disk and back, and resumes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rather import build, checkpoint
+from rather.checkpoint import Lineage
+from rather.config import Config
+from rather.core import Answered, Comparison, Task, Trajectory
+from rather.text import load
+from rather.text.foreign import ForeignPolicy
+from rather.text.policy import TextReward
+
+MODELS, LEARNERS = ("phi3", "gemma2", "mixtral"), ("dpo", "reward", "ppo", "grpo")
+FAST = [("gemma2", "ppo"), ("phi3", "dpo")]
+EVERY = [pytest.param(m, n, marks=() if (m, n) in FAST else pytest.mark.slow) for m in MODELS for n in LEARNERS]
+PROMPTS = [Task("f", str(i), f"question {i}") for i in range(3)]
+PAIRS = [Comparison((Trajectory(t, "p", "good"),), (Trajectory(t, "p", "bad bad"),), 1.0, t.key, "me") for t in PROMPTS]
+SIZES = {
+    "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+
+
+def foreign_model(kind: str, tiny: Path, folder: Path) -> Path:
+    """A random model of an architecture that `rather` leaves to `transformers`."""
+    import transformers as tf
+
+    configs = {
+        "phi3": lambda: tf.Phi3Config(**SIZES),
+        "gemma2": lambda: tf.Gemma2Config(**SIZES, head_dim=8, query_pre_attn_scalar=8),
+        "mixtral": lambda: tf.MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
+    }
+    torch.manual_seed(0)
+    tf.AutoModelForCausalLM.from_config(configs[kind]()).save_pretrained(folder)
+    tf.AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
+    return folder
+
+
+def settings(model: Path, learner: str, **more: Any) -> Config:
+    return Config.model_validate(
+        {
+            "model": {"path": str(model), "dtype": "float32", "device": "cpu", "rank": 4, "alpha": 8.0} | more,
+            "sample": {"max_tokens": 6},
+            "train": {"learner": learner, "reward": "labels", "lr": 1e-2, "batch_size": 2, "epochs": 5.0, "schedule": "constant"},
+            "ppo": {"answers": 4, "epochs": 1},
+            "grpo": {"size": 4},
+        }
+    )
+
+
+class Trainee:
+    """A run's parts as `Run` puts them together: the start, the reward model that pays, and what learns."""
+
+    def __init__(self, config: Config, name: str, paid_by: Path | None = None) -> None:
+        self.start = build.start_policy(config)
+        self.payer = build.saved_reward(paid_by, self.start) if paid_by else None
+        self.policy, parameters = build.trained_policy(config, self.start, "reward" if name == "reward" else "policy")
+        if self.payer is None:
+            data = Answered(PAIRS, [1, 2, 3], 3)
+            self.learner = build.learner(config, name, self.start, self.policy, parameters, data, lambda n: None)
+        else:
+            self.learner = build.improver(config, self.start, self.policy, parameters, PROMPTS, self.payer)
+
+    def save(self, folder: Path, config: Config, step: int) -> Path:
+        return checkpoint.save(folder, step, self.learner, Lineage(config.model_dump(), 3, [1, 2, 3]))
+
+    def scores(self) -> torch.Tensor:
+        model = self.learner.model if self.payer is None else self.payer
+        return scores(model)
+
+
+@torch.no_grad()
+def scores(model: TextReward) -> torch.Tensor:
+    return model.scores(model.collate([t for c in PAIRS for t in (*c.a, *c.b)]))
+
+
+@torch.no_grad()
+def logprobs(policy: ForeignPolicy) -> torch.Tensor:
+    return policy.evaluate(policy.collate([t for c in PAIRS for t in (*c.a, *c.b)]))[0]
+
+
+def same_files(one: Path, two: Path) -> bool:
+    files = sorted(p.relative_to(one) for p in one.rglob("*.safetensors"))
+    assert len(files) > 1
+    return all(torch.equal(a, b) for f in files for a, b in zip(load_file(one / f).values(), load_file(two / f).values(), strict=True))
+
+
+def peft_logprobs(model: Path, adapter: Path, policy: ForeignPolicy) -> torch.Tensor:
+    """What `peft` makes of a saved adapter."""
+    from peft import PeftModel
+
+    theirs = load.policy(model, torch.device("cpu"), torch.float32, False, 1.0)
+    assert isinstance(theirs, ForeignPolicy)
+    inner = PeftModel.from_pretrained(theirs.inner, adapter).eval()
+    return logprobs(ForeignPolicy(inner, policy.tokens, "default"))
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_every_learner_trains_an_adapter_of_its_own_and_resumes_exactly(kind: str, name: str, tiny: Path, tmp_path: Path) -> None:
+    model = foreign_model(kind, tiny, tmp_path / "model")
+    paid_by, expected = None, torch.zeros(0)
+    if name in ("ppo", "grpo"):
+        judged = settings(model, "reward")
+        reward = Trainee(judged, "reward")
+        for _ in range(3):
+            reward.learner.step()
+        paid_by, expected = reward.save(tmp_path / "reward", judged, 3), reward.scores()
+        assert expected.std() > 0.01, "it has learnt something"
+    config = settings(model, name)
+    one = Trainee(config, name, paid_by)
+    assert isinstance(one.start, ForeignPolicy)
+    assert isinstance(one.policy, ForeignPolicy)
+    base = logprobs(one.start)
+    if paid_by:
+        assert torch.equal(one.scores(), expected), "the reward model is read as it was saved"
+    first = one.learner.step()
+    if name == "dpo":
+        assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
+    if name in ("ppo", "grpo"):
+        assert first["kl"] == pytest.approx(0, abs=1e-5)
+    saved = one.save(tmp_path / "one", config, 1)
+    then = logprobs(one.policy)
+    second = one.learner.step()
+    last = one.save(tmp_path / "one", config, 2)
+    assert (logprobs(one.policy) - base).abs().max() > 1e-3, "the policy has moved"
+    assert torch.equal(logprobs(one.start), base), "the base has not"
+    if paid_by:
+        assert torch.equal(one.scores(), expected), "nor the reward model that the policy is trained on"
+
+    two = Trainee(config, name, paid_by)
+    checkpoint.load(saved, two.learner)
+    assert torch.equal(logprobs(two.policy), then), "what was saved is what is read"
+    torch.testing.assert_close(peft_logprobs(model, saved / "model", two.policy), then, atol=1e-5, rtol=0)
+    assert two.learner.step() == second
+    assert same_files(last, two.save(tmp_path / "two", config, 2))
