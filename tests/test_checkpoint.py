@@ -142,10 +142,10 @@ def test_a_damaged_checkpoint_is_refused(finished: Path) -> None:
     (finished / "manifest.json").write_text(manifest)
 
 
-def test_a_checkpoint_of_other_labels_or_settings_is_refused(finished: Path) -> None:
-    checkpoint.check_same(finished, checkpoint.Lineage({"seed": {"a": 1}}, 3, [1, 2, 3]))
-    with pytest.raises(CheckpointError, match="learnt from 3 labels, there are now 4"):
-        checkpoint.check_same(finished, checkpoint.Lineage({"seed": {"a": 1}}, 4, [1, 2, 3, 4]))
+def test_a_checkpoint_of_other_settings_is_refused_and_one_of_other_labels_is_named(finished: Path) -> None:
+    same, more = checkpoint.Lineage({"seed": {"a": 1}}, 3, [1, 2, 3]), checkpoint.Lineage({"seed": {"a": 1}}, 4, [1, 2, 3, 4])
+    assert checkpoint.gone_on(finished, same) == same
+    assert checkpoint.gone_on(finished, more).before == [{"step": 12, "watermark": 3, "labels": [1, 2, 3]}]
     with pytest.raises(CheckpointError, match=r"trained with seed.a = 1, not 2"):
         checkpoint.check_same(finished, checkpoint.Lineage({"seed": {"a": 2}}, 3, [1, 2, 3]))
 

@@ -174,8 +174,9 @@ def test_import_train_and_new_labels(rather: Rather, run: Path, tmp_path: Path) 
     rather("train", run)
     (tmp_path / "more.jsonl").write_text(json.dumps({"prompt": "new", "chosen": "yes", "rejected": "no"}) + "\n")
     rather("import", run, "more.jsonl")
-    assert "learnt from 8 labels, there are now 9; train anew with --fresh" in rather("train", run, code=2).stderr
-    rather("train", run, "--fresh")
+    assert "step-000005" in rather("train", run).stdout, "it goes on, for one label more"
+    assert "with train.lr = 0.01, not 0.001; set it back, train with --fresh" in rather("train", run, "train.lr=1e-3", code=2).stderr
+    rather("train", run, "--fresh", "train.lr=1e-3")
     assert (tmp_path / "runs/tiny/checkpoints/dpo-0-old-1").is_dir()
 
 

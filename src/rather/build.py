@@ -11,7 +11,7 @@ from torch import nn
 
 from rather import checkpoint, ranks
 from rather.config import Config
-from rather.core import Answered, Comparison, Task
+from rather.core import Answered, Task
 from rather.data.forms import read_tasks
 from rather.errors import ConfigError
 from rather.judges.concise import Concise, Surprise
@@ -23,7 +23,7 @@ from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
 from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
-from rather.learners.sft import SFT
+from rather.learners.sft import SFT, preferred
 from rather.spaces.steering import Manner, steering
 from rather.spaces.weights import Factors, LowRank, Weights
 from rather.text import engine, load, lora
@@ -234,9 +234,14 @@ def steps(config: Config, name: str, items: int) -> int:
     return max(1, round(epochs * items / together))
 
 
-def optimisation(config: Config, name: str, items: int) -> Optimisation:
-    """How the learner called `name` optimises on `items` items."""
-    t, r, count = config.train, config.reward, steps(config, name, items)
+def further(config: Config, name: str, items: int) -> int:
+    """Steps that `items` items more need, which have come since the learner called `name` has finished, whatever train.steps says."""
+    return steps(config.model_copy(update={"train": config.train.model_copy(update={"steps": 0})}), name, items) if items else 0
+
+
+def optimisation(config: Config, name: str, items: int, count: int = 0) -> Optimisation:
+    """How the learner called `name` optimises on `items` items; `count` is its number of steps, where that is another one."""
+    t, r, count = config.train, config.reward, count or steps(config, name, items)
     if name == "reward":
         t = t.model_copy(update={"lr": r.lr or t.lr, "batch_size": r.batch_size or t.batch_size})
     if name == "ppo":  # several optimiser steps from each step's answers
@@ -254,10 +259,11 @@ def learner(
     trained: AnyPolicy,
     parameters: Sequence[nn.Parameter],
     data: Answered,
+    count: int,
     progress: Callable[[int], None],
 ) -> Any:
-    """The learner called `name`, on the labels in `data`."""
-    how = optimisation(config, name, len(data.comparisons))
+    """The learner called `name`, on the labels in `data`, for `count` steps."""
+    how = optimisation(config, name, len(data.comparisons), count)
     match name:
         case "dpo":
             d = config.dpo
@@ -274,7 +280,7 @@ def learner(
                 [*parameters, model.heads],
                 how,
                 0.01 if r.centre is None else r.centre,
-                names if len(names) > 1 else [],
+                names,
             )
         case "sft":
             liked = [t for c in data.comparisons for t in preferred(c)]
@@ -290,9 +296,10 @@ def improver(
     parameters: Sequence[nn.Parameter],
     tasks: Sequence[Task],
     payer: Checker | TextReward,
+    count: int,
 ) -> PPO | GRPO:
-    """PPO or GRPO, paid by `payer`: its policy acts anew in every step."""
-    c, how = config, optimisation(config, config.train.learner, len(tasks))
+    """PPO or GRPO for `count` steps, paid by `payer`: its policy acts anew in every step."""
+    c, how = config, optimisation(config, config.train.learner, len(tasks), count)
     acting: Any = sampler(c, trained, lambda n: None)
     if isinstance(payer, Checker):
         acting, model = Verified(acting, payer), None
@@ -312,14 +319,6 @@ def improver(
         return GRPO(trained, source, [*parameters], how, settings, model, reference if c.grpo.kl or measured else None)
     critic = TextCritic(start.width, start.device, c.run.seed + 1)
     p = c.ppo.model_dump()
-    count = p.pop("answers")
-    source = Attempts(trained, acting, lambda number: [tasks[i] for i in order.at(number * count, count)], c.run.seed, gold)
+    answers = p.pop("answers")
+    source = Attempts(trained, acting, lambda number: [tasks[i] for i in order.at(number * answers, answers)], c.run.seed, gold)
     return PPO(trained, critic, source, parameters, how, Clip(**p), model, reference)
-
-
-def preferred(comparison: Comparison) -> tuple[Any, ...]:
-    """The side that was preferred; none for a tie."""
-    assert comparison.preference is not None
-    if comparison.preference == 0.5:
-        return ()
-    return comparison.a if comparison.preference > 0.5 else comparison.b

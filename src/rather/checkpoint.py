@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,17 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a checkpoint was made from: its run's settings and the labels, up to and with number `watermark`."""
+    """What a checkpoint was made from: its run's settings and the labels, up to and with number `watermark`.
+
+    `before` are the labels that it had learnt from before it went on with other ones: step, watermark and labels of each such stage.
+    `defaults` stand for settings that an older checkpoint does not know.
+    """
 
     settings: dict[str, Any]
     watermark: int
     labels: list[int]
+    before: list[dict[str, Any]] = field(default_factory=list)
+    defaults: dict[str, Any] = field(default_factory=dict)
 
 
 def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2) -> Path:
@@ -66,7 +72,7 @@ def _write(temporary: Path, target: Path, step: int, tensors: dict[str, torch.Te
     }
     manifest = {
         "format": FORMAT, "step": step, "files": files, "settings": lineage.settings,
-        "watermark": lineage.watermark, "labels": lineage.labels,
+        "watermark": lineage.watermark, "labels": lineage.labels, "before": lineage.before,
     }  # fmt: skip
     (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
     for path in [*temporary.rglob("*"), temporary]:
@@ -82,20 +88,30 @@ def every(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-[0-9]*"))
 
 
+def read(checkpoint: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, whose files are not looked at.
+
+    Raises:
+        CheckpointError: it cannot be read, or a newer version wrote it.
+    """
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_text())
+        if manifest["format"] > FORMAT:
+            raise CheckpointError(f"the checkpoint {checkpoint} was written by a newer rather; upgrade")
+        manifest["files"].items()
+    except (OSError, ValueError, KeyError) as e:
+        raise CheckpointError(f"the checkpoint {checkpoint} has no manifest that can be read ({e}); {_REMEDY}") from None
+    return manifest
+
+
 def check(checkpoint: Path) -> dict[str, Any]:
     """The manifest of a checkpoint whose files are all there and whole.
 
     Raises:
         CheckpointError: something is missing, cut short or changed, or a newer version wrote it.
     """
-    try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text())
-        if manifest["format"] > FORMAT:
-            raise CheckpointError(f"the checkpoint {checkpoint} was written by a newer rather; upgrade")
-        files = manifest["files"].items()
-    except (OSError, ValueError, KeyError) as e:
-        raise CheckpointError(f"the checkpoint {checkpoint} has no manifest that can be read ({e}); {_REMEDY}") from None
-    for name, expected in files:
+    manifest = read(checkpoint)
+    for name, expected in manifest["files"].items():
         path = checkpoint / name
         size = path.stat().st_size if path.is_file() else 0
         if size != expected["bytes"]:
@@ -112,24 +128,41 @@ def digest(checkpoint: Path) -> str:
     return hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def finished(manifest: dict[str, Any]) -> bool:
+    """Whether a checkpoint has as many steps as its training was to have; one that learns while people answer is always."""
+    return manifest["step"] >= manifest["settings"]["_steps"]
+
+
 def check_same(checkpoint: Path, lineage: Lineage) -> None:
-    """Make sure that a checkpoint was made from the labels and settings in `lineage`.
+    """Make sure that a checkpoint was trained with the settings in `lineage`; labels may have come since.
 
     Raises:
         CheckpointError: it was not.
     """
-    manifest = check(checkpoint)
-    if manifest["labels"] != lineage.labels:
-        count, now = len(manifest["labels"]), len(lineage.labels)
-        raise CheckpointError(f"{checkpoint} learnt from {count} labels, there are now {now}; train anew with --fresh")
-    was = manifest["settings"]
-    for section, values in json.loads(json.dumps(lineage.settings)).items():
-        if was.get(section) == values:
+    was = read(checkpoint)["settings"]
+    now, defaults = (json.loads(json.dumps(x)) for x in (lineage.settings, lineage.defaults))
+    for section, values in now.items():
+        if section.startswith("_"):
             continue
-        changed = next((k for k in values if values[k] != was[section].get(k)), "") if isinstance(values, dict) else ""
-        before, now = (was[section].get(changed), values[changed]) if changed else (was.get(section), values)
-        name = f"{section}.{changed}".strip("._")
-        raise CheckpointError(f"{checkpoint} was trained with {name} = {before!r}, not {now!r}; set it back or train with --fresh")
+        for key, value in values.items():
+            before = was.get(section, {}).get(key, defaults.get(section, {}).get(key))
+            if before != value:
+                what = f"{section}.{key} = {before!r}, not {value!r}"
+                raise CheckpointError(f"{checkpoint} was trained with {what}; set it back, train with --fresh, or use another run.name")
+
+
+def gone_on(checkpoint: Path, lineage: Lineage) -> Lineage:
+    """`lineage` as that of a training which goes on from a checkpoint: the labels of before are named, where they were others.
+
+    Raises:
+        CheckpointError: the checkpoint was trained with other settings.
+    """
+    check_same(checkpoint, lineage)
+    was = read(checkpoint)
+    before = was.get("before", [])
+    if was["labels"] != lineage.labels:
+        before = [*before, {key: was[key] for key in ("step", "watermark", "labels")}]
+    return replace(lineage, before=before)
 
 
 _REMEDY = "delete that folder to go on from the one before it"

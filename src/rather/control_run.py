@@ -74,32 +74,42 @@ class ControlRun(Run):
         alone does not know that bad ones are bad.
         """
         c, q = self.config, self.config.query
-        wanted = query.shares(q.comparisons, c.loop.rounds, q.schedule)[number]
-        have = self.store.keys(c.run.name, "train")
-        if all(f"round-{number}/{i}" in have for i in range(wanted)):
+        self.ready(number)
+        shares, have = query.shares(q.comparisons, c.loop.rounds, q.schedule), self.store.keys(c.run.name, "train")
+        asked = [sum(key.startswith(f"round-{n}/") for key in have) for n in range(number + 1)]
+        wanted = shares[number] - asked[number]
+        if number == c.loop.rounds - 1:  # which asks what was added after the rounds before it
+            wanted = q.comparisons - sum(asked)
+        if wanted <= 0:
             if c.judge.kind == "people":
                 self.draw()
             return 0
+        newest, first, what = number, 0, "query"
+        if asked[number]:  # the round goes on: its newest policy acts, at seeds of its own
+            newest, first, what = (
+                number + self.trained(number),
+                100_000 + asked[number] * c.loop.rounds * q.attempts,
+                f"query-{asked[number]}",
+            )
         found = []
         with self.console.status("letting the policy act"):
-            for before in range(number + 1):
-                tasks = [self._task((number * (number + 1) // 2 + before) * q.attempts + j) for j in range(q.attempts)]
-                share = q.attempts if before == number else -(-q.attempts // number)
+            for before in range(newest + 1):
+                tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.attempts + j) for j in range(q.attempts)]
+                share = q.attempts if before == newest else -(-q.attempts // newest)
                 found += self.attempts(self.policy(before), tasks[:share], meant=True)
         if not c.control.uneven:
             check_lengths(found)
-        seed = self.seed("query", number) % 2**32
+        seed = self.seed(what, number) % 2**32
         length = q.fragment or min(len(t.rewards) for t in found)  # type: ignore[arg-type]
         pieces = fragments(found, length, 2 * wanted * q.candidates, seed)
         pairs = [Comparison((a,), (b,)) for a, b in zip(pieces[0::2], pieces[1::2], strict=True)]
-        before = self._reward_before(number)
+        before = self._reward_before(newest)
         differences = None if before is None else before.differences(pairs)
         chosen = query.choose(q.strategy, differences, len(pairs), wanted, q.random_share, seed)
         scored = query.priorities(q.strategy, differences, len(pairs))
-        for why in sorted({why for _, why in chosen}):
-            asked = [(i, pairs[j]) for i, (j, reason) in enumerate(chosen) if reason == why]
-            scores = [scored[j] for i, (j, reason) in enumerate(chosen) if reason == why]
-            self.store.ask(c.run.name, [self.question(f"round-{number}/{i}", p.a, p.b) for i, p in asked], why=why, scores=scores)
+        ordered = sorted(((f"round-{number}/{asked[number] + i}", j, why) for i, (j, why) in enumerate(chosen)), key=lambda each: each[2])
+        questions = [self.question(key, pairs[j].a, pairs[j].b) for key, j, _ in ordered]
+        self.store.ask(c.run.name, questions, why=[why for *_, why in ordered], scores=[scored[j] for _, j, _ in ordered])
         if c.judge.kind == "people":
             self.draw()
         return wanted
@@ -155,19 +165,18 @@ class ControlRun(Run):
         del advance
         return ControlSampler(policy, lambda: self.make(meant=True), self.config.control.envs, best=not self.config.sample.temperature)
 
-    def learner(self, number: int, name: str, data: Answered) -> Reward:
+    def learner(self, number: int, name: str, data: Answered, steps: int) -> Reward:
         del number
         if name != "reward":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {name!r}')
         model = self._new_reward()
-        how = build.optimisation(self.config, "reward", len(data.comparisons))
+        how = build.optimisation(self.config, "reward", len(data.comparisons), steps)
         comparisons = data.comparisons
         if self.config.judge.kind == "people":  # whose answers are still coming in
             comparisons = [q.comparison for q in self.store.questions(self.config.run.name, "train")]
         if comparisons:
             model.see([t for c in comparisons for side in (c.a, c.b) for t in side])
-        names = sorted({c.judge for c in data.comparisons}) if self.config.reward.temperatures else []
-        judges = names if len(names) > 1 else []
+        judges = sorted({c.judge for c in data.comparisons}) if self.config.reward.temperatures else []
         # Centring would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
         return Reward(model, data.comparisons, list(model.layers), how, self.config.reward.centre or 0.0, judges)
 
@@ -184,7 +193,7 @@ class ControlRun(Run):
         model.restore(saved / "model")
         return model
 
-    def _improver(self, number: int, payer: ControlReward | None) -> PPO:
+    def _improver(self, number: int, payer: ControlReward | None, steps: int) -> PPO:
         c, p = self.config, self.config.ppo.model_dump()
         if c.train.learner != "ppo":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
@@ -193,9 +202,9 @@ class ControlRun(Run):
         for textual in ("answers", "critic_lr"):
             p.pop(textual)
         rows = c.control.envs * c.control.stretch
-        steps = c.train.steps * c.ppo.epochs * math.ceil(rows / c.train.batch_size)
+        updates = steps * c.ppo.epochs * math.ceil(rows / c.train.batch_size)
         # With AdamW's usual 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).
-        how = replace(build.optimisation(c, "ppo", 0), steps=steps, eps=1e-5, micro_tokens=rows)
+        how = replace(build.optimisation(c, "ppo", 0), steps=updates, eps=1e-5, micro_tokens=rows)
         policy = self.policy(number) if number else self._new_policy(f"{c.run.name}@0")
         critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normaliser, c.run.seed)
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured

@@ -51,7 +51,7 @@ class Feed:
 
     def lineage(self) -> Lineage:
         """What the next checkpoint is made from; the number of steps is not known beforehand."""
-        return Lineage(self.run.trained_with() | {"_steps": 0}, self.answered.watermark, self.answered.labels)
+        return self.run.lineage(self.name, self.answered, 0)
 
     def __call__(self, step: int, asked_to_stop: Callable[[], bool]) -> Lineage | None:
         while True:
@@ -75,16 +75,15 @@ def fit(run: Any, number: int, name: str) -> Path:
             if not feed.open:
                 break
             time.sleep(POLL_S)
-    learner = run.learner(number, name, feed.answered)
-    learner.follow(feed.answered.comparisons)
     expected = feed.steps(len(feed.answered.comparisons) + feed.open)
-    learner.stepper.how = replace(learner.stepper.how, steps=expected)
+    learner = run.learner(number, name, feed.answered, expected)
+    learner.follow(feed.answered.comparisons)
     feed.learner = learner
     lineage, found = feed.lineage(), checkpoint.every(run.checkpoints(number, name))
     if found:
         manifest = checkpoint.check(found[-1])
         lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
-    last = run.learn(learner, name, number, expected, lineage, feed)
+    last = run.learn(learner, name, number, expected, lineage, feed, open_=True)
     if name == "reward":
         run.evaluate_reward(learner.model, checkpoint.check(last)["step"])
     return last

@@ -19,7 +19,7 @@ from rich.console import Console
 from rather import budget, checkpoint
 from rather.checkpoint import Lineage
 from rather.config import Config
-from rather.core import Comparison, Perturbation, Task, Trajectory
+from rather.core import Answered, Comparison, Perturbation, Task, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import rate
 from rather.learners.first_order import FirstOrder
@@ -71,7 +71,7 @@ def fit(run: Any, number: int) -> Path:
         manifest = checkpoint.check(found[-1])
         lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
     try:
-        return run.learn(learner, "zeroth", number, 0, lineage, questions)
+        return run.learn(learner, "zeroth", number, 0, lineage, questions, open_=True)
     finally:
         if pool is not None:
             pool.close()
@@ -150,7 +150,7 @@ class Questions:
     def lineage(self) -> Lineage:
         """What the next checkpoint is made from; how many steps there will be is not known beforehand."""
         labels = [x.id for x in self.run.store.labels(self.name, "train")]
-        return Lineage(self.run.trained_with() | {"_steps": 0}, max(labels, default=0), labels)
+        return self.run.lineage("zeroth", Answered([], max(labels, default=0), labels), 0)
 
     def before(self, step: int) -> list[dict[int, float]]:
         """What was told before update `step`."""

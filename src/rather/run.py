@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rather import build, checkpoint, held_out, live, nudge, ranks
+from rather import build, checkpoint, going_on, held_out, live, nudge, ranks
 from rather.checkpoint import Lineage
 from rather.config import Config
 from rather.core import Answered, Comparison, Label, Task, Trajectory
@@ -26,8 +26,9 @@ from rather.judges.model import ModelJudge
 from rather.metrics import Metrics, mirrors
 from rather.progress import progress
 from rather.query import priorities
+from rather.settings import mattering
 from rather.store import Store
-from rather.train import Stopped, train
+from rather.train import Feed, Stopped, train
 from rather.verify.checker import Checker
 
 CHUNK = 64
@@ -92,6 +93,7 @@ class Run:
 
     def sample(self, number: int = 0) -> int:
         """Two answers of the newest policy to each training prompt become a question; returns how many questions are new."""
+        self.ready(number)
         tasks = self.tasks[0]
         have = self.store.keys(self.config.run.name, "train")
         missing = [t for t in tasks if f"round-{number}/{t.key}" not in have]
@@ -113,6 +115,8 @@ class Run:
 
     def label(self, purpose: str = "train") -> int:
         """Have every open question answered; returns how many answers are new."""
+        if purpose == "train":
+            self.ready(self.begun)
         if self.config.judge.kind == "terminal":
             j = self.config.judge
             return people.ask(self.store, self.config.run.name, j.name, purpose, j.instruction, self.console)
@@ -141,57 +145,43 @@ class Run:
 
     def _fit(self, number: int, name: str) -> Path:
         """Train the learner called `name` on the labels there are, or while people answer."""
-        c = self.config
-        if c.judge.kind == "people":
+        if self.config.judge.kind == "people":
             return live.fit(self, number, name)
-        folder = self.checkpoints(number, name)
-        found = checkpoint.every(folder)
-        upto = None
-        if found and (manifest := checkpoint.check(found[-1]))["step"] < manifest["settings"]["_steps"]:
-            upto = manifest["watermark"]  # go on with the labels that the run began with
-        data = ranks.everyones(self.labels(number, name, upto))[0]  # another may come in while they are read
-        steps = build.steps(c, name, len(data.comparisons))
-        lineage = Lineage(self.trained_with() | {"_steps": steps}, data.watermark, data.labels)
-        if found and checkpoint.check(found[-1])["step"] >= steps:
-            checkpoint.check_same(found[-1], lineage)
-            return found[-1]
-        learner = self.learner(number, name, data)
-        last = self.learn(learner, name, number, steps, lineage)
-        if name == "reward":
-            self.evaluate_reward(learner.model, steps)
-        return last
+        return going_on.fit(self, number, name)
 
     def _improve(self, number: int) -> Path:
         """Let the policy act and learn from what it is paid: by verifiers, or by a reward model, which is trained first if need be."""
-        c, name, folder = self.config, self.config.train.learner, self.checkpoints(number)
-        steps, watermark, labels = build.steps(c, name, len(self.tasks[0])), 0, list[int]()
-        paid_by = Path(c.judge.checkpoint)
-        if c.train.reward == "labels":
-            paid_by = self._fit(number, "reward")
+        name, labels = self.config.train.learner, self.config.train.reward == "labels"
+        stage = going_on.last(self.checkpoints(number))
+        self.ready(number)
+        paid_by, data = Path(self.config.judge.checkpoint), Answered([])
+        if labels:
+            # A policy in the middle goes on with the reward model that it began with.
+            reward = checkpoint.every(self.checkpoints(number, "reward")) if stage and not checkpoint.finished(stage) else []
+            paid_by = reward[-1] if reward else self._fit(number, "reward")
             manifest = checkpoint.check(paid_by)
-            watermark, labels = manifest["watermark"], manifest["labels"]
-        lineage = Lineage(self.trained_with() | {"_steps": steps}, watermark, labels)
-        found = checkpoint.every(folder)
-        if found and checkpoint.check(found[-1])["step"] >= steps:
-            checkpoint.check_same(found[-1], lineage)
-            return found[-1]
+            data = Answered([], manifest["watermark"], manifest["labels"])
+        steps = going_on.steps_of_policy(stage, build.steps(self.config, name, len(self.tasks[0])), data.labels)
+        if stage and stage["step"] >= steps:
+            return checkpoint.every(self.checkpoints(number))[-1]
         payer = self._payer(paid_by)
-        learner = self._improver(number, payer)
+        learner = self._improver(number, payer, steps)
         try:
-            return self.learn(learner, name, number, steps, lineage)
+            last = self.learn(learner, name, number, steps, self.lineage(name, data, steps))
         finally:
             if isinstance(payer, Checker):
                 payer.close()
                 for problem, count in payer.problems.most_common(3):
                     self.console.print(f"{count} answers could not be verified: {problem}", markup=False)
+        return self._improve(number) if stage and not checkpoint.finished(stage) else last  # more may have been asked for since
 
-    def learner(self, number: int, name: str, data: Answered) -> Any:
-        """What learns from labels."""
+    def learner(self, number: int, name: str, data: Answered, steps: int) -> Any:
+        """What learns from labels, for so many steps."""
         trained, parameters = self._trainee(number, name)
         if name != "dpo":
-            return build.learner(self.config, name, self.start, trained, parameters, data, lambda n: None)
+            return build.learner(self.config, name, self.start, trained, parameters, data, steps, lambda n: None)
         with self.progress("scoring with the reference", len(data.comparisons)) as advance:
-            return build.learner(self.config, name, self.start, trained, parameters, data, advance)
+            return build.learner(self.config, name, self.start, trained, parameters, data, steps, advance)
 
     def _payer(self, saved: Path) -> Any:
         """What pays the policy: the verifiers, or the reward model in the checkpoint `saved`."""
@@ -205,13 +195,15 @@ class Run:
     def _saved_reward(self, saved: Path) -> Any:
         return build.saved_reward(saved, self.start)
 
-    def _improver(self, number: int, payer: Any) -> Any:
-        """What learns from what `payer` pays."""
+    def _improver(self, number: int, payer: Any, steps: int) -> Any:
+        """What learns from what `payer` pays, for so many steps."""
         trained, parameters = self._trainee(number, self.config.train.learner)
-        return build.improver(self.config, self.start, trained, parameters, self.tasks[0], payer)
+        return build.improver(self.config, self.start, trained, parameters, self.tasks[0], payer, steps)
 
-    def learn(self, learner: Any, name: str, number: int, steps: int, lineage: Lineage, feed: live.Feed | None = None) -> Path:
-        """Take `learner` to `steps` steps, or as far as `feed` goes, shown by a bar if the number of steps is known."""
+    def learn(
+        self, learner: Any, name: str, number: int, steps: int, lineage: Lineage, feed: Feed | None = None, open_: bool = False
+    ) -> Path:
+        """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
         t = self.config.train
         with self.progress(f"training {name}", steps) as advance:
             at = 0
@@ -222,7 +214,7 @@ class Run:
                 advance(step - at, f"training {name}  {shown}")
                 at = step
 
-            phase, upto, folder = f"train-{name}-{number}", steps if feed is None else sys.maxsize, self.checkpoints(number, name)
+            phase, upto, folder = f"train-{name}-{number}", sys.maxsize if open_ else steps, self.checkpoints(number, name)
             return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, report, feed)
 
     def evaluate(self, number: int = 0) -> str | None:
@@ -235,14 +227,16 @@ class Run:
 
     def loop(self) -> str | None:
         """Sample, label, train and evaluate, round after round; returns how the last policy did, in words."""
-        result = None
-        for number in range(self.config.loop.rounds):
+        result, rounds = None, self.config.loop.rounds
+        first = self.begun  # a round that a later one has come from stays as it is
+        self.ready(first)
+        for number in range(first, rounds):
             if self._asks:
                 self.sample(number)
                 self.label()
                 self._wait_for_terminal("train")
             self.train(number)
-            last = number == self.config.loop.rounds - 1
+            last = number == rounds - 1
             if self.config.train.learner != "reward" and (last or self.config.judge.kind != "people"):
                 result = self.evaluate(number)
         return result
@@ -330,13 +324,30 @@ class Run:
         digest = hashlib.sha256(f"{self.config.run.seed}/{comparison.key}".encode()).digest()
         return int.from_bytes(digest[:6], "big") / 2**48 < self.config.reward.held_out
 
-    def trained_with(self) -> dict[str, Any]:
-        """The settings that a resumed training must share."""
-        dump = self.config.model_dump()
-        t = {k: v for k, v in dump["train"].items() if k not in ("checkpoint_every", "keep")}
-        kept = {k: dump[k] for k in ("control", "query", "model", "dpo", "ppo", "grpo", "zeroth", "verify", "reward", "sample")}
-        kept["zeroth"] = {k: v for k, v in kept["zeroth"].items() if k != "answers"}  # whoever wants to may give more
-        return kept | {"train": t, "run": {key: dump["run"][key] for key in ("seed", "date")}}
+    def lineage(self, name: str, data: Answered, steps: int) -> Lineage:
+        """What the learner called `name` makes its checkpoints from, which have `steps` steps in the end; 0: as many as will come."""
+        kept, defaults = mattering(self.config, name), mattering(type(self.config)(), name)
+        return Lineage(kept | {"_steps": steps}, data.watermark, data.labels, defaults=defaults)
+
+    def trained(self, number: int) -> bool:
+        """Whether the policy of round `number` has begun to learn."""
+        return bool(checkpoint.every(self.checkpoints(number)))
+
+    @property
+    def begun(self) -> int:
+        """The last round whose policy has begun to learn, or the first one."""
+        return max((number for number in range(self.config.loop.rounds) if self.trained(number)), default=0)
+
+    def ready(self, number: int) -> None:
+        """Make sure that training can go on in round `number`, before anything is sampled or asked.
+
+        Raises:
+            CheckpointError: its last checkpoint was trained with other settings.
+        """
+        t = self.config.train
+        for name in {t.learner} | ({"reward"} if t.learner in ("ppo", "grpo") and t.reward == "labels" else set()):
+            for last in checkpoint.every(self.checkpoints(number, name))[-1:]:
+                checkpoint.check_same(last, self.lineage(name, Answered([]), 0))
 
     def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
         """A question whose sides stand in an order that is drawn at random, from the key and the run's seed."""

@@ -2,9 +2,11 @@
 
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import torch
 from rather import checkpoint, ranks
 from rather.checkpoint import Lineage
 from rather.metrics import Metrics
+
+Feed = Callable[[int, Callable[[], bool]], Lineage | None]
 
 
 class Stopped(KeyboardInterrupt):
@@ -29,7 +33,7 @@ def train(
     every: int = 20,
     keep: int = 2,
     progress: Callable[[int, dict[str, float]], None] = lambda step, values: None,
-    feed: Callable[[int, Callable[[], bool]], Lineage | None] | None = None,
+    feed: Feed | None = None,
 ) -> Path:
     """Take the learner to `steps` steps, from the newest checkpoint in `folder` on; returns the last checkpoint.
 
@@ -40,13 +44,13 @@ def train(
     machine, as one that was not.
 
     Raises:
-        CheckpointError: the newest checkpoint is damaged, or was made from other labels or settings.
+        CheckpointError: the newest checkpoint is damaged, or was made with other settings.
         Stopped: Ctrl-C.
     """
     found = checkpoint.every(folder)
     step = 0
     if found:
-        checkpoint.check_same(found[-1], lineage)
+        lineage = checkpoint.gone_on(found[-1], lineage)
         step = checkpoint.load(found[-1], learner)["step"]
     saved = step if found else None
     metrics.rewind(phase, step)
@@ -61,7 +65,7 @@ def train(
                     if asked_to_stop():
                         raise Stopped(f"stopped after step {step}; the same command goes on from there")
                     break
-                lineage = known
+                lineage = replace(known, before=lineage.before)
             start = time.perf_counter()
             values = learner.step()
             step += 1
@@ -75,7 +79,8 @@ def train(
                 checkpoint.save(folder, step, learner, lineage, keep)
                 saved = step
             if stopping and step < steps:
-                raise Stopped(f"stopped after step {step} of {steps}; the same command goes on from there")
+                of = f" of {steps}" if steps < sys.maxsize else ""
+                raise Stopped(f"stopped after step {step}{of}; the same command goes on from there")
     return checkpoint.every(folder)[-1]
 
 

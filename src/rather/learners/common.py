@@ -87,15 +87,19 @@ class Order:
 class LeastUsed:
     """Goes through items that keep coming in: always those that have been used least, the others by chance; `place` counts the uses."""
 
-    def __init__(self, comparisons: Sequence[Comparison], seed: int) -> None:
-        self.names, self.seed, self.place = [named(c) for c in comparisons], seed, dict[str, int]()
+    def __init__(self, names: Sequence[str], seed: int) -> None:
+        self.names, self.seed, self.place = list(names), seed, dict[str, int]()
 
     @classmethod
-    def after(cls, before: "Order | LeastUsed", comparisons: Sequence[Comparison], seed: int) -> "LeastUsed":
-        """The order of the comparisons there are now, with the uses that were counted before."""
-        found = cls(comparisons, seed)
+    def after(cls, before: "Order | LeastUsed", were: Sequence[str], names: Sequence[str], seed: int) -> "LeastUsed":
+        """The order of the items there are now, with the uses of those that `were` there before."""
+        found = cls(names, seed)
         if isinstance(before, LeastUsed):
             found.place = before.place
+        elif before.place:
+            whole, rest = divmod(before.place, before.count)
+            begun = set(before.at(before.place - rest, rest))
+            found.place = {name: whole + (i in begun) for i, name in enumerate(were)}
         return found
 
     def take(self, wanted: int) -> list[int]:
@@ -105,6 +109,13 @@ class LeastUsed:
         for i in ranked[:wanted]:
             self.place[self.names[i]] = used[i] + 1
         return ranked[:wanted]
+
+
+def at_place(place: Any, names: Sequence[str], seed: int) -> Order | LeastUsed:
+    """The order of items at a place that was kept: a number, or how often each has been used."""
+    order = LeastUsed(names, seed) if isinstance(place, dict) else Order(len(names), seed)
+    order.place = place
+    return order
 
 
 def named(comparison: Comparison) -> str:
@@ -236,6 +247,18 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         self.steps += 1
         return {"loss": loss, "grad_norm": norm, "lr": self.how.lr * factor}
+
+    def grow(self, parameter: nn.Parameter, count: int) -> None:
+        """Let a parameter of one dimension have `count` more numbers, which begin at 0."""
+        kept = self.optimiser.state.get(parameter, {})
+        for name, value in [*kept.items(), ("", parameter.data)]:
+            if value.dim():
+                longer = torch.cat([value, value.new_zeros(count)])
+                if name:
+                    kept[name] = longer
+                else:
+                    parameter.data = longer
+        parameter.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and the number of steps."""

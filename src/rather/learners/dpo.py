@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rather.core import Batch, Comparison
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, in_parts, named, used
+from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, at_place, in_parts, named, used
 from rather.losses import bradley_terry_loss, implicit_scores, ipo_loss
 
 
@@ -44,7 +44,7 @@ class DPO:
         """Learn from these from now on; those that were there before keep their place."""
         before = [named(c) for c in self.comparisons]
         self.comparisons = list(comparisons)
-        self.order = LeastUsed.after(self.order, self.comparisons, self.how.seed)
+        self.order = LeastUsed.after(self.order, before, [named(c) for c in comparisons], self.how.seed)
         if self.kept is not None:
             known = dict(zip(before, self.kept, strict=True))
             new = [c for c in self.comparisons if named(c) not in known]
@@ -94,7 +94,7 @@ class DPO:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.stepper.load_state_dict(state["stepper"])
-        self.order.place = state["place"]
+        self.order = at_place(state["place"], [named(c) for c in self.comparisons], self.how.seed)
 
     def _reference(self, batch: Batch, kept: list[Tensor] | None) -> Tensor:
         if kept is None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rather.core import Comparison
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, drawn, named
+from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, at_place, drawn, named
 from rather.losses import bradley_terry_loss
 
 
@@ -15,7 +15,8 @@ class Reward:
     """Fits scores to preferences: P(a better) = sigmoid((s_a - s_b) / temperature of the judge).
 
     `model.scores(batch)` gives (K, B) scores, K = `model.members`. Each of several members learns from a random 80 % of its own.
-    `judges` names the judges whose temperature is learnt; the mean of their inverses is held at 1, since scores have no scale.
+    `judges` names the judges whose temperature is learnt; the mean of their inverses is held at 1, since scores have no scale. Those who
+    come later join them; where nobody is named no temperature is learnt.
     """
 
     def __init__(
@@ -38,8 +39,12 @@ class Reward:
 
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from these from now on; those that were there before keep their place."""
-        self.comparisons = list(comparisons)
-        self.order = LeastUsed.after(self.order, self.comparisons, self.how.seed)
+        before, self.comparisons = [named(c) for c in self.comparisons], list(comparisons)
+        self.order = LeastUsed.after(self.order, before, [named(c) for c in comparisons], self.how.seed)
+        come = sorted({c.judge for c in comparisons} - set(self.judges)) if self.judges else []
+        if come:
+            self.judges += come
+            self.stepper.grow(self.log_temperatures, len(come))
         if self.model.members > 1:
             rows = [[drawn(self.how.seed, f"{member}/{named(c)}") < 0.8 for c in comparisons] for member in range(self.model.members)]
             self.learns = torch.tensor(rows)
@@ -77,20 +82,23 @@ class Reward:
         return self.stepper.step(loss) | means.result() | learnt | {"tokens": float(pairs.batch.mask.sum())}
 
     def temperatures(self) -> dict[str, float]:
-        """The temperature of each judge: above 1 for one whose answers say little."""
+        """The temperature of each judge: above 1 for one whose answers say little; of a single one nothing can be said."""
+        if len(self.judges) < 2:
+            return {}
         with torch.no_grad():
-            values = 1 / self._trust() if self.judges else []
+            values = 1 / self._trust()
         return {name: float(value) for name, value in zip(self.judges, values, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser state, judge temperatures and the place in the data."""
         state = {"stepper": self.stepper.state_dict(), "place": self.order.place}
-        return state | {"log_temperatures": self.log_temperatures.detach()}
+        return state | {"log_temperatures": self.log_temperatures.detach(), "judges": list(self.judges)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.stepper.load_state_dict(state["stepper"])
-        self.order.place = state["place"]
+        self.order = at_place(state["place"], [named(c) for c in self.comparisons], self.how.seed)
+        self.judges = state.get("judges", self.judges)
         with torch.no_grad():
             self.log_temperatures.copy_(state["log_temperatures"])
 

@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 
 from rather import ranks
-from rather.core import Trajectory
-from rather.learners.common import Means, Optimisation, Order, Stepper, parts, used
+from rather.core import Comparison, Trajectory
+from rather.learners.common import LeastUsed, Means, Optimisation, Order, Stepper, at_place, parts, used
 
 
 class SFT:
@@ -15,8 +15,13 @@ class SFT:
 
     def __init__(self, policy: Any, trajectories: Sequence[Trajectory], parameters: Sequence[nn.Parameter], how: Optimisation) -> None:
         self.model, self.trajectories, self.how = policy, list(trajectories), how
-        self.order = Order(len(self.trajectories), how.seed)
+        self.order: Order | LeastUsed = Order(len(self.trajectories), how.seed)
         self.stepper = Stepper(parameters, how)
+
+    def follow(self, comparisons: Sequence[Comparison]) -> None:
+        """Learn from the preferred sides of these from now on; those that were there before keep their place."""
+        before, self.trajectories = self._names(), [t for c in comparisons for t in preferred(c)]
+        self.order = LeastUsed.after(self.order, before, self._names(), self.how.seed)
 
     def step(self) -> dict[str, float]:
         """One optimiser step on a batch of answers."""
@@ -40,4 +45,15 @@ class SFT:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.stepper.load_state_dict(state["stepper"])
-        self.order.place = state["place"]
+        self.order = at_place(state["place"], self._names(), self.how.seed)
+
+    def _names(self) -> list[str]:
+        return [f"{t.task.source}/{t.task.key}/{t.text}" for t in self.trajectories]
+
+
+def preferred(comparison: Comparison) -> tuple[Trajectory, ...]:
+    """The side that was preferred; none for a tie."""
+    assert comparison.preference is not None
+    if comparison.preference == 0.5:
+        return ()
+    return comparison.a if comparison.preference > 0.5 else comparison.b

@@ -123,15 +123,14 @@ def add_questions(
     run: str,
     questions: Sequence[tuple[str, Comparison]],
     purpose: str,
-    why: str,
+    why: str | Sequence[str],
     scores: Sequence[float | None] | None = None,
 ) -> list[int]:
     """Insert questions under the keys that stand before them, which the run must not have yet; returns their numbers."""
-    fixed = {"run": run, "purpose": purpose, "why": why, "created": now()}
-    given = scores or [None] * len(questions)
-    numbers = numbered(
-        connection, t.comparison, [{**fixed, "key": key, "score": score} for (key, _), score in zip(questions, given, strict=True)]
-    )
+    fixed = {"run": run, "purpose": purpose, "created": now()}
+    given, whys = scores or [None] * len(questions), [why] * len(questions) if isinstance(why, str) else why
+    asked = [{**fixed, "key": q[0], "why": w, "score": score} for q, w, score in zip(questions, whys, given, strict=True)]
+    numbers = numbered(connection, t.comparison, asked)
     sides = [
         ({"comparison": number, "side": letter, "place": place}, trajectory)
         for number, (_, comparison) in zip(numbers, questions, strict=True)

@@ -103,7 +103,7 @@ class Store:
         run: str,
         comparisons: Sequence[Comparison],
         purpose: str = "train",
-        why: str = "random",
+        why: str | Sequence[str] = "random",
         scores: Sequence[float] | None = None,
     ) -> list[int]:
         """Put questions into the store, all or none; a key that the run already has is left as it is.
@@ -119,7 +119,8 @@ class Store:
                     new.setdefault(c.key, i)
             asked = [(key, comparisons[i]) for key, i in new.items()]
             given = None if scores is None else [float(scores[i]) for i in new.values()]
-            known |= dict(zip(new, rows.add_questions(connection, run, asked, purpose, why, given), strict=True))
+            whys = why if isinstance(why, str) else [why[i] for i in new.values()]
+            known |= dict(zip(new, rows.add_questions(connection, run, asked, purpose, whys, given), strict=True))
         return [known[c.key] for c in comparisons]
 
     def keys(self, run: str, purpose: str | None) -> set[str]:

@@ -1,0 +1,79 @@
+"""Learning from labels, from the last checkpoint on: what was begun is finished first, and what has come since is learnt after it.
+
+A training keeps the labels and the number of steps that it began with. Once it has finished it goes on where there is more: more labels,
+or more steps by `train.steps` or `train.epochs`. The number of steps is always that of the whole training, and so is the learning rate:
+it is that of a training which had so many steps from the beginning.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rather import build, checkpoint, ranks
+from rather.checkpoint import Lineage
+from rather.core import Answered
+
+
+def last(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the last checkpoint in `folder`, whose files are whole; None where there is none."""
+    found = checkpoint.every(folder)
+    return checkpoint.check(found[-1]) if found else None
+
+
+def fit(run: Any, number: int, name: str) -> Path:
+    """Train the learner called `name` on the labels of round `number`; returns the last checkpoint."""
+    folder = run.checkpoints(number, name)
+    stage = last(folder)
+    if stage is not None and not checkpoint.finished(stage):
+        began = ranks.everyones(run.labels(number, name, stage["watermark"]))[0]
+        _learn(run, number, name, began, stage["settings"]["_steps"], follows=bool(stage.get("before")))
+        stage = last(folder)
+    data = ranks.everyones(run.labels(number, name))[0]  # another may come in while they are read
+    steps = build.steps(run.config, name, len(data.comparisons))
+    if stage is None:
+        return _learn(run, number, name, data, steps)
+    found = checkpoint.every(folder)[-1]
+    checkpoint.check_same(found, run.lineage(name, data, steps))
+    new, gone = set(data.labels) - set(stage["labels"]), set(stage["labels"]) - set(data.labels)
+    if new:  # they are used as often as the others were
+        items = max(1, round(len(data.comparisons) * len(new) / len(data.labels)))
+        steps = max(steps, stage["step"] + build.further(run.config, name, items))
+    if stage["step"] >= steps:
+        if gone:
+            said = f"{len(gone)} of the labels that {found} learnt from do not count any more; train anew without them: --fresh"
+            run.console.print(said, markup=False, highlight=False)
+        return found
+    if not new:
+        return _learn(run, number, name, data, steps, follows=bool(stage.get("before")))
+    return _learn(run, number, name, ranks.everyones(run.labels(number, name, stage["watermark"]))[0], steps, then=data)
+
+
+def steps_of_policy(stage: dict[str, Any] | None, steps: int, labels: list[int]) -> int:
+    """Where a policy goes to that is to take `steps` steps, paid by a reward model that has learnt from `labels`.
+
+    In the middle of its training: to the end of it. Where its reward model has learnt more since: so many steps more.
+    """
+    if stage is None:
+        return steps
+    if not checkpoint.finished(stage):
+        return stage["settings"]["_steps"]
+    return stage["step"] + steps if stage["labels"] != labels else steps
+
+
+def _learn(run: Any, number: int, name: str, data: Answered, steps: int, follows: bool = False, then: Answered | None = None) -> Path:
+    """Go on from the last checkpoint with the labels in `data`, or `then` others; `follows`: as one that has gone on before."""
+    learner = run.learner(number, name, data, steps)
+    if follows:
+        learner.follow(data.comparisons)
+    lineage = run.lineage(name, then or data, steps)
+
+    def feed(*_: Any) -> Lineage:
+        nonlocal then
+        if then is not None:
+            learner.follow(then.comparisons)
+            then = None
+        return lineage
+
+    found = run.learn(learner, name, number, steps, lineage, feed if then is not None else None)
+    if name == "reward":
+        run.evaluate_reward(learner.model, steps)
+    return found

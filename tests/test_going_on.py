@@ -1,0 +1,220 @@
+"""A finished run goes on with more; one in the middle ends what it began; what cannot go on is refused before anything is asked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import Field
+from rich.console import Console
+
+from rather import checkpoint, settings, train
+from rather.config import Config, Section
+from rather.core import Label
+from rather.errors import CheckpointError
+from rather.metrics import CLOCK
+from rather.run import Run, opened
+from rather.train import Stopped
+from test_control_run import RUN as CONTROL
+
+
+def go(known: list[str], *changed: str) -> Run:
+    return opened(settings.load(None, [*known, *changed]), Console(quiet=True))
+
+
+@pytest.fixture
+def text(tiny: Path, tmp_path: Path) -> list[str]:
+    rows = [{"prompt": f"question {i}?", "split": "held_out" if i < 2 else "train"} for i in range(14)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = [
+        f"model.path={tiny}",
+        "model.dtype=float32",
+        "model.rank=2",
+        f"run.folder={tmp_path}",
+        f"data.prompts={tmp_path}/prompts.jsonl",
+    ]
+    return [
+        *found,
+        "sample.max_tokens=6",
+        "train.batch_size=2",
+        "train.lr=1e-2",
+        "train.epochs=1",
+        "data.limit=6",
+        "train.checkpoint_every=1",
+    ]
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> list[str]:
+    (tmp_path / "run.toml").write_text(CONTROL)
+    loaded = settings.load(tmp_path / "run.toml", [])
+    small = ["reward.members=1", "query.comparisons=6", "control.envs=2", "control.stretch=20", "train.steps=2", "query.attempts=2"]
+    return [f"{s}.{k}={json.dumps(v)}" for s, k, v in _changed(loaded)] + [PANEL, *small, f"run.folder={tmp_path}"]
+
+
+PANEL = 'judge.panel=[{ name = "expert", utility = "total_reward", temperature = 0.01 }]'
+
+
+def _changed(loaded: Config) -> list[tuple[str, str, Any]]:
+    default = Config().model_dump()
+    return [
+        (s, k, v)
+        for s, values in loaded.model_dump().items()
+        for k, v in values.items()
+        if v != default[s][k] and (s, k) != ("judge", "panel")
+    ]
+
+
+def last(run: Run, name: str = "", number: int = 0) -> dict[str, Any]:
+    return checkpoint.check(checkpoint.every(run.checkpoints(number, name))[-1])
+
+
+def rows(run: Run) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in run.metrics.read() if row["phase"].startswith("train-")]
+
+
+@pytest.mark.parametrize("learner", ["dpo", "reward", "sft"])
+def test_more_labels_are_learnt_from_the_last_checkpoint_on(text: list[str], learner: str) -> None:
+    text = [*text, f"train.learner={learner}", "reward.held_out=0.0", 'judge.panel=[{ name = "expert", utility = "thorough" }]']
+    go(text).loop()
+    first = last(go(text))
+    again = go(text)
+    again.loop()
+    assert last(again) == first, "a finished run has nothing to do"
+    go(text, "data.limit=9").loop()  # three prompts more, which are three questions more
+    second = last(run := go(text, "data.limit=9"))
+    assert second["step"] > first["step"]
+    assert second["before"] == [{key: first[key] for key in ("step", "watermark", "labels")}]
+    assert set(first["labels"]) < set(second["labels"])
+    assert second["watermark"] == max(second["labels"])
+    steps = [row["step"] for row in rows(run)]
+    assert steps == list(range(1, second["step"] + 1)), "it goes on, it does not begin again"
+    places = json.loads((checkpoint.every(run.checkpoints(0))[-1] / "learner.json").read_text())["place"]
+    if learner != "sft":  # of which some are ties
+        assert sorted(set(places.values())) in ([1], [1, 2]), "each has been used once, as train.epochs says, but for the last batch"
+        assert len(places) == (9 if learner == "dpo" else len(second["labels"]))
+
+
+def test_more_epochs_or_steps_go_on_and_a_judge_who_comes_later_is_learnt(text: list[str]) -> None:
+    text = [*text, "train.learner=reward", "reward.held_out=0.0"]
+    go(text).loop()
+    first = last(go(text))["step"]
+    go(text, "train.epochs=2").loop()
+    second = last(go(text))
+    assert (second["step"], second["before"]) == (2 * first, [])
+    go(text, f"train.steps={2 * first + 1}").loop()
+    run = go(text)
+    assert last(run)["step"] == 2 * first + 1
+    run.store.add_judge("aunt", "person")
+    run.store.answer_all([Label(q.id, "aunt", 1.0) for q in run.store.questions("run", "train")])
+    go(text, f"train.steps={2 * first + 1}").loop()
+    assert last(run)["step"] == 2 * first + 1 + 3, "six answers more, two a step"
+    assert {"temperature/aunt", "temperature/expert"} <= set(rows(run)[-1])
+
+
+def test_a_run_in_the_middle_keeps_its_own_labels_and_steps_and_then_goes_on(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in each of the two stages and resumed, it comes to the same numbers."""
+    text = [*text, "train.learner=reward", "reward.members=2", "reward.held_out=0.0"]
+    for name in ("whole", "stopped"):
+        go(text, f"run.name={name}").sample()
+        go(text, f"run.name={name}").label()
+    go(text, "run.name=whole").train()
+    stop(go(text, "run.name=stopped"), 2, monkeypatch)
+    for name in ("whole", "stopped"):
+        go(text, f"run.name={name}", "data.limit=9").sample()
+        go(text, f"run.name={name}", "data.limit=9").label()
+    go(text, "run.name=whole", "train.epochs=2").train()
+    stop(go(text, "run.name=stopped", "train.epochs=2"), 13, monkeypatch)
+    assert last(go(text, "run.name=stopped"))["before"], "it was stopped in the second stage"
+    go(text, "run.name=stopped", "train.epochs=2").train()
+    whole, stopped = (last(go(text, f"run.name={name}")) for name in ("whole", "stopped"))
+    assert rows(go(text, "run.name=stopped")) == rows(go(text, "run.name=whole"))
+    assert stopped["files"] == whole["files"]
+    assert [stage["step"] for stage in whole["before"]] == [9]
+
+
+def stop(run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train as far as that step, where it is stopped as by Ctrl-C."""
+
+    def write(self: Any, phase: str, at: int, *rest: Any, **more: Any) -> None:
+        known(self, phase, at, *rest, **more)
+        if at == step and phase.startswith("train-"):
+            raise Stopped
+
+    known = train.Metrics.write
+    with monkeypatch.context() as patched:
+        patched.setattr(train.Metrics, "write", write)
+        with pytest.raises(Stopped):
+            run.train()
+
+
+def test_control_asks_more_in_its_last_round_and_goes_on(control: list[str]) -> None:
+    go(control).loop()
+    policy, reward = last(go(control), number=1), last(go(control), "reward", 1)
+    go(control, "query.comparisons=9").loop()
+    run = go(control)
+    questions = run.store.questions("small", "train")
+    assert [q.comparison.key.split("/")[0] for q in questions] == ["round-0"] * 4 + ["round-1"] * 5
+    sides = [side[0].actions.tobytes() + side[0].observations.tobytes() for q in questions for side in q.comparison.sides]  # type: ignore[union-attr]
+    assert len(set(sides[-6:]) - set(sides[:-6])) == 6, "the new questions are new"
+    now, again = last(run, number=1), last(run, "reward", 1)
+    assert (now["step"], again["before"][0]["labels"]) == (2 * policy["step"], reward["labels"])
+    assert now["before"] == [{key: policy[key] for key in ("step", "watermark", "labels")}]
+    assert now["labels"] == again["labels"] > policy["labels"]
+    assert last(run, number=0)["before"] == [], "the rounds before stay as they are"
+    go(control, "query.comparisons=9").loop()
+    assert last(run, number=1) == now
+    go(control, "query.comparisons=9", "train.steps=6").loop()
+    assert last(run, number=1)["step"] == 6
+
+
+@pytest.mark.parametrize("command", ["loop", "sample", "label", "train"])
+def test_what_cannot_be_continued_is_refused_before_anything_is_asked(text: list[str], command: str) -> None:
+    go(text).loop()
+    go(text, "run.name=run", "data.limit=7", "eval.prompts=1").sample()
+    run = go(text, "data.limit=9", "train.lr=1e-3")
+    before = len(run.store.keys("run", "train")), run.store.latest()
+    with pytest.raises(CheckpointError, match=r"trained with train.lr = 0.01, not 0.001; set it back, train with --fresh, or use another"):
+        getattr(run, command)()
+    assert (len(run.store.keys("run", "train")), run.store.latest()) == before
+
+
+def test_control_refuses_before_anything_is_asked(control: list[str]) -> None:
+    go(control).loop()
+    run = go(control, "query.comparisons=9", "reward.members=3")
+    with pytest.raises(CheckpointError, match=r"reward-1/step-\d+ was trained with reward.members = 1, not 3"):
+        run.loop()
+    assert len(run.store.keys("small", "train")) == 6
+
+
+def test_the_settings_of_a_new_section_are_shared_without_being_listed(text: list[str]) -> None:
+    class Novel(Section):
+        """A learner of tomorrow."""
+
+        strength: float = 1.0
+        colour: str = "red"
+
+    class Tomorrow(Config):
+        novel: Novel = Field(default_factory=Novel)
+
+    def run(**novel: Any) -> Run:
+        return Run(Tomorrow.model_validate(settings.load(None, text).model_dump() | {"novel": novel}), Console(quiet=True))
+
+    run(strength=2.0).sample()
+    run(strength=2.0).label()
+    found = run(strength=2.0).train()
+    assert checkpoint.check(found)["settings"]["novel"] == {"strength": 2.0, "colour": "red"}
+    assert run(strength=2.0).train() == found
+    with pytest.raises(CheckpointError, match=r"was trained with novel.strength = 2.0, not 3.0"):
+        run(strength=3.0).train()
+
+
+def test_what_an_older_checkpoint_does_not_know_was_as_by_default(text: list[str]) -> None:
+    go(text).loop()
+    found = checkpoint.every(go(text).checkpoints(0))[-1]
+    manifest = json.loads((found / "manifest.json").read_text())
+    del manifest["settings"]["dpo"], manifest["before"]
+    (found / "manifest.json").write_text(json.dumps(manifest))
+    assert go(text).train() == found
+    with pytest.raises(CheckpointError, match=r"dpo.beta = 0.1, not 0.2"):
+        go(text, "dpo.beta=0.2").train()
