@@ -18,9 +18,9 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-Message = dict[str, str]
+Message = dict[str, Any]
 Prompt = str | list[Message]
-"""What a language model is asked: plain text, or a conversation of {"role", "content"} messages."""
+"""What a language model is asked: plain text, or a conversation of {"role", "content"} messages, some with `tool_calls` or the like."""
 
 UNUSED = -1
 """Marks padding among the token ids of a `Batch`."""

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rather.data.forms import read_comparisons, read_tasks
-from rather.errors import DataError
+from rather.errors import DataError, RatherWarning
 
 USER = [{"role": "user", "content": "Hi?"}]
 
@@ -57,7 +57,7 @@ def test_conversational_prompts_and_other_columns(tmp_path: Path) -> None:
         ('{"prompt": "a"}\n\n[1]\n', "line 3 of .* is list"),
         ('{"text": "a"}\n', "line 1 of .* has no 'prompt', only 'text'; set data.column"),
         ('{"prompt": " "}\n', "line 1 of .* neither text nor a list of messages"),
-        ('{"prompt": [{"role": "user"}]}\n', "line 1 of .* neither text nor a list of messages"),
+        ('{"prompt": [{"role": "user"}]}\n', "line 1 of .*: prompt has a message of the role 'user' whose content is None"),
         ('{"prompt": "a", "split": "test"}\n', "line 1 of .* has split 'test'"),
         ('{"prompt": "a", "split": "held_out"}\n', "no prompt to train on"),
     ],
@@ -76,9 +76,9 @@ def test_other_broken_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no Parquet file"):
         read_tasks(str(tmp_path / "p.parquet"))
     (tmp_path / "p.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
-    with pytest.raises(DataError, match="line 1 of .* is no JSON"):
+    with pytest.raises(DataError, match="line 1 of .* is not UTF-8: it holds the byte 0xff"):
         read_tasks(str(tmp_path / "p.jsonl"))
-    with pytest.raises(DataError, match=r"none of .jsonl, .csv, .parquet"):
+    with pytest.raises(DataError, match=r"none of .jsonl, .ndjson, .json, .csv, .tsv, .parquet"):
         read_tasks(str(tmp_path / "p.txt"))
     with pytest.raises(DataError, match="there is no file"):
         read_tasks(str(tmp_path / "none.jsonl"))
@@ -90,7 +90,6 @@ def test_other_broken_files(tmp_path: Path) -> None:
         ({"prompt": "Hi?", "chosen": "good", "rejected": "bad"}, "Hi?"),
         ({"prompt": USER, "chosen": said("good"), "rejected": said("bad")}, USER),
         ({"chosen": USER + said("good"), "rejected": USER + said("bad")}, USER),
-        ({"chosen": "Hi? good", "rejected": "Hi? bad"}, "Hi? "),
         ({"prompt": "Hi?", "a": "good", "b": "bad", "preference": 1}, "Hi?"),
         ({"prompt": "Hi?", "a": "bad", "b": "good", "preference": 0.0}, "Hi?"),
     ],
@@ -115,7 +114,8 @@ def test_the_side_of_the_chosen_answer_is_drawn(tmp_path: Path) -> None:
         ({"prompt": "x", "a": "1", "b": "2", "preference": 1.2}, r"line 1 of .* preference 1.2 is outside \[0, 1\]"),
         ({"prompt": "x", "a": "1", "b": "2", "preference": "yes"}, "line 1 of .* 'yes' is no number"),
         ({"prompt": "x", "chosen": "1"}, "line 1 of .* needed are"),
-        ({"chosen": "abc", "rejected": "xyz"}, "no common beginning"),
+        ({"chosen": "Hi? good", "rejected": "Hi? bad"}, "not certain; add a column prompt"),
+        ({"chosen": said("good"), "rejected": said("bad")}, "no common beginning"),
         ({"prompt": "x", "chosen": 3, "rejected": "1"}, "the answer 3 is neither"),
     ],
 )
@@ -125,12 +125,13 @@ def test_broken_comparisons(tmp_path: Path, row: dict[str, Any], message: str) -
 
 
 def test_parquet_in_row_groups_keeps_each_label_with_its_question(tmp_path: Path) -> None:
-    rows = [{"prompt": f"{i}", "a": f"a{i}", "b": f"b{i}", "preference": i % 2} for i in range(30)]
+    rows = [{"prompt": f"{i}", "a": f"a{i}", "b": f"b{i}", "preference": i % 2, "key": "same"} for i in range(30)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet", row_group_size=10)
     found = list(read_comparisons(tmp_path / "c.parquet"))
     assert len({c.key for c in found}) == len({c.a[0].task.key for c in found}) == 30
     assert [(c.a[0].task.prompt, c.a[0].text, c.preference) for c in found] == [(r["prompt"], r["a"], r["preference"]) for r in rows]
-    train, held_out = read_tasks(str(tmp_path / "c.parquet"))
+    with pytest.warns(RatherWarning, match="c.parquet that are left out: 'a', 'b', 'preference'$"):
+        train, held_out = read_tasks(str(tmp_path / "c.parquet"))
     assert len({t.key for t in train + held_out}) == 30
 
 

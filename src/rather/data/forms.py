@@ -1,26 +1,45 @@
 """Forms of rows: prompts and comparisons, plain and conversational.
 
-Only here and in transfer.py are the sides of a comparison called chosen and rejected, as other tools call them.
+Only here, in rankings.py and in transfer.py are the sides of a comparison called chosen and rejected, as other tools call them.
 """
 
 import hashlib
 import json
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rather.core import Comparison, Prompt, Task, Trajectory
-from rather.data import examples
-from rather.data.readers import read_rows
-from rather.errors import DataError
+from rather.core import Comparison, Message, Prompt, Task, Trajectory
+from rather.data import examples, hub, rankings
+from rather.data.messages import common, is_messages, read_answer, read_message, read_prompt, read_turns, short
+from rather.data.readers import Row, Rows, read_rows
+from rather.errors import DataError, RatherWarning
 
 LONGEST_KEY = 150
 """Characters of a prompt's `key`; with what is added to it, it must fit the store."""
+NEEDED = (
+    "needed are prompt, chosen, rejected; or prompt, a, b, preference; or prompt, response and a rating; or prompt, answers and their ranks"
+)
+BEYOND_TEXT = ("image", "images", "audio", "audios", "video", "videos", "tools", "documents")
+"""Columns that a question is not the same without, and that a prompt has no place for."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two answers to a prompt and P(a better). `free`: the file has no sides, so which of the two is a is up to us."""
+
+    prompt: Prompt
+    a: str
+    b: str
+    preference: float
+    free: bool
 
 
 def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tuple[list[Task], list[Task]]:
-    """Training and held-out tasks from a prompt file; "package" and "package:topics" come with rather.
+    """Training and held-out tasks from a prompt file or a data set on the hub; "package" and "package:topics" come with rather.
 
     A column `split` ("train" or "held_out") divides them; without it a share of `held_out`, chosen by a hash of the prompt, is
     held out. `answer` is kept for verifiers. A prompt that stands there twice is used once: what names it is what it asks, so that
@@ -29,22 +48,26 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tupl
     Raises:
         DataError: see `read_rows`; a row without a prompt; no prompt to train on.
     """
-    source = examples.prompt_file(path)
+    package = path == "package" or path.startswith(examples.PREFIX)
+    source = path if hub.is_name(path) else examples.prompt_file(path)
     train, held = [], []
     seen = set()
-    for number, row in read_rows(source):
-        where = f"line {number} of {source}"
-        prompt = _prompt(row.get(column), where, column, row)
+    rows = read_rows(source)
+    for place, row in rows if package else _understood(rows, source, lambda row: {column, "key", "split", "answer"}):
+        if row.get(column) is None:
+            have = ", ".join(map(repr, row)) or "nothing"
+            raise DataError(f"{place} has no {column!r}, only {have}; set data.column to the right one")
+        prompt = read_prompt(row[column], place, column)
         text = json.dumps(prompt)
         if text in seen:
             continue
         seen.add(text)
         answer = row.get("answer")
-        key = str(row["key"]) if path == "package" else _key(row, prompt, where)
-        task = Task(source.name, key, prompt, None if answer is None else str(answer))
-        split = row.get("split")
+        key = str(row["key"]) if package and "key" in row else _key(row, prompt, place)
+        task = Task(name_of(source), key, prompt, None if answer is None else str(answer))
+        split = row.get("split") or None
         if split not in (None, "train", "held_out"):
-            raise DataError(f'{where} has split {split!r}; write "train" or "held_out"')
+            raise DataError(f'{place} has split {split!r}; write "train" or "held_out"')
         if split is None:
             split = "held_out" if _share(text) < held_out else "train"
         (train if split == "train" else held).append(task)
@@ -53,87 +76,196 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tupl
     return train, held
 
 
-def _key(row: dict[str, Any], prompt: Prompt, where: str) -> str:
+def name_of(source: str | Path) -> str:
+    """What a file or data set is called in the store."""
+    return str(source) if hub.is_name(source) else Path(source).name
+
+
+def read_comparisons(path: str | Path, skipped: Counter[str] | None = None) -> Iterator[Comparison]:
+    """Comparisons with their preferences from a file or a data set on the hub, row by row.
+
+    A row has one of these forms:
+
+    - `prompt`, `chosen`, `rejected`: text or messages, or whole conversations that begin with the prompt; `margin`, if it is there,
+      is the log-odds that chosen is better;
+    - `chosen`, `rejected` alone, as conversations: what they begin with alike is the prompt, the last message of each the answer;
+    - `prompt`, `a`, `b` and `preference`, P(a better) in [0, 1];
+    - `prompt`, `response` and a rating, and `prompt`, `answers` and their ranks or scores: see `rankings`.
+
+    Where the file does not name sides a and b, they are drawn from a hash of the question, so that no judge can learn from the place
+    and the same question always has the same sides.
+
+    Rows of these forms that cannot be learned from are left out and counted in `skipped`, by reason; without it the first is an error.
+    Columns that are not understood are named in one warning at the end. The keys are the rows' places, for whoever has no better ones.
+
+    Raises:
+        DataError: see `read_rows`; a row of another form; a preference outside [0, 1]; content that is no text.
+    """
+    source = name_of(path)
+    for number, comparison in enumerate(_comparisons(path, skipped, source)):
+        yield replace(comparison, key=f"import/{source}/{number}")
+
+
+def _comparisons(path: str | Path, skipped: Counter[str] | None, source: str) -> Iterator[Comparison]:
+    rated: list[tuple[str, Row]] = []
+    # None stands for the end of the file, where the last rated answers are compared.
+    for place, row in _chain(_understood(read_rows(path), path, _columns)):
+        if rated and (row is None or not rankings.is_rated(row) or row["prompt"] != rated[0][1]["prompt"]):
+            yield from _compared(_rated(rated, skipped), rated[0], source)
+            rated = []
+        if row is None:
+            break
+        if rankings.is_rated(row):
+            rated.append((place, row))
+        else:
+            yield from _compared(_pairs(row, place, skipped), (place, row), source)
+
+
+def _chain(rows: Rows) -> Iterator[tuple[str, Row | None]]:
+    yield from rows
+    yield "", None
+
+
+def _understood(rows: Rows, source: str | Path, columns: Callable[[Row], set[str]]) -> Rows:
+    """The rows without their empty columns; what else is there and not understood is named in one warning."""
+    left: dict[str, None] = {}
+    for place, row in rows:
+        present = {name: value for name, value in row.items() if value is not None}
+        for name in set(present) - columns(present):
+            if name in BEYOND_TEXT and present[name] not in ("", []):
+                raise DataError(f"{place} has {name!r}, which a prompt of text has no place for; leave such rows or the column out")
+            left.setdefault(name)
+        yield place, present
+    if left:
+        names = ", ".join(sorted(map(repr, left)))
+        warnings.warn(f"columns of {source} that are left out: {names}", RatherWarning, stacklevel=2)
+
+
+def _columns(row: Row) -> set[str]:
+    """The columns of a row that its form understands."""
+    if {"a", "b", "preference"} <= set(row):
+        return {"prompt", "a", "b", "preference", "key", "judge"}
+    if {"chosen", "rejected"} <= set(row):
+        return {"prompt", "chosen", "rejected", "margin", "key", "judge"}
+    return {"key", "judge"} | rankings.columns(row)
+
+
+def _pairs(row: Row, place: str, skipped: Counter[str] | None) -> Iterable[_Pair]:
+    if {"a", "b", "preference"} <= set(row):
+        a, b = (read_answer(row[name], place) for name in "ab")
+        return [_Pair(_prompt(row, place), a, b, _preference(row["preference"], place), free=False)]
+    if {"chosen", "rejected"} <= set(row):
+        sides = _explicit(row, place)
+        if sides is None:
+            return _leave("its conversations part before the last answer", place, skipped)
+        margin = row.get("margin", "")
+        return [_Pair(*sides, 1.0 if margin == "" else rankings.log_odds(margin, place), free=True)]
+    if rankings.is_ranked(row):
+        found = rankings.read_ranked(row, place)
+        return [_Pair(_prompt(row, place), a, b, preference, free=True) for a, b, preference in found]
+    raise DataError(f"{place} has {', '.join(map(repr, row)) or 'nothing'}; {NEEDED}")
+
+
+def _rated(rows: list[tuple[str, Row]], skipped: Counter[str] | None) -> Iterable[_Pair]:
+    place, first = rows[0]
+    if len(rows) == 1:
+        return _leave("it is the only rated answer to its prompt; answers to one prompt should stand together", place, skipped)
+    return [_Pair(_prompt(first, place), a, b, preference, free=True) for a, b, preference in rankings.read_rated(rows)]
+
+
+def _leave(reason: str, place: str, skipped: Counter[str] | None) -> list[_Pair]:
+    if skipped is None:
+        raise DataError(f"{place}: {reason}")
+    skipped[reason] += 1
+    return []
+
+
+def _compared(pairs: Iterable[_Pair], first: tuple[str, Row], source: str) -> Iterator[Comparison]:
+    place, row = first
+    for pair in pairs:
+        task = Task(source, _key(row, pair.prompt, place), pair.prompt)
+        a, b = [(Trajectory(task, f"import:{source}", text),) for text in (pair.a, pair.b)]
+        comparison = Comparison(a, b, preference=pair.preference, judge=str(row.get("judge", "")))
+        yield comparison.swapped() if pair.free and _swap(pair) else comparison
+
+
+def _swap(pair: _Pair) -> bool:
+    """Whether to exchange the sides: by what is asked alone, whichever answer the file puts first."""
+    one, other = sorted((pair.a, pair.b))
+    return (pair.a == one) == (_share(json.dumps([pair.prompt, one, other])) < 0.5)
+
+
+def _prompt(row: Row, place: str) -> Prompt:
+    if "prompt" not in row:
+        raise DataError(f"{place} has {', '.join(map(repr, row))}, but no 'prompt'; {NEEDED}")
+    return read_prompt(row["prompt"], place)
+
+
+def _preference(value: Any, place: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{place}: the preference {value!r} is no number") from None
+    if not 0 <= number <= 1:
+        raise DataError(f"{place}: the preference {number:g} is outside [0, 1]")
+    return number
+
+
+def _explicit(row: Row, place: str) -> tuple[Prompt, str, str] | None:
+    """Prompt, chosen and rejected answer; None where the conversations part before the last answer."""
+    prompt = _prompt(row, place) if row.get("prompt", "") != "" else None
+    whole = [_conversation(row[name], f"{place}: {name}", prompt) for name in ("chosen", "rejected")]
+    chosen, rejected = whole
+    if chosen is None or rejected is None:
+        if prompt is None:
+            raise DataError(
+                f"{place} has no prompt, and chosen and rejected are no conversations, so that where their answers begin is not certain; "
+                "add a column prompt"
+            )
+        return prompt, read_answer(row["chosen"], place), read_answer(row["rejected"], place)
+    alike = common(chosen, rejected)
+    if len(chosen) != alike + 1 or len(rejected) != alike + 1:
+        return None
+    begin = chosen[:alike]
+    if isinstance(prompt, list) and begin[: len(prompt)] != prompt and begin[:1] and begin[0]["role"] not in ("system", "user"):
+        begin = [*prompt, *begin]  # the assistant's next messages, up to the last one
+    elif prompt is not None and not _agree(prompt, begin):
+        raise DataError(
+            f"{place}: chosen and rejected are conversations that do not begin with the prompt {short(prompt)}; mend one of them"
+        )
+    if not begin:
+        raise DataError(f"{place} has no prompt, and chosen and rejected have no common beginning that could be one")
+    return begin, read_answer([chosen[-1]], place), read_answer([rejected[-1]], place)
+
+
+def _agree(prompt: Prompt, begin: list[Message]) -> bool:
+    """Whether a conversation begins with its prompt: with its messages, or with a message of the user that says it."""
+    if isinstance(prompt, list):
+        return begin[: len(prompt)] == prompt
+    return any(m["role"] == "user" and m["content"].strip() == prompt.strip() for m in begin)
+
+
+def _conversation(value: Any, place: str, prompt: Prompt | None) -> list[Message] | None:
+    """A whole conversation, or what of one follows the prompt; None for a plain answer."""
+    if isinstance(value, str):
+        return read_turns(value)
+    if not is_messages(value):
+        if prompt is not None and isinstance(value, dict):
+            return None
+        raise DataError(f"{place}: the answer {short(value)} is neither text nor a list of messages with role and content")
+    return [read_message(m, place) for m in value] if len(value) > 1 or prompt is None else None
+
+
+def _key(row: Row, prompt: Prompt, place: str) -> str:
     """What a prompt is called: its `key`, if it has one, with a digest of what it asks."""
     key = row.get("key")
     digest = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()
     if key in (None, ""):
         return digest[:16]
     if len(str(key)) > LONGEST_KEY:
-        raise DataError(f"{where} has a key of {len(str(key))} characters; {LONGEST_KEY} are kept")
+        raise DataError(f"{place} has a key of {len(str(key))} characters; {LONGEST_KEY} are kept")
     return f"{key}-{digest[:8]}"
 
 
 def _share(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
-
-
-def _prompt(value: Any, where: str, column: str, row: dict[str, Any]) -> Prompt:
-    if value is None:
-        raise DataError(f"{where} has no {column!r}, only {', '.join(map(repr, row)) or 'nothing'}; set data.column to the right one")
-    if isinstance(value, str) and value.strip():
-        return value
-    messages = value if isinstance(value, list) else None
-    if messages and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in messages):
-        return [{"role": str(m["role"]), "content": str(m["content"])} for m in messages]
-    raise DataError(f"{where}: the prompt {value!r} is neither text nor a list of messages with role and content")
-
-
-def read_comparisons(path: Path, skipped: Counter[str] | None = None) -> Iterator[Comparison]:  # noqa: ARG001
-    """Comparisons with their preferences from a file, row by row, in one of three forms; `skipped` counts what is left out, by reason.
-
-    - `prompt`, `chosen`, `rejected`: text, or lists of messages (TRL's preference formats);
-    - `chosen`, `rejected` alone, whose common beginning is the prompt;
-    - `prompt`, `a`, `b` and `preference`, P(a better) in [0, 1].
-
-    In the first two which of them is side a is drawn from a hash of the row, so that no judge can learn from the place.
-
-    Raises:
-        DataError: see `read_rows`; a row of another form; a preference outside [0, 1].
-    """
-    for number, row in read_rows(path):
-        where = f"line {number} of {path}"
-        if {"a", "b", "preference"} <= set(row):
-            prompt, a, b = _prompt(row.get("prompt"), where, "prompt", row), row["a"], row["b"]
-            preference, flip = _preference(row["preference"], where), False
-        elif {"chosen", "rejected"} <= set(row):
-            prompt, a, b = _explicit(row, where)
-            preference, flip = 1.0, _share(json.dumps([prompt, a, b])) < 0.5
-        else:
-            raise DataError(f"{where} has {', '.join(map(repr, row))}; needed are prompt, chosen, rejected or prompt, a, b, preference")
-        task = Task(path.name, _key(row, prompt, where), prompt)
-        sides = [(Trajectory(task, f"import:{path.name}", _answer(x, where)),) for x in (a, b)]
-        comparison = Comparison(*sides, preference=preference, key=f"import/{path.name}/{number}", judge=str(row.get("judge") or ""))
-        yield comparison.swapped() if flip else comparison
-
-
-def _preference(value: Any, where: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise DataError(f"{where}: the preference {value!r} is no number") from None
-    if not 0 <= number <= 1:
-        raise DataError(f"{where}: the preference {number:g} is outside [0, 1]")
-    return number
-
-
-def _explicit(row: dict[str, Any], where: str) -> tuple[Prompt, Any, Any]:
-    chosen, rejected = row["chosen"], row["rejected"]
-    if row.get("prompt") is not None:
-        return _prompt(row["prompt"], where, "prompt", row), chosen, rejected
-    if type(chosen) is not type(rejected) or not isinstance(chosen, str | list):
-        raise DataError(f"{where}: chosen and rejected are neither both text nor both lists of messages")
-    common = next((i for i, (x, y) in enumerate(zip(chosen, rejected, strict=False)) if x != y), min(len(chosen), len(rejected)))
-    if isinstance(chosen, str):  # cut between words
-        common = max(chosen.rfind(" ", 0, common), chosen.rfind("\n", 0, common)) + 1
-    if not common:
-        raise DataError(f"{where} has no prompt, and chosen and rejected have no common beginning that could be one")
-    return _prompt(chosen[:common], where, "prompt", row), chosen[common:], rejected[common:]
-
-
-def _answer(value: Any, where: str) -> str:
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        value = value[0].get("content")
-    if not isinstance(value, str):
-        raise DataError(f"{where}: the answer {value!r} is neither text nor a list of one message")
-    return value

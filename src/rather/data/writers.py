@@ -1,42 +1,77 @@
-"""Rows to JSONL, CSV and Parquet files, whole or not at all."""
+"""Rows to JSONL, CSV and Parquet files, whole or not at all, without holding them all."""
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rather.data.readers import FORMATS
+from rather.data import cells
+from rather.data.columns import BATCH, Columns
 from rather.errors import DataError
+
+FORMATS = (".jsonl", ".csv", ".parquet")
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write rows, whole or not at all. In CSV a cell that a spreadsheet would run as a formula is escaped."""
-    if path.suffix not in FORMATS:
+    """Write rows, whole or not at all; returns their number. What is written is read back by `read_rows` as it was.
+
+    They go to a JSONL file first; a CSV or Parquet file, whose columns are those of all rows, is made of that one.
+
+    Raises:
+        DataError: the name's ending is none of .jsonl, .csv and .parquet.
+    """
+    form = path.suffix.lower()
+    if form not in FORMATS:
         raise DataError(f"{path} is none of {', '.join(FORMATS)}")
-    kept = list(rows)
-    names = list(dict.fromkeys(name for row in kept for name in row))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    if path.suffix == ".jsonl":
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-    elif path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist([{k: _cell(row.get(k)) for k in names} for row in kept]), temporary)
-    else:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows({k: _inert(_cell(v)) for k, v in row.items()} for row in kept)
-    temporary.replace(path)
-    return len(kept)
+    lines, whole = (path.with_name(f".{path.name}.{end}") for end in ("rows", "tmp"))
+    columns, count = Columns(), 0
+    try:
+        with lines.open("w", encoding="utf-8", newline="\n") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                if form != ".jsonl":
+                    columns.look(row)
+                count += 1
+        if form == ".csv":
+            _write_csv(whole, list(columns.kinds), _read(lines))
+        elif form == ".parquet":
+            _write_parquet(whole, columns, _read(lines))
+        (lines if form == ".jsonl" else whole).replace(path)
+    finally:
+        lines.unlink(missing_ok=True)
+        whole.unlink(missing_ok=True)
+    return count
 
 
-def _cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+def _read(lines: Path) -> Iterator[dict[str, Any]]:
+    with lines.open(encoding="utf-8", newline="\n") as file:
+        yield from map(json.loads, file)
 
 
-def _inert(value: Any) -> Any:
-    return "'" + value if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+def _write_csv(path: Path, names: list[str], rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*names, cells.MARK])
+        writer.writerows([*(cells.cell(row.get(name)) for name in names), cells.VERSION] for row in rows)
+
+
+def _write_parquet(path: Path, columns: Columns, rows: Iterable[dict[str, Any]]) -> None:
+    schema = columns.schema()
+    with pq.ParquetWriter(path, schema) as writer:
+        for some in _batched(rows, BATCH):
+            writer.write_table(columns.table(some, schema))
+
+
+def _batched(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    held: list[dict[str, Any]] = []
+    for row in rows:
+        held.append(row)
+        if len(held) == size:
+            yield held
+            held = []
+    if held:
+        yield held
