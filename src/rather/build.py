@@ -29,6 +29,7 @@ from rather.spaces.weights import Factors, LowRank, Weights
 from rather.text import engine, load, lora
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
+from rather.text.prompts.fit import Fit
 from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
 from rather.verify.verifiers import Check
@@ -89,6 +90,7 @@ def start_policy(config: Config, full: bool = False) -> AnyPolicy:
     temperature = config.sample.temperature or 1.0  # where the likeliest token is taken, log-probabilities are those of temperature 1
     policy = load.policy(load.locate(m.path), on, compute, full or m.train == "full", temperature, m.chat, m.template, config.run.date)
     policy.name = f"{config.run.name}@0"
+    policy.tokens.truncate = config.data.overlong == "truncate"
     if m.gradient_checkpointing:
         if not isinstance(policy, TextPolicy):
             raise ConfigError("model.gradient_checkpointing can be set for rather's own architectures only")
@@ -120,8 +122,8 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     z, m = config.zeroth, config.model
     how = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
     if z.space == "steering":
-        encode, some = start.tokens.encode_prompt, list(tasks[: max(48, z.size + 1)])
-        prompts = [encode(t.prompt) for t in some if t.prompt is not None]
+        tokens, some = start.tokens, list(tasks[: max(48, z.size + 1)])
+        prompts = [tokens.cut(tokens.encode_prompt(t.prompt), start.context) for t in some if t.prompt is not None]
         instructions = [instruction for both in z.contrasts for instruction in both]
         own, *manners = _manners(config, start, some[:16], ["", *instructions]) if instructions else [Manner((), ())]
         contrasts = list(zip(manners[0::2], manners[1::2], strict=True))
@@ -155,6 +157,11 @@ def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) 
     s = config.sample
     how = engine.Sampling(s.max_tokens, s.temperature, s.top_p, s.top_k, s.min_p)
     return TextSampler(policy, how, s.rows, progress)
+
+
+def fit(config: Config, policy: AnyPolicy, tell: Callable[[str], None]) -> Fit:
+    """What measures prompts and answers against the context of `policy`."""
+    return Fit(policy.tokens, policy.context, config.sample.max_tokens, config.data.overlong, tell)
 
 
 def verified(config: Config) -> bool:

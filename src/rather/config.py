@@ -46,10 +46,7 @@ class Run(Section):
     folder: Free[str] = Field(default="runs", description="Folder that holds the run's folder.")
     store: Free[str] = Field(default="", description="SQLite file or postgresql+psycopg:// URL; empty: store.db in the run's folder.")
     seed: int = Field(default=0, description="Seed of everything that is drawn.", ge=0)
-    date: Annotated[str, BeforeValidator(_day)] = Field(
-        default="",
-        description="Day that chat templates which write a date are given, such as 2026-02-03; empty: the day on which the run began.",
-    )
+    date: Annotated[str, BeforeValidator(_day)] = Field(default="", description="The day in prompts; empty: that on which the run began.")
     threads: Free[int] = Field(default=0, description="CPU threads for matrix work; 0: PyTorch's choice.", ge=0)
 
 
@@ -74,9 +71,7 @@ class Model(Section):
     device: str = Field(default="auto", description='"cpu", "cuda", "cuda:1"; auto: a GPU if there is one.')
     gradient_checkpointing: Free[bool] = Field(default=False, description="Compute activations again in backward: less memory, more time.")
     chat: bool | None = Field(default=None, description="Put plain prompts through the chat template; unset: if the model has one.")
-    template: dict[str, bool | int | float | str] = Field(
-        default_factory=dict, description="Options of the chat template, such as {enable_thinking = false}."
-    )
+    template: dict[str, bool | int | float | str] = Field(default={}, description="The chat template's options: {enable_thinking = false}.")
 
 
 class Data(Section):
@@ -91,6 +86,9 @@ class Data(Section):
     column: str = Field(default="prompt", description="Column that holds the prompt.")
     held_out: float = Field(default=0.2, description="Share of prompts kept for evaluation where the file has no split column.", ge=0, lt=1)
     limit: int = Field(default=0, description="Use only that many training prompts; 0: all.", ge=0)
+    overlong: Literal["error", "skip", "truncate"] = Field(
+        default="error", description="What does not fit the model's context: refuse, leave out, or cut the prompt's beginning."
+    )
 
 
 class Sample(Section):

@@ -30,6 +30,7 @@ class ControlRun(Run):
     """One run about control: its settings, its folder and its store."""
 
     drawing: subprocess.Popen[bytes] | None = None
+    fit: Any = None  # the environment says how long an attempt is
 
     def make(self, meant: bool = False, pictures: bool = False) -> Any:
         """The environment; `meant`: paying control.gold, if that is set, instead of its own reward."""

@@ -75,7 +75,8 @@ def _score(run: Any, answered: Sequence[Comparison], policy: str) -> Rate:
 
 def check_reward(run: Any, model: Any, step: int) -> None:
     """Accuracy and calibration on the questions that were held back, and how far the score follows length."""
-    held = ranks.everyones(run.store.answered(run.config.run.name, "train", only=run.held_back).comparisons)[0]
+    kept = run.store.answered(run.config.run.name, "train", only=lambda c: run.held_back(c) and run.learnable(c))
+    held = ranks.everyones(kept.comparisons)[0]
     if not held:
         return
     judge = ModelJudge("reward", model)

@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,13 @@ class Run:
 
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:
-        """Training and held-out tasks."""
-        return build.tasks(self.config)
+        """Training and held-out tasks, which fit the model."""
+        return self.fit.tasks(*build.tasks(self.config))
+
+    @cached_property
+    def fit(self) -> Any:
+        """What measures prompts and answers before anything is done with them; None where there is nothing to measure."""
+        return build.fit(self.config, self.start, lambda said: self.console.print(said, markup=False, highlight=False))
 
     @cached_property
     def start(self) -> Any:
@@ -314,10 +320,16 @@ class Run:
         reward, run = name == "reward", self.config.run.name
 
         def wanted(comparison: Comparison) -> bool:
-            return not live.later_than(number, comparison) and not (reward and self.held_back(comparison))
+            later = live.later_than(number, comparison)
+            return not later and not (reward and self.held_back(comparison)) and self.learnable(comparison)
 
         flagged = self.config.train.flagged and self.store.asking(run).flagged
-        return self.store.answered(run, "train", reward, upto, flagged, wanted)
+        found = self.store.answered(run, "train", reward, upto, flagged, wanted)
+        return found if self.fit is None else replace(found, comparisons=self.fit.ready(found.comparisons))
+
+    def learnable(self, comparison: Comparison) -> bool:
+        """Whether the sides of a question differ and fit the model."""
+        return self.fit is None or self.fit.wanted(comparison)
 
     def held_back(self, comparison: Comparison) -> bool:
         """Whether a question is kept from the reward model, to measure it by."""

@@ -31,7 +31,7 @@ def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, de
             prompt, answer = tokens.encode(t.task.prompt, t.text or "", t.terminated)
         else:
             prompt, answer = tokens.encode_prompt(t.task.prompt), t.actions
-        prompt = prompt if t.observations is None else t.observations
+        prompt = tokens.cut(prompt, context - len(answer)) if t.observations is None else t.observations
         if len(prompt) + len(answer) > context:
             size = f"{len(prompt)} + {len(answer)} tokens"
             raise DataError(f"prompt {t.task.key!r} with its answer has {size}; the model's context is {context}")

@@ -222,7 +222,7 @@ class TextSampler:
         requests, seen = [], dict[tuple[str, str, Perturbation | None], int]()
         for task, p in zip(tasks, wanted, strict=True):
             assert task.prompt is not None
-            prompt = tokens.encode_prompt(task.prompt)
+            prompt = tokens.cut(tokens.encode_prompt(task.prompt), context - self.sampling.max_tokens)
             if len(prompt) + self.sampling.max_tokens > context:
                 room = f"{len(prompt)} tokens leave no room for {self.sampling.max_tokens} of answer"
                 raise DataError(f"prompt {task.key!r}: {room} in the model's context of {context}")

@@ -15,6 +15,10 @@ ANCHORS = ("", "\n", ".", "a")
 """Texts after which an answer is tokenized, if its beginning would grow together with the end of the prompt."""
 
 
+EXTRA = 4
+"""Tokens that stand for no text: what begins and ends a text, and a space before its first word."""
+
+
 class Tokens:
     """A tokenizer with its chat template.
 
@@ -46,7 +50,10 @@ class Tokens:
             )
         self.eos: int = min({tokenizer.eos_token_id} - {None} or self.stop)
         self.end: int = turn if self.chat and turn is not None else self.eos
+        self.truncate = False
+        """Whether a prompt that does not fit loses its beginning."""
         self.special = frozenset(tokenizer.all_special_ids)
+        self._text = lru_cache(maxsize=4096)(self._render)
         self._prompt = lru_cache(maxsize=4096)(self._read_prompt)
 
     @classmethod
@@ -107,6 +114,18 @@ class Tokens:
             ids = [*ids, end]
         return list(prompt_ids), ids
 
+    def at_most(self, prompt: Prompt, answer: str = "") -> int:
+        """A bound on the tokens of a prompt and an answer, which takes less time: no token has less than a byte of text."""
+        around = 0 if self.template is None else len((self.template.prefix + self.template.ending).encode())
+        return len(self._text(json.dumps(prompt)).encode()) + len(answer.encode()) + around + EXTRA
+
+    def cut(self, ids: list[int], room: int) -> list[int]:
+        """The last `room` tokens of a prompt, after the one that begins every text, if they should be cut."""
+        if len(ids) <= room or not self.truncate:
+            return ids
+        begin = ids[:1] if ids[0] == self.tokenizer.bos_token_id and room > 1 else []
+        return begin + ids[len(ids) - room + len(begin) :]
+
     def decode(self, ids: list[int], prompt: Prompt | None = None) -> str:
         """The words of an answer, without special tokens: those that `encode` takes, where it stands after `prompt`."""
         words = partial(self.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -124,14 +143,19 @@ class Tokens:
     def _templated(self, prompt: Prompt) -> bool:
         return self.chat or not isinstance(prompt, str)
 
+    def _render(self, key: str) -> str:
+        """The text of the prompt whose JSON is `key`."""
+        prompt: Prompt = json.loads(key)
+        if isinstance(prompt, str) and not self.chat:
+            return prompt
+        if self.template is None:
+            raise DataError("the prompts are conversations, but the model has no chat template; use plain prompts")
+        return self.template.prompt([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+
     def _read_prompt(self, key: str) -> tuple[str, tuple[int, ...]]:
         """The text of the prompt whose JSON is `key`, and its tokens."""
         prompt: Prompt = json.loads(key)
-        text = prompt if isinstance(prompt, str) else ""
-        if self._templated(prompt):
-            if self.template is None:
-                raise DataError("the prompts are conversations, but the model has no chat template; use plain prompts")
-            text = self.template.render([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+        text = self._text(key)
         ids = self._ids(text, prompt)
         if not ids:
             raise DataError(f"the prompt {prompt!r} has no tokens; leave it out")

@@ -53,6 +53,18 @@ class Template:
         except (TemplateError, TypeError, ValueError) as e:
             raise DataError(f"the model's chat template refuses {_roles(messages)} ({_line(e)}); {_remedy(messages)}") from None
 
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The conversation as text, with the header of an answer open.
+
+        Raises:
+            DataError: the template refuses the conversation, or leaves out a field of a message.
+        """
+        text = self.render(messages)
+        for field in dict.fromkeys(name for m in messages for name in m if name not in ("role", "content")):
+            if self.render([{name: x for name, x in m.items() if name != field} for m in messages]) == text:
+                raise DataError(f"the model's chat template does not write the field {field!r} of a message; take it out of the prompts")
+        return text
+
     def _dated(self, template: str) -> str:
         """The template with a `strftime_now` of its own, which stays on one day."""
         if "strftime_now" not in template:
