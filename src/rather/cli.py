@@ -187,12 +187,14 @@ def train(
     On several GPUs: [cyan]torchrun --nproc-per-node 2 -m rather train run.toml[/cyan]
     """
     from rather import ranks
+    from rather.alone import alone
 
     with ranks.joined():
         console.quiet = ranks.rank() > 0
         run = _run(file, settings)
         if fresh and ranks.rank() == 0:
-            _put_aside(run.checkpoints(round_))
+            with alone(run.folder):
+                _put_aside(run.checkpoints(round_))
         ranks.wait()
         console.print(f"checkpoint: {run.train(round_)}")
 

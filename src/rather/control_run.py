@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rather import build, checkpoint, drawing, query
+from rather.alone import exclusive
 from rather.control.clips import replay
 from rather.control.collect import Stretches
 from rather.control.environments import environment, inputs
@@ -68,6 +69,7 @@ class ControlRun(Run):
 
     # Phases
 
+    @exclusive
     def sample(self, number: int = 0) -> int:
         """Fragments of attempts become the round's questions, chosen by query.strategy; returns how many are new.
 
@@ -128,6 +130,7 @@ class ControlRun(Run):
             raise ConfigError('a terminal shows no clips; set judge.kind to "people" and open the page: rather serve')
         return super().label(purpose)
 
+    @exclusive
     def evaluate(self, number: int = 0) -> str | None:
         """Let the trained policy and the start take their likeliest actions on held-out seeds; returns how they did, in words."""
         last = checkpoint.every(self.checkpoints(number))
@@ -142,9 +145,8 @@ class ControlRun(Run):
             named = [("return", "mean return")] + [("gold", f"mean {self.config.control.gold}")] * bool(self.config.control.gold)
             parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_error']:.2g})" for w, name in named]
             said.append(", ".join(parts))
-        self.metrics.rewind(f"eval-{number}", -1)
         step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
-        self.metrics.write(f"eval-{number}", step, values | {"prompts": len(self.tasks[1])}, checkpoint=digest)
+        self.metrics.replace(f"eval-{number}", step, values | {"prompts": len(self.tasks[1])}, checkpoint=digest)
         return f"{said[0]} on {len(self.tasks[1])} held-out seeds; before: {said[1]}"
 
     def drive(self, number: int = 0) -> tuple[Trajectory, np.ndarray]:

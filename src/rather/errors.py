@@ -36,6 +36,10 @@ class TrainingError(RatherError):
     """Training cannot go on: no data, or a loss that is not finite."""
 
 
+class BusyError(RatherError):
+    """Another command is at work in the run's folder."""
+
+
 class RatherWarning(UserWarning):
     """Something goes on that the user should know of."""
 

@@ -50,7 +50,6 @@ def compare(run: Any, number: int) -> str | None:
     if not answered:
         return None
     result = win_rate(answered, name)
-    run.metrics.rewind(f"eval-{number}", -1)
     price = _cost(run, answered, name)
     values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}
     said = f"win rate against the starting model: {result}"
@@ -59,7 +58,7 @@ def compare(run: Any, number: int) -> str | None:
         values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}
         values |= {"score_start": before.mean, "score_start_low": before.low, "score_start_high": before.high}
         said = f"held-out score: {after}; before: {before}"
-    run.metrics.write(f"eval-{number}", step, values | price.metrics(), checkpoint=digest, evaluation=purpose, judges=voters)
+    run.metrics.replace(f"eval-{number}", step, values | price.metrics(), checkpoint=digest, evaluation=purpose, judges=voters)
     return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])
 
 

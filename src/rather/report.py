@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def render(page: str, **values: Any) -> str:
 
 
 def write(run: Any, examples: int = 20) -> Path:
-    """Write report.html into the run's folder and return its path."""
+    """Write report.html into the run's folder, or NAME-report.html here where that cannot be written to; returns its path."""
     name = run.config.run.name
     labels = run.store.labels(name, "train")
     kinds = run.store.judges()
@@ -58,6 +59,8 @@ def write(run: Any, examples: int = 20) -> Path:
         nan=math.isnan,
     )
     path = run.folder / "report.html"
+    if run.folder.exists() and not os.access(run.folder, os.W_OK):
+        path = Path(f"{name}-report.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(page)

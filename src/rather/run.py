@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from rather import build, checkpoint, going_on, held_out, live, nudge, ranks
+from rather.alone import exclusive
 from rather.checkpoint import Lineage
 from rather.config import Config
 from rather.core import Answered, Comparison, Label, Task, Trajectory
@@ -91,12 +92,15 @@ class Run:
     def judges(self) -> list[Any]:
         """Who answers, unless it is people."""
         found = build.judges(self.config, lambda: self.start)
+        known = self.store.judges()
         for judge in found:
-            self.store.add_judge(judge.name, judge.kind)
+            if known.get(judge.name) != judge.kind:
+                self.store.add_judge(judge.name, judge.kind)
         return found
 
     # Phases
 
+    @exclusive
     def sample(self, number: int = 0) -> int:
         """Two answers of the newest policy to each training prompt become a question; returns how many questions are new."""
         self.ready(number)
@@ -139,6 +143,7 @@ class Run:
             count += len(questions)
         return count
 
+    @exclusive
     def train(self, number: int = 0) -> Path:
         """Learn from the labels there are, or from what the policy does and is paid for; returns the last checkpoint."""
         match self.config.train.learner:
@@ -223,6 +228,7 @@ class Run:
             phase, upto, folder = f"train-{name}-{number}", sys.maxsize if open_ else steps, self.checkpoints(number, name)
             return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, report, feed)
 
+    @exclusive
     def evaluate(self, number: int = 0) -> str | None:
         """Compare the policy with the model that started the run on held-out prompts; returns how it did, in words."""
         return held_out.compare(self, number)
@@ -231,6 +237,7 @@ class Run:
         """How well a reward model orders the questions that were kept from it."""
         held_out.check_reward(self, model, step)
 
+    @exclusive
     def loop(self) -> str | None:
         """Sample, label, train and evaluate, round after round; returns how the last policy did, in words."""
         result, rounds = None, self.config.loop.rounds

@@ -4,10 +4,12 @@ SQLite: WAL, every commit on disk (synchronous=FULL), and writers that take the 
 default, two writers can both read first and then lease the same question.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, event
@@ -20,8 +22,18 @@ TIMEOUT_S = 30
 
 
 def address(where: str) -> str:
-    """The database URL of a store: `where` as it is, or as the path of an SQLite file."""
-    return where if "://" in where else f"sqlite:///{where}"
+    """The database URL of a store: `where` as it is, or as the path of an SQLite file.
+
+    One in a folder that cannot be written to is read as it lies there, with what its log holds where it was not closed.
+    """
+    if "://" in where:
+        return where
+    file = Path(where)
+    if not file.is_file() or os.access(file.parent, os.W_OK):
+        return f"sqlite:///{where}"
+    log = file.with_name(f"{file.name}-wal")
+    logged = log.exists() and log.stat().st_size > 0
+    return f"sqlite:///file:{quote(str(file.resolve()))}?{'mode=ro' if logged else 'immutable=1'}&uri=true"
 
 
 def connect(where: str) -> Engine:
@@ -31,7 +43,7 @@ def connect(where: str) -> Engine:
         StoreError: it cannot be reached or opened, or a newer version of rather wrote it.
     """
     url = address(where)
-    if url.startswith("sqlite:///"):
+    if url.startswith("sqlite:///") and "uri=true" not in url:
         folder = Path(url.removeprefix("sqlite:///")).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
