@@ -66,7 +66,7 @@ def test_what_does_not_matter_is_the_same_evaluation(tmp_path: Path) -> None:
     tasks = [Task("f", "0", "?")]
 
     def identity(*changed: str) -> str:
-        return evaluation.identity(settings.load(None, list(changed)), "abc", tmp_path / "model.gguf", tasks)
+        return evaluation.identity(settings.load(None, list(changed)), "abc", (tmp_path / "model.gguf", None), tasks)
 
     first = identity()
     for changed in ("train.lr=1", "run.name=x", "sample.rows=3", "judge.wait_s=4", "log.wandb=x", "dpo.beta=3", "eval.prompts=3"):
@@ -80,11 +80,14 @@ def test_what_does_not_matter_is_the_same_evaluation(tmp_path: Path) -> None:
         "verify.checks=[{kind='number'}]",
     ):
         assert identity(changed) != first, changed
-    assert evaluation.identity(Config(), "abd", tmp_path / "model.gguf", tasks) != first
-    assert evaluation.identity(Config(), "abc", tmp_path / "model.gguf", [*tasks, Task("f", "1", "?")]) != first
+    adapted = tmp_path / "model.gguf", tmp_path / "adapter.safetensors"
+    adapted[1].write_bytes(b"1")
+    assert evaluation.identity(Config(), "abc", adapted, tasks) != first, "an adapter makes another base policy"
+    assert evaluation.identity(Config(), "abd", (tmp_path / "model.gguf", None), tasks) != first
+    assert evaluation.identity(Config(), "abc", (tmp_path / "model.gguf", None), [*tasks, Task("f", "1", "?")]) != first
     whole = bytearray((tmp_path / "model.gguf").read_bytes())
     (tmp_path / "other.gguf").write_bytes(whole)
-    assert evaluation.identity(Config(), "abc", tmp_path / "other.gguf", tasks) == first, "wherever it lies"
+    assert evaluation.identity(Config(), "abc", (tmp_path / "other.gguf", None), tasks) == first, "wherever it lies"
     whole[-1] ^= 1
     (tmp_path / "other.gguf").write_bytes(whole)
-    assert evaluation.identity(Config(), "abc", tmp_path / "other.gguf", tasks) != first
+    assert evaluation.identity(Config(), "abc", (tmp_path / "other.gguf", None), tasks) != first

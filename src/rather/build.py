@@ -26,7 +26,7 @@ from rather.learners.reward import Reward
 from rather.learners.sft import SFT, preferred
 from rather.spaces.steering import Manner, steering
 from rather.spaces.weights import Factors, LowRank, Weights
-from rather.text import engine, load, lora
+from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
 from rather.text.prompts.fit import Fit
@@ -82,13 +82,21 @@ def _extended(task: Task, suffix: str) -> Task:
 def start_policy(config: Config, full: bool = False) -> AnyPolicy:
     """The model that starts the run, its weights in float32 if they are trained or `full`.
 
-    `model.adapter` is merged into nothing: it is what the new adapter starts from.
+    An adapter that the run starts with rides on it under the name "start", which is never trained. Where the weights themselves change
+    it becomes a part of them.
     """
-    m = config.model
+    m, z = config.model, config.zeroth
     on = load.device(m.device)
     compute = load.dtype(m.dtype, on)
     temperature = config.sample.temperature or 1.0  # where the likeliest token is taken, log-probabilities are those of temperature 1
-    policy = load.policy(load.locate(m.path), on, compute, full or m.train == "full", temperature, m.chat, m.template, config.run.date)
+    path, adapter = load.located(m.path, m.adapter)
+    trains = full or m.train == "full"
+    merge = adapter if trains or (config.train.learner == "zeroth" and z.space != "lora") else None
+    policy = load.policy(path, on, compute, trains, temperature, m.chat, m.template, config.run.date, merge)
+    if adapter and not merge:
+        policy, parameters = load.read_adapter(policy, "start", adapter)
+        for p in parameters:
+            p.requires_grad_(False)
     policy.name = f"{config.run.name}@0"
     policy.tokens.truncate = config.data.overlong == "truncate"
     if m.gradient_checkpointing:
@@ -99,16 +107,13 @@ def start_policy(config: Config, full: bool = False) -> AnyPolicy:
 
 
 def trained_policy(config: Config, start: AnyPolicy, name: str = "policy") -> tuple[AnyPolicy, list[nn.Parameter]]:
-    """What is trained: an adapter on the start, or the start's own weights; and its parameters."""
+    """What is trained: a new adapter on the start's base, a copy of the start's own, or all weights; and its parameters."""
     m = config.model
     if m.train == "full":
         return start, load.parameters(start)
-    policy, parameters = load.with_adapter(start, name, m.rank, m.alpha, config.run.seed, m.blocks)
-    if m.adapter and name == "policy":
-        if not isinstance(policy, TextPolicy):
-            raise ConfigError("model.adapter can be set for rather's own architectures only")
-        lora.load(policy.model, name, Path(m.adapter))
-    return policy, parameters
+    if start.adapter and (folder := load.located(m.path, m.adapter)[1]):
+        return load.read_adapter(start, name, folder)
+    return load.with_adapter(start, name, m.rank, m.alpha, config.run.seed, m.blocks)
 
 
 def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
@@ -119,7 +124,7 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     """
     if not isinstance(start, TextPolicy):
         raise ConfigError("zeroth moves rather's own architectures only; take dpo or grpo for this model")
-    z, m = config.zeroth, config.model
+    z = config.zeroth
     how = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
     if z.space == "steering":
         tokens, some = start.tokens, list(tasks[: max(48, z.size + 1)])
@@ -131,7 +136,7 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
         space.how = how
         return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
     if z.space == "lora":
-        policy, _ = load.with_adapter(start, "policy", m.rank, m.alpha, config.run.seed, m.blocks)
+        policy, _ = trained_policy(config, start)
         assert isinstance(policy, TextPolicy)
         policy.space = Factors(policy.model, "policy", **how)
         return policy
@@ -224,7 +229,11 @@ def saved_reward(folder: Path, start: AnyPolicy | None = None) -> TextReward:
     """The reward model in a checkpoint; its adapter goes on `start`, if that is the model it was trained on, and else on one of its own."""
     manifest = checkpoint.check(folder)
     of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
-    body, _ = trained_policy(of, start if start is not None and of.model.train == "lora" else start_policy(of), "reward")
+    if of.model.train == "full":
+        body, _ = trained_policy(of, start_policy(of), "reward")
+    else:  # the checkpoint has the adapter, whatever that had begun as
+        base = start_policy(of.model_copy(update={"model": of.model.model_copy(update={"adapter": ""})})) if start is None else start
+        body, _ = load.read_adapter(base, "reward", folder / "model")
     model = TextReward(body, of.reward.members, of.run.seed)
     model.restore(folder / "model")
     return model

@@ -59,12 +59,16 @@ class Model(Section):
     train: ForLearners[Literal["lora", "full"]] = Field(
         default="lora", description="Train low-rank adapters on a frozen base, or all weights."
     )
-    rank: ForLearners[int] = Field(default=16, description="Rank of the LoRA adapters.", ge=1)
-    alpha: ForLearners[float] = Field(default=32.0, description="LoRA scale: updates are multiplied by alpha / rank.", gt=0)
-    blocks: ForLearners[int] = Field(
-        default=0, description="How many of the last blocks get a LoRA adapter; 0: all. Fewer train faster.", ge=0
+    rank: ForLearners[int] = Field(default=16, description="Rank of a new LoRA adapter; model.adapter brings its own.", ge=1)
+    alpha: ForLearners[float] = Field(
+        default=32.0, description="Scale of a new LoRA adapter: updates are multiplied by alpha / rank.", gt=0
     )
-    adapter: ForLearners[str] = Field(default="", description="Folder of a LoRA adapter to start from; empty: a new one.")
+    blocks: ForLearners[int] = Field(
+        default=0, description="How many of the last blocks get a new LoRA adapter; 0: all. Fewer train faster.", ge=0
+    )
+    adapter: ForLearners[str] = Field(
+        default="", description="Folder of a LoRA adapter (PEFT) that the run starts with, which is the reference, too; empty: a new one."
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="What activations are computed in; auto: bfloat16 where the hardware multiplies it."
     )

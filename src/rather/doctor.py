@@ -66,7 +66,7 @@ Check = Callable[[Any], list[Finding]]
 
 
 def _model(run: Any) -> list[Finding]:
-    path = load.locate(run.config.model.path)
+    path, _ = load.located(run.config.model.path, run.config.model.adapter)
     load.device(run.config.model.device)
     return [Finding("good", f"the model {path} is there")]
 

@@ -16,9 +16,12 @@ PLACES = 64
 """A file stands for itself by its name, its size and chunks at so many places: whoever trains a model changes all of it."""
 
 
-def identity(config: Config, policy: str, base: Path, tasks: Sequence[Task]) -> str:
-    """Eight digits that stand for an evaluation of the weights `policy` on `tasks`; equal settings, equal digits."""
-    asked = {"settings": mattering(config, "eval"), "policy": policy, "base": fingerprint(base), "tasks": [asdict(t) for t in tasks]}
+def identity(config: Config, policy: str, base: tuple[Path, Path | None], tasks: Sequence[Task]) -> str:
+    """Eight digits that stand for an evaluation of the weights `policy` on `tasks` against `base`, a model and the adapter on it; equal
+    settings, equal digits.
+    """
+    against = "/".join(fingerprint(path) for path in base if path)
+    asked = {"settings": mattering(config, "eval"), "policy": policy, "base": against, "tasks": [asdict(t) for t in tasks]}
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -27,7 +27,7 @@ def compare(run: Any, number: int) -> str | None:
     if not last:
         raise TrainingError(f"there is no trained policy in {run.checkpoints(number)} yet; run `rather train` first")
     step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
-    purpose = f"eval-{number}-{step}-{evaluation.identity(c, digest, load.locate(c.model.path), tasks)}"
+    purpose = f"eval-{number}-{step}-{evaluation.identity(c, digest, load.located(c.model.path, c.model.adapter), tasks)}"
     have = run.store.keys(c.run.name, purpose)
     asked = [(t, i) for t in tasks for i in range(c.eval.answers)]
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]

@@ -103,7 +103,7 @@ class Factors(Offsets):
             adapter: Adapter = layer.adapters[self.name]  # type: ignore[assignment]
             down = torch.cat([values[f"{n}.down"] for values in each])
             ups = [torch.block_diag(*(values[f"{n}.up.{i}"].T for i in range(len(adapter.up)))) for values in each]
-            share = torch.eye(len(each)).repeat_interleave(len(down) // len(each), 1) * adapter.scale
+            share = torch.eye(len(each)).repeat_interleave(len(down) // len(each), 1) * adapter.scale_of.cpu().repeat(len(each))
             updates[layer] = down.to(self.dtype), torch.cat(ups).to(self.dtype), share.to(down.device, self.dtype)
         return Several(updates=updates)
 

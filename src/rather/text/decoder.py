@@ -155,5 +155,9 @@ class Decoder:
             self.held.update(found, down, [up.t()], 1.0, share)
         elif not self.several.updates and self.adapter in layer.adapters:
             adapter = layer.adapters[self.adapter]
-            self.held.update(found, adapter.down, list(adapter.up), adapter.scale)
+            if adapter.even:
+                self.held.update(found, adapter.down, list(adapter.up), adapter.scales[0])
+            else:
+                down, up = adapter.stacked()
+                self.held.update(found, down, [up.t()], 1.0)
         return found

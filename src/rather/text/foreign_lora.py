@@ -63,6 +63,14 @@ def save(inner: Any, name: str, folder: Path) -> None:
     config.save_pretrained(folder)
 
 
+def merged(inner: Any, folder: Path) -> Any:
+    """`inner` with the adapter in `folder` as a part of its weights."""
+    adapter_files.read(folder)  # refuses what `peft` would ignore
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(inner, str(folder)).merge_and_unload()
+
+
 def activate(inner: Any, name: str | None) -> None:
     """Let the adapter called `name` alone act; None: none of them. `peft` would also stop the gradient of all others."""
     for layer in _layers(inner):

@@ -6,7 +6,7 @@ Shape letters: N rows (tokens), I inputs, O outputs, r rank.
 import functools
 import math
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,49 +88,65 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Adapter(nn.Module):
-    """Low-rank update of a linear layer (LoRA, Hu et al. 2021): alpha / r * B A x, B zero at the start.
+    """Low-rank update of a linear layer (LoRA, Hu et al. 2021): scale * B A x, where the scale is alpha / r; B zero at the start.
 
     A fused layer computes several projections at once (`sizes`); each has an A and a B of its own, so that the files are
-    those of an unfused model. A is (parts * r, I), B one (O_i, r) a part.
+    those of an unfused model. Part i has rank `ranks[i]`, 0 where it has no update, and scale `scales[i]`. A is (sum of the ranks, I), B
+    one (O_i, r_i) a part.
     """
 
-    def __init__(self, inputs: int, sizes: tuple[int, ...], rank: int, alpha: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, inputs: int, sizes: Sequence[int], ranks: Sequence[int], scales: Sequence[float], generator: torch.Generator
+    ) -> None:
         super().__init__()
-        self.rank, self.scale = rank, alpha / rank
+        self.ranks, self.scales = tuple(ranks), tuple(scales)
         bound = 1 / math.sqrt(inputs)
-        down = torch.empty(len(sizes) * rank, inputs).uniform_(-bound, bound, generator=generator)
-        self.down = nn.Parameter(down)
-        self.up = nn.ParameterList(nn.Parameter(torch.zeros(size, rank)) for size in sizes)
+        self.down = nn.Parameter(torch.empty(sum(ranks), inputs).uniform_(-bound, bound, generator=generator))
+        self.up = nn.ParameterList(nn.Parameter(torch.zeros(size, rank)) for size, rank in zip(sizes, ranks, strict=True))
+        self.even = len(set(zip(self.ranks, self.scales, strict=True))) == 1
+        each = torch.tensor(self.scales).repeat_interleave(torch.tensor(self.ranks))
+        self.register_buffer("scale_of", each, persistent=False)
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """Add the update of `x` (N, I) to `y` (N, O), in place."""
-        return _Update.apply(y, x, self.down, self.scale, *self.up)  # type: ignore[return-value]
+        scale = self.scales[0] if self.even else self.scale_of
+        return _Update.apply(y, x, self.down, scale, self.ranks, *self.up)  # type: ignore[return-value]
+
+    @property
+    def parts(self) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """A (r, I), B (O_i, r) and scale of each part."""
+        return zip(self.down.split(self.ranks), self.up, self.scales, strict=True)
+
+    def stacked(self) -> tuple[Tensor, Tensor]:
+        """The same for all parts together: x (N, I) to (x down^T) up, with down (R, I) and up (R, O)."""
+        return self.down, torch.block_diag(*(up.T * scale for _, up, scale in self.parts))
 
 
 class _Update(torch.autograd.Function):
     """`Adapter` with each part added where it belongs, which saves going over (N, O) twice more."""
 
     @staticmethod
-    def forward(ctx, y: Tensor, x: Tensor, down: Tensor, scale: float, *up: Tensor) -> Tensor:
+    def forward(ctx, y: Tensor, x: Tensor, down: Tensor, scale: float | Tensor, ranks: tuple[int, ...], *up: Tensor) -> Tensor:
         low = linear(x, down).mul_(scale)
         places = y.split([len(u) for u in up], dim=-1)
-        for place, part, u in zip(places, low.chunk(len(up), dim=-1), up, strict=True):
-            place.addmm_(part, u.to(x.dtype).t())
+        for place, part, u in zip(places, low.split(ranks, dim=-1), up, strict=True):
+            if u.numel():
+                place.addmm_(part, u.to(x.dtype).t())
         ctx.mark_dirty(y)
         ctx.save_for_backward(x, low, down, *up)
-        ctx.scale = scale
+        ctx.scale, ctx.ranks = scale, ranks
         return y
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, low, down, *up = ctx.saved_tensors
         to_up, to_low = [], []
-        for to_place, part, u in zip(gradient.split([len(u) for u in up], dim=-1), low.chunk(len(up), dim=-1), up, strict=True):
+        for to_place, part, u in zip(gradient.split([len(u) for u in up], dim=-1), low.split(ctx.ranks, dim=-1), up, strict=True):
             to_up.append((to_place.t() @ part).to(u.dtype))
             to_low.append(to_place @ u.to(x.dtype))
-        slope = torch.cat(to_low, dim=-1) * ctx.scale
+        slope = torch.cat(to_low, dim=-1).mul_(ctx.scale)
         to_x = slope @ down.to(x.dtype) if ctx.needs_input_grad[1] else None
-        return gradient, to_x, (slope.t() @ x).to(down.dtype), None, *to_up
+        return gradient, to_x, (slope.t() @ x).to(down.dtype), None, None, *to_up
 
 
 @dataclass(frozen=True)

