@@ -115,7 +115,7 @@ def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -
         (["train.reward=verify"], 'control has no verifiers; set train.reward to "labels" or "environment"'),
         (["train.learner=grpo"], 'learns by "ppo" or "reward", not by \'grpo\''),
         (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which tells what they were worth"),
-        (["query.fragment=500"], "no attempt has 500 steps"),
+        (["query.fragment=500"], "no episode has 500 steps"),
         (["train.steps=0"], "train.steps is 0; in control it says how many stretches PPO learns from"),
     ],
 )
@@ -224,3 +224,58 @@ def test_an_environment_without_a_limit_is_stopped(rather, run: Path, tmp_path: 
     said = rather("loop", run, *OWN, "query.attempts=2", code=2).stderr.replace("\n", " ")
     assert "lasted 10,000 steps and there is no limit to it; set control.horizon" in said
     rather("sample", run, *OWN, "control.horizon=30")
+
+
+def test_fragments_and_pairs_are_distinct_in_all_rounds(rather, run: Path, tmp_path: Path) -> None:
+    """Whole episodes are compared, of which there are far fewer than questions need; the policy acts in more of them."""
+    from rather.control.rollout import identity
+
+    (tmp_path / "counter.py").write_text(COUNTER)
+    whole = [*OWN, "query.fragment=0", "query.comparisons=30", "train.steps=2"]
+    out = rather("loop", run, *whole).stdout
+    assert re.search(
+        r"4 episodes hold 4 new distinct fragments of 20 steps, and 20 questions need\s+40: the policy acts in \d+ episodes", out
+    )
+    store = Store(str(tmp_path / "runs/small/store.db"))
+    pairs = [[identity(t) for t in (*q.comparison.a, *q.comparison.b)] for q in store.questions("small", "train")]
+    assert len(pairs) == 30
+    assert len({i for pair in pairs for i in pair}) == 60, "no fragment is asked about twice, in either round"
+    # More questions in the same round are about other fragments, too.
+    rather("sample", run, *whole, "query.comparisons=36", "--round", "1")
+    pairs = [[identity(t) for t in (*q.comparison.a, *q.comparison.b)] for q in store.questions("small", "train")]
+    assert len(pairs) == 32
+    assert len({i for pair in pairs for i in pair}) == 64
+    store.close()
+
+
+def test_where_too_few_fragments_differ_fewer_questions_are_asked(rather, run: Path, tmp_path: Path) -> None:
+    alike = (
+        COUNTER.replace("float(self.np_random.integers(50))", "0.0").replace("self.place += action", "pass").replace("float(action)", "1.0")
+    )
+    (tmp_path / "counter.py").write_text(alike)
+    out = rather("sample", run, *OWN, "query.fragment=0").stdout.replace("\n", " ")
+    assert "Only 0 of 8 questions are asked, since no more fragments differ" in out
+    assert "0 new questions; 0 in all" in out
+
+
+def test_doctor_speaks_of_environments_lengths_replay_and_questions(rather, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "counter.py").write_text(COUNTER)
+    out = rather("doctor", run, *OWN).stdout
+    assert "counter:Counter-v0: 1 numbers are observed, actions are Discrete(2)" in out
+    assert "episodes last 20 steps; fragments of 10 steps are compared" in out
+    assert "3 episodes that were played again from seed and actions were the same" in out
+    assert "no questions yet" in out
+    assert not re.search(r"token|model|prompt|answers", out), "those are of text"
+    assert "query.fragment is 30, but episodes last 20 steps" in rather("doctor", run, *OWN, "query.fragment=30", code=1).stdout
+    (tmp_path / "counter.py").write_text(COUNTER.replace("self.time >= 20", "self.time >= 10 + self.place"))
+    out = rather("doctor", run, *OWN, code=1).stdout
+    assert re.search(r"episodes last \d+ to \d+ steps, which tells judges what they were worth; set control.horizon", out)
+
+
+def test_an_environment_that_cannot_be_played_again_is_told(rather, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "counter.py").write_text(COUNTER.replace("self.place += action", "self.place += np.random.random()"))
+    sentence = "the replay of counter:Counter-v0 differs from the record at step 1 of seed 0: the environment does not follow from seed"
+    for command, code in (("doctor", 1), ("status", 0)):
+        out = rather(command, run, *OWN, code=code).stdout
+        assert sentence in out, command
+        assert "training that was stopped cannot go on" in out

@@ -307,14 +307,15 @@ def doctor(
     """Say what is wrong with this machine or a run, and what to do about it. Exits with 1 if something is."""
     from rather import doctor
 
-    findings = doctor.machine()
-    if file is not None:
-        findings += doctor.run(_run(file, settings))
+    run = None if file is None else _run(file, settings)
+    findings = doctor.machine(text=run is None or not run.config.control.env)
+    if run is not None:
+        findings += doctor.run(run)
     for finding in findings:
         console.print(
             f"{ {'good': '[green]ok[/green]', 'note': '[yellow]note[/yellow]', 'bad': '[red]bad[/red]'}[finding.grade] }  ", end=""
         )
-        console.print(finding.text, markup=False)
+        console.print(finding.text, markup=False, soft_wrap=True)
     if any(f.grade == "bad" for f in findings):
         raise typer.Exit(1)
 

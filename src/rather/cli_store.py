@@ -78,6 +78,13 @@ def status(file: File, settings: Settings = None) -> None:
         table.add_row(name, kind, str(answers), str(abstentions))
     console.print(table)
     print_agreement(store, run)
+    if config.control.env:
+        from rather import control_doctor
+        from rather.run import opened
+
+        for finding in control_doctor.check(opened(config, console)):
+            if finding.grade == "bad":
+                console.print(f"Problem: {finding.text}", markup=False, highlight=False, soft_wrap=True)
     for row in Metrics(config.folder / "metrics.jsonl").read()[-1:]:
         console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
 

@@ -1,7 +1,9 @@
 """A run about control, phase by phase: let the policy act, compare fragments, learn a reward, improve the policy, again."""
 
+import itertools
 import math
 import subprocess
+import time
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,15 +18,18 @@ from rather.control.collect import Stretches
 from rather.control.environments import environment, inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward
-from rather.control.rollout import ControlSampler, check_lengths, fragments
+from rather.control.rollout import ControlSampler, check_lengths, fragments, identity
 from rather.control.space import ControlSpace
-from rather.core import Answered, Comparison, Task, Trajectory, spread
-from rather.errors import ConfigError, TrainingError
+from rather.core import Answered, Task, Trajectory, spread
+from rather.errors import ConfigError, DataError, TrainingError
 from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
 from rather.nudge import Acting
 from rather.run import Run
-from rather.store.clips import missing
+from rather.store.clips import missing, progress, retry
+
+WAVES = 4
+"""How often a policy acts for the fragments of a round, where those that there are do not suffice."""
 
 
 class ControlRun(Run):
@@ -84,9 +89,10 @@ class ControlRun(Run):
         if number == c.loop.rounds - 1:  # which asks what was added after the rounds before it
             wanted = q.comparisons - sum(asked)
         if wanted <= 0:
-            if c.judge.kind == "people":
-                self.draw()
+            self._show()
             return 0
+        if c.judge.kind == "people":
+            self.make(pictures=True).close()  # what cannot be drawn at all is refused now
         newest, first, what = number, 0, "query"
         if asked[number]:  # the round goes on: its newest policy acts, at seeds of its own
             newest, first, what = (
@@ -94,35 +100,85 @@ class ControlRun(Run):
                 100_000 + asked[number] * c.loop.rounds * q.attempts,
                 f"query-{asked[number]}",
             )
-        found = []
+        seed = self.seed(what, number) % 2**32
+        pieces = self._fragments(newest, first, wanted, seed)
+        before = self._reward_before(newest)
+        scores = None if before is None else before.each(pieces)
+        picks = query.choose(q.strategy, scores, len(pieces), wanted, q.candidates, q.random_share, seed)
+        if len(picks) < wanted:
+            remedy = "shorten query.fragment or ask fewer questions; an environment that always begins alike brings little to compare"
+            self.console.print(f"Only {len(picks)} of {wanted} questions are asked, since no more fragments differ; {remedy}.")
+        questions = [self.question(f"round-{number}/{asked[number] + i}", (pieces[p.a],), (pieces[p.b],)) for i, p in enumerate(picks)]
+        self.store.ask(c.run.name, questions, why=[p.why for p in picks], scores=[p.score for p in picks])
+        self._show()
+        return len(picks)
+
+    def _fragments(self, newest: int, first: int, questions: int, seed: int) -> list[Trajectory]:
+        """Distinct fragments, none of which was asked about before, for so many questions: two each, and more to choose from.
+
+        They are of the policies up to the `newest`, at seeds from the `first` on. Where the episodes hold fewer, the newest policy acts
+        in more of them, up to a point.
+        """
+        q, name = self.config.query, self.config.run.name
+        old = [t for question in self.store.questions(name, "train") for side in question.comparison.sides for t in side]
+        known, used = {identity(t) for t in old}, {t.task.key for t in old}
+        found = list[Trajectory]()
         with self.console.status("letting the policy act"):
             for before in range(newest + 1):
                 tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.attempts + j) for j in range(q.attempts)]
                 share = q.attempts if before == newest else -(-q.attempts // newest)
                 found += self.attempts(self.policy(before), tasks[:share], meant=True)
-        if not c.control.uneven:
-            check_lengths(found)
-        seed = self.seed(what, number) % 2**32
         length = q.fragment or min(len(t.rewards) for t in found)  # type: ignore[arg-type]
-        pieces = fragments(found, length, 2 * wanted * q.candidates, seed)
-        pairs = [Comparison((a,), (b,)) for a, b in zip(pieces[0::2], pieces[1::2], strict=True)]
-        before = self._reward_before(newest)
-        differences = None if before is None else before.differences(pairs)
-        chosen = query.choose(q.strategy, differences, len(pairs), wanted, q.random_share, seed)
-        scored = query.priorities(q.strategy, differences, len(pairs))
-        ordered = sorted(((f"round-{number}/{asked[number] + i}", j, why) for i, (j, why) in enumerate(chosen)), key=lambda each: each[2])
-        questions = [self.question(key, pairs[j].a, pairs[j].b) for key, j, _ in ordered]
-        self.store.ask(c.run.name, questions, why=[why for *_, why in ordered], scores=[scored[j] for _, j, _ in ordered])
-        if c.judge.kind == "people":
-            self.draw()
-        return wanted
+        fresh = (t for i in itertools.count() if (t := self._task(2_000_000 + 50_000 * newest + i)).key not in used)
+        pieces = list[Trajectory]()
+        for wave in range(WAVES + 1):
+            if not self.config.control.uneven:
+                check_lengths(found)
+            before, pieces = len(pieces), fragments(found, length, 2 * questions * q.candidates, seed, known)
+            lacking = 2 * questions - len(pieces)
+            if lacking <= 0 or wave == WAVES or (wave and len(pieces) == before):
+                break
+            each = len(pieces) / len(found) or 1.0
+            more = max(min(math.ceil(lacking / each), 2 * lacking), q.attempts)
+            said = f"{len(found)} episodes hold {len(pieces)} new distinct fragments of {length} steps, and {questions} questions need"
+            self.console.print(f"{said} {2 * questions}: the policy acts in {more} episodes more.", highlight=False)
+            with self.console.status("letting the policy act"):
+                found += self.attempts(self.policy(newest), list(itertools.islice(fresh, more)), meant=True)
+        return pieces
 
     def draw(self) -> None:
         """Have the clips that people need drawn in the background, if any are missing."""
         c = self.config
-        going = self.drawing is not None and self.drawing.poll() is None
-        if not going and missing(self.store, c.run.name):
-            self.drawing = drawing.begin(self.store.where, c.run.name, c.control.env, c.control.horizon)
+        if self.drawing is None or self.drawing.poll() is not None:
+            retry(self.store, c.run.name)
+            if missing(self.store, c.run.name):
+                self.drawing = drawing.begin(
+                    drawing.Studio(self.store.where, c.run.name, c.control.env, c.control.horizon, c.control.pixels)
+                )
+
+    def _show(self) -> None:
+        """Have clips drawn, if people are to see them, and wait for the first one.
+
+        Raises:
+            DataError: none can be drawn.
+        """
+        if self.config.judge.kind != "people":
+            return
+        self.draw()
+        begun = progress(self.store, self.config.run.name)
+        with self.console.status("drawing the first clip"):
+            while self.drawing is not None and self.drawing.poll() is None:
+                now = progress(self.store, self.config.run.name)
+                if now.drawn > begun.drawn:
+                    break
+                time.sleep(0.1)
+        now = progress(self.store, self.config.run.name)
+        if now.failed and not now.drawn:
+            raise DataError(f"people would see nothing, so that no question is given out: {now.problem}")
+        if now.failed:
+            self.console.print(f"{now}.", markup=False)
+        elif self.drawing is not None and self.drawing.poll():
+            raise DataError(f"the process that draws clips ended with exit code {self.drawing.poll()} before the first one was drawn")
 
     def label(self, purpose: str = "train") -> int:
         """Have every open question answered; returns how many answers are new."""

@@ -33,13 +33,14 @@ def fill(store: Store) -> None:
     store.ask(RUN, [_words(f"words/{i}", prompt, [a], [b]) for i, (prompt, a, b) in enumerate(WORDS)], why="words")
     batches = [_words(f"batch/{i}", "Slogans: which set would you rather have?", *sides) for i, sides in enumerate(SLOGANS)]
     store.ask(RUN, batches, why="batch")
-    from rather.drawing import draw  # only the drives need Gymnasium
+    from rather.drawing import Studio, draw  # only the drives need Gymnasium
 
     drives = [_drive(seed, skill) for seed, skill in ((1, 0.0), (2, 1.0), (3, 0.4), (4, 0.8), (5, 0.2), (6, 0.6))]
     pairs = [Comparison((a,), (b,), key=f"drive/{i}") for i, (a, b) in enumerate(zip(drives[0::2], drives[1::2], strict=True))]
     pairs.append(Comparison(tuple(drives[:2]), tuple(drives[2:4]), key="drives/0"))
     store.ask(RUN, pairs, why="drive")
-    draw(store.where, RUN, CAR, 0)
+    studio = Studio(store.where, RUN, CAR)
+    draw(studio, studio.film)
 
 
 def _words(key: str, prompt: Prompt, a: list[str], b: list[str]) -> Comparison:

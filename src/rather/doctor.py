@@ -4,28 +4,32 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from rather import checkpoint, kernels
 from rather.errors import RatherError
+from rather.findings import Finding
 from rather.store.agreement import measure
 from rather.text import load
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at: good, worth a note, or bad."""
-
-    grade: Literal["good", "note", "bad"]
-    text: str
-
-
-def machine() -> list[Finding]:
-    """What this machine offers."""
+def machine(text: bool = True) -> list[Finding]:
+    """What this machine offers, with `text` to language models too."""
     found = [Finding("good", f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} processors")]
+    if text:
+        found += _for_language_models()
+    if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
+        found.append(Finding("note", "OMP_WAIT_POLICY is not PASSIVE: on a shared machine idle threads take time from others"))
+    free = shutil.disk_usage(".").free / 2**30
+    grade = "good" if free > 5 else "bad"
+    found.append(Finding(grade, f"{free:.0f} GiB of disk are free" + ("" if free > 5 else "; make room for checkpoints")))
+    return found
+
+
+def _for_language_models() -> list[Finding]:
+    found: list[Finding] = []
     if torch.cuda.is_available():
         found.append(Finding("good", f"GPU: {torch.cuda.get_device_name()}"))
         if kernels.on_gpu(torch.empty(0, device="cuda")) is None:
@@ -42,19 +46,18 @@ def machine() -> list[Finding]:
             found.append(
                 Finding("note", "no C compiler (cc, or what CC says): language models sample two to three times slower on this processor")
             )
-    if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
-        found.append(Finding("note", "OMP_WAIT_POLICY is not PASSIVE: on a shared machine idle threads take time from others"))
-    free = shutil.disk_usage(".").free / 2**30
-    grade = "good" if free > 5 else "bad"
-    found.append(Finding(grade, f"{free:.0f} GiB of disk are free" + ("" if free > 5 else "; make room for checkpoints")))
     return found
 
 
 def run(run: Any) -> list[Finding]:
     """What is wrong with a run, from its settings to its metrics."""
-    checks = (_model, _prompts, _answers, _labels, _training, _checkpoints)
+    own: tuple[Check, ...] = (_model, _prompts, _answers)
+    if run.config.control.env:
+        from rather import control_doctor  # here, since it needs Gymnasium
+
+        own = (control_doctor.check,)
     found = []
-    for check in checks:
+    for check in (*own, _labels, _training, _checkpoints):
         try:
             found += check(run)
         except RatherError as e:

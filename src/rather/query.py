@@ -1,9 +1,10 @@
 """Which pairs to ask about: strategies score candidates, schedules share questions out over rounds.
 
-Shape letters: K ensemble members, N candidate pairs.
+Shape letters: K ensemble members, N candidate pairs of two fragments.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,19 +36,50 @@ def priorities(strategy: str, differences: Tensor | None, count: int) -> list[fl
     return STRATEGIES[strategy](differences).tolist()
 
 
-def choose(strategy: str, differences: Tensor | None, count: int, wanted: int, random_share: float, seed: int) -> list[tuple[int, str]]:
-    """Which `wanted` of `count` candidates to ask, each with why: the best by `strategy`, and a share at random.
+@dataclass(frozen=True)
+class Pick:
+    """A question about the fragments number `a` and `b`: why it is asked, and how much it is wanted."""
 
-    `differences` (K, N) are the score differences of an ensemble; without one all are random. The random share keeps the answers
-    fit to measure a reward model by.
+    a: int
+    b: int
+    why: str
+    score: float
+
+
+def choose(strategy: str, scores: Tensor | None, count: int, wanted: int, candidates: int, random_share: float, seed: int) -> list[Pick]:
+    """Which pairs of `count` fragments to ask about: the best of `candidates` times as many by `strategy`, and a share at random.
+
+    No fragment is in two pairs, so that there are `wanted` pairs or as many as `count` allows. `scores` (K, count) are those of an
+    ensemble; without one all pairs are random. The random share keeps the answers fit to measure a reward model by.
     """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    if strategy == "random" or differences is None:
-        return [(i, "random") for i in order[:wanted]]
-    at_random = order[: round(random_share * wanted)]
-    ranked = torch.tensor(priorities(strategy, differences, count)).argsort(descending=True, stable=True).tolist()
-    best = [i for i in ranked if i not in set(at_random)][: wanted - len(at_random)]
-    return [(i, strategy) for i in best] + [(i, "random") for i in at_random]
+    generator = torch.Generator().manual_seed(seed)
+
+    def paired() -> list[tuple[int, int]]:
+        order = torch.randperm(count, generator=generator).tolist()
+        return list(zip(order[0::2], order[1::2], strict=False))
+
+    def wishes(pairs: list[tuple[int, int]]) -> list[float]:
+        if not pairs or strategy == "random" or scores is None:
+            return [0.0] * len(pairs)
+        a, b = torch.tensor(pairs).T
+        return STRATEGIES[strategy](scores[:, a] - scores[:, b]).tolist()
+
+    at_hand = paired()
+    wanted = min(wanted, len(at_hand))
+    at_random = at_hand[: wanted if strategy == "random" or scores is None else round(random_share * wanted)]
+    used = {i for pair in at_random for i in pair}
+    more, found = wanted - len(at_random), list[Pick]()
+    if more:
+        for _ in range(wanted * candidates // len(at_hand)):
+            at_hand += paired()
+        for (a, b), score in sorted(zip(at_hand, wishes(at_hand), strict=True), key=lambda pair: -pair[1]):
+            if len(found) < more and used.isdisjoint((a, b)):
+                used |= {a, b}
+                found.append(Pick(a, b, strategy, score))
+    # Pairs of the best may have taken a side from all others: what is left is paired anew.
+    left = [i for pair in at_hand[: count // 2] for i in pair if i not in used]
+    at_random += list(zip(left[0::2], left[1::2], strict=False))[: more - len(found)]
+    return found + [Pick(a, b, "random", score) for (a, b), score in zip(at_random, wishes(at_random), strict=True)]
 
 
 def shares(total: int, rounds: int, schedule: str) -> list[int]:

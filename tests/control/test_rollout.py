@@ -71,7 +71,7 @@ def test_fragments_are_pieces_of_attempts() -> None:
     for piece in pieces:
         assert piece.terminated == (piece.observations[-1].tobytes() in ends)
     assert {p.terminated for p in pieces} == {True, False}
-    with pytest.raises(DataError, match="no attempt has 1000 steps"):
+    with pytest.raises(DataError, match="no episode has 1000 steps"):
         rollout.fragments(attempts, 1000, 1, seed=0)
 
 

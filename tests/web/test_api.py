@@ -69,7 +69,7 @@ def test_two_people_answer_all_questions_and_no_question_twice(store: Store, ser
         sent = {"question": found["id"], "choice": "left", "key": f"answer-{turn}", "seconds": 1.5}
         assert who.post("/api/answers", json=sent).status_code == 200
     assert sorted(seen) == [1, 2, 3, 4, 5, 6]
-    assert ann.get("/api/next").json() == {"question": None, "progress": {"mine": 3, "questions": 6}}
+    assert ann.get("/api/next").json() == {"question": None, "progress": {"mine": 3, "questions": 6}, "problem": ""}
     labels = store.labels("r")
     assert [x.judge for x in labels] == ["ann", "bob"] * 3
     for x in labels:  # "left" is what was shown on the left

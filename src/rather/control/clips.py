@@ -4,7 +4,7 @@ Shape letters: F frames, H and W pixels.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import gymnasium
 import numpy as np
@@ -15,18 +15,15 @@ from rather.core import Trajectory
 from rather.errors import DataError
 
 
-def replay(trajectory: Trajectory, make: Callable[[], gymnasium.Env], every: int = 1) -> np.ndarray:
-    """The frames (F, H, W, 3) of an attempt or fragment, one every so many steps, from an environment with `render_mode="rgb_array"`.
+def again(trajectory: Trajectory, env: gymnasium.Env) -> Iterator[int]:
+    """Do again in `env` what was done in an episode or fragment: yields 0 at its beginning, and each step's number after that step.
 
     Raises:
-        DataError: the environment shows or pays something else than the record says, or draws no pictures.
+        DataError: the environment shows something else than the record says.
     """
     assert trajectory.observations is not None
     assert trajectory.actions is not None
-    env = make()
-    if env.render_mode != "rgb_array":
-        raise DataError(f"{trajectory.task.source} draws no pictures; make it with render_mode='rgb_array'")
-    eye, frames = Eye(env.observation_space), []
+    eye = Eye(env.observation_space)
     observation, _ = env.reset(seed=int(trajectory.task.key))
     for action in trajectory.before if trajectory.before is not None else ():
         observation, *_ = env.step(allowed(env.action_space, action))
@@ -34,25 +31,54 @@ def replay(trajectory: Trajectory, make: Callable[[], gymnasium.Env], every: int
         if not np.allclose(eye(observation), trajectory.observations[step], atol=1e-5):
             where = f"step {step} of seed {trajectory.task.key}"
             raise DataError(
-                f"the replay of {trajectory.task.source} differs from the record at {where}; is it another version of the environment?"
+                f"the replay of {trajectory.task.source} differs from the record at {where}: the environment does not follow from seed and"
+                " actions alone, or is another version"
             )
-        if step % every == 0:
-            frames.append(np.asarray(env.render()))
+        yield step
         if step < len(trajectory.actions):
             observation, *_ = env.step(allowed(env.action_space, trajectory.actions[step]))
-    env.close()
+
+
+def replay(trajectory: Trajectory, make: Callable[[], gymnasium.Env], every: int = 1) -> np.ndarray:
+    """The frames (F, H, W, 3) of an episode or fragment, one every so many steps, from an environment with `render_mode="rgb_array"`.
+
+    Raises:
+        DataError: the environment shows something else than the record says, or draws no pictures.
+    """
+    env = make()
+    try:
+        return _frames(trajectory, env, every)
+    finally:
+        env.close()
+
+
+def _frames(trajectory: Trajectory, env: gymnasium.Env, every: int) -> np.ndarray:
+    if env.render_mode != "rgb_array":
+        raise DataError(f"{trajectory.task.source} draws no pictures; make it with render_mode='rgb_array'")
+    frames = []
+    for step in again(trajectory, env):
+        if step % every == 0:
+            frame = np.asarray(env.render())
+            if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or (frames and frame.shape != frames[0].shape):
+                what = f"an array of shape {frame.shape} and {frame.dtype}" if frame.ndim else repr(frame.item())
+                raise DataError(f"{trajectory.task.source} drew {what}; pictures must be (height, width, 3) bytes, all of one size")
+            frames.append(frame)
     return np.stack(frames)
 
 
 def film(trajectory: Trajectory, make: Callable[[], gymnasium.Env], width: int = 320, per_second: int = 15) -> tuple[bytes, dict[str, int]]:
-    """A picture sheet of an attempt, and what is needed to play it: frames, columns, width, height, milliseconds.
+    """A picture sheet of an episode, and what is needed to play it: frames, columns, width, height, milliseconds.
 
     Raises:
         DataError: see `replay`.
     """
-    speed = int(make().metadata.get("render_fps") or 30)
-    every = max(1, round(speed / per_second))
-    frames = replay(trajectory, make, every)
+    env = make()
+    try:
+        speed = int(env.metadata.get("render_fps") or 30)
+        every = max(1, round(speed / per_second))
+        frames = _frames(trajectory, env, every)
+    finally:
+        env.close()
     height = max(1, round(frames.shape[1] * min(1, width / frames.shape[2])))
     if frames.shape[2] > width:
         frames = np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in frames])

@@ -3,7 +3,8 @@
 Shape letters: N attempts at work, T actions of an attempt, I inputs.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -130,17 +131,36 @@ class ControlSampler:
         )
 
 
-def fragments(trajectories: Sequence[Trajectory], length: int, count: int, seed: int) -> list[Trajectory]:
-    """`count` pieces of `length` steps, each equally likely; one that does not reach the end of its attempt is not terminated.
+def identity(trajectory: Trajectory) -> bytes:
+    """Stands for what a judge sees of an episode or fragment, observations and rewards: equal for two that nobody can tell apart."""
+    found = hashlib.blake2b(digest_size=16)
+    for values in (trajectory.observations, trajectory.rewards):
+        found.update(np.ascontiguousarray(values).tobytes())
+    return found.digest()
+
+
+def fragments(
+    trajectories: Sequence[Trajectory], length: int, count: int, seed: int, known: Collection[bytes] = frozenset()
+) -> list[Trajectory]:
+    """Up to `count` pieces of `length` steps, each equally likely; one that does not reach the end of its episode is not terminated.
+
+    All are distinct, and none has its `identity` among the `known` ones; there are fewer than `count` where episodes hold no more.
 
     Raises:
-        DataError: no attempt is that long.
+        DataError: no episode is that long.
     """
     starts = [(t, s) for t in trajectories for s in range(len(t.rewards) - length + 1)]  # type: ignore[arg-type]
     if not starts:
-        raise DataError(f"no attempt has {length} steps; shorten the fragments or let attempts last longer")
-    chosen = np.random.default_rng(seed).integers(len(starts), size=count)
-    return [_piece(t, start, length) for t, start in (starts[i] for i in chosen)]
+        raise DataError(f"no episode has {length} steps; shorten query.fragment or let episodes last longer")
+    found, seen = list[Trajectory](), set(known)
+    for i in np.random.default_rng(seed).permutation(len(starts)):
+        piece = _piece(starts[i][0], starts[i][1], length)
+        if (name := identity(piece)) not in seen:
+            seen.add(name)
+            found.append(piece)
+            if len(found) == count:
+                break
+    return found
 
 
 def _piece(t: Trajectory, start: int, length: int) -> Trajectory:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from rather.core import Comparison
+from rather.core import Comparison, Trajectory
 from rather.learners.common import Pairs
 
 
@@ -24,6 +24,13 @@ class ModelJudge:
         for a, b in self.scores(comparisons):
             answers += torch.sigmoid(a - b).mean(0).tolist()
         return answers
+
+    def each(self, trajectories: Sequence[Trajectory]) -> torch.Tensor:
+        """Scores (K, N) of trajectories by themselves."""
+        padded = [*trajectories, *trajectories[-1:]] if len(trajectories) % 2 else trajectories
+        found = self.scores([Comparison((a,), (b,)) for a, b in zip(padded[0::2], padded[1::2], strict=True)])
+        both = [torch.cat([pair[side] for pair in found], 1) for side in (0, 1)]
+        return torch.stack(both, -1).flatten(1)[:, : len(trajectories)]
 
     def differences(self, comparisons: Sequence[Comparison]) -> torch.Tensor:
         """Score differences (K, N) of a over b, by which questions are chosen (see `rather.query`)."""

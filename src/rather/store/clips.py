@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from rather.core import Trajectory
@@ -61,7 +61,41 @@ def picture(store: Store, trajectory: int, run: str) -> bytes | None:
 
 
 def problems(store: Store, run: str) -> list[str]:
-    """Why clips could not be made."""
-    wanted = select(t.clip.c.problem).select_from(ASKED)
+    """Why clips could not be drawn, the first reason first."""
+    wanted = select(t.clip.c.problem).select_from(ASKED).where(t.comparison.c.run == run, t.clip.c.problem != "")
     with store.transaction() as connection:
-        return sorted(set(connection.execute(wanted.where(t.comparison.c.run == run, t.clip.c.problem != "")).scalars()))
+        return list(dict.fromkeys(connection.execute(wanted.order_by(t.clip.c.trajectory)).scalars()))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many of a run's clips are drawn, could not be drawn and are still to be drawn, and why the first one could not."""
+
+    drawn: int
+    failed: int
+    waiting: int
+    problem: str
+
+    def __str__(self) -> str:
+        """One sentence, for people."""
+        parts = [f"{self.drawn} clips are drawn"]
+        parts += [f"{self.waiting} are still to be drawn"] * bool(self.waiting)
+        parts += [f"{self.failed} cannot be drawn, and their questions are not given out: {self.problem}"] * bool(self.failed)
+        return ", ".join(parts)
+
+
+def progress(store: Store, run: str) -> Progress:
+    """How far the drawing of a run's clips is."""
+    asked = select(t.side.c.trajectory).join(t.comparison).where(t.comparison.c.run == run)
+    shown = t.trajectory.outerjoin(t.clip, t.clip.c.trajectory == t.trajectory.c.id)
+    counts = select(func.count(t.trajectory.c.id), func.count(t.clip.c.trajectory), func.count(t.clip.c.webp)).select_from(shown)
+    with store.transaction() as connection:
+        every, tried, drawn = connection.execute(counts.where(t.trajectory.c.id.in_(asked), t.trajectory.c.text.is_(None))).one()
+    return Progress(drawn, tried - drawn, every - tried, next(iter(problems(store, run)), ""))
+
+
+def retry(store: Store, run: str) -> None:
+    """Forget why clips could not be drawn, so that they are tried again."""
+    asked = select(t.side.c.trajectory).join(t.comparison).where(t.comparison.c.run == run)
+    with store.transaction(write=True) as connection:
+        connection.execute(delete(t.clip).where(t.clip.c.trajectory.in_(asked), t.clip.c.problem != ""))

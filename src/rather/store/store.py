@@ -108,7 +108,7 @@ class Store:
     ) -> list[int]:
         """Put questions into the store, all or none; a key that the run already has is left as it is.
 
-        Returns the number of each question. A higher score is asked earlier.
+        Returns the number of each question. A higher score is asked earlier; `why` is one word for all, or one each.
         """
         with self.transaction(write=True) as connection:
             there = select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run)

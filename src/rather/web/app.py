@@ -14,7 +14,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from rather.core import Label, Prompt, Trajectory
 from rather.errors import StoreError
 from rather.store import Question, Store, asking
-from rather.store.clips import facts, picture
+from rather.store.clips import facts, picture, problems
 from rather.store.people import Person, person
 from rather.store.rows import LETTERS
 from rather.web.guard import Frame, Guard
@@ -89,11 +89,15 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         held: Annotated[list[int] | None, Query(description="Questions that the sender has at hand.", max_length=1000)] = None,
         who: Person = somebody,
     ) -> dict[str, Any]:
-        """The next question for whoever asks, leased for ten minutes; `question` is null when there is none left."""
+        """The next question for whoever asks, leased for ten minutes; `question` is null when there is none left.
+
+        `problem` says why clips could not be drawn, where that may be why there is no question.
+        """
         counts = store.count(run, who.name)
         found = asking.next_question(store, run, who.name, counts.turns, [n for n in held or () if 0 < n <= LAST])
         progress = {"mine": counts.answered, "questions": counts.questions}
-        return {"question": found and _shown(store, found, who), "progress": progress}
+        problem = next(iter(problems(store, run)), "") if found is None else ""
+        return {"question": found and _shown(store, found, who), "progress": progress, "problem": problem}
 
     @app.get("/api/clips/{trajectory}", response_class=Response)
     def clip(trajectory: Annotated[int, FromPath(ge=1, le=LAST)], _: Person = somebody) -> Response:

@@ -21,6 +21,7 @@ let total = 0;
 let sending = false;
 let fetching = false;
 let ended = false;    // the server had no more questions
+let problem = "";     // why clips could not be drawn, if there is no question
 let timer = 0;        // when to ask again
 
 function keep() {
@@ -75,6 +76,7 @@ async function more() {
     done = found.progress.mine;
     total = found.progress.questions;
     ended = found.question === null;
+    problem = found.problem;
     if (found.question) {
       ahead = found.question;
       for (const attempt of ahead.sides.flat()) if (attempt.clip) new Image().src = attempt.clip.url;
@@ -156,7 +158,8 @@ function shownAttempt(attempt, label) {
 
 function tell() {
   at("progress").textContent = total ? `${Math.min(done + outbox.length, total)} of ${total} answered` : "";
-  at("message").textContent = current ? "" : ended ? "There is nothing to compare right now. New questions appear here by themselves." : "One moment ...";
+  const none = problem ? `Some clips cannot be shown: ${problem}` : "There is nothing to compare right now. New questions appear here by themselves.";
+  at("message").textContent = current ? "" : ended ? none : "One moment ...";
 }
 
 function answer(choice, details = {}) {
