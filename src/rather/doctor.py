@@ -71,7 +71,8 @@ Check = Callable[[Any], list[Finding]]
 def _model(run: Any) -> list[Finding]:
     path, _ = load.located(run.config.model.path, run.config.model.adapter)
     load.device(run.config.model.device)
-    return [Finding("good", f"the model {path} is there")]
+    words, _ = load.check(path)
+    return [Finding("good", f"the model {path} can be read: {words}")]
 
 
 def _prompts(run: Any) -> list[Finding]:

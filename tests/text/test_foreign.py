@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ModelError
@@ -106,3 +107,26 @@ def test_ppo_makes_what_is_paid_likelier(neox: Path) -> None:
     assert first["kl"] == pytest.approx(0, abs=1e-4)
     assert inclination() > 0.02
     assert critic.values(start.look(batch)[1])[:, 0].mean() > 0.05, "the critic has noticed that there is something to earn"
+
+
+def test_a_checkpoint_that_lacks_a_tensor_or_has_an_unknown_one_is_refused(neox: Path) -> None:
+    state = load_file(neox / "model.safetensors")
+    save_file(state | {"gpt_neox.layers.0.attention.sinks": torch.ones(4)}, neox / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"has an unknown tensor 'gpt_neox.layers.0.attention.sinks'"):
+        load.policy(neox, CPU, torch.float32, False, 1.0)
+    del state["gpt_neox.layers.1.mlp.dense_h_to_4h.weight"]
+    save_file(state, neox / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks the tensor 'gpt_neox.layers.1.mlp.dense_h_to_4h.weight'"):
+        load.policy(neox, CPU, torch.float32, False, 1.0)
+
+
+def test_models_that_are_not_causal_are_refused(neox: Path, tmp_path: Path) -> None:
+    import transformers as tf
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 100}
+    tf.BertLMHeadModel(tf.BertConfig(**sizes)).save_pretrained(neox)
+    with pytest.raises(ModelError, match="'bert', in which tokens see those after them"):
+        load.policy(neox, CPU, torch.float32, False, 1.0)
+    tf.T5Config().save_pretrained(neox)
+    with pytest.raises(ModelError, match="'t5', which is no causal language model"):
+        load.policy(neox, CPU, torch.float32, False, 1.0)

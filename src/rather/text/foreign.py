@@ -5,6 +5,7 @@ Answers are evaluated and drawn row by row, so that no architecture's padding, p
 Shape letters: B trajectories, T answer tokens (padded), C width.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from rather.core import UNUSED, Batch, Perturbation, Trajectory
 from rather.errors import DataError, ModelError
 from rather.text import engine, foreign_lora
 from rather.text.collate import collate
+from rather.text.files import quantization
+from rather.text.files.description import read_config
+from rather.text.files.stored import folder_tensors
 from rather.text.tokens import Tokens
 
 
@@ -139,16 +143,59 @@ def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
     return torch.stack([torch.cat([row, row.new_zeros(length - len(row), *row.shape[1:])]) for row in rows])
 
 
+def check(path: Path, reason: str) -> str:
+    """What kind of model is at `path`, in words, without reading its weights; `reason` says why `transformers` has to read it.
+
+    Raises:
+        ModelError: `transformers` does not know it either, it is quantized, it is no causal language model, or it has no weights.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    described = read_config(path)
+    for part in (described, described.get("text_config")):
+        if isinstance(part, dict) and quantization.schemes_of(part):
+            raise ModelError(f"{path} is quantized, which rather reads for its own architectures only ({reason}); take it in bfloat16")
+    try:
+        config: Any = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as e:
+        raise _unreadable(path, reason, e) from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"{path} holds {config.model_type!r}, which is no causal language model; rather trains those alone")
+    tensors = folder_tensors(path)
+    count = sum(math.prod(stored.shape) for stored in tensors.values())
+    formats = " and ".join(sorted({stored.format for stored in tensors.values()}))
+    return f"{config.model_type} through transformers, with {count:,} parameters in {formats}"
+
+
 def read(path: Path, dtype: torch.dtype, reason: str) -> Any:
     """The model at `path`, read by `transformers` from safetensors alone.
 
     Raises:
-        ModelError: `transformers` does not know it either, or it has no weights.
+        ModelError: what `check` raises, or a tensor is missing or unknown.
     """
     from transformers import AutoModelForCausalLM
 
+    check(path, reason)
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True).eval()
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
-        why = str(e).strip().splitlines()[0]
-        raise ModelError(f"{path} can be read neither by rather ({reason}) nor by transformers ({why})") from None
+        found: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as e:
+        raise _unreadable(path, reason, e) from None
+    inner, info = found
+    for what, names in (("lacks the tensor", info["missing_keys"]), ("has an unknown tensor", info["unexpected_keys"])):
+        if names:
+            raise ModelError(f"{path} {what} {min(names)!r}; {inner.config.model_type!r} in transformers would not be what was trained")
+    inner.eval()
+    with torch.no_grad():
+        first, other = inner(input_ids=torch.tensor([[0, 1], [0, 2]]), use_cache=False).logits[:, 0].float()
+    if not torch.allclose(first, other, rtol=0, atol=1e-3 * float(first.abs().max())):
+        raise ModelError(
+            f"{path} holds {inner.config.model_type!r}, in which tokens see those after them; rather trains causal models alone"
+        )
+    return inner
+
+
+def _unreadable(path: Path, reason: str, e: Exception) -> ModelError:
+    why = (str(e).strip() or repr(e)).splitlines()[0]
+    return ModelError(f"{path} can be read neither by rather ({reason}) nor by transformers ({why})")

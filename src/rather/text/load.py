@@ -117,6 +117,16 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: and never shrink it
 
 
+def check(path: Path) -> tuple[str, str | None]:
+    """What kind of model is at `path`, in words, without reading its weights; and why `transformers` has to read it, None if it need not.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    reason = description.unsupported(description.read_config(path))
+    return (foreign.check(path, reason) if reason else str(weights.plan(path))), reason
+
+
 def policy(
     path: Path,
     on: torch.device,
@@ -137,8 +147,8 @@ def policy(
     """
     if on.type == "cpu":
         keep_freed_memory()
-    reason = description.unsupported(description.read_config(path))
-    tokens = Tokens.load(path, chat, template, date)  # first, since it is quick and may be refused
+    _, reason = check(path)  # and the tokenizer: quick, and may be refused
+    tokens = Tokens.load(path, chat, template, date)
     if reason:  # other architectures compute in the precision of their weights
         inner = foreign.read(path, torch.float32 if full else compute, reason)
         if merge:

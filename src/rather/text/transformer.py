@@ -175,7 +175,7 @@ class Rotary(nn.Module):
         if kind == "linear":
             frequencies = frequencies / scaling["factor"]
         elif kind == "llama3":
-            frequencies = _llama3(frequencies, scaling)
+            frequencies = llama3_scaled(frequencies, scaling)
         self.frequencies: Tensor
         self.register_buffer("frequencies", frequencies, persistent=False)
 
@@ -186,7 +186,7 @@ class Rotary(nn.Module):
         return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
-def _llama3(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
+def llama3_scaled(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
     """Llama 3.1's scaling: long waves slowed by `factor`, short ones kept, a ramp in between."""
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     waves_in_context = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)

@@ -4,18 +4,22 @@ Files keep the names of the Hugging Face models; the tables below say which of t
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.text.files import gguf_file
-from rather.text.files.description import read_config, shape_of, unsupported
+from rather.text.files import gguf_file, quantization
+from rather.text.files.description import read_config, shape_of
+from rather.text.files.fields import UnsupportedError
+from rather.text.files.stored import Stored, folder_tensors
 from rather.text.transformer import Shape, Transformer
 
 LLAMA = {
@@ -46,6 +50,24 @@ GPT2 = {
     "up": ["transformer.h.{i}.mlp.c_fc"],
     "down": ["transformer.h.{i}.mlp.c_proj"],
 }
+BUFFERS = r"(.*\.)?rotary_emb\.inv_freq|transformer\.h\.\d+\.attn\.(masked_)?bias"  # old files hold what is computed from the shape
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model before it is read: its description, its shape, and the tensors that make up each of ours, in order."""
+
+    config: dict[str, Any]
+    shape: Shape
+    parts: dict[str, list[Stored]]
+
+    def __str__(self) -> str:
+        """For example "llama with 2 layers and 135 million parameters in Q4_1"."""
+        numbers: Counter[str] = Counter()
+        for stored in (part for parts in self.parts.values() for part in parts):
+            numbers[stored.format] += math.prod(stored.shape)
+        formats = " and ".join(name for name, _ in numbers.most_common())
+        return f"{self.shape.family} with {self.shape.layers} layers and {numbers.total():,} parameters in {formats}"
 
 
 def file_names(shape: Shape, ours: str) -> list[str]:
@@ -64,39 +86,75 @@ def file_names(shape: Shape, ours: str) -> list[str]:
     return [name.format(i=index) + suffix for name in table[ours]]
 
 
-def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dtype | None = None) -> Transformer:
-    """The transformer in a model folder or GGUF file, computing in `dtype`, its weights held in `weights_dtype` (dtype).
+def plan(path: Path) -> Plan:
+    """What is at `path` and which tensors make up ours, without reading any.
 
     Raises:
-        ModelError: no weights, an architecture that is not ours, or tensors that are missing or of another shape.
+        UnsupportedError: an architecture that is not ours.
+        ModelError: no weights, or tensors that are missing, of another shape or unknown, or numbers in a format that cannot be read.
     """
     config = read_config(path)
-    reason = unsupported(config)
-    if reason:
-        raise ModelError(f"{path} cannot be read by rather's own transformer: {reason}")
-    try:
-        shape = shape_of(config)
-    except KeyError as e:
-        raise ModelError(f"{path} does not say {e.args[0]!r} in its config.json") from None
+    shape = shape_of(config)
+    if path.suffix == ".gguf":
+        tensors = gguf_file.tensors(path, shape)
+    else:
+        tensors = quantization.dequantized(folder_tensors(path), quantization.schemes_of(config), path)
+    if shape.is_gpt2:  # the first files lack the prefix
+        tensors = {"transformer." + n if n.startswith(("h.", "wte.", "wpe.", "ln_f.")) else n: t for n, t in tensors.items()}
+    if shape.layers > len(tensors):
+        raise ModelError(f"{path} has {len(tensors)} tensors for {shape.layers} layers; the weights are incomplete")
+    unused = {name for name in tensors if not re.fullmatch(BUFFERS, name)}
+    if shape.tied and "lm_head.weight" in unused:  # a head of its own beats what config.json says, as in `transformers`
+        head, embedding = tensors["lm_head.weight"], tensors.get(file_names(shape, "embedding.weight")[0])
+        if embedding is not None and not torch.equal(head.read(), embedding.read()):
+            shape, config = replace(shape, tied=False), config | {"tie_word_embeddings": False}
+        else:
+            unused.remove("lm_head.weight")
     with torch.device("meta"):
-        model = Transformer(shape, dtype)
-    names, fetch = gguf_file.tensors(path, shape) if path.suffix == ".gguf" else _safetensors(path)
-    state = {}
+        model = Transformer(shape)
+    parts = {}
     for ours, parameter in model.state_dict().items():
         if ours == "unembedding.weight" and shape.tied:
             continue
         theirs = file_names(shape, ours)
-        if missing := [name for name in theirs if name not in names]:
+        if missing := [name for name in theirs if name not in tensors]:
             raise ModelError(f"{path} has no tensor {missing[0]!r}; the weights are incomplete")
-        parts = [fetch(name) for name in theirs]
+        sizes = getattr(model.get_submodule(ours.rpartition(".")[0]), "parts", {}).values() if len(theirs) > 1 else [len(parameter)]
+        for name, size in zip(theirs, sizes, strict=True):
+            expected = (size, *parameter.shape[1:])
+            expected = expected[::-1] if shape.is_gpt2 and _is_conv1d(ours) else expected
+            if tensors[name].shape != expected:
+                raise ModelError(f"{name} in {path} has shape {tensors[name].shape}, not {expected}")
+        parts[ours] = [tensors[name] for name in theirs]
+        unused -= set(theirs)
+    if unused:
+        raise ModelError(
+            f"{path} has a tensor {min(unused)!r}, which rather's {shape.family} does not know and which may change what the model computes"
+        )
+    return Plan(config, shape, parts)
+
+
+def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dtype | None = None) -> Transformer:
+    """The transformer in a model folder or GGUF file, computing in `dtype`, its weights held in `weights_dtype` (dtype).
+
+    Raises:
+        ModelError: what `plan` raises.
+    """
+    try:
+        planned = plan(path)
+    except UnsupportedError as e:
+        raise ModelError(f"{path} cannot be read by rather's own transformer: {e}") from None
+    shape = planned.shape
+    with torch.device("meta"):
+        model = Transformer(shape, dtype)
+    state = {}
+    for ours, stored in planned.parts.items():
+        parts = [part.read() for part in stored]
         if shape.is_gpt2 and _is_conv1d(ours):
             parts = [part.t() for part in parts]
-        tensor = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(weights_dtype or dtype).contiguous()
-        if tensor.shape != parameter.shape:
-            raise ModelError(f"{theirs[0]} in {path} has shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
-        state[ours] = tensor
+        state[ours] = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(weights_dtype or dtype).contiguous()
     model.load_state_dict(state, assign=True, strict=False)
-    model.description = config
+    model.description = {key: value for key, value in planned.config.items() if key not in quantization.KEYS}
     if shape.tied:
         model.tie_()
     if model.rotary is not None:
@@ -158,25 +216,3 @@ def save_shifted(model: Transformer, after: dict[int, Tensor], folder: Path) -> 
 def _is_conv1d(ours: str) -> bool:
     """GPT-2's files hold the weights of its linear layers transposed."""
     return ours.startswith("blocks.") and ours.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
-
-
-Fetch = Callable[[str], Tensor]
-
-
-def _safetensors(folder: Path) -> tuple[set[str], Fetch]:
-    files = [f for f in sorted(folder.glob("*.safetensors")) if not f.name.startswith(("adapter", "reward", "steering"))]
-    if not files:
-        pickled = any(folder.glob("*.bin"))
-        why = "only pickled weights (.bin), which may run code; convert them to safetensors" if pickled else "no weights (*.safetensors)"
-        raise ModelError(f"{folder} has {why}")
-    try:
-        handles = [safe_open(f, framework="pt") for f in files]
-        owner = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
-        raise ModelError(f"the weights in {folder} cannot be read: {e}") from None
-    for name in list(owner):  # the first GPT-2 files lack the prefix
-        if name.startswith(("h.", "wte.", "wpe.", "ln_f.")):
-            owner["transformer." + name] = owner[name]
-    return set(owner), lambda name: owner[name].get_tensor(
-        name if name in owner[name].keys() else name.removeprefix("transformer.")  # noqa: SIM118
-    )

@@ -6,55 +6,148 @@ from typing import Any
 
 from rather.errors import ModelError
 from rather.text.files import gguf_file
+from rather.text.files.fields import Fields, UnsupportedError
 from rather.text.transformer import Shape
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+HARMLESS = {
+    # where the model comes from, and what made the file
+    "architectures", "custom_pipelines", "dtype", "finetuning_task", "is_llama_config", "language", "license", "model_type",
+    "name_or_path", "task_specific_params", "tokenizer_class", "torch_dtype", "transformers.js_config", "transformers_version",
+    "unsloth_fixed", "unsloth_version",
+    # tokens, which text/tokens.py reads
+    "bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "prefix", "sep_token_id", "unk_token_id",
+    # training from nothing, dropout, and heads that are no language model's
+    "attention_dropout", "attn_pdrop", "classifier_dropout", "embd_pdrop", "gradient_checkpointing", "hidden_dropout",
+    "initializer_range", "mlp_dropout", "resid_pdrop", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
+    "summary_type", "summary_use_proj", "id2label", "label2id", "num_labels", "problem_type",
+    # how `transformers` computes the same numbers, and what it returns
+    "attn_implementation", "chunk_size_feed_forward", "experts_implementation", "is_decoder", "max_sequence_length", "model_max_length",
+    "n_ctx", "output_attentions", "output_hidden_states", "output_scores", "pretraining_tp", "return_dict", "return_dict_in_generate",
+    "tie_encoder_decoder", "torchscript", "use_bfloat16", "use_cache",
+    # how `transformers` draws answers
+    "assistant_confidence_threshold", "assistant_lookbehind", "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample",
+    "early_stopping", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "epsilon_cutoff", "eta_cutoff",
+    "exponential_decay_length_penalty", "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "max_length", "min_length",
+    "no_repeat_ngram_size", "num_assistant_tokens", "num_assistant_tokens_schedule", "num_beam_groups", "num_beams",
+    "num_return_sequences", "remove_invalid_values", "repetition_penalty", "suppress_tokens", "target_lookbehind", "temperature", "top_k",
+    "top_p", "typical_p",
+}  # fmt: skip
+ELSEWHERE = ("quantization_config", "compression_config")  # read by `quantization`
 
 
 def unsupported(config: dict[str, Any]) -> str | None:
-    """Why our transformer cannot run the model that this config.json describes, or None where it can."""
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        return f"architecture {family!r} is none of {', '.join(FAMILIES)}"
-    activation = config.get("activation_function" if family == "gpt2" else "hidden_act")
-    if activation not in (("gelu_new", "gelu_pytorch_tanh") if family == "gpt2" else ("silu",)):
-        return f"activation {activation!r}"
-    rope = (config.get("rope_scaling") or config.get("rope_parameters") or {}) if family != "gpt2" else {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "linear", "llama3"):
-        return f"rope scaling {kind!r}"
-    if family.startswith("qwen") and config.get("use_sliding_window"):
-        return "sliding windows in some layers only"
-    if config.get("scale_attn_by_inverse_layer_idx") or config.get("reorder_and_upcast_attn"):
-        return "attention scaled by layer"
+    """Why our transformer cannot run the model that this config.json describes though `transformers` may, or None where it can.
+
+    Raises:
+        ModelError: a value makes no sense, or a key is unknown that may change what the model computes.
+    """
+    try:
+        shape_of(config)
+    except UnsupportedError as e:
+        return str(e)
     return None
 
 
 def shape_of(config: dict[str, Any]) -> Shape:
-    """The shape that a config.json describes; `unsupported(config)` is None."""
-    family = config["model_type"]
-    if family == "gpt2":
-        width, heads = config["n_embd"], config["n_head"]
-        return Shape(
-            family=family, vocabulary=config["vocab_size"], width=width, layers=config["n_layer"], heads=heads,
-            kv_heads=heads, head_width=width // heads, mlp_width=config.get("n_inner") or 4 * width,
-            context=config["n_positions"], norm_eps=config["layer_norm_epsilon"],
-            tied=config.get("tie_word_embeddings", True), qkv_bias=True, out_bias=True, mlp_bias=True,
-        )  # fmt: skip
-    rope = config.get("rope_parameters") or {}
-    heads, bias = config["num_attention_heads"], config.get("attention_bias", False)
+    """The shape that a config.json describes.
+
+    Raises:
+        UnsupportedError: our transformer does not compute it.
+        ModelError: a value makes no sense, or a key is unknown that may change what the model computes.
+    """
+    f = Fields(config, "config.json")
+    family = f.get("model_type")
+    if family not in FAMILIES:
+        raise UnsupportedError(f"architecture {family!r} is none of {', '.join(FAMILIES)}")
+    for key in ELSEWHERE:
+        f.get(key)
+    reasons: list[str] = []
+    shape = _gpt2(f, reasons) if family == "gpt2" else _llama(f, family, reasons)
+    if code := [name for name in f.part("auto_map").values if name.startswith("AutoModel")]:
+        raise ModelError(
+            f"config.json names code of the model's own ({code[0]} in auto_map), which rather does not run; remove it if {family} is meant"
+        )
+    f.refuse_unread(HARMLESS)
+    if reasons:
+        raise UnsupportedError(reasons[0])
+    return shape
+
+
+def _gpt2(f: Fields, reasons: list[str]) -> Shape:
+    activation = f.get("activation_function", "gelu_new")
+    if activation not in ("gelu_new", "gelu_pytorch_tanh"):
+        reasons.append(f"activation {activation!r}")
+    if not f.flag("scale_attn_weights", True):
+        reasons.append("attention that is not scaled")
+    if f.flag("scale_attn_by_inverse_layer_idx", False) or f.flag("reorder_and_upcast_attn", False):
+        reasons.append("attention scaled by layer")
+    if f.flag("add_cross_attention", False):
+        reasons.append("cross attention")
+    width, heads = f.whole("n_embd"), f.whole("n_head")
+    if width % heads:
+        raise ModelError(f"config.json says n_embd = {width} and n_head = {heads}; the one must be a multiple of the other")
     return Shape(
-        family=family, vocabulary=config["vocab_size"], width=config["hidden_size"],
-        layers=config["num_hidden_layers"], heads=heads, kv_heads=config.get("num_key_value_heads") or heads,
-        head_width=config.get("head_dim") or config["hidden_size"] // heads, mlp_width=config["intermediate_size"],
-        context=config["max_position_embeddings"], norm_eps=config["rms_norm_eps"],
-        tied=config.get("tie_word_embeddings", False),
-        rope_theta=rope.get("rope_theta", config.get("rope_theta", 10000.0)),
-        rope_scaling=config.get("rope_scaling") or rope,
-        qkv_bias=family == "qwen2" or bias, out_bias=bias and family != "qwen2",
-        mlp_bias=config.get("mlp_bias", False), qk_norm=family == "qwen3",
-        window=config.get("sliding_window") if family == "mistral" else None,
+        family="gpt2", vocabulary=f.whole("vocab_size"), width=width, layers=f.whole("n_layer"), heads=heads, kv_heads=heads,
+        head_width=width // heads, mlp_width=f.whole("n_inner", 4 * width), context=f.whole("n_positions"),
+        norm_eps=f.number("layer_norm_epsilon"), tied=f.flag("tie_word_embeddings", True), qkv_bias=True, out_bias=True, mlp_bias=True,
     )  # fmt: skip
+
+
+def _llama(f: Fields, family: Any, reasons: list[str]) -> Shape:
+    activation = f.get("hidden_act", "silu")
+    if activation not in ("silu", "swish"):
+        reasons.append(f"activation {activation!r}")
+    width, heads = f.whole("hidden_size"), f.whole("num_attention_heads")
+    kv_heads, head_width = f.whole("num_key_value_heads", heads), f.whole("head_dim", 128 if family == "qwen3" else max(1, width // heads))
+    if heads % kv_heads or head_width % 2:
+        raise ModelError(
+            f"config.json says {heads} heads of width {head_width} and {kv_heads} key-value heads; the heads must be a multiple of these, "
+            "and their width even"
+        )
+    window = None
+    if family == "mistral" and f.values.get("sliding_window", 4096) is not None:  # absent it is 4096, null it is none
+        window = f.whole("sliding_window", 4096)
+    if family.startswith("qwen"):
+        kinds, _, _ = f.get("layer_types", []), f.get("max_window_layers"), f.get("sliding_window")
+        if f.flag("use_sliding_window", False) or not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+            reasons.append("sliding windows in some layers only")
+    bias = f.flag("attention_bias", False)
+    context = f.whole("max_position_embeddings")
+    theta, scaling = _rope(f, context, reasons)
+    return Shape(
+        family=family, vocabulary=f.whole("vocab_size"), width=width, layers=f.whole("num_hidden_layers"), heads=heads, kv_heads=kv_heads,
+        head_width=head_width, mlp_width=f.whole("intermediate_size"), context=context, norm_eps=f.number("rms_norm_eps"),
+        tied=f.flag("tie_word_embeddings", False), rope_theta=theta, rope_scaling=scaling, qkv_bias=family == "qwen2" or bias,
+        out_bias=bias and family != "qwen2", mlp_bias=f.flag("mlp_bias", False), qk_norm=family == "qwen3", window=window,
+    )  # fmt: skip
+
+
+def _rope(f: Fields, context: int, reasons: list[str]) -> tuple[float, dict[str, Any]]:
+    """The base and the scaling of rotary positions, from rope_scaling (the older name) or rope_parameters."""
+    older, newer = f.part("rope_scaling"), f.part("rope_parameters")
+    if older.values and newer.values and older.values != newer.values:
+        raise ModelError(f"config.json says rope_scaling = {older.values} and rope_parameters = {newer.values}; remove one of them")
+    rope = older if older.values else newer
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    rope.get("type")
+    theta = rope.number("rope_theta", f.number("rope_theta", 10000.0))
+    if f.get("partial_rotary_factor", 1) != 1 or rope.get("partial_rotary_factor", 1) != 1:
+        raise ModelError("config.json says partial_rotary_factor; rather turns whole heads only")
+    original = f.whole("original_max_position_embeddings", rope.whole("original_max_position_embeddings", context))
+    scaling: dict[str, Any] = {"rope_type": kind}
+    if kind in ("linear", "llama3"):
+        scaling["factor"] = rope.number("factor")
+    elif kind != "default":
+        reasons.append(f"rope scaling {kind!r}")
+        return theta, scaling
+    if kind == "llama3":
+        low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+        if low >= high:
+            raise ModelError(f"{rope.place} says low_freq_factor = {low} and high_freq_factor = {high}; the second must be larger")
+        scaling |= {"low_freq_factor": low, "high_freq_factor": high, "original_max_position_embeddings": original}
+    rope.refuse_unread()
+    return theta, scaling
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -64,7 +157,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ModelError: there is no such model, or its description cannot be read.
     """
     if path.suffix == ".gguf":
-        return gguf_file.config_of(gguf_file.open_file(path))
+        return gguf_file.config_of(path)
     if not (path / "config.json").exists():
         raise ModelError(f"{path} is no model folder: it has no config.json; give a folder, a .gguf or a hub name")
     return _read_json(path / "config.json")

@@ -1,7 +1,6 @@
 """GGUF files: metadata as a config.json, tensors under the names that Hugging Face gives them."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,9 @@ import torch
 from torch import Tensor
 
 from rather.errors import ModelError
+from rather.text.files import rope
+from rather.text.files.fields import Fields
+from rather.text.files.stored import Stored
 from rather.text.transformer import Shape
 
 NAMES = {
@@ -28,6 +30,10 @@ NAMES = {
     "ffn_up": "model.layers.{i}.mlp.up_proj",
     "ffn_down": "model.layers.{i}.mlp.down_proj",
 }
+FAMILIES = ("llama", "qwen2", "qwen3")
+FACTORS = "rope_freqs.weight"  # what the frequencies of rotary positions are divided by
+VOCABULARY = tuple(f"tokenizer.ggml.{kind}" for kind in ("tokens", "token_type", "scores", "merges"))  # long, and the tokenizer's
+HARMLESS = ("tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned")
 
 
 @functools.lru_cache(maxsize=1)
@@ -48,57 +54,106 @@ def open_file(path: Path) -> Any:
         return Reader(path)
     except FileNotFoundError:
         raise ModelError(f"there is no file {path}") from None
-    except (ValueError, OSError, IndexError) as e:
+    except (ValueError, OSError, IndexError, KeyError, OverflowError, MemoryError) as e:
         raise ModelError(f"{path} is no GGUF file that can be read: {e}") from None
 
 
-def config_of(reader: Any) -> dict[str, Any]:
-    """What a GGUF file's metadata says, as the config.json of the same model."""
+def config_of(path: Path) -> dict[str, Any]:
+    """What a GGUF file's metadata says, as the config.json of the same model.
 
-    def field(name: str, default: Any = None) -> Any:
-        return reader.fields[name].contents() if name in reader.fields else default
-
-    family = field("general.architecture")
-
-    def get(key: str, default: Any = None) -> Any:
-        return field(f"{family}.{key}", default)
-
-    heads = get("attention.head_count", 1)
-    ends = [field(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]  # end of sequence, of turn, of message
+    Raises:
+        ModelError: it cannot be read, describes what rather does not compute, or has a key that is unknown and may change that.
+    """
+    reader = open_file(path)
+    values = {name: field.contents() for name, field in reader.fields.items() if not name.startswith(VOCABULARY)}
+    family = values.get("general.architecture")
+    if values.get("general.type", "model") != "model" or values.get("split.count", 1) > 1:
+        what = "one part of several; join them with llama-gguf-split --merge" if "split.count" in values else "no whole model"
+        raise ModelError(f"{path} holds {what}")
+    if family not in FAMILIES:
+        raise ModelError(
+            f"{path} holds the architecture {family!r}; of GGUF files rather reads {', '.join(FAMILIES)}, others as a model folder"
+        )
+    f = Fields({key.removeprefix(f"{family}."): value for key, value in values.items() if key.startswith(f"{family}.")}, str(path))
+    tensors = {t.name for t in reader.tensors}
+    width, heads = f.whole("embedding_length"), f.whole("attention.head_count")
+    head_width = f.whole("attention.key_length", max(1, width // heads))
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if f.whole(key, head_width) != head_width:
+            raise ModelError(
+                f"{path} says {family}.{key} = {f.get(key)} where heads are {head_width} wide; rather needs both to be the same"
+            )
+    if not f.flag("attention.causal", True):
+        raise ModelError(f"{path} lets tokens see those after them ({family}.attention.causal); rather reads language models only")
+    theta = f.number("rope.freq_base", 10000.0)
+    ends = [values.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]  # end of sequence, of turn, of message
     ends = list(dict.fromkeys(i for i in ends if i is not None))
-    return {
+    words = len(reader.fields["tokenizer.ggml.tokens"].data) if "tokenizer.ggml.tokens" in reader.fields else None
+    biased = any(f"blk.0.{layer}.bias" in tensors for layer in ("attn_q", "attn_output"))
+    config = {
         "model_type": family, "architectures": [f"{family.capitalize()}ForCausalLM"], "hidden_act": "silu",
-        "vocab_size": get("vocab_size") or len(reader.fields["tokenizer.ggml.tokens"].data),
-        "hidden_size": get("embedding_length"), "num_hidden_layers": get("block_count"),
-        "num_attention_heads": heads, "num_key_value_heads": get("attention.head_count_kv", heads),
-        "head_dim": get("attention.key_length") or get("embedding_length", 0) // heads,
-        "intermediate_size": get("feed_forward_length"), "max_position_embeddings": get("context_length"),
-        "rms_norm_eps": get("attention.layer_norm_rms_epsilon"), "rope_theta": get("rope.freq_base", 10000.0),
-        "tie_word_embeddings": not any(t.name == "output.weight" for t in reader.tensors),
-        "bos_token_id": field("tokenizer.ggml.bos_token_id"),
+        "vocab_size": f.whole("vocab_size", words),
+        "hidden_size": width, "num_hidden_layers": f.whole("block_count"), "num_attention_heads": heads,
+        "num_key_value_heads": f.whole("attention.head_count_kv", heads), "head_dim": head_width,
+        "intermediate_size": f.whole("feed_forward_length"), "max_position_embeddings": f.whole("context_length"),
+        "rms_norm_eps": f.number("attention.layer_norm_rms_epsilon"), "rope_theta": theta,
+        "rope_scaling": _scaling(f, reader, theta, head_width),
+        "attention_bias": biased and family != "qwen2", "mlp_bias": "blk.0.ffn_down.bias" in tensors,
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "bos_token_id": values.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
     }  # fmt: skip
+    f.refuse_unread(HARMLESS, (False, "", 0))
+    return config
 
 
-def tensors(path: Path, shape: Shape) -> tuple[set[str], Callable[[str], Tensor]]:
-    """The names, as in a Hugging Face file, of the tensors in a GGUF file, and a function that reads one of them in float32."""
-    from gguf.quants import dequantize
+def _scaling(f: Fields, reader: Any, theta: float, head_width: int) -> dict[str, Any] | None:
+    """How rotary positions are scaled, as in a config.json; llama.cpp takes a factor without a type for a linear one."""
+    factors = [t for t in reader.tensors if t.name == FACTORS]
+    factor = f.number("rope.scaling.factor", f.number("rope.scale_linear", 1.0))
+    kind = f.get("rope.scaling.type", "linear" if factor != 1 else "none")
+    if kind not in ("none", "linear"):
+        raise ModelError(
+            f"{f.place} scales rotary positions by {kind!r}; of GGUF files rather reads linear and llama3's (rope_freqs.weight)"
+        )
+    if f.number("rope.scaling.attn_factor", 1.0) != 1:
+        raise ModelError(f"{f.place} scales attention by {f.get('rope.scaling.attn_factor')} (rope.scaling.attn_factor); rather does not")
+    linear = {"rope_type": "linear", "factor": factor} if kind == "linear" and factor != 1 else None
+    if not factors:
+        return linear
+    if linear:
+        raise ModelError(f"{f.place} scales rotary positions twice, by a linear factor and by {FACTORS}; rather does one of them")
+    return rope.llama3(_read(factors[0]), theta, head_width, f"{FACTORS} in {f.place}")
 
+
+def tensors(path: Path, shape: Shape) -> dict[str, Stored]:
+    """The tensors in a GGUF file under the names of a Hugging Face file; one without such a name keeps its own.
+
+    Raises:
+        ModelError: a tensor's format cannot be read.
+    """
     found = {}
     for tensor in open_file(path).tensors:
+        if tensor.name == FACTORS:
+            continue
         stem, _, kind = tensor.name.rpartition(".")
         index = ""
-        if stem.startswith("blk."):
+        if stem.startswith("blk.") and stem.count(".") > 1:
             _, index, stem = stem.split(".", 2)
-        if stem in NAMES:
-            found[f"{NAMES[stem].format(i=index)}.{kind}"] = tensor
+        name = f"{NAMES[stem].format(i=index)}.{kind}" if stem in NAMES else tensor.name
+        heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(stem) if shape.family == "llama" else None
+        size = tuple(int(n) for n in reversed(tensor.shape))
+        found[name] = Stored(size, tensor.tensor_type.name, functools.partial(_read, tensor, heads))
+    return found
 
-    def fetch(name: str) -> Tensor:
-        tensor = found[name]
+
+def _read(tensor: Any, heads: int | None = None) -> Tensor:
+    from gguf.quants import dequantize
+
+    try:
         values = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), np.float32))
-        heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(name.split(".")[-2])
-        if heads and shape.family in ("llama", "mistral"):  # GGUF interleaves the halves that rotary positions turn
-            values = values.view(heads, -1, 2, *values.shape[1:]).transpose(1, 2).reshape(values.shape)
-        return values
-
-    return set(found), fetch
+    except NotImplementedError:
+        raise ModelError(f"the tensor {tensor.name} has the format {tensor.tensor_type.name}, which rather cannot read") from None
+    if heads:  # GGUF interleaves the halves that rotary positions turn
+        values = values.view(heads, -1, 2, *values.shape[1:]).transpose(1, 2).reshape(values.shape)
+    return values

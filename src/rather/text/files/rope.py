@@ -1,0 +1,53 @@
+"""The scaling of rotary positions, from factors back to the settings that they were made of."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rather.errors import ModelError
+from rather.text.transformer import llama3_scaled
+
+
+def llama3(factors: Tensor, theta: float, head_width: int, place: str) -> dict[str, Any] | None:
+    """Llama 3.1's settings for which frequencies are divided by `factors` (D / 2), as in a config.json; None where they are all 1,
+    a linear scaling where they are all the same.
+
+    Of a frequency whose wave fits w times into the original context the share s = (w - low) / (high - low) is kept, between 0 and 1, and
+    its factor is 1 / (s + (1 - s) / factor). The factors alone do not tell low: it is taken to be 1, and other settings are equal to these.
+
+    Raises:
+        ModelError: there are no such settings.
+    """
+    frequencies = 1.0 / theta ** (torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+    given = factors.double().flatten()
+    if given.shape == frequencies.shape and bool(torch.isfinite(given).all()) and bool((given > 0).all()):
+        if bool((given == given[0]).all()):
+            return None if given[0] == 1 else {"rope_type": "linear", "factor": float(given[0])}
+        for low, high, context in _candidates(frequencies, given):
+            settings = {"rope_type": "llama3", "factor": float(given.max()), "low_freq_factor": low, "high_freq_factor": high}
+            settings["original_max_position_embeddings"] = context
+            if torch.allclose(frequencies / llama3_scaled(frequencies, settings), given, rtol=1e-4, atol=0):
+                return settings
+    raise ModelError(f"{place} scales rotary positions otherwise than Llama 3.1 does; rather reads that scaling and linear ones only")
+
+
+def _candidates(frequencies: Tensor, given: Tensor) -> list[tuple[float, float, int]]:
+    """The low and high factor and the original context by the factors that are neither the smallest nor the largest."""
+    factor = given.max()
+    kept = (1 / given - 1 / factor) / (1 - 1 / factor)
+    ramp = (kept > 1e-4) & (kept < 1 - 1e-4)
+    turns = frequencies / (2 * math.pi)  # waves in a context of one token
+    if ramp.sum() >= 2:  # s = context / (high - low) * turns - low / (high - low), a line
+        lines = torch.stack([turns[ramp], -torch.ones_like(turns[ramp])], dim=1)
+        slope, offset = torch.linalg.lstsq(lines, kept[ramp, None]).solution[:, 0].tolist()
+        if slope > 0 and offset > 1e-3:
+            high = round(1 + 1 / offset, 3)
+            return [(1.0, high, round(slope * (high - 1)))]
+        return []
+    high = 4.0  # as in all of Meta's models; one factor on the ramp tells the context, none leaves a range
+    if ramp.any():
+        return [(1.0, high, round(float((kept[ramp] * (high - 1) + 1) / turns[ramp])))]
+    least = high / float(turns[kept > 1e-4].min())  # the context in which the slowest wave that is kept fits `high` times
+    return [(1.0, high, math.ceil(least))]
