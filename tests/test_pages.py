@@ -41,8 +41,11 @@ def test_every_command_of_a_page_exists(page: Path) -> None:
         if name.startswith("--"):
             continue
         command = group.commands[name]  # type: ignore[attr-defined]
-        if arguments:  # `rather train` in a sentence names the command alone
-            command.make_context(name, list(arguments)).close()
+        if all(word.startswith("-") for word in arguments):  # a sentence may name a command, perhaps with an option, and no file
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert set(arguments) <= known, f"{page.name}: rather {name} {arguments}"
+        else:
+            command.make_context(name, [*arguments]).close()
         for word in arguments:
             if (key := re.match(r"(\w+\.\w+)=", word)) is not None:
                 assert key[1] in keys, f"{page.name}: {word}"

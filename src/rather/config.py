@@ -60,9 +60,7 @@ class Model(Section):
         default="lora", description="Train low-rank adapters on a frozen base, or all weights."
     )
     rank: ForLearners[int] = Field(default=16, description="Rank of a new LoRA adapter; model.adapter brings its own.", ge=1)
-    alpha: ForLearners[float] = Field(
-        default=32.0, description="Scale of a new LoRA adapter: updates are multiplied by alpha / rank.", gt=0
-    )
+    alpha: ForLearners[float] = Field(default=32.0, description="Scale of a new adapter: updates are multiplied by alpha / rank.", gt=0)
     blocks: ForLearners[int] = Field(
         default=0, description="How many of the last blocks get a new LoRA adapter; 0: all. Fewer train faster.", ge=0
     )

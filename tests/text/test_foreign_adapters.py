@@ -60,11 +60,12 @@ class Trainee:
         self.start = build.start_policy(config)
         self.payer = build.saved_reward(paid_by, self.start) if paid_by else None
         self.policy, parameters = build.trained_policy(config, self.start, "reward" if name == "reward" else "policy")
+        steps = build.steps(config, name, len(PAIRS) if self.payer is None else len(PROMPTS))
         if self.payer is None:
             data = Answered(PAIRS, [1, 2, 3], 3)
-            self.learner = build.learner(config, name, self.start, self.policy, parameters, data, lambda n: None)
+            self.learner = build.learner(config, name, self.start, self.policy, parameters, data, steps, lambda n: None)
         else:
-            self.learner = build.improver(config, self.start, self.policy, parameters, PROMPTS, self.payer)
+            self.learner = build.improver(config, self.start, self.policy, parameters, PROMPTS, self.payer, steps)
 
     def save(self, folder: Path, config: Config, step: int) -> Path:
         return checkpoint.save(folder, step, self.learner, Lineage(config.model_dump(), 3, [1, 2, 3]))

@@ -175,7 +175,7 @@ def _of_pieces(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> tuple[tup
     (_, heads, width), kv = q.shape, k.shape[1]
     assert q.stride()[1:] == k.stride()[1:] == v.stride()[1:] == (width, 1)
     scale = width**-0.5 * LOG2E.value  # to base 2: what the processor has an instruction for
-    return (q.stride(0), k.stride(0), v.stride(0)), window or 2**30, scale, (heads // kv, triton.next_power_of_2(width))
+    return (q.stride(0), k.stride(0), v.stride(0)), window or 2**30, scale, (heads // kv, int(triton.next_power_of_2(width)))
 
 
 def pieces(q: Tensor, k: Tensor, v: Tensor, tree: tuple[Tensor, ...], window: int | None) -> tuple[Tensor, Tensor]:
@@ -310,7 +310,7 @@ def step(
     (rows, heads, width), kv, room = q.shape, keys.shape[1], keys.shape[2]
     assert keys.stride() == values.stride()
     assert keys.stride(2) == width
-    parts = parts or min(32, triton.next_power_of_2(triton.cdiv(512, rows * kv)))
+    parts = parts or min(32, int(triton.next_power_of_2(triton.cdiv(512, rows * kv))))
     group, out = heads // kv, q.new_empty((rows, heads, width))
     found, sums = (out, out) if parts == 1 else (q.new_empty((*out.shape[:2], parts, n), dtype=torch.float32) for n in (width, 2))
     wide = triton.next_power_of_2(width)

@@ -95,6 +95,8 @@ class Adapter(nn.Module):
     one (O_i, r_i) a part.
     """
 
+    scale_of: Tensor
+
     def __init__(
         self, inputs: int, sizes: Sequence[int], ranks: Sequence[int], scales: Sequence[float], generator: torch.Generator
     ) -> None:
