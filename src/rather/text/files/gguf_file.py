@@ -65,9 +65,12 @@ def config_of(path: Path) -> dict[str, Any]:
         ModelError: it cannot be read, describes what rather does not compute, or has a key that is unknown and may change that.
     """
     reader = open_file(path)
-    values = {name: field.contents() for name, field in reader.fields.items() if not name.startswith(VOCABULARY)}
+    try:
+        values = {name: field.contents() for name, field in reader.fields.items() if not name.startswith(VOCABULARY)}
+    except (ValueError, IndexError, TypeError) as e:
+        raise ModelError(f"{path} has metadata that cannot be read: {e}") from None
     family = values.get("general.architecture")
-    if values.get("general.type", "model") != "model" or values.get("split.count", 1) > 1:
+    if values.get("general.type", "model") != "model" or values.get("split.count", 1) not in (0, 1):
         what = "one part of several; join them with llama-gguf-split --merge" if "split.count" in values else "no whole model"
         raise ModelError(f"{path} holds {what}")
     if family not in FAMILIES:
