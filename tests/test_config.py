@@ -92,3 +92,11 @@ def test_settings_are_printed_with_changes_and_examples_as_they_are(rather: Call
     assert (printed["train"]["lr"], printed["run"]["seed"]) == (0.5, 7)
     assert rather("config", "--example", "pendulum").stdout == examples.settings("pendulum")
     assert "--example prints a file as it is" in rather("config", "run.seed=7", "--example", "pendulum", code=2).stderr
+
+
+def test_a_byte_order_mark_is_no_setting(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('\ufeff[run]\nname = "grün"\n', encoding="utf-8")
+    assert settings.load(tmp_path / "run.toml", []).run.name == "grün"
+    (tmp_path / "run.toml").write_text('[run]\nname = "grün"\n', encoding="utf-16")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        settings.load(tmp_path / "run.toml", [])

@@ -21,7 +21,7 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text())
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise ConfigError(f"there is no file {path}; `rather config > {path}` writes one to start from") from None
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
