@@ -1,5 +1,6 @@
 """The commands about what is in the store: import, export, status. None of them needs a model, and none imports torch."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,14 +42,20 @@ def import_(
     from rather.progress import progress
 
     config, store = open_store(file, settings)
-    with progress(console, f"importing {data}", None, transient=True) as advance:
-        done = transfer.import_comparisons(store, config.run.name, data, "gold" if gold else "train", judge, advance)
+    skipped, purpose = Counter[str](), "gold" if gold else "train"
+    try:
+        with progress(console, f"importing {data}", None, transient=True) as advance:
+            done = transfer.import_comparisons(store, config.run.name, data, purpose, judge, skipped, advance)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"an import keeps all of a file or nothing; the same command imports what is missing of {data}") from None
     added = f", {done.answers} new answers to questions that were there" if done.answers else ""
     console.print(
         f"{done.questions} new {'gold ' if gold else ''}questions{added}, {done.changed} changed answers, {done.unchanged} already there, "
-        f"from {data}. Next: rather {'serve' if gold else 'train'} {file}",
-        highlight=False, soft_wrap=True,
+        f"{skipped.total()} skipped, from {data}. Next: rather {'serve' if gold else 'train'} {file}",
+        highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
+    for reason, count in skipped.most_common():
+        console.print(f"skipped {count}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 @commands.command()
@@ -60,9 +67,15 @@ def export(
 ) -> None:
     """Write the run's answers to a file."""
     from rather.data import transfer
+    from rather.progress import progress
+    from rather.store import tally
 
     config, store = open_store(file, settings)
-    console.print(f"{transfer.export(store, config.run.name, target, form)} rows in {target}")
+    run = config.run.name
+    total = tally.written(store, run) if form == "all" else tally.questions(store, run)
+    with progress(console, f"writing {target}", total, transient=True) as advance:
+        count = transfer.export(store, run, target, form, advance)
+    console.print(f"{count} rows in {target}")
 
 
 @commands.command()

@@ -1,39 +1,55 @@
 """Comparisons from a file into the store, and from the store into a file."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rather.core import Comparison
+from rather.data import hub
 from rather.data.forms import read_comparisons
 from rather.data.writers import write_rows
 from rather.errors import DataError
-from rather.store import Store
+from rather.store import Store, reading
 from rather.store.imports import Imported, import_all
 from rather.store.rows import LETTERS
 
+Advance = Callable[[int], object]
+
 
 def import_comparisons(
-    store: Store, run: str, path: Path, purpose: str = "train", judge: str = "", advance: Callable[[int], object] = lambda rows: None
+    store: Store,
+    run: str,
+    path: str | Path,
+    purpose: str = "train",
+    judge: str = "",
+    skipped: Counter[str] | None = None,
+    advance: Advance = lambda rows: None,
 ) -> Imported:
     """Put a file's comparisons and their preferences into the store, all or none; what it has already is left as it is.
 
     With the purpose "gold" they become gold questions: people are asked them like any other, and what they say is held against the file.
-    Rows that name no judge are answers of `judge`, or else of `file_judge(path)`. `advance` is called with numbers of rows.
+    Rows that name no judge are answers of `judge`, or else of `file_judge(path)`. `skipped` counts rows that cannot be learned from, by
+    reason; without it the first of them is an error. `advance` is called with numbers of rows.
     """
-    return import_all(store, run, read_comparisons(path), purpose, judge or file_judge(path), advance)
+    return import_all(store, run, read_comparisons(path, skipped), purpose, judge or file_judge(path), advance)
 
 
-def file_judge(path: Path) -> str:
+def file_judge(path: str | Path) -> str:
     """Who answered in a file that names no judges: import:FILE, with its folders from the current one on, or all of them."""
-    whole = path.resolve()
+    if hub.is_name(path):
+        return f"import:{re.sub('^hf:/+', 'hf://', str(path))}"
+    whole = Path(path).resolve()
     return f"import:{(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole).as_posix()}"
 
 
-def export(store: Store, run: str, path: Path, form: str = "all") -> int:
+def export(store: Store, run: str, path: Path, form: str = "all", advance: Advance = lambda rows: None) -> int:
     """Write a run's answers to `path` (.jsonl, .csv or .parquet); returns the number of rows.
 
     `form` "all" is every row ever written, undone ones too, with both sides and where they come from; "comparisons" is one row a
-    question with the mean preference, which `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones.
+    question with the mean preference, which `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones. They are read
+    a thousand at a time, and `advance` is called with how many were.
 
     Raises:
         DataError: another form or format.
@@ -41,31 +57,34 @@ def export(store: Store, run: str, path: Path, form: str = "all") -> int:
     forms = {"all": _all_rows, "comparisons": _comparison_rows, "trl": _trl_rows}
     if form not in forms:
         raise DataError(f"there is no form {form!r}; take one of {', '.join(forms)}")
-    return write_rows(path, forms[form](store, run))
+    return write_rows(path, forms[form](store, run, advance))
 
 
-def _all_rows(store: Store, run: str) -> Iterator[dict[str, Any]]:
-    questions = {q.comparison.key: q for q in store.questions(run)}
-    flags = {x.id: list(x.flags) for x in store.labels(run)}
-    for row in store.history(run):
-        q = questions[row["key"]]
-        named = list(zip(LETTERS, q.comparison.sides, strict=False))
-        sides = {f"{name}_{what}": [getattr(t, what) for t in side] for name, side in named for what in ("text", "policy")}
-        task = q.comparison.a[0].task
-        row["flags"] = flags.get(row["id"], row["flags"])
-        yield {**row, "run": run, "why": q.why, "task": task.key, "source": task.source, "prompt": task.prompt, **sides}
+def _all_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, Any]]:
+    for page in reading.history(store, run):
+        for row, q in page:
+            named = list(zip(LETTERS, q.comparison.sides, strict=False))
+            sides = {f"{name}_{what}": [getattr(t, what) for t in side] for name, side in named for what in ("text", "policy")}
+            task = q.comparison.a[0].task
+            yield {**row, "run": run, "why": q.why, "task": task.key, "source": task.source, "prompt": task.prompt, **sides}
+        advance(len(page))
 
 
-def _comparison_rows(store: Store, run: str) -> Iterator[dict[str, Any]]:
-    for c in store.answered(run).comparisons:
-        if len(c.a) == len(c.b) == 1:
-            task = c.a[0].task
-            yield {"key": c.key, "prompt": task.prompt, "a": c.a[0].text, "b": c.b[0].text, "preference": c.preference}
+def _pairs(store: Store, run: str, advance: Advance) -> Iterator[Comparison]:
+    """The comparisons of two single trajectories."""
+    for page in reading.answered(store, run):
+        yield from (c for c in page if len(c.a) == len(c.b) == 1)
+        advance(len(page))
 
 
-def _trl_rows(store: Store, run: str) -> Iterator[dict[str, Any]]:
-    for c in store.answered(run).comparisons:
-        if len(c.a) == len(c.b) == 1 and c.preference not in (None, 0.5):
+def _comparison_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, Any]]:
+    for c in _pairs(store, run, advance):
+        yield {"key": c.key, "prompt": c.a[0].task.prompt, "a": c.a[0].text, "b": c.b[0].text, "preference": c.preference}
+
+
+def _trl_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, Any]]:
+    for c in _pairs(store, run, advance):
+        if c.preference not in (None, 0.5):
             better = c if c.preference > 0.5 else c.swapped()  # type: ignore[operator]
             prompt, answers = better.a[0].task.prompt, [better.a[0].text, better.b[0].text]
             if not isinstance(prompt, str):

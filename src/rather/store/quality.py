@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from rather.core import Label
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,15 @@ def contradicts(given: float | None, known: float) -> bool:
     return given is not None and (given - 0.5) * (known - 0.5) < 0
 
 
-def flags(labels: Sequence[Label], probes: Mapping[int, tuple[float, int | None]], fastest_s: float) -> dict[int, tuple[str, ...]]:
-    """Why answers are suspicious, by the label's number; `labels` are all of a run, oldest first.
+def flags(labels: Sequence[Any], probes: Mapping[int, tuple[float, int | None]], fastest_s: float) -> dict[int, tuple[str, ...]]:
+    """Why answers are suspicious, by the label's number; `labels`, or their rows, are all of a run, oldest first.
 
     - "fast": it took less than `fastest_s` seconds;
     - "gold": it contradicts a gold question's answer, or was given by the same judge between that one and the gold question before;
     - "inconsistent": asked again, the judge said the opposite; both answers are.
     """
     found: dict[int, list[str]] = {}
-    since_gold: dict[str, list[int]] = {}
+    since_gold: dict[Any, list[int]] = {}
     latest = {(x.judge, x.comparison): x.id for x in labels}
     for x in labels:
         assert x.id is not None

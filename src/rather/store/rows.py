@@ -1,12 +1,12 @@
 """How rows become questions and back, and which labels count."""
 
 import io
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, Table, exists, func, insert, select
+from sqlalchemy import Connection, Row, Select, Table, exists, func, insert, null, select
 
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.store import tables as t
@@ -81,22 +81,32 @@ def meant_for(judge: int) -> Any:
     return ~others.correlate(t.comparison).exists()
 
 
-def with_sides(connection: Connection, rows: Collection[Row[Any]]) -> list[Question]:
-    """Questions from rows of the table."""
-    sides: dict[tuple[int, str], list[tuple[int, Trajectory]]] = {}
+HISTORY = (
+    select(
+        t.label.c.id, t.label.c.comparison, t.comparison.c.key, t.comparison.c.purpose, t.judge.c.name.label("judge"), t.label.c.kind,
+        t.label.c.preference, t.label.c.best, t.label.c.reason, t.label.c.seconds, t.label.c.shown_left, t.label.c.flags, t.label.c.created,
+    ).select_from(t.label.join(t.comparison).join(t.judge)).order_by(t.label.c.id)
+)  # fmt: skip
+"""Every row that was ever written about a question, oldest first."""
+
+
+def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool = True) -> list[Question]:
+    """Questions from rows of the table; what was seen and done at each step of a control trajectory is left out without `steps`."""
+    sides: dict[int, dict[str, list[tuple[int, Trajectory]]]] = {}
     originals: dict[int, int] = {}
-    wanted = select(t.side.c.comparison, t.side.c.side, t.trajectory).join(t.trajectory)
+    columns = [c if steps or c.name != "steps" else null().label("steps") for c in t.trajectory.c]
+    wanted = select(t.side.c.comparison, t.side.c.side, *columns).join(t.trajectory, t.trajectory.c.id == t.side.c.trajectory)
     wanted = wanted.order_by(t.side.c.comparison, t.side.c.side, t.side.c.place)
     again = select(t.probe.c.comparison, t.probe.c.original).where(t.probe.c.original.is_not(None))
     numbers = [r.id for r in rows]
     for start in range(0, len(numbers), 500):
         some = numbers[start : start + 500]
         for r in connection.execute(wanted.where(t.side.c.comparison.in_(some))):
-            sides.setdefault((r.comparison, r.side), []).append((r.id, from_row(r)))
+            sides.setdefault(r.comparison, {}).setdefault(r.side, []).append((r.id, from_row(r)))
         originals |= {r.comparison: r.original for r in connection.execute(again.where(t.probe.c.comparison.in_(some)))}
     found = []
     for r in rows:
-        numbers, (a, b, *others) = zip(*(zip(*sides[r.id, side], strict=True) for side in LETTERS if (r.id, side) in sides), strict=True)
+        numbers, (a, b, *others) = zip(*(zip(*side, strict=True) for side in sides[r.id].values()), strict=True)
         comparison = Comparison(a, b, key=r.key, others=tuple(others))
         found.append(Question(r.id, r.run, r.purpose, r.why, r.score, comparison, originals.get(r.id), numbers))
     return found
@@ -179,3 +189,22 @@ def label_of(row: Row[Any], judge: str) -> Label:
     """A row as a label."""
     r = row
     return Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id, r.best)
+
+
+def judged(questions: Mapping[int, Question], labels: Sequence[Label], each: bool = False) -> list[Comparison]:
+    """Comparisons with their preferences from answers that count: one a question with their mean, or with `each` one an answer.
+
+    An answer to more than two sides is several comparisons.
+    """
+    grouped: dict[int, list[Label]] = {}
+    for x in labels:
+        grouped.setdefault(x.comparison, []).append(x)
+    comparisons = []
+    for number, answers in sorted(grouped.items()):
+        q = questions[number].comparison
+        if each or q.others:
+            comparisons += [p for x in answers for p in replace(q, preference=x.preference, judge=x.judge, best=x.best).pairs()]
+        else:
+            mean = sum(x.preference or 0.0 for x in answers) / len(answers)
+            comparisons.append(Comparison(q.a, q.b, mean, q.key, answers[0].judge if len(answers) == 1 else ""))
+    return comparisons

@@ -293,10 +293,17 @@ class Store:
         with self.transaction() as connection:
             names = {r.id: r.name for r in connection.execute(select(t.judge.c.id, t.judge.c.name))}
             found = connection.execute(wanted.order_by(t.label.c.id)).all()
-        labels = [rows.label_of(r, names[r.judge]) for r in found]
-        flags = quality.flags(labels, self.probes(run), self.asking(run).fastest_s)
-        kept = [x for x, r in zip(labels, found, strict=True) if purpose is None or r.purpose == purpose]
+        flags = quality.flags(found, self.probes(run), self.asking(run).fastest_s)
+        kept = [rows.label_of(r, names[r.judge]) for r in found if purpose is None or r.purpose == purpose]
         return [replace(x, flags=(*x.flags, *flags[x.id])) if x.id in flags else x for x in kept]
+
+    def flagged(self, run: str) -> dict[int, tuple[str, ...]]:
+        """Why answers of a run are suspicious, by the label's number: see `quality.flags`."""
+        c = t.label.c
+        wanted = rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run).order_by(c.id)
+        with self.transaction() as connection:
+            found = connection.execute(wanted.with_only_columns(c.id, c.judge, c.comparison, c.seconds, c.preference)).all()
+        return quality.flags(found, self.probes(run), self.asking(run).fastest_s)
 
     def judged(self, run: str, judge: str) -> list[Label]:
         """One judge's answers and abstentions that count, oldest first, without flags."""
@@ -311,13 +318,9 @@ class Store:
 
     def history(self, run: str) -> list[dict[str, Any]]:
         """Every row that was ever written about the run's questions, undone ones too, oldest first."""
-        c = t.label.c
-        wanted = select(
-            c.id, t.comparison.c.key, t.comparison.c.purpose, t.judge.c.name.label("judge"), c.kind, c.preference, c.best, c.reason,
-            c.seconds, c.shown_left, c.flags, c.created,
-        ).select_from(t.label.join(t.comparison).join(t.judge)).where(t.comparison.c.run == run).order_by(c.id)  # fmt: skip
         with self.transaction() as connection:
-            return [dict(r._mapping) for r in connection.execute(wanted)]
+            found = connection.execute(rows.HISTORY.where(t.comparison.c.run == run))
+            return [{k: v for k, v in r._mapping.items() if k != "comparison"} for r in found]
 
     def answered(
         self,
@@ -339,16 +342,5 @@ class Store:
         questions = {q.id: q for q in self.questions(run, purpose, beginning=beginning) if only(q.comparison)}
         labels = [x for x in self.labels(run, purpose, upto) if x.comparison in questions]
         labels = [x for x in labels if x.preference is not None and (flagged or not x.flags) and (judges is None or x.judge in judges)]
-        grouped: dict[int, list[Label]] = {}
-        for x in labels:
-            grouped.setdefault(x.comparison, []).append(x)
-        comparisons = []
-        for number, answers in sorted(grouped.items()):
-            q = questions[number].comparison
-            if each or q.others:
-                comparisons += [p for x in answers for p in replace(q, preference=x.preference, judge=x.judge, best=x.best).pairs()]
-            else:
-                mean = sum(x.preference or 0.0 for x in answers) / len(answers)
-                comparisons.append(Comparison(q.a, q.b, mean, q.key, answers[0].judge if len(answers) == 1 else ""))
         numbers = [x.id for x in labels if x.id is not None]
-        return Answered(comparisons, max(numbers, default=0), numbers)
+        return Answered(rows.judged(questions, labels, each), max(numbers, default=0), numbers)

@@ -28,11 +28,17 @@ def _of(run: str, purpose: str) -> Select[Any]:
     return rows.CURRENT.join(t.comparison).join(t.judge).where(t.comparison.c.run == run, t.comparison.c.purpose == purpose)
 
 
-def questions(store: Store, run: str, purpose: str) -> int:
-    """How many questions of a purpose there are."""
-    wanted = select(func.count(t.comparison.c.id)).where(t.comparison.c.run == run, t.comparison.c.purpose == purpose)
+def questions(store: Store, run: str, purpose: str | None = None) -> int:
+    """How many questions of a purpose there are, or how many in all."""
+    wanted = select(func.count(t.comparison.c.id)).where(t.comparison.c.run == run)
     with store.transaction() as connection:
-        return connection.execute(wanted).scalar() or 0
+        return connection.execute(wanted if purpose is None else wanted.where(t.comparison.c.purpose == purpose)).scalar() or 0
+
+
+def written(store: Store, run: str) -> int:
+    """How many rows were ever written about the run's questions, changed and undone answers too."""
+    with store.transaction() as connection:
+        return connection.execute(select(func.count(t.label.c.id)).join(t.comparison).where(t.comparison.c.run == run)).scalar() or 0
 
 
 def tally(store: Store, run: str, purpose: str) -> list[Tally]:
