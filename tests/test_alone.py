@@ -57,6 +57,29 @@ for command in sys.argv[1:]:
 """
 
 
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tiny: Path, tmp_path: Path) -> None:
+    mounts = ["unshare", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*mounts, "true"], capture_output=True).returncode:
+        pytest.skip("no mount of its own can be made here")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"prompt": f"{i}", "chosen": "yes", "rejected": "no"}) + "\n" for i in range(4)))
+    (tmp_path / "run.toml").write_text(
+        f'[model]\npath = "{tiny}"\ndtype = "float32"\ntrain = "full"\n[train]\nsteps = 4\nbatch_size = 2\ncheckpoint_every = 1\n'
+        f'[run]\nstore = "{tmp_path}/store.db"\n[data]\nprompts = "c.jsonl"\n'
+    )
+    reader = [sys.executable, "-c", READ]
+    script = 'mount -t tmpfs -o size=600k none runs && "$@" "import run.toml c.jsonl" "train run.toml" "doctor run.toml" ; '
+    script += 'mount -o remount,size=20m runs && "$@" "train run.toml"'
+    done = subprocess.run([*mounts, "sh", "-c", script, "sh", *reader], cwd=tmp_path, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    full = "error the disk is full, so that the checkpoint of step "
+    assert full in done.stderr, done.stdout + done.stderr
+    assert "is whole: make room, then the same command goes on from there" in done.stderr
+    assert done.stdout.count("exit 2") == 1
+    assert ": whole, from 4 labels" in done.stdout.replace("\n", "")
+    assert "step-000004" in done.stdout
+
+
 def test_a_folder_that_can_only_be_read(tiny: Path, tmp_path: Path) -> None:
     """On a mount that is read-only for root, too."""
     mounts = ["unshare", "--map-root-user", "--mount"]

@@ -133,6 +133,16 @@ def test_grpo_on_a_function_of_the_users(rather: Rather, run: Path, tmp_path: Pa
     assert "mean score" in (rather("report", run, *settings), (tmp_path / "runs/tiny/report.html").read_text())[1].lower()
 
 
+@pytest.mark.parametrize(("learner", "steps"), [("grpo", "2 steps in a row"), ("ppo", "a step")])
+def test_verifiers_that_raise_on_every_answer_end_the_run(rather: Rather, run: Path, tmp_path: Path, learner: str, steps: str) -> None:
+    (tmp_path / "mine.py").write_text("def broken(text, answer):\n    return text['answer']\n")
+    with run.open("a") as file:
+        file.write('[verify]\npatience = 2\nchecks = [{ kind = "python", function = "mine:broken" }]\n')
+    done = rather("train", run, f"train.learner={learner}", "train.steps=30", "ppo.answers=4", code=2)
+    assert f"nothing was judged in {steps}: python: raised TypeError: string indices must be integers" in done.stderr
+    assert "easier" not in done.stderr + done.stdout
+
+
 def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) -> None:
     """What is paid is a character that a brief answer does not need; what is meant is to come to an end."""
     (tmp_path / "mine.py").write_text("def spaces(text, answer):\n    return text.count(' ') / 16\n")

@@ -22,6 +22,8 @@ from rather.errors import ConfigError
         ("train.epochs=lots", r"train.epochs: .*number.* \(got 'lots'\)"),
         ("nonsense", "is no setting; write section.key=value"),
         ("run.name=a/b", "run.name"),
+        ("run.name=..", r"run.name: .*\(got '..'\)"),
+        ("run.name=.", r"run.name: .*\(got '.'\)"),
         ("run.date=2026-02-30", r"run.date: .*day is out of range"),
         ("model.template=x", r"model.template: .*dictionary"),
     ],

@@ -8,10 +8,10 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-from rather import checkpoint, settings, train
+from rather import checkpoint, report, settings, train
 from rather.config import Config, Section
 from rather.core import Label
-from rather.errors import CheckpointError
+from rather.errors import CheckpointError, ConfigError
 from rather.metrics import CLOCK
 from rather.run import Run, opened
 from rather.train import Stopped
@@ -146,6 +146,27 @@ def stop(run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         patched.setattr(train.Metrics, "write", write)
         with pytest.raises(Stopped):
             run.train()
+
+
+def test_only_the_judges_who_are_named_are_learnt_from(text: list[str]) -> None:
+    go(text).sample()
+    run = go(text, "train.judges=['exp*', 'aunt']")
+    run.label()
+    run.train()
+    learnt = set(last(run)["labels"])
+    assert learnt == {x.id for x in run.store.labels("run", "train") if x.judge == "expert"}
+    assert "Training learns from the labels of: expert<" in report.write(run).read_text()
+    with pytest.raises(ConfigError, match=r"train.judges is \['uncle'\], but the judges are expert, regular, careless"):
+        go(text, "train.judges=['uncle']").train()
+
+
+def test_old_questions_of_another_seed_are_said_to_be(text: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    go(text).sample()
+    run = opened(settings.load(None, [*text, "run.seed=3", "data.limit=7"]), Console(width=300))
+    run.sample()
+    assert "note: questions of round 0 were sampled with run.seed = 0, not 3, and stay as they are" in capsys.readouterr().out
+    go(text, "data.limit=7").sample()
+    assert len(run.store.keys("run", "train")) == 7
 
 
 def test_control_asks_more_in_its_last_round_and_goes_on(control: list[str]) -> None:

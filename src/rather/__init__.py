@@ -1,5 +1,9 @@
 """From "I'd rather have this one" to better policies: preference learning for language models and control."""
 
-from importlib.metadata import version
 
-__version__ = version("rather")
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module 'rather' has no attribute {name!r}")
+    from importlib.metadata import version
+
+    return version("rather")

@@ -1,8 +1,15 @@
 """What `rather` and `python -m rather` run: the commands, and how their errors are told."""
 
 import os
-import re
 import sys
+
+from rather import interrupt
+
+if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "rather":  # noqa: PTH119, before anything that takes long to import
+    interrupt.install()
+
+import errno
+import re
 import traceback
 import warnings
 from importlib.metadata import requires
@@ -26,6 +33,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     errors = Console(stderr=True)
     warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]note[/yellow] {escape(str(message))}", soft_wrap=True)
+    interrupt.install()
     try:
         app()
     except RatherError as e:
@@ -39,6 +47,8 @@ def main() -> None:
     except OSError as e:
         if e.errno is None:
             raise
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(errors, "the disk is full; make room, then the same command goes on from the last checkpoint", 2)
         _fail(errors, f"{e.filename or 'a file'}: {e.strerror}", 2)
 
 

@@ -5,6 +5,7 @@ learner.json, and manifest.json with the size and hash of each file, the run's s
 under another name and renamed once everything is on disk.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -42,6 +43,9 @@ def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2)
     """Write the checkpoint of `step` into `folder`; delete all but the newest `keep`, and what was killed while it was written.
 
     With several ranks each brings its part of what is whole in the checkpoint, which the first one keeps.
+
+    Raises:
+        CheckpointError: the disk is full; the checkpoints before are as they were.
     """
     target = folder / f"step-{step:06d}"
     temporary = folder / f".step-{step:06d}.{os.getpid()}"
@@ -53,6 +57,12 @@ def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2)
         skeleton = _take_tensors(learner.state_dict(), "", tensors)
         if ranks.rank() == 0:
             _write(temporary, target, step, tensors, skeleton, lineage)
+    except (OSError, SafetensorError) as e:
+        if getattr(e, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(e):
+            raise
+        last = f"the last one, {every(folder)[-1]}, is whole" if every(folder) else "there is none yet"
+        said = f"the disk is full, so that the checkpoint of step {step} could not be written to {folder}; {last}"
+        raise CheckpointError(f"{said}: make room, then the same command goes on from there") from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     ranks.wait()

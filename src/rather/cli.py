@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rather import __version__, cli_store
+from rather import __version__, cli_store, interrupt
 from rather.cli_store import File, Settings, console, print_agreement
 from rather.data import examples
 from rather.errors import ConfigError
@@ -25,9 +25,12 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
+            interrupt.working = True
             return super().invoke(ctx)
         except KeyboardInterrupt as e:
-            raise Interrupted(str(e) or "what was finished is kept, and the same command goes on from there") from e
+            raise Interrupted(str(e) or interrupt.KEPT) from e
+        finally:
+            interrupt.working = False
 
 
 app = typer.Typer(

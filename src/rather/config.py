@@ -42,7 +42,7 @@ def _day(value: object) -> str:
 class Run(Section):
     """What the run is called and where it keeps its things."""
 
-    name: Free[str] = Field(default="run", description="Name of the run: its folder, and its name in the store.", pattern=r"^[\w.-]+$")
+    name: Free[str] = Field(default="run", description="Name of the run, its folder, and in the store.", pattern=r"^\.*[\w-][\w.-]*$")
     folder: Free[str] = Field(default="runs", description="Folder that holds the run's folder.")
     store: Free[str] = Field(default="", description="SQLite file or postgresql+psycopg:// URL; empty: store.db in the run's folder.")
     seed: int = Field(default=0, description="Seed of everything that is drawn.", ge=0)
@@ -173,6 +173,7 @@ class Train(Section):
     checkpoint_every: Free[int] = Field(default=20, description="Steps between checkpoints.", ge=1)
     keep: Free[int] = Field(default=2, description="Checkpoints that are kept.", ge=1)
     flagged: bool = Field(default=True, description="Learn from suspicious answers too.")
+    judges: list[str] = Field(default=["*"], description="Judges whose labels are learnt from, by name, * for any (not zeroth).")
 
 
 class DPO(Section):
@@ -316,6 +317,7 @@ class Verify(Section):
 
     checks: list[Check] = Field(default_factory=list, description="The verifiers; the score is the mean of theirs by weight.")
     workers: Free[int] = Field(default=0, description="Processes that verify; 0: one a core.", ge=0)
+    patience: Free[int] = Field(default=3, description="grpo: steps in a row without one judged answer that end it; ppo: one.", ge=1)
 
 
 class Reward(Section):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rather import build, checkpoint, drawing, query
+from rather import build, checkpoint, drawing, going_on, query
 from rather.alone import exclusive
 from rather.control.clips import replay
 from rather.control.collect import Stretches
@@ -88,6 +88,7 @@ class ControlRun(Run):
         wanted = shares[number] - asked[number]
         if number == c.loop.rounds - 1:  # which asks what was added after the rounds before it
             wanted = q.comparisons - sum(asked)
+        going_on.note_seed(self, number, max(wanted, 0))
         if wanted <= 0:
             self._show()
             return 0

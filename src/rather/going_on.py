@@ -5,12 +5,20 @@ or more steps by `train.steps` or `train.epochs`. The number of steps is always 
 it is that of a training which had so many steps from the beginning.
 """
 
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from rather import build, checkpoint, ranks
 from rather.checkpoint import Lineage
 from rather.core import Answered
+from rather.errors import ConfigError
+
+
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The names that are among `patterns`, in which * stands for any letters."""
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def last(folder: Path) -> dict[str, Any] | None:
@@ -77,3 +85,39 @@ def _learn(run: Any, number: int, name: str, data: Answered, steps: int, follows
     if name == "reward":
         run.evaluate_reward(learner.model, steps)
     return found
+
+
+def ready(run: Any, number: int) -> None:
+    """Make sure that training can go on in round `number`, before anything is sampled or asked.
+
+    Raises:
+        CheckpointError: its last checkpoint was trained with other settings.
+    """
+    t = run.config.train
+    for name in {t.learner} | ({"reward"} if t.learner in ("ppo", "grpo") and t.reward == "labels" else set()):
+        for found in checkpoint.every(run.checkpoints(number, name))[-1:]:
+            checkpoint.check_same(found, run.lineage(name, Answered([]), 0))
+
+
+def teachers(run: Any) -> list[str]:
+    """The judges of the store whose labels are learnt from.
+
+    Raises:
+        ConfigError: none of them is among train.judges.
+    """
+    known, patterns = [*run.store.judges()], run.config.train.judges
+    found = matching(known, patterns)
+    if known and not found:
+        raise ConfigError(f"train.judges is {patterns}, but the judges are {', '.join(known)}; name one of them")
+    return found
+
+
+def note_seed(run: Any, number: int, new: int) -> None:
+    """Say so where the questions of a round were sampled with another seed; keep the seed of `new` ones."""
+    phase, seed = f"sample-{number}", run.config.run.seed
+    old = {int(row["seed"]) for row in run.metrics.read(phase)} - {seed}
+    if old:
+        was = f"questions of round {number} were sampled with run.seed = {min(old)}, not {seed}"
+        run.console.print(f"note: {was}, and stay as they are; to draw anew use another run.name", markup=False, highlight=False)
+    if new:
+        run.metrics.write(phase, 0, {"questions": float(new), "seed": float(seed)})

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from rather import build, checkpoint, evaluation, live, ranks
+from rather import build, checkpoint, evaluation, going_on, live, ranks
 from rather.core import Comparison, Trajectory
 from rather.cost import Cost, cost
 from rather.errors import ConfigError, TrainingError
@@ -74,7 +74,8 @@ def _score(run: Any, answered: Sequence[Comparison], policy: str) -> Rate:
 
 def check_reward(run: Any, model: Any, step: int) -> None:
     """Accuracy and calibration on the questions that were held back, and how far the score follows length."""
-    kept = run.store.answered(run.config.run.name, "train", only=lambda c: run.held_back(c) and run.learnable(c))
+    judges = going_on.teachers(run)
+    kept = run.store.answered(run.config.run.name, "train", only=lambda c: run.held_back(c) and run.learnable(c), judges=judges)
     held = ranks.everyones(kept.comparisons)[0]
     if not held:
         return

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from rather.core import Comparison
 from rather.cost import Cost
 from rather.evaluate import win_rate
+from rather.going_on import matching
 from rather.judges.language import words
 from rather.store.agreement import measure, position_bias
 
@@ -50,6 +51,7 @@ def write(run: Any, examples: int = 20) -> Path:
         agreement=measure(labels) if labels else None,
         bias=position_bias([x for x in labels if kinds[x.judge] == "person"]),
         judges=[_judge_row(j, kinds[j], labels) for j in sorted({x.judge for x in labels})],
+        taught=", ".join(matching(sorted({x.judge for x in labels}), run.config.train.judges)),
         simulated=any(kinds[x.judge] == "simulated" for x in labels),
         win=win_rate(held_out, policy) if held_out else None,
         cost=Cost.read(evals[-1]) if evals else None,

@@ -107,6 +107,7 @@ class Run:
         tasks = self.tasks[0]
         have = self.store.keys(self.config.run.name, "train")
         missing = [t for t in tasks if f"round-{number}/{t.key}" not in have]
+        going_on.note_seed(self, number, len(missing))
         if not missing:
             return 0
         policy, before = self.policy(number), self._reward_before(number)
@@ -331,7 +332,7 @@ class Run:
             return not later and not (reward and self.held_back(comparison)) and self.learnable(comparison)
 
         flagged = self.config.train.flagged and self.store.asking(run).flagged
-        found = self.store.answered(run, "train", reward, upto, flagged, wanted)
+        found = self.store.answered(run, "train", reward, upto, flagged, wanted, judges=going_on.teachers(self))
         return found if self.fit is None else replace(found, comparisons=self.fit.ready(found.comparisons))
 
     def learnable(self, comparison: Comparison) -> bool:
@@ -358,15 +359,8 @@ class Run:
         return max((number for number in range(self.config.loop.rounds) if self.trained(number)), default=0)
 
     def ready(self, number: int) -> None:
-        """Make sure that training can go on in round `number`, before anything is sampled or asked.
-
-        Raises:
-            CheckpointError: its last checkpoint was trained with other settings.
-        """
-        t = self.config.train
-        for name in {t.learner} | ({"reward"} if t.learner in ("ppo", "grpo") and t.reward == "labels" else set()):
-            for last in checkpoint.every(self.checkpoints(number, name))[-1:]:
-                checkpoint.check_same(last, self.lineage(name, Answered([]), 0))
+        """Make sure that training can go on in round `number`, before anything is sampled or asked."""
+        going_on.ready(self, number)
 
     def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
         """A question whose sides stand in an order that is drawn at random, from the key and the run's seed."""

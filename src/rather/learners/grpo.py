@@ -72,7 +72,7 @@ class GRPO:
         useful = [known for known in batches if len(known[0])]
         tokens = sum(count for _, _, count, _ in batches)
         rows = sum(count for _, _, _, count in batches)
-        self.idle = 0 if useful else self.idle + 1
+        self.idle = 0 if useful or "score" not in self.told else self.idle + 1
         if self.idle == 10:
             warnings.warn(NOTHING_TO_LEARN, RatherWarning, stacklevel=2)
         taken: dict[str, float] = {}

@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rather.errors import ConfigError, RatherError, installing
+from rather.errors import ConfigError, RatherError, TrainingError, installing
 from rather.verify.verifiers import VERIFIERS, Check
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ class Checker:
 class Verified:
     """A sampler whose answers come with their score as the reward of the last token; NaN for one without a score."""
 
-    def __init__(self, sampler: "Sampler", checker: Checker) -> None:
-        self.sampler, self.checker = sampler, checker
+    def __init__(self, sampler: "Sampler", checker: Checker, patience: int = 3) -> None:
+        self.sampler, self.checker, self.patience, self.silent = sampler, checker, patience, 0
 
     def sync(self) -> None:
         """Let the sampler know that the policy has moved."""
@@ -107,14 +107,23 @@ class Verified:
     def sample(
         self, tasks: Sequence["Task"], seed: int, perturbations: "Sequence[Perturbation | None] | None" = None
     ) -> list["Trajectory"]:
-        """One answer a task."""
+        """One answer a task.
+
+        Raises:
+            TrainingError: not one answer has been judged `patience` times in a row.
+        """
         from rather import ranks  # here, since a process that verifies starts faster without PyTorch
 
         found, before = self.sampler.sample(tasks, seed, perturbations), self.checker.problems.copy()
         own = self.checker.score(found[ranks.share(found)])
         told = ranks.everyones((own, self.checker.problems - before))
         scores = [score for theirs, _ in told for score in theirs]
-        self.checker.problems = sum((new for _, new in told), before)
+        problems = sum((new for _, new in told), Counter[str]())
+        self.checker.problems = before + problems
+        self.silent = 0 if any(score is not None for score in scores) else self.silent + 1
+        if self.silent >= self.patience:
+            times = f"{self.silent} steps in a row" if self.silent > 1 else "a step"
+            raise TrainingError(f"nothing was judged in {times}: {next(iter(problems), 'no reason is known')}; mend the verifier")
         return [_paid(t, score) for t, score in zip(found, scores, strict=True)]
 
 
