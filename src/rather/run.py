@@ -110,6 +110,7 @@ class Run:
         going_on.note_seed(self, number, len(missing))
         if not missing:
             return 0
+        self.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
         policy, before = self.policy(number), self._reward_before(number)
         with self.progress("sampling answers", 2 * len(missing)) as advance:
             sampler = build.sampler(self.config, policy, advance)

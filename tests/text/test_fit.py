@@ -143,8 +143,10 @@ def test_training_measures_all_rows_before_its_first_step(tmp_path: Path, tiny: 
     run, _ = labelled(tmp_path, tiny, rows)
     with monkeypatch.context() as m:
         m.setattr(TextPolicy, "evaluate", lambda *_: pytest.fail("the reference has been asked"))
-        with pytest.raises(DataError, match="1 of 8 questions are longer than the model's context"):
-            run.train()
+        for phase in (run.sample, run.train, run.loop):
+            with pytest.raises(DataError, match="1 of 8 questions are longer than the model's context"):
+                phase()
+        assert len(run.store.questions("run")) == 8, "nothing has been sampled"
     (tmp_path / "skip").mkdir()
     run, console = labelled(tmp_path / "skip", tiny, rows, overlong="skip")
     assert len(run.labels(0, "dpo").comparisons) == len(run.labels(0, "dpo").labels) == 6, "nor does a checkpoint name their labels"
