@@ -140,9 +140,7 @@ class Judge(Section):
     )
     url: ForEval[str] = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
     model: ForEval[str] = Field(default="", description='Model name at that endpoint, for kind "language".')
-    key_variable: Free[str] = Field(
-        default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if it has one."
-    )
+    key_variable: Free[str] = Field(default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if any.")
     instruction: ForEval[str] = Field(
         default="Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by."
     )
