@@ -67,14 +67,14 @@ def begins_where_the_prompt_ends(template: str, kind: str, prompt: str, answer: 
     assert terminated == bool(tokens.stop.intersection(said))
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(**TEXTS)
 def test_an_answer_begins_where_the_prompt_ends_whatever_both_are(**texts: Any) -> None:
     begins_where_the_prompt_ends(**texts)
 
 
 @pytest.mark.slow
-@settings(max_examples=2000)
+@settings(max_examples=2000, deadline=None)
 @given(**TEXTS)
 def test_an_answer_begins_where_the_prompt_ends_of_thousands(**texts: Any) -> None:
     begins_where_the_prompt_ends(**texts)
