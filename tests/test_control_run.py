@@ -243,8 +243,8 @@ def test_fragments_and_pairs_are_distinct_in_all_rounds(rather, run: Path, tmp_p
     # More questions in the same round are about other fragments, too.
     rather("sample", run, *whole, "query.comparisons=36", "--round", "1")
     pairs = [[identity(t) for t in (*q.comparison.a, *q.comparison.b)] for q in store.questions("small", "train")]
-    assert len(pairs) == 32
-    assert len({i for pair in pairs for i in pair}) == 64
+    assert len(pairs) == 36
+    assert len({i for pair in pairs for i in pair}) == 72
     store.close()
 
 
