@@ -120,3 +120,12 @@ def publish(name: str, data: dict[str, Any], lines: list[str], indent: int | Non
     (folder / f"{name}.json").write_text(json.dumps(data, indent=indent) + "\n")
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def headline(name: str, value: float, spread: list[float], unit: str, command: str, machine: str) -> None:
+    """Keep a figure that README or docs state in bench/results/headlines.json."""
+    path = Path("bench/results/headlines.json")
+    known = json.loads(path.read_text()) if path.exists() else {}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    row = {"value": value, "spread": spread, "unit": unit, "command": f"python {command}", "commit": commit, "machine": machine}
+    path.write_text(json.dumps(dict(sorted((known | {name: row}).items())), indent=1) + "\n")

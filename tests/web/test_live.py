@@ -60,7 +60,7 @@ def together(folder: Path, store: Store, disturbed: bool) -> int:
                 train.start()
             panel.wait()
             train.wait()
-    return len(metrics.read_text().splitlines())
+    return sum(json.loads(line)["phase"].startswith("train-") for line in metrics.read_text().splitlines())
 
 
 def quality(folder: Path, learner: str, last: Path) -> float:

@@ -196,6 +196,8 @@ def save_shifted(model: Transformer, after: dict[int, Tensor], folder: Path) -> 
             raise ModelError(f"a steering vector cannot be merged into a {shape.family} model with {what}; load it in rather")
         attention = shape.qkv_bias or shape.out_bias
         shape = replace(shape, family="llama", mlp_bias=True, out_bias=attention)
+        only_qwen = ("layer_types", "max_window_layers", "sliding_window", "use_sliding_window")
+        description = {key: value for key, value in description.items() if key not in only_qwen}
         description |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "mlp_bias": True, "attention_bias": attention}
         description["head_dim"] = shape.head_width
     with torch.device("meta"):
