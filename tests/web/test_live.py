@@ -67,7 +67,7 @@ def quality(folder: Path, learner: str, last: Path) -> float:
     """The loss of what was learnt, on all answers."""
     run = Run(settings.load(folder / "run.toml", [f"run.folder={folder / 'runs'}", f"data.prompts={folder / 'prompts.jsonl'}"]), Console())
     answered = run.labels(0, learner)
-    learnt = run.learner(0, learner, answered)
+    learnt = run.learner(0, learner, answered, EPOCHS * QUESTIONS // 4)
     learnt.follow(answered.comparisons)
     checkpoint.load(last, learnt)
     learnt.how = replace(learnt.how, batch_size=QUESTIONS)
