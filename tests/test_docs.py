@@ -48,3 +48,14 @@ def test_no_machine_path_in_the_tree() -> None:
         path = ROOT / name
         if path.suffix in (".py", ".md", ".toml", ".txt") and path.exists():
             assert "/work/" + "main" not in path.read_text(), name
+
+
+def test_the_readme_states_the_headlines_as_they_were_measured() -> None:
+    rows = json.loads((ROOT / "bench/results/headlines.json").read_text())
+    lines = (ROOT / "README.md").read_text().splitlines()
+    stated = {name: line for name in rows for line in lines if f"`{name}`" in line}
+    assert stated.keys() == rows.keys()
+    for name, row in rows.items():
+        low, high = row["spread"]
+        assert f"| {row['value']:g} ({low:g} to {high:g}) {row['unit']} |" in stated[name]
+        assert {"command", "commit", "machine"} <= row.keys()
