@@ -179,4 +179,4 @@ def test_an_environment_gets_whole_numbers_where_it_wants_them() -> None:
     assert found.dtype == np.int32
     assert found.tolist() == [3, -3], "rounded, and held within the bounds"
     assert allowed(Box(0, 255, (1,), np.uint8), np.array([300.2])).tolist() == [255]
-    assert allowed(Box(-1, 1, (1,)), np.array([0.7], np.float32)).tolist() == [np.float32(0.7)]
+    assert allowed(Box(-1, 1, (3,)), np.array([0.5, -9.0, 1.5], np.float32)).tolist() == [0.5, -1.0, 1.0]

@@ -47,6 +47,7 @@ GGUF = {
     "linear": ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}, {}),
     "linear without its name": ({"llama.rope.scaling.factor": 2.0}, {}),
     "linear of old files": ({"llama.rope.scale_linear": 2.0}, {}),
+    "linear by its factors": ({}, {"rope_freqs.weight": np.full(4, 2, np.float32)}),
     "llama3": ({}, {"rope_freqs.weight": llama3_factors(500.0, 8, 8.0, 32)}),
 }  # fmt: skip
 
