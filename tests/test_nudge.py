@@ -163,6 +163,7 @@ def test_coin_flips_are_called_that(run: Path, rather) -> None:
     assert all(r["norm"] <= 0.8 + 1e-6 for r in rows)
 
 
+@pytest.mark.slow
 def test_nudge_at_a_terminal_stops_and_goes_on(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(
@@ -180,7 +181,7 @@ def test_nudge_at_a_terminal_stops_and_goes_on(tmp_path: Path) -> None:
     ]
 
     def start() -> pexpect.spawn:
-        return pexpect.spawn(sys.executable, command, timeout=120, encoding="utf-8", cwd=str(tmp_path), dimensions=(50, 120))
+        return pexpect.spawn(sys.executable, command, timeout=300, encoding="utf-8", cwd=str(tmp_path), dimensions=(50, 120))
 
     def answer(child: pexpect.spawn, key: str) -> None:
         child.expect("question ")
@@ -196,10 +197,10 @@ def test_nudge_at_a_terminal_stops_and_goes_on(tmp_path: Path) -> None:
     child = start()
     for _ in range(4):  # the open one, one more update, one question about held-out prompts
         answer(child, "2")
-    child.expect("win rate over the start", timeout=120)
-    child.expect("Steering vector", timeout=120)
+    child.expect("win rate over the start", timeout=300)
+    child.expect("Steering vector", timeout=300)
     child.expect("The nudged model")
-    child.expect("Report", timeout=120)
+    child.expect("Report", timeout=300)
     child.expect(pexpect.EOF)
     found = load_file(tmp_path / "merged/model.safetensors")
     assert found["model.layers.11.mlp.down_proj.bias"].abs().max() > 0

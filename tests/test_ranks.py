@@ -83,6 +83,7 @@ def same(one: Path, two: Path) -> None:
                 torch.testing.assert_close(tensor, theirs[key], rtol=1e-2, atol=2e-3, msg=lambda m, at=f"{file} {key}": f"{at}: {m}")
 
 
+@pytest.mark.slow
 def test_two_ranks_do_what_one_does(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = tmp_path / "runs/tiny/store.db"
     runs = {n: [[f"run.folder={n}-{key}", f"run.store={store}", *changes] for key, changes in LEARNERS.items()] for n in (1, 2)}

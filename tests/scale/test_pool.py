@@ -68,6 +68,7 @@ def test_rows_come_back_in_order_and_the_share_of_a_worker_that_dies_is_done_aga
     assert {t.text for t in again} - {t.text for t in first}, "somebody new has taken over"
 
 
+@pytest.mark.slow
 def test_the_same_numbers_with_any_number_of_workers_one_of_which_is_killed(tmp_path: Path, rather) -> None:
     found, rows = [], []
     for workers in (0, 1, 2, 4):
