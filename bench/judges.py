@@ -39,7 +39,7 @@ def learn(seed: int, answered: list[Comparison], judges: list[str]) -> tuple[Con
     env = environment(NAME)
     model = ControlReward(inputs(env), env.action_space, 1, (64, 64), seed)
     model.see([t for c in answered for t in (*c.a, *c.b)])
-    how = Optimisation(EPOCHS * len(answered) // 15, 15, 3e-4, seed=seed, micro_tokens=10**6)
+    how = Optimisation(EPOCHS * len(answered) // 15, 15, 3e-4, seed=seed, micro_batch_tokens=10**6)
     learner = Reward(model, answered, list(model.layers), how, 0.0, judges)
     for _ in range(how.steps):
         learner.step()

@@ -64,7 +64,7 @@ elif task == "grpo":
         chosen = range(number * common.GROUPS, (number + 1) * common.GROUPS)
         return [Task("bench", str(i), prompts[i]) for i in chosen for _ in range(common.SIZE)]
 
-    how = Optimisation(100, lr=1e-6, micro_tokens=1024)
+    how = Optimisation(100, lr=1e-6, micro_batch_tokens=1280)  # two groups
     learner = GRPO(policy, Attempts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
     clock = common.Clock().time(learner.step)
     tokens = common.GROUPS * common.SIZE * common.NEW
@@ -77,12 +77,12 @@ elif task == "ppo":  # the reward model is an adapter on the frozen start, which
     critic, model = TextCritic(start.width, start.device, 0), TextReward(judged, 1, 0)
     sampler = TextSampler(policy, engine.Sampling(common.NEW), common.EPISODES)
     source = Attempts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
-    how = Optimisation(100, common.EPISODES, lr=1e-6)
+    how = Optimisation(100, common.EPISODES, lr=1e-6, micro_batch_tokens=3072)  # half of them
     learner = PPO(policy, critic, source, load.parameters(policy), how, Clip(epochs=1, critic_lr=1e-3), model, start)
     clock = common.Clock().time(learner.step)
     tokens = common.EPISODES * common.NEW
 else:
-    how = Optimisation(100, common.PAIRS, lr=1e-6, micro_tokens=1024)
+    how = Optimisation(100, common.PAIRS, lr=1e-6, micro_batch_tokens=1536)  # all of them
     asked, parameters = comparisons(common.PAIRS * 4), load.parameters(policy)
     if task == "dpo":  # as in TRL's default, the reference is scored in every step; it is a copy of the start
         reference = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0)

@@ -43,7 +43,7 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     rounds = -(-t["steps"] // rows)
     schedule = "linear" if t["fade"] else "constant"
     how = Optimisation(
-        rounds * t["epochs"] * (rows // t["batch"]), t["batch"], t["lr"], schedule=schedule, max_grad_norm=0.5, eps=1e-5, micro_tokens=rows,
+        rounds * t["epochs"] * (rows // t["batch"]), t["batch"], t["lr"], schedule=schedule, max_grad_norm=0.5, eps=1e-5, micro_batch_tokens=rows,
         seed=seed,
     )  # fmt: skip
     settings = Clip(t["epochs"], t["gamma"], t["lam"], value_clip=None, value_weight=1.0, kl=0.0)

@@ -16,6 +16,7 @@ from rather.errors import ConfigError
     [
         ("train.lerning_rate=1", r"there is no setting train.lerning_rate"),
         ("train.batchsize=1", r"there is no setting train.batchsize; did you mean train.batch_size\?"),
+        ("train.micro_tokens=1", r"there is no setting train.micro_tokens; did you mean train.micro_batch_tokens\?"),
         ("trian.lr=1", r"there is no setting trian; did you mean train\?"),
         ("train.lr=-1", r"train.lr: input should be greater than 0 \(got -1\)"),
         ("train.learner=pdo", r"train.learner: input should be 'sft', 'reward', 'dpo', 'ppo', 'grpo' or 'zeroth' \(got 'pdo'\)"),
@@ -74,7 +75,7 @@ def test_what_train_says_is_how_a_learner_optimises() -> None:
 
     said = {
         "steps": 7, "batch_size": 3, "lr": 0.5, "warmup": 2, "schedule": "cosine", "weight_decay": 0.25, "max_grad_norm": 0.125,
-        "micro_tokens": 99,
+        "micro_batch_tokens": 99,
     }  # fmt: skip
     found = build.optimisation(Config.model_validate({"train": said, "run": {"seed": 5}}), "dpo", 100)
     assert {key: getattr(found, key) for key in said} == said

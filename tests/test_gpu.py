@@ -157,7 +157,7 @@ def test_training_gives_the_same_numbers_twice() -> None:
         for p in policy.model.parameters():
             p.data = p.data.float()
         reference = TextPolicy(made(torch.bfloat16, GPU, 0.05).requires_grad_(False), Words())  # type: ignore[arg-type]
-        how = Optimisation(20, batch_size=4, lr=1e-3, micro_tokens=100)
+        how = Optimisation(20, batch_size=4, lr=1e-3, micro_batch_tokens=100)
         learner = DPO(policy, reference, comparisons(8), list(policy.model.parameters()), how)
         for _ in range(20):
             learner.step()

@@ -36,8 +36,8 @@ LEARNERS = {
     "dpo": ["train.learner=dpo"],
     "dpo-full": ["train.learner=dpo", "model.train=full", "model.gradient_checkpointing=true"],
     "dpo-each": ["train.learner=dpo", "dpo.reference=each", "train.batch_size=1"],
-    "sft": ["train.learner=sft", "train.micro_tokens=20"],
-    "reward": ["train.learner=reward", "model.train=full", "train.micro_tokens=24"],
+    "sft": ["train.learner=sft", "train.micro_batch_tokens=20"],
+    "reward": ["train.learner=reward", "model.train=full", "train.micro_batch_tokens=24"],
     "grpo": ["train.learner=grpo", "model.train=full", "sample.rows=3"],
     "ppo": ["train.learner=ppo", "train.reward=labels", "train.lr=1e-4"],
 }

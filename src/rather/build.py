@@ -264,7 +264,7 @@ def optimisation(config: Config, name: str, items: int, count: int = 0) -> Optim
         count *= config.ppo.epochs * -(-config.ppo.answers // t.batch_size)
     if name == "grpo":
         count *= config.grpo.updates
-    same = ("lr", "warmup", "schedule", "weight_decay", "max_grad_norm", "micro_tokens")
+    same = ("lr", "warmup", "schedule", "weight_decay", "max_grad_norm", "micro_batch_tokens")
     return Optimisation(count, t.batch_size, seed=config.run.seed, **{key: getattr(t, key) for key in same})
 
 

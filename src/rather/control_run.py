@@ -264,7 +264,7 @@ class ControlRun(Run):
         rows = c.control.envs * c.control.stretch
         updates = steps * c.ppo.epochs * math.ceil(rows / c.train.batch_size)
         # With AdamW's usual 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).
-        how = replace(build.optimisation(c, "ppo", 0), steps=updates, eps=1e-5, micro_tokens=rows)
+        how = replace(build.optimisation(c, "ppo", 0), steps=updates, eps=1e-5, micro_batch_tokens=rows)
         policy = self.policy(number) if number else self._new_policy(f"{c.run.name}@0")
         critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normaliser, c.run.seed)
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured

@@ -151,7 +151,8 @@ class Batch:
 
     `observations` (B, P) prompt tokens for text, (B, T+1, *obs) for control; `actions` (B, T) or (B, T, A). Those of text are on the
     host, with UNUSED as padding. `mask` (B, T) is 1 where an action was taken; `logprobs` and `rewards` (B, T); `terminated` (B,);
-    `groups` (B,) is equal for attempts at the same task.
+    `groups` (B,) is equal for attempts at the same task. `prompts` (B, 2), on the host, are a number and a length: rows of the same number
+    share one pass over their prompt; None where there are none.
     """
 
     observations: Tensor
@@ -161,13 +162,14 @@ class Batch:
     rewards: Tensor
     terminated: Tensor
     groups: Tensor
+    prompts: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.actions)
 
     def select(self, rows: Any) -> Batch:
         """The rows that a slice or an index tensor names."""
-        known = {f.name: getattr(self, f.name) for f in fields(self)}
+        known = {f.name: x for f in fields(self) if (x := getattr(self, f.name)) is not None}
         return Batch(**{name: x[rows.to(x.device) if hasattr(rows, "to") else rows] for name, x in known.items()})
 
 

@@ -223,7 +223,9 @@ class Run:
 
             def report(step: int, values: dict[str, float]) -> None:
                 nonlocal at
-                shown = "  ".join(f"{k} {values[k]:.3f}" for k in ("loss", "accuracy", "score", "return", "gold", "kl") if k in values)
+                shown = "  ".join(
+                    f"{k} {values[k]:.3f}" for k in ("loss", "accuracy", "score", "return", "gold", "kl", "log_ratio") if k in values
+                )
                 advance(step - at, f"training {name}  {shown}")
                 at = step
 

@@ -178,7 +178,7 @@ def test_a_reward_is_learnt_from_comparisons_of_fragments(seed: int, tmp_path: P
     ]
     model = ControlReward(4, CHOICES, members=3, hidden=(32,), seed=seed)
     model.see(pieces)
-    learner = Reward(model, pairs[:200], list(model.layers), Optimisation(200, 50, lr=5e-3, micro_tokens=10_000))
+    learner = Reward(model, pairs[:200], list(model.layers), Optimisation(200, 50, lr=5e-3, micro_batch_tokens=10_000))
     for _ in range(200):
         learner.step()
     held = Pairs.of(model, pairs[200:])

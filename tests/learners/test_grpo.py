@@ -29,10 +29,10 @@ def groups(number: int) -> Sequence[Task]:
     return [Task("grid", str(4 * number + i)) for i in range(4) for _ in range(8)]
 
 
-def learner(settings: Group | None = None, seed: int = 0, micro_tokens: int = 10_000, **more: Any) -> GRPO:
+def learner(settings: Group | None = None, seed: int = 0, micro_batch_tokens: int = 10_000, **more: Any) -> GRPO:
     env = grid()
     policy = ControlPolicy(environments.inputs(env), env.action_space, (), False, seed)
-    how = Optimisation(1000, lr=5e-2, max_grad_norm=0.5, micro_tokens=micro_tokens, seed=seed)
+    how = Optimisation(1000, lr=5e-2, max_grad_norm=0.5, micro_batch_tokens=micro_batch_tokens, seed=seed)
     source = Attempts(policy, ControlSampler(policy, grid, rows=32), groups, seed)
     return GRPO(policy, source, list(policy.parameters()), how, settings or Group(), **more)
 
@@ -111,7 +111,7 @@ def test_micro_batches_change_no_gradient(mean: str) -> None:
     settings = Group(mean=mean, kl=0.5)
     with torch.no_grad():
         drifted.net.layers[0].add_(0.3 * torch.randn(drifted.net.layers[0].shape, generator=torch.Generator().manual_seed(3)))
-    whole, split = (gradient(settings, MIXED, micro_tokens=n, reference=drifted) for n in (10_000, 13))
+    whole, split = (gradient(settings, MIXED, micro_batch_tokens=n, reference=drifted) for n in (10_000, 13))
     torch.testing.assert_close(whole, split)
     assert not torch.allclose(whole, gradient(Group(mean=mean), MIXED), atol=1e-4), "the penalty counts"
 

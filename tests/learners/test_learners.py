@@ -8,13 +8,13 @@ import torch
 
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import TrainingError
-from rather.learners.common import Optimisation, Order, Pairs, Stepper
+from rather.learners.common import Optimisation, Order, Pairs, Stepper, parts
 from rather.learners.dpo import DPO
 from rather.learners.reward import Reward
 from rather.learners.sft import SFT
 from rather.text import load
 from rather.text.linear import Linear
-from rather.text.policy import TextPolicy, TextReward
+from rather.text.policy import TextPolicy, TextReward, pack_batch
 
 CPU = torch.device("cpu")
 
@@ -114,7 +114,7 @@ def test_micro_batches_change_no_gradient(tiny: Path, kind: str) -> None:
         with torch.no_grad():
             for p in parameters:
                 p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-        how = Optimisation(1, 12, micro_tokens=micro, max_grad_norm=1e9)
+        how = Optimisation(1, 12, micro_batch_tokens=micro, max_grad_norm=1e9)
         asked = comparisons(12)
         if kind in ("dpo", "ipo"):
             learner = DPO(policy, start, asked, parameters, how, loss=kind)
@@ -194,3 +194,28 @@ def test_a_cast_weight_follows_what_the_optimiser_does() -> None:
     assert after is before, "it stays where it is"
     assert torch.equal(after, layer.weight.detach().to(torch.bfloat16))
     assert not torch.equal(after, was)
+
+
+def test_prompts_count_in_a_micro_batch_and_those_that_are_shared_once(tiny: Path) -> None:
+    policy = load.policy(tiny, CPU, torch.float32, False, 1.0)
+    assert isinstance(policy, TextPolicy)
+    tasks = [Task("f", str(i), f"{i}{'?' * 20}") for i in range(4)]
+    batch = policy.collate([Trajectory(t, "p", "abc") for t in tasks for _ in range(2)])
+    one = len(pack_batch(batch.select(slice(0, 2)), policy.model).ids)
+    for tokens, expected in ((one - 1, 8), (one, 4), (2 * one, 2), (10_000, 1)):
+        found = parts(batch, tokens)
+        assert len(found) == expected
+        assert [i for rows in found for i in range(rows.start, rows.stop)] == list(range(8))
+    pairs = Pairs.of(policy, [Comparison((Trajectory(t, "p", "abc"),), (Trajectory(t, "p", "abd"),), 1.0) for t in tasks])
+    assert [len(part) for part, *_ in pairs.split(2 * one)] == [2, 2]
+    assert [len(part) for part, *_ in pairs.split(5)] == [1, 1, 1, 1], "a comparison is never split"
+    apart = replace(batch, prompts=torch.stack([torch.arange(8), torch.full((8,), one - 8)], 1))
+    assert len(parts(apart, one)) == 8, "as where each answer has its prompt forwarded again"
+
+
+def test_dpo_measures_a_log_ratio_and_no_kl(tiny: Path) -> None:
+    start = load.policy(tiny, CPU, torch.float32, False, 1.0)
+    policy, parameters = load.with_adapter(start, "policy", 4, 8.0, 0)
+    values = DPO(policy, start, comparisons(4), parameters, Optimisation(1, 4)).step()
+    assert values["log_ratio"] == pytest.approx(0, abs=1e-5)
+    assert "kl" not in values

@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -32,7 +33,8 @@ class Model(Protocol):
 class Optimisation:
     """How to optimise: `steps` steps of AdamW on `batch_size` items, the learning rate warmed up and then scheduled.
 
-    A batch is forwarded and backwarded in parts of about `micro_tokens` actions, which bounds memory and changes no gradient.
+    A batch is forwarded and backwarded in parts of about `micro_batch_tokens` tokens, those of prompts too, which bounds memory and
+    changes no gradient.
     """
 
     steps: int
@@ -43,7 +45,7 @@ class Optimisation:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     eps: float = 1e-8
-    micro_tokens: int = 1024
+    micro_batch_tokens: int = 2048
     seed: int = 0
 
     def factor(self, step: int) -> float:
@@ -167,28 +169,44 @@ class Attempts:
         """Nothing to take back."""
 
 
-def parts(mask: Tensor, tokens: int) -> list[slice]:
-    """Neighbouring rows of a batch with at most about `tokens` actions together, and if it can be enough for every rank."""
-    if mask.numel() <= tokens and ranks.count() == 1:
-        return [slice(0, len(mask))]
-    return grouped(mask.sum(-1).tolist(), tokens)
+Size = tuple[float, dict[int, int]]
+"""What an item makes a model forward: tokens (or actions) of its own, and the lengths of the prompts that it shares, by their numbers."""
 
 
-def grouped(counts: Sequence[float], tokens: int) -> list[slice]:
-    """Neighbouring items, which have `counts` actions, with at most about `tokens` together."""
-    tokens = min(tokens, math.ceil(sum(counts) / ranks.count()))
-    starts, used = [0], 0.0
-    for i, count in enumerate(counts):
-        if used and used + count > tokens:
+def sizes(batch: Batch) -> list[Size]:
+    """What each row of a batch makes a model forward."""
+    own = batch.mask.sum(-1).tolist()
+    prompts = [{}] * len(own) if batch.prompts is None else [{number: length} for number, length in batch.prompts.tolist()]
+    return list(zip(own, prompts, strict=True))
+
+
+def parts(batch: Batch, tokens: int) -> list[slice]:
+    """Neighbouring rows of a batch that make a model forward at most about `tokens` tokens, and if it can be enough for every rank."""
+    if ranks.count() == 1:
+        prompts = 0 if batch.prompts is None else int(batch.prompts[:, 1].sum())
+        if batch.mask.numel() + prompts <= tokens:
+            return [slice(0, len(batch))]
+    return grouped(sizes(batch), tokens)
+
+
+def grouped(items: Sequence[Size], tokens: float) -> list[slice]:
+    """Neighbouring items that make a model forward at most about `tokens` tokens together; one that makes it forward more is alone."""
+    every = {number: length for _, prompts in items for number, length in prompts.items()}
+    tokens = min(tokens, math.ceil((sum(own for own, _ in items) + sum(every.values())) / ranks.count()))
+    starts, used, seen = [0], 0.0, dict[int, int]()
+    for i, (own, prompts) in enumerate(items):
+        more = own + sum(prompts[number] for number in prompts.keys() - seen.keys())
+        if used and used + more > tokens:
             starts.append(i)
-            used = 0.0
-        used += count
-    return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(counts)], strict=True)]
+            used, seen, more = 0.0, {}, own + sum(prompts.values())
+        used += more
+        seen |= prompts
+    return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(items)], strict=True)]
 
 
 def in_parts(batch: Batch, tokens: int, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What a model says of a batch, without gradient, about `tokens` actions at a time."""
-    slices = parts(batch.mask, tokens)
+    """What a model says of a batch, without gradient, about `tokens` tokens at a time."""
+    slices = parts(batch, tokens)
     with torch.no_grad():
         found = [(rows.start, what(batch.select(rows))) for rows, _ in ranks.mine(slices)]
     if ranks.count() > 1:
@@ -298,15 +316,16 @@ class Pairs:
         return len(self.preference)
 
     def split(self, tokens: int) -> Iterator[tuple["Pairs", slice, slice, float]]:
-        """Parts of whole comparisons with at most about `tokens` actions each: which comparisons and which rows they are.
+        """Parts of whole comparisons that make a model forward at most about `tokens` tokens each: which comparisons and rows they are.
 
         Only those that this rank computes, with their weights; see `ranks.mine`.
         """
-        counts = torch.zeros(2 * len(self), dtype=torch.float32, device=self.sides.device)
-        counts = counts.index_add(0, self.sides, self.batch.mask.sum(-1)).view(-1, 2).sum(-1).tolist()
-        first = torch.bincount(self.sides, minlength=2 * len(self)).cumsum(0).tolist()  # read now: later it would wait for the part before
-        for which, weight in ranks.mine(grouped(counts, tokens)):
-            rows = slice(*((0, *first)[2 * i] for i in (which.start, which.stop)))
+        rows_of = torch.bincount(self.sides, minlength=2 * len(self)).view(-1, 2).sum(-1).tolist()
+        ends = [0, *accumulate(rows_of)]
+        each = sizes(self.batch)  # read now: later it would wait for the part before
+        items = [_together(each[start:end]) for start, end in pairwise(ends)]
+        for which, weight in ranks.mine(grouped(items, tokens)):
+            rows = slice(ends[which.start], ends[which.stop])
             part = Pairs(self.batch.select(rows), self.sides[rows] - 2 * which.start, self.preference[which])
             yield part, which, rows, weight
 
@@ -316,6 +335,10 @@ class Pairs:
         counts = torch.zeros_like(total).index_add(-1, self.sides, torch.ones_like(rows))  # bincount would be waited for
         mean = total / counts
         return mean[..., 0::2], mean[..., 1::2]
+
+
+def _together(items: Sequence[Size]) -> Size:
+    return sum(own for own, _ in items), {number: length for _, prompts in items for number, length in prompts.items()}
 
 
 def agreement(scores_a: Tensor, scores_b: Tensor, preference: Tensor) -> Tensor:

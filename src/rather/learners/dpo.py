@@ -57,7 +57,7 @@ class DPO:
         pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
         kept = [row for i in chosen for row in self.kept[i]] if self.kept is not None else None
         means, loss = Means(), 0.0
-        for part, _, rows, weight in pairs.split(self.how.micro_tokens):
+        for part, _, rows, weight in pairs.split(self.how.micro_batch_tokens):
             logprobs, entropy = self.model.evaluate(part.batch)
             reference = self._reference(part.batch, None if kept is None else kept[rows])
             mask = part.batch.mask
@@ -81,7 +81,7 @@ class DPO:
                 margin=torch.where(sign == 0, torch.nan, sign * (a - b)),
                 logprob_preferred=liked,
                 logprob_other=other,
-                kl=((logprobs - reference) * mask).sum(-1),
+                log_ratio=((logprobs - reference) * mask).sum(-1),
                 entropy=used(mask, entropy),
                 length=mask.sum(-1),
             )
@@ -114,7 +114,7 @@ class DPO:
         for start in range(0, len(comparisons), self.how.batch_size):
             chosen = comparisons[start : start + self.how.batch_size]
             batch = Pairs.of(self.model, chosen).batch
-            (logprobs,) = in_parts(batch, self.how.micro_tokens, lambda part: self.reference.evaluate(part)[:1])
+            (logprobs,) = in_parts(batch, self.how.micro_batch_tokens, lambda part: self.reference.evaluate(part)[:1])
             rows = iter([row[: int(n)] for row, n in zip(logprobs, batch.mask.sum(-1).tolist(), strict=True)])
             kept += [[next(rows) for _ in (*c.a, *c.b)] for c in chosen]
             progress(len(chosen))

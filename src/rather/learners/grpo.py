@@ -100,7 +100,7 @@ class GRPO:
             self.number += 1
             rewards = batch.rewards
             if model is not None:
-                (rewards,) = in_parts(batch, 4 * self.how.micro_tokens, lambda part: (model.rewards(part),))
+                (rewards,) = in_parts(batch, 4 * self.how.micro_batch_tokens, lambda part: (model.rewards(part),))
             scores = (rewards * batch.mask).sum(-1)
             # On the CPU, where sums come out the same on every rank: an advantage of 0 decides what is forwarded.
             advantages = group_advantages(scores.cpu(), batch.groups.cpu(), self.settings.scale).to(scores.device)
@@ -119,7 +119,7 @@ class GRPO:
     def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> Tensor:
         """Gather the gradient of `batch`; the loss is a mean over all that was sampled, forwarded or not."""
         s, total = self.settings, torch.zeros((), device=advantages.device)
-        for rows_, weight in ranks.mine(parts(batch.mask, self.how.micro_tokens)):
+        for rows_, weight in ranks.mine(parts(batch, self.how.micro_batch_tokens)):
             part = batch.select(rows_)
             logprobs, entropy = self.model.evaluate(part)
             mean = "sequence" if s.mean == "sequence" else "token"

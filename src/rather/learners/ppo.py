@@ -168,12 +168,12 @@ class PPO:
         return _Credited(batch, seen, advantages, returns, values[:, :-1])
 
     def _of(self, batch: Batch, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        return in_parts(batch, 4 * self.how.micro_tokens, what)
+        return in_parts(batch, 4 * self.how.micro_batch_tokens, what)
 
     def _backward(self, chosen: _Credited, means: Means | None) -> Tensor:
         """Leave the gradient in the parameters; the loss is a mean over all actions in `chosen`, however it is split."""
         s, total, count = self.settings, torch.zeros((), device=chosen.batch.mask.device), chosen.batch.mask.sum()
-        for rows, weight in ranks.mine(parts(chosen.batch.mask, self.how.micro_tokens)):
+        for rows, weight in ranks.mine(parts(chosen.batch, self.how.micro_batch_tokens)):
             part = chosen if rows.stop == len(chosen.batch) and not rows.start else chosen.select(rows)
             batch = part.batch
             share = batch.mask.sum() / count

@@ -59,7 +59,7 @@ class Reward:
         judges = [self.comparisons[i].judge for i in chosen]
         total = learns.sum().clamp(min=1)
         means, loss = Means(), 0.0
-        for part, here, _, weight in pairs.split(self.how.micro_tokens):
+        for part, here, _, weight in pairs.split(self.how.micro_batch_tokens):
             a, b = part.scores(self.model.scores(part.batch))
             used = learns[:, here]
             difference = ((a - b) * self._scales(judges[here], a.device))[used]

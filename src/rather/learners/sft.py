@@ -28,7 +28,7 @@ class SFT:
         batch = self.model.collate([self.trajectories[i] for i in self.order.take(self.how.batch_size)])
         total = batch.mask.sum()
         means, loss = Means(), 0.0
-        for rows, weight in ranks.mine(parts(batch.mask, self.how.micro_tokens)):
+        for rows, weight in ranks.mine(parts(batch, self.how.micro_batch_tokens)):
             part = batch.select(rows)
             logprobs, entropy = self.model.evaluate(part)
             part_loss = -(logprobs * part.mask).sum() * (weight / total)

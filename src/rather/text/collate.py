@@ -4,6 +4,7 @@ Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from rather.text.packing import sent
 from rather.text.tokens import Tokens
 
 
-def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, device: torch.device) -> Batch:
-    """Encode and pad; attempts at one task form a group.
+def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, device: torch.device, shared: bool = True) -> Batch:
+    """Encode and pad; attempts at one task form a group. `shared` says whether equal prompts are forwarded once.
 
     An attempt keeps the exact tokens that were sampled; one that was read from a store or file is encoded from its words. Tokens stay on
     the host, where they are laid out for a pass; the rest goes to `device`.
@@ -47,6 +48,8 @@ def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, de
                 row[: len(values)] = torch.as_tensor(values, dtype=torch.float32)
     keys: dict[tuple[str, str], int] = {}
     groups = [keys.setdefault((t.task.source, t.task.key), len(keys)) for t in trajectories]
+    numbers_of: dict[Any, int] = {}
+    known = [numbers_of.setdefault(p.numpy().tobytes() if shared else i, i) for i, p in enumerate(prompts)]
     pad = nn.utils.rnn.pad_sequence
     numbers = sent(torch.stack([mask, kept["logprobs"], kept["rewards"]]), device)
     facts = sent(torch.tensor([[t.terminated for t in trajectories], groups]), device)
@@ -58,4 +61,5 @@ def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, de
         rewards=numbers[2],
         terminated=facts[0].bool(),
         groups=facts[1],
+        prompts=torch.tensor([[number, len(p)] for number, p in zip(known, prompts, strict=True)]),
     )

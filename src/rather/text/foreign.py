@@ -46,7 +46,7 @@ class ForeignPolicy:
 
     def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Trajectories as a batch."""
-        return collate(self.tokens, trajectories, self.context, self.device)
+        return collate(self.tokens, trajectories, self.context, self.device, shared=False)
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) of the actions, and entropies (B, T) without gradient; one row's logits at a time."""
