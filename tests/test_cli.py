@@ -133,14 +133,37 @@ def test_grpo_on_a_function_of_the_users(rather: Rather, run: Path, tmp_path: Pa
     assert "mean score" in (rather("report", run, *settings), (tmp_path / "runs/tiny/report.html").read_text())[1].lower()
 
 
-@pytest.mark.parametrize(("learner", "steps"), [("grpo", "2 steps in a row"), ("ppo", "a step")])
-def test_verifiers_that_raise_on_every_answer_end_the_run(rather: Rather, run: Path, tmp_path: Path, learner: str, steps: str) -> None:
+@pytest.mark.parametrize("learner", ["grpo", "ppo"])
+def test_verifiers_that_raise_on_every_answer_end_the_run(rather: Rather, run: Path, tmp_path: Path, learner: str) -> None:
     (tmp_path / "mine.py").write_text("def broken(text, answer):\n    return text['answer']\n")
     with run.open("a") as file:
         file.write('[verify]\npatience = 2\nchecks = [{ kind = "python", function = "mine:broken" }]\n')
     done = rather("train", run, f"train.learner={learner}", "train.steps=30", "ppo.answers=4", code=2)
-    assert f"nothing was judged in {steps}: python: raised TypeError: string indices must be integers" in done.stderr
+    assert "nothing was judged in 2 steps in a row: python: raised TypeError: string indices must be integers" in done.stderr
     assert "easier" not in done.stderr + done.stdout
+    rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["unjudged"]) for r in rows] == [(1, 1.0)], "a step without a judged answer is one of training"
+
+
+def test_an_evaluation_that_verifies_nothing_says_why_and_goes_on_once_that_is_mended(rather: Rather, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(VOWELS)
+    with run.open("a") as file:
+        file.write('[verify]\nchecks = [{ kind = "python", function = "mine:share" }]\n')
+    settings = ("train.learner=ppo", "train.steps=1", "ppo.answers=4")
+    rather("train", run, *settings)
+    (tmp_path / "mine.py").write_text("def share(text, answer):\n    return text['answer']\n")
+    said = "nothing was judged in the evaluation: python: raised TypeError: string indices must be integers"
+    for _ in range(2):
+        assert said in rather("eval", run, *settings, code=2).stderr
+    (tmp_path / "mine.py").write_text(VOWELS)
+    assert "held-out score" in rather("eval", run, *settings).stdout
+
+
+def test_an_evaluation_in_which_all_abstain_says_so(rather: Rather, run: Path) -> None:
+    panel = 'judge.panel=[{ name = "shy", skip_below = 1000.0 }]'
+    rather("loop", run, "train.steps=1")
+    out = rather("eval", run, panel).stdout
+    assert "there is no win rate: all 6 answers are abstentions" in out
 
 
 def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) -> None:

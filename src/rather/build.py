@@ -318,7 +318,7 @@ def improver(
     c, how = config, optimisation(config, config.train.learner, len(tasks), count)
     acting: Any = sampler(c, trained, lambda n: None)
     if isinstance(payer, Checker):
-        acting, model = Verified(acting, payer, c.verify.patience if c.train.learner == "grpo" else 1), None
+        acting, model = Verified(acting, payer, c.verify.patience), None
     else:
         model = payer
     reference = start_policy(c) if trained is start else start

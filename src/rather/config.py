@@ -315,7 +315,7 @@ class Verify(Section):
 
     checks: list[Check] = Field(default_factory=list, description="The verifiers; the score is the mean of theirs by weight.")
     workers: Free[int] = Field(default=0, description="Processes that verify; 0: one a core.", ge=0)
-    patience: Free[int] = Field(default=3, description="grpo: steps in a row without one judged answer that end it; ppo: one.", ge=1)
+    patience: Free[int] = Field(default=3, description="Steps in a row without one judged answer that end the training.", ge=1)
 
 
 class Reward(Section):

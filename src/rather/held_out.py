@@ -13,12 +13,16 @@ from rather.errors import ConfigError, TrainingError
 from rather.evaluate import Rate, calibration, rate, win_rate
 from rather.judges.model import ModelJudge
 from rather.text import load
+from rather.verify.checker import Checker, nothing_judged
 
 
 def compare(run: Any, number: int) -> str | None:
     """Compare the policy with the model that started the run on held-out prompts; returns how it did, in words.
 
     Its win rate, or where verifiers say what is right its score and that of the start. None while people have not answered yet.
+
+    Raises:
+        TrainingError: there is no policy, or its verifiers judged nothing.
     """
     c, tasks = run.config, run.tasks[1]
     if not tasks:
@@ -48,7 +52,11 @@ def compare(run: Any, number: int) -> str | None:
     voters = evaluation.voters(run)
     answered = run.store.answered(c.run.name, purpose, judges=voters or None).comparisons
     if not answered:
-        return None
+        for judge in run.judges:
+            if isinstance(judge, Checker):
+                raise nothing_judged("the evaluation", judge.problems)
+        silent = len(run.store.labels(c.run.name, purpose))
+        return f"there is no win rate: all {silent} answers are abstentions" if silent else None
     result = win_rate(answered, name)
     price = _cost(run, answered, name)
     values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}

@@ -140,9 +140,12 @@ class Run:
                     chunk = questions[start : start + CHUNK]
                     found = answers(judge, [q.comparison for q in chunk])
                     labels = [Label(q.id, judge.name, p, best=best) for q, (p, best) in zip(chunk, found, strict=True)]
-                    self.store.answer_all(labels)
+                    if isinstance(judge, Checker):  # what it could not judge is asked again, once it is mended
+                        labels = [x for x in labels if x.preference is not None]
+                    if labels:
+                        self.store.answer_all(labels)
+                    count += len(labels)
                     advance(len(chunk))
-            count += len(questions)
         return count
 
     @exclusive

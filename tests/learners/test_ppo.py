@@ -166,3 +166,14 @@ def test_a_critic_with_a_rate_of_its_own_learns_at_it() -> None:
         ppo.step()
         found.append(max(float((p.detach() - old).abs().max()) for p, old in zip(ppo.critic.parameters(), before, strict=True)))
     assert found == pytest.approx([1e-3, 1e-2], rel=1e-2)
+
+
+def test_where_nothing_was_judged_nothing_is_learned_and_the_next_step_goes_on() -> None:
+    judged = [False, True]
+    paid = Known(lambda b: b.mask if judged.pop(0) else torch.nan * b.mask)
+    ppo = learner(Clip(kl=0.2, kl_target=0.5), reference=Known(lambda b: b.logprobs - 0.5), reward_model=paid)
+    before = ppo.stepper.state_dict()
+    assert ppo.step() == {"unjudged": 1.0, "kl_weight": 0.2, "tokens": 0.0}
+    assert ppo.stepper.state_dict() == before
+    found = ppo.step()
+    assert (found["unjudged"], found["tokens"]) == (0, 32 * 6)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from rather import ranks
 from rather.core import Batch, spread
-from rather.errors import TrainingError
 from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
 
@@ -66,9 +65,9 @@ class _Credited:
 class PPO:
     """One step: collect attempts or parts of them, credit their actions by GAE, and update policy and critic on them.
 
-    `source` collects (see `common.Attempts`). `reward_model` says what actions earn; without one it is what is in the batch; a row
-    with a NaN there is unjudged and left out. `reference` keeps the policy near where it started, and its pass over a text gives the
-    critic what it judges by; without one there is no penalty, and the critic judges by the observations.
+    `source` collects (see `common.Attempts`). `reward_model` says what actions earn; without one it is what is in the batch. A row with a
+    NaN there is unjudged and left out; where all are, nothing is learned. `reference` keeps the policy near where it started, and its pass
+    over a text gives the critic what it judges by; without one there is no penalty, and the critic judges by the observations.
     `parameters` are the policy's, and the critic's unless it has a rate of its own. `by_hand` computes the gradient where autograd is too
     slow (`control.gradients`).
     """
@@ -93,32 +92,17 @@ class PPO:
         self.number, self.kl, self.told = 0, settings.kl, dict[str, float]()
 
     def step(self) -> dict[str, float]:
-        """Sample once, and take the optimiser steps that follow from it."""
-        s, seed = self.settings, self.how.seed * 1_000_003 + self.number
+        """Sample once, and take the optimiser steps that follow from it; none if nothing was judged."""
         batch, means = self.source.collect(self.number), Means()
         known = self._credit(batch, means)
-        batch = known.batch
-        generator = torch.Generator().manual_seed(seed)
-        taken = {}
-        rows = known.single() if self.model.memoryless else known
-        if self.by_hand is not None:
-            self.by_hand.take(rows)
-        for epoch in range(s.epochs):
-            measured = means if epoch == s.epochs - 1 else None
-            for chosen in torch.randperm(len(rows.batch), generator=generator).split(self.how.batch_size):
-                if self.by_hand is None:
-                    loss = self._backward(rows.select(chosen.to(batch.mask.device)), measured)
-                else:
-                    loss, found = self.by_hand.backward(chosen, s)
-                    if measured is not None:
-                        measured.weigh(len(chosen), **found)
-                taken = self.stepper.step(loss)
+        taken = {} if known is None else self._update(known, means)
         self.number += 1
         self.source.sync()
-        found = means.result()
-        if s.kl_target is not None:
-            self.kl *= 1 + 0.1 * max(-0.2, min(0.2, found["kl"] / s.kl_target - 1))
-        return taken | found | self.told | {"kl_weight": self.kl, "tokens": float(batch.mask.sum())}
+        found, target = means.result(), self.settings.kl_target
+        if target is not None and known is not None:
+            self.kl *= 1 + 0.1 * max(-0.2, min(0.2, found["kl"] / target - 1))
+        tokens = 0.0 if known is None else float(known.batch.mask.sum())
+        return taken | found | self.told | {"kl_weight": self.kl, "tokens": tokens}
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser state, critic, the weight of the KL penalty, the number of steps, and where attempts stand."""
@@ -132,20 +116,40 @@ class PPO:
         self.number, self.kl = state["number"], state["kl"]
         self.source.load_state_dict(state["source"])
 
+    def _update(self, known: _Credited, means: Means) -> dict[str, float]:
+        """Take the optimiser steps on what was sampled; returns what the last of them says."""
+        s, taken = self.settings, dict[str, float]()
+        generator = torch.Generator().manual_seed(self.how.seed * 1_000_003 + self.number)
+        rows = known.single() if self.model.memoryless else known
+        if self.by_hand is not None:
+            self.by_hand.take(rows)
+        for epoch in range(s.epochs):
+            measured = means if epoch == s.epochs - 1 else None
+            for chosen in torch.randperm(len(rows.batch), generator=generator).split(self.how.batch_size):
+                if self.by_hand is None:
+                    loss = self._backward(rows.select(chosen.to(known.batch.mask.device)), measured)
+                else:
+                    loss, found = self.by_hand.backward(chosen, s)
+                    if measured is not None:
+                        measured.weigh(len(chosen), **found)
+                taken = self.stepper.step(loss)
+        return taken
+
     @torch.no_grad()
-    def _credit(self, batch: Batch, means: Means) -> _Credited:
-        s = self.settings
+    def _credit(self, batch: Batch, means: Means) -> _Credited | None:
+        """What was judged, with what it is credited with; None where nothing was."""
+        s, self.told = self.settings, {}
         earned, model, looked = batch.rewards, self.reward_model, list[Tensor]()
         if self.reference is not None and hasattr(model, "beside"):
             earned, *looked = self._of(batch, lambda part: model.beside(self.reference, part))
         elif model is not None:
             (earned,) = self._of(batch, lambda part: (model.rewards(part),))
         judged = ~earned.isnan().any(-1)
-        if not judged.all():
-            if not judged.any():
-                raise TrainingError("not one attempt could be judged; look at what the verifiers say of them")
-            batch, earned, looked = batch.select(judged), earned[judged], [x[judged] for x in looked]
         means.add(unjudged=(~judged).float())
+        if not judged.any():
+            return None
+        if not judged.all():
+            batch, earned, looked = batch.select(judged), earned[judged], [x[judged] for x in looked]
         mask = batch.mask
         if s.reward_clip is not None:
             earned = earned.clamp(-s.reward_clip, s.reward_clip)

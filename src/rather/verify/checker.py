@@ -122,9 +122,13 @@ class Verified:
         self.checker.problems = before + problems
         self.silent = 0 if any(score is not None for score in scores) else self.silent + 1
         if self.silent >= self.patience:
-            times = f"{self.silent} steps in a row" if self.silent > 1 else "a step"
-            raise TrainingError(f"nothing was judged in {times}: {next(iter(problems), 'no reason is known')}; mend the verifier")
+            raise nothing_judged(f"{self.silent} steps in a row" if self.silent > 1 else "a step", problems)
         return [_paid(t, score) for t, score in zip(found, scores, strict=True)]
+
+
+def nothing_judged(where: str, problems: Counter[str]) -> TrainingError:
+    """The error of verifiers that had no score for any answer, with the first of their problems."""
+    return TrainingError(f"nothing was judged in {where}: {next(iter(problems), 'no reason is known')}; mend the verifier")
 
 
 def _paid(trajectory: "Trajectory", score: float | None) -> "Trajectory":
