@@ -1,6 +1,7 @@
 """A finished run goes on with more; one in the middle ends what it began; what cannot go on is refused before anything is asked."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,43 @@ def test_what_an_older_checkpoint_does_not_know_was_as_by_default(text: list[str
     assert go(text).train() == found
     with pytest.raises(CheckpointError, match=r"dpo.beta = 0.1, not 0.2"):
         go(text, "dpo.beta=0.2").train()
+
+
+@pytest.mark.parametrize("learner", ["grpo", "ppo"])
+def test_prompts_that_have_changed_in_their_file_are_no_longer_those_of_the_training(text: list[str], tmp_path: Path, learner: str) -> None:
+    text = [
+        *text,
+        f"train.learner={learner}",
+        'verify.checks=[{kind="pattern", pattern="e"}]',
+        "train.steps=1",
+        "grpo.size=2",
+        "ppo.answers=2",
+    ]
+    found, path = go(text).train(), tmp_path / "prompts.jsonl"
+    prompts = path.read_text()
+    path.write_text(prompts.replace("question 0?", "which question?"))
+    assert go(text).train() == found, "that one is held out"
+    path.write_text(prompts.replace("question 3?", "which question?"))
+    for command in ("train", "loop"):
+        with pytest.raises(
+            CheckpointError, match=r"what data.prompts = '.*prompts.jsonl' holds has changed since .*step-000001 was trained"
+        ):
+            getattr(go(text), command)()
+    manifest = json.loads((found / "manifest.json").read_text())
+    del manifest["settings"]["_contents"]
+    (found / "manifest.json").write_text(json.dumps(manifest))
+    assert go(text).train() == found, "an older checkpoint does not know"
+
+
+def test_a_reward_model_that_has_changed_in_its_folder_is_no_longer_that_of_the_training(text: list[str]) -> None:
+    text = [*text, "train.steps=1"]
+    for name, lr in (("first", 0.01), ("second", 0.02)):
+        go(text, f"run.name={name}", "train.learner=reward", f"train.lr={lr}").loop()
+    first, second = (checkpoint.every(go(text, f"run.name={name}").checkpoints(0, "reward"))[-1] for name in ("first", "second"))
+    text = [*text, "train.learner=ppo", "train.reward=model", f"judge.checkpoint={first}", "ppo.answers=2"]
+    found = go(text).train()
+    assert go(text).train() == found
+    shutil.rmtree(first)
+    second.rename(first)
+    with pytest.raises(CheckpointError, match=r"what judge.checkpoint = '.*' holds has changed since .*ppo-0/step-000001 was trained"):
+        go(text).train()

@@ -29,7 +29,8 @@ class Lineage:
     """What a checkpoint was made from: its run's settings and the labels, up to and with number `watermark`.
 
     `before` are the labels that it had learnt from before it went on with other ones: step, watermark and labels of each such stage.
-    `defaults` stand for settings that an older checkpoint does not know.
+    `defaults` stand for settings that an older checkpoint does not know. Beside settings there are "_steps", those that the training is to
+    have, and "_contents", digests of what settings name (see `going_on.contents`).
     """
 
     settings: dict[str, Any]
@@ -144,7 +145,7 @@ def finished(manifest: dict[str, Any]) -> bool:
 
 
 def check_same(checkpoint: Path, lineage: Lineage) -> None:
-    """Make sure that a checkpoint was trained with the settings in `lineage`; labels may have come since.
+    """Make sure that a checkpoint was trained with the settings in `lineage`, and with what they name; labels may have come since.
 
     Raises:
         CheckpointError: it was not.
@@ -159,6 +160,11 @@ def check_same(checkpoint: Path, lineage: Lineage) -> None:
             if before != value:
                 what = f"{section}.{key} = {before!r}, not {value!r}"
                 raise CheckpointError(f"{checkpoint} was trained with {what}; set it back, train with --fresh, or use another run.name")
+    for name, digest in now.get("_contents", {}).items():
+        if was.get("_contents", {}).get(name, digest) != digest:
+            section, _, key = name.partition(".")
+            what = f"what {name} = {now[section][key]!r} holds has changed since {checkpoint} was trained with it"
+            raise CheckpointError(f"{what}; put it back, train with --fresh, or use another run.name")
 
 
 def gone_on(checkpoint: Path, lineage: Lineage) -> Lineage:

@@ -5,7 +5,10 @@ or more steps by `train.steps` or `train.epochs`. The number of steps is always 
 it is that of a training which had so many steps from the beginning.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -91,12 +94,23 @@ def ready(run: Any, number: int) -> None:
     """Make sure that training can go on in round `number`, before anything is sampled or asked.
 
     Raises:
-        CheckpointError: its last checkpoint was trained with other settings.
+        CheckpointError: its last checkpoint was trained with other settings, or with what is no longer there.
     """
     t = run.config.train
     for name in {t.learner} | ({"reward"} if t.learner in ("ppo", "grpo") and t.reward == "labels" else set()):
         for found in checkpoint.every(run.checkpoints(number, name))[-1:]:
             checkpoint.check_same(found, run.lineage(name, Answered([]), 0))
+
+
+def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Digests of what some of the settings that matter to a training name, by setting: the prompts, and the reward model that pays."""
+    c, found = run.config, dict[str, str]()
+    if "data" in mattering and not c.control.env:
+        asked = json.dumps([asdict(task) for task in run.tasks[0]])
+        found["data.prompts"] = hashlib.sha256(asked.encode()).hexdigest()
+    if "checkpoint" in mattering.get("judge", {}) and (saved := Path(c.judge.checkpoint)).joinpath("manifest.json").exists():
+        found["judge.checkpoint"] = checkpoint.digest(saved)
+    return found
 
 
 def teachers(run: Any) -> list[str]:

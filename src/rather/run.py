@@ -353,7 +353,8 @@ class Run:
     def lineage(self, name: str, data: Answered, steps: int) -> Lineage:
         """What the learner called `name` makes its checkpoints from, which have `steps` steps in the end; 0: as many as will come."""
         kept, defaults = mattering(self.config, name), mattering(type(self.config)(), name)
-        return Lineage(kept | {"_steps": steps}, data.watermark, data.labels, defaults=defaults)
+        own = {"_steps": steps, "_contents": going_on.contents(self, kept)}
+        return Lineage(kept | own, data.watermark, data.labels, defaults=defaults)
 
     def trained(self, number: int) -> bool:
         """Whether the policy of round `number` has begun to learn."""
