@@ -223,7 +223,12 @@ def test_an_environment_without_a_limit_is_stopped(rather, run: Path, tmp_path: 
     (tmp_path / "counter.py").write_text(COUNTER.replace("self.time >= 20", "False"))
     said = rather("loop", run, *OWN, "query.attempts=2", code=2).stderr.replace("\n", " ")
     assert "lasted 10,000 steps and there is no limit to it; set control.horizon" in said
+    said = rather("train", run, *OWN, "train.reward=environment", code=2).stderr.replace("\n", " ")
+    assert "lasted 10,000 steps and there is no limit to it; set control.horizon" in said
+    assert "train-ppo" not in (tmp_path / "runs/small/metrics.jsonl").read_text(), "before anything is learned"
     rather("sample", run, *OWN, "control.horizon=30")
+    (tmp_path / "counter.py").write_text(COUNTER)
+    rather("train", run, *OWN, "train.reward=environment", "train.steps=1")  # it ends by itself
 
 
 def test_fragments_and_pairs_are_distinct_in_all_rounds(rather, run: Path, tmp_path: Path) -> None:

@@ -265,12 +265,22 @@ class ControlRun(Run):
         updates = steps * c.ppo.epochs * math.ceil(rows / c.train.batch_size)
         # With AdamW's usual 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).
         how = replace(build.optimisation(c, "ppo", 0), steps=updates, eps=1e-5, micro_batch_tokens=rows)
+        self._check_ends()
         policy = self.policy(number) if number else self._new_policy(f"{c.run.name}@0")
         critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normaliser, c.run.seed)
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
         source = Stretches(policy, self.make, c.control.envs, c.control.stretch, c.run.seed + 7919 * number, c.control.gold)
         by_hand = ByHand(policy, critic)
         return PPO(policy, critic, source, [by_hand.parameter], how, Clip(**p), payer, reference, by_hand)
+
+    def _check_ends(self) -> None:
+        """Let the untrained policy act in an episode to its end, where nothing limits one.
+
+        Raises:
+            DataError: it does not end.
+        """
+        if self.make().get_wrapper_attr("longest") is not None:
+            self.attempts(self.start, self.tasks[1][:1], meant=False)
 
     def _new_policy(self, name: str) -> ControlPolicy:
         env, c = self.make(), self.config.control

@@ -23,9 +23,10 @@ LONGEST = 10_000
 """Steps that an episode may last where neither the environment nor control.horizon limits them."""
 
 FORMS = {
-    "reset": "Gymnasium's reset takes seed and options and returns (observation, info)",
-    "step": "Gymnasium's step returns (observation, reward, terminated, truncated, info)",
+    "reset": (2, "Gymnasium's reset takes seed and options and returns (observation, info)"),
+    "step": (5, "Gymnasium's step returns (observation, reward, terminated, truncated, info)"),
 }
+"""How many parts each returns, and which."""
 
 
 def environment(name: str, horizon: int | None = None, meant: str = "", pixels: bool = False, **settings: Any) -> gymnasium.Env:
@@ -127,16 +128,8 @@ class Checked(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         self.seed, self.time = seed, 0
-        try:
-            found = self.env.reset(seed=seed, options=options)
-        except RatherError:
-            raise
-        except Exception as e:  # noqa: BLE001, a stranger's environment may raise anything
-            self._raised("reset", e)
-        if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)):
-            self._wrong("reset", f"returned {_short(found)}; {FORMS['reset']}")
-        self._check_shape(self.space, found[0], "reset")
-        return found
+        observation, info = self._call("reset", seed=seed, options=options)
+        return observation, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act."""
@@ -146,22 +139,28 @@ class Checked(gymnasium.Wrapper):
                 f"an episode of {self.name} has lasted {self.longest:,} steps and there is no limit to it;"
                 " set control.horizon to the steps that an episode should last"
             )
-        try:
-            found = self.env.step(action)
-        except RatherError:
-            raise
-        except Exception as e:  # noqa: BLE001, a stranger's environment may raise anything
-            self._raised("step", e)
-        if not (isinstance(found, tuple) and len(found) == 5 and isinstance(found[4], dict)):
-            self._wrong("step", f"returned {_short(found)}; {FORMS['step']}")
-        observation, reward, terminated, truncated, info = found
-        self._check_shape(self.space, observation, "step")
+        observation, reward, terminated, truncated, info = self._call("step", action)
         if not isinstance(reward, int | float | np.number) and not (isinstance(reward, np.ndarray) and reward.ndim == 0):
             self._wrong("step", f"paid {_short(reward)}; a reward must be one number")
         for flag in (terminated, truncated):
             if not isinstance(flag, bool | np.bool_ | int):
-                self._wrong("step", f"returned {_short(flag)} where True or False belongs; {FORMS['step']}")
+                self._wrong("step", f"returned {_short(flag)} where True or False belongs; {FORMS['step'][1]}")
         return observation, float(reward), bool(terminated), bool(truncated), info
+
+    def _call(self, what: str, *given: Any, **named: Any) -> tuple[Any, ...]:
+        """What the environment's `reset` or `step` returns, whose parts are as many as promised and begin with an observation."""
+        parts, form = FORMS[what]
+        try:
+            found = getattr(self.env, what)(*given, **named)
+        except RatherError:
+            raise
+        except Exception as e:
+            hint = f"; {form}" if isinstance(e, TypeError | ValueError) else ""
+            raise DataError(f"{self._where(what)} raised {_named(e)}{hint}") from e
+        if not (isinstance(found, tuple) and len(found) == parts and isinstance(found[-1], dict)):
+            self._wrong(what, f"returned {_short(found)}; {form}")
+        self._check_shape(self.space, found[0], what)
+        return found
 
     def _check_shape(self, space: Space, observation: Any, what: str) -> None:
         if (
@@ -186,10 +185,6 @@ class Checked(gymnasium.Wrapper):
             self._wrong(what, f"showed an observation of shape {array.shape}, but its observation space is {space}")
         if isinstance(space, Discrete) and not space.start <= array < space.start + space.n:
             self._wrong(what, f"showed {observation}, which its observation space {space} does not hold")
-
-    def _raised(self, what: str, error: Exception) -> NoReturn:
-        hint = f"; {FORMS[what]}" if isinstance(error, TypeError | ValueError) else ""
-        raise DataError(f"{self._where(what)} raised {_named(error)}{hint}") from error
 
     def _wrong(self, what: str, sentence: str) -> NoReturn:
         raise DataError(f"{self._where(what)} {sentence}")
