@@ -15,6 +15,7 @@ from rather.learners.sft import SFT
 from rather.text import load
 from rather.text.linear import Linear
 from rather.text.policy import TextPolicy, TextReward, pack_batch
+from rather.text.transformer import Transformer
 
 CPU = torch.device("cpu")
 
@@ -107,8 +108,9 @@ def gradient(learner: object, parameters: list) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["dpo", "ipo", "reward", "ensemble", "sft"])
-def test_micro_batches_change_no_gradient(tiny: Path, kind: str) -> None:
-    found = []
+def test_micro_batches_change_no_gradient(tiny: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, forwarded, forward = [], list[int](), Transformer.forward
+    monkeypatch.setattr(Transformer, "forward", lambda *given, **more: (forwarded.append(len(given[1])), forward(*given, **more))[1])
     for micro in (10_000, 40, 1):
         start, policy, parameters = policies(tiny)
         with torch.no_grad():
@@ -128,6 +130,9 @@ def test_micro_batches_change_no_gradient(tiny: Path, kind: str) -> None:
             with torch.no_grad():
                 learner.log_temperatures.copy_(torch.tensor([0.5, -0.5]))
         found.append(gradient(learner, parameters))
+        if micro == 40:
+            assert 20 < max(forwarded) <= 40, "tokens of prompts too"
+        forwarded.clear()
     assert found[0].norm() > 1e-3
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], atol=1e-5, rtol=1e-4)

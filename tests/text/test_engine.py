@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rather import kernels
 from rather.core import Task
 from rather.text import engine, lora, weights
-from rather.text.decoder import Several
+from rather.text.decoder import Cache, Several
 from rather.text.engine import Request, Sampling, draw, generate
 from rather.text.linear import Linear
 from rather.text.load import dtype
@@ -318,3 +318,23 @@ def test_same_seed_same_answers_and_progress(tiny: Path) -> None:
     assert [t.text for t in sampler.sample(tasks[::-1], seed=3)][1] == first[1].text
     assert first[0].text != first[2].text, "two answers to one prompt differ"
     assert [t.text for t in sampler.sample(tasks, seed=4)] != [t.text for t in first]
+
+
+def test_the_cache_grows_in_few_steps_and_for_long_prompts_not_at_all(tiny: Path) -> None:
+    """What grew with every 32 tokens stood in memory three times over."""
+    model = weights.load(tiny)
+    cache, rooms = Cache(model, 1, answer=10_000), []
+    for n in range(1, 1000):
+        cache.fit(n)
+        held = cache.keys
+        cache.fit(n)
+        assert cache.keys is held
+        rooms.append(held.shape[3])
+        assert n <= rooms[-1] < 1.25 * n + 32
+    assert len(set(rooms)) < 15
+    cache = Cache(model, 1, answer=64)
+    for n in (901, 964, 500, 901):
+        cache.fit(n)
+        assert cache.keys.shape[3] == 992
+    cache.fit(100)
+    assert cache.keys.shape[3] == 128, "shorter ones need not hold so much"

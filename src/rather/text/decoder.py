@@ -18,7 +18,7 @@ from rather.text.linear import Linear, Updates
 from rather.text.transformer import Shift, Transformer
 
 STRIDE = 32
-"""Tokens by which the cache grows."""
+"""The cache has room for a multiple of so many tokens."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,25 @@ class Cache:
     """Keys and values of every layer, (layers, R, K, L, D) each, and how much of each row is in use.
 
     L is a little more than what the longest row needs. It changes as rows grow and leave, so that no more is held and read; with
-    `room` it is that and stays. How long rows are is kept on the host, so that a step reads nothing from the device but what was drawn.
+    `room` it is that and stays. Where it changes there are two caches for a moment, and the place of the old one is too small for the next:
+    so it becomes larger than is needed by up to a quarter, but by no more than an answer of `answer` tokens.
+    How long rows are is kept on the host, so that a step reads nothing from the device but what was drawn.
     """
 
-    def __init__(self, model: Transformer, rows: int, room: int = 0) -> None:
+    def __init__(self, model: Transformer, rows: int, room: int = 0, answer: int = 0) -> None:
         s, device = model.shape, model.embedding.weight.device
         size = s.layers, rows, s.kv_heads, room, s.head_width
         self.keys, self.values = (torch.zeros(size, dtype=model.dtype, device=device) for _ in range(2))
         self.lengths = [0] * rows
-        self.window, self.fixed = s.window, room > 0
+        self.window, self.fixed, self.answer = s.window, room > 0, answer
 
     def fit(self, longest: int) -> None:
-        """Have room for rows of that many tokens, and not for twice as many."""
-        room, wanted = self.keys.shape[3], math.ceil(longest / STRIDE) * STRIDE
-        if not (self.fixed or room / 2 < wanted <= room):
-            self.keys, self.values = (F.pad(x[..., :wanted, :], (0, 0, 0, max(0, wanted - room))) for x in (self.keys, self.values))
+        """Have room for rows of that many tokens, and not for more than twice as many."""
+        room = self.keys.shape[3]
+        if self.fixed or room / 2 <= _rounded(longest) <= room:
+            return
+        wanted = _rounded(longest + min(self.answer, longest // 4))
+        self.keys, self.values = (F.pad(x[..., :wanted, :], (0, 0, 0, max(0, wanted - room))) for x in (self.keys, self.values))
 
     def step(self, rows: int) -> "Step":
         """Attention of one new token a row, for the first `rows` rows, which are longer by it."""
@@ -83,6 +87,10 @@ class Cache:
         for held in (self.keys, self.values):
             held[:, target, :, :used] = held[:, source, :, :used]
         self.lengths[target] = used
+
+
+def _rounded(tokens: int) -> int:
+    return math.ceil(tokens / STRIDE) * STRIDE
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class Rows:
         self, model: Transformer, rows: int, sampling: Sampling, adapter: str | None, several: Several | None, room: int = 0
     ) -> None:
         self.model, self.sampling, self.adapter, self.several = model, sampling, adapter, several
-        self.cache, self.decoder = Cache(model, rows, room), Decoder.of(model, adapter, several)
+        self.cache, self.decoder = Cache(model, rows, room, sampling.max_tokens), Decoder.of(model, adapter, several)
         device = model.embedding.weight.device
         self.uniforms = torch.zeros(rows, sampling.max_tokens, dtype=torch.float64, device=device)
         self.tokens, self.drawn, self.which = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(3))
