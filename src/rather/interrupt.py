@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Any
 
 working = False
 """Whether a command is at work, which says itself what a Ctrl-C left behind."""
@@ -17,7 +16,7 @@ def install() -> None:
     signal.signal(signal.SIGINT, _asked)
     known = sys.unraisablehook
 
-    def lost(found: Any) -> None:
+    def lost(found: "sys.UnraisableHookArgs") -> None:
         if isinstance(found.exc_value, KeyboardInterrupt):
             _leave()
         known(found)
