@@ -45,7 +45,7 @@ class Optimisation:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     eps: float = 1e-8
-    micro_batch_tokens: int = 2048
+    micro_batch_tokens: int = 1536
     seed: int = 0
 
     def factor(self, step: int) -> float:
