@@ -217,16 +217,16 @@ class Bench:
         """Steps of 8 groups of 8, all weights trained: as fast as can be, and in little memory."""
         trained, w = made(self.shape, self.on, True), self.work
         tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(w.groups)]
-        parameters, how = list(trained.model.parameters()), Optimisation(100, lr=1e-6, micro_batch_tokens=8192)
+        parameters, how = list(trained.model.parameters()), Optimisation(100, lr=1e-6, micro_batch_tokens=9216)  # four groups
         source = Attempts(trained, Paid(trained, w.answer), lambda n: [t for t in tasks for _ in range(w.rows // w.groups)], 0)
         learner = GRPO(trained, source, parameters, how, Group())
         self.note("GRPO step, 8 x 8", learner.step)
         self.note("of it sampling", lambda: source.collect(0))
         batch = source.collect(0)
-        (logprobs,) = in_parts(batch, 8192, lambda part: trained.evaluate(part)[:1])
+        (logprobs,) = in_parts(batch, 9216, lambda part: trained.evaluate(part)[:1])
         apart = (logprobs - batch.logprobs).abs()[batch.mask.bool()]
         self.facts |= {"sampler and learner apart, at most": float(apart.max()), "sampler and learner apart, mean": float(apart.mean())}
-        trained.model.checkpointing, learner.how = True, replace(how, micro_batch_tokens=4096)
+        trained.model.checkpointing, learner.how = True, replace(how, micro_batch_tokens=4608)  # two
         self.note("GRPO step, 8 x 8, checkpointing", learner.step)
 
     def dpo(self) -> None:
@@ -240,7 +240,7 @@ class Bench:
 
         tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(pairs)]
         asked = [Comparison(side(t), side(t), preference=1.0, key=t.key) for t in tasks]
-        how = Optimisation(100, lr=1e-6, micro_batch_tokens=8192, batch_size=pairs)
+        how = Optimisation(100, lr=1e-6, micro_batch_tokens=12288, batch_size=pairs)  # all of them
         for name, when in (("DPO step, reference in it", "each"), ("DPO step, reference before", "once")):
             learner = DPO(trained, reference, asked, parameters, how, when=when)  # type: ignore[arg-type]
             self.note(name, learner.step, 11)
