@@ -8,7 +8,8 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -101,24 +102,19 @@ def read_comparisons(path: str | Path, skipped: Counter[str] | None = None) -> I
     Raises:
         DataError: see `read_rows`; a row of another form; a preference outside [0, 1]; content that is no text.
     """
-    source = name_of(path)
-    for number, comparison in enumerate(_comparisons(path, skipped, source)):
-        yield replace(comparison, key=f"import/{source}/{number}")
-
-
-def _comparisons(path: str | Path, skipped: Counter[str] | None, source: str) -> Iterator[Comparison]:
+    source, numbers = name_of(path), count()
     rated: list[tuple[str, Row]] = []
     # None stands for the end of the file, where the last rated answers are compared.
     for place, row in _chain(_understood(read_rows(path), path, _columns)):
         if rated and (row is None or not rankings.is_rated(row) or row["prompt"] != rated[0][1]["prompt"]):
-            yield from _compared(_rated(rated, skipped), rated[0], source)
+            yield from _compared(_rated(rated, skipped), rated[0], source, numbers)
             rated = []
         if row is None:
             break
         if rankings.is_rated(row):
             rated.append((place, row))
         else:
-            yield from _compared(_pairs(row, place, skipped), (place, row), source)
+            yield from _compared(_pairs(row, place, skipped), (place, row), source, numbers)
 
 
 def _chain(rows: Rows) -> Iterator[tuple[str, Row | None]]:
@@ -180,13 +176,15 @@ def _leave(reason: str, place: str, skipped: Counter[str] | None) -> list[_Pair]
     return []
 
 
-def _compared(pairs: Iterable[_Pair], first: tuple[str, Row], source: str) -> Iterator[Comparison]:
+def _compared(pairs: Iterable[_Pair], first: tuple[str, Row], source: str, numbers: Iterator[int]) -> Iterator[Comparison]:
     place, row = first
     for pair in pairs:
         task = Task(source, _key(row, pair.prompt, place), pair.prompt)
-        a, b = [(Trajectory(task, f"import:{source}", text),) for text in (pair.a, pair.b)]
-        comparison = Comparison(a, b, preference=pair.preference, judge=str(row.get("judge", "")))
-        yield comparison.swapped() if pair.free and _swap(pair) else comparison
+        texts, preference = (pair.a, pair.b), pair.preference
+        if pair.free and _swap(pair):
+            texts, preference = texts[::-1], 1.0 - preference
+        a, b = [(Trajectory(task, f"import:{source}", text),) for text in texts]
+        yield Comparison(a, b, preference, f"import/{source}/{next(numbers)}", str(row.get("judge", "")))
 
 
 def _swap(pair: _Pair) -> bool:

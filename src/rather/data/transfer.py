@@ -13,7 +13,6 @@ from rather.data.writers import write_rows
 from rather.errors import DataError
 from rather.store import Store, reading
 from rather.store.imports import Imported, import_all
-from rather.store.rows import LETTERS
 
 Advance = Callable[[int], object]
 
@@ -62,11 +61,7 @@ def export(store: Store, run: str, path: Path, form: str = "all", advance: Advan
 
 def _all_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, Any]]:
     for page in reading.history(store, run):
-        for row, q in page:
-            named = list(zip(LETTERS, q.comparison.sides, strict=False))
-            sides = {f"{name}_{what}": [getattr(t, what) for t in side] for name, side in named for what in ("text", "policy")}
-            task = q.comparison.a[0].task
-            yield {**row, "run": run, "why": q.why, "task": task.key, "source": task.source, "prompt": task.prompt, **sides}
+        yield from page
         advance(len(page))
 
 

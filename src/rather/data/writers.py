@@ -28,11 +28,11 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
         raise DataError(f"{path} is none of {', '.join(FORMATS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     lines, whole = (path.with_name(f".{path.name}.{end}") for end in ("rows", "tmp"))
-    columns, count = Columns(), 0
+    columns, count, encode = Columns(), 0, json.JSONEncoder(ensure_ascii=False).encode
     try:
         with lines.open("w", encoding="utf-8", newline="\n") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(encode(row) + "\n")
                 if form != ".jsonl":
                     columns.look(row)
                 count += 1

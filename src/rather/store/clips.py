@@ -31,7 +31,7 @@ def missing(store: Store, run: str) -> list[tuple[int, Trajectory]]:
     drawn = select(t.clip.c.trajectory).where(t.clip.c.trajectory == t.trajectory.c.id).exists()
     wanted = select(t.trajectory).where(t.trajectory.c.id.in_(asked), t.trajectory.c.text.is_(None), ~drawn)
     with store.transaction() as connection:
-        return [(r.id, rows.from_row(r)) for r in connection.execute(wanted.order_by(t.trajectory.c.id))]
+        return [(number, rows.from_row(*row)) for number, *row in connection.execute(wanted.order_by(t.trajectory.c.id))]
 
 
 def keep(store: Store, trajectory: int, clip: Clip | None, problem: str = "") -> None:

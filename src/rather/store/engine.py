@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import sqlalchemy as sa
+from pydantic_core import from_json
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
@@ -50,7 +51,7 @@ def connect(where: str) -> Engine:
         except OSError as e:
             raise StoreError(f"the folder {folder} of the store cannot be made: {e.strerror}") from None
     try:
-        engine = sa.create_engine(url)
+        engine = sa.create_engine(url, json_deserializer=from_json)  # several times as fast as the standard library's
     except (ArgumentError, NoSuchModuleError, ImportError) as e:
         raise StoreError(f"{where!r} is no store: give a file, or postgresql+psycopg://user@host/name ({e})") from None
     if engine.dialect.name == "sqlite":

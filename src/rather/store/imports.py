@@ -153,10 +153,8 @@ def _answer(connection: Connection, labels: dict[tuple[int, str], float], purpos
         return
     if purpose == "gold":
         connection.execute(sa.delete(t.probe).where(t.probe.c.comparison.in_([number for number, _ in labels])))
-        connection.execute(insert(t.probe), [{"comparison": number, "preference": said} for (number, _), said in labels.items()])
+        rows.insert_all(connection, t.probe, [{"comparison": number, "preference": said} for (number, _), said in labels.items()])
         return
     fixed = {"kind": "answer", "reason": "", "shown_left": "a", "flags": [], "created": now()}
-    connection.execute(
-        insert(t.label),
-        [{"comparison": number, "judge": judges[who], "preference": said, **fixed} for (number, who), said in labels.items()],
-    )
+    given = [{"comparison": number, "judge": judges[who], "preference": said, **fixed} for (number, who), said in labels.items()]
+    rows.insert_all(connection, t.label, given)

@@ -36,7 +36,8 @@ def flags(labels: Sequence[Any], probes: Mapping[int, tuple[float, int | None]],
     """
     found: dict[int, list[str]] = {}
     since_gold: dict[Any, list[int]] = {}
-    latest = {(x.judge, x.comparison): x.id for x in labels}
+    repeated = {original for _, original in probes.values()}
+    latest = {(x.judge, x.comparison): x.id for x in labels if x.comparison in repeated}
     for x in labels:
         assert x.id is not None
         stretch = since_gold.setdefault(x.judge, [])

@@ -3,31 +3,43 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from rather.core import Comparison
 from rather.store import rows
 from rather.store import tables as t
-from rather.store.rows import Question
 from rather.store.store import Store
 
 CHUNK = 1000
 
 
-def history(store: Store, run: str) -> Iterator[list[tuple[dict[str, Any], Question]]]:
-    """Every row that was ever written about the run's questions, undone ones too, oldest first, each with its question."""
-    found = store.flagged(run)
+def history(store: Store, run: str) -> Iterator[list[dict[str, Any]]]:
+    """Every row that was ever written about the run's questions, undone ones too, oldest first.
+
+    With it stand what was asked and, of each side, the texts and policies of its trajectories: `a_text`, `a_policy` and so on.
+    """
+    suspicious = store.flagged(run)
     with store.transaction() as connection:
-        written = rows.HISTORY.where(t.comparison.c.run == run).execution_options(yield_per=CHUNK)
-        for page in connection.execute(written).partitions():
-            numbers = {r.comparison for r in page}
-            asked = connection.execute(select(t.comparison).where(t.comparison.c.id.in_(numbers))).all()
-            questions = {q.id: q for q in rows.with_sides(connection, asked, steps=False)}
-            yield [(_row(r._mapping, found.get(r.id, ())), questions[r.comparison]) for r in page]
+        written = rows.HISTORY.add_columns(t.comparison.c.run, t.comparison.c.why).where(t.comparison.c.run == run)
+        for page in connection.execute(written.execution_options(yield_per=CHUNK)).partitions():
+            sides = _sides(connection, {r.comparison for r in page})
+            yield [_row(dict(zip(r._fields, r, strict=True)), suspicious.get(r.id, ()), sides[r.comparison]) for r in page]
 
 
-def _row(mapping: Any, flags: tuple[str, ...]) -> dict[str, Any]:
-    return {k: v for k, v in mapping.items() if k != "comparison"} | {"flags": [*mapping["flags"], *flags]}
+def _row(row: dict[str, Any], flags: tuple[str, ...], sides: dict[str, Any]) -> dict[str, Any]:
+    del row["comparison"]
+    return row | {"flags": [*row["flags"], *flags]} | sides
+
+
+def _sides(connection: Connection, questions: set[int]) -> dict[int, dict[str, Any]]:
+    c, found = t.trajectory.c, dict[int, dict[str, Any]]()
+    wanted = select(t.side.c.comparison, t.side.c.side, c.text, c.policy, c.task, c.source, c.prompt).join(t.trajectory)
+    wanted = wanted.where(t.side.c.comparison.in_(questions)).order_by(t.side.c.comparison, t.side.c.side, t.side.c.place)
+    for question, letter, text, policy, task, source, prompt in connection.execute(wanted).all():
+        sides = found.setdefault(question, {"task": task, "source": source, "prompt": prompt})
+        sides.setdefault(f"{letter}_text", []).append(text)
+        sides.setdefault(f"{letter}_policy", []).append(policy)
+    return found
 
 
 def answered(store: Store, run: str) -> Iterator[list[Comparison]]:

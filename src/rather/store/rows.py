@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, Table, exists, func, insert, null, select
+from sqlalchemy import Connection, Row, Select, Table, exists, func, null, select
 
-from rather.core import Comparison, Label, Task, Trajectory
+from rather.core import Comparison, Label, Prompt, Task, Trajectory
 from rather.store import tables as t
 from rather.store.engine import now
 
@@ -92,7 +92,7 @@ HISTORY = (
 
 def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool = True) -> list[Question]:
     """Questions from rows of the table; what was seen and done at each step of a control trajectory is left out without `steps`."""
-    sides: dict[int, dict[str, list[tuple[int, Trajectory]]]] = {}
+    sides: dict[int, dict[str, tuple[list[int], list[Trajectory]]]] = {}
     originals: dict[int, int] = {}
     columns = [c if steps or c.name != "steps" else null().label("steps") for c in t.trajectory.c]
     wanted = select(t.side.c.comparison, t.side.c.side, *columns).join(t.trajectory, t.trajectory.c.id == t.side.c.trajectory)
@@ -101,14 +101,16 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool =
     numbers = [r.id for r in rows]
     for start in range(0, len(numbers), 500):
         some = numbers[start : start + 500]
-        for r in connection.execute(wanted.where(t.side.c.comparison.in_(some))):
-            sides.setdefault(r.comparison, {}).setdefault(r.side, []).append((r.id, from_row(r)))
+        for question, letter, number, *row in connection.execute(wanted.where(t.side.c.comparison.in_(some))).all():
+            there, trajectories = sides.setdefault(question, {}).setdefault(letter, ([], []))
+            there.append(number)
+            trajectories.append(from_row(*row))
         originals |= {r.comparison: r.original for r in connection.execute(again.where(t.probe.c.comparison.in_(some)))}
     found = []
     for r in rows:
-        numbers, (a, b, *others) = zip(*(zip(*side, strict=True) for side in sides[r.id].values()), strict=True)
+        stored, (a, b, *others) = zip(*((tuple(there), tuple(side)) for there, side in sides[r.id].values()), strict=True)
         comparison = Comparison(a, b, key=r.key, others=tuple(others))
-        found.append(Question(r.id, r.run, r.purpose, r.why, r.score, comparison, originals.get(r.id), numbers))
+        found.append(Question(r.id, r.run, r.purpose, r.why, r.score, comparison, originals.get(r.id), stored))
     return found
 
 
@@ -124,8 +126,22 @@ def numbered(connection: Connection, table: Table, values: list[dict[str, Any]])
         drawn = select(func.nextval(func.pg_get_serial_sequence(table.name, "id"))).select_from(func.generate_series(1, len(values)))
         numbers = list(connection.execute(drawn).scalars())
     if values:
-        connection.execute(insert(table), [{**row, "id": number} for row, number in zip(values, numbers, strict=True)])
+        insert_all(connection, table, [row | {"id": number} for row, number in zip(values, numbers, strict=True)])
     return numbers
+
+
+def insert_all(connection: Connection, table: Table, values: Sequence[dict[str, Any]]) -> None:
+    """Insert rows, one or more, of the same columns in the same order.
+
+    The driver is given tuples: SQLAlchemy takes longer to read a thousand dictionaries than SQLite to write them.
+    """
+    dialect, names = connection.dialect, list(values[0])
+    columns = [[row[name] for row in values] for name in names]
+    for i, name in enumerate(names):
+        if (convert := table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) is not None:
+            columns[i] = list(map(convert, columns[i]))
+    marks = ", ".join(["?" if dialect.paramstyle == "qmark" else "%s"] * len(names))
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})", list(zip(*columns, strict=True)))
 
 
 def add_questions(
@@ -149,7 +165,7 @@ def add_questions(
     ]
     trajectories = numbered(connection, t.trajectory, [to_row(trajectory) for _, trajectory in sides])
     if sides:
-        connection.execute(insert(t.side), [{**side, "trajectory": number} for (side, _), number in zip(sides, trajectories, strict=True)])
+        insert_all(connection, t.side, [{**side, "trajectory": number} for (side, _), number in zip(sides, trajectories, strict=True)])
     return numbers
 
 
@@ -175,14 +191,15 @@ def to_row(x: Trajectory) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_row(row: Row[Any]) -> Trajectory:
-    """A row as a trajectory."""
+def from_row(
+    source: str, task: str, prompt: Prompt | None, answer: str | None, policy: str, text: str | None, terminated: bool, steps: bytes | None
+) -> Trajectory:
+    """A trajectory from the columns of its row, but the first."""
     arrays = {}
-    if row.steps is not None:
-        with np.load(io.BytesIO(row.steps), allow_pickle=False) as file:
+    if steps is not None:
+        with np.load(io.BytesIO(steps), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    task = Task(row.source, row.task, row.prompt, row.answer)
-    return Trajectory(task, row.policy, row.text, row.terminated, **arrays)
+    return Trajectory(Task(source, task, prompt, answer), policy, text, terminated, **arrays)
 
 
 def label_of(row: Row[Any], judge: str) -> Label:
