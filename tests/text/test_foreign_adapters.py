@@ -12,17 +12,19 @@ from rather.checkpoint import Lineage
 from rather.config import Config
 from rather.core import Answered, Comparison, Task, Trajectory
 from rather.text import load
+from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextReward
+from rather.text.policy import TextReward, TextSampler
 
-MODELS, LEARNERS = ("phi3", "gemma2", "mixtral"), ("dpo", "reward", "ppo", "grpo")
-FAST = [("gemma2", "ppo"), ("phi3", "dpo")]
+MODELS, LEARNERS = ("phi3", "gemma2", "mixtral", "mamba", "gemma3"), ("dpo", "reward", "ppo", "grpo")
+FAST = [("gemma2", "ppo"), ("phi3", "dpo"), ("mamba", "dpo"), ("gemma3", "dpo")]
 EVERY = [pytest.param(m, n, marks=() if (m, n) in FAST else pytest.mark.slow) for m in MODELS for n in LEARNERS]
 PROMPTS = [Task("f", str(i), f"question {i}") for i in range(3)]
 PAIRS = [Comparison((Trajectory(t, "p", "good"),), (Trajectory(t, "p", "bad bad"),), 1.0, t.key, "me") for t in PROMPTS]
+ENDS = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
 SIZES = {
     "vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, **ENDS,
 }  # fmt: skip
 
 
@@ -34,6 +36,12 @@ def foreign_model(kind: str, tiny: Path, folder: Path) -> Path:
         "phi3": lambda: tf.Phi3Config(**SIZES),
         "gemma2": lambda: tf.Gemma2Config(**SIZES, head_dim=8, query_pre_attn_scalar=8),
         "mixtral": lambda: tf.MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
+        "mamba": lambda: tf.MambaConfig(vocab_size=100, hidden_size=32, state_size=4, num_hidden_layers=2, **ENDS),
+        "gemma3": lambda: tf.Gemma3Config(
+            text_config={**SIZES, "head_dim": 8, "query_pre_attn_scalar": 8},
+            vision_config={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28},
+            mm_tokens_per_image=4,
+        ),
     }
     torch.manual_seed(0)
     tf.AutoModelForCausalLM.from_config(configs[kind]()).save_pretrained(folder)
@@ -139,3 +147,19 @@ def test_every_learner_trains_an_adapter_of_its_own_and_resumes_exactly(kind: st
     torch.testing.assert_close(peft_logprobs(model, saved / "model", two.policy), then, atol=1e-5, rtol=0)
     assert two.learner.step() == second
     assert same_files(last, two.save(tmp_path / "two", config, 2))
+
+
+@pytest.mark.parametrize("kind", ["mamba", "gemma3"])
+def test_all_weights_that_compute_text_are_trained_and_read_back(kind: str, tiny: Path, tmp_path: Path) -> None:
+    config = settings(foreign_model(kind, tiny, tmp_path / "model"), "dpo", train="full")
+    one = Trainee(config, "dpo")
+    sampled = TextSampler(one.start, Sampling(6)).sample(PROMPTS, seed=0)
+    batch = one.start.collate(sampled)
+    torch.testing.assert_close(one.start.evaluate(batch)[0], batch.logprobs, atol=1e-5, rtol=0)
+    first = logprobs(one.policy)
+    one.learner.step()
+    assert (logprobs(one.policy) - first).abs().max() > 1e-3
+    saved = one.save(tmp_path / "one", config, 1)
+    two = Trainee(config, "dpo")
+    checkpoint.load(saved, two.learner)
+    assert torch.equal(logprobs(two.policy), logprobs(one.policy))

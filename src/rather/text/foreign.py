@@ -98,13 +98,15 @@ class ForeignPolicy:
         uniforms = engine.uniforms(request.seed, sampling.max_tokens)
         tokens: list[int] = []
         logprobs: list[float] = []
-        ids, cache = torch.tensor([request.prompt], device=self.device), None
+        every = ids = torch.tensor([request.prompt], device=self.device)
+        cache = None
         foreign_lora.activate(self.inner, self.adapter)
         while len(tokens) < sampling.max_tokens and (not tokens or tokens[-1] not in self.tokens.stop):
             out = self.inner(input_ids=ids, past_key_values=cache, use_cache=True)
             uniform = uniforms[len(tokens), None].to(self.device)
             token, logprob = engine.draw(out.logits[:, -1], uniform, sampling)
-            ids, cache = token[:, None], out.past_key_values
+            every, cache = torch.cat([every, token[:, None]], dim=1), getattr(out, "past_key_values", None)
+            ids = every if cache is None else token[:, None]  # a state of another kind, such as Mamba's, is computed anew
             tokens.append(int(token))
             logprobs.append(float(logprob))
         progress(1)

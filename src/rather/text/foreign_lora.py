@@ -1,5 +1,6 @@
 """LoRA adapters by name on a model of `transformers`, by `peft`: several on one base, which stays the same object."""
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ from torch import nn
 from rather.errors import ModelError
 from rather.text.files import adapter as adapter_files
 
+WITH_STATE = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+"""The models for which `peft` refuses adapters on `out_proj`."""
+
 
 def add(inner: Any, name: str, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-    """Put a new adapter called `name` on all linear layers of `inner` but the last; returns its parameters (float32).
-
-    Experts that are kept in one tensor are not linear layers, and get none.
+    """Put a new adapter called `name` on all linear layers of `inner` that `reached` names; returns its parameters (float32).
 
     Raises:
         ModelError: `peft` is not installed.
     """
-    targets = sorted({at.removesuffix(".base_layer").rpartition(".")[2] for at in _linear(inner)})
+    targets: list[str] | str = reached(inner)
+    if (part := decoder(inner)) is not inner:  # layers of the same names look at pictures
+        at = next(at for at, module in inner.named_modules() if module is part)
+        targets = rf"{re.escape(at)}\..*\.({'|'.join(targets)})"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return _inject(inner, name, {"r": rank, "lora_alpha": alpha, "target_modules": targets, "task_type": "CAUSAL_LM"})
@@ -84,17 +89,32 @@ def activate(inner: Any, name: str | None) -> None:
             p.requires_grad_(was)
 
 
-def parameters(inner: Any, name: str) -> list[nn.Parameter]:
-    """The parameters of the adapter called `name`."""
-    return [p for at, p in inner.named_parameters() if ".lora_" in at and f".{name}." in at]
+def decoder(inner: Any) -> Any:
+    """What of a model computes text: all of it, or the decoder of one that sees pictures or hears sounds as well."""
+    return inner if inner.config.get_text_config() is inner.config else inner.get_decoder()
 
 
-def _linear(inner: Any) -> list[str]:
-    """The names of the linear layers of the base, but that of the one that makes the logits."""
+def reached(inner: Any) -> list[str]:
+    """The names of the linear layers that LoRA adapts: all that compute text, but the one that makes the logits.
+
+    Experts that are kept in one tensor are not linear layers. Models with a state take the weights of `dt_proj` (and, by kernels, those of
+    Mamba's `out_proj`) past the layer, where an adapter has no effect.
+    """
     from transformers.pytorch_utils import Conv1D
 
     last = inner.get_output_embeddings()
-    return [at for at, layer in inner.named_modules() if isinstance(layer, nn.Linear | Conv1D) and layer is not last and ".lora_" not in at]
+    past = {"dt_proj", "out_proj"} if inner.config.model_type in WITH_STATE else {"dt_proj"}
+    layers = [
+        at.removesuffix(".base_layer").rpartition(".")[2]
+        for at, layer in decoder(inner).named_modules()
+        if isinstance(layer, nn.Linear | Conv1D) and layer is not last and ".lora_" not in at
+    ]
+    return sorted(set(layers) - past)
+
+
+def parameters(inner: Any, name: str) -> list[nn.Parameter]:
+    """The parameters of the adapter called `name`."""
+    return [p for at, p in inner.named_parameters() if ".lora_" in at and f".{name}." in at]
 
 
 def _layers(inner: Any) -> list[Any]:

@@ -192,5 +192,9 @@ def read_adapter(base: TextPolicy | ForeignPolicy, name: str, folder: Path) -> t
 
 
 def parameters(trained: TextPolicy | ForeignPolicy) -> list[nn.Parameter]:
-    """All weights of a policy."""
-    return list((trained.inner if isinstance(trained, ForeignPolicy) else trained.model).parameters())
+    """All weights of a policy that compute text."""
+    if not isinstance(trained, ForeignPolicy):
+        return list(trained.model.parameters())
+    inner = trained.inner
+    parts = (foreign_lora.decoder(inner), inner.get_output_embeddings())
+    return list(dict.fromkeys(p for part in parts for p in part.parameters()))
