@@ -101,16 +101,17 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool =
     numbers = [r.id for r in rows]
     for start in range(0, len(numbers), 500):
         some = numbers[start : start + 500]
-        for question, letter, number, *row in connection.execute(wanted.where(t.side.c.comparison.in_(some))).all():
+        stored: Sequence[Any] = connection.execute(wanted.where(t.side.c.comparison.in_(some))).all()
+        for question, letter, number, *row in stored:
             there, trajectories = sides.setdefault(question, {}).setdefault(letter, ([], []))
             there.append(number)
             trajectories.append(from_row(*row))
         originals |= {r.comparison: r.original for r in connection.execute(again.where(t.probe.c.comparison.in_(some)))}
     found = []
     for r in rows:
-        stored, (a, b, *others) = zip(*((tuple(there), tuple(side)) for there, side in sides[r.id].values()), strict=True)
+        places, (a, b, *others) = zip(*((tuple(there), tuple(side)) for there, side in sides[r.id].values()), strict=True)
         comparison = Comparison(a, b, key=r.key, others=tuple(others))
-        found.append(Question(r.id, r.run, r.purpose, r.why, r.score, comparison, originals.get(r.id), stored))
+        found.append(Question(r.id, r.run, r.purpose, r.why, r.score, comparison, originals.get(r.id), places))
     return found
 
 
