@@ -4,15 +4,20 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from rather import checkpoint, kernels
+from rather import build, checkpoint, kernels
 from rather.errors import RatherError
 from rather.findings import Finding
 from rather.store.agreement import measure
-from rather.text import load
+from rather.text import foreign, load
+from rather.text.files import description
+from rather.text.prompts.fit import Fit
+from rather.text.tokens import Tokens
 
 
 def machine(text: bool = True) -> list[Finding]:
@@ -51,7 +56,7 @@ def _for_language_models() -> list[Finding]:
 
 def run(run: Any) -> list[Finding]:
     """What is wrong with a run, from its settings to its metrics."""
-    own: tuple[Check, ...] = (_model, _prompts, _answers)
+    own: tuple[Check, ...] = (_model, _tokenizer, _prompts, _answers)
     if run.config.control.env:
         from rather import control_doctor  # here, since it needs Gymnasium
 
@@ -69,17 +74,79 @@ Check = Callable[[Any], list[Finding]]
 
 
 def _model(run: Any) -> list[Finding]:
-    path, _ = load.located(run.config.model.path, run.config.model.adapter)
-    load.device(run.config.model.device)
-    words, _ = load.check(path)
-    return [Finding("good", f"the model {path} can be read: {words}")]
+    m = run.config.model
+    path, _ = load.located(m.path, m.adapter, weights=False)
+    load.device(m.device)
+    reason = description.unsupported(description.read_config(path))
+    if _locally(m.path) or any(path.glob("*.safetensors")):
+        found = [Finding("good", f"the model {path} can be read: {load.check(path)[0]}")]
+    else:
+        words = _described(path)
+        found = [Finding("note", f"the model {m.path} is described as {words}; its weights are fetched when they are first needed")]
+    if reason and m.train == "lora":
+        found.append(Finding("good", foreign.adapted(path, reason)))
+    return found
+
+
+def _described(path: Path) -> str:
+    """What kind of model a folder describes that has no weights yet, in words.
+
+    Raises:
+        ModelError: such a model cannot be read.
+    """
+    config = description.read_config(path)
+    reason = description.unsupported(config)
+    if reason:
+        return f"{foreign.configuration(path, reason).model_type} through transformers"
+    shape = description.shape_of(config)
+    return f"{shape.family} with {shape.layers} layers"
+
+
+def _sizes(path: Path) -> tuple[int, int]:
+    """The context of the model at `path` in tokens, and the rows of its embedding, by its description."""
+    config = description.read_config(path)
+    if reason := description.unsupported(config):
+        text = foreign.configuration(path, reason).get_text_config()
+        return foreign.context(text), text.vocab_size
+    shape = description.shape_of(config)
+    return shape.context, shape.vocabulary
+
+
+def _locally(name: str) -> bool:
+    """Whether a model is on this machine by its name: a folder, a file or a package."""
+    return name.startswith("package:") or Path(name).exists()
+
+
+@cache  # a GGUF file's takes seconds to read
+def _tokens(run: Any) -> tuple[Tokens, int, int]:
+    """The tokenizer of a run's model, its context, and the rows of its embedding."""
+    m = run.config.model
+    path, _ = load.located(m.path, m.adapter, weights=False)
+    return Tokens.load(path, m.chat, m.template, run.config.run.date), *_sizes(path)
+
+
+def _tokenizer(run: Any) -> list[Finding]:
+    """Whether each of its tokens has a row of the embedding, and what begins and ends an answer."""
+    tokens, _, rows = _tokens(run)
+    last = max(tokens.tokenizer.get_vocab().values())
+    if last >= rows:
+        more = "take the tokenizer that belongs to the model"
+        return [Finding("bad", f"the tokenizer has a token number {last}, but the model's embedding {rows} rows; {more}")]
+    template = "a chat template" if tokens.template else "no chat template: prompts are put to the model as they are"
+    ends = " or ".join(repr(token) for token in tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.stop)))
+    return [
+        Finding("good", f"the tokenizer has {last + 1} tokens for {rows} rows of the embedding, and {template}; answers end with {ends}")
+    ]
 
 
 def _prompts(run: Any) -> list[Finding]:
-    train, held_out = run.tasks
+    tokens, context, _ = _tokens(run)
+    found: list[Finding] = []
+    fit = Fit(tokens, context, run.config.sample.max_tokens, run.config.data.overlong, lambda said: found.append(Finding("note", said)))
+    train, held_out = fit.tasks(*build.tasks(run.config))
     grade = "note" if len(held_out) < 30 else "good"
     more = "; a win rate on so few has a wide interval" if grade == "note" else ""
-    return [Finding(grade, f"{len(train)} training prompts, {len(held_out)} held out{more}")]
+    return [*found, Finding(grade, f"{len(train)} training prompts, {len(held_out)} held out{more}")]
 
 
 def _answers(run: Any) -> list[Finding]:

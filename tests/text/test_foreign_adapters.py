@@ -11,7 +11,7 @@ from rather import build, checkpoint
 from rather.checkpoint import Lineage
 from rather.config import Config
 from rather.core import Answered, Comparison, Task, Trajectory
-from rather.text import load
+from rather.text import foreign, load
 from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextReward, TextSampler
@@ -163,3 +163,9 @@ def test_all_weights_that_compute_text_are_trained_and_read_back(kind: str, tiny
     two = Trainee(config, "dpo")
     checkpoint.load(saved, two.learner)
     assert torch.equal(logprobs(two.policy), logprobs(one.policy))
+
+
+def test_which_layers_are_adapted_is_said(tiny: Path, tmp_path: Path) -> None:
+    said = foreign.adapted(foreign_model("mixtral", tiny, tmp_path / "mixtral"), "it is none of ours")
+    assert "LoRA adapts the layers k_proj, o_proj, q_proj, v_proj; not the experts" in said
+    assert foreign.adapted(foreign_model("mamba", tiny, tmp_path / "mamba"), "").endswith("layers in_proj, x_proj")

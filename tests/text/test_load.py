@@ -85,6 +85,24 @@ def test_a_model_is_fetched_from_the_hub_by_its_name(hub: str, tmp_path: Path) -
     assert "Traceback" not in nobody.stderr
 
 
+@pytest.mark.slow
+def test_doctor_fetches_no_weights_and_looks_at_the_tokenizer(hub: str, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("")
+    settings = [f"run.folder={tmp_path}", "data.prompts=package"]
+    done = rather(hub, tmp_path / "home", "doctor", str(tmp_path / "run.toml"), "model.path=somebody/tiny", *settings)
+    said = done.stdout.replace("\n", " ")
+    assert "somebody/tiny is described as llama with 2 layers; its weights are fetched when" in said
+    assert "rows of the embedding" in said
+    assert "answers end with" in said
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+    shutil.copytree(tiny, tmp_path / "short")
+    config = json.loads((tmp_path / "short" / "config.json").read_text())
+    (tmp_path / "short" / "config.json").write_text(json.dumps(config | {"vocab_size": 50}))
+    short = rather(hub, tmp_path / "home", "doctor", str(tmp_path / "run.toml"), f"model.path={tmp_path / 'short'}", *settings)
+    assert short.returncode == 1
+    assert "but the model's embedding 50 rows" in short.stdout.replace("\n", " ")
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 def test_memory_is_not_mapped_anew_in_every_step(tiny: Path) -> None:
     script = f"""

@@ -36,7 +36,7 @@ class ForeignPolicy:
         self.inner, self.tokens, self.adapter = inner, tokens, adapter
         self.temperature, self.name = temperature, name
         config = inner.config.get_text_config()
-        self.context = getattr(config, "max_position_embeddings", None) or 2**20
+        self.context = context(config)
         self.width = config.hidden_size
 
     @property
@@ -145,11 +145,16 @@ def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
     return torch.stack([torch.cat([row, row.new_zeros(length - len(row), *row.shape[1:])]) for row in rows])
 
 
-def check(path: Path, reason: str) -> str:
-    """What kind of model is at `path`, in words, without reading its weights; `reason` says why `transformers` has to read it.
+def context(config: Any) -> int:
+    """The tokens that a model of this configuration sees; one with a state has no limit of its own."""
+    return getattr(config, "max_position_embeddings", None) or 2**20
+
+
+def configuration(path: Path, reason: str) -> Any:
+    """The configuration of the model at `path`, by `transformers`; `reason` says why that has to read it.
 
     Raises:
-        ModelError: `transformers` does not know it either, it is quantized, it is no causal language model, or it has no weights.
+        ModelError: `transformers` does not know it either, it is quantized, or it is no causal language model.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -165,10 +170,33 @@ def check(path: Path, reason: str) -> str:
         raise _unreadable(path, reason, e) from None
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"{path} holds {config.model_type!r}, which is no causal language model; rather trains those alone")
+    return config
+
+
+def check(path: Path, reason: str) -> str:
+    """What kind of model is at `path`, in words, without reading its weights; `reason` says why `transformers` has to read it.
+
+    Raises:
+        ModelError: what `configuration` raises, or it has no weights.
+    """
+    config = configuration(path, reason)
     tensors = folder_tensors(path)
     count = sum(math.prod(stored.shape) for stored in tensors.values())
     formats = " and ".join(sorted({stored.format for stored in tensors.values()}))
     return f"{config.model_type} through transformers, with {count:,} parameters in {formats}"
+
+
+def adapted(path: Path, reason: str) -> str:
+    """Which layers LoRA adapts in the model at `path`, and that experts are not among them where they are not, in words."""
+    from transformers import AutoModelForCausalLM
+
+    config = configuration(path, reason)
+    with torch.device("meta"):
+        inner: Any = AutoModelForCausalLM.from_config(config)
+    layers = f"LoRA adapts the layers {', '.join(foreign_lora.reached(inner))}"
+    if any(".experts." in name and p.dim() == 3 for name, p in inner.named_parameters()):
+        return f'{layers}; not the experts, which are kept in one tensor a block: model.train = "full" trains them'
+    return layers
 
 
 def read(path: Path, dtype: torch.dtype, reason: str) -> Any:

