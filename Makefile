@@ -29,7 +29,10 @@ demo-nudge: setup
 PYTHONS := 3.11 3.12 3.13
 RESOLVE = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_INDEX_URL $(BIN)/uv pip compile --no-config -q -c constraints.txt --extra dev pyproject.toml -o /dev/null
 resolve: setup
-	for version in $(PYTHONS); do $(RESOLVE) --python-version $$version || exit 1; done
+	for version in $(PYTHONS); do \
+		$(RESOLVE) --python-version $$version || exit 1; \
+		MACOSX_DEPLOYMENT_TARGET=14.0 $(RESOLVE) --python-version $$version --python-platform aarch64-apple-darwin || exit 1; \
+	done
 
 check: setup
 	$(BIN)/ruff format --check
