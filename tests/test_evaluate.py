@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from rather.core import Comparison, Task, Trajectory
-from rather.evaluate import calibration, rate, win_rate
+from rather.evaluate import Z, calibration, rate, win_rate
 
 
 @pytest.mark.parametrize("values", [[1.0] * 7 + [0.0] * 3, [1.0] * 20, [0.0, 1.0]])
@@ -14,12 +15,29 @@ def test_the_interval_is_wilsons(values: list[float]) -> None:
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    import numpy as np
-
+@pytest.mark.parametrize("count", [5, 20, 60])
+@pytest.mark.parametrize("kind", ["coin", "votes", "ties", "rarely", "between"])
+def test_the_interval_covers_the_truth_as_often_as_it_says_and_is_no_wider_than_it_need_be(kind: str, count: int) -> None:
     chance = np.random.default_rng(0)
-    covered = [(r := rate(list(chance.binomial(3, 0.6, size=60) / 3))).low <= 0.6 <= r.high for _ in range(1000)]
-    assert sum(covered) >= 950
+    shape = 1000, count
+    drawn, truth = {
+        "coin": (chance.binomial(1, 0.6, shape) * 1.0, 0.6),
+        "votes": (chance.binomial(3, chance.beta(1.2, 0.8, shape)) / 3, 0.6),
+        "ties": (np.where(chance.random(shape) < 0.7, 0.5, chance.binomial(1, 0.8, shape)), 0.59),
+        "rarely": (np.where(chance.random(shape) < 0.95, 0.5, 1.0), 0.525),
+        "between": (chance.beta(4, 1, shape), 0.8),
+    }[kind]
+    found = [rate(list(values)) for values in drawn]
+    covered = np.mean([r.low <= truth <= r.high for r in found])
+    assert covered >= 0.94
+    if count == 60 and kind != "rarely":  # by the normal distribution, knowing the deviation
+        needed = 2 * Z * drawn.std() / np.sqrt(count)
+        assert np.mean([r.high - r.low for r in found]) <= 1.15 * needed
+
+
+def test_values_that_agree_by_chance_are_not_taken_for_certain() -> None:
+    found = rate([0.5, 0.5])
+    assert found.high - found.low > 0.5
 
 
 def test_no_values() -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from rather.core import Comparison
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+PRIOR = 2
+"""Values that vary like a coin's, which an interval adds to those that there are."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,21 @@ class Rate:
 
 
 def rate(values: Sequence[float]) -> Rate:
-    """Wilson's (1927) score interval of the mean.
+    """Wilson's (1927) score interval of the mean of `values`, (n,) in [0, 1].
 
-    Values in between, as shares of votes and ties are, vary less than 0s and 1s with their mean: for them the interval is wider
-    than it need be, never narrower.
+    Values in between, as shares of votes and ties are, vary less than the 0s and 1s that Wilson's interval is for. It is given as many 0s
+    and 1s as would know the mean as well as these values do (the effective sample size of Korn and Graubard 1998). So that a few values
+    that happen to agree do not pass for certain, their variance is taken as if `PRIOR` more were there which vary like a coin's.
     """
     n = len(values)
     if not n:
         return Rate(math.nan, math.nan, math.nan, 0)
     mean = float(np.mean(values))
-    centre = (mean + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(mean * (1 - mean) / n + Z * Z / (4 * n * n))
+    coin = mean * (1 - mean)
+    variance = (n * float(np.var(values)) + PRIOR * coin) / (n + PRIOR)
+    as_good = n * coin / variance if variance > 0 else n
+    centre = (mean + Z * Z / (2 * as_good)) / (1 + Z * Z / as_good)
+    half = Z / (1 + Z * Z / as_good) * math.sqrt(coin / as_good + Z * Z / (4 * as_good * as_good))
     return Rate(mean, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
