@@ -11,7 +11,7 @@ from torch import nn
 
 from rather import checkpoint, ranks
 from rather.config import Config
-from rather.core import Answered, Task
+from rather.core import Answered, Task, Trajectory
 from rather.data.forms import read_tasks
 from rather.errors import ConfigError
 from rather.judges.concise import Concise, Surprise
@@ -162,6 +162,20 @@ def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) 
     s = config.sample
     how = engine.Sampling(s.max_tokens, s.temperature, s.top_p, s.top_k, s.min_p)
     return TextSampler(policy, how, s.rows, progress)
+
+
+def two_answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], seed: int) -> list[tuple[Trajectory, Trajectory]]:
+    """Two answers to each task, which become a question.
+
+    With `sample.contrast` one is drawn with either instruction, and kept as an answer to the task without it: such answers differ more, so
+    that a comparison says more (Yang et al. 2023, RLCD, where the instruction takes the judge's place).
+    """
+    contrast = [f" {i}" if i else "" for i in config.sample.contrast or ("", "")]
+    found = sampler.sample([_extended(t, instruction) for t in tasks for instruction in contrast], seed)
+    if any(contrast):  # its tokens and their log-probabilities are those after another prompt
+        kept = zip(found, (t for t in tasks for _ in contrast), strict=True)
+        found = [replace(answer, task=task, observations=None, actions=None, logprobs=None) for answer, task in kept]
+    return list(zip(found[0::2], found[1::2], strict=True))
 
 
 def fit(config: Config, policy: AnyPolicy, tell: Callable[[str], None]) -> Fit:

@@ -88,9 +88,7 @@ class Data(Section):
     column: str = Field(default="prompt", description="Column that holds the prompt.")
     held_out: float = Field(default=0.2, description="Share of prompts kept for evaluation where the file has no split column.", ge=0, lt=1)
     limit: int = Field(default=0, description="Use only that many training prompts; 0: all.", ge=0)
-    overlong: Literal["error", "skip", "truncate"] = Field(
-        default="error", description="What does not fit the model's context: refuse, leave out, or cut the prompt's beginning."
-    )
+    overlong: Literal["error", "skip", "truncate"] = Field(default="error", description="What is too long: refused, left out, or cut.")
 
 
 class Sample(Section):
@@ -102,6 +100,9 @@ class Sample(Section):
     top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
     min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
     rows: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
+    contrast: ForLearners[tuple[str, str] | None] = Field(
+        default=None, description='Two instructions, "" for none: each answer of a question is drawn with one and kept without.'
+    )
 
 
 class Panelist(Section):

@@ -116,8 +116,8 @@ class Run:
             sampler = build.sampler(self.config, policy, advance)
             for start in range(0, len(missing), CHUNK // 2):
                 chunk = missing[start : start + CHUNK // 2]
-                found = sampler.sample([t for t in chunk for _ in range(2)], self.seed("sample", number))
-                pairs = [self.question(f"round-{number}/{a.task.key}", (a,), (b,)) for a, b in zip(found[0::2], found[1::2], strict=True)]
+                found = build.two_answers(self.config, sampler, chunk, self.seed("sample", number))
+                pairs = [self.question(f"round-{number}/{a.task.key}", (a,), (b,)) for a, b in found]
                 wanted = None if before is None else priorities(self.config.query.strategy, before.differences(pairs), len(pairs))
                 self.store.ask(self.config.run.name, pairs, scores=wanted)
         return len(missing)

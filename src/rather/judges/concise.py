@@ -55,10 +55,11 @@ class Concise:
     """Utility of an answer: topic * (1 + complete) - echo - excess length - repetition - strangeness.
 
     topic: the share of the prompt's content words that stand in the answer, two of them being enough. complete: 1 where the answer came to
-    its end with the end of a sentence. echo: 1 where it adds no content word to those of the prompt; then its topic is 0. Excess length: 1
-    for each doubling beyond 20 words, or halving below 5. Repetition: 6 times the share of pairs of words that were there before, beyond a
-    fifth. Strangeness: half of what the base model's surprise lies outside of +-2.5, so an answer in other words than the base model's
-    loses, and so does one that is likelier than its own usually are, such as a loop.
+    its end with the end of a sentence. echo: 1 where it adds no content word to those of the prompt, a third less for each that it adds;
+    its topic is multiplied by 1 - echo. Excess length: 1 for each doubling beyond 20 words, or halving below 5. Repetition: 6 times the
+    share of pairs of words that were there before, beyond a fifth. Strangeness: half of what the base model's surprise lies outside of
+    +-2.5, so an answer in other words than the base model's loses, and so does one that is likelier than its own usually are, such as a
+    loop.
     """
 
     def __init__(self, surprise: Surprise) -> None:
@@ -73,8 +74,8 @@ class Concise:
         text = (answer.text or "").strip()
         complete = answer.terminated and END.search(text) is not None
         wanted, said = content_words(asked(answer.task.prompt or "")), content_words(text)
-        echo = not said - wanted
-        topic = 0.0 if echo else min(1.0, len(wanted & said) / min(2, len(wanted))) if wanted else 1.0
+        echo = max(0.0, 1 - len(said - wanted) / 3)
+        topic = (1 - echo) * (min(1.0, len(wanted & said) / min(2, len(wanted))) if wanted else 1.0)
         count = max(len(text.split()), 1)
         excess = max(0.0, math.log2(count / 20), math.log2(5 / count))
         repeated = 6 * max(0.0, repetition(words(text)) - 0.2)

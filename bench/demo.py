@@ -1,0 +1,136 @@
+"""How the demo does on seeds that chose nothing: `python bench/demo.py run 20 21 ...` runs them, one after the other.
+
+It writes blind.md, twenty held-out prompts a seed with the sampled answers of base and policy in an order drawn at random, and key.json. Mark
+each answer in marks.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right), without the key; then
+`python bench/demo.py publish` puts it all together.
+"""
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common import about, publish
+from rather.core import Comparison
+from rather.judges.language import words
+from rather.store import Store
+
+FOLDER = Path(os.environ.get("DEMO_FOLDER", "runs/bench-demo"))
+CONFIG, READ = "src/rather/data/examples/demo.toml", 20
+HEADLINES = Path("bench/results/headlines.json")
+
+
+def run(seed: int) -> None:
+    """One run of the demo and, after it, greedy against greedy; what was measured goes to SEED.json."""
+    named = [CONFIG, f"run.folder={FOLDER}", f"run.name=demo-{seed}", f"run.seed={seed}"]
+    before, since = _cpu(), time.perf_counter()
+    said = [_rather("loop", *named)]
+    row = {"seed": seed, "cpu_s": _cpu() - before, "wall_s": time.perf_counter() - since, "sampled": _evaluated(seed)}
+    said.append(_rather("eval", *named, "sample.temperature=0"))
+    row["greedy"] = _evaluated(seed)
+    (FOLDER / f"{seed}.json").write_text(json.dumps(row))
+    (FOLDER / f"{seed}.log").write_text("\n".join(said))
+    print(*said, sep="\n", flush=True)
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _rather(*arguments: str) -> str:
+    command = [sys.executable, "-m", "rather", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _evaluated(seed: int) -> dict[str, Any]:
+    lines = (FOLDER / f"demo-{seed}/metrics.jsonl").read_text().splitlines()
+    return next(row for row in map(json.loads, reversed(lines)) if row["phase"].startswith("eval-"))
+
+
+def blind(seeds: list[int]) -> None:
+    """The twenty prompts of each seed's report, with their answers in an order that only key.json knows."""
+    lines, key, chance = [], {}, random.Random("blind")
+    for seed in seeds:
+        row = json.loads((FOLDER / f"{seed}.json").read_text())["sampled"]
+        name = f"demo-{seed}"
+        asked = Store(str(FOLDER / name / "store.db")).answered(name, row["evaluation"]).comparisons
+        for number, c in enumerate(asked[:: max(1, len(asked) // READ)][:READ]):
+            sides = _sides(c)
+            left = chance.choice(("policy", "base"))
+            key[f"{seed} {number}"] = left
+            shown = (left, "base" if left == "policy" else "policy")
+            lines += [f"## {seed} {number}: {words(c.a[0].task.prompt or '')}", "", *(f"- {sides[who]}" for who in shown), ""]
+    (FOLDER / "blind.md").write_text("\n".join(lines))
+    (FOLDER / "key.json").write_text(json.dumps(key))
+
+
+def _sides(c: Comparison) -> dict[str, str]:
+    sides = {"base" if t.policy.endswith("@start") else "policy": t for t in (c.a[0], c.b[0])}
+    return {who: json.dumps(t.text, ensure_ascii=False) + ("" if t.terminated else " [cut off]") for who, t in sides.items()}
+
+
+def results() -> None:
+    """The table, with what was read, and the headlines."""
+    key = json.loads((FOLDER / "key.json").read_text())
+    sensible: dict[int, dict[str, int]] = {}
+    for line in (FOLDER / "marks.txt").read_text().splitlines():
+        seed, number, *marks = line.split()
+        left = key[f"{seed} {number}"]
+        for who, mark in zip((left, "base" if left == "policy" else "policy"), marks, strict=True):
+            sensible.setdefault(int(seed), {"policy": 0, "base": 0})[who] += mark == "yes"
+    rows = [json.loads((FOLDER / f"{seed}.json").read_text()) for seed in sorted(sensible)]
+    lines = [
+        "# The demo on seeds that chose nothing",
+        "",
+        about("bench/demo.py run " + " ".join(str(r["seed"]) for r in rows), "SmolLM2-135M-Instruct, simulated panel"),
+        "",
+        f"Sensible: of {READ} held-out prompts, read blind; in brackets the base model's.",
+        "",
+        "| seed | win rate | 95 % interval | greedy against greedy | nats a token, greedy | nats a token, sampled | words | answers that end "
+        "| sensible | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        s, g, read = r["sampled"], r["greedy"], sensible[r["seed"]]
+        lines.append(
+            f"| {r['seed']} | {100 * s['win_rate']:.1f} % | {100 * s['win_rate_low']:.1f} to {100 * s['win_rate_high']:.1f} % "
+            f"| {100 * g['win_rate']:.1f} % | {-g['nats_lost']:+.2f} | {-s['nats_lost']:+.2f} "
+            f"| {s['length_policy']:.0f} ({s['length_base']:.0f}) | {100 * s['ended_policy']:.0f} % ({100 * s['ended_base']:.0f} %) "
+            f"| {read['policy']} ({read['base']}) | {r['cpu_s']:.0f} |"
+        )
+    publish("demo", {"rows": [r | {"sensible": sensible[r["seed"]]} for r in rows]}, lines)
+    low = sorted((r["sampled"]["win_rate_low"] for r in rows), reverse=True)
+    read = sorted((x["policy"] for x in sensible.values()), reverse=True)
+    lost = sorted(r["greedy"]["nats_lost"] for r in rows)
+    fourth = min(3, len(rows) - 1)
+    same = {"command": "python bench/demo.py", "seeds": [r["seed"] for r in rows], "commit": lines[2].split("commit ")[1].split(",")[0]}
+    machine = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), "")
+    known = json.loads(HEADLINES.read_text()) if HEADLINES.exists() else {}
+    for name, values, unit in (
+        ("demo_win_rate_low", low, "share"),
+        ("demo_sensible_of_20", read, "answers"),
+        ("demo_nats_lost", lost, "nats a token"),
+    ):
+        known[name] = {"value": round(values[fourth], 3), "spread": [round(min(values), 3), round(max(values), 3)], "unit": unit, **same}
+        known[name]["machine"] = machine
+    HEADLINES.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["run", *seeds]:
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            for seed in seeds:
+                run(int(seed))
+        case ["blind", *seeds]:
+            blind([int(seed) for seed in seeds])
+        case ["publish"]:
+            results()
+        case _:
+            sys.exit(__doc__)
