@@ -15,14 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import about, publish
+from common import about, headline, publish
 from rather.core import Comparison
 from rather.judges.language import words
 from rather.store import Store
 
 FOLDER = Path(os.environ.get("DEMO_FOLDER", "runs/bench-demo"))
 CONFIG, READ = "src/rather/data/examples/demo.toml", 20
-HEADLINES = Path("bench/results/headlines.json")
 
 
 def run(seed: int) -> None:
@@ -85,10 +84,11 @@ def results() -> None:
         for who, mark in zip((left, "base" if left == "policy" else "policy"), marks, strict=True):
             sensible.setdefault(int(seed), {"policy": 0, "base": 0})[who] += mark == "yes"
     rows = [json.loads((FOLDER / f"{seed}.json").read_text()) for seed in sorted(sensible)]
+    command = "bench/demo.py run " + " ".join(str(r["seed"]) for r in rows)
     lines = [
         "# The demo on seeds that chose nothing",
         "",
-        about("bench/demo.py run " + " ".join(str(r["seed"]) for r in rows), "SmolLM2-135M-Instruct, simulated panel"),
+        about(command, "SmolLM2-135M-Instruct, simulated panel"),
         "",
         f"Sensible: of {READ} held-out prompts, read blind; in brackets the base model's.",
         "",
@@ -108,18 +108,11 @@ def results() -> None:
     low = sorted((r["sampled"]["win_rate_low"] for r in rows), reverse=True)
     read = sorted((x["policy"] for x in sensible.values()), reverse=True)
     lost = sorted(r["greedy"]["nats_lost"] for r in rows)
-    fourth = min(3, len(rows) - 1)
-    same = {"command": "python bench/demo.py", "seeds": [r["seed"] for r in rows], "commit": lines[2].split("commit ")[1].split(",")[0]}
-    machine = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), "")
-    known = json.loads(HEADLINES.read_text()) if HEADLINES.exists() else {}
-    for name, values, unit in (
-        ("demo_win_rate_low", low, "share"),
-        ("demo_sensible_of_20", read, "answers"),
-        ("demo_nats_lost", lost, "nats a token"),
-    ):
-        known[name] = {"value": round(values[fourth], 3), "spread": [round(min(values), 3), round(max(values), 3)], "unit": unit, **same}
-        known[name]["machine"] = machine
-    HEADLINES.write_text(json.dumps(known, indent=1) + "\n")
+    processors = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    machine = f"{len(processors)} x {processors[0]}"
+    for name, values, unit in (("win_rate_low", low, "share"), ("sensible_of_20", read, "answers"), ("nats_lost", lost, "nats a token")):
+        spread = [round(min(values), 3), round(max(values), 3)]
+        headline(f"demo_{name}", round(values[min(3, len(values) - 1)], 3), spread, unit, command, machine)
 
 
 if __name__ == "__main__":

@@ -35,19 +35,20 @@ class Expected(Surprise):
 
 def test_by_hand() -> None:
     usual, strange = Concise(Expected(-2.5)), Concise(Expected(4.5))
-    assert usual(answer("The sky scatters blue light most.")) == 2.0
-    assert usual(answer("The sky scatters blue light most.", terminated=False)) == 1.0, "cut off"
-    assert usual(answer("The sky scatters blue light most")) == 1.0, "no end of a sentence"
+    assert usual(answer("The sky scatters blue light in air.")) == 2.0
+    assert usual(answer("The sky scatters blue light in air.", terminated=False)) == 1.0, "cut off"
+    assert usual(answer("The sky scatters blue light in air")) == 1.0, "no end of a sentence"
     assert usual(answer('He said: "The sky scatters blue light."')) == 2.0
-    assert usual(answer("The sky scatters light most.")) == 1.0, "one of two content words"
+    assert usual(answer("The sky scatters light in air.")) == 1.0, "one of two content words"
     assert usual(answer("Why is the sky blue?")) == -1.0, "it repeats the question"
+    assert usual(answer("The sky is blue, a lit sky.")) == pytest.approx(0.0), "it adds one word of three: (1 - 2/3) * 2 - 2/3"
     other = " ".join(f"word{i}" for i in range(36))
     assert usual(answer(f"The blue sky {other} up.")) == 1.0, "40 words: one doubling beyond 20"
-    assert usual(answer("The blue sky is lit. The blue sky is lit.")) == pytest.approx(2 - 6 * (4 / 9 - 0.2)), "4 of 9 pairs again"
+    assert usual(answer("The blue sky is lit. The blue sky is lit.")) == pytest.approx(-6 * (4 / 9 - 0.2)), "4 of 9 pairs again"
     assert usual(answer("")) == pytest.approx(-3.32, abs=0.01), "log2 of 5 / 1, and 1 for adding nothing"
-    assert strange(answer("The sky scatters blue light most.")) == 1.0, "(4.5 - 2.5) / 2"
-    assert Concise(Expected(-4.5))(answer("The sky scatters blue light most.")) == 1.0, "likelier than its own usually are"
-    assert usual(answer("Nobody knows it at all.", "Who, why, what?")) == 2.0, "nothing to keep to"
+    assert strange(answer("The sky scatters blue light in air.")) == 1.0, "(4.5 - 2.5) / 2"
+    assert Concise(Expected(-4.5))(answer("The sky scatters blue light in air.")) == 1.0, "likelier than its own usually are"
+    assert usual(answer("Nobody knows that secret.", "Who, why, what?")) == 2.0, "nothing to keep to"
 
 
 def test_surprise_is_log_probability_beyond_entropy(tiny: Path) -> None:

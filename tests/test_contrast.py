@@ -1,0 +1,57 @@
+"""`sample.contrast`: each answer of a question is drawn with an instruction of its own, and kept as an answer to the prompt without it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rather import build, settings
+from rather.config import Config
+from rather.core import Trajectory
+from rather.errors import ConfigError
+from rather.run import opened
+
+
+@pytest.fixture
+def config(tiny: Path, tmp_path: Path) -> Config:
+    rows = [{"prompt": f"question {i}?", "split": "held_out" if i < 2 else "train"} for i in range(8)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    where = [f"model.path={tiny}", f"run.folder={tmp_path}", f"data.prompts={tmp_path}/prompts.jsonl"]
+    how = ["model.dtype=float32", "sample.max_tokens=6", "sample.temperature=0", 'sample.contrast=["", "In short."]']
+    return settings.load(None, [*where, *how])
+
+
+def likeliest(config: Config, suffix: str) -> list[str | None]:
+    of = config.model_copy(update={"data": config.data.model_copy(update={"suffix": suffix})})
+    sampler = build.sampler(of, build.start_policy(of), lambda n: None)
+    return [t.text for t in sampler.sample(build.tasks(of)[0], 0)]
+
+
+def test_one_answer_is_drawn_with_either_instruction_and_kept_without(config: Config) -> None:
+    run = opened(config, Console(quiet=True))
+    run.sample()
+    asked = [q.comparison for q in run.store.questions(config.run.name, "train")]
+    plain, instructed = likeliest(config, ""), likeliest(config, " In short.")
+    assert plain != instructed
+    prompts = [t.prompt for t in run.tasks[0]]
+    found = {c.a[0].task.prompt: {c.a[0].text, c.b[0].text} for c in asked}
+    assert found == {p: {a, b} for p, a, b in zip(prompts, plain, instructed, strict=True)}
+
+
+def test_what_was_drawn_after_another_prompt_keeps_no_tokens_of_it(config: Config) -> None:
+    policy, tasks = build.start_policy(config), build.tasks(config)[0]
+    pairs = build.two_answers(config, build.sampler(config, policy, lambda n: None), tasks, 0)
+    answers: Sequence[Trajectory] = [t for pair in pairs for t in pair]
+    assert all(t.observations is t.actions is t.logprobs is None for t in answers)
+    without = config.model_copy(update={"sample": config.sample.model_copy(update={"contrast": None})})
+    own = [t for pair in build.two_answers(without, build.sampler(without, policy, lambda n: None), tasks, 0) for t in pair]
+    assert (policy.collate(answers).observations == policy.collate(own).observations).all(), (
+        "it is learned as an answer to the plain prompt"
+    )
+
+
+def test_a_contrast_is_of_two() -> None:
+    with pytest.raises(ConfigError, match="sample.contrast"):
+        settings.load(None, ['sample.contrast=["In short."]'])
