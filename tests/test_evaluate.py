@@ -29,7 +29,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_and_is_no_wider_than_
     }[kind]
     found = [rate(list(values)) for values in drawn]
     covered = np.mean([r.low <= truth <= r.high for r in found])
-    assert covered >= 0.94
+    assert covered >= 0.93  # 1,000 draws of 95 %, and as few as 5 values
     if count == 60 and kind != "rarely":  # by the normal distribution, knowing the deviation
         needed = 2 * Z * drawn.std() / np.sqrt(count)
         assert np.mean([r.high - r.low for r in found]) <= 1.15 * needed
