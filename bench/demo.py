@@ -106,7 +106,7 @@ def results() -> None:
         )
     publish("demo", {"rows": [r | {"sensible": sensible[r["seed"]]} for r in rows]}, lines)
     low = sorted((r["sampled"]["win_rate_low"] for r in rows), reverse=True)
-    read = sorted((x["policy"] for x in sensible.values()), reverse=True)
+    read = sorted((float(x["policy"]) for x in sensible.values()), reverse=True)
     lost = sorted(r["greedy"]["nats_lost"] for r in rows)
     processors = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
     machine = f"{len(processors)} x {processors[0]}"
