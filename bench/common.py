@@ -106,12 +106,15 @@ def arguments() -> tuple[str, str]:
     return sys.argv[1], sys.argv[2]
 
 
+def commit() -> str:
+    """The commit that is measured; COMMIT names that of a copy of the files without their history."""
+    head = ["git", "rev-parse", "--short", "HEAD"]
+    return os.environ.get("COMMIT") or subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def about(command: str, more: str) -> str:
     """What a result says of where it comes from."""
-    commit = os.environ.get("COMMIT")  # for a copy of the files without their history
-    if not commit:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    return f"`python {command}`, commit {commit}, {datetime.now(UTC).date()}; {more}"
+    return f"`python {command}`, commit {commit()}, {datetime.now(UTC).date()}; {more}"
 
 
 def publish(name: str, data: dict[str, Any], lines: list[str], indent: int | None = 1) -> None:
@@ -126,6 +129,5 @@ def headline(name: str, value: float, spread: list[float], unit: str, command: s
     """Keep a figure that README or docs state in bench/results/headlines.json."""
     path = Path("bench/results/headlines.json")
     known = json.loads(path.read_text()) if path.exists() else {}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    row = {"value": value, "spread": spread, "unit": unit, "command": f"python {command}", "commit": commit, "machine": machine}
+    row = {"value": value, "spread": spread, "unit": unit, "command": f"python {command}", "commit": commit(), "machine": machine}
     path.write_text(json.dumps(dict(sorted((known | {name: row}).items())), indent=1) + "\n")

@@ -90,7 +90,8 @@ def results() -> None:
         "",
         about(command, "SmolLM2-135M-Instruct, simulated panel"),
         "",
-        f"Sensible: of {READ} held-out prompts, read blind; in brackets the base model's.",
+        f"Sensible: of {READ} held-out prompts, read blind by one reader, a language model; in brackets the base model's. An answer is sensible that",
+        "is coherent, on the subject, and does roughly what was asked, whether or not its facts are right or its end is cut off.",
         "",
         "| seed | win rate | 95 % interval | greedy against greedy | nats a token, greedy | nats a token, sampled | words | answers that end "
         "| sensible | CPU s |",
