@@ -1,7 +1,7 @@
 """How the demo does on seeds that chose nothing: `python bench/demo.py run 20 21 ...` runs them, one after the other.
 
-It writes blind.md, twenty held-out prompts a seed with the sampled answers of base and policy in an order drawn at random, and key.json. Mark
-each answer in marks.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right), without the key; then
+`blind 20 21 ...` then writes blind.md, twenty held-out prompts a seed with the sampled answers of base and policy in an order drawn at
+random, and key.json. Mark each answer in marks-READER.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right), without the key; then
 `python bench/demo.py publish` puts it all together.
 """
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from common import about, headline, publish
@@ -74,15 +75,22 @@ def _sides(c: Comparison) -> dict[str, str]:
     return {who: json.dumps(t.text, ensure_ascii=False) + ("" if t.terminated else " [cut off]") for who, t in sides.items()}
 
 
-def results() -> None:
-    """The table, with what was read, and the headlines."""
+def marked(path: Path) -> dict[int, dict[str, int]]:
+    """Of each seed, how many answers of the policy and of the base model a reader has marked as sensible."""
     key = json.loads((FOLDER / "key.json").read_text())
     sensible: dict[int, dict[str, int]] = {}
-    for line in (FOLDER / "marks.txt").read_text().splitlines():
+    for line in path.read_text().splitlines():
         seed, number, *marks = line.split()
         left = key[f"{seed} {number}"]
         for who, mark in zip((left, "base" if left == "policy" else "policy"), marks, strict=True):
             sensible.setdefault(int(seed), {"policy": 0, "base": 0})[who] += mark == "yes"
+    return sensible
+
+
+def results() -> None:
+    """The table, with what was read, and the headlines."""
+    readers = [marked(path) for path in sorted(FOLDER.glob("marks-*.txt"))]
+    sensible = {seed: [reader[seed] for reader in readers] for seed in readers[0]}
     rows = [json.loads((FOLDER / f"{seed}.json").read_text()) for seed in sorted(sensible)]
     command = "bench/demo.py run " + " ".join(str(r["seed"]) for r in rows)
     lines = [
@@ -90,7 +98,7 @@ def results() -> None:
         "",
         about(command, "SmolLM2-135M-Instruct, simulated panel"),
         "",
-        f"Sensible: of {READ} held-out prompts, read blind by one reader, a language model; in brackets the base model's. An answer is sensible that",
+        f"Sensible: of {READ} held-out prompts, read blind by {len(readers)} readers, language models; in brackets the base model's. An answer is sensible that",
         "is coherent, on the subject, and does roughly what was asked, whether or not its facts are right or its end is cut off.",
         "",
         "| seed | win rate | 95 % interval | greedy against greedy | nats a token, greedy | nats a token, sampled | words | answers that end "
@@ -103,11 +111,11 @@ def results() -> None:
             f"| {r['seed']} | {100 * s['win_rate']:.1f} % | {100 * s['win_rate_low']:.1f} to {100 * s['win_rate_high']:.1f} % "
             f"| {100 * g['win_rate']:.1f} % | {-g['nats_lost']:+.2f} | {-s['nats_lost']:+.2f} "
             f"| {s['length_policy']:.0f} ({s['length_base']:.0f}) | {100 * s['ended_policy']:.0f} % ({100 * s['ended_base']:.0f} %) "
-            f"| {read['policy']} ({read['base']}) | {r['cpu_s']:.0f} |"
+            f"| {', '.join(str(x['policy']) for x in read)} ({', '.join(str(x['base']) for x in read)}) | {r['cpu_s']:.0f} |"
         )
     publish("demo", {"rows": [r | {"sensible": sensible[r["seed"]]} for r in rows]}, lines)
     low = sorted((r["sampled"]["win_rate_low"] for r in rows), reverse=True)
-    read = sorted((float(x["policy"]) for x in sensible.values()), reverse=True)
+    read = sorted((mean(x["policy"] for x in found) for found in sensible.values()), reverse=True)
     lost = sorted(r["greedy"]["nats_lost"] for r in rows)
     processors = [x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
     machine = f"{len(processors)} x {processors[0]}"
