@@ -1,8 +1,8 @@
 """How the demo does on seeds that chose nothing: `python bench/demo.py run 20 21 ...` runs them, one after the other.
 
 `blind 20 21 ...` then writes blind.md, twenty held-out prompts a seed with the sampled answers of base and policy in an order drawn at
-random, and key.json. Mark each answer in marks-READER.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right), without the key; then
-`python bench/demo.py publish` puts it all together.
+random, and key.json. Mark each answer in marks-READER.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right),
+without the key; `publish` puts it all together.
 """
 
 import json
