@@ -10,7 +10,7 @@ from rich.console import Console
 from rather import build, settings
 from rather.config import Config
 from rather.core import Task, Trajectory
-from rather.errors import ConfigError
+from rather.errors import ConfigError, DataError
 from rather.run import opened
 
 
@@ -49,6 +49,14 @@ def test_what_was_drawn_after_another_prompt_keeps_no_tokens_of_it(config: Confi
     assert (policy.collate(answers).observations == policy.collate(own).observations).all(), (
         "it is learned as an answer to the plain prompt"
     )
+
+
+def test_a_prompt_that_is_too_long_with_an_instruction_is_found_before_anything_is_sampled(config: Config) -> None:
+    long = config.model_copy(update={"sample": config.sample.model_copy(update={"contrast": ("", "In short. " * 100)})})
+    run = opened(long, Console(quiet=True))
+    with pytest.raises(DataError, match="6 of 8 prompts leave no room for 6 of answer"):
+        run.sample()
+    assert not run.store.keys(config.run.name, "train")
 
 
 def test_a_contrast_is_of_two() -> None:

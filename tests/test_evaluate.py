@@ -16,7 +16,7 @@ def test_the_interval_is_wilsons(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize("count", [5, 20, 60])
-@pytest.mark.parametrize("kind", ["coin", "votes", "ties", "rarely", "between"])
+@pytest.mark.parametrize("kind", ["coin", "votes", "ties", "rarely", "between", "skewed", "high", "near one"])
 def test_the_interval_covers_the_truth_as_often_as_it_says_and_is_no_wider_than_it_need_be(kind: str, count: int) -> None:
     chance = np.random.default_rng(0)
     shape = 1000, count
@@ -26,11 +26,14 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_and_is_no_wider_than_
         "ties": (np.where(chance.random(shape) < 0.7, 0.5, chance.binomial(1, 0.8, shape)), 0.59),
         "rarely": (np.where(chance.random(shape) < 0.95, 0.5, 1.0), 0.525),
         "between": (chance.beta(4, 1, shape), 0.8),
+        "skewed": (np.where(chance.random(shape) < 0.1, 0.0, 0.9), 0.81),
+        "high": (1 - (chance.random(shape) < 0.05) / 3, 1 - 0.05 / 3),
+        "near one": (chance.beta(9.5, 0.5, shape), 0.95),
     }[kind]
     found = [rate(list(values)) for values in drawn]
     covered = np.mean([r.low <= truth <= r.high for r in found])
     assert covered >= 0.93  # 1,000 draws of 95 %, and as few as 5 values
-    if count == 60 and kind != "rarely":  # by the normal distribution, knowing the deviation
+    if count == 60 and kind in ("coin", "votes", "ties"):  # by the normal distribution, knowing the deviation
         needed = 2 * Z * drawn.std() / np.sqrt(count)
         assert np.mean([r.high - r.low for r in found]) <= 1.15 * needed
 
@@ -38,6 +41,10 @@ def test_the_interval_covers_the_truth_as_often_as_it_says_and_is_no_wider_than_
 def test_values_that_agree_by_chance_are_not_taken_for_certain() -> None:
     found = rate([0.5, 0.5])
     assert found.high - found.low > 0.5
+
+
+def test_one_more_vote_lost_does_not_raise_the_lower_end() -> None:
+    assert rate([1.0] * 59 + [2 / 3]).low < rate([1.0] * 60).low
 
 
 def test_no_values() -> None:

@@ -29,7 +29,7 @@ from rather.spaces.weights import Factors, LowRank, Weights
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
-from rather.text.prompts.fit import Fit
+from rather.text.prompts.fit import Fit, instructed, suffixed
 from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
 from rather.verify.verifiers import Check
@@ -66,17 +66,7 @@ def tasks(config: Config) -> tuple[list[Task], list[Task]]:
     else:
         train, held_out = read_tasks(d.prompts, d.column, d.held_out)
     train, held_out = train[: d.limit or None], held_out[: config.eval.prompts or None]
-    return [_extended(t, d.suffix) for t in train], [_extended(t, d.suffix) for t in held_out]
-
-
-def _extended(task: Task, suffix: str) -> Task:
-    if not suffix:
-        return task
-    if isinstance(task.prompt, str):
-        return replace(task, prompt=task.prompt + suffix)
-    assert task.prompt is not None
-    *before, last = task.prompt
-    return replace(task, prompt=[*before, {**last, "content": last["content"] + suffix}])
+    return [suffixed(t, d.suffix) for t in train], [suffixed(t, d.suffix) for t in held_out]
 
 
 def start_policy(config: Config, full: bool = False) -> AnyPolicy:
@@ -151,7 +141,7 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
 def _manners(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[Manner]:
     """With each instruction at the end of the prompts, or none, what the likeliest answers to the tasks are."""
     greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.rows)
-    found = greedy.sample([_extended(t, f" {i}" if i else "") for i in instructions for t in tasks], 0)
+    found = greedy.sample([instructed(t, i) for i in instructions for t in tasks], 0)
     rows = [(t.observations.tolist(), t.actions.tolist()) for t in found if t.observations is not None and t.actions is not None]
     n = len(tasks)
     return [Manner(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
@@ -170,8 +160,8 @@ def two_answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], see
     With `sample.contrast` one is drawn with either instruction, and kept as an answer to the task without it: such answers differ more, so
     that a comparison says more (Yang et al. 2023, RLCD, where the instruction takes the judge's place).
     """
-    contrast = [f" {i}" if i else "" for i in config.sample.contrast or ("", "")]
-    found = sampler.sample([_extended(t, instruction) for t in tasks for instruction in contrast], seed)
+    contrast = config.sample.contrast or ("", "")
+    found = sampler.sample([instructed(t, instruction) for t in tasks for instruction in contrast], seed)
     if any(contrast):  # its tokens and their log-probabilities are those after another prompt
         kept = zip(found, (t for t in tasks for _ in contrast), strict=True)
         found = [replace(answer, task=task, observations=None, actions=None, logprobs=None) for answer, task in kept]
@@ -180,7 +170,7 @@ def two_answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], see
 
 def fit(config: Config, policy: AnyPolicy, tell: Callable[[str], None]) -> Fit:
     """What measures prompts and answers against the context of `policy`."""
-    return Fit(policy.tokens, policy.context, config.sample.max_tokens, config.data.overlong, tell)
+    return Fit(policy.tokens, policy.context, config.sample.max_tokens, config.data.overlong, tell, config.sample.contrast)
 
 
 def verified(config: Config) -> bool:

@@ -67,7 +67,7 @@ def run(run: Any) -> list[Finding]:
             found += check(run)
         except RatherError as e:
             found.append(Finding("bad", str(e)))
-    return found
+    return list(dict.fromkeys(found))  # the same fault stops several checks
 
 
 Check = Callable[[Any], list[Finding]]
@@ -142,7 +142,8 @@ def _tokenizer(run: Any) -> list[Finding]:
 def _prompts(run: Any) -> list[Finding]:
     tokens, context, _ = _tokens(run)
     found: list[Finding] = []
-    fit = Fit(tokens, context, run.config.sample.max_tokens, run.config.data.overlong, lambda said: found.append(Finding("note", said)))
+    sample, overlong = run.config.sample, run.config.data.overlong
+    fit = Fit(tokens, context, sample.max_tokens, overlong, lambda said: found.append(Finding("note", said)), sample.contrast)
     train, held_out = fit.tasks(*build.tasks(run.config))
     grade = "note" if len(held_out) < 30 else "good"
     more = "; a win rate on so few has a wide interval" if grade == "note" else ""

@@ -55,8 +55,10 @@ def compare(run: Any, number: int) -> str | None:
         for judge in run.judges:
             if isinstance(judge, Checker):
                 raise nothing_judged("the evaluation", judge.problems)
-        silent = len(run.store.labels(c.run.name, purpose))
-        return f"there is no win rate: all {silent} answers are abstentions" if silent else None
+        silent = run.store.labels(c.run.name, purpose)
+        if len({label.comparison for label in silent}) < len(asked):
+            return None
+        return f"there is no win rate: all {len(silent)} answers are abstentions"
     result = win_rate(answered, name)
     price = _cost(run, answered, name)
     values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}

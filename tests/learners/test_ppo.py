@@ -13,6 +13,7 @@ from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy
 from rather.control.rollout import ControlSampler
 from rather.core import Batch, Task
+from rather.errors import TrainingError
 from rather.learners.common import Attempts, Optimisation
 from rather.learners.ppo import PPO, Clip
 
@@ -169,11 +170,23 @@ def test_a_critic_with_a_rate_of_its_own_learns_at_it() -> None:
 
 
 def test_where_nothing_was_judged_nothing_is_learned_and_the_next_step_goes_on() -> None:
-    judged = [False, True]
-    paid = Known(lambda b: b.mask if judged.pop(0) else torch.nan * b.mask)
-    ppo = learner(Clip(kl=0.2, kl_target=0.5), reference=Known(lambda b: b.logprobs - 0.5), reward_model=paid)
+    ppo = learner(Clip(kl=0.2, kl_target=0.5), reference=Known(lambda b: b.logprobs - 0.5))
+    judged, collect = [False, True], ppo.source.collect
+
+    def collected(number: int) -> Batch:
+        batch = collect(number)
+        batch.rewards.copy_(batch.mask if judged.pop(0) else torch.nan * batch.mask)
+        return batch
+
+    ppo.source.collect = collected
     before = ppo.stepper.state_dict()
     assert ppo.step() == {"unjudged": 1.0, "kl_weight": 0.2, "tokens": 0.0}
     assert ppo.stepper.state_dict() == before
     found = ppo.step()
     assert (found["unjudged"], found["tokens"]) == (0, 32 * 6)
+
+
+def test_a_reward_model_without_a_number_for_any_answer_ends_the_training() -> None:
+    ppo = learner(Clip(), reward_model=Known(lambda b: torch.nan * b.mask))
+    with pytest.raises(TrainingError, match="score of every answer is not a number"):
+        ppo.step()

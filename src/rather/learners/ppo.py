@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rather import ranks
 from rather.core import Batch, spread
+from rather.errors import TrainingError
 from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
 
@@ -147,6 +148,8 @@ class PPO:
         judged = ~earned.isnan().any(-1)
         means.add(unjudged=(~judged).float())
         if not judged.any():
+            if model is not None:
+                raise TrainingError("the reward model's score of every answer is not a number; train it anew with a lower reward.lr")
             return None
         if not judged.all():
             batch, earned, looked = batch.select(judged), earned[judged], [x[judged] for x in looked]

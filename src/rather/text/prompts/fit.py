@@ -16,14 +16,40 @@ SHOWN = 5
 Overlong = Literal["error", "skip", "truncate"]
 
 
+def instructed(task: Task, instruction: str) -> Task:
+    """The task with an instruction behind its prompt, or its last message, if there is one."""
+    return suffixed(task, f" {instruction}" if instruction else "")
+
+
+def suffixed(task: Task, suffix: str) -> Task:
+    """The task with `suffix` behind its prompt, or its last message."""
+    if not suffix:
+        return task
+    if isinstance(task.prompt, str):
+        return replace(task, prompt=task.prompt + suffix)
+    assert task.prompt is not None
+    *before, last = task.prompt
+    return replace(task, prompt=[*before, {**last, "content": last["content"] + suffix}])
+
+
 class Fit:
     """Measures rows against a context of `context` tokens; answers that are still to be sampled have up to `max_tokens`.
 
     What to do with a row that is too long is `overlong`: refuse all, leave it out, or take tokens from the beginning of its prompt,
-    which `Tokens.cut` does for the sampler and `collate`. `tell` is told in a sentence what was done, once.
+    which `Tokens.cut` does for the sampler and `collate`. `tell` is told in a sentence what was done, once. Training prompts are sampled
+    with each instruction of `contrast`.
     """
 
-    def __init__(self, tokens: Tokens, context: int, max_tokens: int, overlong: Overlong, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        context: int,
+        max_tokens: int,
+        overlong: Overlong,
+        tell: Callable[[str], None],
+        contrast: tuple[str, ...] | None = None,
+    ) -> None:
+        self.contrast = contrast or ("",)
         self.tokens, self.context, self.max_tokens, self.overlong, self.tell = tokens, context, max_tokens, overlong, tell
         self.learnable: dict[str, bool] = {}
         """Of every question that was looked at, whether it can be learned from."""
@@ -45,7 +71,8 @@ class Fit:
             raise ConfigError(
                 f"sample.max_tokens is {self.max_tokens}, which leaves no room for a prompt in the model's context of {context}"
             )
-        long = [(t, size) for t in (*train, *held_out) if (size := self._size(t, room)) > room]
+        sized = [(t, max(self._size(instructed(t, i), room) for i in self.contrast)) for t in train]
+        long = [(t, size) for t, size in (*sized, *((t, self._size(t, room)) for t in held_out)) if size > room]
         if not long:
             return [*train], [*held_out]
         count = len(train) + len(held_out)
