@@ -48,7 +48,7 @@ def test_every_evaluation_has_a_number_of_its_own(trained: list[str]) -> None:
     assert [evaluated(trained, *changed) for changed in asked] == first
     assert len({row["evaluation"] for row in first}) == len(asked)
     assert [row["prompts"] for row in first] == [4, 4, 2, 4, 4, 4]
-    assert first[0]["win_rate"] != first[1]["win_rate"], "they do not like the same"
+    assert len({row["win_rate"] for row in first}) > 1, "they do not all say the same"
 
 
 def test_whoever_else_answers_on_the_page_does_not_count(trained: list[str]) -> None:
