@@ -54,7 +54,8 @@ def test_a_stopped_import_keeps_nothing_or_all(where: str, tmp_path: Path, step:
     assert isinstance(count, int)
     for last in range(count - 1, -1, -step):  # from the one before the commit on
         process, said = begun(where, f"run-{last}", path, last)
-        assert said == "there" and process.pid is not None
+        assert said == "there"
+        assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL if last // step % 2 else signal.SIGINT)
         process.join()
         assert process.exitcode != 0

@@ -54,7 +54,7 @@ def test_by_hand() -> None:
 def test_surprise_is_log_probability_beyond_entropy(tiny: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    policy = load.policy(tiny, torch.device("cpu"), torch.float32, False, 0.7, None)
+    policy = load.policy(tiny, torch.device("cpu"), torch.float32, False, 0.3, None)  # which is sampled colder than the reader reads
     surprise = Surprise(policy)
     answers = [answer("ab"), answer("a longer one", terminated=False), answer("", terminated=False)]
     surprise.read(answers)
@@ -62,7 +62,7 @@ def test_surprise_is_log_probability_beyond_entropy(tiny: Path) -> None:
     for t in answers[:2]:
         prompt, said = policy.tokens.encode(t.task.prompt or "", t.text or "", t.terminated)
         with torch.no_grad():
-            logprobs = (model(torch.tensor([[*prompt, *said]])).logits[0] / 0.7).log_softmax(-1)[len(prompt) - 1 : -1]
+            logprobs = (model(torch.tensor([[*prompt, *said]])).logits[0] / 0.8).log_softmax(-1)[len(prompt) - 1 : -1]
         entropy = -(logprobs.exp() * logprobs).sum()
         expected = (-logprobs[range(len(said)), said].sum() - entropy) / len(said) ** 0.5
         assert surprise(t) == pytest.approx(float(expected), abs=1e-3)
@@ -70,8 +70,8 @@ def test_surprise_is_log_probability_beyond_entropy(tiny: Path) -> None:
 
 
 def test_what_a_model_draws_itself_surprises_it_by_nothing_on_average(tiny: Path) -> None:
-    policy = load.policy(tiny, torch.device("cpu"), torch.float32, False, 0.7, None)
-    drawn = TextSampler(policy, engine.Sampling(16, 0.7), 32).sample([Task("f", "1", "hi")] * 400, 0)
+    policy = load.policy(tiny, torch.device("cpu"), torch.float32, False, 0.3, None)
+    drawn = TextSampler(policy, engine.Sampling(16, 0.8), 32).sample([Task("f", "1", "hi")] * 400, 0)
     surprise = Surprise(policy)
     surprise.read(drawn)
     values = torch.tensor([surprise(t) for t in drawn])

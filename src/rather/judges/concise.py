@@ -1,5 +1,6 @@
 """A simulated reader who likes an answer to what was asked, complete, in few words, in the base model's own English."""
 
+import copy
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from rather.wording import asked, content_words, repetition, words
 
 ROWS = 16
 """Answers that the base model reads at a time."""
+TEMPERATURE = 0.8
+"""The temperature of the base model that this reader is used to, whatever answers are sampled with."""
 USUAL = 2.5
 """How far the base model's own answers are from what it expects, in nats per square root of a token, nine times of ten or more."""
 END = re.compile(r"[.!?\u2026][\"'\u2019\u201d)\]*_]*$")
@@ -20,12 +23,14 @@ END = re.compile(r"[.!?\u2026][\"'\u2019\u201d)\]*_]*$")
 class Surprise:
     """How surprised a language model is by an answer, beyond what it expected: sum_t (-log p_t - H_t) / sqrt(T), in nats.
 
-    H_t is the entropy of its next token. What the model draws itself has mean 0, whatever its length; answers that it would never give
-    lie far above, those that are likelier than its own usually are far below (compare typical sampling, Meister et al. 2023, eq. 5).
+    H_t is the entropy of its next token, both at `TEMPERATURE`. What the model draws so has mean 0, whatever its length; answers that it
+    would never give lie far above, those that are likelier than its own usually are far below (compare typical sampling, Meister et al.
+    2023, eq. 5).
     """
 
     def __init__(self, policy: Any) -> None:
-        self.policy = policy
+        self.policy = copy.copy(policy)
+        self.policy.temperature = TEMPERATURE
         self.known: dict[tuple[str, str, bool], float] = {}
 
     @torch.no_grad()
