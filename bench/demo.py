@@ -1,12 +1,11 @@
-"""How the demo does on seeds that chose nothing: `python bench/demo.py run 20 21 ...` runs them, one after the other.
+"""How an example does on seeds that chose nothing: `python bench/demo.py run demo 20 21 ...` runs them, one after the other.
 
-`blind 20 21 ...` then writes blind.md, twenty held-out prompts a seed with the sampled answers of base and policy in an order drawn at
+The other examples that end in a win rate are `nudge` and `ppo`. `blind demo 20 21 ...` then writes blind.md, twenty held-out prompts a seed with the sampled answers of base and policy in an order drawn at
 random, and key.json. Mark each answer in marks-READER.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right),
-without the key; `publish` puts it all together.
+without the key; `publish demo` puts it all together.
 """
 
 import json
-import os
 import random
 import resource
 import subprocess
@@ -21,20 +20,19 @@ from rather.core import Comparison
 from rather.judges.language import words
 from rather.store import Store
 
-FOLDER = Path(os.environ.get("DEMO_FOLDER", "runs/bench-demo"))
-CONFIG, READ = "src/rather/data/examples/demo.toml", 20
+FOLDER, READ = Path("runs/bench"), 20
 
 
-def run(seed: int) -> None:
-    """One run of the demo and, after it, greedy against greedy; what was measured goes to SEED.json."""
-    named = [CONFIG, f"run.folder={FOLDER}", f"run.name=demo-{seed}", f"run.seed={seed}"]
+def run(folder: Path, example: str, seed: int) -> None:
+    """One run of the example and, after it, greedy against greedy; what was measured goes to SEED.json."""
+    named = [f"src/rather/data/examples/{example}.toml", f"run.folder={folder}", f"run.name=seed-{seed}", f"run.seed={seed}"]
     before, since = _cpu(), time.perf_counter()
     said = [_rather("loop", *named)]
-    row = {"seed": seed, "cpu_s": _cpu() - before, "wall_s": time.perf_counter() - since, "sampled": _evaluated(seed)}
+    row = {"seed": seed, "cpu_s": _cpu() - before, "wall_s": time.perf_counter() - since, "sampled": _evaluated(folder, seed)}
     said.append(_rather("eval", *named, "sample.temperature=0"))
-    row["greedy"] = _evaluated(seed)
-    (FOLDER / f"{seed}.json").write_text(json.dumps(row))
-    (FOLDER / f"{seed}.log").write_text("\n".join(said))
+    row["greedy"] = _evaluated(folder, seed)
+    (folder / f"{seed}.json").write_text(json.dumps(row))
+    (folder / f"{seed}.log").write_text("\n".join(said))
     print(*said, sep="\n", flush=True)
 
 
@@ -48,26 +46,25 @@ def _rather(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def _evaluated(seed: int) -> dict[str, Any]:
-    lines = (FOLDER / f"demo-{seed}/metrics.jsonl").read_text().splitlines()
+def _evaluated(folder: Path, seed: int) -> dict[str, Any]:
+    lines = (folder / f"seed-{seed}/metrics.jsonl").read_text().splitlines()
     return next(row for row in map(json.loads, reversed(lines)) if row["phase"].startswith("eval-"))
 
 
-def blind(seeds: list[int]) -> None:
+def blind(folder: Path, seeds: list[int]) -> None:
     """The twenty prompts of each seed's report, with their answers in an order that only key.json knows."""
     lines, key, chance = [], {}, random.Random("blind")
     for seed in seeds:
-        row = json.loads((FOLDER / f"{seed}.json").read_text())["sampled"]
-        name = f"demo-{seed}"
-        asked = Store(str(FOLDER / name / "store.db")).answered(name, row["evaluation"]).comparisons
+        row = json.loads((folder / f"{seed}.json").read_text())["sampled"]
+        asked = Store(str(folder / f"seed-{seed}/store.db")).answered(f"seed-{seed}", row["evaluation"]).comparisons
         for number, c in enumerate(asked[:: max(1, len(asked) // READ)][:READ]):
             sides = _sides(c)
             left = chance.choice(("policy", "base"))
             key[f"{seed} {number}"] = left
             shown = (left, "base" if left == "policy" else "policy")
             lines += [f"## {seed} {number}: {words(c.a[0].task.prompt or '')}", "", *(f"- {sides[who]}" for who in shown), ""]
-    (FOLDER / "blind.md").write_text("\n".join(lines))
-    (FOLDER / "key.json").write_text(json.dumps(key))
+    (folder / "blind.md").write_text("\n".join(lines))
+    (folder / "key.json").write_text(json.dumps(key))
 
 
 def _sides(c: Comparison) -> dict[str, str]:
@@ -77,7 +74,7 @@ def _sides(c: Comparison) -> dict[str, str]:
 
 def marked(path: Path) -> dict[int, dict[str, int]]:
     """Of each seed, how many answers of the policy and of the base model a reader has marked as sensible."""
-    key = json.loads((FOLDER / "key.json").read_text())
+    key = json.loads(path.with_name("key.json").read_text())
     sensible: dict[int, dict[str, int]] = {}
     for line in path.read_text().splitlines():
         seed, number, *marks = line.split()
@@ -87,14 +84,14 @@ def marked(path: Path) -> dict[int, dict[str, int]]:
     return sensible
 
 
-def results() -> None:
-    """The table, with what was read, and the headlines."""
-    readers = [marked(path) for path in sorted(FOLDER.glob("marks-*.txt"))]
+def results(folder: Path, example: str) -> None:
+    """The table, with what was read, and the demo's headlines."""
+    readers = [marked(path) for path in sorted(folder.glob("marks-*.txt"))]
     sensible = {seed: [reader[seed] for reader in readers] for seed in readers[0]}
-    rows = [json.loads((FOLDER / f"{seed}.json").read_text()) for seed in sorted(sensible)]
-    command = "bench/demo.py run " + " ".join(str(r["seed"]) for r in rows)
+    rows = [json.loads((folder / f"{seed}.json").read_text()) for seed in sorted(sensible)]
+    command = f"bench/demo.py run {example} " + " ".join(str(r["seed"]) for r in rows)
     lines = [
-        "# The demo on seeds that chose nothing",
+        f"# The example `{example}` on seeds that chose nothing",
         "",
         about(command, "SmolLM2-135M-Instruct, simulated panel"),
         "",
@@ -113,7 +110,9 @@ def results() -> None:
             f"| {s['length_policy']:.0f} ({s['length_base']:.0f}) | {100 * s['ended_policy']:.0f} % ({100 * s['ended_base']:.0f} %) "
             f"| {', '.join(str(x['policy']) for x in read)} ({', '.join(str(x['base']) for x in read)}) | {r['cpu_s']:.0f} |"
         )
-    publish("demo", {"rows": [r | {"sensible": sensible[r["seed"]]} for r in rows]}, lines)
+    publish(example if example == "demo" else f"demo-{example}", {"rows": [r | {"sensible": sensible[r["seed"]]} for r in rows]}, lines)
+    if example != "demo":
+        return
     low = sorted((r["sampled"]["win_rate_low"] for r in rows), reverse=True)
     read = sorted((mean(x["policy"] for x in found) for found in sensible.values()), reverse=True)
     lost = sorted(r["greedy"]["nats_lost"] for r in rows)
@@ -126,13 +125,13 @@ def results() -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["run", *seeds]:
-            FOLDER.mkdir(parents=True, exist_ok=True)
+        case ["run", example, *seeds]:
+            (FOLDER / example).mkdir(parents=True, exist_ok=True)
             for seed in seeds:
-                run(int(seed))
-        case ["blind", *seeds]:
-            blind([int(seed) for seed in seeds])
-        case ["publish"]:
-            results()
+                run(FOLDER / example, example, int(seed))
+        case ["blind", example, *seeds]:
+            blind(FOLDER / example, [int(seed) for seed in seeds])
+        case ["publish", example]:
+            results(FOLDER / example, example)
         case _:
             sys.exit(__doc__)

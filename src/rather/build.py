@@ -289,7 +289,7 @@ def learner(
             d = config.dpo
             if d.reference == "each" and trained is start:
                 raise ConfigError('dpo.reference = "each" needs model.train = "lora": full training changes the reference too')
-            return DPO(trained, start, data.comparisons, parameters, how, d.beta, d.loss, d.normalised, d.reference, progress)
+            return DPO(trained, start, data.comparisons, parameters, how, d.beta, d.loss, d.normalised, d.sft_weight, d.reference, progress)
         case "reward":
             r = config.reward
             model = TextReward(trained, r.members, config.run.seed)

@@ -34,7 +34,7 @@ class Expected(Surprise):
 
 
 def test_by_hand() -> None:
-    usual, strange = Concise(Expected(-2.5)), Concise(Expected(4.5))
+    usual, strange = Concise(Expected(0.0)), Concise(Expected(3.0))
     assert usual(answer("The sky scatters blue light in air.")) == 2.0
     assert usual(answer("The sky scatters blue light in air.", terminated=False)) == 1.0, "cut off"
     assert usual(answer("The sky scatters blue light in air")) == 1.0, "no end of a sentence"
@@ -46,8 +46,8 @@ def test_by_hand() -> None:
     assert usual(answer(f"The blue sky {other} up.")) == 1.0, "40 words: one doubling beyond 20"
     assert usual(answer("The blue sky is lit. The blue sky is lit.")) == pytest.approx(-6 * (4 / 9 - 0.2)), "4 of 9 pairs again"
     assert usual(answer("")) == pytest.approx(-3.32, abs=0.01), "log2 of 5 / 1, and 1 for adding nothing"
-    assert strange(answer("The sky scatters blue light in air.")) == 1.0, "(4.5 - 2.5) / 2"
-    assert Concise(Expected(-4.5))(answer("The sky scatters blue light in air.")) == 1.0, "likelier than its own usually are"
+    assert strange(answer("The sky scatters blue light in air.")) == 1.0, "half of 2"
+    assert Concise(Expected(-7.0))(answer("The sky scatters blue light in air.")) == 1.0, "likelier than its own usually are"
     assert usual(answer("Nobody knows that secret at all.", "Who, why, what?")) == 2.0, "nothing to keep to"
 
 
@@ -134,8 +134,9 @@ def test_silly_answers_lose_against_the_base_models_own(base: TextPolicy) -> Non
 
 
 @pytest.mark.slow
-def test_a_lower_temperature_is_no_loophole(base: TextPolicy) -> None:
-    tasks = build.tasks(toml.load(None, []))[1]
+@pytest.mark.parametrize("prompts", ["package", "package:questions"])
+def test_a_lower_temperature_is_no_loophole(base: TextPolicy, prompts: str) -> None:
+    tasks = build.tasks(toml.load(None, [f"data.prompts={prompts}"]))[1]
     cold, warm = drawn(base, tasks, 0.3), drawn(base, tasks, 0.8)
     reader = Concise(Surprise(base))
     judge = SimulatedJudge("expert", reader, temperature=0.1, tie=0.05, read=reader.read)

@@ -224,3 +224,31 @@ def test_dpo_measures_a_log_ratio_and_no_kl(tiny: Path) -> None:
     values = DPO(policy, start, comparisons(4), parameters, Optimisation(1, 4)).step()
     assert values["log_ratio"] == pytest.approx(0, abs=1e-5)
     assert "kl" not in values
+
+
+def test_sft_weight_adds_the_preferred_sides_mean_negative_log_likelihood(tiny: Path) -> None:
+    """By hand, over micro-batches; the second answer of a comparison without preference adds nothing, nor does the first."""
+    start, policy, parameters = policies(tiny)
+    asked = [replace(c, preference=p) for c, p in zip(comparisons(4, length=5), (1.0, 0.2, 0.5, 0.0), strict=True)]
+    asked[0] = replace(asked[0], a=(replace(asked[0].a[0], text="longer than the others"),))
+    liked = [asked[0].a[0], asked[1].b[0], asked[3].b[0]]
+    batch = start.collate(liked)
+    with torch.no_grad():
+        logprobs = (start.evaluate(batch)[0] * batch.mask).sum(-1) / batch.mask.sum(-1)
+    plain, weighted = (
+        DPO(policy, start, asked, parameters, Optimisation(1, 4, lr=0.0, micro_batch_tokens=40), sft_weight=weight).step()["loss"]
+        for weight in (0.0, 2.0)
+    )
+    assert weighted - plain == pytest.approx(2 * float(-logprobs.sum()) / 4, rel=1e-5)
+
+
+def test_sft_weight_keeps_the_preferred_answer_likely(tiny: Path) -> None:
+    """DPO by itself may lower both sides; with the likelihood of the preferred one beside it, that one gains."""
+    gained = []
+    for weight in (0.0, 3.0):
+        start, policy, parameters = policies(tiny)
+        learner = DPO(policy, start, comparisons(32), parameters, Optimisation(40, 16, lr=1e-2), sft_weight=weight)
+        values = [learner.step()["logprob_preferred"] for _ in range(40)]
+        gained.append(values[-1] - values[0])
+    assert gained[1] > gained[0] + 1
+    assert gained[1] > 1

@@ -40,7 +40,7 @@ class _Pair:
 
 
 def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tuple[list[Task], list[Task]]:
-    """Training and held-out tasks from a prompt file or a data set on the hub; "package" and "package:topics" come with rather.
+    """Training and held-out tasks from a prompt file or a data set on the hub; "package" and "package:NAME" come with rather.
 
     A column `split` ("train" or "held_out") divides them; without it a share of `held_out`, chosen by a hash of the prompt, is
     held out. `answer` is kept for verifiers. A prompt that stands there twice is used once: what names it is what it asks, so that

@@ -15,8 +15,8 @@ ROWS = 16
 """Answers that the base model reads at a time."""
 TEMPERATURE = 0.8
 """The temperature of the base model that this reader is used to, whatever answers are sampled with."""
-USUAL = 2.5
-"""How far the base model's own answers are from what it expects, in nats per square root of a token, nine times of ten or more."""
+USUAL = -5.0, 1.0
+"""Between which surprises, in nats per square root of a token, most of a base model's answers lie, sampled at temperatures of 0.3 to 0.8."""
 END = re.compile(r"[.!?\u2026][\"'\u2019\u201d)\]*_]*$")
 
 
@@ -63,8 +63,7 @@ class Concise:
     its end with the end of a sentence. echo: 1 where it adds no content word to those of the prompt, a third less for each that it adds;
     its topic is multiplied by 1 - echo. Excess length: 1 for each doubling beyond 20 words, or halving below 5. Repetition: 6 times the
     share of pairs of words that were there before, beyond a fifth. Strangeness: half of what the base model's surprise lies outside of
-    +-2.5, so an answer in other words than the base model's loses, and so does one that is likelier than its own usually are, such as a
-    loop.
+    `USUAL`, so an answer in other words than the base model's loses, and so does one that is likelier than its own usually are.
     """
 
     def __init__(self, surprise: Surprise) -> None:
@@ -84,5 +83,6 @@ class Concise:
         count = max(len(text.split()), 1)
         excess = max(0.0, math.log2(count / 20), math.log2(5 / count))
         repeated = 6 * max(0.0, repetition(words(text)) - 0.2)
-        strange = max(0.0, abs(self.surprise(answer)) - USUAL) / 2
+        surprise, (least, most) = self.surprise(answer), USUAL
+        strange = max(0.0, least - surprise, surprise - most) / 2
         return topic * (1 + complete) - echo - excess - repeated - strange

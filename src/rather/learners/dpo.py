@@ -16,7 +16,9 @@ class DPO:
 
     `reference` is evaluated either once for every comparison, before the first step, or again at each step ("each"); the
     second needs a reference that stays as it is. In a stochastic environment DPO's closed form does not hold: the score then
-    also rewards luck. `loss` "ipo" is Azar et al. (2023), on log-ratios averaged over the actions where `normalised`.
+    also rewards luck. `loss` "ipo" is Azar et al. (2023), on log-ratios averaged over the actions where `normalised`. With `sft_weight`
+    the mean negative log-likelihood of an action of the preferred side is added, so that DPO does not lower it together with the other
+    side's (RPO; Pang et al. 2024, eq. 1); ties add none.
     """
 
     def __init__(
@@ -29,11 +31,12 @@ class DPO:
         beta: float = 0.1,
         loss: Literal["dpo", "ipo"] = "dpo",
         normalised: bool = False,
+        sft_weight: float = 0.0,
         when: Literal["once", "each"] = "once",
         progress: Callable[[int], None] = lambda done: None,
     ) -> None:
         self.model, self.reference, self.comparisons, self.how = policy, reference, list(comparisons), how
-        self.beta, self.loss, self.normalised = beta, loss, normalised
+        self.beta, self.loss, self.normalised, self.sft_weight = beta, loss, normalised, sft_weight
         self.order: Order | LeastUsed = Order(len(self.comparisons), how.seed)
         self.stepper = Stepper(parameters, how)
         self.kept: list[list[Tensor]] | None = None
@@ -68,12 +71,15 @@ class DPO:
                 part_loss = ipo_loss(*part.scores(ratios), self.beta, part.preference)
             else:
                 part_loss = bradley_terry_loss(a, b, part.preference)
+            sign = (part.preference - 0.5).sign()
+            if self.sft_weight:
+                likelihood = torch.where(sign >= 0, *part.scores((logprobs * mask).sum(-1) / mask.sum(-1).clamp(min=1)))
+                part_loss = part_loss - self.sft_weight * (sign.abs() * likelihood).mean()
             part_loss = part_loss * (weight * len(part) / len(pairs))
             part_loss.backward()
             if not weight:
                 continue
             loss = loss + part_loss.detach()
-            sign = (part.preference - 0.5).sign()
             liked_a, liked_b = part.scores((logprobs * mask).sum(-1))
             liked, other = torch.where(sign >= 0, liked_a, liked_b), torch.where(sign >= 0, liked_b, liked_a)
             means.add(
