@@ -86,7 +86,7 @@ def test_what_train_says_is_how_a_learner_optimises() -> None:
 def test_an_example_that_is_not_there_names_those_that_are() -> None:
     with pytest.raises(ConfigError, match="no example 'demos'; take one of car, cartpole, demo, "):
         examples.settings("demos")
-    with pytest.raises(ConfigError, match="'package:topic' comes with rather; take one of package:prompts, package:questions, package:topics"):
+    with pytest.raises(ConfigError, match="'package:topic' comes with rather; take one of package:prompts, package:questions, "):
         examples.prompt_file("package:topic")
 
 

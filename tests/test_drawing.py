@@ -1,5 +1,8 @@
 """Clips are drawn in a process that may die; what cannot be drawn is said, and nobody is asked about it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +133,20 @@ def test_one_that_draws_for_people_alone_is_refused_before_anybody_acts(rather, 
     assert store.questions("small") == []
     store.close()
     assert sentence in rather("status", "run.toml", *PEOPLE).stdout.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_what_is_said_of_mujoco_without_a_display_helps(tmp_path: Path) -> None:
+    """The real MuJoCo cannot be drawn without a display; with what the sentence says it can."""
+    pytest.importorskip("mujoco")
+    (tmp_path / "run.toml").write_text(RUN)
+    command = [sys.executable, "-m", "rather", "sample", "run.toml", "control.env=HalfCheetah-v5", "control.gold=", "judge.kind=people"]
+    without = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")}
+    said = subprocess.run(command, cwd=tmp_path, env=without, capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert "on a machine without a display set MUJOCO_GL=egl for MuJoCo" in said.stderr.replace("\n", " ")
+    subprocess.run(command, cwd=tmp_path, env=without | {"MUJOCO_GL": "egl"}, check=True)
+    store = Store(str(tmp_path / "runs/small/store.db"))
+    assert problems(store, "small") == []
+    assert progress(store, "small").drawn > 0
+    store.close()

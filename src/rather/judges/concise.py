@@ -16,7 +16,7 @@ ROWS = 16
 TEMPERATURE = 0.8
 """The temperature of the base model that this reader is used to, whatever answers are sampled with."""
 USUAL = -5.0, 1.0
-"""Between which surprises, in nats per square root of a token, most of a base model's answers lie, sampled at temperatures of 0.3 to 0.8."""
+"""Between which surprises most of a base model's answers lie, sampled at temperatures of 0.3 to 0.8: nats per square root of a token."""
 END = re.compile(r"[.!?\u2026][\"'\u2019\u201d)\]*_]*$")
 
 
