@@ -94,7 +94,7 @@ def ready(run: Any, number: int) -> None:
     """Make sure that training can go on in round `number`, before anything is sampled or asked.
 
     Raises:
-        CheckpointError: its last checkpoint was trained with other settings, or with what is no longer there.
+        CheckpointError: its last checkpoint was trained with other settings, or prompts or a reward model that have changed since.
     """
     t = run.config.train
     for name in {t.learner} | ({"reward"} if t.learner in ("ppo", "grpo") and t.reward == "labels" else set()):

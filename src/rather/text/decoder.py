@@ -54,8 +54,8 @@ class Cache:
     """Keys and values of every layer, (layers, R, K, L, D) each, and how much of each row is in use.
 
     L is a little more than what the longest row needs. It changes as rows grow and leave, so that no more is held and read; with
-    `room` it is that and stays. Where it changes there are two caches for a moment, and the place of the old one is too small for the next:
-    so it becomes larger than is needed by up to a quarter, but by no more than an answer of `answer` tokens.
+    `room` it is that and stays. A change holds two caches for a moment, and the place that it leaves is too small for the next one. So
+    that changes are few, L grows beyond what is needed by up to a quarter, but by no more than an answer of `answer` tokens.
     How long rows are is kept on the host, so that a step reads nothing from the device but what was drawn.
     """
 
