@@ -1,8 +1,9 @@
 """How an example does on seeds that chose nothing: `python bench/demo.py run demo 20 21 ...` runs them, one after the other.
 
-The other examples that end in a win rate are `nudge` and `ppo`. `blind demo 20 21 ...` then writes blind.md, twenty held-out prompts a seed with the sampled answers of base and policy in an order drawn at
-random, and key.json. Mark each answer in marks-READER.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right),
-without the key; `publish demo` puts it all together.
+The other examples that end in a win rate are `ppo` and `nudge`, which samples greedily, so that its columns "sampled" are greedy, too.
+`blind demo 20 21 ...` then writes blind.md, twenty held-out prompts a seed with the answers of base and policy in an order drawn at random,
+and key.json. Mark each answer in marks-READER.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right), without
+the key; `publish demo` puts it all together.
 """
 
 import json
@@ -43,7 +44,7 @@ def _cpu() -> float:
 
 def _rather(*arguments: str) -> str:
     command = [sys.executable, "-m", "rather", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def _evaluated(folder: Path, seed: int) -> dict[str, Any]:

@@ -91,3 +91,16 @@ def test_what_does_not_matter_is_the_same_evaluation(tmp_path: Path) -> None:
     whole[-1] ^= 1
     (tmp_path / "other.gguf").write_bytes(whole)
     assert evaluation.identity(Config(), "abc", (tmp_path / "other.gguf", None), tasks) != first
+
+
+def test_a_simulated_reader_who_reads_otherwise_makes_another_evaluation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"1")
+
+    def identity(utility: str) -> str:
+        config = settings.load(None, [f'judge.panel=[{{ name = "x", utility = "{utility}" }}]'])
+        return evaluation.identity(config, "abc", (tmp_path / "model.gguf", None), [])
+
+    before = [identity("concise"), identity("brief")]
+    monkeypatch.setattr("rather.judges.concise.USUAL", (-1.0, 1.0))
+    assert identity("concise") != before[0]
+    assert identity("brief") == before[1]

@@ -253,3 +253,9 @@ checks = 1
     assert any(r["moved"] > 0 for r in rows)
     said = rather("eval", "run.toml", f"zeroth.space={space}", f"zeroth.estimator={estimator}").stdout
     assert "win rate against the starting model" in said
+
+
+def test_of_dpos_settings_a_nudge_takes_beta_alone(tiny: Path, tmp_path: Path, rather) -> None:
+    (tmp_path / "run.toml").write_text(f'[model]\npath = "{tiny}"\n[train]\nlearner = "zeroth"\n[zeroth]\nestimator = "dpo"\n')
+    said = rather("train", "run.toml", "dpo.sft_weight=1", "data.prompts=package:topics", code=2).stderr
+    assert 'with zeroth.estimator = "dpo" dpo.beta alone counts' in said.replace("\n", " ")

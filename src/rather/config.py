@@ -81,7 +81,7 @@ class Data(Section):
 
     prompts: str = Field(
         default="package",
-        description='File (.jsonl, .csv, .parquet), "reasoning_gym:DATASET?option=value", or ours: "package", "package:questions".',
+        description='File (.jsonl, .csv, .parquet), "reasoning_gym:NAME?option=value", "package", "package:questions", "package:topics".',
     )
     count: int = Field(default=1000, description="Tasks that reasoning_gym makes.", ge=2)
     suffix: str = Field(default="", description="Text put after every prompt, such as how to write the answer.")
@@ -136,7 +136,7 @@ class Judge(Section):
     )
     name: ForEval[str] = Field(default="me", description="Name under which answers are kept, of all but a panel.")
     panel: ForEval[list[Panelist]] = Field(default_factory=_panel, description="The members of a simulated panel.")
-    checkpoint: Annotated[str, MattersTo("ppo", "grpo", "eval")] = Field(default="", description='A reward model, for kind "model".')
+    checkpoint: Annotated[str, MattersTo("ppo", "grpo", "eval")] = Field(default="", description='Reward checkpoint, for kind "model".')
     url: ForEval[str] = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
     model: ForEval[str] = Field(default="", description='Model name at that endpoint, for kind "language".')
     key_variable: Free[str] = Field(default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if any.")
@@ -179,7 +179,7 @@ class DPO(Section):
     beta: float = Field(default=0.1, description="Strength of the pull towards the reference.", gt=0)
     loss: Literal["dpo", "ipo"] = Field(default="dpo", description="Logistic (DPO) or squared (IPO) loss.")
     normalised: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
-    sft_weight: float = Field(default=0.0, description="Weight of the preferred answer's mean negative log-likelihood (RPO).", ge=0)
+    sft_weight: Annotated[float, MattersTo("dpo")] = Field(default=0.0, description="Weight of the preferred side's NLL (RPO).", ge=0)
     reference: Literal["once", "each"] = Field(default="once", description="Evaluate the reference once, or again at each step.")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from rather.config import Config
 from rather.core import Task
+from rather.judges import concise
+from rather.judges.known import CONCISE
 from rather.settings import mattering
 
 CHUNK = 1 << 16
@@ -22,6 +24,8 @@ def identity(config: Config, policy: str, base: tuple[Path, Path | None], tasks:
     """
     against = "/".join(fingerprint(path) for path in base if path)
     asked = {"settings": mattering(config, "eval"), "policy": policy, "base": against, "tasks": [asdict(t) for t in tasks]}
+    if any(member.utility == CONCISE for member in config.judge.panel):  # another reader, another evaluation
+        asked["concise"] = concise.TEMPERATURE, concise.USUAL
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 

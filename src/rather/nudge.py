@@ -18,7 +18,7 @@ from rich.console import Console
 
 from rather import budget, checkpoint
 from rather.checkpoint import Lineage
-from rather.config import Config
+from rather.config import DPO, Config
 from rather.core import Answered, Comparison, Perturbation, Task, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import rate
@@ -84,6 +84,8 @@ def made(config: Config, acting: Acting) -> Zeroth:
     asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order, z.best_of)
     how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimiser)
     if first_order:
+        if config.dpo != DPO(beta=config.dpo.beta):
+            raise ConfigError(f'with zeroth.estimator = "{z.estimator}" dpo.beta alone counts; leave the rest of [dpo] as it is')
         return FirstOrder(acting.policy, space, asking, how, acting.start, config.dpo.beta)
     return Zeroth(acting.policy, space, asking, how, 1 if z.kind == "gaussian" else space.size)
 

@@ -107,7 +107,7 @@ def gradient(learner: object, parameters: list) -> torch.Tensor:
     return torch.cat([g.flatten() for g in kept])
 
 
-@pytest.mark.parametrize("kind", ["dpo", "ipo", "reward", "ensemble", "sft"])
+@pytest.mark.parametrize("kind", ["dpo", "ipo", "dpo with sft", "reward", "ensemble", "sft"])
 def test_micro_batches_change_no_gradient(tiny: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found, forwarded, forward = [], list[int](), Transformer.forward
     monkeypatch.setattr(Transformer, "forward", lambda *given, **more: (forwarded.append(len(given[1])), forward(*given, **more))[1])
@@ -120,6 +120,9 @@ def test_micro_batches_change_no_gradient(tiny: Path, kind: str, monkeypatch: py
         asked = comparisons(12)
         if kind in ("dpo", "ipo"):
             learner = DPO(policy, start, asked, parameters, how, loss=kind)
+        elif kind == "dpo with sft":
+            asked[0] = replace(asked[0], a=asked[0].a + asked[1].a)
+            learner = DPO(policy, start, asked, parameters, how, sft_weight=1.0)
         elif kind == "sft":
             learner = SFT(policy, [c.a[0] for c in asked], parameters, how)
         else:
@@ -227,7 +230,7 @@ def test_dpo_measures_a_log_ratio_and_no_kl(tiny: Path) -> None:
 
 
 def test_sft_weight_adds_the_preferred_sides_mean_negative_log_likelihood(tiny: Path) -> None:
-    """By hand, over micro-batches; the second answer of a comparison without preference adds nothing, nor does the first."""
+    """By hand, over micro-batches; a tie adds nothing."""
     start, policy, parameters = policies(tiny)
     asked = [replace(c, preference=p) for c, p in zip(comparisons(4, length=5), (1.0, 0.2, 0.5, 0.0), strict=True)]
     asked[0] = replace(asked[0], a=(replace(asked[0].a[0], text="longer than the others"),))
@@ -243,11 +246,11 @@ def test_sft_weight_adds_the_preferred_sides_mean_negative_log_likelihood(tiny: 
 
 
 def test_sft_weight_keeps_the_preferred_answer_likely(tiny: Path) -> None:
-    """DPO by itself may lower both sides; with the likelihood of the preferred one beside it, that one gains."""
-    gained = []
+    """The mean log-probability of the preferred sides of all comparisons gains more with the weight than without."""
+    gained, asked = list[float](), [c for c in comparisons(32) if c.preference != 0.5]
     for weight in (0.0, 3.0):
         start, policy, parameters = policies(tiny)
-        learner = DPO(policy, start, comparisons(32), parameters, Optimisation(40, 16, lr=1e-2), sft_weight=weight)
+        learner = DPO(policy, start, asked, parameters, Optimisation(40, len(asked), lr=1e-2), sft_weight=weight)
         values = [learner.step()["logprob_preferred"] for _ in range(40)]
         gained.append(values[-1] - values[0])
     assert gained[1] > gained[0] + 1

@@ -14,18 +14,19 @@ from rather.wording import asked, content_words, repetition, words
 ROWS = 16
 """Answers that the base model reads at a time."""
 TEMPERATURE = 0.8
-"""The temperature of the base model that this reader is used to, whatever answers are sampled with."""
+"""The temperature at which the base model's probabilities are taken, whatever answers are sampled with."""
 USUAL = -5.0, 1.0
-"""Between which surprises most of a base model's answers lie, sampled at temperatures of 0.3 to 0.8: nats per square root of a token."""
+"""Surprises outside this range, in nats per square root of a token, count as strange. Answers of some 50 tokens at most are within it, most
+of them, if the base model draws them at temperatures of 0.3 to 0.8."""
 END = re.compile(r"[.!?\u2026][\"'\u2019\u201d)\]*_]*$")
 
 
 class Surprise:
     """How surprised a language model is by an answer, beyond what it expected: sum_t (-log p_t - H_t) / sqrt(T), in nats.
 
-    H_t is the entropy of its next token, both at `TEMPERATURE`. What the model draws so has mean 0, whatever its length; answers that it
-    would never give lie far above, those that are likelier than its own usually are far below (compare typical sampling, Meister et al.
-    2023, eq. 5).
+    H_t is the entropy of its next token. Probabilities and entropies are those at `TEMPERATURE`: answers sampled at it have mean 0,
+    whatever their length; answers that the model would never give lie far above, those that are likelier than its own usually are far
+    below (compare typical sampling, Meister et al. 2023, eq. 5).
     """
 
     def __init__(self, policy: Any) -> None:

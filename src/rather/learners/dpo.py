@@ -17,8 +17,8 @@ class DPO:
     `reference` is evaluated either once for every comparison, before the first step, or again at each step ("each"); the
     second needs a reference that stays as it is. In a stochastic environment DPO's closed form does not hold: the score then
     also rewards luck. `loss` "ipo" is Azar et al. (2023), on log-ratios averaged over the actions where `normalised`. With `sft_weight`
-    the mean negative log-likelihood of an action of the preferred side is added, so that DPO does not lower it together with the other
-    side's (RPO; Pang et al. 2024, eq. 1); ties add none.
+    the preferred side's negative log-likelihood, averaged over a trajectory's actions and at the policy's temperature, is added, so that
+    DPO does not lower both sides (RPO; Pang et al. 2024, eq. 1). The preferred side is the one with more than half; ties add nothing.
     """
 
     def __init__(
@@ -73,8 +73,9 @@ class DPO:
                 part_loss = bradley_terry_loss(a, b, part.preference)
             sign = (part.preference - 0.5).sign()
             if self.sft_weight:
-                likelihood = torch.where(sign >= 0, *part.scores((logprobs * mask).sum(-1) / mask.sum(-1).clamp(min=1)))
-                part_loss = part_loss - self.sft_weight * (sign.abs() * likelihood).mean()
+                mean_a, mean_b = part.scores((logprobs * mask).sum(-1) / mask.sum(-1).clamp(min=1))
+                preferred = torch.where(sign > 0, mean_a, mean_b) * (sign != 0)
+                part_loss = part_loss - self.sft_weight * preferred.mean()
             part_loss = part_loss * (weight * len(part) / len(pairs))
             part_loss.backward()
             if not weight:

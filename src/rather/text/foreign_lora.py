@@ -25,7 +25,7 @@ def add(inner: Any, name: str, rank: int, alpha: float, seed: int) -> list[nn.Pa
     targets: list[str] | str = reached(inner)
     if (part := decoder(inner)) is not inner:  # layers of the same names look at pictures
         at = next(at for at, module in inner.named_modules() if module is part)
-        targets = rf"{re.escape(at)}\.(.*\.)?({'|'.join(targets)})"
+        targets = rf"{re.escape(at)}\..*\.({'|'.join(targets)})"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return _inject(inner, name, {"r": rank, "lora_alpha": alpha, "target_modules": targets, "task_type": "CAUSAL_LM"})
