@@ -1,13 +1,14 @@
-"""How an example does on seeds that chose nothing: `python bench/demo.py run demo 20 21 ...` runs them, one after the other.
+"""How an example does on several seeds: `python bench/demo.py run demo 20 21 ...` runs them, one after the other.
 
 The other examples that end in a win rate are `ppo` and `nudge`, which samples greedily, so that its columns "sampled" are greedy, too.
-`blind demo 20 21 ...` then writes blind.md, twenty held-out prompts a seed with the answers of base and policy in an order drawn at random,
-and key.json. Mark each answer in marks-READER.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right), without
+`blind demo 20 21 ...` then writes blind.md, twenty held-out prompts a seed with the whole sentences of base and policy in an order drawn at
+random, and key.json. Mark each answer in marks-READER.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right), without
 the key; `publish demo` puts it all together.
 """
 
 import json
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -70,7 +71,15 @@ def blind(folder: Path, seeds: list[int]) -> None:
 
 def _sides(c: Comparison) -> dict[str, str]:
     sides = {"base" if t.policy.endswith("@start") else "policy": t for t in (c.a[0], c.b[0])}
-    return {who: json.dumps(t.text, ensure_ascii=False) + ("" if t.terminated else " [cut off]") for who, t in sides.items()}
+    return {who: json.dumps(_whole(t.text or ""), ensure_ascii=False) for who, t in sides.items()}
+
+
+def _whole(text: str) -> str:
+    """The whole sentences of an answer, if it has one: where an answer is cut off would tell whose it is."""
+    ends = [
+        found.end() for found in re.finditer(r"[.!?][\"'\u201d)\]*]*(?=\s|$)", text) if not re.search(r"(^|\s)\d+\.$", text[: found.end()])
+    ]
+    return text[: ends[-1]] if ends else text
 
 
 def marked(path: Path) -> dict[int, dict[str, int]]:
@@ -92,12 +101,12 @@ def results(folder: Path, example: str) -> None:
     rows = [json.loads((folder / f"{seed}.json").read_text()) for seed in sorted(sensible)]
     command = f"bench/demo.py run {example} " + " ".join(str(r["seed"]) for r in rows)
     lines = [
-        f"# The example `{example}` on seeds that chose nothing",
+        f"# The example `{example}` on several seeds",
         "",
         about(command, "SmolLM2-135M-Instruct, simulated panel"),
         "",
         f"Sensible: of {READ} held-out prompts, read blind by {len(readers)} readers, language models; in brackets the base model's. An answer is sensible that",
-        "is coherent, on the subject, and does roughly what was asked, whether or not its facts are right or its end is cut off.",
+        "is coherent, on the subject, and does roughly what was asked, whether or not its facts are right. Readers saw whole sentences alone.",
         "",
         "| seed | win rate | 95 % interval | greedy against greedy | nats a token, greedy | nats a token, sampled | words | answers that end "
         "| sensible | CPU s |",
