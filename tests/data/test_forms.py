@@ -113,6 +113,10 @@ def test_the_side_of_the_chosen_answer_is_drawn(tmp_path: Path) -> None:
     [
         ({"prompt": "x", "a": "1", "b": "2", "preference": 1.2}, r"line 1 of .* preference 1.2 is outside \[0, 1\]"),
         ({"prompt": "x", "a": "1", "b": "2", "preference": "yes"}, "line 1 of .* 'yes' is no number"),
+        (
+            {"prompt": "x", "a": "1", "b": "2", "preference": 1, "b_terminated": "no"},
+            "b_terminated is 'no'; write true, or false",
+        ),
         ({"prompt": "x", "chosen": "1"}, "line 1 of .* needed are"),
         ({"chosen": "Hi? good", "rejected": "Hi? bad"}, "not certain; add a column prompt"),
         ({"chosen": said("good"), "rejected": said("bad")}, "no common beginning"),

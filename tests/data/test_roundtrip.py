@@ -171,13 +171,16 @@ ASKED: list[tuple[Prompt, str, str, float]] = [
 @pytest.mark.parametrize("plain", [False, True], ids=["conversations", "with plain prompts"])
 def test_what_is_exported_is_imported_as_it_was(tmp_path: Path, kind: str, plain: bool) -> None:
     asked = ASKED + ([("=1+1", "x", "'", 1.0), ("[]", "y", "-1", 0.75)] if plain else [])
-    write_rows(tmp_path / "first.jsonl", [dict(zip(("prompt", "a", "b", "preference"), x, strict=True)) for x in asked])
+    rows = [dict(zip(("prompt", "a", "b", "preference"), x, strict=True)) for x in asked]
+    rows[1] |= {"a_terminated": False}
+    write_rows(tmp_path / "first.jsonl", rows)
     store, other = Store(str(tmp_path / "store.db")), Store(str(tmp_path / "other.db"))
     import_comparisons(store, "run", tmp_path / "first.jsonl")
     assert export(store, "run", tmp_path / f"x.{kind}", "comparisons") == len(asked)
     import_comparisons(other, "run", tmp_path / f"x.{kind}")
     found = other.answered("run").comparisons
     assert [(c.a[0].task.prompt, c.a[0].text, c.b[0].text, c.preference) for c in found] == asked
+    assert [(c.a[0].terminated, c.b[0].terminated) for c in found] == [(i != 1, True) for i in range(len(asked))], "what was cut off"
     export(store, "run", tmp_path / f"trl.{kind}", "trl")
     better = [c if c.preference == 1 else c.swapped() for c in read_comparisons(tmp_path / f"trl.{kind}")]
     meant = [(p, a, b) if preference > 0.5 else (p, b, a) for p, a, b, preference in asked]

@@ -46,6 +46,18 @@ def test_what_is_exported_can_be_imported(store: Store, tmp_path: Path, form: st
         assert pq.read_table(tmp_path / "trl.parquet").column_names == ["prompt", "chosen", "rejected"]
 
 
+def test_what_is_exported_to_train_on_is_what_is_trained_on(store: Store, tmp_path: Path) -> None:
+    """No known answer, and nothing that an evaluation asked of the prompts that are held out."""
+    asked = [{"prompt": f"held out {i}?", "chosen": "yes", "rejected": "no"} for i in range(2)]
+    import_comparisons(store, "run", jsonl(tmp_path / "gold.jsonl", asked[0]), "gold")
+    import_comparisons(store, "run", jsonl(tmp_path / "eval.jsonl", asked[1]), "eval-12345678")
+    for form in ("comparisons", "trl"):
+        assert export(store, "run", tmp_path / "x.jsonl", form) == 3
+        assert "held out" not in (tmp_path / "x.jsonl").read_text()
+    export(store, "run", tmp_path / "all.jsonl")
+    assert "held out 1?" in (tmp_path / "all.jsonl").read_text()
+
+
 def test_everything_is_exported_with_its_provenance(store: Store, tmp_path: Path) -> None:
     store.add_judge("ann", "person")
     store.answer(Label(1, "ann", 0.5))

@@ -30,13 +30,17 @@ BEYOND_TEXT = ("image", "images", "audio", "audios", "video", "videos", "tools",
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two answers to a prompt and P(a better). `free`: the file has no sides, so which of the two is a is up to us."""
+    """Two answers to a prompt and P(a better). `free`: the file has no sides, so which of the two is a is up to us.
+
+    `terminated`: whether a, and b, came to its end, rather than being cut off.
+    """
 
     prompt: Prompt
     a: str
     b: str
     preference: float
     free: bool
+    terminated: tuple[bool, bool] = (True, True)
 
 
 def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tuple[list[Task], list[Task]]:
@@ -90,7 +94,7 @@ def read_comparisons(path: str | Path, skipped: Counter[str] | None = None) -> I
     - `prompt`, `chosen`, `rejected`: text or messages, or whole conversations that begin with the prompt; `margin`, if it is there,
       is the log-odds that chosen is better;
     - `chosen`, `rejected` alone, as conversations: what they begin with alike is the prompt, the last message of each the answer;
-    - `prompt`, `a`, `b` and `preference`, P(a better) in [0, 1];
+    - `prompt`, `a`, `b` and `preference`, P(a better) in [0, 1]; `a_terminated`, `b_terminated` false: it was cut off;
     - `prompt`, `response` and a rating, and `prompt`, `answers` and their ranks or scores: see `rankings`.
 
     Where the file does not name sides a and b, they are drawn from a hash of the question, so that no judge can learn from the place
@@ -140,7 +144,7 @@ def _understood(rows: Rows, source: str | Path, columns: Callable[[Row], set[str
 def _columns(row: Row) -> set[str]:
     """The columns of a row that its form understands."""
     if {"a", "b", "preference"} <= set(row):
-        return {"prompt", "a", "b", "preference", "key", "judge"}
+        return {"prompt", "a", "b", "preference", "a_terminated", "b_terminated", "key", "judge"}
     if {"chosen", "rejected"} <= set(row):
         return {"prompt", "chosen", "rejected", "margin", "key", "judge"}
     return {"key", "judge"} | rankings.columns(row)
@@ -149,7 +153,8 @@ def _columns(row: Row) -> set[str]:
 def _pairs(row: Row, place: str, skipped: Counter[str] | None) -> Iterable[_Pair]:
     if {"a", "b", "preference"} <= set(row):
         a, b = (read_answer(row[name], place) for name in "ab")
-        return [_Pair(_prompt(row, place), a, b, _preference(row["preference"], place), free=False)]
+        ended = _terminated(row, "a_terminated", place), _terminated(row, "b_terminated", place)
+        return [_Pair(_prompt(row, place), a, b, _preference(row["preference"], place), free=False, terminated=ended)]
     if {"chosen", "rejected"} <= set(row):
         sides = _explicit(row, place)
         if sides is None:
@@ -183,7 +188,7 @@ def _compared(pairs: Iterable[_Pair], first: tuple[str, Row], source: str, numbe
         texts, preference = (pair.a, pair.b), pair.preference
         if pair.free and _swap(pair):
             texts, preference = texts[::-1], 1.0 - preference
-        a, b = [(Trajectory(task, f"import:{source}", text),) for text in texts]
+        a, b = [(Trajectory(task, f"import:{source}", *answer),) for answer in zip(texts, pair.terminated, strict=True)]
         yield Comparison(a, b, preference, f"import/{source}/{next(numbers)}", str(row.get("judge", "")))
 
 
@@ -207,6 +212,13 @@ def _preference(value: Any, place: str) -> float:
     if not 0 <= number <= 1:
         raise DataError(f"{place}: the preference {number:g} is outside [0, 1]")
     return number
+
+
+def _terminated(row: Row, name: str, place: str) -> bool:
+    value = str(row.get(name, True)).lower()
+    if value not in ("true", "false"):
+        raise DataError(f"{place}: {name} is {row[name]!r}; write true, or false for an answer that was cut off")
+    return value == "true"
 
 
 def _explicit(row: Row, place: str) -> tuple[Prompt, str, str] | None:

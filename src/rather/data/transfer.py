@@ -46,9 +46,10 @@ def file_judge(path: str | Path) -> str:
 def export(store: Store, run: str, path: Path, form: str = "all", advance: Advance = lambda rows: None) -> int:
     """Write a run's answers to `path` (.jsonl, .csv or .parquet); returns the number of rows.
 
-    `form` "all" is every row ever written, undone ones too, with both sides and where they come from; "comparisons" is one row a
-    question with the mean preference, which `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones. They are read
-    a thousand at a time, and `advance` is called with how many were.
+    `form` "all" is every row ever written, undone ones too, with both sides and where they come from. The others are of the questions
+    that are trained on: "comparisons" is one row each with the mean preference and whether either answer came to its end, which
+    `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones. Sides of several answers are in "all" alone. They
+    are read a thousand at a time, and `advance` is called with how many were.
 
     Raises:
         DataError: another form or format.
@@ -74,7 +75,9 @@ def _pairs(store: Store, run: str, advance: Advance) -> Iterator[Comparison]:
 
 def _comparison_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, Any]]:
     for c in _pairs(store, run, advance):
-        yield {"key": c.key, "prompt": c.a[0].task.prompt, "a": c.a[0].text, "b": c.b[0].text, "preference": c.preference}
+        (a,), (b,) = c.sides
+        ended = {"a_terminated": a.terminated, "b_terminated": b.terminated}
+        yield {"key": c.key, "prompt": a.task.prompt, "a": a.text, "b": b.text, **ended, "preference": c.preference}
 
 
 def _trl_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, Any]]:

@@ -43,8 +43,11 @@ def _sides(connection: Connection, questions: set[int]) -> dict[int, dict[str, A
 
 
 def answered(store: Store, run: str) -> Iterator[list[Comparison]]:
-    """The run's comparisons with their mean preferences, in the order in which they were asked; pages without any are empty."""
-    questions = select(t.comparison).where(t.comparison.c.run == run).order_by(t.comparison.c.id)
+    """The run's comparisons that are trained on, with their mean preferences, in the order in which they were asked.
+
+    Pages without any are empty. Known answers, repeats, and what an evaluation or a check asked are none of them.
+    """
+    questions = select(t.comparison).where(t.comparison.c.run == run, t.comparison.c.purpose == "train").order_by(t.comparison.c.id)
     with store.transaction() as connection:
         for page in connection.execute(questions.execution_options(yield_per=CHUNK)).partitions():
             some = {q.id: q for q in rows.with_sides(connection, page, steps=False)}
