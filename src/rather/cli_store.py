@@ -63,7 +63,7 @@ def export(
     file: File,
     target: Annotated[Path, typer.Argument(help="Where to: .jsonl, .csv or .parquet.")],
     settings: Settings = None,
-    form: Annotated[str, typer.Option(help="all (every answer, for records), comparisons (what is trained on, as import reads it) or trl.")] = "all",
+    form: Annotated[str, typer.Option(help="all (every answer), comparisons (what is trained on, for import) or trl.")] = "all",
 ) -> None:
     """Write the run's answers to a file."""
     from rather.data import transfer
