@@ -113,6 +113,20 @@ def test_more_epochs_or_steps_go_on_and_a_judge_who_comes_later_is_learnt(text: 
     assert {"temperature/aunt", "temperature/expert"} <= set(rows(run)[-1])
 
 
+def test_people_who_come_after_a_checkpoint_are_learnt_as_well(text: list[str]) -> None:
+    text = [*text, "train.learner=reward", "reward.held_out=0.0", "judge.kind=people", "judge.wait_s=0"]
+    go(text).sample()
+    people = ["ann", "ben", "cem"]
+    for count, name in enumerate(people, 1):
+        run = go(text)
+        run.store.add_judge(name, "person")
+        run.store.answer_all([Label(q.id, name, 1.0) for q in run.store.questions("run", "train")])
+        run.train()
+        assert last(run)["step"] == 3 * count, "six answers more, two a step"
+        learnt = {key for key in rows(run)[-1] if key.startswith("temperature/")}
+        assert learnt == ({f"temperature/{x}" for x in people[:count]} if count > 1 else set())
+
+
 def test_a_run_in_the_middle_keeps_its_own_labels_and_steps_and_then_goes_on(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in each of the two stages and resumed, it comes to the same numbers."""
     text = [*text, "train.learner=reward", "reward.members=2", "reward.held_out=0.0"]
