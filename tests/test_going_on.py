@@ -2,19 +2,22 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import Field
 from rich.console import Console
 
-from rather import checkpoint, report, settings, train
+from rather import checkpoint, live, report, settings, train
 from rather.config import Config, Section
 from rather.core import Label
 from rather.errors import CheckpointError, ConfigError
 from rather.metrics import CLOCK
 from rather.run import Run, opened
+from rather.store import clips
 from rather.train import Stopped
 from test_control_run import RUN as CONTROL
 
@@ -113,6 +116,20 @@ def test_more_epochs_or_steps_go_on_and_a_judge_who_comes_later_is_learnt(text: 
     assert {"temperature/aunt", "temperature/expert"} <= set(rows(run)[-1])
 
 
+def test_people_who_come_after_a_checkpoint_are_learnt_as_well(text: list[str]) -> None:
+    text = [*text, "train.learner=reward", "reward.held_out=0.0", "judge.kind=people", "judge.wait_s=0"]
+    go(text).sample()
+    people = ["ann", "ben", "cem"]
+    for count, name in enumerate(people, 1):
+        run = go(text)
+        run.store.add_judge(name, "person")
+        run.store.answer_all([Label(q.id, name, 1.0) for q in run.store.questions("run", "train")])
+        run.train()
+        assert last(run)["step"] == 3 * count, "six answers more, two a step"
+        learnt = {key for key in rows(run)[-1] if key.startswith("temperature/")}
+        assert learnt == ({f"temperature/{x}" for x in people[:count]} if count > 1 else set())
+
+
 def test_a_run_in_the_middle_keeps_its_own_labels_and_steps_and_then_goes_on(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in each of the two stages and resumed, it comes to the same numbers."""
     text = [*text, "train.learner=reward", "reward.members=2", "reward.held_out=0.0"]
@@ -188,6 +205,32 @@ def test_control_asks_more_in_its_last_round_and_goes_on(control: list[str]) -> 
     assert last(run, number=1) == now
     go(control, "query.comparisons=9", "train.steps=6").loop()
     assert last(run, number=1)["step"] == 6
+
+
+def test_nobody_waits_for_answers_to_a_question_whose_clip_cannot_be_drawn(control: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(seconds: float) -> None:
+        raise AssertionError("it waits for an answer that cannot come")
+
+    monkeypatch.setattr(live, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    asked = go(control).sample()
+    run = go(control, "judge.kind=people")
+    run.store.add_judge("ann", "person")
+    *drawn, (broken, _) = clips.missing(run.store, "small")
+    for number, _ in drawn:
+        clips.keep(run.store, number, clips.Clip(b"RIFF", frames=2, columns=2, width=4, height=3, milliseconds=50))
+    while (question := run.store.lease("small", "ann")) is not None:
+        run.store.answer(Label(question.id, "ann", 1.0))
+    feed = live.Feed(run, 0, "reward")
+    assert feed.refresh()
+    assert (len(feed.answered.comparisons), feed.open) == (asked - 1, 1), "it may still be drawn"
+    clips.keep(run.store, broken, None, "no display")
+    assert feed.refresh()
+    assert feed.open == 0
+    live.wait(run, "train")
+    run.train()
+    assert len(last(run, "reward")["labels"]) == asked - 1
+    clips.retry(run.store, "small")
+    assert live.wanted(run, "train") == 1, "it is drawn again"
 
 
 @pytest.mark.parametrize("command", ["loop", "sample", "label", "train"])

@@ -15,6 +15,7 @@ from typing import Any
 from rather import build, checkpoint
 from rather.checkpoint import Lineage
 from rather.core import Answered, Comparison
+from rather.store.clips import undrawable
 
 POLL_S = 0.5
 
@@ -35,7 +36,7 @@ class Feed:
     def refresh(self) -> bool:
         """Read the store if anything has changed since."""
         store, run = self.run.store, self.run.config.run.name
-        state = (store.latest(), store.asking(run), len(store.keys(run, "train")))
+        state = (store.latest(), store.asking(run), len(store.keys(run, "train")), undrawable(store, run))
         if state == self.state:
             return False
         self.state = state
@@ -90,11 +91,15 @@ def fit(run: Any, number: int, name: str) -> Path:
 
 
 def wanted(run: Any, purpose: str, number: int = sys.maxsize) -> int:
-    """How many answers are still wanted to the questions of a purpose, up to round `number`; who skips has answered."""
-    name = run.config.run.name
-    given = Counter(x.comparison for x in run.store.labels(name, purpose))
-    questions = [q.id for q in run.store.questions(name, purpose) if not later_than(number, q.comparison)]
-    return sum(max(0, run.store.asking(name).overlap - given[question]) for question in questions)
+    """How many answers are still wanted to the questions of a purpose, up to round `number`; who skips has answered.
+
+    Questions with a clip that could not be drawn are not given out, so that no answer to them can come.
+    """
+    store, name = run.store, run.config.run.name
+    given = Counter(x.comparison for x in store.labels(name, purpose))
+    hidden, overlap = undrawable(store, name), store.asking(name).overlap
+    questions = [q.id for q in store.questions(name, purpose) if q.id not in hidden and not later_than(number, q.comparison)]
+    return sum(max(0, overlap - given[question]) for question in questions)
 
 
 def wait(run: Any, purpose: str) -> None:

@@ -1,5 +1,6 @@
 """Each learner on a tiny random model: identities, micro-batches, and that it learns, over three seeds."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +98,40 @@ def test_a_careless_judge_gets_a_higher_temperature(tiny: Path) -> None:
     assert 0.5 < found["careful"] < 0.6
     assert 1 / found["careless"] + 1 / found["careful"] == pytest.approx(2)
     assert values["temperature/careless"] > 1
+
+
+@pytest.mark.parametrize("known", [["a"], ["a", "b"]])
+def test_judges_who_come_after_a_checkpoint_join_those_that_it_knows(tiny: Path, known: list[str]) -> None:
+    """Identity: to load and then follow more is to load with more."""
+    asked = [replace(c, judge="abc"[i % 3]) for i, c in enumerate(comparisons(12))]
+    old = [c for c in asked if c.judge in known]
+
+    def made(these: list[Comparison]) -> Reward:
+        _, body, parameters = policies(tiny)
+        model = TextReward(body, 1, 0)
+        judges = sorted({c.judge for c in these})
+        learner = Reward(model, these, [*parameters, model.heads], Optimisation(9, 4, lr=1e-2), judges=judges)
+        learner.follow(these)
+        return learner
+
+    first = made(old)
+    for _ in range(3):
+        first.step()
+    state, weights = first.state_dict(), [p.detach().clone() for p in first.stepper.parameters[:-1]]
+    found = []
+    for these in (old, asked):
+        learner = made(these)
+        learner.load_state_dict(copy.deepcopy(state))
+        with torch.no_grad():
+            for p, value in zip(learner.stepper.parameters[:-1], weights, strict=True):
+                p.copy_(value)
+        learner.follow(asked)
+        assert learner.judges == ["a", "b", "c"]
+        assert learner.log_temperatures.tolist() == [*first.log_temperatures.tolist(), *[0.0] * (3 - len(known))]
+        found.append([learner.step() for _ in range(3)])
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match="2 temperatures for the judges a$"):
+        made(old).load_state_dict(state | {"judges": ["a"], "log_temperatures": torch.zeros(2)})
 
 
 def gradient(learner: object, parameters: list) -> torch.Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 
 from rather.core import Comparison, Task, Trajectory
 from rather.store import Store
-from rather.store.clips import Clip, facts, keep, missing, picture, problems
+from rather.store.clips import Clip, facts, keep, missing, picture, problems, undrawable
 
 CLIP = Clip(b"RIFF", frames=2, columns=2, width=4, height=3, milliseconds=50)
 
@@ -17,8 +17,9 @@ def drive(seed: int) -> Trajectory:
 def test_a_question_waits_for_its_clips_and_one_that_cannot_be_drawn_is_never_shown(where: str) -> None:
     store = Store(where)
     store.add_judge("ann", "person")
-    one, _ = store.ask("r", [Comparison((drive(i),), (drive(i + 1),), key=str(i)) for i in (0, 2)])
+    one, two = store.ask("r", [Comparison((drive(i),), (drive(i + 1),), key=str(i)) for i in (0, 2)])
     assert store.lease("r", "ann") is None
+    assert undrawable(store, "r") == set(), "they may still be drawn"
     left, right, broken, _ = [number for number, _ in missing(store, "r")]
     keep(store, left, CLIP)
     keep(store, broken, None, "the replay differs")
@@ -29,6 +30,8 @@ def test_a_question_waits_for_its_clips_and_one_that_cannot_be_drawn_is_never_sh
     assert leased.id == one
     assert store.lease("r", "ann", held=[one]) is None, "the other one has a side that cannot be drawn"
     assert problems(store, "r") == ["the replay differs"]
+    assert undrawable(store, "r") == {two}
+    assert undrawable(store, "another run") == set()
     assert facts(store, [left])[left] == {"frames": 2, "columns": 2, "width": 4, "height": 3, "milliseconds": 50}
     assert picture(store, left, "r") == b"RIFF"
     assert picture(store, left, "another run") is None

@@ -41,10 +41,7 @@ class Reward:
         """Learn from these from now on; those that were there before keep their place."""
         before, self.comparisons = [named(c) for c in self.comparisons], list(comparisons)
         self.order = LeastUsed.after(self.order, before, [named(c) for c in comparisons], self.how.seed)
-        come = sorted({c.judge for c in comparisons} - set(self.judges)) if self.judges else []
-        if come:
-            self.judges += come
-            self.stepper.grow(self.log_temperatures, len(come))
+        self._join()
         if self.model.members > 1:
             rows = [[drawn(self.how.seed, f"{member}/{named(c)}") < 0.8 for c in comparisons] for member in range(self.model.members)]
             self.learns = torch.tensor(rows)
@@ -95,12 +92,25 @@ class Reward:
         return state | {"log_temperatures": self.log_temperatures.detach(), "judges": list(self.judges)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take `state` back."""
+        """Take `state` back; judges who have come since join those that it knows.
+
+        Raises:
+            ValueError: it has another number of temperatures than of judges.
+        """
+        judges, temperatures = state.get("judges", self.judges), state["log_temperatures"]
+        if temperatures.shape != (len(judges),):
+            raise ValueError(f"{temperatures.numel()} temperatures for the judges {', '.join(judges)}")
         self.stepper.load_state_dict(state["stepper"])
         self.order = at_place(state["place"], [named(c) for c in self.comparisons], self.how.seed)
-        self.judges = state.get("judges", self.judges)
-        with torch.no_grad():
-            self.log_temperatures.copy_(state["log_temperatures"])
+        self.judges, self.log_temperatures.data = list(judges), temperatures.to(self.log_temperatures, copy=True)
+        self._join()
+
+    def _join(self) -> None:
+        """Learn a temperature of those who judged a comparison and have none yet."""
+        new = sorted({c.judge for c in self.comparisons} - set(self.judges)) if self.judges else []
+        if new:
+            self.judges += new
+            self.stepper.grow(self.log_temperatures, len(new))
 
     def _scales(self, judges: Sequence[str], device: torch.device) -> torch.Tensor:
         if not self.judges:

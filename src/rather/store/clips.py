@@ -67,6 +67,13 @@ def problems(store: Store, run: str) -> list[str]:
         return list(dict.fromkeys(connection.execute(wanted.order_by(t.clip.c.trajectory)).scalars()))
 
 
+def undrawable(store: Store, run: str) -> set[int]:
+    """The numbers of the questions that are not given out, since a clip of theirs could not be drawn."""
+    wanted = select(t.side.c.comparison).select_from(ASKED).where(t.comparison.c.run == run, t.clip.c.problem != "")
+    with store.transaction() as connection:
+        return set(connection.execute(wanted).scalars())
+
+
 @dataclass(frozen=True)
 class Progress:
     """How many of a run's clips are drawn, could not be drawn and are still to be drawn, and why the first one could not."""
