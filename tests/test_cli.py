@@ -75,7 +75,7 @@ def test_a_run_command_by_command(rather: Rather, run: Path, tmp_path: Path) -> 
     assert "54 rows" in rather("export", run, "all.jsonl").stdout
     doctor = rather("doctor", run).stdout
     assert "whole, from" in doctor
-    assert "can be read: llama with 2 layers and" in doctor
+    assert re.search(r"can be read: llama with 2 layers and [\d,]+ parameters in float32", " ".join(doctor.split()))
     assert "step-000006" in rather("train", run).stdout, "a finished run has nothing to do"
     lines = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
     assert [x["step"] for x in lines if x["phase"] == "train-dpo-0"] == [1, 2, 3, 4, 5, 6]
@@ -143,6 +143,26 @@ def test_verifiers_that_raise_on_every_answer_end_the_run(rather: Rather, run: P
     assert "easier" not in done.stderr + done.stdout
     rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
     assert [(r["step"], r["unjudged"]) for r in rows] == [(1, 1.0)], "a step without a judged answer is one of training"
+
+
+PICKY = """
+def share(text, answer):
+    return None if text.count("e") == 1 else text.count("a") / max(len(text), 1)
+"""
+
+
+def test_labels_that_verifiers_cannot_give_say_why_and_come_once_that_is_mended(rather: Rather, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def share(text, answer):\n    return text['answer']\n")
+    with run.open("a") as file:
+        file.write('[judge]\nkind = "verifier"\n[verify]\nchecks = [{ kind = "python", function = "mine:share" }]\n')
+    rather("sample", run)
+    said = "nothing was judged in the open questions: python: raised TypeError: string indices must be integers"
+    for command in ("label", "loop"):
+        assert said in rather(command, run, code=2).stderr.replace("\n", " ")
+    (tmp_path / "mine.py").write_text(PICKY)
+    new = int(re.findall(r"(\d+) new answers", rather("label", run).stdout)[0])
+    assert 0 < new < 12, "some questions stay open"
+    assert "0 new answers. Next: rather train" in rather("label", run).stdout, "which is no error"
 
 
 def test_an_evaluation_that_verifies_nothing_says_why_and_goes_on_once_that_is_mended(rather: Rather, run: Path, tmp_path: Path) -> None:

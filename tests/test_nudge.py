@@ -255,6 +255,16 @@ checks = 1
     assert "win rate against the starting model" in said
 
 
+def test_a_nudge_that_should_hear_some_judges_alone_is_refused_before_anything_is_sampled(tiny: Path, tmp_path: Path, rather) -> None:
+    (tmp_path / "run.toml").write_text(f'[model]\npath = "{tiny}"\n[data]\nprompts = "package:topics"\n[train]\nlearner = "zeroth"\n')
+    for command in ("train", "loop"):
+        done = rather(command, "run.toml", "train.judges=['expert', 'exp*']", code=2)
+        said = done.stderr.replace("\n", " ")
+        assert 'with train.learner = "zeroth" every judge counts; leave train.judges as it is' in said
+        assert "['expert', 'exp*']" in said
+    assert not Store(str(tmp_path / "runs/run/store.db")).questions("run")
+
+
 def test_of_dpos_settings_a_nudge_takes_beta_alone(tiny: Path, tmp_path: Path, rather) -> None:
     (tmp_path / "run.toml").write_text(f'[model]\npath = "{tiny}"\n[train]\nlearner = "zeroth"\n[zeroth]\nestimator = "dpo"\n')
     said = rather("train", "run.toml", "dpo.sft_weight=1", "data.prompts=package:topics", code=2).stderr

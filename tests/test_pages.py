@@ -64,13 +64,33 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read_only(folders: list[Path], script: str) -> list[str]:
     """A command that runs `script` where those folders cannot be written to, not even by root."""
-    mounts = [f"mount --bind {x} {x} && mount -o remount,ro,bind {x}" for x in map(shlex.quote, map(str, folders))]
-    inside = f"{' && '.join(mounts)} && touch {shlex.quote(str(folders[0]))}/x 2> /dev/null && exit 99\n{script}"
-    return ["unshare", "-m" if os.geteuid() == 0 else "-rm", "sh", "-e", "-c", inside]
+    quoted = [shlex.quote(str(x)) for x in folders]
+    # On lines of their own: in `a && b` the shell's -e ignores that a fails.
+    mounts = [line for x in quoted for line in (f"mount --bind {x} {x}", f"mount -o remount,ro,bind {x}")]
+    check = f'for folder in {" ".join(quoted)}; do ! touch "$folder/x" 2> /dev/null || exit 99; done'
+    return ["unshare", "-m" if os.geteuid() == 0 else "-rm", "sh", "-e", "-c", "\n".join([*mounts, check, script])]
+
+
+MOUNTS = pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0, reason="no mount namespaces here"
+)
+
+
+@MOUNTS
+def test_pages_run_where_every_folder_is_read_only_or_not_at_all(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two words"]
+    for folder in folders:
+        folder.mkdir()
+    for folder in folders:
+        done = subprocess.run(read_only(folders, f"touch {shlex.quote(str(folder))}/y"), capture_output=True, text=True)
+        assert done.returncode == 1
+        assert "Read-only file system" in done.stderr
+    assert subprocess.run(read_only(folders, "true")).returncode == 0
+    assert subprocess.run(read_only([*folders, tmp_path / "missing"], "true"), capture_output=True).returncode not in (0, 99)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0, reason="no mount namespaces here")
+@MOUNTS
 @pytest.mark.parametrize("page", RUN, ids=lambda p: p.name)
 def test_a_page_runs_as_written(page: Path, installed: Path, tmp_path: Path) -> None:
     """From an installed wheel, in an empty folder, with read-only packages and home, without a compiler."""

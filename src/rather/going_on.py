@@ -17,6 +17,7 @@ from rather import build, checkpoint, ranks
 from rather.checkpoint import Lineage
 from rather.core import Answered
 from rather.errors import ConfigError
+from rather.verify.checker import Checker, nothing_judged
 
 
 def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
@@ -124,6 +125,19 @@ def teachers(run: Any) -> list[str]:
     if known and not found:
         raise ConfigError(f"train.judges is {patterns}, but the judges are {', '.join(known)}; name one of them")
     return found
+
+
+def check_judged(run: Any, checker: Checker, key: str, purpose: str) -> None:
+    """Make sure that verifiers which judged none of the open questions have judged others of the same round.
+
+    `key` is that of the newest open question, which says its round. A few questions that verifiers cannot judge stay open for good.
+
+    Raises:
+        TrainingError: they have judged none.
+    """
+    beginning = f"{key.partition('/')[0]}/"
+    if not run.store.answered(run.config.run.name, purpose, beginning=beginning, judges=[checker.name]).comparisons:
+        raise nothing_judged("the open questions" if purpose == "train" else "the evaluation", checker.problems)
 
 
 def note_seed(run: Any, number: int, new: int) -> None:

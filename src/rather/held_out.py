@@ -13,7 +13,6 @@ from rather.errors import ConfigError, TrainingError
 from rather.evaluate import Rate, calibration, rate, win_rate
 from rather.judges.model import ModelJudge
 from rather.text import load
-from rather.verify.checker import Checker, nothing_judged
 
 
 def compare(run: Any, number: int) -> str | None:
@@ -52,9 +51,6 @@ def compare(run: Any, number: int) -> str | None:
     voters = evaluation.voters(run)
     answered = run.store.answered(c.run.name, purpose, judges=voters or None).comparisons
     if not answered:
-        for judge in run.judges:
-            if isinstance(judge, Checker):
-                raise nothing_judged("the evaluation", judge.problems)
         silent = run.store.labels(c.run.name, purpose)
         if len({label.comparison for label in silent}) < len(asked):
             return None

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from rather import budget, checkpoint
 from rather.checkpoint import Lineage
-from rather.config import DPO, Config
+from rather.config import DPO, Config, Train
 from rather.core import Answered, Comparison, Perturbation, Task, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import rate
@@ -53,7 +53,13 @@ class Acting:
 
 
 def fit(run: Any, number: int) -> Path:
-    """Move the policy by what judges say, until the answers are used up; returns the last checkpoint."""
+    """Move the policy by what judges say, until the answers are used up; returns the last checkpoint.
+
+    Raises:
+        ConfigError: a setting is given that this learner does not take.
+    """
+    if (judges := run.config.train.judges) != Train().judges:
+        raise ConfigError(f'with train.learner = "zeroth" every judge counts; leave train.judges as it is (now {judges})')
     acting = run.acting(number)
     learner, scale = made(run.config, acting), run.config.scale
     pool = None

@@ -126,7 +126,11 @@ class Run:
         """Have the clips that people need drawn; words need none."""
 
     def label(self, purpose: str = "train") -> int:
-        """Have every open question answered; returns how many answers are new."""
+        """Have every open question answered; returns how many answers are new.
+
+        Raises:
+            TrainingError: verifiers answer, and judged nothing.
+        """
         if purpose == "train":
             self.ready(self.begun)
         if self.config.judge.kind == "terminal":
@@ -146,6 +150,8 @@ class Run:
                         self.store.answer_all(labels)
                     count += len(labels)
                     advance(len(chunk))
+            if questions and not count and isinstance(judge, Checker):
+                going_on.check_judged(self, judge, questions[-1].comparison.key, purpose)
         return count
 
     @exclusive

@@ -1,13 +1,18 @@
 """What a prompt and an answer are as tokens, beside the whole conversation as `transformers` renders it."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 from chats import ENDS, KINDS, TEMPLATES, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
+from rather import build
+from rather import settings as toml
 from rather.core import Prompt
 from rather.errors import DataError, ModelError
 from rather.text.tokens import Tokens
@@ -120,6 +125,18 @@ def test_options_reach_the_template_and_unknown_ones_are_refused() -> None:
         Tokens(made, options={"messages": "x"})
     with pytest.raises(ModelError, match="model.template gives x, but the model's tokenizer has no chat template"):
         Tokens(tokenizer("bytes"), options={"x": 1})
+
+
+def test_options_in_the_settings_reach_the_prompts_of_the_policy(tiny: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny, model)
+    made = AutoTokenizer.from_pretrained(model)
+    made.chat_template += "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}[no thoughts]{% endif %}"
+    made.save_pretrained(model)
+    where = [f"model.path={model}", "model.device=cpu", "model.dtype=float32"]
+    for options, expected in ([], ""), (["model.template={enable_thinking = false}"], "[no thoughts]"):
+        tokens = build.start_policy(toml.load(None, [*where, *options])).tokens
+        assert made.decode(tokens.encode_prompt("Tea?")) == f"<user>Tea?<assistant>{expected}"
 
 
 def test_a_template_that_writes_the_date_stays_on_one_day() -> None:
