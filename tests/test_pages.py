@@ -71,9 +71,8 @@ def read_only(folders: list[Path], script: str) -> list[str]:
     return ["unshare", "-m" if os.geteuid() == 0 else "-rm", "sh", "-e", "-c", "\n".join([*mounts, check, script])]
 
 
-MOUNTS = pytest.mark.skipif(
-    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0, reason="no mount namespaces here"
-)
+PROBE = ["unshare", "-rm", "sh", "-c", "mount --bind /tmp /tmp && mount -o remount,ro,bind /tmp"]
+MOUNTS = pytest.mark.skipif(subprocess.run(PROBE, capture_output=True).returncode != 0, reason="no mount namespaces here")
 
 
 @MOUNTS
