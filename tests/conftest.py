@@ -12,6 +12,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import importlib.util
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -26,6 +27,9 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
 import command
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in whatever a shell has started in the background; tests send Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
