@@ -149,7 +149,7 @@ class PPO:
         means.add(unjudged=(~judged).float())
         if not judged.any():
             if model is not None:
-                raise TrainingError("the reward model's score of every answer is not a number; train it anew with a lower reward.lr")
+                raise TrainingError("the reward model's score of every answer is not a number; train it again with a lower reward.lr")
             return None
         if not judged.all():
             batch, earned, looked = batch.select(judged), earned[judged], [x[judged] for x in looked]

@@ -36,7 +36,7 @@ class Fit:
     """Measures rows against a context of `context` tokens; answers that are still to be sampled have up to `max_tokens`.
 
     What to do with a row that is too long is `overlong`: refuse all, leave it out, or take tokens from the beginning of its prompt,
-    which `Tokens.cut` does for the sampler and `collate`. `tell` is told in a sentence what was done, once. Training prompts are sampled
+    which `Tokens.cut` does for the sampler and `collate`. `tell` gets a sentence about what was done, once. Training prompts are sampled
     with each instruction of `contrast`.
     """
 
