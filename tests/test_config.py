@@ -64,6 +64,20 @@ def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: P
     assert set(tomllib.loads(text)) == set(Config.model_fields)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        'sample.contrast=["", "Be brief."]', 'zeroth.contrasts=[["a\\\\b", "x\\n\\"y"]]', "control.hidden=[]", "train.judges=[]", "judge.panel=[]",
+        'judge.instruction="one\\r\\ntwo\\u007f\\u0001"', 'data.suffix="\\tÜ ☃ 🙂"',
+    ],
+)  # fmt: skip
+def test_lists_and_words_of_all_kinds_can_be_read_back(tmp_path: Path, override: str) -> None:
+    changed = settings.load(None, [override])
+    assert changed != settings.load(None, [])
+    (tmp_path / "run.toml").write_text(settings.document(changed))
+    assert settings.load(tmp_path / "run.toml", []) == changed
+
+
 def test_the_configurations_that_come_with_rather(tmp_path: Path) -> None:
     for name in examples.descriptions():
         (tmp_path / "run.toml").write_text(examples.settings(name))

@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-from rather import checkpoint, live, report, settings, train
+from rather import checkpoint, going_on, live, report, settings, train
 from rather.config import Config, Section
 from rather.core import Label
 from rather.errors import CheckpointError, ConfigError
@@ -323,3 +323,12 @@ def test_a_reward_model_that_has_changed_in_its_folder_is_no_longer_that_of_the_
     second.rename(first)
     with pytest.raises(CheckpointError, match=r"what judge.checkpoint = '.*' holds has changed since .*ppo-0/step-000001 was trained"):
         go(text).train()
+
+
+def test_a_manifest_of_another_program_in_this_folder_is_no_reward_model(
+    text: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("manifest.json").write_text('{"name": "a web page"}')
+    run = opened(settings.load(None, text), Console(quiet=True))
+    assert going_on.contents(run, {"judge": {"checkpoint": ""}}) == {}

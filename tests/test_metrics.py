@@ -43,3 +43,14 @@ def test_a_mirror_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ConfigError, match="wandb; install it or switch it off"):
         mirrors(False, "my-project", tmp_path)
+
+
+def test_a_line_that_a_full_disk_has_cut_off_is_taken_out_before_the_next(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.write("train", 1, {"loss": 1.0})
+    with metrics.path.open("a") as file:
+        file.write('{"phase": "train", "st')
+    metrics.write("train", 2, {"loss": 0.5})
+    assert [row["step"] for row in metrics.read()] == [1, 2]
+    metrics.rewind("train", 1)
+    assert [row["step"] for row in metrics.read()] == [1]

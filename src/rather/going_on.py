@@ -109,8 +109,9 @@ def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
     if "data" in mattering and not c.control.env:
         asked = json.dumps([asdict(task) for task in run.tasks[0]])
         found["data.prompts"] = hashlib.sha256(asked.encode()).hexdigest()
-    if "checkpoint" in mattering.get("judge", {}) and (saved := Path(c.judge.checkpoint)).joinpath("manifest.json").exists():
-        found["judge.checkpoint"] = checkpoint.digest(saved)
+    saved = c.judge.checkpoint
+    if saved and "checkpoint" in mattering.get("judge", {}) and Path(saved, "manifest.json").exists():
+        found["judge.checkpoint"] = checkpoint.digest(Path(saved))
     return found
 
 

@@ -28,8 +28,10 @@ class Metrics:
 
         if ranks.rank():
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"phase": phase, "step": step, **words, **values}) + "\n")
+        with self.path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) + 1 and file.read() != b"\n":  # cut off, as by a full disk
+                file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
+            file.write(json.dumps({"phase": phase, "step": step, **words, **values}).encode() + b"\n")
         for mirror in self.mirrors:
             mirror(phase, step, values)
 

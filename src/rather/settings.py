@@ -1,6 +1,7 @@
 """A run's settings in and out of TOML: one file, `section.key=value` overrides, errors that name the nearest valid key."""
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def document(config: Config) -> str:
         tables = []
         for key, field in type(values).model_fields.items():
             value = getattr(values, key)
-            if isinstance(value, list) and all(isinstance(item, Section) for item in value):
+            if isinstance(value, list) and value and all(isinstance(item, Section) for item in value):
                 tables += [line for item in value for line in ["", f"[[{section}.{key}]]", *_rows(item)]]
             elif value is None:
                 lines.append(f"# {key} = ...  # {field.description}")
@@ -113,8 +114,9 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's strings are JSON's, but for DEL
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_toml(key)} = {_toml(item)}' for key, item in value.items())}}}"
     return repr(value)

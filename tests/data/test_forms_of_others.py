@@ -95,9 +95,18 @@ def test_ratings_of_answers_to_one_prompt(tmp_path: Path) -> None:
     assert found[0] == ("p", "y", "x", sigmoid(1))
     assert (found[1][0], {found[1][1], found[1][2]}, found[1][3]) == ("q", {"x", "z"}, 0.5)
     assert found[2:] == [("s", "x", "y", 1.0)]
-    assert skipped == {"it is the only rated answer to its prompt; answers to one prompt should stand together": 1}
+    assert skipped == {"it is the only rated answer to its prompt by its judge; answers to one prompt should stand together": 1}
     three = [{"prompt": "p", "response": str(i), "score": i * 1.5} for i in range(3)]
     assert sorted(read(tmp_path, *three)) == [("p", "1", "0", sigmoid(1.5)), ("p", "2", "0", sigmoid(3)), ("p", "2", "1", sigmoid(1.5))]
+
+
+def test_ratings_of_two_judges_are_compared_each_with_their_own(tmp_path: Path) -> None:
+    rated = [("x", 5, "alice"), ("x", 2, "bob"), ("y", 4, "alice"), ("y", 4, "bob"), ("z", 1, "bob")]
+    rows = [{"prompt": "p", "response": r, "rating": n, "judge": judge} for r, n, judge in rated]
+    path = tmp_path / "rated.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = Counter((c.judge, frozenset({c.a[0].text, c.b[0].text})) for c in read_comparisons(path))
+    assert found == {("alice", frozenset("xy")): 1, **{("bob", frozenset(pair)): 1 for pair in ("xy", "xz", "yz")}}
 
 
 def test_ranks_scores_and_margins(tmp_path: Path) -> None:
@@ -121,6 +130,8 @@ def test_ranks_scores_and_margins(tmp_path: Path) -> None:
         ({"prompt": "x", "chosen": "1", "rejected": "2", "tools": [{"name": "f"}]}, "has 'tools', which a prompt of text has no place for"),
         ({"prompt": "x", "chosen": "1", "rejected": "2", "images": ["x.png"]}, "has 'images'"),
         ({"prompt": "x", "response": "1", "score": float("inf")}, "only rated answer"),
+        ({"prompt": "x", "answers": ["1", "2"], "scores": [1, 10**400]}, "is no number"),
+        ({"prompt": "x", "a": "1", "b": "2", "preference": 10**400}, "is no number"),
         ({"prompt": "x", "answers": ["1", "2"]}, "need a list 'ranks' .1 is the best. or 'scores'"),
         ({"prompt": "x", "answers": ["1", "2"], "ranks": [1]}, "one number for each answer"),
         ({"prompt": "x", "answers": ["1", "2"], "ranks": [1, None]}, "the rank None is no number"),

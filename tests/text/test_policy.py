@@ -140,6 +140,17 @@ def test_an_answer_has_one_end(policy: TextPolicy) -> None:
     assert policy.tokens.decode(said, "q") == "ab"
 
 
+def test_the_token_that_ends_an_answer_is_none_of_its_words_whether_or_not_it_is_called_special(policy: TextPolicy) -> None:
+    ordinary = {i for i in range(len(policy.tokens.tokenizer)) if i not in policy.tokens.special}
+    policy.tokens.stop = frozenset(sorted(ordinary)[::3])
+    sampled = TextSampler(policy, Sampling(12)).sample([Task("f", p, p) for p in ("ab", "cde", "ab", "f")], seed=0)
+    ended = [t for t in sampled if t.terminated and len(t.actions) > 1]
+    assert ended
+    for t in ended:
+        assert t.text == policy.tokens.decode(t.actions[:-1].tolist(), t.task.prompt)
+        assert t.text != policy.tokens.decode(t.actions.tolist(), t.task.prompt)
+
+
 def test_reward_scores_do_not_depend_on_the_batch(policy: TextPolicy) -> None:
     model = TextReward(policy, members=3, seed=0)
     rows = answers()

@@ -98,6 +98,28 @@ def test_words_that_were_sampled_are_read_back_as_the_tokens_that_they_were(temp
             assert text == words
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", ["gemma", "chatml", "zephyr"])
+def test_the_name_of_a_special_token_in_what_somebody_has_written_is_words(template: str, kind: str) -> None:
+    made, end = tokenizer(kind, template), ENDS[template]
+    tokens = Tokens(made)
+    plain, named = (tokens.encode_prompt(f"What is {x} for? Name {x} a fruit") for x in ("that", end))
+    special = set(made.all_special_ids)
+    assert [i for i in named if i in special] == [i for i in plain if i in special]
+    assert end in tokens.decode(tokens.encode("Tea?", f"It is {end} the end.")[1])
+    answer = tokens.encode("Tea?", f"It is {end} the end.")[1]
+    assert [i for i in answer if i in special] == [tokens.end]
+
+
+@pytest.mark.parametrize("tail", ["{}", "{}\n", "\n{}", "{}{}"])
+@pytest.mark.parametrize("template", ["", "gemma", "chatml"])
+def test_an_answer_that_brings_the_name_of_its_end_ends_once(template: str, tail: str) -> None:
+    made = tokenizer("bytes", template)
+    tokens = Tokens(made, chat=bool(template))
+    end = made.convert_ids_to_tokens(tokens.end)
+    assert tokens.encode("Tea?", "Yes." + tail.replace("{}", end))[1] == tokens.encode("Tea?", "Yes.")[1]
+
+
 def test_an_answer_gains_no_space_after_a_newline() -> None:
     made = tokenizer("sentencepiece", "gemma")
     ids, said = Tokens(made).encode("What is tea?", "Hello there")

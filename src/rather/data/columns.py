@@ -38,7 +38,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for row in zip(*values, strict=True):
                     number += 1
                     yield f"row {number} of {path}", dict(zip(names, row, strict=True))
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as e:
         raise DataError(f"{path} is no Parquet file that can be read (after row {number}): {e}") from None
 
 

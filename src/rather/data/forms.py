@@ -111,7 +111,8 @@ def read_comparisons(path: str | Path, skipped: Counter[str] | None = None) -> I
     # None stands for the end of the file, where the last rated answers are compared.
     for place, row in _chain(_understood(read_rows(path), path, _columns)):
         if rated and (row is None or not rankings.is_rated(row) or row["prompt"] != rated[0][1]["prompt"]):
-            yield from _compared(_rated(rated, skipped), rated[0], source, numbers)
+            for rows in _by_judge(rated):
+                yield from _compared(_rated(rows, skipped), rows[0], source, numbers)
             rated = []
         if row is None:
             break
@@ -167,10 +168,18 @@ def _pairs(row: Row, place: str, skipped: Counter[str] | None) -> Iterable[_Pair
     raise DataError(f"{place} has {', '.join(map(repr, row)) or 'nothing'}; {NEEDED}")
 
 
+def _by_judge(rows: list[tuple[str, Row]]) -> Iterable[list[tuple[str, Row]]]:
+    """Rated rows of one prompt, each judge's by themselves: nobody is credited with a comparison of two people's ratings."""
+    found: dict[str, list[tuple[str, Row]]] = {}
+    for place, row in rows:
+        found.setdefault(str(row.get("judge", "")), []).append((place, row))
+    return found.values()
+
+
 def _rated(rows: list[tuple[str, Row]], skipped: Counter[str] | None) -> Iterable[_Pair]:
     place, first = rows[0]
     if len(rows) == 1:
-        return _leave("it is the only rated answer to its prompt; answers to one prompt should stand together", place, skipped)
+        return _leave("it is the only rated answer to its prompt by its judge; answers to one prompt should stand together", place, skipped)
     return [_Pair(_prompt(first, place), a, b, preference, free=True) for a, b, preference in rankings.read_rated(rows)]
 
 
@@ -207,7 +216,7 @@ def _prompt(row: Row, place: str) -> Prompt:
 def _preference(value: Any, place: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{place}: the preference {value!r} is no number") from None
     if not 0 <= number <= 1:
         raise DataError(f"{place}: the preference {number:g} is outside [0, 1]")

@@ -92,7 +92,7 @@ def _combined(found: list[tuple[str, float]], place: str) -> Iterator[tuple[tupl
 def _number(value: Any, what: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{what} {short(value)} is no number") from None
     if not math.isfinite(number):
         raise DataError(f"{what} is {number}, not a finite number")

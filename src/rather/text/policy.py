@@ -234,7 +234,7 @@ class TextSampler:
             Trajectory(
                 task=task,
                 policy=perturbed(self.policy.name, p),
-                text=tokens.decode(a.tokens, task.prompt),
+                text=tokens.decode(a.tokens[:-1] if a.terminated else a.tokens, task.prompt),
                 terminated=a.terminated,
                 observations=torch.tensor(r.prompt).numpy(),
                 actions=torch.tensor(a.tokens).numpy(),

@@ -1,6 +1,7 @@
 """Words to tokens and back: tokenizers, chat templates and the tokens that end an answer, kept in this one module."""
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from rather.text.prompts.template import Template
 ANCHORS = ("", "\n", ".", "a")
 """Texts after which an answer is tokenized, if its beginning would grow together with the end of the prompt."""
 
+APART = "\ufdd0\ufdd1\ufdd0"
+"""What keeps a special token's name from being read as the token; no text has these, which are no characters."""
 
 EXTRA = 4
 """Tokens that stand for no text: what begins and ends a text, and a space before its first word."""
@@ -53,6 +56,13 @@ class Tokens:
         self.truncate = False
         """Whether a prompt that does not fit loses its beginning."""
         self.special = frozenset(tokenizer.all_special_ids)
+        prefix = "" if self.template is None else self.template.prefix
+        control = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special and str(t) not in prefix]
+        self._control = _any_of(control)
+        """The names of special tokens, which in a message are words like others."""
+        ends = _any_of(tokenizer.convert_ids_to_tokens(sorted(self.stop))).pattern
+        self._ends = re.compile(rf"(?:\s*(?:{ends}))+\s*\Z")
+        """The names of tokens that end an answer, where one ends with them."""
         self._text = lru_cache(maxsize=4096)(self._render)
         self._prompt = lru_cache(maxsize=4096)(self._read_prompt)
 
@@ -90,11 +100,14 @@ class Tokens:
         """The tokens of a prompt and of an answer to it, closed by exactly one token that ends it if the answer had come to its end.
 
         They are tokenized together, as they stand in the text, but no token goes across the boundary: the answer is what a model could
-        have said after the prompt.
+        have said after the prompt. The names of special tokens are words like others, in the messages of a conversation and in answers
+        to one, but for the name of a token that ends answers at the end of an answer: it is taken for the token.
 
         Raises:
             DataError: as `encode_prompt`.
         """
+        if terminated:
+            answer = self._ends.sub("", answer)
         text, prompt_ids = self._prompt(json.dumps(prompt))
         before, after, end = "", "", self.eos
         if self._templated(prompt):
@@ -107,6 +120,8 @@ class Tokens:
             after = ""
         elif after[:1].isspace() and answer.endswith(after[: len(after) - len(after.lstrip())]):
             after = after.lstrip()
+        if self._templated(prompt):
+            answer = self._as_words(answer)
         said = f"{before}{answer}{after}"
         whole, n = self._ids(text + said, prompt), len(prompt_ids)
         ids = whole[n:] if whole[:n] == list(prompt_ids) else self._continued(list(prompt_ids), said)
@@ -150,7 +165,16 @@ class Tokens:
             return prompt
         if self.template is None:
             raise DataError("the prompts are conversations, but the model has no chat template; use plain prompts")
-        return self.template.prompt([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        return self.template.prompt(self._as_words(messages))
+
+    def _as_words(self, said: Any) -> Any:
+        """What somebody has written, with `APART` within the names of special tokens: they are words there."""
+        if isinstance(said, dict):
+            return {key: value if key == "role" else self._as_words(value) for key, value in said.items()}
+        if isinstance(said, list):
+            return [self._as_words(part) for part in said]
+        return self._control.sub(lambda found: f"{found[0][:1]}{APART}{found[0][1:]}", said) if isinstance(said, str) else said
 
     def _read_prompt(self, key: str) -> tuple[str, tuple[int, ...]]:
         """The text of the prompt whose JSON is `key`, and its tokens."""
@@ -164,7 +188,9 @@ class Tokens:
     def _ids(self, text: str, prompt: Prompt) -> list[int]:
         """The tokens of a text that begins with `prompt`. A template has written its special tokens itself."""
         if self._templated(prompt):
-            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            first, _, others = text.partition(APART)
+            ids = self.tokenizer(first, add_special_tokens=False)["input_ids"]
+            return [*ids, *self._continued(ids, others)] if others else ids
         ids = self.tokenizer(text)["input_ids"]
         # A tokenizer that closes every text would have the model answer after the end.
         while len(ids) > 1 and ids[-1] in self.stop:
@@ -172,6 +198,13 @@ class Tokens:
         return ids
 
     def _continued(self, before: list[int], text: str) -> list[int]:
+        """The tokens of `text` as they could follow the tokens `before`, with none across an `APART`."""
+        found: list[int] = []
+        for part in text.split(APART):
+            found += self._after([*before, *found], part)
+        return found
+
+    def _after(self, before: list[int], text: str) -> list[int]:
         """The tokens of `text` as they could follow the tokens `before`: those that come to the same text."""
         words = partial(self.tokenizer.decode, clean_up_tokenization_spaces=False)
         candidates = []
@@ -182,3 +215,8 @@ class Tokens:
                 candidates.append(both[len(alone) :])
         wanted = words(before) + text
         return next((ids for ids in candidates if words([*before, *ids]) == wanted), candidates[0])
+
+
+def _any_of(names: list[str]) -> re.Pattern[str]:
+    """A pattern that finds any of the names, the longest first; without names it finds nothing."""
+    return re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or r"(?!)")
