@@ -67,7 +67,8 @@ def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: P
 @pytest.mark.parametrize(
     "override",
     [
-        'sample.contrast=["", "Be brief."]', 'zeroth.contrasts=[["a\\\\b", "x\\n\\"y"]]', "control.hidden=[]", "train.judges=[]", "judge.panel=[]",
+        'sample.contrast=["", "Be brief."]',
+        'zeroth.contrasts=[["a\\\\b", "x\\n\\"y"]]', "control.hidden=[]", "train.judges=[]", "judge.panel=[]",
         'judge.instruction="one\\r\\ntwo\\u007f\\u0001"', 'data.suffix="\\tÜ ☃ 🙂"',
     ],
 )  # fmt: skip
