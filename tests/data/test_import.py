@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rather.core import Comparison
+from rather.core import Comparison, Task, Trajectory
 from rather.data.transfer import import_comparisons
 from rather.errors import DataError
 from rather.store import Store
-from rather.store.imports import Imported
+from rather.store.imports import Imported, import_all
 
 Row = dict[str, Any]
 
@@ -80,6 +80,25 @@ def test_a_row_that_stands_there_twice_is_two_opinions(store: Store, tmp_path: P
     assert import_comparisons(store, "run", path) == Imported(questions=3)
     assert import_comparisons(store, "run", path) == Imported(unchanged=3)
     assert [answer for _, _, answer in opinions(store)] == ["Hello.", "Hello.", "No."]
+
+
+def test_the_same_words_cut_off_are_another_answer(store: Store, tmp_path: Path) -> None:
+    said = {"prompt": "Hi?", "a": "Hello.", "b": "No.", "preference": 1.0}
+    assert import_comparisons(store, "run", jsonl(tmp_path / "c.jsonl", said)) == Imported(questions=1)
+    assert import_comparisons(store, "run", jsonl(tmp_path / "c.jsonl", {**said, "a_terminated": False})) == Imported(questions=1)
+    assert sorted(q.comparison.a[0].terminated for q in store.questions("run")) == [False, True]
+
+
+def test_others_can_write_while_the_file_is_fetched(store: Store, where: str) -> None:
+    def rows() -> Iterator[Comparison]:
+        other = Store(where)  # as the page does, meanwhile
+        with other.transaction(write=True):
+            pass
+        other.close()
+        task = Task("f", "1", "Hi?")
+        yield Comparison(*((Trajectory(task, "p", text),) for text in ("x", "y")), preference=1.0)
+
+    assert import_all(store, "run", rows(), "train", "ann") == Imported(questions=1)
 
 
 def test_two_judges_of_one_file_answer_one_question(store: Store, tmp_path: Path) -> None:

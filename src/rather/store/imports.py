@@ -5,12 +5,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, insert, select
 
-from rather.core import Comparison, Prompt
+from rather.core import Comparison, Prompt, Trajectory
 from rather.errors import DataError
 from rather.store import rows
 from rather.store import tables as t
@@ -21,6 +21,8 @@ CHUNK = 1000
 """Rows that are looked up and written at a time."""
 SAME = 1e-9
 """Preferences that differ by less are the same: 1 - (1 - 0.3) is not 0.3."""
+CUT = "\0cut off"
+"""Stands behind what was cut off, in the digest of a question; no text has a NUL."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ def digest(prompt: Prompt | None, sides: Iterable[Sequence[str | None]]) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()[:32]
 
 
+def _said(side: Sequence[Trajectory]) -> list[str | None]:
+    """A side's texts; of one that was cut off it says so, for the same words to their end are another answer."""
+    return [x.text if x.terminated else f"{x.text}{CUT}" for x in side]
+
+
 def key(digest: str, purpose: str, occurrence: int) -> str:
     """The key of an imported question: gold questions are others than those that are learnt from, and a repeated row is another one."""
     return f"{'gold/' if purpose == 'gold' else ''}import/{digest}/{occurrence}"
@@ -62,15 +69,17 @@ def import_all(
         DataError: the name of a judge is too long; and whatever reading `comparisons` raises. Nothing is kept then.
     """
     gold, seen, counts = purpose == "gold", Counter[tuple[str, str]](), Counter[str]()
+    chunks = _chunks(comparisons)
+    first = next(chunks, [])  # what has to be fetched is here before others wait for the store
     with store.transaction(write=True) as connection:
         if connection.dialect.name == "postgresql":  # two imports of one file at once
             connection.execute(sa.text("select pg_advisory_xact_lock(7282)"))
         judges: dict[str, int] = {}
-        for some in _chunks(comparisons):
+        for some in chain([first] if first else [], chunks):
             keyed = []
             for c in some:
                 who = "" if gold else c.judge or judge
-                asked = digest(c.a[0].task.prompt, [[x.text for x in side] for side in c.sides])
+                asked = digest(c.a[0].task.prompt, [_said(side) for side in c.sides])
                 keyed.append((key(asked, purpose, seen[asked, who]), who, c))
                 seen[asked, who] += 1
             if not gold:
