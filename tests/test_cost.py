@@ -1,10 +1,15 @@
 """What a win rate costs: by hand, then with a model."""
 
+import json
 import math
+import re
+import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from rather.core import Task, Trajectory
 from rather.cost import Cost, Traits, base_logprobs, cost, traits
@@ -89,3 +94,49 @@ def test_log_probabilities_are_the_base_models_at_temperature_1(tiny: Path) -> N
     assert both.policy.logprob == pytest.approx(found[0][0] / 3)
     assert both.nats_lost == pytest.approx(found[1][0] / 12 - found[0][0] / 3)
     assert not math.isnan(both.base.length)
+
+
+def test_eval_and_report_print_the_warnings_and_twenty_answers_before_and_after(rather, tiny: Path, tmp_path: Path) -> None:
+    """A run is trained and evaluated; then its held-out answers are rewritten where they are kept, and it is evaluated again."""
+    shutil.copytree(tiny, tmp_path / "model")
+    weights = load_file(path := tmp_path / "model/model.safetensors")
+    weights["model.embed_tokens.weight"] *= 10  # the base model repeats characters, and finds others unlikely
+    save_file(weights, path, {"format": "pt"})
+    rows = [{"prompt": f"Which river, {i}?", "split": "held_out" if i < 24 else "train"} for i in range(28)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    settings = ["model.path=model", "model.dtype=float32", "data.prompts=prompts.jsonl", "sample.max_tokens=8", "eval.answers=1"]
+    (tmp_path / "run.toml").write_text("[train]\nbatch_size = 4\nepochs = 1\n")
+    rather("loop", "run.toml", *settings)
+    store = sqlite3.connect(tmp_path / "runs/run/store.db")
+
+    def rewrite(which: str, word: str) -> None:
+        """All that a policy says to held-out prompts is `word` and, for the base model, the number of the prompt in letters."""
+        numbers = store.execute(f"select id from trajectory where policy {which} order by id").fetchall()
+        assert len(numbers) == 24
+        for i, (number,) in enumerate(numbers):
+            text = f"{word} {chr(97 + i) * 12}" if word == "river" else word
+            store.execute("update trajectory set text = ?, answer = null, terminated = true where id = ?", (text, number))
+        store.commit()
+
+    base, policy = "= 'run@start' and task in (select task from trajectory where policy like 'run@0-%')", "like 'run@0-%'"
+    rewrite(base, "river")
+    rewrite(policy, "river")
+    assert "warning:" not in rather("eval", "run.toml", *settings).stdout
+    rewrite(policy, "Qz?x Kv!w")
+    out = " ".join(rather("eval", "run.toml", *settings).stdout.split())
+    assert out.count("warning:") == 3
+    lost = re.search(r"warning: the answers are (\d+\.\d\d) nats a token less likely under the base model than its own \(limit 0.5\)", out)
+    assert lost is not None
+    assert float(lost[1]) > 0.5
+    few = "the answers hold 4 distinct words, fewer than half of the base model's 25"  # river and 24 others
+    off = "0 % of the answers share a content word with their prompt, fewer than half of the base model's 100 %"
+    assert f"warning: {few}" in out
+    assert f"warning: {off}" in out
+    rather("report", "run.toml", *settings)
+    page = (tmp_path / "runs/run/report.html").read_text()
+    assert page.count("<strong>Warning:</strong>") == 3
+    for sentence in (lost[0].removeprefix("warning: "), few.replace("'", "&#39;"), off.replace("'", "&#39;")):
+        assert f"<strong>Warning:</strong> {sentence}." in page
+    assert len(re.findall(r'<span class="tag">before(?:, preferred)?</span>river [a-x]{12}</div>', page)) == 20
+    assert len(re.findall(r'<span class="tag">after(?:, preferred)?</span>Qz\?x Kv!w</div>', page)) == 20
+    assert len(set(re.findall(r"Which river, \d+\?", page))) == 20

@@ -9,11 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rather import build, checkpoint, drawing, going_on, query
 from rather.alone import exclusive
-from rather.control.clips import replay
 from rather.control.collect import Stretches
 from rather.control.environments import environment, inputs
 from rather.control.gradients import ByHand
@@ -21,6 +18,7 @@ from rather.control.models import ControlCritic, ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, check_lengths, fragments, identity
 from rather.control.space import ControlSpace
 from rather.core import Answered, Task, Trajectory, spread
+from rather.drawing import Studio
 from rather.errors import ConfigError, DataError, TrainingError
 from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
@@ -147,15 +145,19 @@ class ControlRun(Run):
                 found += self.attempts(self.policy(newest), list(itertools.islice(fresh, more)), meant=True)
         return pieces
 
+    @property
+    def studio(self) -> Studio:
+        """What draws clips of this run."""
+        c = self.config
+        return Studio(self.store.where, c.run.name, c.control.env, c.control.horizon, c.control.pixels)
+
     def draw(self) -> None:
         """Have the clips that people need drawn in the background, if any are missing."""
-        c = self.config
+        name = self.config.run.name
         if self.drawing is None or self.drawing.poll() is not None:
-            retry(self.store, c.run.name)
-            if missing(self.store, c.run.name):
-                self.drawing = drawing.begin(
-                    drawing.Studio(self.store.where, c.run.name, c.control.env, c.control.horizon, c.control.pixels)
-                )
+            retry(self.store, name)
+            if missing(self.store, name):
+                self.drawing = drawing.begin(self.studio)
 
     def _show(self) -> None:
         """Have clips drawn, if people are to see them, and wait for the first one.
@@ -206,10 +208,10 @@ class ControlRun(Run):
         self.metrics.replace(f"eval-{number}", step, values | {"prompts": len(self.tasks[1])}, checkpoint=digest)
         return f"{said[0]} on {len(self.tasks[1])} held-out seeds; before: {said[1]}"
 
-    def drive(self, number: int = 0) -> tuple[Trajectory, np.ndarray]:
-        """An attempt of the trained policy at a held-out seed, with its likeliest actions, and its pictures (F, H, W, 3)."""
+    def drive(self, number: int = 0) -> Trajectory:
+        """An attempt of the trained policy at a held-out seed, with its likeliest actions."""
         (found,) = self.attempts(self.policy(number + 1), self.tasks[1][:1], meant=False, best=True)
-        return found, replay(found, lambda: self.make(pictures=True), every=2)
+        return found
 
     # What they are made of
 

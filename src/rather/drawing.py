@@ -1,4 +1,4 @@
-"""Clips for the labelling page, drawn in a process of their own while the run goes on.
+"""Clips, drawn in a process of their own: for the labelling page while the run goes on, and for the page of `rather hack`.
 
 `python -m rather.drawing` reads one line of JSON with the settings of `Studio` from its input. A renderer may take its whole process
 with it, so that it works in another process yet, and what became of that is kept beside the clip that it was drawing.
@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Any
 
-from rather.control.clips import film
+from rather.control.clips import animation, film, replay
 from rather.control.environments import environment
 from rather.core import Trajectory
 from rather.errors import DataError, RatherError
@@ -40,7 +41,14 @@ class Studio:
 
     def film(self, trajectory: Trajectory) -> tuple[bytes, dict[str, int]]:
         """See `clips.film`."""
-        return film(trajectory, lambda: environment(self.env, self.horizon or None, pixels=self.pixels, render_mode="rgb_array"))
+        return film(trajectory, self._make)
+
+    def animate(self, trajectory: Trajectory) -> bytes:
+        """Every other frame of an episode or fragment as an endless WebP animation."""
+        return animation(replay(trajectory, self._make, every=2))
+
+    def _make(self) -> Any:
+        return environment(self.env, self.horizon or None, pixels=self.pixels, render_mode="rgb_array")
 
 
 def draw(
@@ -89,21 +97,32 @@ class Painter:
         Raises:
             DataError: it cannot be drawn, or the process died of it or did not come to an end.
         """
+        return self._draw("film", trajectory)
+
+    def animate(self, trajectory: Trajectory) -> bytes:
+        """What `Studio.animate` says.
+
+        Raises:
+            DataError: see `film`.
+        """
+        return self._draw("animate", trajectory)
+
+    def _draw(self, how: str, trajectory: Trajectory) -> Any:
         if self.process is None or self.pipe is None:
             context = multiprocessing.get_context("spawn")
             self.pipe, theirs = context.Pipe()
             self.process = context.Process(target=_paint, args=(theirs, self.studio), daemon=True)
             self.process.start()
             theirs.close()
-        self.pipe.send(trajectory)
+        self.pipe.send((how, trajectory))
         try:
             found = self.pipe.recv() if self.pipe.poll(HUNG_S) else None
         except EOFError:
             self.process.join()
             died = self.process.exitcode or 0
             self.close()
-            how = f"by signal {signal.Signals(-died).name}" if died < 0 else f"with exit code {died}"
-            raise DataError(f"the process that draws {self.studio.env} died {how}; {remedy()}") from None
+            end = f"by signal {signal.Signals(-died).name}" if died < 0 else f"with exit code {died}"
+            raise DataError(f"the process that draws {self.studio.env} died {end}; {remedy()}") from None
         if found is None:
             self.close()
             raise DataError(f"{self.studio.env} has not drawn a clip within {HUNG_S:g} s; {remedy()}")
@@ -123,11 +142,11 @@ def _paint(pipe: Connection, studio: Studio) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     while True:
         try:
-            trajectory = pipe.recv()
+            how, trajectory = pipe.recv()
         except EOFError:
             return
         try:
-            found = studio.film(trajectory)
+            found = getattr(studio, how)(trajectory)
         except RatherError as e:
             found = str(e)
         except Exception as e:  # noqa: BLE001, a stranger's renderer may raise anything

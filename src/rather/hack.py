@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from rather import hack_page, hacking
-from rather.errors import ConfigError
+from rather.core import Trajectory
+from rather.errors import ConfigError, DataError
 from rather.hack_page import Side
 
 
@@ -51,12 +52,26 @@ def _watched(run: Any, title: str) -> Side:
     side = Side(title, rounds, "what is paid", gold)
     if not c.control.env:
         return side
-    from rather.control.clips import animation
-
-    attempt, frames = run.drive(last)
+    attempt = run.drive(last)
+    drive, problem = _animation(run, attempt)
+    if problem:
+        console.print(f"The page shows no drive: {problem}.", highlight=False, markup=False)
     evaluated = run.metrics.read(f"eval-{last}")[-1]
     facts = [
         (f"{evaluated['gold_policy']:.2f}", f"{gold} an attempt"), (f"{evaluated['return_policy']:.0f}", "paid by the hand-written reward"),
         (f"{100 * hacking.one_event(attempt.rewards):.0f} %", "of steps paid the same amount"),
     ]  # fmt: skip
-    return Side(title, rounds, side.proxy, gold, facts, animation(frames, 100))
+    return Side(title, rounds, side.proxy, gold, facts, drive, problem)
+
+
+def _animation(run: Any, attempt: Trajectory) -> tuple[bytes, str]:
+    """The attempt as WebP, drawn in a process that may die, or why there is none."""
+    from rather.drawing import Painter
+
+    painter = Painter(run.studio)
+    try:
+        return painter.animate(attempt), ""
+    except DataError as e:
+        return b"", str(e)
+    finally:
+        painter.close()

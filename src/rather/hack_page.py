@@ -15,7 +15,7 @@ from rather.report import BLUE, GREY, ORANGE, figure, render
 
 @dataclass(frozen=True)
 class Side:
-    """One run on the page: its points, round after round, numbers that say how it ended, and an attempt as WebP."""
+    """One run on the page: its points, round after round, numbers that say how it ended, and an attempt as WebP or why it is not drawn."""
 
     title: str
     rounds: list[list[Point]]
@@ -23,6 +23,7 @@ class Side:
     gold: str
     facts: list[tuple[str, str]] = field(default_factory=list)
     drive: bytes = b""
+    problem: str = ""
 
 
 def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
@@ -31,7 +32,7 @@ def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
     span = (min(gold, default=0.0), max(gold, default=1.0))  # the same for all sides, so that little is seen to be little
     shown = [
         {
-            "title": s.title, "facts": s.facts, "drive": base64.b64encode(s.drive).decode(),
+            "title": s.title, "facts": s.facts, "drive": base64.b64encode(s.drive).decode(), "problem": s.problem,
             "alarms": alarms(s.rounds), "plots": [Markup(p) for p in _plots(s, span)],
         }
         for s in sides

@@ -10,11 +10,14 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
 from rather.control import environments
+from rather.control.clips import again
+from rather.control.collect import Stretches
 from rather.control.environments import allowed, environment, inputs
 from rather.control.models import ControlPolicy
 from rather.control.rollout import ControlSampler
-from rather.core import Task
+from rather.core import Comparison, Task
 from rather.errors import ConfigError, DataError
+from rather.store import Store
 
 MODULE = """
     import gymnasium
@@ -180,3 +183,52 @@ def test_an_environment_gets_whole_numbers_where_it_wants_them() -> None:
     assert found.tolist() == [3, -3], "rounded, and held within the bounds"
     assert allowed(Box(0, 255, (1,), np.uint8), np.array([300.2])).tolist() == [255]
     assert allowed(Box(-1, 1, (3,)), np.array([0.5, -9.0, 1.5], np.float32)).tolist() == [0.5, -1.0, 1.0]
+
+
+class Sum(gymnasium.Env):
+    """Shows the sum of the actions since the reset; `received` holds every action as it came."""
+
+    observation_space = Box(-1000, 1000, (2,), np.float32)
+    action_space = Box(-3, 3, (2,), np.int32)
+    received: list[np.ndarray] = []  # noqa: RUF012
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.total = np.zeros(2)
+        return self.total.astype(np.float32), {}
+
+    def step(self, action):
+        self.received.append(action)
+        self.total = self.total + action
+        return self.total.astype(np.float32), 1.0, False, False, {}
+
+
+def test_acting_and_replay_give_an_environment_whole_numbers(tmp_path: Path) -> None:
+    name = "test/Sum-v0"
+    gymnasium.register(name, Sum, max_episode_steps=20)
+    Sum.received.clear()
+
+    def make() -> gymnasium.Env:
+        return environment(name)
+
+    try:
+        policy = ControlPolicy(inputs(make()), make().action_space)
+        first, second = ControlSampler(policy, make).sample([Task(name, "3"), Task(name, "4")], 0)
+        assert len(Sum.received) == 40
+        assert first.actions is not None
+        assert first.actions.dtype.kind == "f", "what the policy drew is what is learned from"
+        stretches = Stretches(policy, make, 2, 15, seed=0)
+        stretches.collect(0)
+        assert len(Sum.received) == 40 + 30
+        Stretches(policy, make, 2, 15, seed=0).load_state_dict(stretches.state_dict())
+        assert len(Sum.received) == 70 + 30, "it is brought back to where it was"
+        store = Store(str(tmp_path / "store.db"))
+        store.ask("r", [Comparison((first,), (second,), key="1")])
+        for trajectory in (t for side in store.questions("r")[0].comparison.sides for t in side):
+            assert list(again(trajectory, make())) == [*range(21)]
+        store.close()
+        assert len(Sum.received) == 100 + 40
+        assert {(action.dtype, action.shape) for action in Sum.received} == {(np.dtype(np.int32), (2,))}
+        assert {*np.concatenate(Sum.received)} <= {*range(-3, 4)}
+    finally:
+        gymnasium.registry.pop(name)

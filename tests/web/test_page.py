@@ -19,6 +19,7 @@ from rather import demo as example
 from rather.store import Store
 from rather.store.people import invite
 from rather.store.quality import Asking
+from test_control_run import COUNTER, OWN, RUN
 
 Serve = Callable[..., str]
 
@@ -245,6 +246,30 @@ def test_motion_is_not_forced_on_anybody(chromium: Browser, demo_page: tuple[Sto
     time.sleep(0.5)
     assert page.locator("canvas").first.get_attribute("data-frame") == "0"
     context.close()
+
+
+def test_clips_that_cannot_be_drawn_leave_a_reason_and_a_remedy_instead_of_blank_boxes(
+    rather, context: BrowserContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    (tmp_path / "run.toml").write_text(RUN)
+    picture = "np.full((16, 16, 3), int(self.place), np.uint8)"
+    (tmp_path / "counter.py").write_text(COUNTER.replace(picture, "__import__('os').abort()"))
+    rather("sample", "run.toml", *OWN, "judge.kind=people", "loop.rounds=1", "query.comparisons=2", code=2)
+    store = Store(str(tmp_path / "runs/small/store.db"))
+    assert len(store.questions("small")) == 2
+    said = "the process that draws counter:Counter-v0 died by signal SIGABRT; on a machine without a display set MUJOCO_GL=egl for MuJoCo"
+    with served(store, tmp_path, "small") as url:
+        page = context.new_page()
+        page.goto(f"{url}/join/{invite(store, 'ann')}")
+        expect(page.locator("#message")).to_have_text(f"Some clips cannot be shown: {said}")
+        page.keyboard.press("1")
+        expect(page.locator("#question")).to_be_hidden()
+        assert page.locator("canvas").count() == 0
+        page.goto(f"{url}/join/{invite(store, 'olga', 'owner')}")
+        expect(page.locator("#problems")).to_have_text(said)
+        assert store.history("small") == []
+    store.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
