@@ -54,6 +54,11 @@ def import_(
         f"{skipped.total()} skipped, from {data}. Next: rather {'serve' if gold else 'train'} {file}",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
+    _print_skipped(skipped)
+
+
+def _print_skipped(skipped: Counter[str]) -> None:
+    """Say how many rows were left out, and why."""
     for reason, count in skipped.most_common():
         console.print(f"skipped {count}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
@@ -72,10 +77,12 @@ def export(
 
     config, store = open_store(file, settings)
     run = config.run.name
-    total = tally.written(store, run) if form == "all" else tally.questions(store, run)
+    total = tally.written(store, run) if form == "all" else tally.questions(store, run, "train")
+    skipped = Counter[str]()
     with progress(console, f"writing {target}", total, transient=True) as advance:
-        count = transfer.export(store, run, target, form, advance)
-    console.print(f"{count} rows in {target}")
+        count = transfer.export(store, run, target, form, advance, skipped)
+    console.print(f"{count} rows in {target}", highlight=False, markup=False, soft_wrap=True)
+    _print_skipped(skipped)
 
 
 @commands.command()
