@@ -1,6 +1,7 @@
 """What files cost: `python bench/edges.py` imports 100,000 comparisons, asks for the status and exports them again.
 
 Each command is a process of its own, as a user runs it, imports of Python included: CPU seconds and peak memory, three turns.
+It exits with 1 where the median of the seconds or the most memory is above its limit.
 """
 
 import json
@@ -62,12 +63,15 @@ def main() -> None:
             found["status"].append(measure(folder, "status", "run.toml"))
             found["export"].append(measure(folder, "export", "run.toml", "out.jsonl"))
     where = f"Python {platform.python_version()}, {platform.processor() or platform.machine()}, {os.cpu_count()} processors"
-    rows = []
+    rows, above = [], []
     for name, (seconds, mib) in LIMITS.items():
         cpu, peak = zip(*found[name], strict=True)
         rows.append(
             f"| `rather {name}` | {median(cpu):.1f} ({min(cpu):.1f} to {max(cpu):.1f}) | {seconds} | {max(peak):.0f} | {mib or ''} |"
         )
+        if median(cpu) > seconds or (mib and max(peak) > mib):
+            limit = f"{seconds} CPU s" + (f" and {mib} MiB" if mib else "")
+            above.append(f"rather {name} took {median(cpu):.2f} CPU s and {max(peak):.0f} MiB; it may take {limit}")
         called = f"{name}_100k_{'cpu_s' if name == 'import' else 's'}"
         headline(called, round(median(cpu), 1), [round(min(cpu), 1), round(max(cpu), 1)], "CPU s", "bench/edges.py", where)
     publish(
@@ -83,6 +87,8 @@ def main() -> None:
             *rows,
         ],
     )
+    if above:
+        sys.exit("\n".join(above))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from rather import __version__, cli_store, interrupt
-from rather.cli_store import File, Settings, console, print_agreement
+from rather.cli_store import File, Settings, console, count_answers, print_agreement
 from rather.data import examples
 from rather.errors import ConfigError
 
@@ -73,7 +73,7 @@ def loop(file: File, settings: Settings = None) -> None:
     result = run.loop()
     if result is not None:
         console.print(f"\n[bold]{result[0].upper()}{result[1:]}[/bold]", highlight=False)
-    print_agreement(run.store, run.config.run.name)
+    print_agreement(run.store, run.config.run.name, count_answers(run.store, run.config.run.name))
     _write_report(run)
 
 

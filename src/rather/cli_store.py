@@ -54,6 +54,11 @@ def import_(
         f"{skipped.total()} skipped, from {data}. Next: rather {'serve' if gold else 'train'} {file}",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
+    _print_skipped(skipped)
+
+
+def _print_skipped(skipped: Counter[str]) -> None:
+    """Say how many rows were left out, and why."""
     for reason, count in skipped.most_common():
         console.print(f"skipped {count}: {reason}", highlight=False, markup=False, soft_wrap=True)
 
@@ -72,10 +77,12 @@ def export(
 
     config, store = open_store(file, settings)
     run = config.run.name
-    total = tally.written(store, run) if form == "all" else tally.questions(store, run)
+    total = tally.written(store, run) if form == "all" else tally.questions(store, run, "train")
+    skipped = Counter[str]()
     with progress(console, f"writing {target}", total, transient=True) as advance:
-        count = transfer.export(store, run, target, form, advance)
-    console.print(f"{count} rows in {target}")
+        count = transfer.export(store, run, target, form, advance, skipped)
+    console.print(f"{count} rows in {target}", highlight=False, markup=False, soft_wrap=True)
+    _print_skipped(skipped)
 
 
 @commands.command()
@@ -87,10 +94,11 @@ def status(file: File, settings: Settings = None) -> None:
     config, store = open_store(file, settings)
     run = config.run.name
     table = Table("judge", "kind", "answers", "abstentions", title=f"{run}: {tally.questions(store, run, 'train')} questions")
-    for name, kind, answers, abstentions in tally.tally(store, run, "train"):
+    counted = count_answers(store, run)
+    for name, kind, answers, abstentions in counted.tallies:
         table.add_row(name, kind, str(answers), str(abstentions))
     console.print(table)
-    print_agreement(store, run)
+    print_agreement(store, run, counted)
     if config.control.env:
         from rather import control_doctor
         from rather.run import opened
@@ -102,16 +110,21 @@ def status(file: File, settings: Settings = None) -> None:
         console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
 
 
-def print_agreement(store: Any, run: str) -> None:
-    """Say how far the judges of a run agree, and whether people are swayed by the place on the screen."""
+def count_answers(store: Any, run: str) -> Any:
+    """What the judges of a run have answered (`tally.Counted`), with a bar while the store counts."""
     from rather.progress import progress
     from rather.store import tally
 
-    counts = tally.tally(store, run, "train")
-    with progress(console, "reading answers", sum(x.answers for x in counts), transient=True) as advance:
-        found = tally.agree(store, run, "train", advance)
+    with progress(console, "counting answers", tally.questions(store, run, "train"), transient=True) as advance:
+        return tally.count(store, run, "train", advance)
+
+
+def print_agreement(store: Any, run: str, counted: Any) -> None:
+    """Say how far the judges of a run agree, and whether people are swayed by the place on the screen."""
+    from rather.store import tally
+
+    kinds, found = {x.judge: x.kind for x in counted.tallies}, counted.agreement
     if found.questions:
-        kinds = {x.judge: x.kind for x in counts}
         simulated = all(kinds[j] == "simulated" for j in found.judges)
         console.print(
             f"Agreement of {len(found.judges)} {'simulated ' if simulated else ''}judges on {found.questions} questions: "
@@ -119,6 +132,6 @@ def print_agreement(store: Any, run: str) -> None:
             f"(95 % interval {found.low:.2f} to {found.high:.2f})",
             highlight=False,
         )
-    bias = tally.position(store, run, "train")
+    bias = tally.position(store, run, "train") if "person" in kinds.values() else None
     if bias is not None:
         console.print(f"Left side preferred {bias.left} of {bias.total} times (p = {bias.p_value:.2g} for no position bias)")

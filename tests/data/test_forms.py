@@ -44,7 +44,7 @@ def test_prompt_files_of_every_format(tmp_path: Path) -> None:
 
 
 def test_conversational_prompts_and_other_columns(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "p.jsonl", {"q": USER}, {"q": "plain"}, {"q": "plain"})
+    path = jsonl(tmp_path / "p.jsonl", {"q": USER}, {"q": "plain"})
     train, _ = read_tasks(str(path), column="q", held_out=0.0)
     assert [t.prompt for t in train] == [USER, "plain"]
 
@@ -148,3 +148,20 @@ def test_a_prompt_is_named_by_what_it_asks(tmp_path: Path) -> None:
     assert {t.key for t in there} == {t.key for t in again}
     with pytest.raises(DataError, match="line 1 of .* has a key of 151 characters"):
         read_tasks(str(jsonl(tmp_path / "p.jsonl", {"prompt": "v", "key": "k" * 151})))
+
+
+def test_a_prompt_that_stands_there_again_is_counted_or_refused_where_rows_contradict_one_another(tmp_path: Path) -> None:
+    row = {"prompt": "2 + 2?", "answer": "4", "split": "train"}
+    path = jsonl(tmp_path / "p.jsonl", row, {"prompt": "x", "split": "held_out"}, {**row, "key": "again"}, {**row, "answer": 4})
+    with pytest.warns(RatherWarning, match=r"2 rows of .*p.jsonl repeat the prompt of an earlier row and are left out"):
+        train, held_out = read_tasks(str(path))
+    assert [(t.prompt, t.answer) for t in train] == [("2 + 2?", "4")]
+    assert [t.prompt for t in held_out] == ["x"]
+    for other, said in (
+        ({**row, "answer": "5"}, "another answer: '5', not '4'"),
+        ({**row, "answer": None}, "another answer: None, not '4'"),
+        ({**row, "split": "held_out"}, "another split: 'held_out', not 'train'"),
+    ):
+        path = jsonl(tmp_path / "p.jsonl", row, {"prompt": "x"}, other)
+        with pytest.raises(DataError, match=rf"line 3 of .*p.jsonl has the prompt of line 1 of .*p.jsonl with {said}; keep one"):
+            read_tasks(str(path))

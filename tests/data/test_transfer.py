@@ -1,8 +1,10 @@
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -80,6 +82,26 @@ def test_questions_of_two_and_of_four_sides_are_exported_together(store: Store, 
     assert len(rows) == count > 1
     assert (int(rows[-1]["best"]), "four" in str(rows[-1]["d_text"])) == (3, True)
     assert export(store, "run", tmp_path / f"pairs.{kind}", "trl") >= 3
+
+
+def test_what_a_form_cannot_hold_is_left_out_and_counted(store: Store, tmp_path: Path) -> None:
+    answers = [Trajectory(Task("f", "k", "prompt"), "p", word) for word in ("one", "two", "three", "four")]
+    clips = [Trajectory(Task("env", "seed", None), "p", None, rewards=np.ones(2)) for _ in range(2)]
+    asked = [Comparison((answers[0], answers[1]), (answers[2], answers[3]), key="sets"), Comparison(*((x,) for x in clips), key="clips")]
+    asked += [Comparison((answers[0],), (answers[1],), key="tie"), Comparison((answers[0],), (answers[2],), key="clear")]
+    numbers = store.ask("run", asked)
+    store.add_judge("ann", "person")
+    store.answer_all([Label(n, "ann", 0.5 if c.key == "tie" else 1.0) for n, c in zip(numbers, asked, strict=True)])
+    neither = {
+        "a side is several answers, which --form all alone can hold": 1,
+        "a side is no text, which --form all alone can hold": 1,
+    }
+    tie = {"neither answer is preferred, which --form comparisons can hold": 1}
+    for form, count, left in (("all", 7, {}), ("comparisons", 5, neither), ("trl", 4, neither | tie)):
+        skipped = Counter[str]()
+        assert export(store, "run", tmp_path / f"{form}.jsonl", form, skipped=skipped) == count, form
+        assert skipped == left
+    assert len([*read_comparisons(tmp_path / "comparisons.jsonl")]) == 5, "all of it can be read"
 
 
 def test_formulas_are_escaped_in_csv(store: Store, tmp_path: Path) -> None:

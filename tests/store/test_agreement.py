@@ -103,7 +103,7 @@ def test_the_bias_is_the_binomial_test_of_scipy(left: int, total: int) -> None:
     assert (found.p_value, found.low, found.high) == pytest.approx((reference.pvalue, interval.low, interval.high))
 
 
-def test_what_is_counted_in_the_store_is_what_the_labels_say(where: str) -> None:
+def test_what_is_counted_in_the_store_is_what_the_labels_say(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store, chance = Store(where), np.random.default_rng(3)
     for name, kind in (("zoe", "person"), ("ann", "person"), ("ben", "file"), ("idle", "file")):
         store.add_judge(name, kind)
@@ -119,10 +119,15 @@ def test_what_is_counted_in_the_store_is_what_the_labels_say(where: str) -> None
     store.undo("run", "ben")
     labels = store.labels("run", "train")
     assert tally.questions(store, "run", "train") == 25
-    assert tally.agree(store, "run", "train") == measure(labels)
+    monkeypatch.setattr(tally, "CHUNK", 7)
+    chunks: list[int] = []
+    counted = tally.count(store, "run", "train", chunks.append)
+    assert counted.agreement == measure(labels)
+    assert chunks == [7, 7, 7, 4]
     assert tally.position(store, "run", "train") == position_bias([x for x in labels if x.judge != "ben"])
     given = [(x.judge, x.preference is None) for x in labels]
-    for name, _, answers, abstentions in tally.tally(store, "run", "train"):
+    assert [(x.judge, x.kind) for x in counted.tallies[-4:]] == [("zoe", "person"), ("ann", "person"), ("ben", "file"), ("idle", "file")]
+    for name, _, answers, abstentions in counted.tallies:
         assert (answers, abstentions) == (given.count((name, False)), given.count((name, True)))
-    assert tally.agree(store, "nothing", "train").questions == 0
+    assert tally.count(store, "nothing", "train").agreement.questions == 0
     store.close()

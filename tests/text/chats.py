@@ -30,12 +30,22 @@ TEMPLATES = {
     "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
     "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}",
+    # As Qwen's: reasoning of the assistant is written after the last message of the user alone, tool calls only for the assistant.
+    "tools": "{% if tools %}{{ '<|im_start|>system\n<tools>' }}{% for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}"
+    "{{ '\n</tools><|im_end|>\n' }}{% endif %}{% set ns = namespace(last=-1) %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}"
+    "{% if m.role == 'tool' %}{{ '<|im_start|>user\n<tool_response>\n' + m.content + '\n</tool_response><|im_end|>\n' }}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' and loop.index0 > ns.last and m.reasoning_content %}"
+    "{{ '<think>\n' + m.reasoning_content + '\n</think>\n\n' }}{% endif %}{{ m.content }}{% if m.role == 'assistant' and m.tool_calls %}"
+    "{% for call in m.tool_calls %}{% if call.function %}{% set call = call.function %}{% endif %}"
+    "{{ '\n<tool_call>\n' + {'name': call.name, 'arguments': call.arguments} | tojson + '\n</tool_call>' }}{% endfor %}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
     "words": "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
 }
 ENDS = {
     "gemma": "<end_of_turn>", "chatml": "<|im_end|>", "llama2": "<eos>", "zephyr": "<eos>", "phi3": "<|end|>", "thinking": "<|im_end|>",
-    "words": "<eos>",
+    "tools": "<|im_end|>", "words": "<eos>",
 }  # fmt: skip
 KINDS = ("sentencepiece", "bytes")
 

@@ -68,7 +68,7 @@ def test_what_the_template_refuses_is_named_with_its_row(fit: Callable[..., Fit]
     assert policy.tokens.template is not None
     field: dict[str, str] = {"role": "user", "content": "Tea?", "name": "Ann"}
     ask = [Task("f", "7", [field])]
-    with pytest.raises(DataError, match=r"prompt '7' \(Tea\?\): the model's chat template does not write the field 'name' of a message"):
+    with pytest.raises(DataError, match=r"prompt '7' \(Tea\?\): the model's chat template does not write the field 'name' of message 1"):
         fit("skip", []).tasks(ask, [])
 
 

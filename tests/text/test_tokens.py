@@ -1,6 +1,8 @@
 """What a prompt and an answer are as tokens, beside the whole conversation as `transformers` renders it."""
 
+import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,63 @@ def test_a_conversation_that_the_template_refuses_gets_a_sentence() -> None:
     tokens, broken = Tokens(tokenizer("bytes", "chatml")), json.loads('[{"role": "user"}]')
     with pytest.raises(DataError, match="the model's chat template refuses the conversation of user"):
         tokens.encode_prompt(broken)
+
+
+def call(name: str, **arguments: object) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+USER, RESULT = {"role": "user", "content": "Tea?"}, {"role": "tool", "content": "12 cups"}
+CALLS = {"role": "assistant", "content": "Let me see.", "tool_calls": [call("count", what="tea"), call("count", what="cups")]}
+
+
+def test_tools_their_calls_and_what_they_said_reach_the_prompt() -> None:
+    made = tokenizer("bytes", "tools")
+    tokens = Tokens(made)
+    calls = "".join(f'\n<tool_call>\n{{"name": "count", "arguments": {{"what": "{what}"}}}}\n</tool_call>' for what in ("tea", "cups"))
+    expected = f"<|im_start|>user\nTea?<|im_end|>\n<|im_start|>assistant\n<think>\nHow?\n</think>\n\nLet me see.{calls}<|im_end|>\n"
+    expected += "<|im_start|>user\n<tool_response>\n12 cups\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    thought = {**CALLS, "reasoning_content": "How?", "refusal": ""}  # a field that is empty says nothing
+    assert made.decode(tokens.encode_prompt([USER, thought, RESULT])) == expected
+    assert tokens.template is not None
+    tool = {"type": "function", "function": {"name": "count", "parameters": {}}}
+    text = tokens.template.render([USER], tools=[tool])
+    assert text.startswith(f"<|im_start|>system\n<tools>\n{json.dumps(tool)}\n</tools><|im_end|>\n")
+
+
+ONE_CALL = TEMPLATES["tools"].replace("for call in m.tool_calls", "for call in m.tool_calls[:1]")
+CALL_ALONE = TEMPLATES["tools"].replace("{{ m.content }}", "{% if not m.tool_calls %}{{ m.content }}{% endif %}")
+NO_TOOLS = TEMPLATES["tools"].replace("{% if m.role == 'tool' %}", "{% if m.role == 'tool' %}{% elif m.role == 'other' %}")
+NEEDS_ID = TEMPLATES["tools"].replace("{% if m.role == 'tool' %}", "{% if m.role == 'tool' %}{% set _ = m.tool_call_id + '' %}")
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "left_out"),
+    [
+        ("tools", [USER, {**CALLS, "reasoning_content": "How?"}, USER], "the field 'reasoning_content' of message 2 (role 'assistant')"),
+        (
+            "tools",  # written in the last message, and not in the first
+            [USER, {**CALLS, "reasoning_content": "How?"}, USER, {**CALLS, "reasoning_content": "And how?"}, RESULT],
+            "the field 'reasoning_content' of message 2 (role 'assistant')",
+        ),
+        ("tools", [{**USER, "tool_calls": CALLS["tool_calls"]}, CALLS, RESULT], "the field 'tool_calls' of message 1 (role 'user')"),
+        ("tools", [USER, CALLS, {**RESULT, "tool_call_id": "7"}], "the field 'tool_call_id' of message 3 (role 'tool')"),
+        ("chatml", [USER, CALLS, RESULT], "the field 'tool_calls' of message 2 (role 'assistant')"),
+        (ONE_CALL, [USER, CALLS, RESULT], "item 2 of the field 'tool_calls' of message 2 (role 'assistant')"),
+        (CALL_ALONE, [USER, CALLS, RESULT], "the content of message 2 (role 'assistant')"),
+        (NO_TOOLS, [USER, CALLS, RESULT], "the content of message 3 (role 'tool')"),
+        (NEEDS_ID, [USER, CALLS, {**RESULT, "tool_call_id": "7"}], ""),
+    ],
+)
+def test_whatever_the_template_leaves_out_of_a_message_is_refused(template: str, messages: list[dict[str, Any]], left_out: str) -> None:
+    made = copy.copy(tokenizer("bytes", "tools"))
+    made.chat_template = TEMPLATES.get(template, template)
+    tokens = Tokens(made)
+    if not left_out:
+        assert "12 cups" in made.decode(tokens.encode_prompt(messages))
+        return
+    with pytest.raises(DataError, match=re.escape(f"does not write {left_out}; take it out of the prompts")):
+        tokens.encode_prompt(messages)
 
 
 def test_a_template_that_cannot_be_read() -> None:

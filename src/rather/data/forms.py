@@ -47,16 +47,17 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tupl
     """Training and held-out tasks from a prompt file or a data set on the hub; "package" and "package:NAME" come with rather.
 
     A column `split` ("train" or "held_out") divides them; without it a share of `held_out`, chosen by a hash of the prompt, is
-    held out. `answer` is kept for verifiers. A prompt that stands there twice is used once: what names it is what it asks, so that
-    prompts with the same `key`, or on the same line of files of the same name, stay apart.
+    held out. `answer` is kept for verifiers. A prompt that stands there again with the same answer and split is used once, and one warning
+    says how many do: what names a prompt is what it asks, so that prompts with the same `key`, or on the same line of files of the same
+    name, stay apart.
 
     Raises:
-        DataError: see `read_rows`; a row without a prompt; no prompt to train on.
+        DataError: see `read_rows`; a row without a prompt; a prompt twice, with two answers or splits; no prompt to train on.
     """
     package = path == "package" or path.startswith(examples.PREFIX)
     source = path if hub.is_name(path) else examples.prompt_file(path)
-    train, held = [], []
-    seen = set()
+    train, held, again = [], [], 0
+    seen: dict[str, tuple[str, str | None, str]] = {}
     rows = read_rows(source)
     for place, row in rows if package else _understood(rows, source, lambda row: {column, "key", "split", "answer"}):
         if row.get(column) is None:
@@ -64,18 +65,22 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tupl
             raise DataError(f"{place} has no {column!r}, only {have}; set data.column to the right one")
         prompt = read_prompt(row[column], place, column)
         text = json.dumps(prompt)
-        if text in seen:
-            continue
-        seen.add(text)
-        answer = row.get("answer")
-        key = str(row["key"]) if package and "key" in row else _key(row, prompt, place)
-        task = Task(name_of(source), key, prompt, None if answer is None else str(answer))
-        split = row.get("split") or None
-        if split not in (None, "train", "held_out"):
+        answer = None if row.get("answer") is None else str(row["answer"])
+        split = row.get("split") or ("held_out" if _share(text) < held_out else "train")
+        if split not in ("train", "held_out"):
             raise DataError(f'{place} has split {split!r}; write "train" or "held_out"')
-        if split is None:
-            split = "held_out" if _share(text) < held_out else "train"
+        before, *kept = seen.setdefault(text, (place, answer, split))
+        if before != place:
+            for name, here, there in zip(("answer", "split"), (answer, split), kept, strict=True):
+                if here != there:
+                    raise DataError(f"{place} has the prompt of {before} with another {name}: {short(here)}, not {short(there)}; keep one")
+            again += 1
+            continue
+        key = str(row["key"]) if package and "key" in row else _key(row, prompt, place)
+        task = Task(name_of(source), key, prompt, answer)
         (train if split == "train" else held).append(task)
+    if again:
+        warnings.warn(f"{again} rows of {source} repeat the prompt of an earlier row and are left out", RatherWarning, stacklevel=2)
     if not train:
         raise DataError(f"{source} has no prompt to train on: all are held out")
     return train, held

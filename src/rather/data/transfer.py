@@ -43,21 +43,33 @@ def file_judge(path: str | Path) -> str:
     return f"import:{(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole).as_posix()}"
 
 
-def export(store: Store, run: str, path: Path, form: str = "all", advance: Advance = lambda rows: None) -> int:
+def export(
+    store: Store,
+    run: str,
+    path: Path,
+    form: str = "all",
+    advance: Advance = lambda rows: None,
+    skipped: Counter[str] | None = None,
+) -> int:
     """Write a run's answers to `path` (.jsonl, .csv or .parquet); returns the number of rows.
 
     `form` "all" is every row ever written, undone ones too, with both sides and where they come from. The others are of the questions
     that are trained on: "comparisons" is one row each with the mean preference and whether either answer came to its end, which
-    `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones. Sides of several answers are in "all" alone. They
-    are read a thousand at a time, and `advance` is called with how many were.
+    `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones. What these cannot hold is counted in `skipped`, by
+    reason. They are read a thousand at a time, and `advance` is called with how many were.
 
     Raises:
         DataError: another form or format.
     """
-    forms = {"all": _all_rows, "comparisons": _comparison_rows, "trl": _trl_rows}
+    skipped = Counter() if skipped is None else skipped
+    forms = {
+        "all": lambda: _all_rows(store, run, advance),
+        "comparisons": lambda: map(_comparison_row, _kept(store, run, advance, _no_pair, skipped)),
+        "trl": lambda: map(_trl_row, _kept(store, run, advance, _not_clear, skipped)),
+    }
     if form not in forms:
         raise DataError(f"there is no form {form!r}; take one of {', '.join(forms)}")
-    return write_rows(path, forms[form](store, run, advance))
+    return write_rows(path, forms[form]())
 
 
 def _all_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, Any]]:
@@ -66,25 +78,37 @@ def _all_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, An
         advance(len(page))
 
 
-def _pairs(store: Store, run: str, advance: Advance) -> Iterator[Comparison]:
-    """The comparisons of two single trajectories."""
+def _kept(store: Store, run: str, advance: Advance, unfit: Callable[[Comparison], str], skipped: Counter[str]) -> Iterator[Comparison]:
+    """The comparisons that are trained on; those for which `unfit` gives a reason are counted instead."""
     for page in reading.answered(store, run):
-        yield from (c for c in page if len(c.a) == len(c.b) == 1)
+        for c in page:
+            if reason := unfit(c):
+                skipped[reason] += 1
+            else:
+                yield c
         advance(len(page))
 
 
-def _comparison_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, Any]]:
-    for c in _pairs(store, run, advance):
-        (a,), (b,) = c.sides
-        ended = {"a_terminated": a.terminated, "b_terminated": b.terminated}
-        yield {"key": c.key, "prompt": a.task.prompt, "a": a.text, "b": b.text, **ended, "preference": c.preference}
+def _no_pair(c: Comparison) -> str:
+    """Why a comparison is not one of two texts; "" if it is."""
+    if any(len(side) > 1 for side in c.sides):
+        return "a side is several answers, which --form all alone can hold"
+    return "a side is no text, which --form all alone can hold" if any(t.text is None for side in c.sides for t in side) else ""
 
 
-def _trl_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, Any]]:
-    for c in _pairs(store, run, advance):
-        if c.preference not in (None, 0.5):
-            better = c if c.preference > 0.5 else c.swapped()  # type: ignore[operator]
-            prompt, answers = better.a[0].task.prompt, [better.a[0].text, better.b[0].text]
-            if not isinstance(prompt, str):
-                answers = [[{"role": "assistant", "content": text}] for text in answers]
-            yield {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+def _not_clear(c: Comparison) -> str:
+    return _no_pair(c) or ("neither answer is preferred, which --form comparisons can hold" if c.preference == 0.5 else "")
+
+
+def _comparison_row(c: Comparison) -> dict[str, Any]:
+    (a,), (b,) = c.sides
+    ended = {"a_terminated": a.terminated, "b_terminated": b.terminated}
+    return {"key": c.key, "prompt": a.task.prompt, "a": a.text, "b": b.text, **ended, "preference": c.preference}
+
+
+def _trl_row(c: Comparison) -> dict[str, Any]:
+    better = c if (c.preference or 0.0) > 0.5 else c.swapped()
+    prompt, answers = better.a[0].task.prompt, [better.a[0].text, better.b[0].text]
+    if not isinstance(prompt, str):
+        answers = [[{"role": "assistant", "content": text}] for text in answers]
+    return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}

@@ -1,17 +1,19 @@
 """What a run's answers come to, counted without reading questions: who answered how often, how far judges agree, left or right."""
 
+from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import Select, func, select
+from sqlalchemy import String, case, cast, func, select
 
 from rather.store import rows
 from rather.store import tables as t
-from rather.store.agreement import Agreement, PositionBias, agreement, bias, rated
+from rather.store.agreement import Agreement, PositionBias, agreement, bias
 from rather.store.store import Store
 
 CHUNK = 10_000
+"""Questions whose answers are counted at a time."""
 
 
 class Tally(NamedTuple):
@@ -23,9 +25,11 @@ class Tally(NamedTuple):
     abstentions: int
 
 
-def _of(run: str, purpose: str) -> Select[Any]:
-    """The labels that count."""
-    return rows.CURRENT.join(t.comparison).join(t.judge).where(t.comparison.c.run == run, t.comparison.c.purpose == purpose)
+class Counted(NamedTuple):
+    """What judges have answered, and how far they agree."""
+
+    tallies: list[Tally]
+    agreement: Agreement
 
 
 def questions(store: Store, run: str, purpose: str | None = None) -> int:
@@ -41,34 +45,41 @@ def written(store: Store, run: str) -> int:
         return connection.execute(select(func.count(t.label.c.id)).join(t.comparison).where(t.comparison.c.run == run)).scalar() or 0
 
 
-def tally(store: Store, run: str, purpose: str) -> list[Tally]:
-    """The answers of every judge in the store, in the order they came."""
-    c = t.label.c
-    wanted = _of(run, purpose).with_only_columns(c.judge, c.kind, func.count(c.id)).group_by(c.judge, c.kind)
+def count(store: Store, run: str, purpose: str, advance: Callable[[int], object] = lambda questions: None) -> Counted:
+    """The answers of every judge in the store, in the order they came, and how far they agree; `advance` gets numbers of questions.
+
+    The database says how often judges gave the same answers together, such as "1:-1,2:0" or, with an abstention, "1:nan,2:0".
+    """
+    c, asked = t.label.c, t.comparison.c
+    answer = case((c.best.is_not(None), cast(1 + c.best, String)), (c.preference > 0.5, "1"), (c.preference < 0.5, "-1"), else_="0")
+    entry = cast(c.judge, String) + ":" + case((c.kind == "answer", answer), else_="nan")
+    given = rows.CURRENT.join(t.comparison).where(asked.run == run, asked.purpose == purpose)
+    given = given.with_only_columns(func.aggregate_strings(entry, ",").label("together")).group_by(asked.id)
+    following = select(asked.id).where(asked.run == run, asked.purpose == purpose).order_by(asked.id).limit(CHUNK)
+    often, last = Counter[str](), 0
     with store.transaction() as connection:
-        counts = {(judge, kind): count for judge, kind, count in connection.execute(wanted)}
         judges = connection.execute(select(t.judge.c.id, t.judge.c.name, t.judge.c.kind).order_by(t.judge.c.id)).all()
-    return [Tally(name, kind, *(counts.get((number, x), 0) for x in ("answer", "abstention"))) for number, name, kind in judges]
-
-
-def agree(store: Store, run: str, purpose: str, advance: Callable[[int], object] = lambda answers: None) -> Agreement:
-    """How far judges agree; `advance` is called with the numbers of answers that were read."""
-    c = t.label.c
-    wanted = _of(run, purpose).where(c.kind == "answer").with_only_columns(c.comparison, t.judge.c.name, c.preference, c.best)
-    numbers: dict[str, int] = {}
-    read = [np.empty((0, 4))]
-    with store.transaction() as connection:
-        for some in connection.execute(wanted).partitions(CHUNK):
-            read.append(np.array([(q, numbers.setdefault(name, len(numbers)), p, best) for q, name, p, best in some], float))
+        while some := connection.execute(following.where(asked.id > last)).scalars().all():
+            page = given.where(asked.id > last, asked.id <= some[-1]).subquery()
+            often.update(dict(connection.execute(select(page.c.together, func.count()).group_by(page.c.together)).all()))  # type: ignore[arg-type]
+            last = some[-1]
             advance(len(some))
-    order = sorted(numbers)
-    return agreement(order, rated(np.concatenate(read), len(numbers))[[numbers[name] for name in order]])
+    sorts = [(dict(x.split(":") for x in together.split(",")), n) for together, n in often.items()]
+    counts = Counter[tuple[str, bool]]()
+    for said, n in sorts:
+        counts.update({(judge, value == "nan"): n for judge, value in said.items()})
+    tallies = [Tally(name, kind, counts[str(number), False], counts[str(number), True]) for number, name, kind in judges]
+    names = sorted((name, str(number)) for number, name, _ in judges if counts[str(number), False])
+    ratings = np.array([[float(said.get(number, "nan")) for said, _ in sorts] for _, number in names], float)
+    ratings = ratings.reshape(len(names), len(sorts)).repeat([n for _, n in sorts], axis=1)
+    return Counted(tallies, agreement([name for name, _ in names], ratings))
 
 
 def position(store: Store, run: str, purpose: str) -> PositionBias | None:
     """How often people preferred the side on the left, of two of which they preferred one; None if they never did."""
     c = t.label.c
-    clear = _of(run, purpose).where(t.judge.c.kind == "person", c.kind == "answer", c.preference != 0.5, c.best.is_(None))
+    of = rows.CURRENT.join(t.comparison).join(t.judge).where(t.comparison.c.run == run, t.comparison.c.purpose == purpose)
+    clear = of.where(t.judge.c.kind == "person", c.kind == "answer", c.preference != 0.5, c.best.is_(None))
     wanted = clear.with_only_columns(c.preference, c.shown_left, func.count(c.id)).group_by(c.preference, c.shown_left)
     with store.transaction() as connection:
         counts = [((p > 0.5) == (left == "a"), count) for p, left, count in connection.execute(wanted)]

@@ -1,7 +1,7 @@
 """Chat templates: conversations as text, and what stands around an answer in them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -57,13 +57,21 @@ class Template:
         """The conversation as text, with the header of an answer open.
 
         Raises:
-            DataError: the template refuses the conversation, or leaves out a field of a message.
+            DataError: the template refuses the conversation, or does not write the content or a field of one of its messages.
         """
         text = self.render(messages)
-        for field in dict.fromkeys(name for m in messages for name in m if name not in ("role", "content")):
-            if self.render([{name: x for name, x in m.items() if name != field} for m in messages]) == text:
-                raise DataError(f"the model's chat template does not write the field {field!r} of a message; take it out of the prompts")
+        for i, message in enumerate(messages):
+            for what, less in _without_parts(message, text):
+                if self._writes_alike([*messages[:i], less, *messages[i + 1 :]], text):
+                    where = f"message {i + 1} (role {message['role']!r})"
+                    raise DataError(f"the model's chat template does not write {what} of {where}; take it out of the prompts")
         return text
+
+    def _writes_alike(self, messages: Sequence[Mapping[str, Any]], text: str) -> bool:
+        try:
+            return self.render(messages) == text
+        except DataError:  # the template needs what has been taken out
+            return False
 
     def _dated(self, template: str) -> str:
         """The template with a `strftime_now` of its own, which stays on one day."""
@@ -103,6 +111,19 @@ class Template:
             return prefix, "", None
         place, _, token = min(places)
         return prefix, after[: place + len(token)], own[token]
+
+
+def _without_parts(message: Mapping[str, Any], text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The message without each of its parts, with the part's name; content that stands in `text` is no question."""
+    if message["content"].strip() not in text:
+        yield "the content", {**message, "content": ""}
+    for name, value in message.items():
+        if name in ("role", "content") or value == "":
+            continue
+        yield f"the field {name!r}", {key: x for key, x in message.items() if key != name}
+        if isinstance(value, list) and len(value) > 1:
+            for i in range(len(value)):
+                yield f"item {i + 1} of the field {name!r}", {**message, name: value[:i] + value[i + 1 :]}
 
 
 def _roles(messages: Sequence[Mapping[str, Any]]) -> str:
