@@ -281,13 +281,14 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         """Moments and the number of steps."""
         state = self.optimiser.state_dict()["state"]
-        return {"steps": self.steps, "moments": [state[i] for i in range(len(state))]}
+        return {"steps": self.steps, "moments": [state.get(i, {}) for i in range(len(self.parameters))]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.steps = state["steps"]
         groups = self.optimiser.state_dict()["param_groups"]
-        moments = [{k: ranks.like(v, p) for k, v in own.items()} for p, own in zip(self.parameters, state["moments"], strict=True)]
+        kept = state["moments"] or [{}] * len(self.parameters)  # of an older checkpoint that had learnt nothing yet
+        moments = [{k: ranks.like(v, p) for k, v in own.items()} for p, own in zip(self.parameters, kept, strict=True)]
         self.optimiser.load_state_dict({"state": dict(enumerate(moments)), "param_groups": groups})
 
 
