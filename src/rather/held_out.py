@@ -12,7 +12,6 @@ from rather.cost import Cost, cost
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import Rate, calibration, rate, win_rate
 from rather.judges.model import ModelJudge
-from rather.text import load
 
 
 def compare(run: Any, number: int) -> str | None:
@@ -30,7 +29,7 @@ def compare(run: Any, number: int) -> str | None:
     if not last:
         raise TrainingError(f"there is no trained policy in {run.checkpoints(number)} yet; run `rather train` first")
     step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
-    purpose = f"eval-{number}-{step}-{evaluation.identity(c, digest, load.located(c.model.path, c.model.adapter), tasks)}"
+    purpose = evaluation.name(run, f"eval-{number}-{step}", digest)
     have = run.store.keys(c.run.name, purpose)
     asked = [(t, i) for t in tasks for i in range(c.eval.answers)]
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
