@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-from rather import checkpoint, live, report, settings, train
+from rather import checkpoint, cli, live, report, settings, train
 from rather.config import Config, Section
 from rather.core import Label
 from rather.errors import CheckpointError, ConfigError
@@ -242,6 +242,26 @@ def test_what_cannot_be_continued_is_refused_before_anything_is_asked(text: list
     with pytest.raises(CheckpointError, match=r"trained with train.lr = 0.01, not 0.001; set it back, train with --fresh, or use another"):
         getattr(run, command)()
     assert (len(run.store.keys("run", "train")), run.store.latest()) == before
+
+
+@pytest.mark.parametrize("about", ["text", "control"])
+def test_the_page_refuses_before_anything_is_asked(
+    about: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = request.getfixturevalue(about)
+    go(known, "loop.rounds=1").loop()
+
+    def asks(*_: Any) -> None:
+        raise AssertionError("it puts questions before people")
+
+    monkeypatch.setattr("rather.web.serve.server", asks)
+    monkeypatch.setattr("rather.drawing.begin", asks)
+    path = tmp_path / "served.toml"
+    path.write_text(settings.document(settings.load(None, [*known, "loop.rounds=1", "judge.kind=people"])))
+    with pytest.raises(AssertionError, match="it puts"):
+        cli.serve(path)
+    with pytest.raises(CheckpointError, match=r"was trained with train.lr = [0.]+1, not 0.5; set it back"):
+        cli.serve(path, ["train.lr=0.5"])
 
 
 def test_control_refuses_before_anything_is_asked(control: list[str]) -> None:
