@@ -84,7 +84,7 @@ def check_reward(run: Any, model: Any, step: int) -> None:
     held = ranks.everyones(kept.comparisons)[0]
     if not held:
         return
-    judge = ModelJudge("reward", model)
+    judge = ModelJudge("reward", model, run.config.train.micro_batch_tokens)
     scored = judge.scores(held)
     a, b = (torch.cat([pair[i].mean(0) for pair in scored]) for i in (0, 1))
     preferences = [c.preference for c in held if c.preference is not None]
@@ -112,4 +112,4 @@ def _cost(run: Any, answered: Sequence[Comparison], name: str) -> Cost:
     answers = [t for c in answered for side in (c.a, c.b) for t in side]
     after, before = ([t for t in answers if (t.policy == name) == ours] for ours in (True, False))
     with run.progress("reading with the base model", len(answers), transient=True) as advance:
-        return cost(run.start, after, before, advance)
+        return cost(run.start, after, before, run.config.train.micro_batch_tokens, advance)

@@ -24,6 +24,7 @@ from rather.config import DPO, Config, Train
 from rather.core import Answered, Comparison, Perturbation, Task, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import rate
+from rather.learners.common import in_parts
 from rather.learners.first_order import FirstOrder
 from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, heard, rms
 from rather.settings import mattering
@@ -264,11 +265,11 @@ class Questions:
     def _ours(self, side: Sequence[Trajectory]) -> bool:
         return side[0].policy != self.acting.start.name
 
-    @torch.no_grad()
     def divergence(self, trajectories: Sequence[Trajectory]) -> float:
         """KL from the start, nats an action, estimated on what the policy did itself."""
-        batch = self.acting.policy.collate(trajectories)
-        difference = self.acting.policy.evaluate(batch)[0] - self.acting.start.evaluate(batch)[0]
+        policy, start, tokens = self.acting.policy, self.acting.start, self.run.config.train.micro_batch_tokens
+        batch = policy.collate(trajectories)
+        (difference,) = in_parts(batch, tokens, lambda part: (policy.evaluate(part)[0] - start.evaluate(part)[0],))
         return float((difference * batch.mask).sum() / batch.mask.sum())
 
     def advice(self, step: int, won: bool) -> str | None:

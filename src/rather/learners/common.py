@@ -34,7 +34,7 @@ class Optimisation:
     """How to optimise: `steps` steps of AdamW on `batch_size` items, the learning rate warmed up and then scheduled.
 
     A batch is forwarded and backwarded in parts of about `micro_batch_tokens` tokens, those of prompts too, which bounds memory and
-    changes no gradient.
+    changes no gradient; where none is needed, in parts of `WITHOUT_GRADIENT` times as many.
     """
 
     steps: int
@@ -204,9 +204,13 @@ def grouped(items: Sequence[Size], tokens: float) -> list[slice]:
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(items)], strict=True)]
 
 
-def in_parts(batch: Batch, tokens: int, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What a model says of a batch, without gradient, about `tokens` tokens at a time."""
-    slices = parts(batch, tokens)
+WITHOUT_GRADIENT = 4
+"""Times `micro_batch_tokens` that a model forwards at a time where no gradient is needed: nothing is kept for it."""
+
+
+def in_parts(batch: Batch, micro_batch_tokens: int, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What a model says of a batch, without gradient, about `WITHOUT_GRADIENT` times `micro_batch_tokens` tokens at a time."""
+    slices = parts(batch, WITHOUT_GRADIENT * micro_batch_tokens)
     with torch.no_grad():
         found = [(rows.start, what(batch.select(rows))) for rows, _ in ranks.mine(slices)]
     if ranks.count() > 1:
