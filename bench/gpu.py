@@ -23,7 +23,7 @@ import torch
 
 import common
 from rather.core import Comparison, Perturbation, Task, Trajectory
-from rather.learners.common import Attempts, Optimisation, in_parts
+from rather.learners.common import WITHOUT_GRADIENT, Attempts, Optimisation, in_parts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
 from rather.spaces.weights import LowRank
@@ -223,7 +223,7 @@ class Bench:
         self.note("GRPO step, 8 x 8", learner.step)
         self.note("of it sampling", lambda: source.collect(0))
         batch = source.collect(0)
-        (logprobs,) = in_parts(batch, 9216, lambda part: trained.evaluate(part)[:1])
+        (logprobs,) = in_parts(batch, 9216 // WITHOUT_GRADIENT, lambda part: trained.evaluate(part)[:1])
         apart = (logprobs - batch.logprobs).abs()[batch.mask.bool()]
         self.facts |= {"sampler and learner apart, at most": float(apart.max()), "sampler and learner apart, mean": float(apart.mean())}
         trained.model.checkpointing, learner.how = True, replace(how, micro_batch_tokens=4608)  # two

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -43,6 +45,25 @@ def test_the_lock_says_who_holds_it_and_is_freed_when_its_owner_dies(tmp_path: P
     owner.stdout.close()
     with alone(tmp_path), alone(tmp_path):
         assert json.loads((tmp_path / "lock").read_text())["process"] == os.getpid()
+
+
+def test_who_only_reads_does_not_wait_for_the_lock(tiny: Path, tmp_path: Path, rather: Callable[..., Any]) -> None:
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"prompt": f"{i}", "chosen": "yes", "rejected": "no"}) + "\n" for i in range(4)))
+    (tmp_path / "run.toml").write_text(f'[model]\npath = "{tiny}"\n')
+    rather("import", "run.toml", "c.jsonl")
+    folder = tmp_path / "runs" / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        process = owner.stdout.readline().strip()
+        try:
+            assert f"(process {process} on " in rather("train", "run.toml", code=2).stderr, "whoever writes is refused"
+            assert "run: 4 questions" in rather("status", "run.toml").stdout
+            assert "4 rows in out.jsonl" in rather("export", "run.toml", "out.jsonl").stdout
+            assert "Report: " in rather("report", "run.toml").stdout
+            assert (folder / "report.html").stat().st_size > 1000
+            assert owner.poll() is None, "it was held all the time"
+        finally:
+            owner.kill()
 
 
 READ = """

@@ -13,7 +13,7 @@ OWN = {
     "core": set(),
     "losses": set(),
     "wording": {"core"},
-    "cost": {"core", "text", "wording"},
+    "cost": {"core", "learners", "text", "wording"},
     "kernels": {"kernels"},
     "offsets": {"core", "errors"},
     "store": {"core", "errors", "store"},

@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-from rather import checkpoint, going_on, live, report, settings, train
+from rather import checkpoint, cli, going_on, live, report, settings, train
 from rather.config import Config, Section
 from rather.core import Label
 from rather.errors import CheckpointError, ConfigError
@@ -244,6 +244,26 @@ def test_what_cannot_be_continued_is_refused_before_anything_is_asked(text: list
     assert (len(run.store.keys("run", "train")), run.store.latest()) == before
 
 
+@pytest.mark.parametrize("about", ["text", "control"])
+def test_the_page_refuses_before_anything_is_asked(
+    about: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = request.getfixturevalue(about)
+    go(known, "loop.rounds=1").loop()
+
+    def asks(*_: Any) -> None:
+        raise AssertionError("it puts questions before people")
+
+    monkeypatch.setattr("rather.web.serve.server", asks)
+    monkeypatch.setattr("rather.drawing.begin", asks)
+    path = tmp_path / "served.toml"
+    path.write_text(settings.document(settings.load(None, [*known, "loop.rounds=1", "judge.kind=people"])))
+    with pytest.raises(AssertionError, match="it puts"):
+        cli.serve(path)
+    with pytest.raises(CheckpointError, match=r"was trained with train.lr = [0.]+1, not 0.5; set it back"):
+        cli.serve(path, ["train.lr=0.5"])
+
+
 def test_control_refuses_before_anything_is_asked(control: list[str]) -> None:
     go(control).loop()
     run = go(control, "query.comparisons=9", "reward.members=3")
@@ -332,3 +352,46 @@ def test_a_manifest_of_another_program_in_this_folder_is_no_reward_model(
     Path("manifest.json").write_text('{"name": "a web page"}')
     run = opened(settings.load(None, text), Console(quiet=True))
     assert going_on.contents(run, {"judge": {"checkpoint": ""}}) == {}
+
+
+@pytest.mark.parametrize("learner", ["grpo", "ppo"])
+def test_a_finished_policy_goes_on_with_more_steps_and_stays_where_they_are_set_back(
+    text: list[str], learner: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = [*text, f"train.learner={learner}", 'verify.checks=[{kind="pattern", pattern="[a-j]"}]', "grpo.size=4", "ppo.answers=4"]
+
+    def loop(steps: int) -> Run:
+        run = opened(settings.load(None, [*text, f"train.steps={steps}"]), Console(width=300))
+        assert "held-out score" in (run.loop() or "")
+        run.judges[0].close()
+        return run
+
+    first = last(loop(2))
+    assert first["step"] == 2
+    second = last(run := loop(4))
+    assert (second["step"], second["before"]) == (4, [])
+    assert [row["step"] for row in rows(run)] == [1, 2, 3, 4], "it goes on, it does not begin again"
+    for steps in (2, 4):
+        assert last(loop(steps)) == second
+    assert last(loop(5))["step"] == 5
+    assert "--fresh" not in capsys.readouterr().out
+
+
+def test_a_finished_policy_goes_on_when_its_reward_model_has_more_labels(text: list[str]) -> None:
+    text = [*text, "train.learner=ppo", "train.reward=labels", "reward.held_out=0.0", "ppo.answers=2"]
+    go(text, "train.steps=2").loop()
+    policy, reward = last(go(text)), last(go(text), "reward")
+    run = go(text)
+    run.store.add_judge("aunt", "person")
+    run.store.answer_all([Label(q.id, "aunt", 1.0) for q in run.store.questions("run", "train")])
+    go(text, "train.steps=2").loop()
+    now, again = last(go(text)), last(go(text), "reward")
+    assert (now["step"], again["step"]) == (4, reward["step"] + 3), "as many steps again; six answers more, two a step"
+    assert now["before"] == [{key: policy[key] for key in ("step", "watermark", "labels")}]
+    assert again["before"] == [{key: reward[key] for key in ("step", "watermark", "labels")}]
+    assert now["labels"] == again["labels"] > policy["labels"]
+    go(text, "train.steps=5").loop()
+    assert (last(go(text))["step"], last(go(text), "reward")) == (5, again)
+    longest = last(go(text))
+    go(text, "train.steps=2").loop()
+    assert last(go(text)) == longest

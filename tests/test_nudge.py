@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file
 
+from rather import settings
 from rather.core import perturbation_of
 from rather.metrics import CLOCK
+from rather.run import opened
 from rather.store import Store
 from rather.text.load import locate
 
@@ -127,6 +130,21 @@ def test_killed_in_the_middle_of_a_round_it_comes_to_the_same(run: Path, rather)
         process.wait()
     assert rather("train", f"{other / 'run.toml'}", f"run.folder={other / 'runs'}").returncode == 0
     assert numbers(other, "grid") == wanted
+
+
+def test_a_check_never_mixes_judges_or_tasks(run: Path) -> None:
+    """Going on, it looks again at where it is: whoever answers now is asked, about the tasks that there are now."""
+    text = f"run.folder={run.parent / 'runs'}"
+    first, second = (f'judge.panel=[{{ name = "{name}", utility = "total_reward", temperature = 0.5 }}]' for name in ("ann", "ben"))
+    for changed in ([first], [second], [second, "eval.prompts=5"], [first]):
+        opened(settings.load(run, [text, "zeroth.answers=18", "zeroth.kl=inf", *changed]), Console(quiet=True)).train()
+    store = Store(str(run.parent / "runs/grid/store.db"))
+    purpose = {q.id: q.purpose for q in store.questions("grid") if q.purpose.startswith("check-0-3")}
+    asked = {(purpose[x.comparison], x.judge) for x in store.labels("grid") if x.comparison in purpose}
+    assert sorted(judge for _, judge in asked) == ["ann", "ben", "ben"]
+    assert len(set(purpose.values())) == 3
+    (row,) = [r for r in measured(run.parent, "grid") if r["phase"] == "check-0"]
+    assert (row["evaluation"], row["judges"]) in [(p, [judge]) for p, judge in asked if judge == "ann"]
 
 
 def test_more_answers_can_be_given_later(run: Path, rather) -> None:

@@ -189,7 +189,7 @@ def judges(config: Config, base: Callable[[], AnyPolicy]) -> list[Any]:
         case "model":
             if not j.checkpoint:
                 raise ConfigError('judge.kind = "model" needs judge.checkpoint, the checkpoint folder of a reward model')
-            return [ModelJudge(j.name, saved_reward(Path(j.checkpoint)))]
+            return [ModelJudge(j.name, saved_reward(Path(j.checkpoint)), config.train.micro_batch_tokens)]
         case "language":
             if not j.model:
                 raise ConfigError('judge.kind = "language" needs judge.model, the name of the model at judge.url')
@@ -211,7 +211,7 @@ def panel(config: Config, base: Callable[[], AnyPolicy]) -> list[SimulatedJudge]
     if any(p.utility == CONCISE for p in members):
         if config.control.env:
             raise ConfigError(f'the utility "{CONCISE}" reads words, and the run is about control; take another, such as "total_reward"')
-        concise = Concise(Surprise(base()))
+        concise = Concise(Surprise(base(), config.train.micro_batch_tokens))
     made = []
     for p in members:
         likes, read = (concise, concise.read) if concise and p.utility == CONCISE else (utility(p.utility), None)

@@ -131,8 +131,10 @@ def serve(
         raise ConfigError("give the run's TOML file, or --demo")
     else:
         run = _run(file, settings)
+        run.ready(run.begun)
         run.draw()
         store, folder, name, instruction = run.store, run.folder, run.config.run.name, run.config.judge.instruction
+        del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(name, replace(store.asking(name), overlap=overlap))
     serving, url = server(store, folder, name, instruction, host, port, certificate, key, insecure)

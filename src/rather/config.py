@@ -166,7 +166,7 @@ class Train(Section):
     schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", description="How the learning rate falls after that.")
     weight_decay: float = Field(default=0.0, description="Decoupled weight decay of AdamW.", ge=0)
     max_grad_norm: float = Field(default=1.0, description="Gradients are scaled down to this norm.", gt=0)
-    micro_batch_tokens: int = Field(default=1536, description="Tokens forwarded at a time, prompts too: less memory, same gradient.", ge=1)
+    micro_batch_tokens: int = Field(default=1536, description="Tokens forwarded at a time, prompts too (no gradient: 4 times that).", ge=1)
     checkpoint_every: Free[int] = Field(default=20, description="Steps between checkpoints.", ge=1)
     keep: Free[int] = Field(default=2, description="Checkpoints that are kept.", ge=1)
     flagged: bool = Field(default=True, description="Learn from suspicious answers too.")

@@ -7,9 +7,8 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-import torch
-
 from rather.core import Trajectory
+from rather.learners.common import in_parts
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextPolicy
 from rather.wording import asked, content_words, repetition, words
@@ -54,9 +53,11 @@ def traits(answers: Sequence[Trajectory], logprobs: Sequence[tuple[float, int]])
     )
 
 
-@torch.no_grad()
 def base_logprobs(
-    base: TextPolicy | ForeignPolicy, answers: Sequence[Trajectory], progress: Callable[[int], None] = lambda n: None
+    base: TextPolicy | ForeignPolicy,
+    answers: Sequence[Trajectory],
+    micro_batch_tokens: int = 1536,
+    progress: Callable[[int], None] = lambda n: None,
 ) -> list[tuple[float, int]]:
     """Log-probability of each answer under the base model at temperature 1, in nats, and its number of tokens.
 
@@ -70,7 +71,8 @@ def base_logprobs(
     for start in range(0, len(known), ROWS):
         rows = known[start : start + ROWS]
         batch = plain.collate([answers[i] for i in rows])
-        totals, tokens = (plain.evaluate(batch)[0] * batch.mask).sum(-1), batch.mask.sum(-1)
+        (logprobs,) = in_parts(batch, micro_batch_tokens, lambda part: plain.evaluate(part)[:1])
+        totals, tokens = (logprobs * batch.mask).sum(-1), batch.mask.sum(-1)
         for i, total, n in zip(rows, totals.tolist(), tokens.tolist(), strict=True):
             scored[i] = (total, int(n))
         progress(len(rows))
@@ -140,8 +142,9 @@ def cost(
     base: TextPolicy | ForeignPolicy,
     after: Sequence[Trajectory],
     before: Sequence[Trajectory],
+    micro_batch_tokens: int = 1536,
     progress: Callable[[int], None] = lambda n: None,
 ) -> Cost:
     """What the policy's answers `after` training are like beside the base model's `before` it."""
-    scored = base_logprobs(base, [*after, *before], progress)
+    scored = base_logprobs(base, [*after, *before], micro_batch_tokens, progress)
     return Cost(traits(after, scored[: len(after)]), traits(before, scored[len(after) :]))

@@ -12,13 +12,14 @@ from rather.core import Task
 from rather.judges import concise
 from rather.judges.known import CONCISE
 from rather.settings import mattering
+from rather.text import load
 
 CHUNK = 1 << 16
 PLACES = 64
 """A file stands for itself by its name, its size and chunks at so many places: whoever trains a model changes all of it."""
 
 
-def identity(config: Config, policy: str, base: tuple[Path, Path | None], tasks: Sequence[Task]) -> str:
+def identity(config: Config, policy: str, base: tuple[Path | None, Path | None], tasks: Sequence[Task]) -> str:
     """Eight digits that stand for an evaluation of the weights `policy` on `tasks` against `base`, a model and the adapter on it; equal
     settings, equal digits.
     """
@@ -27,6 +28,13 @@ def identity(config: Config, policy: str, base: tuple[Path, Path | None], tasks:
     if any(member.utility == CONCISE for member in config.judge.panel):  # another reader, another evaluation
         asked["concise"] = concise.TEMPERATURE, concise.USUAL
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def name(run: Any, of: str, policy: str) -> str:
+    """The purpose, `of` and eight digits, of what is asked in a run's evaluation of the weights `policy` on its held-out tasks."""
+    c = run.config
+    base = (None, None) if c.control.env else load.located(c.model.path, c.model.adapter)
+    return f"{of}-{identity(c, policy, base, run.tasks[1])}"
 
 
 def fingerprint(model: Path) -> str:

@@ -12,7 +12,6 @@ from rather.cost import Cost, cost
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import Rate, calibration, rate, win_rate
 from rather.judges.model import ModelJudge
-from rather.text import load
 
 
 def compare(run: Any, number: int) -> str | None:
@@ -30,7 +29,7 @@ def compare(run: Any, number: int) -> str | None:
     if not last:
         raise TrainingError(f"there is no trained policy in {run.checkpoints(number)} yet; run `rather train` first")
     step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
-    purpose = f"eval-{number}-{step}-{evaluation.identity(c, digest, load.located(c.model.path, c.model.adapter), tasks)}"
+    purpose = evaluation.name(run, f"eval-{number}-{step}", digest)
     have = run.store.keys(c.run.name, purpose)
     asked = [(t, i) for t in tasks for i in range(c.eval.answers)]
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
@@ -85,7 +84,7 @@ def check_reward(run: Any, model: Any, step: int) -> None:
     held = ranks.everyones(kept.comparisons)[0]
     if not held:
         return
-    judge = ModelJudge("reward", model)
+    judge = ModelJudge("reward", model, run.config.train.micro_batch_tokens)
     scored = judge.scores(held)
     a, b = (torch.cat([pair[i].mean(0) for pair in scored]) for i in (0, 1))
     preferences = [c.preference for c in held if c.preference is not None]
@@ -113,4 +112,4 @@ def _cost(run: Any, answered: Sequence[Comparison], name: str) -> Cost:
     answers = [t for c in answered for side in (c.a, c.b) for t in side]
     after, before = ([t for t in answers if (t.policy == name) == ours] for ours in (True, False))
     with run.progress("reading with the base model", len(answers), transient=True) as advance:
-        return cost(run.start, after, before, advance)
+        return cost(run.start, after, before, run.config.train.micro_batch_tokens, advance)

@@ -4,6 +4,8 @@ The store is the ledger: a question's key says its update, the policies of its s
 again, so a run that begins anew with nothing but its store comes to the same numbers, bit for bit.
 """
 
+import hashlib
+import json
 import math
 import sys
 import tempfile
@@ -16,14 +18,16 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from rather import budget, checkpoint
+from rather import budget, checkpoint, evaluation
 from rather.checkpoint import Lineage
 from rather.config import DPO, Config, Train
 from rather.core import Answered, Comparison, Perturbation, Task, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.evaluate import rate
+from rather.learners.common import in_parts
 from rather.learners.first_order import FirstOrder
 from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, heard, rms
+from rather.settings import mattering
 
 IDLE = 5
 """Updates in a row without any answer that end the run."""
@@ -213,10 +217,11 @@ class Questions:
 
     def check(self, step: int) -> None:
         """Compare with the start on held-out tasks; hold the KL, and go back to the best point if the win rate has fallen from there."""
-        learner, purpose = self.learner, f"check-{self.number}-{step}"
+        learner, purpose = self.learner, evaluation.name(self.run, f"check-{self.number}-{step}", self.weights())
+        voters = evaluation.voters(self.run)
         self._ask_about_the_start(step, purpose)
         asked = [q.comparison for q in self.run.store.questions(self.name, beginning=f"{purpose}/")]
-        answered = self._same(f"{purpose}/") + self.run.store.answered(self.name, purpose).comparisons
+        answered = self._same(f"{purpose}/") + self.run.store.answered(self.name, purpose, judges=voters or None).comparisons
         found = rate([c.preference if self._ours(c.a) else 1 - c.preference for c in answered if c.preference is not None])
         kl = self.divergence([t for c in asked for t in (c.a if self._ours(c.a) else c.b)])
         chance = math.sqrt(2) * (found.high - found.low) / 2  # by which two such rates differ without a cause
@@ -228,12 +233,20 @@ class Questions:
             values |= {"win_rate": found.mean, "win_rate_low": found.low, "win_rate_high": found.high, "questions": float(found.count)}
         told = self.advice(step, bool(found.count) and found.low > 0.5)
         self.run.metrics.rewind(f"check-{self.number}", step - 1)
-        self.run.metrics.write(f"check-{self.number}", step, values, **({"advice": told} if told else {}))
+        said = {"advice": told} if told else {}
+        self.run.metrics.write(f"check-{self.number}", step, values, evaluation=purpose, judges=voters, **said)
         won = f"win rate over the start {found}" if found.count else "no answer about held-out tasks"
         moved = f"moved {values['norm']:.3g}, KL {kl:.3g}{'; back to the best point' if back else ''}"
         self.run.console.print(f"{values['answers']:.0f} answers: {won}; {moved}", highlight=False)
         if told:
             self.run.console.print(f"{told[0].upper()}{told[1:]}.", highlight=False)
+
+    def weights(self) -> str:
+        """Digits that stand for the policy: the numbers that have been moved, and the settings that say what they are."""
+        found = hashlib.sha256(json.dumps(mattering(self.run.config, "zeroth"), sort_keys=True).encode())
+        for part in self.learner.space.parameters:
+            found.update(part.detach().float().cpu().numpy().tobytes())
+        return found.hexdigest()
 
     def _ask_about_the_start(self, step: int, purpose: str) -> None:
         z, run = self.z, self.run
@@ -252,11 +265,11 @@ class Questions:
     def _ours(self, side: Sequence[Trajectory]) -> bool:
         return side[0].policy != self.acting.start.name
 
-    @torch.no_grad()
     def divergence(self, trajectories: Sequence[Trajectory]) -> float:
         """KL from the start, nats an action, estimated on what the policy did itself."""
-        batch = self.acting.policy.collate(trajectories)
-        difference = self.acting.policy.evaluate(batch)[0] - self.acting.start.evaluate(batch)[0]
+        policy, start, tokens = self.acting.policy, self.acting.start, self.run.config.train.micro_batch_tokens
+        batch = policy.collate(trajectories)
+        (difference,) = in_parts(batch, tokens, lambda part: (policy.evaluate(part)[0] - start.evaluate(part)[0],))
         return float((difference * batch.mask).sum() / batch.mask.sum())
 
     def advice(self, step: int, won: bool) -> str | None:

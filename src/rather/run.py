@@ -212,7 +212,7 @@ class Run:
     def _reward_before(self, number: int) -> ModelJudge | None:
         """The reward model of the round before, which knows what it would like to be told; None if there was none."""
         saved = checkpoint.every(self.checkpoints(number - 1, "reward")) if number else []
-        return ModelJudge("reward", self._saved_reward(saved[-1])) if saved else None
+        return ModelJudge("reward", self._saved_reward(saved[-1]), self.config.train.micro_batch_tokens) if saved else None
 
     def _saved_reward(self, saved: Path) -> Any:
         return build.saved_reward(saved, self.start)

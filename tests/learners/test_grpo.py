@@ -168,3 +168,11 @@ def test_resumed_it_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> Non
     assert found == expected
     for a, b in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_one_that_has_learnt_nothing_yet_goes_on_all_the_same(tmp_path: Path) -> None:
+    idle, second = learner(reward_model=Paid([1.0] * 32)), learner(reward_model=Paid(MIXED))
+    idle.step()
+    checkpoint.load(checkpoint.save(tmp_path, 1, idle, Lineage({}, 0, []), 1), second)
+    assert (second.stepper.steps, second.number, second.idle) == (0, 1, 1)
+    assert second.step()["grad_norm"] > 0

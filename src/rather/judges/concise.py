@@ -6,9 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from rather.core import Trajectory
+from rather.learners.common import in_parts
 from rather.wording import asked, content_words, repetition, words
 
 ROWS = 16
@@ -29,12 +28,11 @@ class Surprise:
     below (compare typical sampling, Meister et al. 2023, eq. 5).
     """
 
-    def __init__(self, policy: Any) -> None:
-        self.policy = copy.copy(policy)
+    def __init__(self, policy: Any, micro_batch_tokens: int = 1536) -> None:
+        self.policy, self.micro_batch_tokens = copy.copy(policy), micro_batch_tokens
         self.policy.temperature = TEMPERATURE
         self.known: dict[tuple[str, str, bool], float] = {}
 
-    @torch.no_grad()
     def read(self, answers: Sequence[Trajectory]) -> None:
         """Look at many answers at once; each is then known."""
         new = list({_name(t): t for t in answers if _name(t) not in self.known}.values())
@@ -43,7 +41,7 @@ class Surprise:
         for start in range(0, len(new), ROWS):
             rows = new[start : start + ROWS]
             batch = self.policy.collate(rows)
-            logprobs, entropies = self.policy.evaluate(batch)
+            logprobs, entropies = in_parts(batch, self.micro_batch_tokens, self.policy.evaluate)
             values = (-(logprobs + entropies) * batch.mask).sum(-1) / batch.mask.sum(-1).sqrt()
             self.known |= zip(map(_name, rows), values.tolist(), strict=True)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from rather.core import Comparison, Trajectory
-from rather.learners.common import Pairs
+from rather.learners.common import Pairs, in_parts
 
 
 class ModelJudge:
@@ -14,8 +14,8 @@ class ModelJudge:
 
     kind = "reward-model"
 
-    def __init__(self, name: str, model: Any, batch_size: int = 16) -> None:
-        self.name, self.model, self.batch_size = name, model, batch_size
+    def __init__(self, name: str, model: Any, micro_batch_tokens: int = 1536, batch_size: int = 16) -> None:
+        self.name, self.model, self.micro_batch_tokens, self.batch_size = name, model, micro_batch_tokens, batch_size
 
     @torch.no_grad()
     def judge(self, comparisons: Sequence[Comparison]) -> list[float | None]:
@@ -43,5 +43,6 @@ class ModelJudge:
         for start in range(0, len(comparisons), self.batch_size):
             chosen = comparisons[start : start + self.batch_size]
             pairs = Pairs.of(self.model, [Comparison(c.a, c.b, 0.5) for c in chosen])
-            found.append(pairs.scores(self.model.scores(pairs.batch)))
+            (rows,) = in_parts(pairs.batch, self.micro_batch_tokens, lambda part: (self.model.scores(part).T,))
+            found.append(pairs.scores(rows.T))
         return found

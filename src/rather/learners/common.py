@@ -34,7 +34,7 @@ class Optimisation:
     """How to optimise: `steps` steps of AdamW on `batch_size` items, the learning rate warmed up and then scheduled.
 
     A batch is forwarded and backwarded in parts of about `micro_batch_tokens` tokens, those of prompts too, which bounds memory and
-    changes no gradient.
+    changes no gradient; where none is needed, in parts of `WITHOUT_GRADIENT` times as many.
     """
 
     steps: int
@@ -204,9 +204,13 @@ def grouped(items: Sequence[Size], tokens: float) -> list[slice]:
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], len(items)], strict=True)]
 
 
-def in_parts(batch: Batch, tokens: int, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What a model says of a batch, without gradient, about `tokens` tokens at a time."""
-    slices = parts(batch, tokens)
+WITHOUT_GRADIENT = 4
+"""Times `micro_batch_tokens` that a model forwards at a time where no gradient is needed: nothing is kept for it."""
+
+
+def in_parts(batch: Batch, micro_batch_tokens: int, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What a model says of a batch, without gradient, about `WITHOUT_GRADIENT` times `micro_batch_tokens` tokens at a time."""
+    slices = parts(batch, WITHOUT_GRADIENT * micro_batch_tokens)
     with torch.no_grad():
         found = [(rows.start, what(batch.select(rows))) for rows, _ in ranks.mine(slices)]
     if ranks.count() > 1:
@@ -281,13 +285,14 @@ class Stepper:
     def state_dict(self) -> dict[str, Any]:
         """Moments and the number of steps."""
         state = self.optimiser.state_dict()["state"]
-        return {"steps": self.steps, "moments": [state[i] for i in range(len(state))]}
+        return {"steps": self.steps, "moments": [state.get(i, {}) for i in range(len(self.parameters))]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.steps = state["steps"]
         groups = self.optimiser.state_dict()["param_groups"]
-        moments = [{k: ranks.like(v, p) for k, v in own.items()} for p, own in zip(self.parameters, state["moments"], strict=True)]
+        kept = state["moments"] or [{}] * len(self.parameters)  # of an older checkpoint that had learnt nothing yet
+        moments = [{k: ranks.like(v, p) for k, v in own.items()} for p, own in zip(self.parameters, kept, strict=True)]
         self.optimiser.load_state_dict({"state": dict(enumerate(moments)), "param_groups": groups})
 
 

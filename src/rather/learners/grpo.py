@@ -100,7 +100,7 @@ class GRPO:
             self.number += 1
             rewards = batch.rewards
             if model is not None:
-                (rewards,) = in_parts(batch, 4 * self.how.micro_batch_tokens, lambda part: (model.rewards(part),))
+                (rewards,) = in_parts(batch, self.how.micro_batch_tokens, lambda part: (model.rewards(part),))
             scores = (rewards * batch.mask).sum(-1)
             # On the CPU, where sums come out the same on every rank: an advantage of 0 decides what is forwarded.
             advantages = group_advantages(scores.cpu(), batch.groups.cpu(), self.settings.scale).to(scores.device)

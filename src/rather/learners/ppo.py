@@ -175,7 +175,7 @@ class PPO:
         return _Credited(batch, seen, advantages, returns, values[:, :-1])
 
     def _of(self, batch: Batch, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        return in_parts(batch, 4 * self.how.micro_batch_tokens, what)
+        return in_parts(batch, self.how.micro_batch_tokens, what)
 
     def _backward(self, chosen: _Credited, means: Means | None) -> Tensor:
         """Leave the gradient in the parameters; the loss is a mean over all actions in `chosen`, however it is split."""
