@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,6 +150,25 @@ def test_a_run_in_the_middle_keeps_its_own_labels_and_steps_and_then_goes_on(tex
     assert rows(go(text, "run.name=stopped")) == rows(go(text, "run.name=whole"))
     assert stopped["files"] == whole["files"]
     assert [stage["step"] for stage in whole["before"]] == [9]
+
+
+def test_a_training_goes_on_with_the_very_labels_that_it_began_with(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with one that had been withdrawn or flagged before, and still with one that is withdrawn or flagged after."""
+    text = [*text, "train.flagged=false", "train.steps=4"]
+    go(text).sample()
+    store = go(text).store
+    store.add_judge("ann", "person")
+    one, two, three, four, *_ = (q.id for q in store.questions("run", "train"))
+    store.answer(Label(one, "ann", 1.0))
+    store.answer(Label(two, "ann", 1.0, seconds=0.1))
+    numbers = [store.answer(Label(three, "ann", 1.0)), store.answer(Label(four, "ann", 1.0, seconds=1.0))]
+    store.undo("run", "ann", one)
+    stop(go(text), 2, monkeypatch)
+    assert last(go(text))["labels"] == numbers
+    store.undo("run", "ann", three)
+    store.set_asking("run", replace(store.asking("run"), fastest_s=2.0))
+    stop(go(text), 3, monkeypatch)
+    assert (last(go(text))["labels"], last(go(text))["before"]) == (numbers, [])
 
 
 def stop(run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a checkpoint was made from: its run's settings and the labels, up to and with number `watermark`.
+    """What a checkpoint was made from: its run's settings and the labels, of which `watermark` is the last one's number.
 
     `before` are the labels that it had learnt from before it went on with other ones: step, watermark and labels of each such stage.
     `defaults` stand for settings that an older checkpoint does not know. Beside settings there are "_steps", those that the training is to

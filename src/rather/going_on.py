@@ -36,7 +36,7 @@ def fit(run: Any, number: int, name: str) -> Path:
     folder = run.checkpoints(number, name)
     stage = last(folder)
     if stage is not None and not checkpoint.finished(stage):
-        began = ranks.everyones(run.labels(number, name, stage["watermark"]))[0]
+        began = ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0]
         _learn(run, number, name, began, stage["settings"]["_steps"], follows=bool(stage.get("before")))
         stage = last(folder)
     data = ranks.everyones(run.labels(number, name))[0]  # another may come in while they are read
@@ -56,7 +56,7 @@ def fit(run: Any, number: int, name: str) -> Path:
         return found
     if not new:
         return _learn(run, number, name, data, steps, follows=bool(stage.get("before")))
-    return _learn(run, number, name, ranks.everyones(run.labels(number, name, stage["watermark"]))[0], steps, then=data)
+    return _learn(run, number, name, ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0], steps, then=data)
 
 
 def steps_of_policy(stage: dict[str, Any] | None, steps: int, labels: list[int]) -> int:
