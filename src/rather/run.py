@@ -105,9 +105,9 @@ class Run:
         """Two answers of the newest policy to each training prompt become a question; returns how many questions are new."""
         self.ready(number)
         tasks = self.tasks[0]
-        have = self.store.keys(self.config.run.name, "train")
+        have = {k for k in self.store.keys(self.config.run.name, "train") if k.startswith(f"round-{number}/")}
         missing = [t for t in tasks if f"round-{number}/{t.key}" not in have]
-        going_on.note_seed(self, number, len(missing))
+        going_on.note_sampling(self, number, len(have), len(missing))
         if not missing:
             return 0
         self.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
