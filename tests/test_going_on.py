@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-from rather import checkpoint, cli, going_on, live, report, settings, train
+from rather import build, checkpoint, cli, going_on, live, report, run, settings, train
 from rather.config import Config, Section
 from rather.core import Label
 from rather.errors import CheckpointError, ConfigError
@@ -151,6 +152,25 @@ def test_a_run_in_the_middle_keeps_its_own_labels_and_steps_and_then_goes_on(tex
     assert [stage["step"] for stage in whole["before"]] == [9]
 
 
+def test_a_training_goes_on_with_the_very_labels_that_it_began_with(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with one that had been withdrawn or flagged before, and still with one that is withdrawn or flagged after."""
+    text = [*text, "train.flagged=false", "train.steps=4"]
+    go(text).sample()
+    store = go(text).store
+    store.add_judge("ann", "person")
+    one, two, three, four, *_ = (q.id for q in store.questions("run", "train"))
+    store.answer(Label(one, "ann", 1.0))
+    store.answer(Label(two, "ann", 1.0, seconds=0.1))
+    numbers = [store.answer(Label(three, "ann", 1.0)), store.answer(Label(four, "ann", 1.0, seconds=1.0))]
+    store.undo("run", "ann", one)
+    stop(go(text), 2, monkeypatch)
+    assert last(go(text))["labels"] == numbers
+    store.undo("run", "ann", three)
+    store.set_asking("run", replace(store.asking("run"), fastest_s=2.0))
+    stop(go(text), 3, monkeypatch)
+    assert (last(go(text))["labels"], last(go(text))["before"]) == (numbers, [])
+
+
 def stop(run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train as far as that step, where it is stopped as by Ctrl-C."""
 
@@ -185,6 +205,50 @@ def test_old_questions_of_another_seed_are_said_to_be(text: list[str], capsys: p
     assert "note: questions of round 0 were sampled with run.seed = 0, not 3, and stay as they are" in capsys.readouterr().out
     go(text, "data.limit=7").sample()
     assert len(run.store.keys("run", "train")) == 7
+
+
+def test_old_questions_of_other_settings_are_said_to_be(
+    text: list[str], tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny, tmp_path / "other")
+    go(text).sample()
+    more = [*text, f"model.path={tmp_path}/other", "data.suffix=!", "sample.temperature=0.5", "data.limit=7", "train.lr=1e-3"]
+    opened(settings.load(None, more), Console(width=1000)).sample()
+    changed = f"model.path = '{tiny}', not '{tmp_path}/other', data.suffix = '', not '!', sample.temperature = 1.0, not 0.5"
+    said = f"note: questions of round 0 were sampled with {changed}, and stay as they are; to draw anew use another run.name\n"
+    assert said in capsys.readouterr().out
+    assert len(go(more).store.keys("run", "train")) == 7
+    go(text, "data.limit=8").sample()
+    opened(settings.load(None, [*more, "data.limit=8"]), Console(width=1000)).sample()
+    assert capsys.readouterr().out == said, "once, and nothing is sampled"
+
+
+def test_sampling_that_was_stopped_goes_on_with_its_own_settings_alone(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(sampling: Run, after: int) -> None:
+        def two_answers(*given: Any) -> Any:
+            if len(sampling.store.keys("run", "train")) >= after:
+                raise Stopped
+            return known(*given)
+
+        known = build.two_answers
+        with monkeypatch.context() as patched:
+            patched.setattr(build, "two_answers", two_answers)
+            with pytest.raises(Stopped):
+                sampling.sample()
+
+    monkeypatch.setattr(run, "CHUNK", 4)
+    stop(go(text), 0)
+    stop(go(text, "sample.temperature=0.9"), 4)
+    with pytest.raises(
+        ConfigError, match=r"round 0 were sampled with sample.temperature = 0.9, not 1.0, and 2 are still missing; set that back"
+    ):
+        go(text).sample()
+    cold = [*text, "sample.temperature=0.9"]
+    stop(go(cold, "data.limit=7"), 4)
+    assert go(cold, "data.limit=7").sample() == 3
+    stop(go(text, "data.limit=12"), 9)
+    assert go(text, "data.limit=12").sample() == 3
+    assert [row["questions"] for row in go(text).metrics.read("sample-0")] == [6, 1, 5]
 
 
 def test_control_asks_more_in_its_last_round_and_goes_on(control: list[str]) -> None:

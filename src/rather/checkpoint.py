@@ -26,7 +26,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a checkpoint was made from: its run's settings and the labels, up to and with number `watermark`.
+    """What a checkpoint was made from: its run's settings and the labels, of which `watermark` is the last one's number.
 
     `before` are the labels that it had learnt from before it went on with other ones: step, watermark and labels of each such stage.
     `defaults` stand for settings that an older checkpoint does not know. Beside settings there are "_steps", those that the training is to
@@ -150,21 +150,22 @@ def check_same(checkpoint: Path, lineage: Lineage) -> None:
     Raises:
         CheckpointError: it was not.
     """
-    was = read(checkpoint)["settings"]
-    now, defaults = (json.loads(json.dumps(x)) for x in (lineage.settings, lineage.defaults))
-    for section, values in now.items():
-        if section.startswith("_"):
-            continue
-        for key, value in values.items():
-            before = was.get(section, {}).get(key, defaults.get(section, {}).get(key))
-            if before != value:
-                what = f"{section}.{key} = {before!r}, not {value!r}"
-                raise CheckpointError(f"{checkpoint} was trained with {what}; set it back, train with --fresh, or use another run.name")
+    was, now = read(checkpoint)["settings"], lineage.settings
+    for what in differences(was, now, lineage.defaults):
+        raise CheckpointError(f"{checkpoint} was trained with {what}; set it back, train with --fresh, or use another run.name")
     for name, digest in now.get("_contents", {}).items():
         if was.get("_contents", {}).get(name, digest) != digest:
             section, _, key = name.partition(".")
             what = f"what {name} = {now[section][key]!r} holds has changed since {checkpoint} was trained with it"
             raise CheckpointError(f"{what}; put it back, train with --fresh, or use another run.name")
+
+
+def differences(was: dict[str, Any], now: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+    """The settings that differ, as "section.key = before, not now"; `defaults` stand for those that `was` does not know."""
+    now, defaults = (json.loads(json.dumps(x)) for x in (now, defaults))
+    every = [(section, key, value) for section, values in now.items() if not section.startswith("_") for key, value in values.items()]
+    before = [was.get(section, {}).get(key, defaults.get(section, {}).get(key)) for section, key, _ in every]
+    return [f"{s}.{k} = {old!r}, not {value!r}" for (s, k, value), old in zip(every, before, strict=True) if old != value]
 
 
 def gone_on(checkpoint: Path, lineage: Lineage) -> Lineage:

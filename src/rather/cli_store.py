@@ -107,7 +107,8 @@ def status(file: File, settings: Settings = None) -> None:
             if finding.grade == "bad":
                 console.print(f"Problem: {finding.text}", markup=False, highlight=False, soft_wrap=True)
     for row in Metrics(config.folder / "metrics.jsonl").read()[-1:]:
-        console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+        plain = {k: v for k, v in row.items() if k != "settings"}
+        console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in plain.items()})
 
 
 def count_answers(store: Any, run: str) -> Any:

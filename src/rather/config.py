@@ -15,9 +15,9 @@ class Section(BaseModel):
 
 
 class MattersTo:
-    """Declares that a setting or a section matters to some uses alone: to learners by name, and to "eval".
+    """Declares that a setting or a section matters to some uses alone: to learners by name, to "sample" and to "eval".
 
-    What is not declared matters to all of them: training does not go on from a checkpoint that was made with another value, and an
+    What is not declared matters to all of them: neither training nor sampling goes on from what was made with another value, and an
     evaluation with another value is another evaluation. `settings.mattering` reads it.
     """
 
@@ -28,6 +28,7 @@ class MattersTo:
 T = TypeVar("T")
 LEARNERS = ("sft", "reward", "dpo", "ppo", "grpo", "zeroth")
 ForLearners = Annotated[T, MattersTo(*LEARNERS)]
+NotForEval = Annotated[T, MattersTo(*LEARNERS, "sample")]
 ForActing = Annotated[T, MattersTo("ppo", "grpo", "zeroth")]
 """Learners whose policy meets the prompts itself; the others learn from labels, wherever these come from."""
 ForEval = Annotated[T, MattersTo("eval")]
@@ -53,7 +54,7 @@ class Run(Section):
 class Model(Section):
     """The language model that starts the run."""
 
-    path: ForLearners[str] = Field(
+    path: NotForEval[str] = Field(
         default="", description="Model folder, .gguf file, name on the Hugging Face hub, or package:NAME for one in a Python package."
     )
     train: ForLearners[Literal["lora", "full"]] = Field(
@@ -64,7 +65,7 @@ class Model(Section):
     blocks: ForLearners[int] = Field(
         default=0, description="How many of the last blocks get a new LoRA adapter; 0: all. Fewer train faster.", ge=0
     )
-    adapter: ForLearners[str] = Field(
+    adapter: NotForEval[str] = Field(
         default="", description="Folder of a LoRA adapter (PEFT) that the run starts with, which is the reference, too; empty: a new one."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -83,11 +84,11 @@ class Data(Section):
         default="package",
         description='File (.jsonl, .csv, .parquet), "reasoning_gym:NAME?option=value", "package", "package:questions", "package:topics".',
     )
-    count: int = Field(default=1000, description="Tasks that reasoning_gym makes.", ge=2)
+    count: ForActing[int] = Field(default=1000, description="Tasks that reasoning_gym makes.", ge=2)
     suffix: str = Field(default="", description="Text put after every prompt, such as how to write the answer.")
     column: str = Field(default="prompt", description="Column that holds the prompt.")
     held_out: float = Field(default=0.2, description="Share of prompts kept for evaluation where the file has no split column.", ge=0, lt=1)
-    limit: int = Field(default=0, description="Use only that many training prompts; 0: all.", ge=0)
+    limit: ForActing[int] = Field(default=0, description="Use only that many training prompts; 0: all.", ge=0)
     overlong: Literal["error", "skip", "truncate"] = Field(default="error", description="What is too long: refused, left out, or cut.")
 
 
@@ -100,7 +101,7 @@ class Sample(Section):
     top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
     min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
     rows: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
-    contrast: ForLearners[tuple[str, str] | None] = Field(
+    contrast: NotForEval[tuple[str, str] | None] = Field(
         default=None, description='Two instructions, "" for none: each answer of a question is drawn with one and kept without.'
     )
 
@@ -271,8 +272,8 @@ class Control(Section):
     )
     gold: str = Field(default="", description="Name in the environment's info of what is really meant, such as laps; empty: the reward.")
     uneven: bool = Field(default=False, description="Allow attempts of different lengths, which tell judges what they were worth.")
-    envs: int = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
-    stretch: int = Field(default=100, description="Steps in each copy between updates.", ge=1)
+    envs: ForLearners[int] = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
+    stretch: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
     hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; none: a linear policy, a table on Discrete.")
     normalise: bool = Field(default=True, description="Scale observations by their running mean and deviation.")
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
@@ -282,9 +283,7 @@ class Query(Section):
     """Which questions are asked in control, pairs of fragments of attempts; for text, which of them people get first."""
 
     comparisons: Free[int] = Field(default=100, description="Questions in all rounds together.", ge=1)
-    schedule: Free[Literal["constant", "hyperbolic"]] = Field(
-        default="hyperbolic", description="As many each round, or most of them early."
-    )
+    schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="As many each round, or most early.")
     fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole attempts.", ge=0)
     strategy: Free[Literal["random", "disagreement", "near_tie", "entropy"]] = Field(
         default="disagreement", description="Ask at random, where the reward models disagree, or where they see no difference."
@@ -370,7 +369,7 @@ class Config(Section):
 
     run: Run = Field(default_factory=Run)
     model: Model = Field(default_factory=Model)
-    data: ForActing[Data] = Field(default_factory=Data)
+    data: Annotated[Data, MattersTo("ppo", "grpo", "zeroth", "sample")] = Field(default_factory=Data)
     sample: Sample = Field(default_factory=Sample)
     judge: Judge = Field(default_factory=Judge)
     train: ForLearners[Train] = Field(default_factory=Train)
@@ -379,7 +378,7 @@ class Config(Section):
     grpo: Annotated[GRPO, MattersTo("grpo")] = Field(default_factory=GRPO)
     verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)
     zeroth: Annotated[Zeroth, MattersTo("zeroth")] = Field(default_factory=Zeroth)
-    control: ForLearners[Control] = Field(default_factory=Control)
+    control: NotForEval[Control] = Field(default_factory=Control)
     query: ForLearners[Query] = Field(default_factory=Query)
     reward: Annotated[Reward, MattersTo("reward")] = Field(default_factory=Reward)
     eval: ForEval[Eval] = Field(default_factory=Eval)

@@ -86,7 +86,7 @@ class ControlRun(Run):
         wanted = shares[number] - asked[number]
         if number == c.loop.rounds - 1:  # which asks what was added after the rounds before it
             wanted = q.comparisons - sum(asked)
-        going_on.note_seed(self, number, max(wanted, 0))
+        going_on.note_sampling(self, number, asked[number], max(wanted, 0))
         if wanted <= 0:
             self._show()
             return 0

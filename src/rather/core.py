@@ -300,7 +300,7 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class Answered:
-    """The labels that training may use, and how far the store had been read: the last label's id."""
+    """The labels that training may use, by number, and the last one's number."""
 
     comparisons: list[Comparison]
     watermark: int = 0

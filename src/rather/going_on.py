@@ -17,6 +17,7 @@ from rather import build, checkpoint, ranks
 from rather.checkpoint import Lineage
 from rather.core import Answered
 from rather.errors import ConfigError
+from rather.settings import mattering
 from rather.verify.checker import Checker, nothing_judged
 
 
@@ -36,7 +37,7 @@ def fit(run: Any, number: int, name: str) -> Path:
     folder = run.checkpoints(number, name)
     stage = last(folder)
     if stage is not None and not checkpoint.finished(stage):
-        began = ranks.everyones(run.labels(number, name, stage["watermark"]))[0]
+        began = ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0]
         _learn(run, number, name, began, stage["settings"]["_steps"], follows=bool(stage.get("before")))
         stage = last(folder)
     data = ranks.everyones(run.labels(number, name))[0]  # another may come in while they are read
@@ -56,7 +57,7 @@ def fit(run: Any, number: int, name: str) -> Path:
         return found
     if not new:
         return _learn(run, number, name, data, steps, follows=bool(stage.get("before")))
-    return _learn(run, number, name, ranks.everyones(run.labels(number, name, stage["watermark"]))[0], steps, then=data)
+    return _learn(run, number, name, ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0], steps, then=data)
 
 
 def steps_of_policy(stage: dict[str, Any] | None, steps: int, labels: list[int]) -> int:
@@ -141,12 +142,25 @@ def check_judged(run: Any, checker: Checker, key: str, purpose: str) -> None:
         raise nothing_judged("the open questions" if purpose == "train" else "the evaluation", checker.problems)
 
 
-def note_seed(run: Any, number: int, new: int) -> None:
-    """Say so where the questions of a round were sampled with another seed; keep the seed of `new` ones."""
-    phase, seed = f"sample-{number}", run.config.run.seed
-    old = {int(row["seed"]) for row in run.metrics.read(phase)} - {seed}
-    if old:
-        was = f"questions of round {number} were sampled with run.seed = {min(old)}, not {seed}"
-        run.console.print(f"note: {was}, and stay as they are; to draw anew use another run.name", markup=False, highlight=False)
-    if new:
-        run.metrics.write(phase, 0, {"questions": float(new), "seed": float(seed)})
+def note_sampling(run: Any, number: int, there: int, new: int) -> None:
+    """Say so where the questions of a round, which are `there`, were sampled with other settings; keep the settings of `new` ones.
+
+    Raises:
+        ConfigError: sampling was stopped in the middle, and would go on with other settings.
+    """
+    phase, seed, now = f"sample-{number}", run.config.run.seed, mattering(run.config, "sample")
+    if not there:
+        run.metrics.rewind(phase, -1)
+    rows = run.metrics.read(phase)
+    # Of control all questions are asked at once, or fewer than were wanted.
+    missing = 0 if run.config.control.env else max(sum(int(row["questions"]) for row in rows) - there, 0)
+    seeds = [{"run": {"seed": int(row["seed"])}} for row in rows]  # what older lines know
+    changed = [", ".join(checkpoint.differences(row.get("settings", was), now, now)) for row, was in zip(rows, seeds, strict=True)]
+    said = f"questions of round {number} were sampled with"
+    if missing and new and changed[-1]:
+        raise ConfigError(f"{said} {changed[-1]}, and {missing} are still missing; set that back, or use another run.name")
+    for what in dict.fromkeys(filter(None, changed)):
+        remedy = "and stay as they are; to draw anew use another run.name"
+        run.console.print(f"note: {said} {what}, {remedy}", markup=False, highlight=False)
+    if new > missing:
+        run.metrics.write(phase, 0, {"questions": float(new - missing), "seed": float(seed)}, settings=now)

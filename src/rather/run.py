@@ -6,7 +6,7 @@ What a phase has done is in the store or in a checkpoint, so there is no other s
 import hashlib
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -105,9 +105,9 @@ class Run:
         """Two answers of the newest policy to each training prompt become a question; returns how many questions are new."""
         self.ready(number)
         tasks = self.tasks[0]
-        have = self.store.keys(self.config.run.name, "train")
+        have = {k for k in self.store.keys(self.config.run.name, "train") if k.startswith(f"round-{number}/")}
         missing = [t for t in tasks if f"round-{number}/{t.key}" not in have]
-        going_on.note_seed(self, number, len(missing))
+        going_on.note_sampling(self, number, len(have), len(missing))
         if not missing:
             return 0
         self.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
@@ -335,16 +335,16 @@ class Run:
             self.policy(number)
         return self._adapted
 
-    def labels(self, number: int, name: str, upto: int | None = None) -> Answered:
-        """What round `number` learns from: its own questions, those of the rounds before it, and imported ones."""
+    def labels(self, number: int, name: str, among: Collection[int] | None = None) -> Answered:
+        """What round `number` learns from: its own questions, those of the rounds before it, and imported ones; or labels `among` these."""
         reward, run = name == "reward", self.config.run.name
 
         def wanted(comparison: Comparison) -> bool:
             later = live.later_than(number, comparison)
             return not later and not (reward and self.held_back(comparison)) and self.learnable(comparison)
 
-        flagged = self.config.train.flagged and self.store.asking(run).flagged
-        found = self.store.answered(run, "train", reward, upto, flagged, wanted, judges=going_on.teachers(self))
+        flagged = among is not None or (self.config.train.flagged and self.store.asking(run).flagged)
+        found = self.store.answered(run, "train", reward, among, flagged, wanted, judges=going_on.teachers(self))
         return found if self.fit is None else replace(found, comparisons=self.fit.ready(found.comparisons))
 
     def learnable(self, comparison: Comparison) -> bool:

@@ -73,15 +73,16 @@ def test_the_latest_answer_counts_and_undo_brings_the_question_back(store: Store
     assert store.undo("run", "ann") is None
 
 
-def test_the_store_can_be_read_as_it_was(store: Store) -> None:
-    (one,) = store.ask("run", [question("1")])
-    mark = store.answer(Label(one, "ann", 1.0))
+def test_labels_come_back_by_their_numbers_whether_they_still_count_or_not(store: Store) -> None:
+    one, two = store.ask("run", [question("1"), question("2")])
+    first = store.answer(Label(one, "ann", 1.0))
+    second = store.answer(Label(two, "ann", 0.0, seconds=0.1))
     store.answer(Label(one, "ann", 0.0))
     store.undo("run", "ann")
-    assert store.labels("run") == []
-    (then,) = store.labels("run", upto=mark)
-    assert (then.preference, then.id) == (1.0, mark)
-    assert store.answered("run", upto=mark).watermark == mark
+    assert [x.id for x in store.labels("run")] == [second]
+    assert [(x.id, x.preference, x.flags) for x in store.labels("run", among={first, second})] == [(first, 1.0, ()), (second, 0.0, ())]
+    found = store.answered("run", among={first}, flagged=False)
+    assert ([c.preference for c in found.comparisons], found.labels) == ([1.0], [first])
 
 
 def test_abstentions_and_flags(store: Store) -> None:

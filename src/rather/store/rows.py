@@ -36,7 +36,10 @@ class Question:
 
 _LATER = t.label.alias()
 _NEWER = (_LATER.c.comparison == t.label.c.comparison) & (_LATER.c.judge == t.label.c.judge) & (_LATER.c.id > t.label.c.id)
-CURRENT: Select[Any] = select(t.label).where(t.label.c.kind != "undo", ~exists().where(_NEWER))
+WRITTEN: Select[Any] = select(t.label).where(t.label.c.kind != "undo")
+"""All labels, whether they count or not."""
+
+CURRENT: Select[Any] = WRITTEN.where(~exists().where(_NEWER))
 """The labels that count: the latest of each judge on each question, unless that is an undo."""
 
 ANSWERS = (
@@ -54,14 +57,6 @@ _SHOWN = t.side.join(t.trajectory).outerjoin(t.clip, t.clip.c.trajectory == t.tr
 _BARE = select(t.side.c.comparison).select_from(_SHOWN).where(t.side.c.comparison == t.comparison.c.id)
 READY = ~_BARE.where(t.trajectory.c.text.is_(None), t.clip.c.webp.is_(None)).correlate(t.comparison).exists()
 """Whether all that a question shows can be shown: a control trajectory needs its clip."""
-
-
-def current(upto: int | None = None) -> Select[Any]:
-    """The labels that count, or that counted when `upto` was the last one."""
-    if upto is None:
-        return CURRENT
-    newer = _NEWER & (_LATER.c.id <= upto)
-    return select(t.label).where(t.label.c.kind != "undo", ~exists().where(newer), t.label.c.id <= upto)
 
 
 def answered_by(judge: int) -> Any:

@@ -284,16 +284,19 @@ class Store:
             connection.execute(insert(t.label).values(**values, created=opening.now()))
             return row.comparison
 
-    def labels(self, run: str, purpose: str | None = None, upto: int | None = None) -> list[Label]:
-        """The answers and abstentions that count, oldest first; `upto` looks at the store as it was at that label.
+    def labels(self, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> list[Label]:
+        """The answers and abstentions that count, oldest first, with the flags of `quality.flags`.
 
-        Their flags are those of `quality.flags`.
+        `among`: those with these numbers instead, whether they still count or not, and without these flags.
         """
-        wanted = rows.current(upto).join(t.comparison).where(t.comparison.c.run == run).add_columns(t.comparison.c.purpose)
+        wanted = (rows.CURRENT if among is None else rows.WRITTEN).join(t.comparison).where(t.comparison.c.run == run)
         with self.transaction() as connection:
             names = {r.id: r.name for r in connection.execute(select(t.judge.c.id, t.judge.c.name))}
-            found = connection.execute(wanted.order_by(t.label.c.id)).all()
-        flags = quality.flags(found, self.probes(run), self.asking(run).fastest_s)
+            found = connection.execute(wanted.add_columns(t.comparison.c.purpose).order_by(t.label.c.id)).all()
+        if among is None:
+            flags = quality.flags(found, self.probes(run), self.asking(run).fastest_s)
+        else:
+            found, flags = [r for r in found if r.id in among], {}
         kept = [rows.label_of(r, names[r.judge]) for r in found if purpose is None or r.purpose == purpose]
         return [replace(x, flags=(*x.flags, *flags[x.id])) if x.id in flags else x for x in kept]
 
@@ -327,7 +330,7 @@ class Store:
         run: str,
         purpose: str | None = None,
         each: bool = False,
-        upto: int | None = None,
+        among: Collection[int] | None = None,
         flagged: bool = True,
         only: Callable[[Comparison], bool] = lambda comparison: True,
         beginning: str = "",
@@ -336,11 +339,12 @@ class Store:
         """Comparisons with their preferences, for learning; abstentions are left out.
 
         By default a question with several answers is one comparison with their mean; with `each` it is one comparison an answer,
-        which names its judge. An answer to more than two sides is several comparisons, see `Comparison.pairs`. `flagged` False leaves
-        suspicious answers out; `only`, and the `beginning` of their keys, choose questions; `judges` says whose answers count, if not all.
+        which names its judge. An answer to more than two sides is several comparisons, see `Comparison.pairs`. `among` takes the labels
+        with these numbers, whether they still count or not. `flagged` False leaves suspicious answers out; `only`, and the `beginning` of
+        their keys, choose questions; `judges` says whose answers count, if not all.
         """
         questions = {q.id: q for q in self.questions(run, purpose, beginning=beginning) if only(q.comparison)}
-        labels = [x for x in self.labels(run, purpose, upto) if x.comparison in questions]
+        labels = [x for x in self.labels(run, purpose, among) if x.comparison in questions]
         labels = [x for x in labels if x.preference is not None and (flagged or not x.flags) and (judges is None or x.judge in judges)]
         numbers = [x.id for x in labels if x.id is not None]
         return Answered(rows.judged(questions, labels, each), max(numbers, default=0), numbers)
