@@ -75,7 +75,7 @@ def test_rows_that_are_left_out_are_counted_with_the_reason(folder: Path) -> Non
     (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = on_terminal(folder, "import", "run.toml", "c.jsonl")
     assert "2 new questions, 0 changed answers, 0 already there, 3 skipped" in done.out
-    assert "skipped 3: it is the only rated answer to its prompt; answers to one prompt should stand together" in done.out
+    assert "skipped 3: it is the only rated answer to its prompt by its judge; answers to one prompt should stand together" in done.out
     done = on_terminal(folder, "export", "run.toml", "out.jsonl", "--form", "trl")
     assert "1 rows in out.jsonl" in done.out
     assert "skipped 1: neither answer is preferred, which --form comparisons can hold" in done.out

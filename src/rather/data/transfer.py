@@ -54,7 +54,7 @@ def export(
     """Write a run's answers to `path` (.jsonl, .csv or .parquet); returns the number of rows.
 
     `form` "all" is every row ever written, undone ones too, with both sides and where they come from. The others are of the
-    training questions: "comparisons" is one row each with the mean preference of all judges and whether either answer came to its end, which
+    training questions: "comparisons" is one row each with the mean preference of all judges and whether its answers came to an end, which
     `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones. What these cannot hold is counted in `skipped`, by
     reason. They are read a thousand at a time, and `advance` is called with how many were.
 
