@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from ctypes.util import find_library
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -137,15 +138,27 @@ def test_one_that_draws_for_people_alone_is_refused_before_anybody_acts(rather, 
     assert sentence in rather("status", "run.toml", *PEOPLE).stdout.replace("\n", " ")
 
 
-def test_hack_goes_on_where_the_renderer_takes_its_process_with_it(rather, counter, tmp_path: Path) -> None:
-    counter(DEADLY)
-    short = [*OWN[:1], "control.gold=place", "query.fragment=10", "query.comparisons=3", "loop.rounds=1", "train.steps=1", "eval.prompts=1"]
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            (DEADLY,),
+            "the process that draws counter:Counter-v0 died by signal SIGSEGV; on a machine without a display set MUJOCO_GL=egl for MuJoCo",
+        ),
+        (
+            ('["human"]', '["rgb_array"]'),
+            "counter:Counter-v0 cannot be drawn: its render modes are ['human'], and clips need 'rgb_array'",
+        ),
+    ],
+)
+def test_hack_goes_on_where_nothing_can_be_drawn(rather, counter, tmp_path: Path, change: tuple[str, ...], said: str) -> None:
+    counter(*change)
     (tmp_path / "counter.py").write_text((tmp_path / "counter.py").read_text().replace("{}", '{"place": self.place}'))
+    short = [*OWN[:1], "control.gold=place", "query.fragment=10", "query.comparisons=3", "loop.rounds=1", "train.steps=1", "eval.prompts=1"]
     out = rather("hack", "run.toml", *short).stdout.replace("\n", " ")
-    said = "the process that draws counter:Counter-v0 died by signal SIGSEGV; on a machine without a display set MUJOCO_GL=egl for MuJoCo"
     assert out.count(f"The page shows no drive: {said}.") == 2, "of the run and of its twin"
-    page = (tmp_path / "runs/small/hacking.html").read_text()
-    assert page.count(said) == 2
+    page = unescape((tmp_path / "runs/small/hacking.html").read_text())
+    assert page.count(f"No drive is shown: {said}.") == 2
     assert "data:image/webp" not in page
     assert "place an attempt" in page
 

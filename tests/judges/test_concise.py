@@ -13,6 +13,7 @@ from rather.judges.concise import Concise, Surprise
 from rather.judges.known import SimulatedJudge, utility
 from rather.text import engine, load
 from rather.text.policy import TextPolicy, TextSampler
+from rather.wording import content_words, words
 
 
 def answer(text: str, prompt: str = "Why is the sky blue?", terminated: bool = True) -> Trajectory:
@@ -131,6 +132,83 @@ def test_silly_answers_lose_against_the_base_models_own(base: TextPolicy) -> Non
     own = sorted(map(reader, drawn(base, [task] * 15, 0.8)))
     worth = {text: reader(Trajectory(task, "p", text)) for text in SILLY}
     assert {text: value for text, value in worth.items() if value >= own[5]} == {}, own
+
+
+GOOD = {
+    "How can I save energy at home?": (
+        "You can save energy at home by turning off lights when you leave a room and using energy-efficient appliances.",
+        "Turn off lights and appliances when you are not using them, and insulate your home well.",
+    ),
+    "How do bees make honey?": (
+        "Bees make honey by collecting nectar from flowers and storing it in their hives, where it slowly dries and thickens.",
+        "Bees collect nectar from flowers, carry it to the hive and turn it into honey.",
+    ),
+    "Why is the sky blue?": (
+        "The sky is blue because the air scatters blue light from the sun more than light of other colors.",
+        "The sky appears blue because sunlight is scattered by tiny molecules of air in the atmosphere.",
+    ),
+    "What is a telescope used for?": (
+        "A telescope is used to look at distant objects in space, such as stars, planets and galaxies.",
+        "Telescopes are used by astronomers to observe the moon, the planets and faraway stars.",
+    ),
+    "What is the difference between a planet and a star?": (
+        "A star is a huge ball of hot gas that makes its own light, while a planet orbits a star and reflects its light.",
+        "A planet is a body that orbits a star, while a star produces its own light and heat.",
+    ),
+    "Describe a thunderstorm.": (
+        "A thunderstorm is a storm with lightning, thunder, heavy rain and strong winds.",
+        "Dark clouds gather, lightning flashes across the sky, and a thunderstorm brings heavy rain.",
+    ),
+    "Tell me something about dolphins.": (
+        "Dolphins are intelligent marine mammals that live in groups and communicate by sounds.",
+        "Dolphins are highly social animals, and they use clicks and whistles to communicate with each other.",
+    ),
+    "What should I know about chess?": (
+        "Chess is a game of strategy for two players, who try to checkmate the opponent's king.",
+        "You should know that chess is a board game for two players, and that each piece moves in its own way.",
+    ),
+}
+
+
+def silly_answers(prompt: str, good: str) -> dict[str, str]:
+    """What nobody wants to read, by what is wrong with it."""
+    keywords = [word for word in words(prompt) if content_words(word)]
+    some = good.split()
+    return {
+        "one word": f"{keywords[-1].capitalize()}.",
+        "emojis": "\U0001f31f\U0001f600\U0001f44d" * 4,
+        "the question": prompt,
+        "Latin": "Gallia est omnis divisa in partes tres, quarum unam incolunt Belgae.",
+        "a list of nothing": "\n".join(f"Advantage {i}: {keywords[i % len(keywords)]}" for i in (1, 2, 3)),
+        "one sentence again and again": " ".join([" ".join(some[:6]).rstrip(",.") + "."] * 4),
+        "another subject": "The train to the city leaves every morning, and most people buy a ticket at the station.",
+        "half of a sentence": " ".join(some[: len(some) // 2]),
+        "keywords": " ".join(keywords),
+        "keywords as a sentence": f"{' '.join(keywords).capitalize()}.",
+        "nothing": "",
+        "a refusal": "I'm sorry, I can't help with that.",
+        "a refusal with keywords": f"I'm sorry, but I can't help you with {' and '.join(keywords)}.",
+    }
+
+
+@pytest.mark.slow
+def test_silly_answers_lose_against_good_ones_that_people_have_written(base: TextPolicy) -> None:
+    """Each that has ended loses against both good answers to its prompt, with two exceptions, which are left out.
+
+    The question, said again, beats the second good answer about energy at home and both about chess. Nor is it tried what silly answers
+    are worth that were cut off: the reader misses no end there, and prefers the first half of a good sentence to that whole sentence,
+    after which the base model would have gone on. It knows good answers by the base model's own words, not by sense: "Everybody should
+    know a little about chess." is worth more than both good ones.
+    """
+    left_out = {("How can I save energy at home?", "the question"), ("What should I know about chess?", "the question")}
+    reader, wins = Concise(Surprise(base)), {}
+    for prompt, good in GOOD.items():
+        silly = silly_answers(prompt, good[0])
+        reader.read([answer(text, prompt) for text in (*good, *silly.values())])
+        least = min(reader(answer(text, prompt)) for text in good)
+        worth = {what: reader(answer(text, prompt)) for what, text in silly.items()}
+        wins |= {(prompt, what): (value, least) for what, value in worth.items() if value >= least and (prompt, what) not in left_out}
+    assert wins == {}
 
 
 @pytest.mark.slow
