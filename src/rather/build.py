@@ -30,6 +30,7 @@ from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
 from rather.text.prompts.fit import Fit, instructed, suffixed
+from rather.text.tokens import Tokens
 from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
 from rather.verify.verifiers import Check
@@ -168,9 +169,12 @@ def two_answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], see
     return list(zip(found[0::2], found[1::2], strict=True))
 
 
-def fit(config: Config, policy: AnyPolicy, tell: Callable[[str], None]) -> Fit:
-    """What measures prompts and answers against the context of `policy`."""
-    return Fit(policy.tokens, policy.context, config.sample.max_tokens, config.data.overlong, tell, config.sample.contrast)
+def fit(config: Config, tokens: Tokens, context: int, tell: Callable[[str], None]) -> Fit:
+    """What measures prompts and answers against a context of so many tokens, with each instruction that prompts are sampled with."""
+    instructions = config.sample.contrast or ()
+    if config.train.learner == "zeroth" and config.zeroth.space == "steering":
+        instructions = ("", *(instruction for both in config.zeroth.contrasts for instruction in both))
+    return Fit(tokens, context, config.sample.max_tokens, config.data.overlong, tell, instructions)
 
 
 def verified(config: Config) -> bool:
@@ -189,7 +193,7 @@ def judges(config: Config, base: Callable[[], AnyPolicy]) -> list[Any]:
         case "model":
             if not j.checkpoint:
                 raise ConfigError('judge.kind = "model" needs judge.checkpoint, the checkpoint folder of a reward model')
-            return [ModelJudge(j.name, saved_reward(Path(j.checkpoint)), config.train.micro_batch_tokens)]
+            return [ModelJudge(j.name, saved_reward(config, Path(j.checkpoint)), config.train.micro_batch_tokens)]
         case "language":
             if not j.model:
                 raise ConfigError('judge.kind = "language" needs judge.model, the name of the model at judge.url')
@@ -229,8 +233,11 @@ def _cores() -> int:
     return max(1, (os.cpu_count() or 1) // ranks.count())
 
 
-def saved_reward(folder: Path, start: AnyPolicy | None = None) -> TextReward:
-    """The reward model in a checkpoint; its adapter goes on `start`, if that is the model it was trained on, and else on one of its own."""
+def saved_reward(config: Config, folder: Path, start: AnyPolicy | None = None) -> TextReward:
+    """The reward model in a checkpoint; its adapter goes on `start`, if that is the model it was trained on, and else on one of its own.
+
+    What it was made of, its own run says; what becomes of a text that is too long for it, the run of `config`, which asks it.
+    """
     manifest = checkpoint.check(folder)
     of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
     if of.model.train == "full":
@@ -238,6 +245,7 @@ def saved_reward(folder: Path, start: AnyPolicy | None = None) -> TextReward:
     else:  # the checkpoint has the adapter, whatever that had begun as
         base = start_policy(of.model_copy(update={"model": of.model.model_copy(update={"adapter": ""})})) if start is None else start
         body, _ = load.read_adapter(base, "reward", folder / "model")
+    body.tokens.truncate = config.data.overlong == "truncate"
     model = TextReward(body, of.reward.members, of.run.seed)
     model.restore(folder / "model")
     return model

@@ -16,7 +16,6 @@ from rather.findings import Finding
 from rather.store.agreement import measure
 from rather.text import foreign, load
 from rather.text.files import description
-from rather.text.prompts.fit import Fit
 from rather.text.tokens import Tokens
 
 
@@ -142,8 +141,7 @@ def _tokenizer(run: Any) -> list[Finding]:
 def _prompts(run: Any) -> list[Finding]:
     tokens, context, _ = _tokens(run)
     found: list[Finding] = []
-    sample, overlong = run.config.sample, run.config.data.overlong
-    fit = Fit(tokens, context, sample.max_tokens, overlong, lambda said: found.append(Finding("note", said)), sample.contrast)
+    fit = build.fit(run.config, tokens, context, lambda said: found.append(Finding("note", said)))
     train, held_out = fit.tasks(*build.tasks(run.config))
     grade = "note" if len(held_out) < 30 else "good"
     more = "; a win rate on so few has a wide interval" if grade == "note" else ""

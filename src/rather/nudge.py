@@ -60,10 +60,12 @@ def fit(run: Any, number: int) -> Path:
     """Move the policy by what judges say, until the answers are used up; returns the last checkpoint.
 
     Raises:
-        ConfigError: a setting is given that this learner does not take.
+        ConfigError: a setting is given that this learner does not take, or there are no held-out tasks to compare on.
     """
     if (judges := run.config.train.judges) != Train().judges:
         raise ConfigError(f'with train.learner = "zeroth" every judge counts; leave train.judges as it is (now {judges})')
+    if run.config.zeroth.check_every and not run.tasks[1]:
+        raise ConfigError("there are no held-out prompts to compare on; set data.held_out, add a split column, or zeroth.check_every = 0")
     acting = run.acting(number)
     learner, scale = made(run.config, acting), run.config.scale
     pool = None

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Run:
     @cached_property
     def fit(self) -> Any:
         """What measures prompts and answers before anything is done with them; None where there is nothing to measure."""
-        return build.fit(self.config, self.start, lambda said: self.console.print(said, markup=False, highlight=False))
+        return build.fit(self.config, self.start.tokens, self.start.context, partial(self.console.print, markup=False, highlight=False))
 
     @cached_property
     def start(self) -> Any:
@@ -215,7 +215,7 @@ class Run:
         return ModelJudge("reward", self._saved_reward(saved[-1]), self.config.train.micro_batch_tokens) if saved else None
 
     def _saved_reward(self, saved: Path) -> Any:
-        return build.saved_reward(saved, self.start)
+        return build.saved_reward(self.config, saved, self.start)
 
     def _improver(self, number: int, payer: Any, steps: int) -> Any:
         """What learns from what `payer` pays, for so many steps."""

@@ -1,13 +1,16 @@
 """What does not fit the model's context is found before anything is done, and equal answers are not learned from."""
 
 import io
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
+from rather import build
 from rather.config import Config
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import ConfigError, DataError
@@ -17,6 +20,7 @@ from rather.text import load
 from rather.text.engine import Sampling
 from rather.text.policy import TextPolicy, TextSampler
 from rather.text.prompts.fit import Fit
+from rather.verify.checker import Checker
 
 CPU = torch.device("cpu")
 LONG = "x" * 300  # tokens, and two more of the template, where the context has 256
@@ -176,3 +180,95 @@ def test_prompts_are_measured_before_anything_is_sampled(tmp_path: Path, tiny: P
     with pytest.raises(DataError, match="1 of 7 prompts leave no room for 8 of answer"):
         run.sample() if learner == "dpo" else run.train()
     assert not run.store.questions("run")
+
+
+@pytest.mark.parametrize("overlong", ["skip", "truncate"])
+@pytest.mark.parametrize("learner", ["grpo", "ppo", "zeroth"])
+def test_what_acts_as_it_learns_meets_no_prompt_that_is_too_long_or_its_end(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, learner: str, overlong: str
+) -> None:
+    rows = [{"prompt": f"q{i}", "split": "train" if i < 3 else "held_out"} for i in range(5)]
+    rows += [{"prompt": LONG + split, "split": split} for split in ("train", "held_out")]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "run": {"folder": str(tmp_path)}, "model": {"path": str(tiny), "dtype": "float32", "rank": 2},
+        "data": {"prompts": str(tmp_path / "prompts.jsonl"), "overlong": overlong}, "sample": {"max_tokens": 8},
+        "train": {"learner": learner, "steps": 2, "batch_size": 4}, "verify": {"checks": [{"kind": "pattern", "pattern": "[a-m]"}]},
+        "ppo": {"answers": 8}, "grpo": {"size": 2}, "eval": {"answers": 2},
+        "zeroth": {"answers": 8, "directions": 2, "side": 2, "check_every": 1, "checks": 2, "contrasts": [["Be brief.", "Be " + "o" * 20]]},
+    }  # fmt: skip
+    console = Console(record=True, width=500, file=io.StringIO())
+    run, drawn = Run(Config.model_validate(settings), console), list[Trajectory]()
+    sample = TextSampler.sample
+
+    def noted(self: TextSampler, *arguments: Any) -> list[Trajectory]:
+        drawn.extend(found := sample(self, *arguments))
+        return found
+
+    monkeypatch.setattr(TextSampler, "sample", noted)
+    run.train()
+    assert run.evaluate() is not None
+    for judge in run.judges:
+        if isinstance(judge, Checker):
+            judge.close()
+    prompts = {str(t.task.prompt): t.observations.tolist() for t in drawn if t.observations is not None}
+    assert {"q0", "q1", "q2", "q3", "q4"} <= prompts.keys()
+    long = {prompt: ids for prompt, ids in prompts.items() if prompt.startswith(LONG)}
+    if overlong == "skip":
+        assert not long
+        assert "2 of 7 prompts leave no room for 8 of answer in the model's context of 256 and are left out" in console.export_text()
+    else:
+        assert {LONG + "train", LONG + "held_out"} <= long.keys()
+        for prompt, ids in long.items():
+            assert ids == run.start.tokens.encode_prompt(prompt)[-248:]
+        assert (
+            "2 of 7 prompts leave no room for 8 of answer in the model's context of 256; their beginnings are cut" in console.export_text()
+        )
+
+
+def test_a_prompt_that_an_instruction_of_zeroth_order_makes_too_long_is_found_first(tmp_path: Path, tiny: Path) -> None:
+    rows = [{"prompt": f"q{i}", "split": "held_out" if i % 2 else "train"} for i in range(4)] + [{"prompt": "x" * 240, "split": "train"}]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "run": {"folder": str(tmp_path)}, "model": {"path": str(tiny), "dtype": "float32"}, "train": {"learner": "zeroth"},
+        "data": {"prompts": str(tmp_path / "prompts.jsonl")}, "sample": {"max_tokens": 8},
+        "zeroth": {"answers": 2, "directions": 1, "check_every": 0, "contrasts": [["Be brief.", "Be long."]]},
+    }  # fmt: skip
+    config = Config.model_validate(settings)
+    with pytest.raises(DataError, match="1 of 5 prompts leave no room for 8 of answer"):
+        Run(config, Console(quiet=True)).train()
+    config = config.model_copy(update={"data": config.data.model_copy(update={"overlong": "skip"})})
+    run = Run(config, Console(quiet=True))
+    run.train()
+    assert {t.prompt for t in run.tasks[0]} == {"q0", "q2"}
+
+
+def test_where_no_held_out_prompt_is_left_zeroth_order_says_so(tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text(f'{{"prompt": "q", "split": "train"}}\n{{"prompt": "{LONG}", "split": "held_out"}}\n')
+    settings = {
+        "run": {"folder": str(tmp_path)}, "model": {"path": str(tiny), "dtype": "float32"}, "train": {"learner": "zeroth"},
+        "data": {"prompts": str(tmp_path / "prompts.jsonl"), "overlong": "skip"}, "sample": {"max_tokens": 8},
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="there are no held-out prompts to compare on; set data.held_out"):
+        Run(Config.model_validate(settings), Console(quiet=True)).train()
+
+
+@pytest.mark.parametrize("train", ["lora", "full"])
+@pytest.mark.parametrize(("before", "now"), [("error", "truncate"), ("truncate", "error")])
+def test_the_run_that_asks_a_reward_model_says_what_becomes_of_what_is_too_long(
+    tmp_path: Path, tiny: Path, before: str, now: str, train: str
+) -> None:
+    rows = [question(f"q{i}", "yes", "no", f"import/{i}") for i in range(6)]
+    run, _ = labelled(tmp_path, tiny, rows, overlong=before)
+    learnt = run.config.model_dump() | {
+        "train": {"learner": "reward", "steps": 1},
+        "model": {**run.config.model.model_dump(), "train": train},
+    }
+    saved = Run(Config.model_validate(learnt), Console(quiet=True)).train()
+    asking = {"judge": {"kind": "model", "checkpoint": str(saved)}, "data": {"overlong": now}}
+    (judge,) = build.judges(Config.model_validate(asking), lambda: pytest.fail("it has a base of its own"))
+    if now == "error":
+        with pytest.raises(DataError, match="prompt 'long' with its answer has"):
+            judge.judge([question(LONG, "yes", "no", "long")])
+    else:
+        assert len(judge.judge([question(LONG, "yes", "no", "long")])) == 1

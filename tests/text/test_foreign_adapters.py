@@ -66,7 +66,7 @@ class Trainee:
 
     def __init__(self, config: Config, name: str, paid_by: Path | None = None) -> None:
         self.start = build.start_policy(config)
-        self.payer = build.saved_reward(paid_by, self.start) if paid_by else None
+        self.payer = build.saved_reward(config, paid_by, self.start) if paid_by else None
         self.policy, parameters = build.trained_policy(config, self.start, "reward" if name == "reward" else "policy")
         steps = build.steps(config, name, len(PAIRS) if self.payer is None else len(PROMPTS))
         if self.payer is None:

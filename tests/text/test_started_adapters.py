@@ -95,7 +95,7 @@ def test_the_reward_model_starts_from_the_adapter_and_is_read_without_it(model: 
     one.learner.step()
     saved, expected = one.save(tmp_path / "checkpoints", config, 1), one.scores()
     shutil.rmtree(started)
-    again = build.saved_reward(saved)
+    again = build.saved_reward(config, saved)
     batch = again.collate([t for c in PAIRS for t in (*c.a, *c.b)])
     with torch.no_grad():
         torch.testing.assert_close(again.scores(batch), expected)
