@@ -386,3 +386,47 @@ def test_a_finished_policy_goes_on_when_its_reward_model_has_more_labels(text: l
     longest = last(go(text))
     go(text, "train.steps=2").loop()
     assert last(go(text)) == longest
+
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+@pytest.fixture
+def model(tiny: Path, tmp_path: Path) -> Path:
+    """A model of the test's own, whose files may be changed."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+def test_a_chat_template_that_has_changed_since_answers_were_sampled_is_refused(text: list[str], model: Path) -> None:
+    text = [*text, f"model.path={model}", "train.steps=1"]
+    go(text).sample()
+    (model / "README.md").write_text("nothing that a prompt is made with")
+    go(text).label()
+    was = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    before = go(text).store.latest()
+    for command in ("sample", "label", "train", "loop"):
+        said = (
+            r"the tokenizer or chat template of model.path = '.*model' has changed since round 0 was sampled; put it back, or use another"
+        )
+        with pytest.raises(ConfigError, match=said):
+            getattr(go(text, "data.limit=9"), command)()
+    assert go(text).store.latest() == before
+    assert not checkpoint.every(go(text).checkpoints(0))
+    (model / "chat_template.jinja").write_text(was)
+    go(text).train()
+    assert last(go(text))["step"] == 1
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json"])
+def test_a_tokenizer_that_has_changed_in_its_folder_is_no_longer_that_of_the_training(text: list[str], model: Path, name: str) -> None:
+    pays = 'verify.checks=[{kind="pattern", pattern="[a-j]"}]'
+    text = [*text, f"model.path={model}", "train.learner=grpo", pays, "train.steps=1", "grpo.size=2"]
+    found = go(text).train()
+    (model / "README.md").write_text("nothing that a prompt is made with")
+    assert go(text).train() == found
+    changed = TEMPLATE if name == "chat_template.jinja" else (model / name).read_text() + " "
+    (model / name).write_text(changed)
+    for command in ("train", "loop"):
+        with pytest.raises(CheckpointError, match=r"what model.path = '.*model' holds has changed since .*step-000001 was trained with it"):
+            getattr(go(text, "train.steps=2"), command)()
