@@ -11,10 +11,10 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-from rather import checkpoint, cli, live, report, settings, train
+from rather import checkpoint, cli, drawing, live, report, settings, train
 from rather.config import Config, Section
 from rather.core import Label
-from rather.errors import CheckpointError, ConfigError
+from rather.errors import CheckpointError, ConfigError, DataError
 from rather.metrics import CLOCK
 from rather.run import Run, opened
 from rather.store import clips
@@ -231,6 +231,23 @@ def test_nobody_waits_for_answers_to_a_question_whose_clip_cannot_be_drawn(contr
     assert len(last(run, "reward")["labels"]) == asked - 1
     clips.retry(run.store, "small")
     assert live.wanted(run, "train") == 1, "it is drawn again"
+
+
+def test_nobody_waits_for_clips_that_were_given_up_with_others(control: list[str]) -> None:
+    asked = go(control).sample()
+    run = go(control, "judge.kind=people")
+
+    def broken(_: Any) -> tuple[bytes, dict[str, int]]:
+        raise DataError("no display")
+
+    assert live.wanted(run, "train") == asked, "they may still be drawn"
+    assert drawing.draw(drawing.Studio(run.config.store, "small", run.config.control.env), broken) == 0
+    assert live.wanted(run, "train") == 0
+    feed = live.Feed(run, 0, "reward")
+    assert feed.refresh()
+    assert feed.open == 0
+    clips.retry(run.store, "small")
+    assert live.wanted(run, "train") == asked, "all are tried again"
 
 
 @pytest.mark.parametrize("command", ["loop", "sample", "label", "train"])
