@@ -93,10 +93,8 @@ def test_where_nothing_can_be_drawn_the_rest_is_not_tried_and_it_is_tried_again_
     assert draw(studio, broken) == 0
     assert tried == ["0", "1"]
     now = progress(store, "r")
-    assert (now.drawn, now.failed, now.waiting, now.problem) == (0, 2, 2, "no display for 0")
-    assert str(now) == (
-        "0 clips are drawn, 2 are still to be drawn, 2 cannot be drawn, and their questions are not given out: no display for 0"
-    )
+    assert (now.drawn, now.failed, now.waiting, now.problem) == (0, 4, 0, "no display for 0"), "nobody waits for the others"
+    assert str(now) == "0 clips are drawn, 4 cannot be drawn, and their questions are not given out: no display for 0"
     assert problems(store, "r") == ["no display for 0", "no display for 1"]
     retry(store, "r")
     picture = {"frames": 1, "columns": 1, "width": 4, "height": 3, "milliseconds": 50}

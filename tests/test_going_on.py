@@ -12,10 +12,10 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-from rather import build, checkpoint, cli, going_on, live, report, run, settings, train
+from rather import build, checkpoint, cli, drawing, going_on, live, report, run, settings, train
 from rather.config import Config, Section
 from rather.core import Label
-from rather.errors import CheckpointError, ConfigError
+from rather.errors import CheckpointError, ConfigError, DataError
 from rather.metrics import CLOCK
 from rather.run import Run, opened
 from rather.store import clips
@@ -297,6 +297,23 @@ def test_nobody_waits_for_answers_to_a_question_whose_clip_cannot_be_drawn(contr
     assert live.wanted(run, "train") == 1, "it is drawn again"
 
 
+def test_nobody_waits_for_clips_that_were_given_up_with_others(control: list[str]) -> None:
+    asked = go(control).sample()
+    run = go(control, "judge.kind=people")
+
+    def broken(_: Any) -> tuple[bytes, dict[str, int]]:
+        raise DataError("no display")
+
+    assert live.wanted(run, "train") == asked, "they may still be drawn"
+    assert drawing.draw(drawing.Studio(run.config.store, "small", run.config.control.env), broken) == 0
+    assert live.wanted(run, "train") == 0
+    feed = live.Feed(run, 0, "reward")
+    assert feed.refresh()
+    assert feed.open == 0
+    clips.retry(run.store, "small")
+    assert live.wanted(run, "train") == asked, "all are tried again"
+
+
 @pytest.mark.parametrize("command", ["loop", "sample", "label", "train"])
 def test_what_cannot_be_continued_is_refused_before_anything_is_asked(text: list[str], command: str) -> None:
     go(text).loop()
@@ -459,3 +476,47 @@ def test_a_finished_policy_goes_on_when_its_reward_model_has_more_labels(text: l
     longest = last(go(text))
     go(text, "train.steps=2").loop()
     assert last(go(text)) == longest
+
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+@pytest.fixture
+def model(tiny: Path, tmp_path: Path) -> Path:
+    """A model of the test's own, whose files may be changed."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+def test_a_chat_template_that_has_changed_since_answers_were_sampled_is_refused(text: list[str], model: Path) -> None:
+    text = [*text, f"model.path={model}", "train.steps=1"]
+    go(text).sample()
+    (model / "README.md").write_text("nothing that a prompt is made with")
+    go(text).label()
+    was = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    before = go(text).store.latest()
+    for command in ("sample", "label", "train", "loop"):
+        said = (
+            r"the tokenizer or chat template of model.path = '.*model' has changed since round 0 was sampled; put it back, or use another"
+        )
+        with pytest.raises(ConfigError, match=said):
+            getattr(go(text, "data.limit=9"), command)()
+    assert go(text).store.latest() == before
+    assert not checkpoint.every(go(text).checkpoints(0))
+    (model / "chat_template.jinja").write_text(was)
+    go(text).train()
+    assert last(go(text))["step"] == 1
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json"])
+def test_a_tokenizer_that_has_changed_in_its_folder_is_no_longer_that_of_the_training(text: list[str], model: Path, name: str) -> None:
+    pays = 'verify.checks=[{kind="pattern", pattern="[a-j]"}]'
+    text = [*text, f"model.path={model}", "train.learner=grpo", pays, "train.steps=1", "grpo.size=2"]
+    found = go(text).train()
+    (model / "README.md").write_text("nothing that a prompt is made with")
+    assert go(text).train() == found
+    changed = TEMPLATE if name == "chat_template.jinja" else (model / name).read_text() + " "
+    (model / name).write_text(changed)
+    for command in ("train", "loop"):
+        with pytest.raises(CheckpointError, match=r"what model.path = '.*model' holds has changed since .*step-000001 was trained with it"):
+            getattr(go(text, "train.steps=2"), command)()

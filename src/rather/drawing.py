@@ -26,7 +26,7 @@ from rather.store.clips import Clip, keep, missing
 HUNG_S = 300.0
 """A clip that takes longer is given up."""
 HOPELESS = 2
-"""Where so many clips cannot be drawn before the first one could, the others are not tried."""
+"""Where so many clips cannot be drawn before the first one could, the others are given up, too, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def draw(
                 except RatherError as e:
                     keep(store, number, None, str(e))
                     failed += 1
-                    if not drawn and failed == HOPELESS:
+                    if not drawn and failed == HOPELESS:  # nobody should wait for them, either
+                        for other, _ in missing(store, studio.run):
+                            keep(store, other, None, str(e))
                         return 0
                 advance(1)
     finally:

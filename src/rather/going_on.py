@@ -13,11 +13,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from rather import build, checkpoint, ranks
+from rather import build, checkpoint, evaluation, ranks
 from rather.checkpoint import Lineage
+from rather.config import Model
 from rather.core import Answered
 from rather.errors import ConfigError
 from rather.settings import mattering
+from rather.text import load
 from rather.verify.checker import Checker, nothing_judged
 
 
@@ -96,8 +98,11 @@ def ready(run: Any, number: int) -> None:
     """Make sure that training can go on in round `number`, before anything is sampled or asked.
 
     Raises:
-        CheckpointError: its last checkpoint was trained with other settings, or prompts or a reward model that have changed since.
+        CheckpointError: its last checkpoint was trained with other settings, or with prompts, a tokenizer or a reward model that have
+            changed since.
+        ConfigError: see `check_tokenizer`.
     """
+    check_tokenizer(run)
     t = run.config.train
     for name in {t.learner} | ({"reward"} if t.learner in ("ppo", "grpo") and t.reward == "labels" else set()):
         for found in checkpoint.every(run.checkpoints(number, name))[-1:]:
@@ -105,8 +110,12 @@ def ready(run: Any, number: int) -> None:
 
 
 def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Digests of what some of the settings that matter to a training name, by setting: the prompts, and the reward model that pays."""
+    """Digests of what some of the settings that matter to a training name, by setting: the model's tokenizer and chat template, the
+    prompts, and the reward model that pays.
+    """
     c, found = run.config, dict[str, str]()
+    if not c.control.env:
+        found["model.path"] = run.tokenizer
     if "data" in mattering and not c.control.env:
         asked = json.dumps([asdict(task) for task in run.tasks[0]])
         found["data.prompts"] = hashlib.sha256(asked.encode()).hexdigest()
@@ -114,6 +123,33 @@ def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
     if saved and "checkpoint" in mattering.get("judge", {}) and Path(saved, "manifest.json").exists():
         found["judge.checkpoint"] = checkpoint.digest(Path(saved))
     return found
+
+
+TOKENIZER = ("tokenizer*", "chat_template*", "*tokens*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+"""The files of a model folder that say how prompts become text and tokens."""
+
+
+def tokenizer(model: Model) -> str:
+    """Digits that stand for the tokenizer and the chat template of a model: its files, or the GGUF file that holds them, too."""
+    path, _ = load.located(model.path, model.adapter, weights=False)
+    if path.is_file():
+        return evaluation.fingerprint(path)
+    found = hashlib.sha256()
+    for file in sorted({file for name in TOKENIZER for file in path.glob(name) if file.is_file()}):
+        found.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def check_tokenizer(run: Any) -> None:
+    """Make sure that the tokenizer is the one that answers were sampled with.
+
+    Raises:
+        ConfigError: it has changed since.
+    """
+    for row in run.metrics.read():
+        if "tokenizer" in row and row["tokenizer"] != run.tokenizer:  # of a round's sampling
+            what = f"the tokenizer or chat template of model.path = {run.config.model.path!r} has changed since"
+            raise ConfigError(f"{what} round {row['phase'].removeprefix('sample-')} was sampled; put it back, or use another run.name")
 
 
 def teachers(run: Any) -> list[str]:
@@ -143,7 +179,7 @@ def check_judged(run: Any, checker: Checker, key: str, purpose: str) -> None:
 
 
 def note_sampling(run: Any, number: int, there: int, new: int) -> None:
-    """Say so where the questions of a round, which are `there`, were sampled with other settings; keep the settings of `new` ones.
+    """Say so where the questions of a round, which are `there`, were sampled with other settings; keep settings and tokenizer of `new` ones.
 
     Raises:
         ConfigError: sampling was stopped in the middle, and would go on with other settings.
@@ -163,4 +199,5 @@ def note_sampling(run: Any, number: int, there: int, new: int) -> None:
         remedy = "and stay as they are; to draw anew use another run.name"
         run.console.print(f"note: {said} {what}, {remedy}", markup=False, highlight=False)
     if new > missing:
-        run.metrics.write(phase, 0, {"questions": float(new - missing), "seed": float(seed)}, settings=now)
+        words = {} if run.config.control.env else {"tokenizer": run.tokenizer}
+        run.metrics.write(phase, 0, {"questions": float(new - missing), "seed": float(seed)}, settings=now, **words)

@@ -6,8 +6,8 @@ What a phase has done is in the store or in a checkpoint, so there is no other s
 import hashlib
 import random
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -81,6 +81,11 @@ class Run:
     def fit(self) -> Any:
         """What measures prompts and answers before anything is done with them; None where there is nothing to measure."""
         return build.fit(self.config, self.start.tokens, self.start.context, partial(self.console.print, markup=False, highlight=False))
+
+    @cached_property
+    def tokenizer(self) -> str:
+        """Digits that stand for the tokenizer and the chat template, as their files were when this was first asked."""
+        return going_on.tokenizer(self.config.model)
 
     @cached_property
     def start(self) -> Any:
@@ -157,6 +162,7 @@ class Run:
     @exclusive
     def train(self, number: int = 0) -> Path:
         """Learn from the labels there are, or from what the policy does and is paid for; returns the last checkpoint."""
+        going_on.check_tokenizer(self)
         match self.config.train.learner:
             case "ppo" | "grpo":
                 return self._improve(number)
@@ -390,10 +396,5 @@ class Run:
         """The seed of what is drawn in a phase of a round."""
         return random.Random(f"{self.config.run.seed}/{what}/{number}").getrandbits(40)
 
-    @contextmanager
-    def progress(self, title: str, total: int, transient: bool = False) -> Iterator[Any]:
-        if not total:
-            yield lambda *_: None
-            return
-        with progress(self.console, title, total, transient) as advance:
-            yield advance
+    def progress(self, title: str, total: int, transient: bool = False) -> AbstractContextManager[Any]:
+        return progress(self.console, title, total, transient) if total else nullcontext(lambda *_: None)

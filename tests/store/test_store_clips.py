@@ -1,5 +1,7 @@
 """Clips in the store."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from rather.core import Comparison, Task, Trajectory
@@ -36,4 +38,10 @@ def test_a_question_waits_for_its_clips_and_one_that_cannot_be_drawn_is_never_sh
     assert picture(store, left, "r") == b"RIFF"
     assert picture(store, left, "another run") is None
     assert len(missing(store, "r")) == 1
+    keep(store, left, None, "no display")
+    keep(store, left, replace(CLIP, webp=b"another"))
+    assert picture(store, left, "r") == b"RIFF", "the first one counts"
+    keep(store, broken, CLIP)
+    assert undrawable(store, "r") == set(), "somebody else could draw it"
+    assert problems(store, "r") == []
     store.close()

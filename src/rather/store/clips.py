@@ -35,11 +35,13 @@ def missing(store: Store, run: str) -> list[tuple[int, Trajectory]]:
 
 
 def keep(store: Store, trajectory: int, clip: Clip | None, problem: str = "") -> None:
-    """Keep a trajectory's clip, or why there is none; the first one counts."""
+    """Keep a trajectory's clip, or why there is none. The first one counts, but for a clip that somebody could draw after all."""
     facts = {} if clip is None else {k: v for k, v in asdict(clip).items() if k != "webp"}
     values = {"trajectory": trajectory, "webp": clip and clip.webp, "facts": facts, "problem": problem}
     try:
         with store.transaction(write=True) as connection:
+            if clip is not None:
+                connection.execute(delete(t.clip).where(t.clip.c.trajectory == trajectory, t.clip.c.problem != ""))
             connection.execute(insert(t.clip).values(values))
     except IntegrityError:
         pass  # somebody else was faster

@@ -177,22 +177,34 @@ def check(path: Path, reason: str) -> str:
     """What kind of model is at `path`, in words, without reading its weights; `reason` says why `transformers` has to read it.
 
     Raises:
-        ModelError: what `configuration` raises, or it has no weights.
+        ModelError: what `skeleton` raises, or it has no weights.
     """
-    config = configuration(path, reason)
+    config = skeleton(path, reason).config
     tensors = folder_tensors(path)
     count = sum(math.prod(stored.shape) for stored in tensors.values())
     formats = " and ".join(sorted({stored.format for stored in tensors.values()}))
     return f"{config.model_type} through transformers, with {count:,} parameters in {formats}"
 
 
-def adapted(path: Path, reason: str) -> str:
-    """Which layers LoRA adapts in the model at `path`, and that experts are not among them where they are not, in words."""
+def skeleton(path: Path, reason: str) -> Any:
+    """The model at `path` without its weights, by `transformers`; `reason` says why that has to read it.
+
+    Raises:
+        ModelError: what `configuration` raises, or `transformers` knows the architecture, but not with these settings.
+    """
     from transformers import AutoModelForCausalLM
 
     config = configuration(path, reason)
-    with torch.device("meta"):
-        inner: Any = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as e:
+        raise _unreadable(path, reason, e) from None
+
+
+def adapted(path: Path, reason: str) -> str:
+    """Which layers LoRA adapts in the model at `path`, and that experts are not among them where they are not, in words."""
+    inner = skeleton(path, reason)
     layers = f"LoRA adapts the layers {', '.join(foreign_lora.reached(inner))}"
     if any(".experts." in name and p.dim() == 3 for name, p in inner.named_parameters()):
         return f'{layers}; not the experts, which are kept in one tensor a block: model.train = "full" trains them'
