@@ -15,6 +15,7 @@ from typing import Any
 
 from rather import build, checkpoint, ranks
 from rather.checkpoint import Lineage
+from rather.config import Config
 from rather.core import Answered
 from rather.errors import ConfigError
 from rather.settings import mattering
@@ -98,10 +99,15 @@ def ready(run: Any, number: int) -> None:
     Raises:
         CheckpointError: its last checkpoint was trained with other settings, or prompts or a reward model that have changed since.
     """
-    t = run.config.train
-    for name in {t.learner} | ({"reward"} if t.learner in ("ppo", "grpo") and t.reward == "labels" else set()):
+    for name in learners(run.config):
         for found in checkpoint.every(run.checkpoints(number, name))[-1:]:
             checkpoint.check_same(found, run.lineage(name, Answered([]), 0))
+
+
+def learners(config: Config) -> list[str]:
+    """What learns in a round: train.learner, and the reward model if that learns from labels what pays the policy."""
+    t = config.train
+    return [t.learner, "reward"] if t.learner in ("ppo", "grpo") and t.reward == "labels" else [t.learner]
 
 
 def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
