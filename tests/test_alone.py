@@ -35,10 +35,12 @@ def test_the_lock_says_who_holds_it_and_is_freed_when_its_owner_dies(tmp_path: P
     process = int(owner.stdout.readline())
     with pytest.raises(BusyError, match=rf"\(process {process} on \S+, since 20\S+ \S+\) is at work in {tmp_path}; wait"), alone(tmp_path):
         pass
-    run = Run(settings.load(None, [f"run.folder={tmp_path.parent}", f"run.name={tmp_path.name}"]), Console(quiet=True))
-    for phase in (run.loop, run.sample, run.train, run.evaluate):
+    known = [f"run.folder={tmp_path.parent}", f"run.name={tmp_path.name}"]
+    run = Run(settings.load(None, known), Console(quiet=True))
+    for phase in (run.loop, run.sample, run.label, run.train, run.evaluate):
         with pytest.raises(BusyError):
             phase()
+    assert Run(settings.load(None, [*known, "judge.kind=terminal"]), Console(quiet=True)).label() == 0, "a person may answer meanwhile"
     assert run.store.questions(tmp_path.name) == [], "whoever reads may"
     owner.send_signal(how)
     owner.wait()

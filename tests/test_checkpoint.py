@@ -165,6 +165,12 @@ def test_a_checkpoint_is_there_whole_or_not_at_all(finished: Path, monkeypatch: 
     assert checkpoint.every(finished.parent) == before
 
 
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    for name in ("step-1000000", "step-999999", "step-000020", "step-000020-copy"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in checkpoint.every(tmp_path)] == ["step-000020", "step-999999", "step-1000000"]
+
+
 def test_metrics_survive_a_cut_off_line(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "metrics.jsonl")
     metrics.write("train", 1, {"loss": 1.0})

@@ -213,6 +213,10 @@ def test_ppo_on_a_reward_model_learnt_from_the_labels(rather: Rather, run: Path,
     manifest = json.loads((tmp_path / "runs/tiny/checkpoints/ppo-0/step-000003/manifest.json").read_text())
     assert manifest["labels"], "what the reward model was trained on made the policy too"
     assert "sampling" not in rather("loop", run, *settings).stdout, "a finished run has nothing to do"
+    refused = rather("train", run, *settings, "reward.lr=1e-3", code=2).stderr
+    assert re.search(r"reward-0/step-\d+ was trained with reward.lr = None, not 0.001; set it back, train with --fresh", refused)
+    assert "checkpoint: " in rather("train", run, *settings, "reward.lr=1e-3", "--fresh").stdout
+    assert {p.name for p in (tmp_path / "runs/tiny/checkpoints").iterdir()} == {"ppo-0", "ppo-0-old-1", "reward-0", "reward-0-old-1"}
 
 
 def test_what_verifies_nothing_is_refused(rather: Rather, run: Path) -> None:

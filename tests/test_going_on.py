@@ -117,6 +117,18 @@ def test_more_epochs_or_steps_go_on_and_a_judge_who_comes_later_is_learnt(text: 
     assert {"temperature/aunt", "temperature/expert"} <= set(rows(run)[-1])
 
 
+def test_the_curve_of_calibration_is_that_of_the_last_reward_model(text: list[str]) -> None:
+    text = [*text, "train.learner=reward", "reward.held_out=0.5"]
+    go(text).sample()
+    store = go(text).store
+    store.add_judge("ann", "person")
+    store.answer_all([Label(q.id, "ann", 1.0) for q in store.questions("run", "train")])
+    for steps in (1, 2):
+        go(text, f"train.steps={steps}").train()
+        phases = [{row["step"] for row in go(text).metrics.read(phase)} for phase in ("reward-eval", "calibration")]
+        assert phases == [{steps}, {steps}]
+
+
 def test_people_who_come_after_a_checkpoint_are_learnt_as_well(text: list[str]) -> None:
     text = [*text, "train.learner=reward", "reward.held_out=0.0", "judge.kind=people", "judge.wait_s=0"]
     go(text).sample()

@@ -96,7 +96,8 @@ def _write(temporary: Path, target: Path, step: int, tensors: dict[str, torch.Te
 
 def every(folder: Path) -> list[Path]:
     """The finished checkpoints in `folder`, oldest first."""
-    return sorted(folder.glob("step-[0-9]*"))
+    found = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
+    return sorted((path for path, step in found.items() if step.isdecimal()), key=lambda path: int(found[path]))
 
 
 def read(checkpoint: Path) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def train(
     The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
     On several GPUs: [cyan]torchrun --nproc-per-node 2 -m rather train run.toml[/cyan]
     """
-    from rather import ranks
+    from rather import going_on, ranks
     from rather.alone import alone
 
     with ranks.joined():
@@ -199,7 +199,8 @@ def train(
         run = _run(file, settings)
         if fresh and ranks.rank() == 0:
             with alone(run.folder):
-                _put_aside(run.checkpoints(round_))
+                for name in going_on.learners(run.config):
+                    _put_aside(run.checkpoints(round_, name))
         ranks.wait()
         console.print(f"checkpoint: {run.train(round_)}")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from rather import build, checkpoint, evaluation, ranks
 from rather.checkpoint import Lineage
-from rather.config import Model
+from rather.config import Config, Model
 from rather.core import Answered
 from rather.errors import ConfigError
 from rather.settings import mattering
@@ -103,10 +103,15 @@ def ready(run: Any, number: int) -> None:
         ConfigError: see `check_tokenizer`.
     """
     check_tokenizer(run)
-    t = run.config.train
-    for name in {t.learner} | ({"reward"} if t.learner in ("ppo", "grpo") and t.reward == "labels" else set()):
+    for name in learners(run.config):
         for found in checkpoint.every(run.checkpoints(number, name))[-1:]:
             checkpoint.check_same(found, run.lineage(name, Answered([]), 0))
+
+
+def learners(config: Config) -> list[str]:
+    """What learns in a round: train.learner, and the reward model if that learns from labels what pays the policy."""
+    t = config.train
+    return [t.learner, "reward"] if t.learner in ("ppo", "grpo") and t.reward == "labels" else [t.learner]
 
 
 def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -179,7 +184,7 @@ def check_judged(run: Any, checker: Checker, key: str, purpose: str) -> None:
 
 
 def note_sampling(run: Any, number: int, there: int, new: int) -> None:
-    """Say so where the questions of a round, which are `there`, were sampled with other settings; keep settings and tokenizer of `new` ones.
+    """Say so where the questions of a round, `there` already, were sampled with other settings; keep what `new` ones are sampled with.
 
     Raises:
         ConfigError: sampling was stopped in the middle, and would go on with other settings.

@@ -90,7 +90,8 @@ def check_reward(run: Any, model: Any, step: int) -> None:
     preferences = [c.preference for c in held if c.preference is not None]
     result = calibration(torch.sigmoid(a - b).tolist(), preferences)
     words = [float(len((t.text or "").split())) for side in "ab" for c in held for t in getattr(c, side)[:1]]
-    run.metrics.rewind("reward-eval", -1)
+    for phase in ("reward-eval", "calibration"):
+        run.metrics.rewind(phase, -1)
     values = {
         "accuracy": result.accuracy.mean, "accuracy_low": result.accuracy.low, "accuracy_high": result.accuracy.high,
         "questions": result.accuracy.count, "calibration_error": result.error,

@@ -98,9 +98,8 @@ class Run:
         """Who answers, unless it is people."""
         found = build.judges(self.config, lambda: self.start)
         known = self.store.judges()
-        for judge in found:
-            if known.get(judge.name) != judge.kind:
-                self.store.add_judge(judge.name, judge.kind)
+        for judge in [x for x in found if known.get(x.name) != x.kind]:
+            self.store.add_judge(judge.name, judge.kind)
         return found
 
     # Phases
@@ -138,9 +137,12 @@ class Run:
         """
         if purpose == "train":
             self.ready(self.begun)
-        if self.config.judge.kind == "terminal":
-            j = self.config.judge
+        if (j := self.config.judge).kind == "terminal":
             return people.ask(self.store, self.config.run.name, j.name, purpose, j.instruction, self.console)
+        return self._judge(purpose)
+
+    @exclusive  # or the same judges would be asked the same questions twice
+    def _judge(self, purpose: str) -> int:
         count = 0
         for judge in self.judges:
             questions = self.store.questions(self.config.run.name, purpose, unanswered_by=judge.name)
@@ -173,9 +175,7 @@ class Run:
 
     def _fit(self, number: int, name: str) -> Path:
         """Train the learner called `name` on the labels there are, or while people answer."""
-        if self.config.judge.kind == "people":
-            return live.fit(self, number, name)
-        return going_on.fit(self, number, name)
+        return (live if self.config.judge.kind == "people" else going_on).fit(self, number, name)
 
     def _improve(self, number: int) -> Path:
         """Let the policy act and learn from what it is paid: by verifiers, or by a reward model, which is trained first if need be."""

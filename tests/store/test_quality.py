@@ -1,9 +1,10 @@
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
 
 from rather.core import Comparison, Label, Task, Trajectory
+from rather.errors import StoreError
 from rather.store import Question, Store
 from rather.store.asking import next_question, repeat
 from rather.store.overview import overview
@@ -135,6 +136,30 @@ def test_an_erased_person_leaves_nothing(store: Store, where: str) -> None:
     if "://" not in where:
         store.close()
         assert b"an opinion of ann" not in Path(where).read_bytes(), "not even in the free pages of the file"
+
+
+def test_the_number_of_an_erased_person_is_never_taken_for_somebody_elses(store: Store, where: str) -> None:
+    elsewhere = Store(where)
+    elsewhere.add_judge("zoe", "person")
+    elsewhere.answer(Label(1, "zoe", 1.0))
+    erase(store, "zoe")
+    store.add_judge("bob", "person")  # who has zoe's number, in SQLite
+    asked: list[Callable[[], object]] = [
+        lambda: elsewhere.answer(Label(2, "zoe", 1.0)),
+        lambda: elsewhere.lease("r", "zoe"),
+        lambda: elsewhere.release(2, "zoe"),
+        lambda: elsewhere.undo("r", "zoe"),
+        lambda: elsewhere.probe(3, 1.0, "zoe"),
+        lambda: elsewhere.count("r", "zoe"),
+        lambda: elsewhere.judged("r", "zoe"),
+        lambda: elsewhere.questions("r", unanswered_by="zoe"),
+        lambda: elsewhere.question(2, "r", "zoe"),
+    ]
+    for ask in asked:
+        with pytest.raises(StoreError, match="no judge 'zoe'"):
+            ask()
+    assert store.judged("r", "bob") == []
+    elsewhere.close()
 
 
 def test_what_owners_did_is_kept_in_order(store: Store) -> None:

@@ -67,7 +67,6 @@ def erase(store: Store, name: str) -> int:
         connection.execute(sa.delete(t.side).where(t.side.c.comparison.in_(again)))
         connection.execute(sa.delete(t.comparison).where(t.comparison.c.id.in_(again)))
         connection.execute(sa.delete(t.judge).where(t.judge.c.id == who))
-    store.forget(name)
     return gone
 
 

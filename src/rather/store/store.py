@@ -46,7 +46,6 @@ class Store:
     def __init__(self, where: str) -> None:
         self.where = str(where)
         self.engine = opening.connect(self.where)
-        self._judges: dict[str, int] = {}
         # Threads that write to SQLite take turns here: its own way of waiting sleeps, up to a tenth of a second at a time.
         self._turn = threading.RLock() if self.engine.dialect.name == "sqlite" else nullcontext()
 
@@ -83,18 +82,12 @@ class Store:
         with self.transaction() as connection:
             return {r.name: r.kind for r in connection.execute(select(t.judge).order_by(t.judge.c.id))}
 
-    def _judge(self, name: str) -> int:
-        if name not in self._judges:
-            with self.transaction() as connection:
-                number = connection.execute(select(t.judge.c.id).where(t.judge.c.name == name)).scalar()
-            if number is None:
-                raise StoreError(f"the store knows no judge {name!r}; add it first")
-            self._judges[name] = number
-        return self._judges[name]
-
-    def forget(self, name: str) -> None:
-        """Do not remember the number of a judge who is gone."""
-        self._judges.pop(name, None)
+    def _judge(self, connection: Connection, name: str) -> int:
+        """The judge's number, in the transaction that uses it: who has been erased leaves theirs to somebody else."""
+        number = connection.execute(select(t.judge.c.id).where(t.judge.c.name == name)).scalar()
+        if number is None:
+            raise StoreError(f"the store knows no judge {name!r}; add it first")
+        return number
 
     # Questions
 
@@ -131,15 +124,15 @@ class Store:
 
     def count(self, run: str, judge: str) -> Counts:
         """How far the judge is."""
-        mine = self._of(run, judge).with_only_columns(func.count(t.label.c.id))
         ordinary = rows.of_purpose(None)
         questions = select(func.count(t.comparison.c.id)).where(t.comparison.c.run == run, ordinary)
         with self.transaction() as connection:
+            mine = self._of(connection, run, judge).with_only_columns(func.count(t.label.c.id))
             wanted = select(*(x.scalar_subquery() for x in (mine, mine.where(ordinary), questions)))
             return Counts(*connection.execute(wanted).one())
 
-    def _of(self, run: str, judge: str) -> sa.Select[Any]:
-        return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self._judge(judge))
+    def _of(self, connection: Connection, run: str, judge: str) -> sa.Select[Any]:
+        return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self._judge(connection, judge))
 
     def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None, beginning: str = "") -> list[Question]:
         """A run's questions in the order they were asked; `unanswered_by` leaves out those a judge has answered.
@@ -151,25 +144,26 @@ class Store:
             wanted = wanted.where(t.comparison.c.key.startswith(beginning, autoescape=True))
         if purpose is not None:
             wanted = wanted.where(t.comparison.c.purpose == purpose)
-        if unanswered_by is not None:
-            wanted = wanted.where(~rows.answered_by(self._judge(unanswered_by)))
         with self.transaction() as connection:
+            if unanswered_by is not None:
+                wanted = wanted.where(~rows.answered_by(self._judge(connection, unanswered_by)))
             return rows.with_sides(connection, connection.execute(wanted).all())
 
     def question(self, number: int, run: str, judge: str | None = None) -> Question | None:
         """One of the run's questions, if it is for everybody or for that judge."""
         wanted = select(t.comparison).where(t.comparison.c.id == number, t.comparison.c.run == run)
-        if judge is not None:
-            wanted = wanted.where(rows.meant_for(self._judge(judge)))
         with self.transaction() as connection:
+            if judge is not None:
+                wanted = wanted.where(rows.meant_for(self._judge(connection, judge)))
             return next(iter(rows.with_sides(connection, connection.execute(wanted).all())), None)
 
     # Questions with known answers, and how questions are given out
 
     def probe(self, question: int, preference: float, judge: str | None = None, original: int | None = None) -> None:
         """Keep the known answer of a question; of a repeat, the `judge`'s answer to the `original`."""
-        values = {"comparison": question, "preference": preference, "judge": judge and self._judge(judge), "original": original}
         with self.transaction(write=True) as connection:
+            who = judge and self._judge(connection, judge)
+            values = {"comparison": question, "preference": preference, "judge": who, "original": original}
             if connection.execute(select(t.probe).filter_by(comparison=question)).first() is None:
                 connection.execute(insert(t.probe).values(values))
 
@@ -210,8 +204,9 @@ class Store:
         them or have just answered. Those with the highest score come first, or with `at_random` any one, drawn by that number. Without
         a `purpose` it may be any question but those whose answers are known. One that cannot be shown, for want of its clip, waits.
         """
-        who, time = self._judge(judge), opening.now()
+        time = opening.now()
         with self.transaction(write=True) as connection:
+            who = self._judge(connection, judge)
             connection.execute(sa.delete(t.lease).where(t.lease.c.expires < time))
             row, again = leasing.find(connection, run, who, purpose, overlap, held, at_random)
             if row is None:
@@ -226,7 +221,7 @@ class Store:
     def release(self, question: int, judge: str) -> None:
         """Give a lease back without an answer."""
         with self.transaction(write=True) as connection:
-            connection.execute(sa.delete(t.lease).filter_by(comparison=question, judge=self._judge(judge)))
+            connection.execute(sa.delete(t.lease).filter_by(comparison=question, judge=self._judge(connection, judge)))
 
     # Labels
 
@@ -248,8 +243,8 @@ class Store:
             if x.preference is not None and not 0 <= x.preference <= 1:
                 raise DataError(f"the label {x.preference} of question {x.comparison} is outside [0, 1]")
         numbers = []
-        judges = {name: self._judge(name) for name in {x.judge for x in labels}}
         with self.transaction(write=True) as connection:
+            judges = {name: self._judge(connection, name) for name in {x.judge for x in labels}}
             for i, x in enumerate(labels):
                 values = {
                     "comparison": x.comparison, "judge": judges[x.judge],
@@ -273,14 +268,14 @@ class Store:
 
     def undo(self, run: str, judge: str, question: int | None = None) -> int | None:
         """Withdraw the judge's latest answer in the run, or on one `question`; returns the question, None when there is no such answer."""
-        who, latest = self._judge(judge), self._of(run, judge)
-        if question is not None:
-            latest = latest.where(t.label.c.comparison == question)
         with self.transaction(write=True) as connection:
+            latest = self._of(connection, run, judge)
+            if question is not None:
+                latest = latest.where(t.label.c.comparison == question)
             row = connection.execute(latest.order_by(t.label.c.id.desc()).limit(1)).first()
             if row is None:
                 return None
-            values = {"comparison": row.comparison, "judge": who, "kind": "undo", "reason": "", "shown_left": "a", "flags": []}
+            values = {"comparison": row.comparison, "judge": row.judge, "kind": "undo", "reason": "", "shown_left": "a", "flags": []}
             connection.execute(insert(t.label).values(**values, created=opening.now()))
             return row.comparison
 
@@ -311,7 +306,7 @@ class Store:
     def judged(self, run: str, judge: str) -> list[Label]:
         """One judge's answers and abstentions that count, oldest first, without flags."""
         with self.transaction() as connection:
-            found = connection.execute(self._of(run, judge).order_by(t.label.c.id)).all()
+            found = connection.execute(self._of(connection, run, judge).order_by(t.label.c.id)).all()
         return [rows.label_of(r, judge) for r in found]
 
     def latest(self) -> int:
