@@ -1,7 +1,6 @@
 """Words to tokens and back: tokenizers, chat templates and the tokens that end an answer, kept in this one module."""
 
 import json
-import re
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -10,13 +9,8 @@ from typing import Any
 from rather.core import Prompt
 from rather.errors import DataError, ModelError
 from rather.text.files import description
+from rather.text.prompts.special import SpecialNames, following, pieces
 from rather.text.prompts.template import Template
-
-ANCHORS = ("", "\n", ".", "a")
-"""Texts after which an answer is tokenized, if its beginning would grow together with the end of the prompt."""
-
-APART = "\ufdd0\ufdd1\ufdd0"
-"""What keeps a special token's name from being read as the token; no text has these, which are no characters."""
 
 EXTRA = 4
 """Tokens that stand for no text: what begins and ends a text, and a space before its first word."""
@@ -58,11 +52,7 @@ class Tokens:
         self.special = frozenset(tokenizer.all_special_ids)
         prefix = "" if self.template is None else self.template.prefix
         control = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special and str(t) not in prefix]
-        self._control = _any_of(control)
-        """The names of special tokens, which in a message are words like others."""
-        ends = _any_of(tokenizer.convert_ids_to_tokens(sorted(self.stop))).pattern
-        self._ends = re.compile(rf"(?:\s*(?:{ends}))+\s*\Z")
-        """The names of tokens that end an answer, where one ends with them."""
+        self.names = SpecialNames(control, tokenizer.convert_ids_to_tokens(sorted(self.stop)))
         self._text = lru_cache(maxsize=4096)(self._render)
         self._prompt = lru_cache(maxsize=4096)(self._read_prompt)
 
@@ -107,7 +97,7 @@ class Tokens:
             DataError: as `encode_prompt`.
         """
         if terminated:
-            answer = self._ends.sub("", answer)
+            answer = self.names.without_end(answer)
         text, prompt_ids = self._prompt(json.dumps(prompt))
         before, after, end = "", "", self.eos
         if self._templated(prompt):
@@ -121,10 +111,10 @@ class Tokens:
         elif after[:1].isspace() and answer.endswith(after[: len(after) - len(after.lstrip())]):
             after = after.lstrip()
         if self._templated(prompt):
-            answer = self._as_words(answer)
+            answer = self.names.as_words(answer)
         said = f"{before}{answer}{after}"
         whole, n = self._ids(text + said, prompt), len(prompt_ids)
-        ids = whole[n:] if whole[:n] == list(prompt_ids) else self._continued(list(prompt_ids), said)
+        ids = whole[n:] if whole[:n] == list(prompt_ids) else following(self.tokenizer, list(prompt_ids), pieces(said))
         if terminated and ids[-1:] != [end]:
             ids = [*ids, end]
         return list(prompt_ids), ids
@@ -166,15 +156,7 @@ class Tokens:
         if self.template is None:
             raise DataError("the prompts are conversations, but the model has no chat template; use plain prompts")
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return self.template.prompt(self._as_words(messages))
-
-    def _as_words(self, said: Any) -> Any:
-        """What somebody has written, with `APART` within the names of special tokens: they are words there."""
-        if isinstance(said, dict):
-            return {key: value if key == "role" else self._as_words(value) for key, value in said.items()}
-        if isinstance(said, list):
-            return [self._as_words(part) for part in said]
-        return self._control.sub(lambda found: f"{found[0][:1]}{APART}{found[0][1:]}", said) if isinstance(said, str) else said
+        return self.template.prompt(self.names.as_words(messages))
 
     def _read_prompt(self, key: str) -> tuple[str, tuple[int, ...]]:
         """The text of the prompt whose JSON is `key`, and its tokens."""
@@ -188,35 +170,11 @@ class Tokens:
     def _ids(self, text: str, prompt: Prompt) -> list[int]:
         """The tokens of a text that begins with `prompt`. A template has written its special tokens itself."""
         if self._templated(prompt):
-            first, _, others = text.partition(APART)
+            first, *others = pieces(text)
             ids = self.tokenizer(first, add_special_tokens=False)["input_ids"]
-            return [*ids, *self._continued(ids, others)] if others else ids
+            return [*ids, *following(self.tokenizer, ids, others)]
         ids = self.tokenizer(text)["input_ids"]
         # A tokenizer that closes every text would have the model answer after the end.
         while len(ids) > 1 and ids[-1] in self.stop:
             ids = ids[:-1]
         return ids
-
-    def _continued(self, before: list[int], text: str) -> list[int]:
-        """The tokens of `text` as they could follow the tokens `before`, with none across an `APART`."""
-        found: list[int] = []
-        for part in text.split(APART):
-            found += self._after([*before, *found], part)
-        return found
-
-    def _after(self, before: list[int], text: str) -> list[int]:
-        """The tokens of `text` as they could follow the tokens `before`: those that come to the same text."""
-        words = partial(self.tokenizer.decode, clean_up_tokenization_spaces=False)
-        candidates = []
-        for anchor in ANCHORS:
-            alone = self.tokenizer(anchor, add_special_tokens=False)["input_ids"]
-            both = self.tokenizer(anchor + text, add_special_tokens=False)["input_ids"]
-            if both[: len(alone)] == alone:
-                candidates.append(both[len(alone) :])
-        wanted = words(before) + text
-        return next((ids for ids in candidates if words([*before, *ids]) == wanted), candidates[0])
-
-
-def _any_of(names: list[str]) -> re.Pattern[str]:
-    """A pattern that finds any of the names, the longest first; without names it finds nothing."""
-    return re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) or r"(?!)")
