@@ -51,6 +51,7 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
             "run.threads=1",
             "zeroth.check_every=0",
             f"sample.max_tokens={TOKENS}",
+            "zeroth.radius=0.095",
             "train.checkpoint_every=1000",
             panel,
             *changes,
