@@ -260,7 +260,7 @@ def test_sampling_that_was_stopped_goes_on_with_its_own_settings_alone(text: lis
     assert go(cold, "data.limit=7").sample() == 3
     stop(go(text, "data.limit=12"), 9)
     assert go(text, "data.limit=12").sample() == 3
-    assert [row["questions"] for row in go(text).metrics.read("sample-0")] == [6, 1, 5]
+    assert [row["questions"] for row in go(text).metrics.read("sample-0")] == [2, 2, 2, 1, 2, 2, 1]
 
 
 def test_control_asks_more_in_its_last_round_and_goes_on(control: list[str]) -> None:
@@ -532,3 +532,22 @@ def test_a_tokenizer_that_has_changed_in_its_folder_is_no_longer_that_of_the_tra
     for command in ("train", "loop"):
         with pytest.raises(CheckpointError, match=r"what model.path = '.*model' holds has changed since .*step-000001 was trained with it"):
             getattr(go(text, "train.steps=2"), command)()
+
+
+def test_another_tokenizer_matters_only_where_something_was_sampled(
+    text: list[str], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny, other)
+    (other / "vocab.json").write_text("{}")
+
+    def no_memory(*given: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "two_answers", no_memory)
+        with pytest.raises(MemoryError):
+            go(text).sample()
+    assert go(text, f"model.path={other}").sample() == 6
+    with pytest.raises(ConfigError, match=r"of model.path = '.*' is not that of '.*/other', with which round 0 was sampled; put it back"):
+        go(text).sample()

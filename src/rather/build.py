@@ -65,7 +65,7 @@ def tasks(config: Config) -> tuple[list[Task], list[Task]]:
         whole = any(check.kind == "reasoning_gym" for check in config.verify.checks)
         train, held_out = made_tasks.made(d.prompts, d.count, d.held_out, config.run.seed, whole)
     else:
-        train, held_out = read_tasks(d.prompts, d.column, d.held_out)
+        train, held_out = read_tasks(d.prompts, d.column, d.held_out, verified(config))
     train, held_out = train[: d.limit or None], held_out[: config.eval.prompts or None]
     return [suffixed(t, d.suffix) for t in train], [suffixed(t, d.suffix) for t in held_out]
 

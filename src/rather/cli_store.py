@@ -107,7 +107,7 @@ def status(file: File, settings: Settings = None) -> None:
             if finding.grade == "bad":
                 console.print(f"Problem: {finding.text}", markup=False, highlight=False, soft_wrap=True)
     for row in Metrics(config.folder / "metrics.jsonl").read()[-1:]:
-        plain = {k: v for k, v in row.items() if k != "settings"}
+        plain = {k: v for k, v in row.items() if k not in ("settings", "tokenizer")}
         console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in plain.items()})
 
 

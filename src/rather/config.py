@@ -28,7 +28,7 @@ class MattersTo:
 T = TypeVar("T")
 LEARNERS = ("sft", "reward", "dpo", "ppo", "grpo", "zeroth")
 ForLearners = Annotated[T, MattersTo(*LEARNERS)]
-NotForEval = Annotated[T, MattersTo(*LEARNERS, "sample")]
+ForLearnersAndSampling = Annotated[T, MattersTo(*LEARNERS, "sample")]
 ForActing = Annotated[T, MattersTo("ppo", "grpo", "zeroth")]
 """Learners whose policy meets the prompts itself; the others learn from labels, wherever these come from."""
 ForEval = Annotated[T, MattersTo("eval")]
@@ -54,7 +54,7 @@ class Run(Section):
 class Model(Section):
     """The language model that starts the run."""
 
-    path: NotForEval[str] = Field(
+    path: ForLearnersAndSampling[str] = Field(
         default="", description="Model folder, .gguf file, name on the Hugging Face hub, or package:NAME for one in a Python package."
     )
     train: ForLearners[Literal["lora", "full"]] = Field(
@@ -65,7 +65,7 @@ class Model(Section):
     blocks: ForLearners[int] = Field(
         default=0, description="How many of the last blocks get a new LoRA adapter; 0: all. Fewer train faster.", ge=0
     )
-    adapter: NotForEval[str] = Field(
+    adapter: ForLearnersAndSampling[str] = Field(
         default="", description="Folder of a LoRA adapter (PEFT) that the run starts with, which is the reference, too; empty: a new one."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
@@ -101,7 +101,7 @@ class Sample(Section):
     top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
     min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
     rows: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
-    contrast: NotForEval[tuple[str, str] | None] = Field(
+    contrast: ForLearnersAndSampling[tuple[str, str] | None] = Field(
         default=None, description='Two instructions, "" for none: each answer of a question is drawn with one and kept without.'
     )
 
@@ -378,7 +378,7 @@ class Config(Section):
     grpo: Annotated[GRPO, MattersTo("grpo")] = Field(default_factory=GRPO)
     verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)
     zeroth: Annotated[Zeroth, MattersTo("zeroth")] = Field(default_factory=Zeroth)
-    control: NotForEval[Control] = Field(default_factory=Control)
+    control: ForLearnersAndSampling[Control] = Field(default_factory=Control)
     query: ForLearners[Query] = Field(default_factory=Query)
     reward: Annotated[Reward, MattersTo("reward")] = Field(default_factory=Reward)
     eval: ForEval[Eval] = Field(default_factory=Eval)

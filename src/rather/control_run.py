@@ -86,7 +86,7 @@ class ControlRun(Run):
         wanted = shares[number] - asked[number]
         if number == c.loop.rounds - 1:  # which asks what was added after the rounds before it
             wanted = q.comparisons - sum(asked)
-        going_on.note_sampling(self, number, asked[number], max(wanted, 0))
+        going_on.note_sampling(self, number, asked[number])
         if wanted <= 0:
             self._show()
             return 0
@@ -109,6 +109,7 @@ class ControlRun(Run):
             self.console.print(f"Only {len(picks)} of {wanted} questions are asked, since no more fragments differ; {remedy}.")
         questions = [self.question(f"round-{number}/{asked[number] + i}", (pieces[p.a],), (pieces[p.b],)) for i, p in enumerate(picks)]
         self.store.ask(c.run.name, questions, why=[p.why for p in picks], scores=[p.score for p in picks])
+        going_on.keep_sampling(self, number, len(picks))
         self._show()
         return len(picks)
 

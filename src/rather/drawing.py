@@ -21,7 +21,7 @@ from rather.control.environments import environment
 from rather.core import Trajectory
 from rather.errors import DataError, RatherError
 from rather.store import Store
-from rather.store.clips import Clip, keep, missing
+from rather.store.clips import Clip, keep, missing, progress
 
 HUNG_S = 300.0
 """A clip that takes longer is given up."""
@@ -57,6 +57,7 @@ def draw(
     """Draw all clips that the run's questions want; returns how many. Of one that cannot be drawn the reason is kept."""
     store, drawn, failed = Store(studio.where), 0, 0
     try:
+        before = progress(store, studio.run).drawn
         while found := missing(store, studio.run):
             for number, trajectory in found:
                 try:
@@ -66,7 +67,7 @@ def draw(
                 except RatherError as e:
                     keep(store, number, None, str(e))
                     failed += 1
-                    if not drawn and failed == HOPELESS:  # nobody should wait for them, either
+                    if not before + drawn and failed == HOPELESS:  # nobody should wait for them, either
                         for other, _ in missing(store, studio.run):
                             keep(store, other, None, str(e))
                         return 0

@@ -122,7 +122,7 @@ def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
     if not c.control.env:
         found["model.path"] = run.tokenizer
     if "data" in mattering and not c.control.env:
-        asked = json.dumps([asdict(task) for task in run.tasks[0]])
+        asked = json.dumps([asdict(task) for task in build.tasks(c)[0]])  # without the model, which measures them
         found["data.prompts"] = hashlib.sha256(asked.encode()).hexdigest()
     saved = c.judge.checkpoint
     if saved and "checkpoint" in mattering.get("judge", {}) and Path(saved, "manifest.json").exists():
@@ -152,9 +152,14 @@ def check_tokenizer(run: Any) -> None:
         ConfigError: it has changed since.
     """
     for row in run.metrics.read():
-        if "tokenizer" in row and row["tokenizer"] != run.tokenizer:  # of a round's sampling
-            what = f"the tokenizer or chat template of model.path = {run.config.model.path!r} has changed since"
-            raise ConfigError(f"{what} round {row['phase'].removeprefix('sample-')} was sampled; put it back, or use another run.name")
+        if "tokenizer" not in row or row["tokenizer"] == run.tokenizer:
+            continue
+        number, path = row["phase"].removeprefix("sample-"), run.config.model.path
+        if any(key.startswith(f"round-{number}/") for key in run.store.keys(run.config.run.name, "train")):
+            was = row["settings"]["model"]["path"]
+            what = "has changed since" if path == was else f"is not that of {was!r}, with which"
+            remedy = f"round {number} was sampled; put it back, or use another run.name"
+            raise ConfigError(f"the tokenizer or chat template of model.path = {path!r} {what} {remedy}")
 
 
 def teachers(run: Any) -> list[str]:
@@ -183,26 +188,29 @@ def check_judged(run: Any, checker: Checker, key: str, purpose: str) -> None:
         raise nothing_judged("the open questions" if purpose == "train" else "the evaluation", checker.problems)
 
 
-def note_sampling(run: Any, number: int, there: int, new: int) -> None:
-    """Say so where the questions of a round, `there` already, were sampled with other settings; keep what `new` ones are sampled with.
+def note_sampling(run: Any, number: int, there: int) -> None:
+    """Say so where the questions of a round, `there` already, were sampled with other settings.
 
     Raises:
         ConfigError: sampling was stopped in the middle, and would go on with other settings.
     """
-    phase, seed, now = f"sample-{number}", run.config.run.seed, mattering(run.config, "sample")
+    phase, now = f"sample-{number}", mattering(run.config, "sample")
     if not there:
         run.metrics.rewind(phase, -1)
     rows = run.metrics.read(phase)
-    # Of control all questions are asked at once, or fewer than were wanted.
-    missing = 0 if run.config.control.env else max(sum(int(row["questions"]) for row in rows) - there, 0)
     seeds = [{"run": {"seed": int(row["seed"])}} for row in rows]  # what older lines know
     changed = [", ".join(checkpoint.differences(row.get("settings", was), now, now)) for row, was in zip(rows, seeds, strict=True)]
     said = f"questions of round {number} were sampled with"
-    if missing and new and changed[-1]:
+    missing = int(rows[-1].get("wanted", 0)) - there if rows else 0
+    if missing > 0 and changed[-1]:
         raise ConfigError(f"{said} {changed[-1]}, and {missing} are still missing; set that back, or use another run.name")
     for what in dict.fromkeys(filter(None, changed)):
         remedy = "and stay as they are; to draw anew use another run.name"
         run.console.print(f"note: {said} {what}, {remedy}", markup=False, highlight=False)
-    if new > missing:
-        words = {} if run.config.control.env else {"tokenizer": run.tokenizer}
-        run.metrics.write(phase, 0, {"questions": float(new - missing), "seed": float(seed)}, settings=now, **words)
+
+
+def keep_sampling(run: Any, number: int, questions: int, wanted: int = 0) -> None:
+    """Write down how many questions of a round have been sampled, with which settings, and how many the round is to have."""
+    values = {"questions": float(questions), "wanted": float(wanted), "seed": float(run.config.run.seed)}
+    words = {} if run.config.control.env else {"tokenizer": run.tokenizer}
+    run.metrics.write(f"sample-{number}", 0, values, settings=mattering(run.config, "sample"), **words)

@@ -111,7 +111,7 @@ class Run:
         tasks = self.tasks[0]
         have = {k for k in self.store.keys(self.config.run.name, "train") if k.startswith(f"round-{number}/")}
         missing = [t for t in tasks if f"round-{number}/{t.key}" not in have]
-        going_on.note_sampling(self, number, len(have), len(missing))
+        going_on.note_sampling(self, number, len(have))
         if not missing:
             return 0
         self.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
@@ -119,11 +119,11 @@ class Run:
         with self.progress("sampling answers", 2 * len(missing)) as advance:
             sampler = build.sampler(self.config, policy, advance)
             for start in range(0, len(missing), CHUNK // 2):
-                chunk = missing[start : start + CHUNK // 2]
-                found = build.two_answers(self.config, sampler, chunk, self.seed("sample", number))
+                found = build.two_answers(self.config, sampler, missing[start : start + CHUNK // 2], self.seed("sample", number))
                 pairs = [self.question(f"round-{number}/{a.task.key}", (a,), (b,)) for a, b in found]
                 wanted = None if before is None else priorities(self.config.query.strategy, before.differences(pairs), len(pairs))
                 self.store.ask(self.config.run.name, pairs, scores=wanted)
+                going_on.keep_sampling(self, number, len(pairs), len(tasks))
         return len(missing)
 
     def draw(self) -> None:

@@ -36,7 +36,7 @@ def load(path: Path | None, overrides: list[str]) -> Config:
 
 
 def mattering(config: Config, use: str) -> dict[str, dict[str, Any]]:
-    """The settings that matter to a learner, or to "eval": all but those that are declared otherwise where they are defined."""
+    """The settings that matter to a learner, to "sample" or to "eval": all but those that are declared otherwise where they are defined."""
     found: dict[str, dict[str, Any]] = {}
     for section, field in type(config).model_fields.items():
         values = getattr(config, section)

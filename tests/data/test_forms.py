@@ -162,6 +162,9 @@ def test_a_prompt_that_stands_there_again_is_counted_or_refused_where_rows_contr
         ({**row, "answer": None}, "another answer: None, not '4'"),
         ({**row, "split": "held_out"}, "another split: 'held_out', not 'train'"),
     ):
-        path = jsonl(tmp_path / "p.jsonl", row, {"prompt": "x"}, other)
+        path = jsonl(tmp_path / "p.jsonl", row, {"prompt": "x", "split": "train"}, other)
         with pytest.raises(DataError, match=rf"line 3 of .*p.jsonl has the prompt of line 1 of .*p.jsonl with {said}; keep one"):
             read_tasks(str(path))
+        if "answer" in said:
+            with pytest.warns(RatherWarning, match="1 rows of"):
+                assert len(read_tasks(str(path), verified=False)[0]) == 2, "nobody reads answers"

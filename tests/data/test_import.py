@@ -89,6 +89,13 @@ def test_the_same_words_cut_off_are_another_answer(store: Store, tmp_path: Path)
     assert sorted(q.comparison.a[0].terminated for q in store.questions("run")) == [False, True]
 
 
+def test_an_answer_and_its_beginning_that_was_cut_off_are_told_apart_by_side(store: Store, tmp_path: Path) -> None:
+    said = {"prompt": "Hi?", "a": "Hello.", "b": "Hello.", "preference": 0.0, "a_terminated": False}
+    turned = {"prompt": "Hi?", "a": "Hello.", "b": "Hello.", "preference": 1.0, "b_terminated": False}
+    assert import_comparisons(store, "run", jsonl(tmp_path / "c.jsonl", said)) == Imported(questions=1)
+    assert import_comparisons(store, "run", jsonl(tmp_path / "c.jsonl", turned)) == Imported(unchanged=1)
+
+
 def test_others_can_write_while_the_file_is_fetched(store: Store, where: str) -> None:
     def rows() -> Iterator[Comparison]:
         other = Store(where)  # as the page does, meanwhile

@@ -113,6 +113,22 @@ def test_the_name_of_a_special_token_in_what_somebody_has_written_is_words(templ
     assert [i for i in answer if i in special] == [tokens.end]
 
 
+def test_names_of_thoughts_are_left_to_the_template_which_takes_old_ones_out() -> None:
+    made = copy.deepcopy(tokenizer("bytes", "thinking"))
+    made.add_tokens(["<think>", "</think>"], special_tokens=True)
+    made.chat_template = made.chat_template.replace("m.content +", "m.content.split('</think>')[-1] +")
+    tokens = Tokens(made)
+    old = {"role": "assistant", "content": "<think>secret</think>yes"}
+    read = made.decode(tokens.encode_prompt([{"role": "user", "content": "Tea?"}, old, {"role": "user", "content": "Why?"}]))
+    assert "secret" not in read
+    assert made.convert_tokens_to_ids("</think>") in tokens.encode("Tea?", "<think>so</think>yes")[1]
+
+
+def test_an_end_that_the_tokenizer_does_not_have_is_passed_over() -> None:
+    tokens = Tokens(tokenizer("bytes", "chatml"), extra_stop=(999_999,))
+    assert tokens.encode("Tea?", "Yes.<|im_end|>")[1] == tokens.encode("Tea?", "Yes.")[1]
+
+
 @pytest.mark.parametrize("tail", ["{}", "{}\n", "\n{}", "{}{}"])
 @pytest.mark.parametrize("template", ["", "gemma", "chatml"])
 def test_an_answer_that_brings_the_name_of_its_end_ends_once(template: str, tail: str) -> None:

@@ -43,16 +43,16 @@ class _Pair:
     terminated: tuple[bool, bool] = (True, True)
 
 
-def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tuple[list[Task], list[Task]]:
+def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2, verified: bool = True) -> tuple[list[Task], list[Task]]:
     """Training and held-out tasks from a prompt file or a data set on the hub; "package" and "package:NAME" come with rather.
 
-    A column `split` ("train" or "held_out") divides them; without it a share of `held_out`, chosen by a hash of the prompt, is
-    held out. `answer` is kept for verifiers. A prompt that stands there again with the same answer and split is used once, and one warning
+    A column `split` ("train" or "held_out") divides them; without it a share of `held_out`, chosen by a hash of the prompt, is held out.
+    `answer` is kept for verifiers; `verified` says whether they read it. A prompt that stands there again is used once, and one warning
     says how many do: what names a prompt is what it asks, so that prompts with the same `key`, or on the same line of files of the same
     name, stay apart.
 
     Raises:
-        DataError: see `read_rows`; a row without a prompt; a prompt twice, with two answers or splits; no prompt to train on.
+        DataError: see `read_rows`; a row without a prompt; a prompt with two splits or, if `verified`, two answers; no prompt to train on.
     """
     package = path == "package" or path.startswith(examples.PREFIX)
     source = path if hub.is_name(path) else examples.prompt_file(path)
@@ -72,7 +72,7 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2) -> tupl
         before, *kept = seen.setdefault(text, (place, answer, split))
         if before != place:
             for name, here, there in zip(("answer", "split"), (answer, split), kept, strict=True):
-                if here != there:
+                if here != there and (verified or name == "split"):
                     raise DataError(f"{place} has the prompt of {before} with another {name}: {short(here)}, not {short(there)}; keep one")
             again += 1
             continue

@@ -119,14 +119,14 @@ def _write(connection: Connection, run: str, keyed: list[Keyed], purpose: str, j
         if name not in known:
             new.setdefault(name, c)  # where two judges answer it, the sides stand as the first one's row has them
     numbers = rows.add_questions(connection, run, list(new.items()), purpose, "import")
-    known |= {name: (number, c.a[0].text) for number, (name, c) in zip(numbers, new.items(), strict=True)}
+    known |= {name: (number, c.a[0].text, c.a[0].terminated) for number, (name, c) in zip(numbers, new.items(), strict=True)}
     fresh = set(new)
-    before = _known_answers(connection, purpose, [number for number, _ in known.values()], judges)
+    before = _known_answers(connection, purpose, [number for number, *_ in known.values()], judges)
     labels, counts = dict[tuple[int, str], float](), Counter[str]()
     for name, who, c in keyed:
-        number, a = known[name]
+        number, *a = known[name]
         assert c.preference is not None
-        said = c.preference if c.a[0].text == a else 1 - c.preference
+        said = c.preference if [c.a[0].text, c.a[0].terminated] == a else 1 - c.preference
         last = before.get((number, who))
         if last is not None and abs(last - said) < SAME:
             counts["unchanged"] += 1
@@ -138,13 +138,13 @@ def _write(connection: Connection, run: str, keyed: list[Keyed], purpose: str, j
     return counts
 
 
-def _known(connection: Connection, run: str, keys: set[str]) -> dict[str, tuple[int, str | None]]:
-    """Of questions that are there: their number, and the text that begins side a."""
+def _known(connection: Connection, run: str, keys: set[str]) -> dict[str, tuple[int, str | None, bool]]:
+    """Of questions that are there: their number, the text that begins side a, and whether it came to its end."""
     c = t.comparison.c
     first = (t.side.c.side == "a") & (t.side.c.place == 0)
-    wanted = select(c.key, c.id, t.trajectory.c.text).select_from(t.comparison.join(t.side).join(t.trajectory))
+    wanted = select(c.key, c.id, t.trajectory.c.text, t.trajectory.c.terminated).select_from(t.comparison.join(t.side).join(t.trajectory))
     wanted = wanted.where(c.run == run, c.key.in_(sorted(keys)), first)
-    return {name: (number, text) for name, number, text in connection.execute(wanted)}
+    return {name: (number, text, ended) for name, number, text, ended in connection.execute(wanted)}
 
 
 def _known_answers(connection: Connection, purpose: str, numbers: list[int], judges: dict[str, int]) -> dict[tuple[int, str], float]:

@@ -50,9 +50,8 @@ class Tokens:
         self.truncate = False
         """Whether a prompt that does not fit loses its beginning."""
         self.special = frozenset(tokenizer.all_special_ids)
-        prefix = "" if self.template is None else self.template.prefix
-        control = [str(t) for t in tokenizer.added_tokens_decoder.values() if t.special and str(t) not in prefix]
-        self.names = SpecialNames(control, tokenizer.convert_ids_to_tokens(sorted(self.stop)))
+        ends = list(filter(None, tokenizer.convert_ids_to_tokens(sorted(self.stop))))  # files may name tokens that it has not
+        self.names = SpecialNames([*ends, *(self.template.marks if self.template else ())], ends)
         self._text = lru_cache(maxsize=4096)(self._render)
         self._prompt = lru_cache(maxsize=4096)(self._read_prompt)
 
@@ -90,8 +89,8 @@ class Tokens:
         """The tokens of a prompt and of an answer to it, closed by exactly one token that ends it if the answer had come to its end.
 
         They are tokenized together, as they stand in the text, but no token goes across the boundary: the answer is what a model could
-        have said after the prompt. The names of special tokens are words like others, in the messages of a conversation and in answers
-        to one, but for the name of a token that ends answers at the end of an answer: it is taken for the token.
+        have said after the prompt. The names of tokens that mark turns are words like others, in the messages of a conversation and in
+        answers to one, but for the name of a token that ends answers at the end of an answer: it is taken for the token.
 
         Raises:
             DataError: as `encode_prompt`.

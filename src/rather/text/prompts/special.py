@@ -11,6 +11,9 @@ APART = "\ufdd0\ufdd1\ufdd0"
 ANCHORS = ("", "\n", ".", "a")
 """Texts after which another is tokenized, if its beginning would grow together with the end of what it follows."""
 
+NEAR = 8
+"""Tokens before a text that are looked at, to see how it goes on from them."""
+
 
 class SpecialNames:
     """Finds the names of special tokens: those of `control` within a text, and those of `ends`, which end an answer, at its end."""
@@ -41,7 +44,7 @@ def following(tokenizer: Any, before: Sequence[int], texts: Sequence[str]) -> li
     """The tokens of texts that follow the tokens `before`, and one another, with none across two of them."""
     found: list[int] = []
     for text in texts:
-        found += _after(tokenizer, [*before, *found], text)
+        found += _after(tokenizer, [*before, *found][-NEAR:], text)
     return found
 
 

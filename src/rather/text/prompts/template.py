@@ -22,7 +22,8 @@ class Template:
 
     A template that writes the date is given `date` (ISO 8601), so that a conversation is the same text on every day.
     `prefix` is what it writes between the header of an answer and the answer, such as an empty block of thoughts; `ending` is what it
-    writes after an answer, up to the first token of its own, and `end` that token: None if there is none.
+    writes after an answer, up to the first token of its own, and `end` that token: None if there is none. `marks` are the names of the
+    special tokens that it writes around messages.
 
     Raises:
         ModelError: the template cannot be read, or never uses one of the options.
@@ -33,6 +34,7 @@ class Template:
         self.date = datetime.fromisoformat(date) if date else datetime.now()
         self._check(tokenizer.get_chat_template())
         self.prefix, self.ending, self.end = self._around()
+        self.marks = self._marks()
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Any = None, answer: str | None = None) -> str:
         """The conversation as text, with the header of an answer open, or with `answer` in its place.
@@ -94,6 +96,17 @@ class Template:
             if name not in used:
                 others = ", ".join(sorted(used - {*self.tokenizer.special_tokens_map, "namespace", "dict", "range"})) or "none"
                 raise ModelError(f"model.template gives {name}, which the model's chat template never uses; its options are: {others}")
+
+    def _marks(self) -> list[str]:
+        question, system = {"role": "user", "content": QUESTION}, {"role": "system", "content": QUESTION}
+        written = ""
+        for messages in ([question], [system, question]):
+            try:
+                written += self.render(messages) + self.render(messages, answer=ANSWER)
+            except DataError:  # a template without that role
+                continue
+        special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        return [name for name in special if name in written and name not in self.prefix]
 
     def _around(self) -> tuple[str, str, int | None]:
         question = [{"role": "user", "content": QUESTION}]
