@@ -3,13 +3,14 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import TrainingError
-from rather.learners.common import Optimisation, Order, Pairs, Stepper, parts
+from rather.learners.common import WITHOUT_GRADIENT, Optimisation, Order, Pairs, Stepper, parts
 from rather.learners.dpo import DPO
 from rather.learners.reward import Reward
 from rather.learners.sft import SFT
@@ -144,8 +145,13 @@ def gradient(learner: object, parameters: list) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["dpo", "ipo", "dpo with sft", "reward", "ensemble", "sft"])
 def test_micro_batches_change_no_gradient(tiny: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, forwarded, forward = [], list[int](), Transformer.forward
-    monkeypatch.setattr(Transformer, "forward", lambda *given, **more: (forwarded.append(len(given[1])), forward(*given, **more))[1])
+    found, forwarded, forward = [], list[tuple[bool, int]](), Transformer.forward
+
+    def noted(*given: Any, **more: Any) -> Any:
+        forwarded.append((torch.is_grad_enabled(), len(given[1])))
+        return forward(*given, **more)
+
+    monkeypatch.setattr(Transformer, "forward", noted)
     for micro in (10_000, 40, 1):
         start, policy, parameters = policies(tiny)
         with torch.no_grad():
@@ -169,7 +175,8 @@ def test_micro_batches_change_no_gradient(tiny: Path, kind: str, monkeypatch: py
                 learner.log_temperatures.copy_(torch.tensor([0.5, -0.5]))
         found.append(gradient(learner, parameters))
         if micro == 40:
-            assert 20 < max(forwarded) <= 40, "tokens of prompts too"
+            assert 20 < max(count for learning, count in forwarded if learning) <= 40, "tokens of prompts too"
+            assert max((count for learning, count in forwarded if not learning), default=0) <= WITHOUT_GRADIENT * 40
         forwarded.clear()
     assert found[0].norm() > 1e-3
     for other in found[1:]:
