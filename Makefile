@@ -18,7 +18,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/rather loop $(EXAMPLES)/demo.toml run.seed=$(SEED) run.name=$(if $(PEOPLE),demo-people,demo)-$(SEED) $(if $(PEOPLE),judge.kind=terminal data.limit=24 eval.prompts=12 eval.answers=1 train.epochs=3)
-	$(if $(PEOPLE),,@echo "Both models' likeliest answers:"; $(BIN)/rather eval $(EXAMPLES)/demo.toml run.seed=$(SEED) run.name=demo-$(SEED) sample.temperature=0)
+	$(if $(PEOPLE),,@echo "Greedy answers of both models:"; $(BIN)/rather eval $(EXAMPLES)/demo.toml run.seed=$(SEED) run.name=demo-$(SEED) sample.temperature=0)
 
 demo-hacking: setup
 	$(BIN)/rather hack $(EXAMPLES)/car.toml run.seed=$(SEED) run.name=hacking-$(SEED)

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -27,6 +28,9 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
 
 import command
+
+hypothesis.settings.register_profile("the same every time", derandomize=True)
+hypothesis.settings.load_profile("the same every time")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in whatever a shell has started in the background; tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -227,7 +227,7 @@ def test_old_questions_of_other_settings_are_said_to_be(
     more = [*text, f"model.path={tmp_path}/other", "data.suffix=!", "sample.temperature=0.5", "data.limit=7", "train.lr=1e-3"]
     opened(settings.load(None, more), Console(width=1000)).sample()
     changed = f"model.path = '{tiny}', not '{tmp_path}/other', data.suffix = '', not '!', sample.temperature = 1.0, not 0.5"
-    said = f"note: questions of round 0 were sampled with {changed}, and stay as they are; to draw anew use another run.name\n"
+    said = f"note: questions of round 0 were sampled with {changed}, and stay as they are; to sample again use another run.name\n"
     assert said in capsys.readouterr().out
     assert len(go(more).store.keys("run", "train")) == 7
     go(text, "data.limit=8").sample()

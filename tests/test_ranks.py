@@ -95,6 +95,7 @@ def test_two_ranks_do_what_one_does(run: Path, tmp_path: Path, monkeypatch: pyte
         same(tmp_path / f"1-{key}/tiny", tmp_path / f"2-{key}/tiny")
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_with_another_number_of_ranks(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     changes = ["model.train=full", "train.keep=9"]

@@ -2,11 +2,15 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from rather.store import Store
+    from rather.store.tally import Counted
 
 commands = typer.Typer()
 console = Console()
@@ -111,8 +115,8 @@ def status(file: File, settings: Settings = None) -> None:
         console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in plain.items()})
 
 
-def count_answers(store: Any, run: str) -> Any:
-    """What the judges of a run have answered (`tally.Counted`), with a bar while the store counts."""
+def count_answers(store: "Store", run: str) -> "Counted":
+    """What the judges of a run have answered, with a bar while the store counts."""
     from rather.progress import progress
     from rather.store import tally
 
@@ -120,7 +124,7 @@ def count_answers(store: Any, run: str) -> Any:
         return tally.count(store, run, "train", advance)
 
 
-def print_agreement(store: Any, run: str, counted: Any) -> None:
+def print_agreement(store: "Store", run: str, counted: "Counted") -> None:
     """Say how far the judges of a run agree, and whether people are swayed by the place on the screen."""
     from rather.store import tally
 

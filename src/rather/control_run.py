@@ -210,7 +210,7 @@ class ControlRun(Run):
         return f"{said[0]} on {len(self.tasks[1])} held-out seeds; before: {said[1]}"
 
     def drive(self, number: int = 0) -> Trajectory:
-        """An attempt of the trained policy at a held-out seed, with its likeliest actions."""
+        """A deterministic episode of the trained policy at a held-out seed."""
         (found,) = self.attempts(self.policy(number + 1), self.tasks[1][:1], meant=False, best=True)
         return found
 

@@ -109,14 +109,14 @@ def ready(run: Any, number: int) -> None:
 
 
 def learners(config: Config) -> list[str]:
-    """What learns in a round: train.learner, and the reward model if that learns from labels what pays the policy."""
+    """What learns in a round: train.learner, and the reward model, where it is trained on the labels first."""
     t = config.train
     return [t.learner, "reward"] if t.learner in ("ppo", "grpo") and t.reward == "labels" else [t.learner]
 
 
 def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Digests of what some of the settings that matter to a training name, by setting: the model's tokenizer and chat template, the
-    prompts, and the reward model that pays.
+    prompts, and the reward model.
     """
     c, found = run.config, dict[str, str]()
     if not c.control.env:
@@ -205,7 +205,7 @@ def note_sampling(run: Any, number: int, there: int) -> None:
     if missing > 0 and changed[-1]:
         raise ConfigError(f"{said} {changed[-1]}, and {missing} are still missing; set that back, or use another run.name")
     for what in dict.fromkeys(filter(None, changed)):
-        remedy = "and stay as they are; to draw anew use another run.name"
+        remedy = "and stay as they are; to sample again use another run.name"
         run.console.print(f"note: {said} {what}, {remedy}", markup=False, highlight=False)
 
 

@@ -52,25 +52,25 @@ def _watched(run: Any, title: str) -> Side:
     side = Side(title, rounds, "what is paid", gold)
     if not c.control.env:
         return side
-    attempt = run.drive(last)
-    drive, problem = _animation(run, attempt)
+    episode = run.drive(last)
+    drive, problem = _animation(run, episode)
     if problem:
         console.print(f"The page shows no drive: {problem}.", highlight=False, markup=False)
     evaluated = run.metrics.read(f"eval-{last}")[-1]
     facts = [
         (f"{evaluated['gold_policy']:.2f}", f"{gold} an attempt"), (f"{evaluated['return_policy']:.0f}", "paid by the hand-written reward"),
-        (f"{100 * hacking.one_event(attempt.rewards):.0f} %", "of steps paid the same amount"),
+        (f"{100 * hacking.one_event(episode.rewards):.0f} %", "of steps paid the same amount"),
     ]  # fmt: skip
     return Side(title, rounds, side.proxy, gold, facts, drive, problem)
 
 
-def _animation(run: Any, attempt: Trajectory) -> tuple[bytes, str]:
-    """The attempt as WebP, drawn in a process that may die, or why there is none."""
+def _animation(run: Any, episode: Trajectory) -> tuple[bytes, str]:
+    """The episode as WebP, drawn in a process that may die, or why there is none."""
     from rather.drawing import Painter
 
     painter = Painter(run.studio)
     try:
-        return painter.animate(attempt), ""
+        return painter.animate(episode), ""
     except DataError as e:
         return b"", str(e)
     finally:

@@ -15,7 +15,7 @@ from rather.report import BLUE, GREY, ORANGE, figure, render
 
 @dataclass(frozen=True)
 class Side:
-    """One run on the page: its points, round after round, numbers that say how it ended, and an attempt as WebP or why it is not drawn."""
+    """One run on the page: its points, round after round, numbers that say how it ended, and an episode as WebP or why it is not drawn."""
 
     title: str
     rounds: list[list[Point]]

@@ -240,6 +240,7 @@ def cycle(where: str, judge: str, cycles: int, clashes: "multiprocessing.Queue[t
     clashes.put((judge, -1, 0.0, 0.0))
 
 
+@pytest.mark.slow
 def test_eight_processes_lease_and_label_without_clash_or_loss(where: str) -> None:
     processes, cycles = 8, 200
     store = Store(where)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from chats import ENDS, KINDS, TEMPLATES, tokenizer
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -76,6 +76,7 @@ def begins_where_the_prompt_ends(template: str, kind: str, prompt: str, answer: 
 
 @settings(max_examples=150, deadline=None)
 @given(**TEXTS)
+@example(template="", kind="bytes", prompt="0", answer="\ufdd0\ufdd1\ufdd0", terminated=False)
 def test_an_answer_begins_where_the_prompt_ends_whatever_both_are(**texts: Any) -> None:
     begins_where_the_prompt_ends(**texts)
 

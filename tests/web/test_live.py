@@ -76,7 +76,8 @@ def quality(folder: Path, learner: str, last: Path) -> float:
     return loss
 
 
-@pytest.mark.parametrize("learner", [pytest.param("dpo", marks=pytest.mark.slow), "reward"])
+@pytest.mark.slow
+@pytest.mark.parametrize("learner", ["dpo", "reward"])
 def test_learning_while_a_panel_answers_survives_kills_of_both_sides(tiny: Path, tmp_path: Path, learner: str) -> None:
     losses = {}
     for disturbed in (False, True):

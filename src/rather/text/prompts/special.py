@@ -1,12 +1,13 @@
 """The names of special tokens, such as `<|im_end|>`, in what people have written: words like others, but for an answer's end."""
 
 import re
+import secrets
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-APART = "\ufdd0\ufdd1\ufdd0"
-"""What keeps the name of a token from being read as the token; no text has these, which are no characters."""
+APART = f"\ufdd0{secrets.randbelow(10**18):018}\ufdd0"
+"""What keeps the name of a token from being read as the token: drawn anew in each process, so that no text has it."""
 
 ANCHORS = ("", "\n", ".", "a")
 """Texts after which another is tokenized, if its beginning would grow together with the end of what it follows."""
