@@ -76,7 +76,7 @@ def begins_where_the_prompt_ends(template: str, kind: str, prompt: str, answer: 
 
 @settings(max_examples=150, deadline=None)
 @given(**TEXTS)
-@example(template="", kind="bytes", prompt="0", answer="\ufdd0\ufdd1\ufdd0", terminated=False)
+@example(template="gemma", kind="bytes", prompt="0", answer="\ufdd0\ufdd1\ufdd0", terminated=False)
 def test_an_answer_begins_where_the_prompt_ends_whatever_both_are(**texts: Any) -> None:
     begins_where_the_prompt_ends(**texts)
 
