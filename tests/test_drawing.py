@@ -114,8 +114,7 @@ def test_sample_status_doctor_and_page_say_that_clips_cannot_be_drawn(rather, co
     assert said in rather("doctor", "run.toml", *PEOPLE, code=1).stdout.replace("\n", " ")
     store = Store(str(tmp_path / "runs/small/store.db"))
     with TestClient(create(store, "small", "Which?", "k")) as ann:
-        ann.get(f"/join/{invite(store, 'ann', 'annotator', 1)}")
-        found = ann.get("/api/next").json()
+        found = ann.get("/api/next", headers={"Authorization": f"Bearer {invite(store, 'ann', 'annotator', 1)}"}).json()
         assert found["question"] is None, "it would be a blank box"
         assert found["problem"] == said
         # The display is there now: the same command draws what is missing.

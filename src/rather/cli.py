@@ -138,7 +138,7 @@ def serve(
     if overlap:
         store.set_asking(name, replace(store.asking(name), overlap=overlap))
     serving, url = server(store, folder, name, instruction, host, port, certificate, key, insecure)
-    link = owner_link(store, url, new_link)
+    link = owner_link(store, name, url, new_link)
     console.print(
         f"The owner's link, shown this once: [bold]{link}[/bold]" if link else f"{url} (the owner has a link; --new-link makes another)",
         soft_wrap=True,

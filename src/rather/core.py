@@ -130,8 +130,8 @@ class Label:
     """One judge's answer to one stored question.
 
     `preference` is P(a better) in [0, 1], None for an abstention, whose `reason` may say why. Of more than two sides it is 1 where a
-    was picked and 0 where another one was, which is number `best`. `seconds` is the time it took, `left` the side that was shown on the
-    left ("a": all in their order, "b": in the opposite one), `flags` what makes the answer suspicious.
+    was picked and 0 where another one was, which is number `best`. `seconds` is the time it took, `shown` the letters of the sides in
+    the order in which they stood before the judge, `flags` what makes the answer suspicious.
     """
 
     comparison: int
@@ -139,7 +139,7 @@ class Label:
     preference: float | None
     reason: str = ""
     seconds: float | None = None
-    left: str = "a"
+    shown: str = "ab"
     flags: tuple[str, ...] = ()
     id: int | None = None
     best: int | None = None

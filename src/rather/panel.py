@@ -24,11 +24,11 @@ def join(link: str, members: Sequence[SimulatedJudge]) -> dict[str, httpx.Client
         ConfigError: the link is none of an owner, or nothing answers there.
     """
     parts = urlsplit(link)
-    base, token = f"{parts.scheme}://{parts.netloc}", parts.path.rpartition("/")[2]
+    base, token = f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix('/join')}", parts.fragment
     found = {}
     for member in members:
         try:
-            sent = {"name": member.name, "simulated": True}
+            sent = {"name": member.name, "simulated": True, "renew": True}
             answer = httpx.post(f"{base}/api/people", json=sent, headers={"Authorization": f"Bearer {token}"})
         except httpx.TransportError as e:
             raise ConfigError(f"nothing answers at {base} ({e}); is `rather serve` running?") from None
@@ -37,7 +37,7 @@ def join(link: str, members: Sequence[SimulatedJudge]) -> dict[str, httpx.Client
                 answer.json().get("detail", answer.status_code) if "json" in answer.headers.get("content-type", "") else answer.status_code
             )
             raise ConfigError(f"{base} does not let {member.name} in: {said}; give the link that `rather serve` printed for the owner")
-        own = answer.json()["link"].rpartition("/")[2]
+        own = answer.json()["link"].partition("#")[2]
         found[member.name] = httpx.Client(base_url=base, headers={"Authorization": f"Bearer {own}"}, timeout=30)
     return found
 
@@ -71,7 +71,8 @@ def _one(
         left, right, *others = (tuple(_trajectory(question["id"], x) for x in side) for side in question["sides"])
         ((preference, best),) = answers(judge, [Comparison(left, right, key=str(question["id"]), others=tuple(others))])
         stop.wait(max(0.0, pace_s - (time.monotonic() - start)))
-        sent = {"question": question["id"], "key": str(uuid.uuid4()), "seconds": time.monotonic() - start}
+        sent = {"question": question["id"], **{k: question[k] for k in ("lease", "order", "invitation")}}
+        sent |= {"key": str(uuid.uuid4()), "seconds": time.monotonic() - start}
         sent |= {"choice": CHOICES[preference]} if best is None else {"choice": "place", "place": best + 1}
         _insist(client, "POST", "/api/answers", stop, json=sent)
         answered(judge.name)
@@ -84,7 +85,7 @@ def _insist(client: httpx.Client, method: str, path: str, stop: threading.Event,
             answer = client.request(method, path, **what)  # type: ignore[arg-type]
             if answer.status_code == 200:
                 return answer.json()
-            if answer.status_code in (401, 403, 404, 422):
+            if answer.status_code in (401, 403, 404, 409, 422):
                 return {}
         except httpx.TransportError:
             pass

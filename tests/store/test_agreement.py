@@ -71,8 +71,8 @@ def test_measure_without_anything_to_compare() -> None:
 
 
 def test_position_bias_counts_the_left_side() -> None:
-    left = [Label(i, "ann", 1.0, left="a") for i in range(15)] + [Label(i, "ann", 0.0, left="b") for i in range(15, 20)]
-    found = position_bias([*left, Label(21, "ann", 0.5), Label(22, "ann", None), Label(23, "ann", 0.0, left="a")])
+    left = [Label(i, "ann", 1.0, shown="ab") for i in range(15)] + [Label(i, "ann", 0.0, shown="ba") for i in range(15, 20)]
+    found = position_bias([*left, Label(21, "ann", 0.5), Label(22, "ann", None), Label(23, "ann", 0.0, shown="ab")])
     assert found is not None
     assert (found.left, found.total) == (20, 21)
     assert found.p_value == pytest.approx(2 * (1 + 21) / 2**21)  # binomial tails: 20 or 21 of 21, twice
@@ -115,7 +115,7 @@ def test_what_is_counted_in_the_store_is_what_the_labels_say(where: str, monkeyp
             for judge in ("zoe", "ann", "ben", "ann"):  # ann changes her mind
                 p = [None, 0.0, 0.5, 1.0, 0.8][chance.integers(5)]
                 best = int(chance.integers(3)) if c.others and p not in (None, 0.5) else None
-                store.answer(Label(number, judge, p, best=best, left="ab"[chance.integers(2)]))
+                store.answer(Label(number, judge, p, best=best, shown=("ab", "ba")[chance.integers(2)]))
     store.undo("run", "ben")
     labels = store.labels("run", "train")
     assert tally.questions(store, "run", "train") == 25

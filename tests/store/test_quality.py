@@ -104,8 +104,8 @@ def test_the_overview_counts_everything(store: Store) -> None:
     (gold,) = store.ask("r", [question("known")], "gold")
     store.probe(gold, 1.0)
     for number in range(1, 5):
-        store.answer(Label(number, "ann", 1.0, seconds=2.0, left="a"))
-        store.answer(Label(number, "ben", 1.0 if number < 4 else 0.0, seconds=4.0, left="b"))
+        store.answer(Label(number, "ann", 1.0, seconds=2.0, shown="ab"))
+        store.answer(Label(number, "ben", 1.0 if number < 4 else 0.0, seconds=4.0, shown="ba"))
     store.answer(Label(gold, "ben", 0.0, seconds=0.1))
     store.answer(Label(5, "ben", None, "skipped"))
     found = overview(store, "r")

@@ -1,3 +1,4 @@
+import hashlib
 import multiprocessing
 import os
 import random
@@ -15,6 +16,7 @@ from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import DataError, StoreError
 from rather.store import Store
 from rather.store.agreement import table
+from rather.store.people import bearer, noted
 
 
 def question(key: str, a: str = "yes", b: str = "no") -> Comparison:
@@ -87,10 +89,10 @@ def test_labels_come_back_by_their_numbers_whether_they_still_count_or_not(store
 
 def test_abstentions_and_flags(store: Store) -> None:
     one, two = store.ask("run", [question("1"), question("2")])
-    store.answer(Label(one, "ann", None, reason="both are nonsense", seconds=3.5, left="b"))
+    store.answer(Label(one, "ann", None, reason="both are nonsense", seconds=3.5, shown="ba"))
     store.answer(Label(two, "ann", 1.0, flags=("too fast",)))
     first, second = store.labels("run")
-    assert (first.preference, first.reason, first.seconds, first.left) == (None, "both are nonsense", 3.5, "b")
+    assert (first.preference, first.reason, first.seconds, first.shown) == (None, "both are nonsense", 3.5, "ba")
     assert second.flags == ("too fast",)
     assert len(store.answered("run").comparisons) == 1
     assert store.answered("run", flagged=False).comparisons == []
@@ -196,19 +198,27 @@ def test_an_older_store_keeps_its_questions_and_answers(where: str) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "0003")
         for statement in (
-            "insert into judge (id, name, kind, role, details) values (1, 'ann', 'person', 'annotator', '{}')",
+            f"insert into judge (id, name, kind, role, invite_hash, details) values"
+            f" (1, 'ann', 'person', 'annotator', '{hashlib.sha256(b'secret').hexdigest()}', '{{\"expires\": 1e10}}')",
+            "insert into audit (who, what, created) values ('owner', 'invited ann for 30 days', 0), ('owner', 'revoked zoe', 0)",
             "insert into trajectory (id, source, task, policy, text, terminated) values (1, 'f', 'k', 'p', 'x', true)",
             "insert into trajectory (id, source, task, policy, text, terminated) values (2, 'f', 'k', 'p', 'y', true)",
             "insert into comparison (id, run, key, purpose, why, created) values (1, 'run', 'k', 'train', 'random', 0)",
             "insert into side (comparison, side, place, trajectory) values (1, 'a', 0, 1), (1, 'b', 0, 2)",
             "insert into label (comparison, judge, kind, preference, reason, shown_left, flags, created)"
-            " values (1, 1, 'answer', 1, '', 'a', '[]', 0)",
+            " values (1, 1, 'answer', 0, '', 'a', '[]', 0), (1, 1, 'answer', 1, '', 'b', '[]', 0)",
         ):
             connection.exec_driver_sql(statement)
     old.dispose()
     store = Store(where)
     (found,) = store.answered("run").comparisons
     assert (found.a[0].text, found.b[0].text, found.preference) == ("x", "y", 1.0)
+    assert [row["shown"] for row in store.history("run")] == ["ab", "ba"]
+    guest = bearer(store, "secret")
+    assert guest is not None
+    assert (guest.name, guest.role, guest.run, guest.expires) == ("ann", "annotator", None, 1e10)
+    assert [(row["what"], row["whom"]) for row in noted(store)] == [("revoked", ""), ("invited for 30 days", "ann")]
+    assert store.answer(Label(1, "ann", 0.0)) == 3, "numbers of labels are not given twice"
     with store.engine.begin() as connection:  # now a question may have more sides
         connection.exec_driver_sql("insert into side (comparison, side, place, trajectory) values (1, 'h', 0, 1)")
     with pytest.raises(sa.exc.IntegrityError), store.engine.begin() as connection:

@@ -7,10 +7,13 @@ from rather.store.people import invite
 
 expect.set_options(timeout=20_000)
 
+SOON_MS = 320
+"""After so long the page takes a key to be meant for the question that it shows."""
+
 
 def enter(context: BrowserContext, url: str, store: Store, name: str) -> Page:
     page = context.new_page()
-    page.goto(f"{url}/join/{invite(store, name)}")
+    page.goto(f"{url}/join#{invite(store, name)}")
     expect(page.locator("#question")).to_be_visible()
     return page
 
@@ -22,6 +25,7 @@ def shown(page: Page) -> str:
 def press(page: Page, key: str) -> None:
     """Press a key once there is a question, and wait for another one or for none."""
     expect(page.locator("#question")).to_be_visible()
+    page.wait_for_timeout(SOON_MS)
     before = page.locator("#question").get_attribute("data-number")
     page.keyboard.press(key)
     expect(page.locator("#question")).not_to_have_attribute("data-number", before or "")
@@ -31,6 +35,7 @@ def prefer_good_till_the_end(page: Page) -> None:
     """Answer whatever is asked until nothing is."""
     while not page.get_by_text("nothing to compare").is_visible():
         if page.locator("#question").is_visible():
+            page.wait_for_timeout(SOON_MS)
             page.keyboard.press("1" if "good" in page.locator("#side-1").inner_text() else "2")
         page.wait_for_timeout(50)
 

@@ -46,9 +46,9 @@ class Server(Process):
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         super().__init__(folder, "serve", "run.toml", "--port", str(port))
-        until(lambda: "/join/" in self.log.read_text())
-        self.link = next(word for word in self.log.read_text().split() if "/join/" in word)
-        self.url = self.link.split("/join/")[0]
+        until(lambda: "/join#" in self.log.read_text())
+        self.link = next(word for word in self.log.read_text().split() if "/join#" in word)
+        self.url = self.link.split("/join#")[0]
         until(lambda: listens(port))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from browser import enter, prefer_good, prefer_good_till_the_end
+from clients import answer_to
 from playwright.sync_api import BrowserContext
 from process import Server, until
 from questions import question
@@ -30,7 +31,7 @@ def run(tmp_path: Path, where: str) -> Iterator[Store]:
 def test_acknowledged_answers_are_there_once_however_often_the_server_is_killed(run: Store, tmp_path: Path) -> None:
     acknowledged: dict[int, int] = {}
     with Server(tmp_path) as server:
-        token = server.link.rsplit("/", 1)[1]
+        token = server.link.partition("#")[2]
         with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, timeout=2) as client:
 
             def insist(method: str, path: str, **what: object) -> httpx.Response:
@@ -46,8 +47,7 @@ def test_acknowledged_answers_are_there_once_however_often_the_server_is_killed(
 
             def answer_all() -> None:
                 while (found := insist("GET", "/api/next").json()["question"]) is not None:
-                    sent = {"question": found["id"], "choice": "left", "key": f"answer-{found['id']}"}
-                    acknowledged[found["id"]] = insist("POST", "/api/answers", json=sent).json()["label"]
+                    acknowledged[found["id"]] = insist("POST", "/api/answers", json=answer_to(found)).json()["label"]
                     time.sleep(0.02)
 
             person = threading.Thread(target=answer_all)
@@ -88,4 +88,4 @@ def test_the_owners_link_is_printed_once(run: Store, tmp_path: Path) -> None:
         server.kill()
         server.start()
         until(lambda: "--new-link makes another" in server.log.read_text())
-    assert server.log.read_text().count("/join/") == 1
+    assert server.log.read_text().count("/join#") == 1

@@ -11,6 +11,7 @@ from rich.text import Text
 from rather.core import Label, Trajectory
 from rather.judges.language import words
 from rather.store import Question, Store
+from rather.store.rows import LETTERS
 
 KEYS = "[b]1[/b], [b]2[/b] ... the one that is best  [b]=[/b] tie  [b]s[/b] skip  [b]u[/b] undo  [b]q[/b] stop"
 LEASE_S = 3600
@@ -19,18 +20,18 @@ LEASE_S = 3600
 def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, console: Console) -> int:
     """Put a run's open questions to the person at the terminal until none is left or they stop; returns how many they answered.
 
-    Each answer is on disk before the next question appears. Which side is shown on the left changes from question to question
-    and is recorded.
+    Each answer is on disk before the next question appears. The order of the sides changes from question to question and is recorded.
     """
     store.add_judge(judge, "person")
     total = len(store.questions(run, purpose))
     answered = 0
     console.print(f"[bold]{instruction}[/bold]\n{KEYS}\n")
     while (question := store.lease(run, judge, purpose, overlap=total + 1, seconds=LEASE_S)) is not None:
-        left = "a" if question.id % 2 else "b"
+        assert question.lease is not None
+        shown = question.lease.shown
         done = len([x for x in store.labels(run, purpose) if x.judge == judge])
-        count = len(question.comparison.sides)
-        _show(question, left, f"{done + 1} of {total}", console)
+        count = len(shown)
+        _show(question, shown, f"{done + 1} of {total}", console)
         start = time.monotonic()
         key = _key(count)
         if key == "q":
@@ -44,10 +45,10 @@ def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, cons
             continue
         preference, best = {"=": 0.5}.get(key), None
         if key.isdigit():
-            best = int(key) - 1 if left == "a" else count - int(key)
+            best = LETTERS.index(shown[int(key) - 1])
             preference = float(best == 0)
         reason = "skipped" if preference is None else ""
-        label = Label(question.id, judge, preference, reason, time.monotonic() - start, left, best=best if count > 2 else None)
+        label = Label(question.id, judge, preference, reason, time.monotonic() - start, shown, best=best if count > 2 else None)
         store.answer(label)
         answered += 1
     return answered
@@ -62,9 +63,9 @@ def _key(count: int) -> str:
             return key.lower()
 
 
-def _show(question: Question, left: str, progress: str, console: Console) -> None:
+def _show(question: Question, shown: str, progress: str, console: Console) -> None:
     """What strangers wrote goes through `Text`, which reads no markup; control characters are dropped."""
-    sides = question.comparison.sides if left == "a" else question.comparison.sides[::-1]
+    sides = [question.comparison.sides[LETTERS.index(letter)] for letter in shown]
     console.rule(f"question {progress}")
     alone = len({words(t.task.prompt or "") for t in sides[0]}) == 1  # else every answer stands under its own prompt
     if alone:
@@ -73,8 +74,8 @@ def _show(question: Question, left: str, progress: str, console: Console) -> Non
     panels = []
     for number, side in enumerate(sides, 1):
         answers = [Text(_clean(t.text or "") + ("" if t.terminated else " ...")) for t in side]
-        shown = answers if alone else [part for t, said in zip(side, answers, strict=True) for part in (_asked(t), said, "")]
-        panels.append(Panel(Group(*shown), title=str(number), width=width))
+        parts = answers if alone else [part for t, said in zip(side, answers, strict=True) for part in (_asked(t), said, "")]
+        panels.append(Panel(Group(*parts), title=str(number), width=width))
     console.print(Columns(panels))
 
 

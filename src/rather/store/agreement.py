@@ -152,7 +152,7 @@ def position_bias(labels: Sequence[Label]) -> PositionBias | None:
     clear = [x for x in labels if x.preference is not None and x.preference != 0.5 and x.best is None]
     if not clear:
         return None
-    return bias(sum((x.preference > 0.5) == (x.left == "a") for x in clear), len(clear))  # type: ignore[operator]
+    return bias(sum((x.preference > 0.5) == (x.shown[0] == "a") for x in clear), len(clear))  # type: ignore[operator]
 
 
 def bias(left: int, total: int) -> PositionBias:

@@ -7,6 +7,7 @@ from sqlalchemy import insert, select
 
 from rather.store import tables as t
 from rather.store.engine import now
+from rather.store.people import Person
 from rather.store.rows import Question
 from rather.store.store import Store
 
@@ -16,20 +17,20 @@ APART = 5
 """A question is asked again when at least so many others have been answered since."""
 
 
-def next_question(store: Store, run: str, judge: str, turns: int, held: Collection[int] = ()) -> Question | None:
-    """Lease the next question for `judge`, who has answered `turns` and has those in `held` at hand; None if there is none for now."""
-    asking = store.asking(run)
+def next_question(store: Store, run: str, who: Person, turns: int, held: Collection[int] = ()) -> Question | None:
+    """Lease the next question for somebody who has answered `turns` and has those in `held` at hand; None if there is none for now."""
+    asking, judge, invitation = store.asking(run), who.name, who.invitation
     turn = turns + len(held)
     found = None
     if _due(judge, turn, "gold", asking.gold) and any(original is None for _, original in store.probes(run).values()):
-        found = store.lease(run, judge, "gold", EVERYBODY, LEASE_S, held)
+        found = store.lease(run, judge, "gold", EVERYBODY, LEASE_S, held, invitation=invitation)
     elif _due(judge, turn, "repeat", asking.repeats):
         repeat(store, run, judge)
-        found = store.lease(run, judge, "repeat", EVERYBODY, LEASE_S, held)
+        found = store.lease(run, judge, "repeat", EVERYBODY, LEASE_S, held, invitation=invitation)
     if found is not None:
         return found
     at_random = _draw(judge, turn, "order") % 10007 if _due(judge, turn, "random", asking.random) else None
-    return store.lease(run, judge, None, asking.overlap, LEASE_S, held, at_random)
+    return store.lease(run, judge, None, asking.overlap, LEASE_S, held, at_random, invitation)
 
 
 def repeat(store: Store, run: str, judge: str) -> int | None:

@@ -89,7 +89,7 @@ def plain_errors(where: str) -> Iterator[None]:
 def _prepare_sqlite(connection, _record) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     cursor = connection.cursor()
-    for pragma in (f"busy_timeout={TIMEOUT_S * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (f"busy_timeout={TIMEOUT_S * 1000}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -119,6 +119,29 @@ def _migrate(engine: Engine, where: str) -> None:
             connection.execute(sa.text("select pg_advisory_xact_lock(7281)"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def scrub(engine: Engine) -> None:
+    """Leave nothing in the database's files of what has been deleted.
+
+    SQLite overwrites what it deletes (`secure_delete`), but its log holds earlier pages until it is emptied. PostgreSQL writes the tables
+    anew; its own log goes as the server recycles it.
+
+    Raises:
+        StoreError: somebody reads the store all the time, so that the log could not be emptied.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if engine.dialect.name == "postgresql":
+            for table in ("label", "lease", "invitation", "judge", "audit"):
+                connection.exec_driver_sql(f"VACUUM FULL {table}")
+            return
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        end = time.monotonic() + TIMEOUT_S
+        while driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            if time.monotonic() > end:
+                raise StoreError("what was erased is gone, but still stands in the store's log; stop the programs that use the store")
+            time.sleep(0.05)
 
 
 def now() -> float:

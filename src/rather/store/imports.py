@@ -164,6 +164,6 @@ def _answer(connection: Connection, labels: dict[tuple[int, str], float], purpos
         connection.execute(sa.delete(t.probe).where(t.probe.c.comparison.in_([number for number, _ in labels])))
         rows.insert_all(connection, t.probe, [{"comparison": number, "preference": said} for (number, _), said in labels.items()])
         return
-    fixed = {"kind": "answer", "reason": "", "shown_left": "a", "flags": [], "created": now()}
+    fixed = {"kind": "answer", "reason": "", "shown": "ab", "flags": [], "created": now()}
     given = [{"comparison": number, "judge": judges[who], "preference": said, **fixed} for (number, who), said in labels.items()]
     rows.insert_all(connection, t.label, given)

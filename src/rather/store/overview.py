@@ -38,7 +38,7 @@ def overview(store: Store, run: str) -> dict[str, Any]:
         "questions": len(questions), "complete": complete, "answers": sum(map(len, votes.values())), "asking": vars(asking),
         "agreement": {"questions": found.questions, **{k: _number(getattr(found, k)) for k in ("raw", "alpha", "low", "high")}},
         "position": None if bias is None else vars(bias),
-        "people": _people(store, labels, probes),
+        "people": _people(store, run, labels, probes),
         "contested": _contested(store, run, votes),
         "flagged": [
             {"question": x.comparison, "judge": x.judge, "reasons": list(x.flags), "seconds": x.seconds} for x in labels if x.flags
@@ -46,9 +46,11 @@ def overview(store: Store, run: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _people(store: Store, labels: Sequence[Label], probes: dict[int, tuple[float, int | None]]) -> list[dict[str, Any]]:
-    invited = {p.name: p for p in everybody(store)}
-    kinds = store.judges()
+def _people(store: Store, run: str, labels: Sequence[Label], probes: dict[int, tuple[float, int | None]]) -> list[dict[str, Any]]:
+    invited = {p.name: p for p in everybody(store, run)}
+    judges = store.judges()
+    with store.transaction() as connection:
+        numbers = {r.name: r.id for r in connection.execute(select(t.judge.c.name, t.judge.c.id))}
     found = []
     for name in sorted({*invited, *(x.judge for x in labels)}, key=str.lower):
         mine = [x for x in labels if x.judge == name]
@@ -58,7 +60,8 @@ def _people(store: Store, labels: Sequence[Label], probes: dict[int, tuple[float
         bias = position_bias(mine)
         p = invited.get(name)
         found.append({
-            "name": name, "role": p.role if p else "", "simulated": kinds[name] == "simulated", "expires": p.expires if p else None,
+            "id": numbers[name], "name": name, "role": p.role if p else "", "simulated": judges[name] == "simulated",
+            "expires": p.expires if p else None,
             "answers": sum(x.preference is not None for x in mine), "skipped": sum(x.preference is None for x in mine),
             "seconds": median(seconds) if seconds else None, "left": [bias.left, bias.total] if bias else [0, 0],
             "gold": [sum(not contradicts(x.preference, probes[x.comparison][0]) for x in gold), len(gold)],

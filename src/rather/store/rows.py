@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, Table, exists, func, null, select
+from sqlalchemy import Connection, Row, Select, Table, bindparam, exists, func, null, select
 
 from rather.core import Comparison, Label, Prompt, Task, Trajectory
 from rather.store import tables as t
@@ -16,12 +16,26 @@ LETTERS = "abcdefgh"
 """What the sides of a question are called."""
 
 
+@dataclass(frozen=True)
+class Lease:
+    """What a judge was given: the `token` that an answer to it names, the `invitation` it was given under (None at a terminal), the letters
+    of its sides in the order in which they were `shown`, when it was `given`, and until when it is theirs alone.
+    """
+
+    token: str
+    invitation: int | None
+    shown: str
+    given: float
+    expires: float
+
+
 @dataclass(frozen=True, eq=False)
 class Question:
     """A stored comparison: its number, the run and purpose it belongs to, and why it is asked.
 
     Purposes are "train", "eval-...", "check-...", "gold", "repeat", and "same" for one that needs no answer. `original` is the question
-    that a repeat asks again. `trajectories` are the numbers in the store of each side's trajectories.
+    that a repeat asks again. `trajectories` are the numbers in the store of each side's trajectories. `lease` is there where the question
+    was given to a judge.
     """
 
     id: int
@@ -32,6 +46,7 @@ class Question:
     comparison: Comparison
     original: int | None = None
     trajectories: tuple[tuple[int, ...], ...] = ((), ())
+    lease: Lease | None = None
 
 
 _LATER = t.label.alias()
@@ -50,8 +65,9 @@ ANSWERS = (
 )
 """How many judges have answered a question, abstentions aside."""
 
-LEASES = select(func.count(t.lease.c.judge)).where(t.lease.c.comparison == t.comparison.c.id).correlate(t.comparison).scalar_subquery()
-"""How many judges have a question before them."""
+_HELD = (t.lease.c.comparison == t.comparison.c.id) & (t.lease.c.expires > bindparam("now"))
+LEASES = select(func.count(t.lease.c.judge)).where(_HELD).correlate(t.comparison).scalar_subquery()
+"""How many judges have a question before them, at the time `now`."""
 
 _SHOWN = t.side.join(t.trajectory).outerjoin(t.clip, t.clip.c.trajectory == t.trajectory.c.id)
 _BARE = select(t.side.c.comparison).select_from(_SHOWN).where(t.side.c.comparison == t.comparison.c.id)
@@ -79,7 +95,7 @@ def meant_for(judge: int) -> Any:
 HISTORY = (
     select(
         t.label.c.id, t.label.c.comparison, t.comparison.c.key, t.comparison.c.purpose, t.judge.c.name.label("judge"), t.label.c.kind,
-        t.label.c.preference, t.label.c.best, t.label.c.reason, t.label.c.seconds, t.label.c.shown_left, t.label.c.flags, t.label.c.created,
+        t.label.c.preference, t.label.c.best, t.label.c.reason, t.label.c.seconds, t.label.c.shown, t.label.c.flags, t.label.c.created,
     ).select_from(t.label.join(t.comparison).join(t.judge)).order_by(t.label.c.id)
 )  # fmt: skip
 """Every row that was ever written about a question, oldest first."""
@@ -201,7 +217,7 @@ def from_row(
 def label_of(row: Row[Any], judge: str) -> Label:
     """A row as a label."""
     r = row
-    return Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id, r.best)
+    return Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown, tuple(r.flags), r.id, r.best)
 
 
 def judged(questions: Mapping[int, Question], labels: Sequence[Label], each: bool = False) -> list[Comparison]:

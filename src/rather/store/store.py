@@ -196,32 +196,39 @@ class Store:
         seconds: float = 600,
         held: Collection[int] = (),
         at_random: int | None = None,
+        invitation: int | None = None,
     ) -> Question | None:
         """Give `judge` the next question that still needs an answer, for `seconds`; None when there is none.
 
         A question wants answers from `overlap` different judges: those who have answered and those who hold an unexpired lease
         count. A judge who already holds a lease gets the same question again, unless it is among the `held` ones, which they have before
         them or have just answered. Those with the highest score come first, or with `at_random` any one, drawn by that number. Without
-        a `purpose` it may be any question but those whose answers are known. One that cannot be shown, for want of its clip, waits.
+        a `purpose` it may be any question but those whose answers are known. One that cannot be shown, for want of its clip, waits. The
+        question's `lease` says how its sides are to be shown; it is remembered what was given, under which `invitation`.
         """
-        time = opening.now()
         with self.transaction(write=True) as connection:
             who = self._judge(connection, judge)
-            connection.execute(sa.delete(t.lease).where(t.lease.c.expires < time))
-            row, again = leasing.find(connection, run, who, purpose, overlap, held, at_random)
+            row = leasing.find(connection, run, who, purpose, overlap, held, at_random)
             if row is None:
                 return None
-            mine_now = {"comparison": row.id, "judge": who}
-            if again:
-                connection.execute(sa.update(t.lease).filter_by(**mine_now).values(expires=time + seconds))
-            else:
-                connection.execute(insert(t.lease).values(**mine_now, expires=time + seconds))
-            return rows.with_sides(connection, [row])[0]
+            (question,) = rows.with_sides(connection, [row])
+            return replace(question, lease=leasing.give(connection, question, who, judge, seconds, invitation))
+
+    def given(self, run: str, judge: str, number: int) -> Question | None:
+        """A question that the judge has or had before them, with its lease; None if it was never given to them."""
+        wanted = select(t.comparison).where(t.comparison.c.id == number, t.comparison.c.run == run)
+        with self.transaction() as connection:
+            lease = leasing.given(connection, number, self._judge(connection, judge))
+            found = rows.with_sides(connection, connection.execute(wanted).all()) if lease is not None else []
+        return replace(found[0], lease=lease) if found else None
 
     def release(self, question: int, judge: str) -> None:
         """Give a lease back without an answer."""
         with self.transaction(write=True) as connection:
-            connection.execute(sa.delete(t.lease).filter_by(comparison=question, judge=self._judge(connection, judge)))
+            self._end(connection, question, self._judge(connection, judge))
+
+    def _end(self, connection: Connection, question: int, judge: int) -> None:
+        connection.execute(sa.update(t.lease).filter_by(comparison=question, judge=judge).values(expires=0.0))
 
     # Labels
 
@@ -249,7 +256,7 @@ class Store:
                 values = {
                     "comparison": x.comparison, "judge": judges[x.judge],
                     "kind": "abstention" if x.preference is None else "answer", "preference": x.preference,
-                    "best": x.best, "reason": x.reason, "seconds": x.seconds, "shown_left": x.left, "flags": list(x.flags),
+                    "best": x.best, "reason": x.reason, "seconds": x.seconds, "shown": x.shown, "flags": list(x.flags),
                     "token": tokens[i] if tokens else None, "created": opening.now(),
                 }  # fmt: skip
                 try:
@@ -262,21 +269,29 @@ class Store:
                     number = connection.execute(sent).scalar() if tokens else None
                     if number is None:
                         raise StoreError(f"question {x.comparison} is not in the store {self.where}") from e
-                connection.execute(sa.delete(t.lease).filter_by(comparison=x.comparison, judge=judges[x.judge]))
+                self._end(connection, x.comparison, judges[x.judge])
                 numbers.append(number)
         return numbers
 
-    def undo(self, run: str, judge: str, question: int | None = None) -> int | None:
-        """Withdraw the judge's latest answer in the run, or on one `question`; returns the question, None when there is no such answer."""
+    def undo(self, run: str, judge: str, question: int | None = None, token: str | None = None, seconds: float = 600) -> int | None:
+        """Withdraw the judge's latest answer in the run, or on one `question`; returns the question, None when there is no such answer.
+
+        With a `token` only the answer that was sent with it: who undoes it twice does not undo the one that they have given since. The
+        judge has the question before them again, for `seconds`.
+        """
         with self.transaction(write=True) as connection:
             latest = self._of(connection, run, judge)
             if question is not None:
                 latest = latest.where(t.label.c.comparison == question)
+            if token is not None:
+                latest = latest.where(t.label.c.token == token)
             row = connection.execute(latest.order_by(t.label.c.id.desc()).limit(1)).first()
             if row is None:
                 return None
-            values = {"comparison": row.comparison, "judge": row.judge, "kind": "undo", "reason": "", "shown_left": "a", "flags": []}
+            values = {"comparison": row.comparison, "judge": row.judge, "kind": "undo", "reason": "", "shown": "ab", "flags": []}
             connection.execute(insert(t.label).values(**values, created=opening.now()))
+            before_them = sa.update(t.lease).filter_by(comparison=row.comparison, judge=row.judge)
+            connection.execute(before_them.values(expires=opening.now() + seconds))
             return row.comparison
 
     def labels(self, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> list[Label]:
@@ -308,6 +323,12 @@ class Store:
         with self.transaction() as connection:
             found = connection.execute(self._of(connection, run, judge).order_by(t.label.c.id)).all()
         return [rows.label_of(r, judge) for r in found]
+
+    def latest_of(self, run: str, judge: str, before: int, count: int = 50) -> list[Label]:
+        """One judge's latest answers and abstentions that count, of those with numbers below `before`, the latest first."""
+        with self.transaction() as connection:
+            mine = self._of(connection, run, judge).where(t.label.c.id < before).order_by(t.label.c.id.desc()).limit(count)
+            return [rows.label_of(r, judge) for r in connection.execute(mine)]
 
     def latest(self) -> int:
         """The number of the last row that was written about any answer."""

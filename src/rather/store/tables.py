@@ -25,9 +25,22 @@ judge = Table(
     Column("id", Integer, primary_key=True),
     Column("name", String(200), nullable=False, unique=True),
     Column("kind", String(40), nullable=False),
-    Column("role", String(40), nullable=False, server_default="annotator"),
-    Column("invite_hash", String(64)),
     Column("details", JSON, nullable=False),
+)
+
+# A link that lets a judge in. A new one ends the one before, and with it all that was begun under it.
+invitation = Table(
+    "invitation",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("judge", ForeignKey("judge.id"), nullable=False),
+    Column("run", String(200)),  # none: for every run of the store
+    Column("role", String(40), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Index("invitation_by_judge", "judge"),
+    sqlite_autoincrement=True,
 )
 
 trajectory = Table(
@@ -80,25 +93,30 @@ label = Table(
     Column("best", Integer),  # of more than two sides, the number of the one that was picked
     Column("reason", Text, nullable=False),
     Column("seconds", Float),
-    Column("shown_left", String(1), nullable=False),
+    Column("shown", String(8), nullable=False),  # the letters of the sides in the order in which they stood on the screen
     Column("flags", JSON, nullable=False),
     Column("token", String(100), unique=True),  # an answer that is sent twice counts once
     Column("created", Float, nullable=False),
     CheckConstraint("kind in ('answer', 'abstention', 'undo')"),
     CheckConstraint("(kind = 'answer') = (preference is not null)"),
     CheckConstraint("preference is null or (preference >= 0 and preference <= 1)"),
-    CheckConstraint("shown_left in ('a', 'b')"),
     Index("label_by_comparison", "comparison", "judge", "id"),
     Index("label_by_judge", "judge", "id"),
     sqlite_autoincrement=True,
 )
 
+# What was given to whom, and how it was shown. It stays when its time is over or the answer has come.
 lease = Table(
     "lease",
     metadata,
     Column("comparison", ForeignKey("comparison.id"), primary_key=True),
     Column("judge", ForeignKey("judge.id"), primary_key=True),
+    Column("token", String(40), nullable=False),
+    Column("invitation", Integer),  # under which it was given; none at a terminal
+    Column("shown", String(8), nullable=False),
+    Column("given", Float, nullable=False),
     Column("expires", Float, nullable=False),
+    Index("lease_by_end", "expires"),
 )
 
 # A trajectory of a control task as a picture sheet that browsers play; `problem` says why there is none.
@@ -129,6 +147,7 @@ audit = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("who", String(200), nullable=False),
     Column("what", Text, nullable=False),
+    Column("judge", Integer),  # about whom: the name is the judge's, and goes when they are erased
     Column("created", Float, nullable=False),
     sqlite_autoincrement=True,
 )

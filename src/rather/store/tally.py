@@ -80,8 +80,8 @@ def position(store: Store, run: str, purpose: str) -> PositionBias | None:
     c = t.label.c
     of = rows.CURRENT.join(t.comparison).join(t.judge).where(t.comparison.c.run == run, t.comparison.c.purpose == purpose)
     clear = of.where(t.judge.c.kind == "person", c.kind == "answer", c.preference != 0.5, c.best.is_(None))
-    wanted = clear.with_only_columns(c.preference, c.shown_left, func.count(c.id)).group_by(c.preference, c.shown_left)
+    wanted = clear.with_only_columns(c.preference, c.shown, func.count(c.id)).group_by(c.preference, c.shown)
     with store.transaction() as connection:
-        counts = [((p > 0.5) == (left == "a"), count) for p, left, count in connection.execute(wanted)]
+        counts = [((p > 0.5) == (shown[0] == "a"), count) for p, shown, count in connection.execute(wanted)]
     total = sum(count for _, count in counts)
     return bias(sum(count for left, count in counts if left), total) if total else None

@@ -2,6 +2,7 @@
 
 import hashlib
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import jinja2
 from fastapi import Depends, FastAPI, HTTPException, Query, Request
@@ -15,7 +16,8 @@ from rather.core import Label, Prompt, Trajectory
 from rather.errors import StoreError
 from rather.store import Question, Store, asking
 from rather.store.clips import facts, picture, problems
-from rather.store.people import Person, person
+from rather.store.engine import now
+from rather.store.people import Person
 from rather.store.rows import LETTERS
 from rather.web.guard import Frame, Guard
 from rather.web.owner import router
@@ -25,64 +27,114 @@ LAST = 2**31 - 1
 """The highest number a row can have: what PostgreSQL calls an integer."""
 Number = Annotated[int, Field(ge=1, le=LAST)]
 Choice = Literal["left", "right", "place", "tie", "both_bad", "skip"]
+NUL = "\0"
+CLOCK_S = 1.0
+"""How much longer an answer may say that it took than lies between giving out and getting back."""
 PREFERENCE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5, "skip": None}
 
 
 class Answer(BaseModel):
-    """One answer of one person. The same `key` sent again counts once."""
+    """One answer of one person, to what was on their screen. The same `key` sent again counts once.
+
+    `lease`, `order` and `invitation` are sent back as they came with the question.
+    """
 
     question: Number
+    lease: str = Field(max_length=40, description="The token of what was given out.")
+    order: str = Field(pattern="^[a-h]{2,8}$", description="The sides in the order in which they were shown.")
+    invitation: Number = Field(description="The invitation under which the question was given.")
     choice: Choice = Field(description="Of more than two sides, the one at `place`.")
     place: int = Field(default=1, ge=1, le=len(LETTERS), description="From 1, in the order in which the sides were shown.")
     key: str = Field(min_length=8, max_length=80, description="Made by the sender, different for every answer.")
     slight: bool = Field(default=False, description="The preferred side is only a little better.")
     reason: str = Field(default="", max_length=500, pattern=r"^[^\x00]*$")
-    seconds: float | None = Field(default=None, ge=0, le=86_400, description="Time it took.")
+    seconds: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="Time from showing to answering; a person's answer without it is flagged fast."
+    )
 
 
 class Undo(BaseModel):
-    """Withdraws the answer to a question; sent again it changes nothing."""
+    """Withdraws the answer to a question, or only the one that was sent with that `key`; sent again it changes nothing."""
 
     question: Number
+    key: str | None = Field(default=None, min_length=8, max_length=80)
+
+
+class Secret(BaseModel):
+    """What stands behind the # of an invite link."""
+
+    secret: str = Field(max_length=80)
 
 
 def create(store: Store, run: str, instruction: str, key: str, secure: bool = False) -> FastAPI:
     """The app for one run's questions; `key` signs sessions."""
     app = FastAPI(title="rather", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
-    app.add_middleware(SessionMiddleware, secret_key=key, same_site="lax", https_only=secure, max_age=30 * 86_400)
+    # Browsers send cookies to every port of a host: two runs there must not share the name of theirs.
+    cookie = f"rather-{hashlib.sha256(f'{run}{NUL}{key}'.encode()).hexdigest()[:12]}"
+    app.add_middleware(SessionMiddleware, secret_key=key, session_cookie=cookie, same_site="lax", https_only=secure, max_age=30 * 86_400)
     app.add_middleware(Frame)
     app.mount("/static", StaticFiles(packages=[("rather.web", "static")]))
-    guard = Guard(store)
+    guard = Guard(store, run)
     somebody = Depends(guard)
     pages = jinja2.Environment(loader=jinja2.PackageLoader("rather.web"), autoescape=True, undefined=jinja2.StrictUndefined)
 
-    def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        return HTMLResponse(pages.get_template(template).render(**values), status)
+    def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        base = f"{request.scope.get('root_path', '')}/"
+        return HTMLResponse(pages.get_template(template).render(base=base, **values), status)
+
+    def own(request: Request, template: str, found: Person | None, **values: Any) -> HTMLResponse:
+        if found is None:
+            return page(request, "closed.html", 401)
+        return page(
+            request,
+            template,
+            name=found.name,
+            invitation=found.invitation,
+            person=found.judge,
+            token=request.session["token"],
+            run=run,
+            **values,
+        )
 
     @app.exception_handler(StoreError)
     def store_fails(_: Request, error: StoreError) -> Response:
         return JSONResponse({"detail": str(error)}, 503)
 
+    @app.get("/join", include_in_schema=False)
+    def join_page(request: Request) -> Response:
+        return page(request, "join.html")
+
     @app.get("/join/{token}", include_in_schema=False)
-    def join(request: Request, token: str) -> Response:
-        found = guard.enter(request, token)
+    def join_by_an_old_link(request: Request, token: str) -> Response:
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/join#{quote(token)}", 303)
+
+    @app.post("/api/join", include_in_schema=False)
+    def join(request: Request, given: Secret) -> dict[str, str]:
+        found = guard.enter(request, given.secret)
         if found is None:
-            return page("closed.html", 401)
-        return RedirectResponse("/owner" if found.role == "owner" else "/", 303)
+            raise HTTPException(401, "this link has expired or been taken back; ask for a new one")
+        return {"page": f"{'owner' if found.role == 'owner' else 'label'}/{found.invitation}"}
+
+    @app.post("/api/leave", include_in_schema=False)
+    def leave(request: Request, who: Person = somebody) -> dict[str, str]:
+        guard.leave(request, who.invitation)
+        return {"page": "join"}
 
     @app.get("/", include_in_schema=False)
-    def label_page(request: Request) -> Response:
-        found = person(store, request.session.get("name", ""))
+    def first_page(request: Request) -> Response:
+        found = guard.last_entered(request)
         if found is None:
-            return page("closed.html", 401)
-        return page("label.html", name=found.name, token=request.session["token"], instruction=instruction, run=run)
+            return page(request, "closed.html", 401)
+        return RedirectResponse(f"{request.scope.get('root_path', '')}/label/{found.invitation}", 303)
 
-    @app.get("/owner", include_in_schema=False)
-    def owner_page(request: Request) -> Response:
-        found = person(store, request.session.get("name", ""))
-        if found is None or found.role != "owner":
-            return page("closed.html", 401)
-        return page("owner.html", name=found.name, token=request.session["token"], run=run)
+    @app.get("/label/{invitation}", include_in_schema=False)
+    def label_page(request: Request, invitation: str) -> Response:
+        return own(request, "label.html", guard.entered(request, invitation), instruction=instruction)
+
+    @app.get("/owner/{invitation}", include_in_schema=False)
+    def owner_page(request: Request, invitation: str) -> Response:
+        found = guard.entered(request, invitation)
+        return own(request, "owner.html", found if found is not None and found.role == "owner" else None)
 
     @app.get("/api/next")
     def next_question(
@@ -94,7 +146,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         `problem` says why clips could not be drawn, where that may be why there is no question.
         """
         counts = store.count(run, who.name)
-        found = asking.next_question(store, run, who.name, counts.turns, [n for n in held or () if 0 < n <= LAST])
+        found = asking.next_question(store, run, who, counts.turns, [n for n in held or () if 0 < n <= LAST])
         progress = {"mine": counts.answered, "questions": counts.questions}
         problem = next(iter(problems(store, run)), "") if found is None else ""
         return {"question": found and _shown(store, found, who), "progress": progress, "problem": problem}
@@ -109,64 +161,113 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
 
     @app.post("/api/answers")
     def answer(given: Answer, who: Person = somebody) -> dict[str, int]:
-        """Keep an answer; when this returns it is on disk. Returns the label's number, the same one for the same key."""
-        asked = store.question(given.question, run, who.name)
-        if asked is None:
-            raise HTTPException(404, f"question {given.question} is not one of those that are asked here")
-        left, count, best = _left(asked, who.name), len(asked.comparison.sides), None
-        meant = given.place <= count > 2 if given.choice == "place" else count == 2 or given.choice not in ("left", "right")
-        if not meant:
-            raise HTTPException(422, f"question {given.question} has {count} sides; {given.choice!r} does not answer it")
-        if given.choice == "place":
-            best = given.place - 1 if left == "a" else count - given.place
-            preference = float(best == 0)
-        else:
-            preference = PREFERENCE[given.choice]
-            if preference in (0.0, 1.0) and given.slight:
-                preference = 0.25 + 0.5 * preference
-            if preference is not None and left == "b":
-                preference = 1 - preference
+        """Keep an answer; when this returns it is on disk. Returns the label's number, the same one for the same key.
+
+        It is taken from whoever the question was given to, also when their time for it is over, and then flagged `late`.
+        """
+        asked = store.given(run, who.name, given.question)
+        if asked is None or asked.lease is None:
+            raise HTTPException(404, f"question {given.question} was not given to you; nothing is kept")
+        lease = asked.lease
+        if (given.lease, given.order, given.invitation) != (lease.token, lease.shown, lease.invitation):
+            raise HTTPException(409, f"question {given.question} was not shown to you like this; reload the page and answer it again")
+        if given.seconds is not None and given.seconds > now() - lease.given + CLOCK_S:
+            raise HTTPException(422, f"seconds is {given.seconds:g}, but question {given.question} was given out later than that")
+        preference, best = _meaning(given)
         reason = given.reason or {"both_bad": "both bad", "skip": "skipped"}.get(given.choice, "")
-        label = Label(given.question, who.name, preference, reason, given.seconds, left, best=best)
-        return {"label": store.answer(label, hashlib.sha256(f"{who.name}\0{given.key}".encode()).hexdigest())}
+        unmeasured = given.seconds is None and preference is not None and not who.simulated
+        flags = (*["fast"] * unmeasured, *["late"] * (0 < lease.expires < now()))
+        label = Label(given.question, who.name, preference, reason, given.seconds, lease.shown, flags, best=best)
+        return {"label": store.answer(label, _token(who, given.key))}
+
+    @app.get("/api/answers")
+    def own_answers(
+        before: Annotated[int, Query(ge=1, le=LAST, description="Only labels with lower numbers.")] = LAST, who: Person = somebody
+    ) -> dict[str, Any]:
+        """The asker's own answers that count, the latest first, fifty at a time."""
+        return {"answers": [_answered(x) for x in store.latest_of(run, who.name, before)]}
+
+    @app.get("/api/questions/{question}")
+    def question(question: Annotated[int, FromPath(ge=1, le=LAST)], who: Person = somebody) -> dict[str, Any]:
+        """A question that was given to the asker before, as they saw it."""
+        found = store.given(run, who.name, question)
+        if found is None:
+            raise HTTPException(404, f"question {question} was not given to you")
+        return _shown(store, found, who)
 
     @app.post("/api/undo")
     def undo(given: Undo, who: Person = somebody) -> dict[str, bool]:
         """Withdraw an answer: the question is open again. `undone` is false if there is none."""
-        return {"undone": store.undo(run, who.name, given.question) is not None}
+        token = None if given.key is None else _token(who, given.key)
+        return {"undone": store.undo(run, who.name, given.question, token) is not None}
 
     app.include_router(router(store, run, guard))
     return app
 
 
-def _left(question: Question, judge: str) -> str:
-    """Which side this person sees on the left: half of the questions each, the same at every look; a repeat shows the other one."""
-    number = hashlib.sha256(f"{question.original or question.id}\0{judge}".encode()).digest()[0]
-    return "ab"[(number + (question.original is not None)) % 2]
+def _meaning(given: Answer) -> tuple[float | None, int | None]:
+    """The preference for a, and of more than two sides the number of the one that was picked.
+
+    Raises:
+        HTTPException: 422 that is no answer to so many sides.
+    """
+    count = len(given.order)
+    if given.choice == "place":
+        if not given.place <= count > 2:
+            raise HTTPException(422, f"question {given.question} has {count} sides; place {given.place} is none of more than two")
+        best = LETTERS.index(given.order[given.place - 1])
+        return float(best == 0), best
+    if given.choice in ("left", "right") and count > 2:
+        raise HTTPException(422, f"question {given.question} has {count} sides; {given.choice!r} does not answer it")
+    preference = PREFERENCE[given.choice]
+    if preference in (0.0, 1.0) and given.slight:
+        preference = 0.25 + 0.5 * preference
+    if preference is not None and given.order[0] == "b":
+        preference = 1 - preference
+    return preference, None
+
+
+def _answered(x: Label) -> dict[str, Any]:
+    """An answer of one's own, in the words in which it was sent."""
+    found: dict[str, Any] = {"label": x.id, "question": x.comparison, "reason": x.reason, "choice": "skip"}
+    if x.best is not None:
+        return found | {"choice": "place", "place": x.shown.index(LETTERS[x.best]) + 1}
+    if x.preference is not None:
+        left = x.preference if x.shown[0] == "a" else 1 - x.preference
+        return found | {"choice": "left" if left > 0.5 else "right" if left < 0.5 else "tie", "slight": left in (0.25, 0.75)}
+    return found
+
+
+def _token(who: Person, key: str) -> str:
+    """What an answer is known by in the store: keys of different people are different."""
+    return hashlib.sha256(f"{who.name}{NUL}{key}".encode()).hexdigest()
 
 
 def _shown(store: Store, question: Question, who: Person) -> dict[str, Any]:
+    lease = question.lease
+    assert lease is not None
     filmed = question.comparison.a[0].text is None
     asked = [_prompt(t.task.prompt) for t in question.comparison.a]
     alone = len(set(asked)) == 1  # else every attempt stands under its own prompt
     clips = facts(store, [number for numbers in question.trajectories for number in numbers]) if filmed else {}
     sides = [
         [
-            _attempt(t, number, clips.get(number), who.simulated) | ({} if alone or filmed else {"prompt": _prompt(t.task.prompt)})
+            _attempt(t, number, clips.get(number), who) | ({} if alone or filmed else {"prompt": _prompt(t.task.prompt)})
             for t, number in zip(attempts, numbers, strict=True)
         ]
         for attempts, numbers in zip(question.comparison.sides, question.trajectories, strict=True)
     ]
-    shown = sides if _left(question, who.name) == "a" else sides[::-1]
-    return {"id": question.id, "prompt": asked[0] if alone else "", "sides": shown}
+    shown = [sides[LETTERS.index(letter)] for letter in lease.shown]
+    given = {"id": question.id, "lease": lease.token, "order": lease.shown, "invitation": lease.invitation}
+    return given | {"prompt": asked[0] if alone else "", "sides": shown}
 
 
-def _attempt(t: Trajectory, number: int, clip: dict[str, int] | None, simulated: bool) -> dict[str, Any]:
+def _attempt(t: Trajectory, number: int, clip: dict[str, int] | None, who: Person) -> dict[str, Any]:
     """One attempt as the page shows it; a simulated judge, who cannot look at clips, is told what the attempt was paid."""
     if clip is None:
         return {"html": html(t.text or ""), "text": t.text or "", "cut": not t.terminated}
-    paid = {"reward": float(t.rewards.sum())} if simulated and t.rewards is not None else {}
-    return {"clip": {"url": f"/api/clips/{number}", **clip}} | paid
+    paid = {"reward": float(t.rewards.sum())} if who.simulated and t.rewards is not None else {}
+    return {"clip": {"url": f"api/clips/{number}?as={who.invitation}", **clip}} | paid
 
 
 def _prompt(prompt: Prompt | None) -> str:

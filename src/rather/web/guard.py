@@ -10,13 +10,13 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import MutableHeaders
 
 from rather.store import Store
-from rather.store.people import Person, bearer, person
+from rather.store.people import Person, bearer, guest, proof_of
 
 LONGEST_BODY = 64 * 1024
 ANSWERS_A_SECOND, BURST = 10.0, 30.0
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "form-action 'self'; base-uri 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -36,16 +36,21 @@ def secret(folder: Path) -> str:
     return path.read_text().strip()
 
 
+MOST_ENTERED = 30
+"""Invitations that one browser remembers; a cookie has no room for many more."""
+
+
 class Guard:
     """Says who sends a request, and whether they may.
 
-    A browser shows its session, a signed cookie that names the person; a program shows its invite token as a bearer. Both end when the
-    invitation does. What a browser changes must come from our own page: its Origin is ours, and it knows the session's token.
+    A program shows its invite token as a bearer. A browser has entered by one invitation or several: its session, a signed cookie, holds
+    proofs of them, and each request says by `as` under which one it is sent, so that two links in one browser are two people. All of it
+    ends when the invitation does. What a browser changes must come from our own page: its Origin is ours, and it knows the session's token.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.left: dict[str, tuple[float, float]] = {}
+    def __init__(self, store: Store, run: str) -> None:
+        self.store, self.run = store, run
+        self.left: dict[int, tuple[float, float]] = {}
 
     def __call__(self, request: Request) -> Person:
         """The person.
@@ -55,15 +60,15 @@ class Guard:
         """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            found = bearer(self.store, token)
+            found = self._here(bearer(self.store, token))
         else:
-            found = person(self.store, request.session.get("name", ""))
+            found = self.entered(request, request.query_params.get("as", ""))
             if found is not None and request.method not in ("GET", "HEAD"):
                 self._from_our_page(request)
         if found is None:
             raise HTTPException(401, "open the invite link that you were given; it may have expired or been revoked")
         if request.method not in ("GET", "HEAD"):
-            self._not_too_fast(found.name)
+            self._not_too_fast(found.judge)
         return found
 
     def owner(self, request: Request) -> Person:
@@ -74,26 +79,56 @@ class Guard:
         return found
 
     def enter(self, request: Request, token: str) -> Person | None:
-        """Begin a session for whose token this is."""
-        found = bearer(self.store, token)
+        """Let a browser in by the token of an invitation, beside those by which it is in already.
+
+        Raises:
+            HTTPException: 403 another site sent it.
+        """
+        if request.headers.get("origin") != _ours(request):
+            raise HTTPException(403, "this did not come from the labelling page; open the link itself")
+        found = self._here(bearer(self.store, token))
         if found is not None:
-            request.session.update(name=found.name, token=secrets.token_urlsafe(16))
+            proofs = {k: v for k, v in self._proofs(request).items() if k != str(found.invitation)}
+            latest = dict([*proofs.items(), (str(found.invitation), proof_of(token))][-MOST_ENTERED:])
+            request.session.update(entered=latest, token=request.session.get("token") or secrets.token_urlsafe(16))
         return found
 
+    def entered(self, request: Request, invitation: str) -> Person | None:
+        """Who is in by that invitation, if it holds and this browser has entered by it."""
+        proof = self._proofs(request).get(invitation, "")
+        return self._here(guest(self.store, int(invitation), proof)) if proof else None
+
+    def last_entered(self, request: Request) -> Person | None:
+        """Who is in by the invitation that this browser entered by last, of those that hold."""
+        people = (self.entered(request, number) for number in reversed(self._proofs(request)))
+        return next((p for p in people if p is not None), None)
+
+    def leave(self, request: Request, invitation: int) -> None:
+        """Forget an invitation in this browser."""
+        request.session["entered"] = {k: v for k, v in self._proofs(request).items() if k != str(invitation)}
+
+    def _proofs(self, request: Request) -> dict[str, str]:
+        return request.session.get("entered", {})
+
+    def _here(self, found: Person | None) -> Person | None:
+        return found if found is not None and found.run in (None, self.run) else None
+
     def _from_our_page(self, request: Request) -> None:
-        origin = request.headers.get("origin")
-        ours = f"{request.url.scheme}://{request.headers.get('host')}"
         known = secrets.compare_digest(request.headers.get("x-rather-token", "").encode(), request.session.get("token", "").encode())
-        if origin != ours or not known:
+        if request.headers.get("origin") != _ours(request) or not known:
             raise HTTPException(403, "this did not come from the labelling page; reload it and try again")
 
-    def _not_too_fast(self, name: str) -> None:
+    def _not_too_fast(self, judge: int) -> None:
         now = time.monotonic()
-        left, since = self.left.get(name, (BURST, now))
+        left, since = self.left.get(judge, (BURST, now))
         left = min(BURST, left + (now - since) * ANSWERS_A_SECOND)
         if left < 1:
             raise HTTPException(429, "too many answers at once; nothing is lost, send it again in a second", {"Retry-After": "1"})
-        self.left[name] = (left - 1, now)
+        self.left[judge] = (left - 1, now)
+
+
+def _ours(request: Request) -> str:
+    return f"{request.url.scheme}://{request.headers.get('host')}"
 
 
 class Frame:

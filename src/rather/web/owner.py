@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException
+from fastapi import Path as FromPath
 from fastapi.responses import FileResponse, Response
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.background import BackgroundTask
 
 from rather.data import transfer
@@ -14,11 +15,12 @@ from rather.errors import StoreError
 from rather.store import Store
 from rather.store.clips import problems
 from rather.store.overview import overview
-from rather.store.people import Person, erase, everybody, invite, note, noted, person, revoke
+from rather.store.people import Person, erase, everybody, invite, named, note, noted, proper, revoke
 from rather.store.quality import Asking
 from rather.web.guard import Guard
 
-Name = Annotated[str, Field(pattern=r"^[\w .@-]{1,80}$")]
+Name = Annotated[str, AfterValidator(proper)]
+Judge = Annotated[int, FromPath(ge=1, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -28,6 +30,8 @@ class Invitation(BaseModel):
     name: Name
     days: float = Field(default=30, gt=0, le=3650)
     simulated: bool = Field(default=False, description="A program; its answers are kept as a simulated judge's.")
+    renew: bool = Field(default=False, description="End the link that the person has, if they have one.")
+    every_run: bool = Field(default=False, description="Let them in to every run of the store, not only to this one.")
 
 
 class Change(BaseModel):
@@ -50,7 +54,7 @@ def router(store: Store, run: str, guard: Guard) -> APIRouter:
     @found.get("/overview")
     def show_overview(_: Person = owner) -> dict[str, Any]:
         """Progress, agreement, everybody's figures, contested questions and flagged answers."""
-        state = (store.latest(), store.asking(run), len(store.keys(run, None)), everybody(store))
+        state = (store.latest(), store.asking(run), len(store.keys(run, None)), everybody(store, run))
         if seen.get("state") != state:
             seen.update(state=state, overview=overview(store, run))
         return seen["overview"] | {"problems": problems(store, run)}
@@ -65,28 +69,33 @@ def router(store: Store, run: str, guard: Guard) -> APIRouter:
 
     @found.post("/people")
     def invite_person(given: Invitation, who: Person = owner) -> dict[str, str]:
-        """Invite somebody; returns the path of their link, which is shown this once. Invited again, the old link ends."""
+        """Invite somebody; returns their link, relative to the page's address, which is shown this once.
+
+        Whoever has a link already is invited again only with `renew`: the old link and its sessions end.
+        """
+        if not given.renew and any(p.name == given.name for p in everybody(store, run)):
+            raise HTTPException(409, f"{given.name} has a link that holds; with a new one the old one ends (renew)")
+        days = f"{given.days:g} days"
         try:
-            link = f"/join/{invite(store, given.name, 'annotator', given.days, given.simulated)}"
+            token = invite(store, given.name, "annotator", given.days, given.simulated, None if given.every_run else run)
         except StoreError as e:
             raise HTTPException(409, str(e)) from None
-        note(store, who.name, f"invited {given.name} for {given.days:g} days")
-        return {"link": link}
+        judge = next(p.judge for p in everybody(store, run) if p.name == given.name)
+        note(store, who.name, f"invited for {days}" + (", to every run" if given.every_run else ""), judge)
+        return {"link": f"join#{token}"}
 
-    @found.delete("/people/{name}")
-    def revoke_person(name: Name, who: Person = owner) -> dict[str, bool]:
-        """Take an invitation back; answers stay."""
-        other_than(who, name)
-        known = person(store, name) is not None
-        revoke(store, name)
-        note(store, who.name, f"revoked {name}")
-        return {"revoked": known}
+    @found.delete("/people/{judge}")
+    def revoke_person(judge: Judge, who: Person = owner) -> dict[str, bool]:
+        """Take the invitation of the judge of that number back; answers stay."""
+        name = other_than(who, judge)
+        revoked = revoke(store, name, run)
+        note(store, who.name, "revoked", judge)
+        return {"revoked": revoked}
 
-    @found.delete("/people/{name}/answers")
-    def erase_person(name: Name, who: Person = owner) -> dict[str, int]:
-        """Erase a person: their answers, their name, their invitation. Nothing brings them back."""
-        other_than(who, name)
-        gone = erase(store, name)
+    @found.delete("/people/{judge}/answers")
+    def erase_person(judge: Judge, who: Person = owner) -> dict[str, int]:
+        """Erase a person: their answers in this run, their invitation, and with the last of their answers their name."""
+        gone = erase(store, other_than(who, judge), run)
         note(store, who.name, f"erased one person with {gone} rows")
         return {"rows": gone}
 
@@ -106,10 +115,13 @@ def router(store: Store, run: str, guard: Guard) -> APIRouter:
         """What owners did, the latest first."""
         return noted(store)
 
+    def other_than(who: Person, judge: int) -> str:
+        """The name of a judge; refuses what an owner would do to themselves."""
+        name = named(store, judge)
+        if name is None:
+            raise HTTPException(404, f"there is nobody with the number {judge}")
+        if judge == who.judge:
+            raise HTTPException(409, "that would lock you out yourself")
+        return name
+
     return found
-
-
-def other_than(who: Person, name: str) -> None:
-    """Refuse what an owner would do to themselves."""
-    if name == who.name:
-        raise HTTPException(409, "that would lock you out yourself")

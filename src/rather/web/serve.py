@@ -14,11 +14,14 @@ from rather.web.guard import secret
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def owner_link(store: Store, url: str, renew: bool = False) -> str | None:
-    """A link for the owner if there is none yet, or a new one in place of it; None where the owner has theirs."""
-    if not renew and any(p.role == "owner" for p in everybody(store)):
+def owner_link(store: Store, run: str, url: str, renew: bool = False) -> str | None:
+    """A link for the owner if there is none yet, or a new one in place of it; None where the owner has theirs.
+
+    What stands behind the # is no part of any request, so that no log of a server or a proxy holds the secret.
+    """
+    if not renew and any(p.role == "owner" for p in everybody(store, run)):
         return None
-    return f"{url}/join/{invite(store, 'owner', 'owner', days=365)}"
+    return f"{url}/join#{invite(store, 'owner', 'owner', days=365, run=run)}"
 
 
 def server(

@@ -1,39 +1,45 @@
-// An answer never waits for the network: it goes into the outbox, which the browser keeps, and from there to the server, in order,
-// again and again until the server has acknowledged it. The next question is fetched while this one is being read.
+// An answer never waits for the network: it goes into the outbox, and from there to the server. The next question is fetched while this
+// one is being read. What is answered is what was on the screen: each answer names the order of the sides and how the question was given.
 "use strict";
 
-const token = document.querySelector('meta[name="rather-token"]').content;
-const name = document.querySelector('meta[name="rather-name"]').content;
+const meta = (name) => document.querySelector(`meta[name="rather-${name}"]`).content;
+const invitation = meta("invitation");
 const at = (id) => document.getElementById(id);
 const buttons = document.querySelectorAll("nav button");
 const choices = { "=": "tie", b: "both_bad" };
-const place = `rather-outbox:${name}`;
-const past = `rather-seen:${name}`;
+const SOON_MS = 300;             // a second press so soon after the first is meant for the question before
+const LARGEST_PAST = 1_000_000;  // characters of questions that are remembered for undo
 const player = new Player();
+const tabs = new BroadcastChannel(`rather:${document.baseURI}:${meta("person")}`);
 
-let outbox = JSON.parse(localStorage.getItem(place) || "[]");
 let current = null;   // the question on the screen
 let ahead = null;     // the one after it
-let given = JSON.parse(sessionStorage.getItem(past) || "[]");  // the last answered questions, for undo
+let given = [];       // the last answers of this tab, for undo: the question and the answer's key
 let shownAt = 0;
 let done = 0;         // answers that the server has, as it said
 let total = 0;
-let sending = false;
 let fetching = false;
 let ended = false;    // the server had no more questions
 let problem = "";     // why clips could not be drawn, if there is no question
 let timer = 0;        // when to ask again
 
-function keep() {
-  localStorage.setItem(place, JSON.stringify(outbox));
-  at("kept").textContent = outbox.length ? `${outbox.length} kept here until the server has them` : "";
+const outbox = new Outbox(meta("person"), call, kept, (message) => { at("refused").textContent = message; });
+
+function kept() {
+  const waiting = outbox.length ? `${outbox.length} kept here until the server has them.` : "";
+  const lost = outbox.memory.length ? " This browser has no room to keep answers: leave this page open until they are sent." : "";
+  const closed = [401, 403].includes(outbox.trouble?.status) ? ` ${outbox.trouble.message}` : "";
+  at("kept").textContent = waiting + lost + closed;
+  if (!outbox.length) more();
+  tell();
 }
 
 async function call(path, body) {
   const options = body ? {
-    method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", "X-Rather-Token": token },
+    method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", "X-Rather-Token": meta("token") },
   } : {};
-  const answer = await fetch(path, { ...options, signal: AbortSignal.timeout(10000) });
+  const address = `${path}${path.includes("?") ? "&" : "?"}as=${invitation}`;
+  const answer = await fetch(address, { ...options, signal: AbortSignal.timeout(10000) });
   if (answer.ok) return answer.json();
   const said = await answer.json().catch(() => ({}));
   const error = new Error(typeof said.detail === "string" ? said.detail : `the server says ${answer.status}`);
@@ -41,38 +47,12 @@ async function call(path, body) {
   throw error;
 }
 
-async function send() {
-  if (sending) return;
-  sending = true;
-  while (outbox.length) {
-    const { path, body } = outbox[0];
-    try {
-      await call(path, body);
-      outbox.shift();
-      keep();
-    } catch (error) {
-      if (error.status === 404 || error.status === 422) {  // the question is gone, or this is no answer: it will never be taken
-        outbox.shift();
-        keep();
-        at("message").textContent = error.message;
-        continue;
-      }
-      if (error.status === 401 || error.status === 403) {
-        at("message").textContent = `${error.message} Your answers are kept in this browser.`;
-      }
-      await new Promise((resolve) => setTimeout(resolve, 1000));
-    }
-  }
-  sending = false;
-  more();
-}
-
 async function more() {
   if (fetching || (current && ahead)) return;
   fetching = true;
-  const held = [current, ahead].filter(Boolean).map((q) => q.id).concat(outbox.map((entry) => entry.body.question));
+  const held = [current, ahead].filter(Boolean).map((q) => q.id).concat(outbox.questions);
   try {
-    const found = await call("/api/next?" + held.map((id) => `held=${id}`).join("&"));
+    const found = await call("api/next?" + held.map((id) => `held=${id}`).join("&"));
     done = found.progress.mine;
     total = found.progress.questions;
     ended = found.question === null;
@@ -84,7 +64,7 @@ async function more() {
     if (!current) forward();
     else tell();
   } catch (error) {
-    at("message").textContent = error.status === 401 ? error.message : current ? "" : "Waiting for the connection ...";
+    at("message").textContent = error.status === 401 || error.status === 403 ? error.message : current ? "" : "Waiting for the connection ...";
     later(1000);
     return;
   } finally {
@@ -162,16 +142,21 @@ function tell() {
   at("message").textContent = current ? "" : ended ? none : "One moment ...";
 }
 
+function tooSoon() {
+  return performance.now() - shownAt < SOON_MS;
+}
+
 function answer(choice, details = {}) {
-  if (!current) return;
-  const seconds = Math.min((performance.now() - shownAt) / 1000, 86400);
+  if (!current || tooSoon()) return;
+  const seconds = (performance.now() - shownAt) / 1000;
   const key = crypto.randomUUID ? crypto.randomUUID() : Array.from(crypto.getRandomValues(new Uint32Array(4)), String).join("-");
-  outbox.push({ path: "/api/answers", body: { question: current.id, choice, key, seconds, ...details } });
-  given.push(current);
-  remember();
-  keep();
+  const { id: question, lease, order, invitation } = current;
+  at("refused").textContent = "";
+  given.push({ question: current, key });
+  forget();
+  outbox.add("api/answers", { question, lease, order, invitation, choice, key, seconds, ...details });
+  tabs.postMessage(question);
   forward();
-  send();
   more();
 }
 
@@ -180,27 +165,40 @@ function pick(place, slight) {
   else answer(["left", "right"][place - 1], slight ? { slight: true } : {});
 }
 
-function remember() {
+// Of the questions that were answered the last ten are remembered, or fewer if they are long.
+function forget() {
   given = given.slice(-10);
-  sessionStorage.setItem(past, JSON.stringify(given));
+  while (given.length > 1 && JSON.stringify(given).length > LARGEST_PAST) given.shift();
 }
 
-function undo() {
-  const question = given.pop();
-  remember();
-  if (!question) {
-    at("message").textContent = "There is nothing to undo.";
-    return;
-  }
-  const last = outbox[outbox.length - 1];
-  if (last && last.path === "/api/answers" && last.body.question === question.id && !(sending && outbox.length === 1)) outbox.pop();
-  else outbox.push({ path: "/api/undo", body: { question: question.id } });
-  keep();
+async function undo() {
+  const last = given.pop() || await lastAnswer();
+  if (!last) return;
+  await outbox.add("api/undo", { question: last.question.id, ...(last.key ? { key: last.key } : {}) });
   ahead = current || ahead;
-  current = question;
+  current = last.question;
   show();
-  send();
 }
+
+// The last answer that the server has, given before a reload or on another device.
+async function lastAnswer() {
+  try {
+    if (outbox.length) throw new Error("the last answer is still here");
+    const { answers: [last] } = await call("api/answers");
+    if (last) return { question: await call(`api/questions/${last.question}`) };
+    at("message").textContent = "There is nothing to undo.";
+  } catch (error) {
+    at("message").textContent = "The last answer is on its way to the server; undo it in a moment.";
+  }
+  return undefined;
+}
+
+// Another tab of this person has answered a question: nobody needs to answer it here.
+tabs.addEventListener("message", (event) => {
+  if (ahead && ahead.id === event.data) ahead = null;
+  if (current && current.id === event.data) forward();
+  more();
+});
 
 function skip(reason) {
   at("why").close();
@@ -208,7 +206,7 @@ function skip(reason) {
 }
 
 function askWhy() {
-  if (!current) return;
+  if (!current || tooSoon()) return;
   at("reason").value = "";
   at("why").showModal();
 }
@@ -254,6 +252,5 @@ for (const button of buttons) {
   });
 }
 
-keep();
 show();
-send().then(more);
+outbox.flush();

@@ -7,10 +7,11 @@ const percent = (share) => `${Math.round(100 * share)} %`;
 
 async function call(path, method = "GET", body = undefined) {
   const headers = { "Content-Type": "application/json", "X-Rather-Token": token };
-  const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
+  const answer = await fetch(`${path}?as=${document.querySelector('meta[name="rather-invitation"]').content}`, { method, headers, body: body && JSON.stringify(body) });
   const said = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(typeof said.detail === "string" ? said.detail : `the server says ${answer.status}`);
-  return said;
+  if (answer.ok) return said;
+  const detail = typeof said.detail === "string" ? said.detail : said.detail?.[0]?.msg || `the server says ${answer.status}`;
+  throw Object.assign(new Error(detail), { status: answer.status });
 }
 
 function element(tag, text = "", kind = "") {
@@ -48,7 +49,7 @@ function personRow(person) {
   row.append(element("td", person.expires ? new Date(1000 * person.expires).toLocaleDateString() : ""));
   const last = element("td");
   if (person.role !== "owner") {
-    const path = `/api/people/${encodeURIComponent(person.name)}`;
+    const path = `api/people/${person.id}`;
     if (person.role) last.append(button("Revoke", person.name, () => call(path, "DELETE")));
     last.append(button("Erase", person.name, async () => {
       if (confirm(`Delete all that ${person.name} has answered? Nothing brings it back.`)) await call(`${path}/answers`, "DELETE");
@@ -62,7 +63,7 @@ const word = (preference) => (preference > 0.5 ? "first" : preference < 0.5 ? "s
 
 let drawn = "";
 async function show() {
-  const [found, audit] = await Promise.all([call("/api/overview"), call("/api/audit")]);
+  const [found, audit] = await Promise.all([call("api/overview"), call("api/audit")]);
   if (JSON.stringify([found, audit]) === drawn) return;  // leave the focus where it is
   drawn = JSON.stringify([found, audit]);
   at("done").max = Math.max(found.questions, 1);
@@ -81,7 +82,7 @@ async function show() {
     element("li", `${q.question}: ${q.words} (${q.answers.map(([judge, preference]) => `${judge} ${word(preference)}`).join(", ")})`))));
   at("flagged").replaceChildren(...none(found.flagged.map((x) =>
     element("li", `question ${x.question}, ${x.judge}: ${x.reasons.join(", ")}${x.seconds === null ? "" : `, ${x.seconds.toFixed(1)} s`}`))));
-  at("audit").replaceChildren(...none(audit.map((x) => element("li", `${new Date(1000 * x.created).toLocaleString()} ${x.who}: ${x.what}`))));
+  at("audit").replaceChildren(...none(audit.map((x) => element("li", `${new Date(1000 * x.created).toLocaleString()} ${x.who}: ${x.what}${x.whom && ` (${x.whom})`}`))));
   const form = at("asking");
   if (!form.contains(document.activeElement)) {
     for (const [key, value] of Object.entries(found.asking)) {
@@ -96,7 +97,7 @@ at("asking").addEventListener("submit", async (event) => {
   const form = event.target.elements;
   const body = Object.fromEntries(["overlap", "gold", "repeats", "random", "fastest_s"].map((key) => [key, Number(form[key].value)]));
   try {
-    await call("/api/asking", "PUT", { ...body, flagged: form.flagged.checked });
+    await call("api/asking", "PUT", { ...body, flagged: form.flagged.checked });
     at("changed").textContent = "Changed, from the next question on.";
   } catch (error) {
     at("changed").textContent = error.message;
@@ -105,12 +106,22 @@ at("asking").addEventListener("submit", async (event) => {
   await show();
 });
 
+// Whoever has a link gets a new one only if the owner means it: the old one ends with it.
+async function invite(name) {
+  try {
+    return await call("api/people", "POST", { name });
+  } catch (error) {
+    if (error.status !== 409 || !error.message.includes("(renew)") || !confirm(`${name} has a link already. End it, and make a new one?`)) throw error;
+    return call("api/people", "POST", { name, renew: true });
+  }
+}
+
 at("invite").addEventListener("submit", async (event) => {
   event.preventDefault();
   try {
     const name = at("name").value;
-    const { link } = await call("/api/people", "POST", { name });
-    at("link").textContent = `${name}'s link, shown this once: ${location.origin}${link}`;
+    const { link } = await invite(name);
+    at("link").textContent = `${name}'s link, shown this once: ${new URL(link, document.baseURI)}`;
     at("name").value = "";
     await show();
   } catch (error) {
