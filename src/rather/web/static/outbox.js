@@ -75,10 +75,10 @@ class Outbox {
         };
         return request;
       });
+      this.waiting = found;
     } catch (error) {
-      return;
+      // what waits in memory waits on
     }
-    this.waiting = found;
     this.changed();
   }
 
@@ -89,31 +89,34 @@ class Outbox {
     this.sending = true;
     while (this.again) {
       this.again = false;
+      if (this.trouble) await pause();
       if (navigator.locks) await navigator.locks.request(this.lock, () => this.sendAll());
       else await this.sendAll();  // without TLS browsers have no locks: what two tabs send twice counts once
     }
     this.sending = false;
   }
 
+  // Ends at the first that does not get through: another tab may have a link that still holds.
   async sendAll() {
-    for (await this.read(); this.waiting.length + this.memory.length; await this.read()) {
+    await this.read();
+    while (this.waiting.length + this.memory.length) {
       const [record] = [...this.waiting, ...this.memory];
       try {
         await this.send(record.path, record.body);
       } catch (error) {
         if (![404, 409, 422].includes(error.status)) {
           this.trouble = error;
-          this.changed();
-          await pause();
-          continue;
+          this.again = true;
+          break;
         }
         this.refused(error.message);
       }
       this.trouble = null;
       if (record.number === undefined) this.memory.shift();
       else await this.run("readwrite", (answers) => answers.delete(record.number)).catch(pause);
-      this.changed();
+      await this.read();
     }
+    this.changed();
   }
 }
 
