@@ -11,15 +11,15 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.middleware.sessions import SessionMiddleware
 
-from rather.core import Label, Prompt, Trajectory
+from rather.core import Label
 from rather.errors import StoreError
 from rather.store import Question, Store, asking
-from rather.store.clips import facts, picture, problems
+from rather.store.clips import picture, problems
 from rather.store.people import Person, person
 from rather.store.rows import LETTERS
 from rather.web.guard import Frame, Guard
 from rather.web.owner import router
-from rather.web.words import html
+from rather.web.shown import shown
 
 LAST = 2**31 - 1
 """The highest number a row can have: what PostgreSQL calls an integer."""
@@ -97,7 +97,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         found = asking.next_question(store, run, who.name, counts.turns, [n for n in held or () if 0 < n <= LAST])
         progress = {"mine": counts.answered, "questions": counts.questions}
         problem = next(iter(problems(store, run)), "") if found is None else ""
-        return {"question": found and _shown(store, found, who), "progress": progress, "problem": problem}
+        return {"question": found and shown(store, found, _order(found, who.name), who.simulated), "progress": progress, "problem": problem}
 
     @app.get("/api/clips/{trajectory}", response_class=Response)
     def clip(trajectory: Annotated[int, FromPath(ge=1, le=LAST)], _: Person = somebody) -> Response:
@@ -145,31 +145,7 @@ def _left(question: Question, judge: str) -> str:
     return "ab"[(number + (question.original is not None)) % 2]
 
 
-def _shown(store: Store, question: Question, who: Person) -> dict[str, Any]:
-    filmed = question.comparison.a[0].text is None
-    asked = [_prompt(t.task.prompt) for t in question.comparison.a]
-    alone = len(set(asked)) == 1  # else every attempt stands under its own prompt
-    clips = facts(store, [number for numbers in question.trajectories for number in numbers]) if filmed else {}
-    sides = [
-        [
-            _attempt(t, number, clips.get(number), who.simulated) | ({} if alone or filmed else {"prompt": _prompt(t.task.prompt)})
-            for t, number in zip(attempts, numbers, strict=True)
-        ]
-        for attempts, numbers in zip(question.comparison.sides, question.trajectories, strict=True)
-    ]
-    shown = sides if _left(question, who.name) == "a" else sides[::-1]
-    return {"id": question.id, "prompt": asked[0] if alone else "", "sides": shown}
-
-
-def _attempt(t: Trajectory, number: int, clip: dict[str, int] | None, simulated: bool) -> dict[str, Any]:
-    """One attempt as the page shows it; a simulated judge, who cannot look at clips, is told what the attempt was paid."""
-    if clip is None:
-        return {"html": html(t.text or ""), "text": t.text or "", "cut": not t.terminated}
-    paid = {"reward": float(t.rewards.sum())} if simulated and t.rewards is not None else {}
-    return {"clip": {"url": f"/api/clips/{number}", **clip}} | paid
-
-
-def _prompt(prompt: Prompt | None) -> str:
-    if prompt is None or isinstance(prompt, str):
-        return html(prompt or "")
-    return html("\n\n".join(f"**{m['role']}:** {m['content']}" if len(prompt) > 1 else m["content"] for m in prompt))
+def _order(question: Question, judge: str) -> str:
+    """The letters of the sides as this person sees them, from the left."""
+    letters = LETTERS[: len(question.comparison.sides)]
+    return letters if _left(question, judge) == "a" else letters[::-1]

@@ -118,42 +118,11 @@ function show() {
   }
   at("both-bad").textContent = count > 2 ? "all bad" : "both bad";
   if (current) {
-    at("prompt").innerHTML = current.prompt;  // made safe by the server: Markdown through an allow-list
-    player.clear();
-    at("sides").replaceChildren(...current.sides.map(shownSide));
-    player.start();
+    draw(current, player);
     shownAt = performance.now();
     window.scrollTo(0, 0);
   }
   tell();
-}
-
-function shownSide(attempts, index) {
-  const name = current.sides.length > 2 ? `side ${index + 1}` : ["left", "right"][index];
-  const [side, heading, words] = ["section", "h2", "div"].map((kind) => document.createElement(kind));
-  side.className = "side";
-  side.setAttribute("aria-label", name);
-  heading.textContent = index + 1;
-  words.id = `side-${index + 1}`;
-  words.className = attempts.length > 1 ? "words batch" : "words";
-  words.replaceChildren(...attempts.map((attempt, i) => shownAttempt(attempt, `${name} clip ${i + 1} of ${attempts.length}`)));
-  side.append(heading, words);
-  return side;
-}
-
-function shownAttempt(attempt, label) {
-  if (attempt.clip) return player.canvas(attempt.clip, label);
-  const words = document.createElement("div");
-  words.className = "attempt";
-  words.innerHTML = attempt.html;  // made safe by the server, like the prompt
-  if (attempt.cut) words.insertAdjacentHTML("beforeend", '<span class="cut">...</span>');
-  if (attempt.prompt) {
-    const asked = document.createElement("div");
-    asked.className = "prompt";
-    asked.innerHTML = attempt.prompt;  // made safe by the server
-    words.prepend(asked);
-  }
-  return words;
 }
 
 function tell() {
