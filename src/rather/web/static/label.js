@@ -5,7 +5,7 @@
 const token = document.querySelector('meta[name="rather-token"]').content;
 const name = document.querySelector('meta[name="rather-name"]').content;
 const at = (id) => document.getElementById(id);
-const buttons = document.querySelectorAll("nav button");
+const buttons = document.querySelectorAll("nav button:not(#more)");
 const choices = { "=": "tie", b: "both_bad" };
 const place = `rather-outbox:${name}`;
 const past = `rather-seen:${name}`;
@@ -113,7 +113,6 @@ function show() {
   const count = current ? current.sides.length : 2;
   for (const button of buttons) {
     const { choice, place } = button.dataset;
-    button.disabled = !current && button.id !== "undo";
     button.hidden = place ? count === 2 || place > count : count > 2 && (choice === "left" || choice === "right");
   }
   at("both-bad").textContent = count > 2 ? "all bad" : "both bad";
@@ -122,8 +121,15 @@ function show() {
     shownAt = performance.now();
     window.scrollTo(0, 0);
   }
+  enable();
   tell();
 }
+
+// While a clip is missing, a question can only be skipped.
+function enable() {
+  for (const button of buttons) button.disabled = button.id !== "undo" && !(current && (button.id === "skip" || player.ready));
+}
+player.changed = enable;
 
 function tell() {
   at("progress").textContent = total ? `${Math.min(done + outbox.length, total)} of ${total} answered` : "";
@@ -132,7 +138,7 @@ function tell() {
 }
 
 function answer(choice, details = {}) {
-  if (!current) return;
+  if (!current || (choice !== "skip" && !player.ready)) return;
   const seconds = Math.min((performance.now() - shownAt) / 1000, 86400);
   const key = crypto.randomUUID ? crypto.randomUUID() : Array.from(crypto.getRandomValues(new Uint32Array(4)), String).join("-");
   outbox.push({ path: "/api/answers", body: { question: current.id, choice, key, seconds, ...details } });
