@@ -15,6 +15,9 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 LONG = 400
 """Characters of a system message past which it is folded."""
 
+NOT_DRAWN = {"frames": 1, "columns": 1, "width": 1, "height": 1, "milliseconds": 1000}
+"""Of a clip that is gone: the page finds no picture, and says so."""
+
 
 def shown(store: Store, question: Question, order: str, simulated: bool = False) -> dict[str, Any]:
     """A question as the page gets it, its sides in an order of letters such as "ba" or "cadb"."""
@@ -34,10 +37,10 @@ def shown(store: Store, question: Question, order: str, simulated: bool = False)
 
 def _attempt(t: Trajectory, number: int, clip: dict[str, int] | None, simulated: bool) -> dict[str, Any]:
     """One attempt as the page shows it; a simulated judge, who cannot look at clips, is told what the attempt was paid."""
-    if clip is None:
-        return {"html": answer_html(t.text or ""), "text": t.text or "", "cut": not t.terminated}
+    if t.text is not None:
+        return {"html": answer_html(t.text), "text": t.text, "cut": not t.terminated}
     paid = {"reward": float(t.rewards.sum())} if simulated and t.rewards is not None else {}
-    return {"clip": {"url": f"/api/clips/{number}", **clip}} | paid
+    return {"clip": {"url": f"/api/clips/{number}", **(clip or NOT_DRAWN)}} | paid
 
 
 def answer_html(text: str) -> str:

@@ -212,7 +212,7 @@ def _markdown() -> MarkdownIt:
         "hardbreak": lambda *_: "<br>",
         "fence": lambda _, tokens, i, *__: _code(tokens, i),
         "code_block": lambda _, tokens, i, *__: _code(tokens, i),
-        "table_open": lambda renderer, tokens, i, options, _: f'<div class="scroll">{renderer.renderToken(tokens, i, options, _)}',
+        "table_open": lambda _, tokens, i, *__: f'<div class="scroll" dir="{tokens[i].attrGet("dir") or "ltr"}"><table>\n',
         "table_close": lambda *_: "</table></div>\n",
     }
     for name, rule in rules.items():

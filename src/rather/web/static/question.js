@@ -47,7 +47,7 @@ function drawnAttempt(attempt, label, player) {
 // What is wider than its place scrolls in itself, and can be reached with the keyboard.
 function fit() {
   for (const formula of document.querySelectorAll("#question .math")) {
-    const wide = formula.firstElementChild.getBoundingClientRect().width > formula.closest("p, h1, h2, h3, h4, h5, h6, td, th").clientWidth;
+    const wide = formula.firstElementChild.getBoundingClientRect().width > formula.closest("[dir]").clientWidth;
     formula.classList.toggle("scroll", wide || formula.classList.contains("display"));
   }
   for (const place of document.querySelectorAll("#question .scroll")) {
