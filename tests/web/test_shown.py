@@ -116,6 +116,12 @@ def test_nothing_is_left_out(written: str) -> None:
         assert piece in seen
 
 
+def test_links_say_where_they_lead() -> None:
+    shown = html('see [this](https://example.com/a?b=c "title"), <https://example.com/d>')
+    assert text(shown).strip() == "see this (https://example.com/a?b=c title), https://example.com/d"
+    assert re.findall('href="([^"]*)"', shown) == ["https://example.com/a?b=c", "https://example.com/d"]
+
+
 def test_lists_keep_the_numbers_that_were_written() -> None:
     assert re.findall(r'value="(\d+)"', html("3. c\n5. e\n\ntext\n\n7. g")) == ["3", "5", "7"]
 
@@ -154,6 +160,7 @@ def test_every_word_of_any_text_is_seen(pieces: list[str]) -> None:
         (r"$$\begin{aligned} a&=b\\c&=d \end{aligned}$$", ["<mtable"]),
         (r"\[\begin{pmatrix}1&2\\3&4\end{pmatrix}\]", ["<mtable", "(</mo>"]),
         (r"$\boxed{42}$", ["<menclose"]),
+        (r"$\prescript{a}{b}{c}$", ["<mmultiscripts>"]),
         (r"$\frac{1}{2}$ and $\text{if so}$", ["<mfrac>", "if&nbsp;so"]),
         (r"$50\%$ and \(50% of x\)", ["%", "<mi>o</mi><mi>f</mi>"]),
     ],
@@ -169,7 +176,7 @@ def test_mathematics_as_models_write_it(written: str, parts: list[str]) -> None:
     [
         r"\(\unknown{x}\)", r"$x^$", r"$$\frac{1}$$", r"\[a & b\]", r"\begin{align}\foo\end{align}", r"\({x\)", r"$\def\x{\x\x}\x$",
         r"$\href{javascript:alert(1)}{x}$", r"\[\begin{vmatrix}a\end{pmatrix}\]", r"\(\eqref{a}\)",
-        "$" + "{" * 200 + "x" + "}" * 200 + "$", r"$\ce{H2O}$",
+        "$" + "{" * 200 + "x" + "}" * 200 + "$", r"$\ce{H2O}$", r"$a\phantom{b}$", r"\(\raisebox{9em}{x}\)",
     ],
 )  # fmt: skip
 def test_what_is_no_latex_is_shown_as_it_was_written(written: str) -> None:

@@ -17,6 +17,19 @@ from math_core import LatexError, LatexToMathML
 LONGEST, DEEPEST, LARGEST = 2_000, 100, 100_000
 """Characters and nested braces of a formula, and characters of its MathML, past which it is shown as it was written."""
 
+TAGS = {
+    "b", "em", "i", "math", "menclose", "mfrac", "mi", "mmultiscripts", "mn", "mo", "mover", "mprescripts", "mroot", "mrow", "mspace",
+    "msqrt",
+    "mstyle", "msub", "msubsup", "msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover",
+}  # fmt: skip
+"""All that is seen. Not among them: references, which lead nowhere, and what takes room without being seen."""
+ATTRIBUTES = {
+    "math": {"display"}, "menclose": {"notation"}, "mfrac": {"displaystyle", "linethickness"}, "mi": {"mathvariant"},
+    "mo": {"form", "largeop", "lspace", "maxsize", "minsize", "movablelimits", "rspace", "stretchy", "symmetric"}, "mover": {"accent"},
+    "mrow": {"displaystyle", "scriptlevel"}, "mspace": {"width"}, "mstyle": {"displaystyle", "scriptlevel"},
+    "mtable": {"displaystyle", "scriptlevel"}, "munder": {"accentunder"},
+}  # fmt: skip
+
 CLOSING = {"$$": "$$", r"\[": r"\]", r"\(": r"\)"}
 OPENING = re.compile(
     r"\$\$|\\\[|\\\(|\\begin\{((?:align|alignat|aligned|cases|equation|gather|gathered|multline|split|array|[pbvBV]?matrix)\*?)\}"
@@ -59,7 +72,7 @@ def _mathml(latex: str, display: bool) -> str | None:
         mathml = _CONVERTER.convert_with_local_state(plain.strip(), displaystyle=display)
     except LatexError:
         return None
-    if len(mathml) > LARGEST or "<a " in mathml:
+    if len(mathml) > LARGEST or not TAGS.issuperset(re.findall("<([a-z]+)", mathml)):
         return None
     return STYLED.sub(lambda found: found[1] + _classes(found[2]), mathml)
 

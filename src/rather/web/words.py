@@ -12,6 +12,7 @@ from typing import Any
 
 import nh3
 from markdown_it import MarkdownIt
+from markdown_it.common.normalize_url import normalizeLinkText
 from markdown_it.rules_block import StateBlock, table
 from markdown_it.rules_block.table import escapedSplit
 from markdown_it.rules_core import StateCore
@@ -28,19 +29,11 @@ DEEPEST = 18
 MOST_CELLS = 10_000
 """Cells of a table, those that short rows leave out among them, past which a text is shown as plain text."""
 
-TAGS = {
+TAGS = formulas.TAGS | {
     "a", "blockquote", "br", "code", "del", "div", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "span",
     "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
-    "b", "i", "math", "menclose", "mfrac", "mi", "mn", "mo", "mover", "mpadded", "mphantom", "mroot", "mrow", "mspace", "msqrt", "mstyle",
-    "msub", "msubsup", "msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover",
 }  # fmt: skip
-ATTRIBUTES = {
-    "*": {"class", "dir"}, "a": {"href"}, "li": {"value"}, "math": {"display"}, "menclose": {"notation"},
-    "mfrac": {"displaystyle", "linethickness"},
-    "mi": {"mathvariant"}, "mo": {"form", "largeop", "lspace", "maxsize", "minsize", "movablelimits", "rspace", "stretchy"},
-    "mover": {"accent"}, "mrow": {"displaystyle", "scriptlevel"}, "mspace": {"width"}, "mstyle": {"displaystyle", "scriptlevel"},
-    "mtable": {"displaystyle", "scriptlevel"}, "munder": {"accentunder"},
-}  # fmt: skip
+ATTRIBUTES = formulas.ATTRIBUTES | {"*": {"class", "dir"}, "a": {"href"}, "li": {"value"}}
 PICTURES = (
     {n: 0x2400 + n for n in range(32) if n not in (9, 10)}
     | {0x7F: 0x2421}
@@ -57,7 +50,7 @@ BLOCKS, CONTAINERS = (
 
 @lru_cache(128)
 def html(text: str) -> str:
-    """Safe HTML of a text that may be Markdown; links are absolute, and not followed for the writer's sake."""
+    """Safe HTML of a text that may be Markdown; links are absolute, and say where they lead."""
     if len(text) > LONGEST:
         return plain(text, TOO_LONG)
     try:
@@ -198,6 +191,15 @@ def _code(tokens: Sequence[Token], i: int) -> str:
     return f'{language}<pre dir="ltr" class="scroll"><code>{escape(tokens[i].content)}</code></pre>\n'
 
 
+def _destination(tokens: Sequence[Token], i: int) -> str:
+    """The end of a link, with where it leads and its title, which only a mouse would show."""
+    opened = next(token for token in reversed(tokens[:i]) if token.type == "link_open")
+    if opened.markup == "autolink":
+        return "</a>"
+    title = f" {opened.attrs['title']}" if opened.attrs.get("title") else ""
+    return f'</a> <span class="note">({escape(normalizeLinkText(str(opened.attrs["href"])) + title)})</span>'
+
+
 def _markdown() -> MarkdownIt:
     made = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": DEEPEST + 2}).enable(["table", "strikethrough"])
     made.disable(["image", "reference"])  # neither shows what was written
@@ -212,6 +214,7 @@ def _markdown() -> MarkdownIt:
         "hardbreak": lambda *_: "<br>",
         "fence": lambda _, tokens, i, *__: _code(tokens, i),
         "code_block": lambda _, tokens, i, *__: _code(tokens, i),
+        "link_close": lambda _, tokens, i, *__: _destination(tokens, i),
         "table_open": lambda _, tokens, i, *__: f'<div class="scroll" dir="{tokens[i].attrGet("dir") or "ltr"}"><table>\n',
         "table_close": lambda *_: "</table></div>\n",
     }
