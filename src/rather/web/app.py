@@ -12,16 +12,16 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.middleware.sessions import SessionMiddleware
 
-from rather.core import Label, Prompt, Trajectory
+from rather.core import Label
 from rather.errors import StoreError
 from rather.store import Question, Store, asking
-from rather.store.clips import facts, picture, problems
+from rather.store.clips import picture, problems
 from rather.store.engine import now
 from rather.store.people import Person
 from rather.store.rows import LETTERS
 from rather.web.guard import Frame, Guard
 from rather.web.owner import router
-from rather.web.words import html
+from rather.web.shown import shown
 
 LAST = 2**31 - 1
 """The highest number a row can have: what PostgreSQL calls an integer."""
@@ -149,7 +149,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         found = asking.next_question(store, run, who, counts.turns, [n for n in held or () if 0 < n <= LAST])
         progress = {"mine": counts.answered, "questions": counts.questions}
         problem = next(iter(problems(store, run)), "") if found is None else ""
-        return {"question": found and _shown(store, found, who), "progress": progress, "problem": problem}
+        return {"question": found and _given(store, found, who), "progress": progress, "problem": problem}
 
     @app.get("/api/clips/{trajectory}", response_class=Response)
     def clip(trajectory: Annotated[int, FromPath(ge=1, le=LAST)], _: Person = somebody) -> Response:
@@ -193,7 +193,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         found = store.given(run, who.name, question)
         if found is None:
             raise HTTPException(404, f"question {question} was not given to you")
-        return _shown(store, found, who)
+        return _given(store, found, who)
 
     @app.post("/api/undo")
     def undo(given: Undo, who: Person = somebody) -> dict[str, bool]:
@@ -238,39 +238,14 @@ def _answered(x: Label) -> dict[str, Any]:
     return found
 
 
+def _given(store: Store, question: Question, who: Person) -> dict[str, Any]:
+    """A question as it was given to somebody; an answer sends `lease`, `order` and `invitation` back."""
+    lease = question.lease
+    assert lease is not None
+    given = {"lease": lease.token, "order": lease.shown, "invitation": lease.invitation}
+    return shown(store, question, lease.shown, who) | given
+
+
 def _token(who: Person, key: str) -> str:
     """What an answer is known by in the store: keys of different people are different."""
     return hashlib.sha256(f"{who.name}{NUL}{key}".encode()).hexdigest()
-
-
-def _shown(store: Store, question: Question, who: Person) -> dict[str, Any]:
-    lease = question.lease
-    assert lease is not None
-    filmed = question.comparison.a[0].text is None
-    asked = [_prompt(t.task.prompt) for t in question.comparison.a]
-    alone = len(set(asked)) == 1  # else every attempt stands under its own prompt
-    clips = facts(store, [number for numbers in question.trajectories for number in numbers]) if filmed else {}
-    sides = [
-        [
-            _attempt(t, number, clips.get(number), who) | ({} if alone or filmed else {"prompt": _prompt(t.task.prompt)})
-            for t, number in zip(attempts, numbers, strict=True)
-        ]
-        for attempts, numbers in zip(question.comparison.sides, question.trajectories, strict=True)
-    ]
-    shown = [sides[LETTERS.index(letter)] for letter in lease.shown]
-    given = {"id": question.id, "lease": lease.token, "order": lease.shown, "invitation": lease.invitation}
-    return given | {"prompt": asked[0] if alone else "", "sides": shown}
-
-
-def _attempt(t: Trajectory, number: int, clip: dict[str, int] | None, who: Person) -> dict[str, Any]:
-    """One attempt as the page shows it; a simulated judge, who cannot look at clips, is told what the attempt was paid."""
-    if clip is None:
-        return {"html": html(t.text or ""), "text": t.text or "", "cut": not t.terminated}
-    paid = {"reward": float(t.rewards.sum())} if who.simulated and t.rewards is not None else {}
-    return {"clip": {"url": f"api/clips/{number}?as={who.invitation}", **clip}} | paid
-
-
-def _prompt(prompt: Prompt | None) -> str:
-    if prompt is None or isinstance(prompt, str):
-        return html(prompt or "")
-    return html("\n\n".join(f"**{m['role']}:** {m['content']}" if len(prompt) > 1 else m["content"] for m in prompt))

@@ -1,4 +1,4 @@
-// All clips of a question play in step: one clock, drawn frame by frame from picture sheets.
+// All clips of a question play in step: one clock, drawn frame by frame from picture sheets. `changed` is called when `ready` changes.
 "use strict";
 
 class Player {
@@ -8,32 +8,74 @@ class Player {
     this.time = 0;       // milliseconds into the clips
     this.playing = false;
     this.before = 0;
+    this.changed = () => {};
     this.at("play").addEventListener("click", () => this.toggle());
     this.at("back").addEventListener("click", () => this.step(-1));
     this.at("on").addEventListener("click", () => this.step(1));
     this.at("scrub").addEventListener("input", (event) => { this.pause(); this.seek(Number(event.target.value) * this.frame); });
+    this.at("retry").addEventListener("click", () => this.retry());
+    addEventListener("online", () => this.retry());
     requestAnimationFrame((now) => this.tick(now));
   }
 
-  // A canvas for one clip; it is drawn as soon as its picture has come.
+  // Whether every clip can be seen: before that, nobody can say which is better.
+  get ready() { return this.clips.every((clip) => clip.state === "ready"); }
+
+  // A place for one clip; it is drawn as soon as its picture has come, and says so if that fails.
   canvas(clip, label) {
-    const made = document.createElement("canvas");
-    made.width = clip.width;
-    made.height = clip.height;
-    made.setAttribute("role", "img");
-    made.setAttribute("aria-label", label);
-    const picture = new Image();
-    picture.addEventListener("load", () => { made.dataset.ready = "yes"; this.draw(); });
-    picture.addEventListener("error", () => made.setAttribute("aria-label", `${label}: could not be loaded`));
-    picture.src = clip.url;
-    this.clips.push({ ...clip, picture, canvas: made });
-    return made;
+    const [place, canvas, failed] = ["div", "canvas", "p"].map((kind) => document.createElement(kind));
+    place.className = "clip";
+    canvas.width = clip.width;
+    canvas.height = clip.height;
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", label);
+    failed.className = "note";
+    failed.textContent = "This clip could not be loaded.";
+    failed.hidden = true;
+    place.append(canvas, failed);
+    const kept = { ...clip, canvas, failed, picture: new Image(), state: "loading", tries: 0 };
+    kept.picture.addEventListener("load", () => {
+      const { naturalWidth, naturalHeight } = kept.picture;
+      const whole = naturalWidth >= clip.width * Math.min(clip.columns, clip.frames)
+        && naturalHeight >= clip.height * Math.ceil(clip.frames / clip.columns);
+      this.came(kept, whole ? "ready" : "failed");
+    });
+    kept.picture.addEventListener("error", () => this.came(kept, "failed"));
+    kept.picture.src = clip.url;
+    this.clips.push(kept);
+    return place;
+  }
+
+  came(clip, state) {
+    clip.state = state;
+    clip.failed.hidden = state !== "failed";
+    clip.canvas.hidden = state === "failed";
+    if (state === "ready") clip.canvas.dataset.ready = "yes";
+    this.tell();
+    this.draw();
+  }
+
+  retry() {
+    for (const clip of this.clips) {
+      if (clip.state !== "failed") continue;
+      this.came(clip, "loading");
+      clip.picture.src = `${clip.url}&again=${++clip.tries}`;  // what the browser kept may be what is broken
+    }
+  }
+
+  tell() {
+    const failed = this.clips.some((clip) => clip.state === "failed");
+    const said = failed ? "A clip could not be loaded: try again, or skip this question." : this.ready ? "" : "The clips are being loaded ...";
+    if (this.at("clips").textContent !== said) this.at("clips").textContent = said;
+    this.at("retry").hidden = !failed;
+    this.changed();
   }
 
   clear() {
     this.clips = [];
     this.time = 0;
     this.at("player").hidden = true;
+    this.tell();
   }
 
   // After all canvases are there: from the beginning, at once unless the reader wants little motion.
@@ -45,6 +87,7 @@ class Player {
     this.at("player").hidden = false;
     this.set(!matchMedia("(prefers-reduced-motion: reduce)").matches);
     this.seek(0);
+    this.tell();
   }
 
   set(playing) {
@@ -83,7 +126,7 @@ class Player {
   draw() {
     for (const clip of this.clips) {
       const frame = Math.min(Math.floor(this.time / clip.milliseconds + 1e-6), clip.frames - 1);
-      if (!clip.canvas.dataset.ready || clip.canvas.dataset.frame === String(frame)) continue;
+      if (clip.state !== "ready" || clip.canvas.dataset.frame === String(frame)) continue;
       const [x, y] = [(frame % clip.columns) * clip.width, Math.floor(frame / clip.columns) * clip.height];
       clip.canvas.getContext("2d").drawImage(clip.picture, x, y, clip.width, clip.height, 0, 0, clip.width, clip.height);
       clip.canvas.dataset.frame = frame;

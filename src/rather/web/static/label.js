@@ -5,7 +5,7 @@
 const meta = (name) => document.querySelector(`meta[name="rather-${name}"]`).content;
 const invitation = meta("invitation");
 const at = (id) => document.getElementById(id);
-const buttons = document.querySelectorAll("nav button");
+const buttons = document.querySelectorAll("nav button:not(#more)");
 const choices = { "=": "tie", b: "both_bad" };
 const SOON_MS = 300;             // a second press so soon after the first is meant for the question before
 const LARGEST_PAST = 1_000_000;  // characters of questions that are remembered for undo
@@ -93,48 +93,23 @@ function show() {
   const count = current ? current.sides.length : 2;
   for (const button of buttons) {
     const { choice, place } = button.dataset;
-    button.disabled = !current && button.id !== "undo";
     button.hidden = place ? count === 2 || place > count : count > 2 && (choice === "left" || choice === "right");
   }
   at("both-bad").textContent = count > 2 ? "all bad" : "both bad";
   if (current) {
-    at("prompt").innerHTML = current.prompt;  // made safe by the server: Markdown through an allow-list
-    player.clear();
-    at("sides").replaceChildren(...current.sides.map(shownSide));
-    player.start();
+    draw(current, player);
     shownAt = performance.now();
     window.scrollTo(0, 0);
   }
+  enable();
   tell();
 }
 
-function shownSide(attempts, index) {
-  const name = current.sides.length > 2 ? `side ${index + 1}` : ["left", "right"][index];
-  const [side, heading, words] = ["section", "h2", "div"].map((kind) => document.createElement(kind));
-  side.className = "side";
-  side.setAttribute("aria-label", name);
-  heading.textContent = index + 1;
-  words.id = `side-${index + 1}`;
-  words.className = attempts.length > 1 ? "words batch" : "words";
-  words.replaceChildren(...attempts.map((attempt, i) => shownAttempt(attempt, `${name} clip ${i + 1} of ${attempts.length}`)));
-  side.append(heading, words);
-  return side;
+// While a clip is missing, a question can only be skipped.
+function enable() {
+  for (const button of buttons) button.disabled = button.id !== "undo" && !(current && (button.id === "skip" || player.ready));
 }
-
-function shownAttempt(attempt, label) {
-  if (attempt.clip) return player.canvas(attempt.clip, label);
-  const words = document.createElement("div");
-  words.className = "attempt";
-  words.innerHTML = attempt.html;  // made safe by the server, like the prompt
-  if (attempt.cut) words.insertAdjacentHTML("beforeend", '<span class="cut">...</span>');
-  if (attempt.prompt) {
-    const asked = document.createElement("div");
-    asked.className = "prompt";
-    asked.innerHTML = attempt.prompt;  // made safe by the server
-    words.prepend(asked);
-  }
-  return words;
-}
+player.changed = enable;
 
 function tell() {
   at("progress").textContent = total ? `${Math.min(done + outbox.length, total)} of ${total} answered` : "";
@@ -147,7 +122,7 @@ function tooSoon() {
 }
 
 function answer(choice, details = {}) {
-  if (!current || tooSoon()) return;
+  if (!current || tooSoon() || (choice !== "skip" && !player.ready)) return;
   const seconds = (performance.now() - shownAt) / 1000;
   const key = crypto.randomUUID ? crypto.randomUUID() : Array.from(crypto.getRandomValues(new Uint32Array(4)), String).join("-");
   const { id: question, lease, order, invitation } = current;

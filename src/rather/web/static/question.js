@@ -1,0 +1,76 @@
+// Draws a question: its prompt and its sides, words or clips. All HTML here was made safe by the server: Markdown through an allow-list.
+"use strict";
+
+const drawn = (kind, name, ...inside) => {
+  const element = document.createElement(kind);
+  element.className = name;
+  element.append(...inside);
+  return element;
+};
+
+function draw(question, player) {
+  document.getElementById("prompt").innerHTML = question.prompt;
+  player.clear();
+  const count = question.sides.length;
+  document.getElementById("sides").replaceChildren(...question.sides.map((attempts, index) => drawnSide(attempts, index, count, player)));
+  player.start();
+  fit();
+}
+
+// Sides stand beside each other, or on a phone one under the other: each word is there, and the style sheet hides one of them.
+function drawnSide(attempts, index, count, player) {
+  const names = [["left", "upper"], ["right", "lower"]][index];
+  const heading = drawn("h2", "", `${index + 1} `);
+  if (count === 2) heading.append(drawn("span", "beside", names[0]), drawn("span", "below", names[1]));
+  heading.id = `name-${index + 1}`;
+  const words = drawn("div", attempts.length > 1 ? "words batch" : "words");
+  words.id = `side-${index + 1}`;
+  words.append(...attempts.map((attempt, i) => drawnAttempt(attempt, `side ${index + 1}, clip ${i + 1} of ${attempts.length}`, player)));
+  const side = drawn("section", "side", heading, words);
+  side.setAttribute("aria-labelledby", heading.id);
+  return side;
+}
+
+function drawnAttempt(attempt, label, player) {
+  if (attempt.clip) return player.canvas(attempt.clip, label);
+  const words = drawn("div", "attempt");
+  words.innerHTML = attempt.html;
+  if (attempt.cut) words.append(drawn("p", "note cut", "This answer was cut off here."));
+  if (attempt.prompt) {
+    const asked = drawn("div", "prompt");
+    asked.innerHTML = attempt.prompt;
+    words.prepend(asked);
+  }
+  return words;
+}
+
+// What is wider than its place scrolls in itself, and can be reached with the keyboard.
+function fit() {
+  for (const formula of document.querySelectorAll("#question .math")) {
+    const wide = formula.firstElementChild.getBoundingClientRect().width > formula.closest("[dir]").clientWidth;
+    formula.classList.toggle("scroll", wide || formula.classList.contains("display"));
+  }
+  for (const place of document.querySelectorAll("#question .scroll")) {
+    const scrolls = place.scrollWidth > place.clientWidth;
+    const name = place.classList.contains("math") ? "formula" : place.tagName === "PRE" ? "code" : "table";
+    for (const [key, value] of [["tabindex", 0], ["role", "region"], ["aria-label", `wide ${name}`]]) {
+      if (scrolls) place.setAttribute(key, value);
+      else place.removeAttribute(key);
+    }
+  }
+}
+addEventListener("resize", fit);
+document.getElementById("question").addEventListener("toggle", fit, true);
+
+// On a phone, rare answers fold away.
+{
+  const more = document.getElementById("more");
+  const bar = more.parentElement;
+  const unfold = (open) => {
+    more.setAttribute("aria-expanded", open);
+    bar.classList.toggle("unfolded", open);
+  };
+  more.addEventListener("click", () => unfold(more.getAttribute("aria-expanded") !== "true"));
+  bar.addEventListener("click", (event) => { if (event.target.closest("button") !== more) unfold(false); });
+  bar.hidden = false;
+}
