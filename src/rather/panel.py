@@ -24,7 +24,7 @@ def join(link: str, members: Sequence[SimulatedJudge]) -> dict[str, httpx.Client
         ConfigError: the link is none of an owner, or nothing answers there.
     """
     parts = urlsplit(link)
-    base, token = f"{parts.scheme}://{parts.netloc}", parts.path.rpartition("/")[2]
+    base, token = f"{parts.scheme}://{parts.netloc}{parts.path.rpartition('/join')[0]}", parts.path.rpartition("/")[2]
     found = {}
     for member in members:
         try:

@@ -17,7 +17,7 @@ from rather.store import Question, Store, asking
 from rather.store.clips import facts, picture, problems
 from rather.store.people import Person, person
 from rather.store.rows import LETTERS
-from rather.web.guard import Frame, Guard
+from rather.web.guard import Guard
 from rather.web.owner import router
 from rather.web.words import html
 
@@ -50,14 +50,13 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
     """The app for one run's questions; `key` signs sessions."""
     app = FastAPI(title="rather", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.add_middleware(SessionMiddleware, secret_key=key, same_site="lax", https_only=secure, max_age=30 * 86_400)
-    app.add_middleware(Frame)
     app.mount("/static", StaticFiles(packages=[("rather.web", "static")]))
     guard = Guard(store)
     somebody = Depends(guard)
     pages = jinja2.Environment(loader=jinja2.PackageLoader("rather.web"), autoescape=True, undefined=jinja2.StrictUndefined)
 
-    def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        return HTMLResponse(pages.get_template(template).render(**values), status)
+    def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+        return HTMLResponse(pages.get_template(template).render(base=f"{request.scope['root_path']}/", **values), status)
 
     @app.exception_handler(StoreError)
     def store_fails(_: Request, error: StoreError) -> Response:
@@ -67,22 +66,22 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
     def join(request: Request, token: str) -> Response:
         found = guard.enter(request, token)
         if found is None:
-            return page("closed.html", 401)
-        return RedirectResponse("/owner" if found.role == "owner" else "/", 303)
+            return page(request, "closed.html", 401)
+        return RedirectResponse(f"{request.scope['root_path']}/{'owner' if found.role == 'owner' else ''}", 303)
 
     @app.get("/", include_in_schema=False)
     def label_page(request: Request) -> Response:
         found = person(store, request.session.get("name", ""))
         if found is None:
-            return page("closed.html", 401)
-        return page("label.html", name=found.name, token=request.session["token"], instruction=instruction, run=run)
+            return page(request, "closed.html", 401)
+        return page(request, "label.html", name=found.name, token=request.session["token"], instruction=instruction, run=run)
 
     @app.get("/owner", include_in_schema=False)
     def owner_page(request: Request) -> Response:
         found = person(store, request.session.get("name", ""))
         if found is None or found.role != "owner":
-            return page("closed.html", 401)
-        return page("owner.html", name=found.name, token=request.session["token"], run=run)
+            return page(request, "closed.html", 401)
+        return page(request, "owner.html", name=found.name, token=request.session["token"], run=run)
 
     @app.get("/api/next")
     def next_question(
@@ -166,7 +165,7 @@ def _attempt(t: Trajectory, number: int, clip: dict[str, int] | None, simulated:
     if clip is None:
         return {"html": html(t.text or ""), "text": t.text or "", "cut": not t.terminated}
     paid = {"reward": float(t.rewards.sum())} if simulated and t.rewards is not None else {}
-    return {"clip": {"url": f"/api/clips/{number}", **clip}} | paid
+    return {"clip": {"url": f"api/clips/{number}", **clip}} | paid
 
 
 def _prompt(prompt: Prompt | None) -> str:

@@ -72,7 +72,7 @@ async function more() {
   fetching = true;
   const held = [current, ahead].filter(Boolean).map((q) => q.id).concat(outbox.map((entry) => entry.body.question));
   try {
-    const found = await call("/api/next?" + held.map((id) => `held=${id}`).join("&"));
+    const found = await call("api/next?" + held.map((id) => `held=${id}`).join("&"));
     done = found.progress.mine;
     total = found.progress.questions;
     ended = found.question === null;
@@ -166,7 +166,7 @@ function answer(choice, details = {}) {
   if (!current) return;
   const seconds = Math.min((performance.now() - shownAt) / 1000, 86400);
   const key = crypto.randomUUID ? crypto.randomUUID() : Array.from(crypto.getRandomValues(new Uint32Array(4)), String).join("-");
-  outbox.push({ path: "/api/answers", body: { question: current.id, choice, key, seconds, ...details } });
+  outbox.push({ path: "api/answers", body: { question: current.id, choice, key, seconds, ...details } });
   given.push(current);
   remember();
   keep();
@@ -193,8 +193,8 @@ function undo() {
     return;
   }
   const last = outbox[outbox.length - 1];
-  if (last && last.path === "/api/answers" && last.body.question === question.id && !(sending && outbox.length === 1)) outbox.pop();
-  else outbox.push({ path: "/api/undo", body: { question: question.id } });
+  if (last && last.path === "api/answers" && last.body.question === question.id && !(sending && outbox.length === 1)) outbox.pop();
+  else outbox.push({ path: "api/undo", body: { question: question.id } });
   keep();
   ahead = current || ahead;
   current = question;

@@ -48,7 +48,7 @@ function personRow(person) {
   row.append(element("td", person.expires ? new Date(1000 * person.expires).toLocaleDateString() : ""));
   const last = element("td");
   if (person.role !== "owner") {
-    const path = `/api/people/${encodeURIComponent(person.name)}`;
+    const path = `api/people/${encodeURIComponent(person.name)}`;
     if (person.role) last.append(button("Revoke", person.name, () => call(path, "DELETE")));
     last.append(button("Erase", person.name, async () => {
       if (confirm(`Delete all that ${person.name} has answered? Nothing brings it back.`)) await call(`${path}/answers`, "DELETE");
@@ -62,7 +62,7 @@ const word = (preference) => (preference > 0.5 ? "first" : preference < 0.5 ? "s
 
 let drawn = "";
 async function show() {
-  const [found, audit] = await Promise.all([call("/api/overview"), call("/api/audit")]);
+  const [found, audit] = await Promise.all([call("api/overview"), call("api/audit")]);
   if (JSON.stringify([found, audit]) === drawn) return;  // leave the focus where it is
   drawn = JSON.stringify([found, audit]);
   at("done").max = Math.max(found.questions, 1);
@@ -96,7 +96,7 @@ at("asking").addEventListener("submit", async (event) => {
   const form = event.target.elements;
   const body = Object.fromEntries(["overlap", "gold", "repeats", "random", "fastest_s"].map((key) => [key, Number(form[key].value)]));
   try {
-    await call("/api/asking", "PUT", { ...body, flagged: form.flagged.checked });
+    await call("api/asking", "PUT", { ...body, flagged: form.flagged.checked });
     at("changed").textContent = "Changed, from the next question on.";
   } catch (error) {
     at("changed").textContent = error.message;
@@ -109,8 +109,8 @@ at("invite").addEventListener("submit", async (event) => {
   event.preventDefault();
   try {
     const name = at("name").value;
-    const { link } = await call("/api/people", "POST", { name });
-    at("link").textContent = `${name}'s link, shown this once: ${location.origin}${link}`;
+    const { link } = await call("api/people", "POST", { name });
+    at("link").textContent = `${name}'s link, shown this once: ${new URL(link.slice(1), document.baseURI)}`;
     at("name").value = "";
     await show();
   } catch (error) {
