@@ -149,7 +149,10 @@ def serve(
         f"The owner's link, shown this once: [bold]{link}[/bold]" if link else f"{at} (the owner has a link; --new-link makes another)",
         soft_wrap=True,
     )
-    serving.run()
+    try:
+        serving.run()
+    except KeyboardInterrupt:
+        interrupt.leave()  # a thread may wait for the database still: what it was to write has not been acknowledged
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Strangers who want to stop the page: many connections at once, each renewed as soon as it is closed.
 
-    python strangers.py KIND PORT COUNT ADDRESS    until it is killed; it connects from ADDRESS (127.0.0.2, say) to 127.0.0.1
+python strangers.py KIND PORT COUNT ADDRESS    until it is killed; it connects from ADDRESS (127.0.0.2, say) to 127.0.0.1
 """
 
 import selectors

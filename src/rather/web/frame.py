@@ -40,10 +40,12 @@ class Frame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        turn = AsyncExitStack()
+        turn, begun = AsyncExitStack(), False
 
         async def framed(message: Any) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 await turn.aclose()  # whoever does not read the answer keeps nobody waiting
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -75,7 +77,11 @@ class Frame:
             at_once = self.turns.setdefault((scope["client"] or ("",))[0], asyncio.Semaphore(AT_ONCE))
             await turn.enter_async_context(at_once)
             if not await Request(scope, receive).is_disconnected():
-                await self.app(self._outer(scope), received, framed)
+                try:
+                    await self.app(self._outer(scope), received, framed)
+                except asyncio.CancelledError:  # it took too long when the server was stopped
+                    if not begun:
+                        await refuse(503, "the server is being stopped; nothing is lost, send it again later")
 
     def _outer(self, scope: Any) -> Any:
         if not self.outer.netloc:

@@ -25,7 +25,7 @@ REQUEST_S = 10
 KEEP_ALIVE_S = 75
 ANSWER_S = 30
 """Within so many seconds whoever asked must have taken something of the answer."""
-EACH, ALL = 128, 512
+EACH, ALL = 400, 1000
 """Connections of one address (a trusted proxy may have all), and in all."""
 STOP_S = 2
 """How long requests that are being worked on may still take when the server is stopped."""
@@ -59,9 +59,9 @@ class Listener(socket.socket):
         super().__init__(fileno=socket.create_server(address, family=family).detach())
         self.proxies = proxies
         self.connections: dict[int, Connection] = {}
-        self.most = min(ALL, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)  # the other half is for the store and for files
+        self.most = min(ALL, _open_files(2 * ALL) // 2)  # the other half is for the store and for files
 
-    def listen(self, backlog: int = 0, /) -> None:
+    def listen(self, backlog: int = 0, /) -> None:  # noqa: ARG002
         """Let the kernel keep many that wait; asyncio takes `backlog` of them at a time, and nobody else gets a turn meanwhile."""
         super().listen(1024)
 
@@ -84,6 +84,15 @@ class Listener(socket.socket):
             raise ConnectionAbortedError
         self.connections[made.fileno()] = Connection(made, address)
         return made, (address, *_)
+
+
+def _open_files(wanted: int) -> int:
+    """How many files this process may have open: as many as are wanted, where the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
 
 
 def _make_room(crowd: Sequence[Connection], most: int) -> bool:

@@ -1,0 +1,245 @@
+"""Strangers cannot stop `rather serve`: sockets that send halves of requests, hundreds at once, floods; and signals stop it."""
+
+import resource
+import shutil
+import signal
+import socket
+import sqlite3
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import httpx
+import pytest
+from process import Server, until
+from questions import question
+from strangers import KINDS, strangers
+
+from rather.store import Store
+from rather.store.quality import Asking
+from rather.web import limits
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate for localhost that it signed itself, and its key; made by openssl."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    made = [str(folder / "certificate.pem"), str(folder / "key.pem")]
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
+    subprocess.run([*command.split(), "-out", made[0], "-keyout", made[1]], check=True, capture_output=True)
+    return made[0], made[1]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Store]:
+    """A run of 200 questions; `tmp_path` is the folder to serve it from."""
+    (tmp_path / "run.toml").write_text('[run]\nname = "r"\nstore = "store.db"\n')
+    store = Store(str(tmp_path / "store.db"))
+    store.ask("r", [question(i) for i in range(200)])
+    store.set_asking("r", Asking(repeats=0))
+    yield store
+    store.close()
+
+
+def person(server: Server, **more: object) -> httpx.Client:
+    """The owner, who answers as everybody does."""
+    token = server.link.rsplit("/", 1)[1]
+    return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, timeout=20, **more)  # type: ignore[arg-type]
+
+
+def answer(client: httpx.Client) -> int:
+    """Answer the next question; returns the label's number."""
+    number = client.get("/api/next").json()["question"]["id"]
+    sent = client.post("/api/answers", json={"question": number, "choice": "left", "key": f"answer-{number}"})
+    assert sent.status_code == 200, sent.text
+    return sent.json()["label"]
+
+
+def connected(port: int, sent: bytes = b"") -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", port), timeout=30)
+    made.sendall(sent)
+    return made
+
+
+def seconds_till_closed(connection: socket.socket, drip: bytes = b"") -> float:
+    """How long the other side bears it, if there is one more byte every half second."""
+    begun = time.monotonic()
+    connection.settimeout(0.5)
+    while time.monotonic() - begun < 30:
+        try:
+            if drip:
+                connection.sendall(drip)
+            if not connection.recv(65536):
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    connection.close()
+    return time.monotonic() - begun
+
+
+def borne(port: int, sent: dict[str, tuple[bytes, bytes]]) -> dict[str, float]:
+    """How long each of these is borne, all at once: what is sent first, and what drips after it."""
+    times: dict[str, float] = {}
+
+    def one(name: str, first: bytes, drip: bytes) -> None:
+        times[name] = seconds_till_closed(connected(port, first), drip)
+
+    threads = [threading.Thread(target=one, args=(name, *what)) for name, what in sent.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return times
+
+
+def test_half_a_request_is_dropped_after_ten_seconds_however_it_comes(run: Store, tmp_path: Path) -> None:
+    whole = b"GET /static/icon.svg HTTP/1.1\r\nHost: x\r\n\r\n"
+    with Server(tmp_path) as server:
+        times = borne(
+            server.port,
+            {
+                "nothing": (b"", b""),
+                "a head": (KINDS["head"], b""),
+                "a head, byte by byte": (KINDS["drip"], b"x"),
+                "a body": (KINDS["body"], b""),
+                "a body, byte by byte": (KINDS["body"], b" "),
+                "after a whole one": (whole + KINDS["head"], b""),
+                "after a whole one, byte by byte": (whole + KINDS["drip"], b"x"),
+            },
+        )
+    for what, seconds in times.items():
+        assert 9 < seconds < 13, (what, seconds)
+
+
+def test_half_a_tls_handshake_or_request_is_dropped_after_ten_seconds(run: Store, tmp_path: Path, certificate: tuple[str, str]) -> None:
+    with Server(tmp_path, "--certificate", certificate[0], "--key", certificate[1]) as server:
+        trusting = ssl.create_default_context(cafile=certificate[0])
+        hello = bytes.fromhex("16030100f8010000f40303")  # the beginning of a ClientHello
+        times = borne(server.port, {"nothing": (b"", b""), "a hello": (hello, b""), "a hello, byte by byte": (hello, b"\0")})
+        with trusting.wrap_socket(connected(server.port), server_hostname="localhost") as inside:
+            inside.sendall(KINDS["head"])
+            times["a head"] = seconds_till_closed(inside)
+        with person(server, verify=trusting) as client:
+            answer(client)
+    for what, seconds in times.items():
+        assert 9 < seconds < 13, (what, seconds)
+
+
+@pytest.mark.parametrize(
+    ("kind", "address"),
+    [("head", "127.0.0.2"), ("head", "127.0.0.1"), ("body", "127.0.0.1"), ("drip", "127.0.0.1"), ("silent", "127.0.0.1")],
+)
+def test_three_hundred_halves_of_requests_change_nothing(run: Store, tmp_path: Path, kind: str, address: str) -> None:
+    with Server(tmp_path) as server, person(server) as before, strangers(kind, server.port, 300, address) as found:
+        until(lambda: len(found.selector.get_map()) == 300)
+        labels = [answer(before) for _ in range(10)]
+        for _ in range(10):  # new connections, too
+            with person(server) as client:
+                labels.append(answer(client))
+        assert len(found.selector.get_map()) >= 290, "they are still there"
+        assert found.refused == 0
+    assert [x.id for x in run.labels("r")] == sorted(labels)
+
+
+@pytest.mark.parametrize("kind", ["flood", "pipeline"])
+@pytest.mark.parametrize("address", ["127.0.0.2", "127.0.0.1"])
+def test_a_flood_of_requests_keeps_nobody_out(run: Store, tmp_path: Path, kind: str, address: str) -> None:
+    with Server(tmp_path) as server, strangers(kind, server.port, 100, address), person(server) as client:
+        time.sleep(1)
+        for _ in range(5):
+            answer(client)
+    assert len(run.labels("r")) == 5
+
+
+def test_more_connections_than_there_may_be_cost_neither_files_nor_people_their_place(run: Store, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4000), hard))
+    with Server(tmp_path) as server, person(server) as before:
+        answer(before)
+        files = Path(f"/proc/{server.process.pid}/fd")
+        with strangers("head", server.port, limits.EACH + 200) as one:
+            until(lambda: one.closed > 200)
+            assert len(list(files.iterdir())) < limits.EACH + 150, "of one address"
+            answer(before)
+            with person(server) as client:
+                answer(client)
+        with ExitStack() as stack:
+            attacks = [stack.enter_context(strangers("head", server.port, 350, f"127.0.0.{i}")) for i in (2, 3, 4, 5)]
+            until(lambda: sum(attack.closed for attack in attacks) > 400)
+            assert len(list(files.iterdir())) < limits.ALL + 150, "in all"
+            answer(before)
+            with person(server) as client:
+                answer(client)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(run.labels("r")) == 5
+
+
+def test_what_is_too_large_is_refused(run: Store, tmp_path: Path) -> None:
+    post = b"POST /api/undo HTTP/1.1\r\nHost: x\r\n"
+    with Server(tmp_path) as server:
+        for sent, status in (
+            (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000, b"400"),
+            (b"GET /" + b"x" * 100_000, b"400"),
+            (post + b"Content-Length: 65537\r\n\r\n", b"413"),
+            (post + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", b"400"),
+            (post + b"Transfer-Encoding: chunked\r\n\r\n" + b"5\r\n", b"413"),
+        ):
+            with connected(server.port, sent) as connection:
+                assert connection.recv(12) == b"HTTP/1.1 " + status
+                assert seconds_till_closed(connection) < 5, "and that is the end"
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_nothing_that_strangers_send_is_logged(run: Store, tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        before = server.log.read_text()
+        for sent in (
+            b"\x16\x03\x01",
+            b"nonsense\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ):
+            with connected(server.port, sent + b"\r\n\r\n") as connection:
+                connection.recv(1000)
+        assert server.log.read_text() == before
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_within_three_seconds_and_what_was_acknowledged_is_kept(run: Store, tmp_path: Path, sent: signal.Signals) -> None:
+    with Server(tmp_path) as server, person(server) as client:
+        label = answer(client)  # and the connection stays open
+        halves = [connected(server.port, KINDS[kind]) for kind in ("silent", "head", "body")]
+        lock = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+        lock.execute("begin immediate")  # an answer that comes now cannot be written
+        with closing(lock), person(server) as other, ExitStack() as stack:
+            for half in halves:
+                stack.enter_context(half)
+            failed: list[bool] = []
+
+            def post() -> None:
+                try:
+                    failed.append(
+                        other.post("/api/answers", json={"question": 150, "choice": "left", "key": "12345678"}).status_code != 200
+                    )
+                except httpx.TransportError:
+                    failed.append(True)
+
+            waiting = threading.Thread(target=post)
+            waiting.start()
+            time.sleep(1)
+            assert waiting.is_alive(), "it is being worked on"
+            begun = time.monotonic()
+            server.process.send_signal(sent)
+            server.process.wait(20)
+            assert time.monotonic() - begun < 3
+            waiting.join()
+        assert failed == [True], "what was not written was not acknowledged"
+    assert [x.id for x in run.labels("r")] == [label]
+    assert "Traceback" not in server.log.read_text()
