@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+import httpx
+
 
 class Process:
     """`rather ARGUMENTS`, running in `folder`; what it prints goes to a file there."""
@@ -64,3 +66,17 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def person(server: Server, **more: object) -> httpx.Client:
+    """The owner, who answers as everybody does."""
+    token = server.link.rsplit("/", 1)[1]
+    return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, timeout=20, **more)  # type: ignore[arg-type]
+
+
+def answer(client: httpx.Client) -> int:
+    """Answer the next question; returns the label's number."""
+    number = client.get("/api/next").json()["question"]["id"]
+    sent = client.post("/api/answers", json={"question": number, "choice": "left", "key": f"answer-{number}"})
+    assert sent.status_code == 200, sent.text
+    return sent.json()["label"]

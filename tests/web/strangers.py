@@ -98,5 +98,29 @@ def strangers(kind: str, port: int, count: int = 300, address: str = "127.0.0.2"
         thread.join()
 
 
+def connected(port: int, sent: bytes = b"") -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", port), timeout=30)
+    made.sendall(sent)
+    return made
+
+
+def seconds_till_closed(connection: socket.socket, drip: bytes = b"") -> float:
+    """How long the other side bears it, if there is one more byte every half second."""
+    begun = time.monotonic()
+    connection.settimeout(0.5)
+    while time.monotonic() - begun < 30:
+        try:
+            if drip:
+                connection.sendall(drip)
+            if not connection.recv(65536):
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    connection.close()
+    return time.monotonic() - begun
+
+
 if __name__ == "__main__":
     Strangers(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]).run()

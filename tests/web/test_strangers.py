@@ -1,88 +1,21 @@
 """Strangers cannot stop `rather serve`: sockets that send halves of requests, hundreds at once, floods; and signals stop it."""
 
 import resource
-import shutil
 import signal
-import socket
 import sqlite3
 import ssl
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
 import pytest
-from process import Server, until
-from questions import question
-from strangers import KINDS, strangers
+from process import Server, answer, person, until
+from strangers import KINDS, connected, seconds_till_closed, strangers
 
 from rather.store import Store
-from rather.store.quality import Asking
 from rather.web import limits
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A certificate for localhost that it signed itself, and its key; made by openssl."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
-    folder = tmp_path_factory.mktemp("tls")
-    made = [str(folder / "certificate.pem"), str(folder / "key.pem")]
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
-    subprocess.run([*command.split(), "-out", made[0], "-keyout", made[1]], check=True, capture_output=True)
-    return made[0], made[1]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Store]:
-    """A run of 200 questions; `tmp_path` is the folder to serve it from."""
-    (tmp_path / "run.toml").write_text('[run]\nname = "r"\nstore = "store.db"\n')
-    store = Store(str(tmp_path / "store.db"))
-    store.ask("r", [question(i) for i in range(200)])
-    store.set_asking("r", Asking(repeats=0))
-    yield store
-    store.close()
-
-
-def person(server: Server, **more: object) -> httpx.Client:
-    """The owner, who answers as everybody does."""
-    token = server.link.rsplit("/", 1)[1]
-    return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, timeout=20, **more)  # type: ignore[arg-type]
-
-
-def answer(client: httpx.Client) -> int:
-    """Answer the next question; returns the label's number."""
-    number = client.get("/api/next").json()["question"]["id"]
-    sent = client.post("/api/answers", json={"question": number, "choice": "left", "key": f"answer-{number}"})
-    assert sent.status_code == 200, sent.text
-    return sent.json()["label"]
-
-
-def connected(port: int, sent: bytes = b"") -> socket.socket:
-    made = socket.create_connection(("127.0.0.1", port), timeout=30)
-    made.sendall(sent)
-    return made
-
-
-def seconds_till_closed(connection: socket.socket, drip: bytes = b"") -> float:
-    """How long the other side bears it, if there is one more byte every half second."""
-    begun = time.monotonic()
-    connection.settimeout(0.5)
-    while time.monotonic() - begun < 30:
-        try:
-            if drip:
-                connection.sendall(drip)
-            if not connection.recv(65536):
-                break
-        except TimeoutError:
-            continue
-        except OSError:
-            break
-    connection.close()
-    return time.monotonic() - begun
 
 
 def borne(port: int, sent: dict[str, tuple[bytes, bytes]]) -> dict[str, float]:
