@@ -5,7 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
@@ -13,6 +15,8 @@ from questions import question
 
 from rather.store import Store
 from rather.store.quality import Asking
+from rather.web import limits
+from rather.web.frame import Frame
 from rather.web.serve import server
 
 
@@ -44,6 +48,22 @@ def served(store: Store, folder: Path, run: str) -> Iterator[str]:
         time.sleep(0.01)
     try:
         yield url
+    finally:
+        serving.should_exit = True
+        thread.join(10)
+
+
+@contextmanager
+def app_served(app: Any, url: str = "", proxies: tuple[str, ...] = ()) -> Iterator[int]:
+    """Another app within the same limits: its port."""
+    listener = limits.Listener("127.0.0.1", 0, [ip_network(x) for x in proxies])
+    serving = limits.Server(Frame(app, url), listener)
+    thread = threading.Thread(target=serving.run, daemon=True)
+    thread.start()
+    while not serving.started:
+        time.sleep(0.01)
+    try:
+        yield listener.getsockname()[1]
     finally:
         serving.should_exit = True
         thread.join(10)

@@ -98,8 +98,8 @@ def strangers(kind: str, port: int, count: int = 300, address: str = "127.0.0.2"
         thread.join()
 
 
-def connected(port: int, sent: bytes = b"") -> socket.socket:
-    made = socket.create_connection(("127.0.0.1", port), timeout=30)
+def connected(port: int, sent: bytes = b"", address: str = "127.0.0.1") -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", port), timeout=30, source_address=(address, 0))
     made.sendall(sent)
     return made
 

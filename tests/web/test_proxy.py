@@ -5,11 +5,8 @@ import shutil
 import socket
 import ssl
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,9 @@ from process import Server, answer, listens, person, until
 from starlette.responses import JSONResponse
 from strangers import KINDS, connected, seconds_till_closed, strangers
 
+from conftest import app_served
 from rather.errors import ConfigError
 from rather.store import Store
-from rather.web import limits
-from rather.web.frame import Frame
 from rather.web.serve import server
 
 DOCS = Path(__file__).parents[2] / "docs" / "proxy"
@@ -179,19 +175,6 @@ async def told(scope: Any, receive: Any, send: Any) -> None:
         await JSONResponse(found | {"host": host})(scope, receive, send)
 
 
-@contextmanager
-def telling(url: str, proxies: str) -> Iterator[int]:
-    listener = limits.Listener("127.0.0.1", 0, [ip_network(x) for x in proxies.split()])
-    serving = limits.Server(Frame(told, url), listener)
-    thread = threading.Thread(target=serving.run)
-    thread.start()
-    while not serving.started:
-        time.sleep(0.01)
-    yield listener.getsockname()[1]
-    serving.should_exit = True
-    thread.join()
-
-
 FORGED = {
     "X-Forwarded-For": "6.6.6.6, 9.9.9.9",
     "X-Forwarded-Proto": "http",
@@ -203,12 +186,12 @@ FORGED = {
 @pytest.mark.parametrize("path", ["/labels/api/next", "/api/next"])
 def test_only_a_proxy_says_who_asks_and_nobody_says_where(path: str) -> None:
     ours = {"scheme": "https", "host": ["example.org"], "root_path": "/labels", "path": "/labels/api/next"}
-    with telling("https://example.org/labels", "127.0.0.3 127.0.0.4/31") as port:
+    with app_served(told, "https://example.org/labels", ("127.0.0.3", "127.0.0.4/31")) as port:
         for address, client in (("127.0.0.2", "127.0.0.2"), ("127.0.0.3", "9.9.9.9"), ("127.0.0.5", "9.9.9.9"), ("127.0.0.6", "127.0.0.6")):
             with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as asking:
                 found = asking.get(f"http://127.0.0.1:{port}{path}", headers=FORGED | {"Host": "evil.example"}).json()
                 assert found == ours | {"client": client}
-    with telling("", "") as port:
+    with app_served(told) as port:
         found = httpx.get(f"http://127.0.0.1:{port}{path}", headers=FORGED).json()
         assert found == {"scheme": "http", "path": path, "root_path": "", "client": "127.0.0.1", "host": [f"127.0.0.1:{port}"]}
 

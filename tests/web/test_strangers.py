@@ -1,5 +1,6 @@
 """Strangers cannot stop `rather serve`: sockets that send halves of requests, hundreds at once, floods; and signals stop it."""
 
+import asyncio
 import resource
 import signal
 import sqlite3
@@ -8,14 +9,18 @@ import threading
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from process import Server, answer, person, until
+from starlette.responses import PlainTextResponse
 from strangers import KINDS, connected, seconds_till_closed, strangers
 
+from conftest import app_served
 from rather.store import Store
 from rather.web import limits
+from rather.web.frame import AT_ONCE
 
 
 def borne(port: int, sent: dict[str, tuple[bytes, bytes]]) -> dict[str, float]:
@@ -113,6 +118,63 @@ def test_more_connections_than_there_may_be_cost_neither_files_nor_people_their_
                 answer(client)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(run.labels("r")) == 5
+
+
+def test_a_few_requests_of_an_address_are_worked_on_at_a_time_and_none_stands_in_anothers_way() -> None:
+    working: list[str] = []
+    most = 0
+    enough = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal most
+        if scope["type"] == "http" and scope["path"] == "/slow":
+            working.append("slow")
+            most = max(most, len(working))
+            await enough.wait()
+            working.pop()
+        elif scope["type"] == "http" and scope["path"] == "/enough":
+            enough.set()
+        if scope["type"] == "http":
+            await PlainTextResponse("done")(scope, receive, send)
+
+    with app_served(app) as port, ExitStack() as stack:
+        asking = [stack.enter_context(connected(port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", "127.0.0.2")) for _ in range(50)]
+        gone = [connected(port, b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", "127.0.0.2") for _ in range(50)]
+        until(lambda: len(working) == AT_ONCE)
+        for one in gone:  # they wait for nothing any more
+            one.close()
+        assert httpx.get(f"http://127.0.0.1:{port}/").text == "done"
+        assert len(working) == AT_ONCE
+        assert httpx.get(f"http://127.0.0.1:{port}/enough").text == "done"
+        for one in asking:  # each has its turn
+            heard = b""
+            while not heard.endswith(b"done"):
+                heard += one.recv(1000) or pytest.fail(f"no answer, {heard!r}")
+    assert most == AT_ONCE
+
+
+def test_whoever_does_not_take_the_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ANSWER_S", 2)
+    ended: list[float] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        ended.append(time.monotonic())
+
+    ask = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with app_served(app) as port, connected(port, ask) as reading, connected(port, ask):
+        begun, size = time.monotonic(), 0
+        while size < 65_536_000:  # slowly, but it goes on
+            size += len(reading.recv(1 << 20))
+            if size < 20_000_000:
+                time.sleep(0.1)
+        until(lambda: len(ended) == 2, 20)  # for the one who reads nothing there is nobody to send to
+        assert time.monotonic() - begun > 2
 
 
 def test_what_is_too_large_is_refused(run: Store, tmp_path: Path) -> None:
