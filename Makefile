@@ -48,9 +48,10 @@ check: setup
 	$(BIN)/ruff check
 	$(BIN)/pyright
 
-# The labelling page is tested in Debian's Chromium; without it those tests are skipped.
+# The labelling page is tested in Debian's Chromium, behind Debian's nginx and Caddy; without them those tests are skipped.
 test: setup
 	@command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; } > /dev/null 2>&1 || echo "no Chromium: the page is not tested"
+	@for proxy in nginx caddy; do command -v $$proxy > /dev/null || { apt-get update -q && apt-get install -y -q $$proxy; } > /dev/null 2>&1 || echo "no $$proxy: the page is not tested behind it"; done
 	@command -v cc > /dev/null || { apt-get update -q && apt-get install -y -q gcc libc6-dev; } > /dev/null 2>&1 || echo "no C compiler: the tests of kernels.c fail"
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 

@@ -109,13 +109,19 @@ def serve(
     overlap: Annotated[int, typer.Option(help="People who answer each question; 0: as before (at first 1).", min=0)] = 0,
     certificate: Annotated[str, typer.Option(help="TLS certificate file.")] = "",
     key: Annotated[str, typer.Option(help="TLS key file.")] = "",
-    insecure: Annotated[bool, typer.Option("--insecure", help="Listen at another address without TLS.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let answers travel in the clear all the same.")] = False,
+    url: Annotated[str, typer.Option(help="What people open, where a proxy stands before the page: https://example.org/labels")] = "",
+    behind_proxy: Annotated[
+        str, typer.Option(help="Addresses or networks of the proxy, comma between; with --url it is this machine's own by default.")
+    ] = "",
     new_link: Annotated[bool, typer.Option("--new-link", help="Make a new link for the owner; the old one ends.")] = False,
 ) -> None:
     """Put the run's open questions on a page that several people answer in their browsers; Ctrl-C stops it, nothing is lost.
 
     At first start it prints the owner's link, once. The owner opens it and makes a link for everybody who is to answer.
     `rather serve --demo` shows the page with words, mathematics, clips and batches, in the folder runs/demo-page.
+
+    Behind a TLS proxy: [cyan]rather serve run.toml --url https://example.org/labels[/cyan]; docs/labelling.md shows nginx and Caddy.
     """
     from rather.web.serve import owner_link, server
 
@@ -137,13 +143,16 @@ def serve(
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(name, replace(store.asking(name), overlap=overlap))
-    serving, url = server(store, folder, name, instruction, host, port, certificate, key, insecure)
-    link = owner_link(store, name, url, new_link)
+    serving, at = server(store, folder, name, instruction, host, port, certificate, key, insecure, url, behind_proxy)
+    link = owner_link(store, name, at, new_link)
     console.print(
-        f"The owner's link, shown this once: [bold]{link}[/bold]" if link else f"{url} (the owner has a link; --new-link makes another)",
+        f"The owner's link, shown this once: [bold]{link}[/bold]" if link else f"{at} (the owner has a link; --new-link makes another)",
         soft_wrap=True,
     )
-    serving.run()
+    try:
+        serving.run()
+    except KeyboardInterrupt:
+        interrupt.leave()  # a thread may wait for the database still: what it was to write has not been acknowledged
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The commands about what is in the store: import, export, status. None of them needs a model, and none imports torch."""
+"""The commands about what is in the store: import, export, backup, status. None of them needs a model, and none imports torch."""
 
 from collections import Counter
 from pathlib import Path
@@ -87,6 +87,27 @@ def export(
         count = transfer.export(store, run, target, form, advance, skipped)
     console.print(f"{count} rows in {target}", highlight=False, markup=False, soft_wrap=True)
     _print_skipped(skipped)
+
+
+@commands.command()
+def backup(
+    file: File, target: Annotated[Path, typer.Argument(help="The new file; nothing is overwritten.")], settings: Settings = None
+) -> None:
+    """Copy the run's store to a file while people answer: all that was acknowledged before, no answer by halves.
+
+    `cp` does not do that: the newest answers stand in a second file, and the first one changes while it is read. The copy is a store
+    like any other: [cyan]rather serve run.toml run.store=FILE[/cyan]. A PostgreSQL store is copied by pg_dump.
+    """
+    from rather import settings as toml
+    from rather.progress import progress
+    from rather.store.backup import backup
+
+    config = toml.load(file, settings or [])
+    with progress(console, f"copying {config.store}, %", 100, transient=True) as advance:
+        rows = backup(config.store, target, advance)
+    console.print(
+        f"{target}: {rows['comparison']} questions, {rows['label']} answers, checked", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 @commands.command()

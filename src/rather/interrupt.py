@@ -18,7 +18,7 @@ def install() -> None:
 
     def lost(found: "sys.UnraisableHookArgs") -> None:
         if isinstance(found.exc_value, KeyboardInterrupt):
-            _leave()
+            leave()
         known(found)
 
     sys.unraisablehook = lost
@@ -27,14 +27,15 @@ def install() -> None:
 def _asked(_: int, frame: FrameType | None) -> None:
     while working and frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            _leave()
+            leave()
         frame = frame.f_back
     if not working:
-        _leave()
+        leave()
     raise KeyboardInterrupt
 
 
-def _leave() -> None:
+def leave() -> None:
+    """End at once, without waiting for threads."""
     shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides the cursor
     os.write(2, f"{shown}stopped {KEPT}\n".encode())
     os._exit(130)

@@ -1,16 +1,22 @@
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from questions import question
 
 from rather.store import Store
 from rather.store.quality import Asking
+from rather.web import limits
+from rather.web.frame import Frame
 from rather.web.serve import server
 
 
@@ -47,6 +53,22 @@ def served(store: Store, folder: Path, run: str) -> Iterator[str]:
         thread.join(10)
 
 
+@contextmanager
+def app_served(app: Any, url: str = "", proxies: tuple[str, ...] = ()) -> Iterator[int]:
+    """Another app within the same limits: its port."""
+    listener = limits.Listener("127.0.0.1", 0, [ip_network(x) for x in proxies])
+    serving = limits.Server(Frame(app, url), listener)
+    thread = threading.Thread(target=serving.run, daemon=True)
+    thread.start()
+    while not serving.started:
+        time.sleep(0.01)
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        serving.should_exit = True
+        thread.join(10)
+
+
 @pytest.fixture
 def serve(store: Store, tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Starts the server for the run "r", without repeats, and returns its URL."""
@@ -76,3 +98,26 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
     made = chromium.new_context()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A certificate for localhost that it signed itself, and its key; made by openssl."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    made = [str(folder / "certificate.pem"), str(folder / "key.pem")]
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
+    subprocess.run([*command.split(), "-out", made[0], "-keyout", made[1]], check=True, capture_output=True)
+    return made[0], made[1]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Store]:
+    """A run of 200 questions; `tmp_path` is the folder to serve it from."""
+    (tmp_path / "run.toml").write_text('[run]\nname = "r"\nstore = "store.db"\n')
+    store = Store(str(tmp_path / "store.db"))
+    store.ask("r", [question(i) for i in range(200)])
+    store.set_asking("r", Asking(repeats=0))
+    yield store
+    store.close()

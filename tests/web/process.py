@@ -8,6 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
+
+import httpx
+from clients import answer_to, given
 
 
 class Process:
@@ -31,7 +35,7 @@ class Process:
     def wait(self, seconds: float = 180) -> None:
         assert self.process.wait(seconds) == 0, self.log.read_text()
 
-    def __enter__(self) -> "Process":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,15 +45,15 @@ class Process:
 class Server(Process):
     """`rather serve`; `link` is the owner's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        super().__init__(folder, "serve", "run.toml", "--port", str(port))
+            self.port = free.getsockname()[1]
+        super().__init__(folder, "serve", "run.toml", "--port", str(self.port), *options)
         until(lambda: "/join#" in self.log.read_text())
         self.link = next(word for word in self.log.read_text().split() if "/join#" in word)
         self.url = self.link.split("/join#")[0]
-        until(lambda: listens(port))
+        until(lambda: listens(self.port))
 
 
 def listens(port: int) -> bool:
@@ -63,3 +67,16 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def person(server: Server, **more: object) -> httpx.Client:
+    """The owner, who answers as everybody does."""
+    token = server.link.partition("#")[2]
+    return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, timeout=20, **more)  # type: ignore[arg-type]
+
+
+def answer(client: httpx.Client) -> int:
+    """Answer the next question; returns the label's number."""
+    sent = client.post("/api/answers", json=answer_to(given(client)))
+    assert sent.status_code == 200, sent.text
+    return sent.json()["label"]

@@ -11,13 +11,12 @@ from clients import OPEN, answer, answer_to, browser, client_of, enter, given, p
 from questions import of_four, question
 from sqlalchemy import select
 
-from rather.errors import ConfigError
 from rather.store import Store
 from rather.store.asking import repeat
 from rather.store.people import bearer, everybody, invite, revoke
 from rather.store.quality import Asking
 from rather.store.tables import invitation
-from rather.web.serve import owner_link, server
+from rather.web.serve import owner_link
 from rather.web.words import html
 
 Serve = Callable[..., str]
@@ -271,12 +270,6 @@ def test_every_answer_carries_the_headers_and_the_key_is_private(store: Store, s
     cookie = enter(client_of(url), invite(store, "ann")).headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
-
-
-def test_another_address_needs_tls_or_a_flag(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--certificate"):
-        server(store, tmp_path, "r", "?", "0.0.0.0", 8008)
-    server(store, tmp_path, "r", "?", "0.0.0.0", 8008, insecure=True)
 
 
 @pytest.mark.parametrize(

@@ -617,7 +617,7 @@ def test_without_javascript_there_is_one_sentence(chromium: Browser, store: Stor
     store.ask("r", [question(0)])
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(f"{serve()}/join/{invite(store, 'ann')}")
+    page.goto(f"{serve()}/join#{invite(store, 'ann')}")
     sentence = "This page needs JavaScript, which keeps your answers until the server has them: please switch it on and reload."
     said = page.locator("noscript p")  # which Playwright never calls visible
     assert said.text_content() == sentence

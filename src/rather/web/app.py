@@ -19,7 +19,7 @@ from rather.store.clips import picture, problems
 from rather.store.engine import now
 from rather.store.people import Person
 from rather.store.rows import LETTERS
-from rather.web.guard import Frame, Guard
+from rather.web.guard import Guard
 from rather.web.owner import router
 from rather.web.shown import shown
 
@@ -72,14 +72,13 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
     # Browsers send cookies to every port of a host: two runs there must not share the name of theirs.
     cookie = f"rather-{hashlib.sha256(f'{run}{NUL}{key}'.encode()).hexdigest()[:12]}"
     app.add_middleware(SessionMiddleware, secret_key=key, session_cookie=cookie, same_site="lax", https_only=secure, max_age=30 * 86_400)
-    app.add_middleware(Frame)
     app.mount("/static", StaticFiles(packages=[("rather.web", "static")]))
     guard = Guard(store, run)
     somebody = Depends(guard)
     pages = jinja2.Environment(loader=jinja2.PackageLoader("rather.web"), autoescape=True, undefined=jinja2.StrictUndefined)
 
     def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        base = f"{request.scope.get('root_path', '')}/"
+        base = f"{request.scope['root_path']}/"
         return HTMLResponse(pages.get_template(template).render(base=base, **values), status)
 
     def own(request: Request, template: str, found: Person | None, **values: Any) -> HTMLResponse:
@@ -106,7 +105,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
 
     @app.get("/join/{token}", include_in_schema=False)
     def join_by_an_old_link(request: Request, token: str) -> Response:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/join#{quote(token)}", 303)
+        return RedirectResponse(f"{request.scope['root_path']}/join#{quote(token)}", 303)
 
     @app.post("/api/join", include_in_schema=False)
     def join(request: Request, given: Secret) -> dict[str, str]:
@@ -125,7 +124,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         found = guard.last_entered(request)
         if found is None:
             return page(request, "closed.html", 401)
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/label/{found.invitation}", 303)
+        return RedirectResponse(f"{request.scope['root_path']}/label/{found.invitation}", 303)
 
     @app.get("/label/{invitation}", include_in_schema=False)
     def label_page(request: Request, invitation: str) -> Response:

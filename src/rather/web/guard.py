@@ -1,26 +1,16 @@
-"""What stands between the page and strangers: sessions, the origin of requests, limits, and the headers of every answer."""
+"""Who sends a request, and whether they may: sessions, the origin of requests, how fast somebody may answer."""
 
 import os
 import secrets
 import time
 from pathlib import Path
-from typing import Any
 
 from fastapi import HTTPException, Request
-from starlette.datastructures import MutableHeaders
 
 from rather.store import Store
 from rather.store.people import Person, bearer, guest, proof_of
 
-LONGEST_BODY = 64 * 1024
 ANSWERS_A_SECOND, BURST = 10.0, 30.0
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'self'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 
 def secret(folder: Path) -> str:
@@ -129,30 +119,3 @@ class Guard:
 
 def _ours(request: Request) -> str:
     return f"{request.url.scheme}://{request.headers.get('host')}"
-
-
-class Frame:
-    """ASGI middleware: refuses bodies that are too long or of unknown length, and puts `HEADERS` on every answer."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def framed(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        given = dict(scope["headers"])
-        length = given.get(b"content-length", b"0")
-        if b"transfer-encoding" in given or not length.isdigit() or int(length) > LONGEST_BODY:
-            await framed({"type": "http.response.start", "status": 413, "headers": [(b"content-type", b"application/json")]})
-            await send({"type": "http.response.body", "body": b'{"detail":"the request is too long"}'})
-            return
-        await self.app(scope, receive, framed)

@@ -1,17 +1,18 @@
 """`rather serve`: the labelling page of a run, on this machine unless it is told otherwise."""
 
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any
-
-import uvicorn
 
 from rather.errors import ConfigError
 from rather.store import Store
 from rather.store.people import everybody, invite
 from rather.web.app import create
+from rather.web.frame import Frame
 from rather.web.guard import secret
+from rather.web.limits import Listener, Server
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+URL = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?((?:/[\w~-][\w.~-]*)*)/?", re.ASCII | re.IGNORECASE)
 
 
 def owner_link(store: Store, run: str, url: str, renew: bool = False) -> str | None:
@@ -26,22 +27,74 @@ def owner_link(store: Store, run: str, url: str, renew: bool = False) -> str | N
 
 def server(
     store: Store, folder: Path, run: str, instruction: str, host: str, port: int, certificate: str = "", key: str = "",
-    insecure: bool = False,
-) -> tuple[uvicorn.Server, str]:  # fmt: skip
-    """The server, ready to run, and its URL.
+    insecure: bool = False, url: str = "", behind_proxy: str = "",
+) -> tuple[Server, str]:  # fmt: skip
+    """The server, which listens already but answers when it is run, and the URL that people open.
+
+    `url` is that URL where it is another one than that of this server; `behind_proxy`, the addresses of its TLS proxies.
 
     Raises:
-        ConfigError: another address than loopback with neither TLS nor `insecure`.
+        ConfigError: answers would travel in the clear, without `insecure`; or the options mean nothing.
     """
-    if host not in LOOPBACK and not certificate and not insecure:
+    if behind_proxy and not url:
+        raise ConfigError("--behind-proxy needs --url, the address that people open at the proxy: --url https://example.org/labels")
+    outer = _outer(url)
+    proxies = [_network(x.strip()) for x in (behind_proxy or "127.0.0.1,::1").split(",")] if outer else []
+    if not insecure:
+        _not_in_the_clear(host, bool(certificate), outer, bool(behind_proxy))
+    try:
+        listener = Listener(host, port, proxies)
+    except OSError as e:
+        raise ConfigError(f"cannot listen at {host}, port {port}: {e.strerror}; give another --host or --port") from None
+    scheme, shown = "https" if certificate else "http", f"[{host}]" if ":" in host else host
+    at = outer or f"{scheme}://{shown}:{listener.getsockname()[1]}"
+    app = Frame(create(store, run, instruction, secret(folder), secure=at.startswith("https:")), outer)
+    try:
+        return Server(app, listener, certificate, key), at
+    except OSError as e:
+        listener.close()
+        raise ConfigError(f"the certificate {certificate} with the key {key or certificate} cannot be used: {e.strerror or e}") from None
+
+
+def _outer(url: str) -> str:
+    """The URL as browsers write it: in small letters, without a default port, without a slash at the end."""
+    if not url:
+        return ""
+    parts = URL.fullmatch(url)
+    if parts is None:
+        raise ConfigError(f"--url {url!r} is no address of a page; give scheme, host and path: --url https://example.org/labels")
+    scheme, host, port, path = parts[1].lower(), parts[2].lower(), parts[3] or "", parts[4]
+    return f"{scheme}://{host}{'' if port == {'http': ':80', 'https': ':443'}[scheme] else port}{path}"
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise ConfigError(f"--behind-proxy {text!r} is neither an address nor a network; give 10.0.0.5 or 10.0.0.0/24") from None
+
+
+def _not_in_the_clear(host: str, certificate: bool, outer: str, proxy_named: bool) -> None:
+    """Refuse what would let answers and links travel in the clear: plain HTTP stays on this machine, or between it and a TLS proxy."""
+    if outer.startswith("http:") and not _is(URL.fullmatch(outer)[2].strip("[]"), "is_loopback"):  # type: ignore[index]
+        raise ConfigError(f"answers would travel in the clear to {outer}; give --url https://..., or add --insecure")
+    if certificate or _is(host, "is_loopback"):
+        return
+    if outer and not proxy_named and _is(host, "is_private"):
+        raise ConfigError(f"{host} can be reached from other machines; name the TLS proxy before it: --behind-proxy ADDRESS")
+    if not (outer and _is(host, "is_private")):
         raise ConfigError(
-            f"{host} can be reached from other machines, and answers would travel in the clear; give --certificate and --key, "
-            "put a TLS proxy before it and add --insecure, or leave --host out"
+            f"{host} can be reached from other machines, and answers would travel in the clear; give --certificate and --key, leave "
+            "--host out, give --url and --behind-proxy and a private address for a TLS proxy to reach, or add --insecure"
         )
-    app = create(store, run, instruction, secret(folder), secure=bool(certificate))
-    tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key or None} if certificate else {}
-    # No access log: the path of an invite link is a secret.
-    config = uvicorn.Config(
-        app, host=host, port=port, access_log=False, log_level="warning", server_header=False, timeout_keep_alive=75, **tls
-    )
-    return uvicorn.Server(config), f"{'https' if certificate else 'http'}://{host}:{port}"
+
+
+def _is(host: str, what: str) -> bool:
+    """Whether the host is an address of that kind; a name is none, but localhost."""
+    if host == "localhost":
+        return what == "is_loopback"
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return bool(getattr(address, what)) and not address.is_unspecified
