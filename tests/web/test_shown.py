@@ -59,6 +59,8 @@ def look(context: BrowserContext, store: Store, serve: Serve) -> Callable[..., P
         store.ask("r", [asked])
         page = enter(context, serve(), store, "ann")
         page.set_viewport_size({"width": width, "height": height})
+        page.reload()
+        expect(page.locator("#question")).to_be_visible()
         return page
 
     return show
@@ -105,7 +107,7 @@ def test_what_cannot_be_shown_is_seen_to_be_there(written: str, seen: str) -> No
 @pytest.mark.parametrize(
     "written",
     [
-        "[hidden]: https://example.com", "[x](/owner)", "[x](javascript:alert(1))", "```python seen\nx\n```",
+        "word\n\n[hidden]: https://example.com", "[x](/owner)", "[x](javascript:alert(1))", "```python seen\nx\n```",
         "| a |\n|---|\n| 1 | 2 | seen |", "#", "<!-- seen -->", "> " * 30 + "seen", "- " * 30 + "seen", "#####", "* \n*", "<seen>",
         "&notanentity;",
     ],
@@ -187,7 +189,18 @@ def test_what_is_no_latex_is_shown_as_it_was_written(written: str) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["$5 and $10", "from $5 to $10, or $15", "US$5/$6", r"\$x\$ is $", "`$x$` and `\\(y\\)`", "$$", r"a \( b", r"a \[ b", "$ x $"],
+    [
+        "$5 and $10",
+        "from $5 to $10, or $15",
+        "$5 to $ten",
+        "US$5/$6",
+        r"\$x\$ is $",
+        "`$x$` and `\\(y\\)`",
+        "$$",
+        r"a \( b",
+        r"a \[ b",
+        "$ x $",
+    ],
 )
 def test_money_and_code_are_no_mathematics(written: str) -> None:
     shown = html(written)
@@ -294,6 +307,7 @@ def test_a_conversation_has_one_bubble_a_turn(look: Callable[..., Page]) -> None
 def test_one_message_of_a_user_is_its_text() -> None:
     assert prompt_html([{"role": "user", "content": "**hi**"}]) == html("**hi**")
     assert "system" in prompt_html([{"role": "system", "content": "hi"}])
+    assert "Bob" in prompt_html([{"role": "user", "content": "hi", "name": "Bob"}])
 
 
 def test_a_long_conversation_is_bounded_as_a_whole() -> None:
@@ -385,9 +399,9 @@ PLACES = """(element) => {
 
 @pytest.mark.parametrize("override", ["\u202e", "\u2067", "\u202b", "\u202d\u202e"])
 def test_bidi_overrides_turn_nothing_round_outside_of_their_block(look: Callable[..., Page], override: str) -> None:
-    prompt = [{"role": f"a{override}b", "content": "x"}, {"role": "user", "content": override}]
+    prompt = [{"role": f"a{override}b", "name": "name", "content": "x"}, {"role": "user", "content": override}]
     page = look(of(f"a{override}bc\n\nafter\n\n- i{override}\n- item\n\n| x{override} | cell |\n|---|---|", prompt=prompt))
-    places = [page.get_by_text(word, exact=True).evaluate(PLACES) for word in ("after", "item", "cell", "user")]
+    places = [page.get_by_text(word, exact=True).evaluate(PLACES) for word in ("after", "item", "cell", "user", "name")]
     places += [page.locator(f".side h2 .beside:text-is('{name}')").evaluate(PLACES) for name in ("left", "right")]
     assert all(first < last for first, last in places)
 
