@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Row, select
 
 from rather.errors import StoreError
+from rather.store import counting
 from rather.store import tables as t
 from rather.store.engine import now
 from rather.store.store import Store
@@ -60,12 +61,16 @@ def erase(store: Store, name: str) -> int:
         who = connection.execute(select(t.judge.c.id).where(t.judge.c.name == name)).scalar()
         if who is None:
             return 0
+        counting.forget(connection, who)
         again = list(connection.execute(select(t.probe.c.comparison).where(t.probe.c.judge == who)).scalars())
         connection.execute(sa.delete(t.probe).where(t.probe.c.judge == who))
-        connection.execute(sa.delete(t.lease).where((t.lease.c.judge == who) | t.lease.c.comparison.in_(again)))
-        gone = connection.execute(sa.delete(t.label).where((t.label.c.judge == who) | t.label.c.comparison.in_(again))).rowcount
-        connection.execute(sa.delete(t.side).where(t.side.c.comparison.in_(again)))
-        connection.execute(sa.delete(t.comparison).where(t.comparison.c.id.in_(again)))
+        connection.execute(sa.delete(t.lease).where(t.lease.c.judge == who))
+        gone = connection.execute(sa.delete(t.label).where(t.label.c.judge == who)).rowcount
+        for some in counting.parts(again):
+            for table in (t.lease, t.label, t.side):
+                there = connection.execute(sa.delete(table).where(table.c.comparison.in_(some))).rowcount
+                gone += there if table is t.label else 0
+            connection.execute(sa.delete(t.comparison).where(t.comparison.c.id.in_(some)))
         connection.execute(sa.delete(t.judge).where(t.judge.c.id == who))
     return gone
 

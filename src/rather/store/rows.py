@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, Table, exists, func, null, select
+from sqlalchemy import Connection, Row, Select, Table, func, null, select
 
 from rather.core import Comparison, Label, Prompt, Task, Trajectory
+from rather.store import counting
 from rather.store import tables as t
 from rather.store.engine import now
 
@@ -34,24 +35,11 @@ class Question:
     trajectories: tuple[tuple[int, ...], ...] = ((), ())
 
 
-_LATER = t.label.alias()
-_NEWER = (_LATER.c.comparison == t.label.c.comparison) & (_LATER.c.judge == t.label.c.judge) & (_LATER.c.id > t.label.c.id)
 WRITTEN: Select[Any] = select(t.label).where(t.label.c.kind != "undo")
 """All labels, whether they count or not."""
 
-CURRENT: Select[Any] = WRITTEN.where(~exists().where(_NEWER))
+CURRENT: Select[Any] = select(t.label).where(t.label.c.counts)
 """The labels that count: the latest of each judge on each question, unless that is an undo."""
-
-ANSWERS = (
-    CURRENT.where(t.label.c.comparison == t.comparison.c.id, t.label.c.kind == "answer")
-    .with_only_columns(func.count(t.label.c.id))
-    .correlate(t.comparison)
-    .scalar_subquery()
-)
-"""How many judges have answered a question, abstentions aside."""
-
-LEASES = select(func.count(t.lease.c.judge)).where(t.lease.c.comparison == t.comparison.c.id).correlate(t.comparison).scalar_subquery()
-"""How many judges have a question before them."""
 
 _SHOWN = t.side.join(t.trajectory).outerjoin(t.clip, t.clip.c.trajectory == t.trajectory.c.id)
 _BARE = select(t.side.c.comparison).select_from(_SHOWN).where(t.side.c.comparison == t.comparison.c.id)
@@ -61,13 +49,13 @@ READY = ~_BARE.where(t.trajectory.c.text.is_(None), t.clip.c.webp.is_(None)).cor
 
 def answered_by(judge: int) -> Any:
     """Whether the judge has answered the question."""
-    return t.comparison.c.id.in_(CURRENT.where(t.label.c.judge == judge).with_only_columns(t.label.c.comparison))
+    mine = CURRENT.where(t.label.c.judge == judge, t.label.c.comparison == t.comparison.c.id)
+    return mine.with_only_columns(t.label.c.comparison).correlate(t.comparison).exists()
 
 
 def of_purpose(purpose: str | None) -> Any:
     """Questions of one purpose, or without one all but those whose answers are known; sides that are the "same" need none."""
-    column = t.comparison.c.purpose
-    return column.not_in(("gold", "repeat", "same")) if purpose is None else column == purpose
+    return t.comparison.c.rank.is_not(None) if purpose is None else t.comparison.c.purpose == purpose
 
 
 def meant_for(judge: int) -> Any:
@@ -93,9 +81,7 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool =
     wanted = select(t.side.c.comparison, t.side.c.side, *columns).join(t.trajectory, t.trajectory.c.id == t.side.c.trajectory)
     wanted = wanted.order_by(t.side.c.comparison, t.side.c.side, t.side.c.place)
     again = select(t.probe.c.comparison, t.probe.c.original).where(t.probe.c.original.is_not(None))
-    numbers = [r.id for r in rows]
-    for start in range(0, len(numbers), 500):
-        some = numbers[start : start + 500]
+    for some in counting.parts(r.id for r in rows):
         stored: Sequence[Any] = connection.execute(wanted.where(t.side.c.comparison.in_(some))).all()
         for question, letter, number, *row in stored:
             there, trajectories = sides.setdefault(question, {}).setdefault(letter, ([], []))
@@ -151,8 +137,12 @@ def add_questions(
     """Insert questions under the keys that stand before them, which the run must not have yet; returns their numbers."""
     fixed = {"run": run, "purpose": purpose, "created": now()}
     given, whys = scores or [None] * len(questions), [why] * len(questions) if isinstance(why, str) else why
-    asked = [{**fixed, "key": q[0], "why": w, "score": score} for q, w, score in zip(questions, whys, given, strict=True)]
+    asked = [
+        {**fixed, "key": q[0], "why": w, "score": score, **counting.place(q[0], purpose, score)}
+        for q, w, score in zip(questions, whys, given, strict=True)
+    ]
     numbers = numbered(connection, t.comparison, asked)
+    counting.asked(connection, run, sum(row["rank"] is not None for row in asked))
     sides = [
         ({"comparison": number, "side": letter, "place": place}, trajectory)
         for number, (_, comparison) in zip(numbers, questions, strict=True)

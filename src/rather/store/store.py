@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from rather.core import Answered, Comparison, Label
 from rather.errors import DataError, StoreError
 from rather.store import engine as opening
-from rather.store import leasing, quality, rows
+from rather.store import counting, leasing, quality, rows
 from rather.store import tables as t
 from rather.store.quality import Asking
 from rather.store.rows import Question
@@ -104,8 +104,9 @@ class Store:
         Returns the number of each question. A higher score is asked earlier; `why` is one word for all, or one each.
         """
         with self.transaction(write=True) as connection:
-            there = select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run)
-            known = {r.key: r.id for r in connection.execute(there)}
+            there, known = select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run), dict[str, int]()
+            for some in counting.parts(dict.fromkeys(c.key for c in comparisons)):
+                known |= {r.key: r.id for r in connection.execute(there.where(t.comparison.c.key.in_(some)))}
             new: dict[str, int] = {}
             for i, c in enumerate(comparisons):
                 if c.key not in known:
@@ -124,14 +125,12 @@ class Store:
 
     def count(self, run: str, judge: str) -> Counts:
         """How far the judge is."""
-        ordinary = rows.of_purpose(None)
-        questions = select(func.count(t.comparison.c.id)).where(t.comparison.c.run == run, ordinary)
         with self.transaction() as connection:
-            mine = self._of(connection, run, judge).with_only_columns(func.count(t.label.c.id))
-            wanted = select(*(x.scalar_subquery() for x in (mine, mine.where(ordinary), questions)))
-            return Counts(*connection.execute(wanted).one())
+            mine = select(t.standing.c.turns, t.standing.c.answered).filter_by(run=run, judge=self._judge(connection, judge))
+            turns, answered = connection.execute(mine).first() or (0, 0)
+            return Counts(turns, answered, connection.execute(select(t.asked.c.questions).filter_by(run=run)).scalar() or 0)
 
-    def _of(self, connection: Connection, run: str, judge: str) -> sa.Select[Any]:
+    def said(self, connection: Connection, run: str, judge: str) -> sa.Select[Any]:
         return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self._judge(connection, judge))
 
     def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None, beginning: str = "") -> list[Question]:
@@ -204,19 +203,23 @@ class Store:
         them or have just answered. Those with the highest score come first, or with `at_random` any one, drawn by that number. Without
         a `purpose` it may be any question but those whose answers are known. One that cannot be shown, for want of its clip, waits.
         """
-        time = opening.now()
-        with self.transaction(write=True) as connection:
-            who = self._judge(connection, judge)
-            connection.execute(sa.delete(t.lease).where(t.lease.c.expires < time))
-            row, again = leasing.find(connection, run, who, purpose, overlap, held, at_random)
-            if row is None:
+        time, tried = opening.now(), set[int]()
+        while True:
+            with self.transaction() as connection:
+                who, but = self._judge(connection, judge), {*held, *tried}
+                some = leasing.search(connection, run, who, purpose, overlap, but, at_random, time)
+            if not some:
                 return None
-            mine_now = {"comparison": row.id, "judge": who}
-            if again:
-                connection.execute(sa.update(t.lease).filter_by(**mine_now).values(expires=time + seconds))
-            else:
-                connection.execute(insert(t.lease).values(**mine_now, expires=time + seconds))
-            return rows.with_sides(connection, [row])[0]
+            with self.transaction(write=True) as connection:
+                who = self._judge(connection, judge)
+                row = leasing.claim(connection, some, who, overlap, time)
+                if row is not None:
+                    mine_now = {"comparison": row.id, "judge": who}
+                    again = connection.execute(sa.update(t.lease).filter_by(**mine_now).values(expires=time + seconds)).rowcount
+                    if not again:
+                        connection.execute(insert(t.lease).values(**mine_now, expires=time + seconds))
+                    return rows.with_sides(connection, [row])[0]
+            tried |= set(some)
 
     def release(self, question: int, judge: str) -> None:
         """Give a lease back without an answer."""
@@ -264,12 +267,13 @@ class Store:
                         raise StoreError(f"question {x.comparison} is not in the store {self.where}") from e
                 connection.execute(sa.delete(t.lease).filter_by(comparison=x.comparison, judge=judges[x.judge]))
                 numbers.append(number)
+            counting.answered(connection, [x.comparison for x in labels])
         return numbers
 
     def undo(self, run: str, judge: str, question: int | None = None) -> int | None:
         """Withdraw the judge's latest answer in the run, or on one `question`; returns the question, None when there is no such answer."""
         with self.transaction(write=True) as connection:
-            latest = self._of(connection, run, judge)
+            latest = self.said(connection, run, judge)
             if question is not None:
                 latest = latest.where(t.label.c.comparison == question)
             row = connection.execute(latest.order_by(t.label.c.id.desc()).limit(1)).first()
@@ -277,6 +281,7 @@ class Store:
                 return None
             values = {"comparison": row.comparison, "judge": row.judge, "kind": "undo", "reason": "", "shown_left": "a", "flags": []}
             connection.execute(insert(t.label).values(**values, created=opening.now()))
+            counting.answered(connection, [row.comparison])
             return row.comparison
 
     def labels(self, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> list[Label]:
@@ -306,7 +311,7 @@ class Store:
     def judged(self, run: str, judge: str) -> list[Label]:
         """One judge's answers and abstentions that count, oldest first, without flags."""
         with self.transaction() as connection:
-            found = connection.execute(self._of(connection, run, judge).order_by(t.label.c.id)).all()
+            found = connection.execute(self.said(connection, run, judge).order_by(t.label.c.id)).all()
         return [rows.label_of(r, judge) for r in found]
 
     def latest(self) -> int:
