@@ -9,7 +9,10 @@ A part is "SQLite 200000", "PostgreSQL load" and the like; without a name all ar
 Writes bench/results/page.{json,md}, and exits with 1 where a figure of 200,000 questions is above its limit.
 """
 
+import contextlib
 import json
+import os
+import platform
 import shutil
 import signal
 import socket
@@ -41,6 +44,7 @@ LIMITS = {
     "next_ms_95": 100, "answer_ms_95": 60, "owner_s": 1, "status_s": 3, "training_s": 15, "training_mib": 700, "rss_mib": 400, "sigterm_s": 3,
 }  # fmt: skip
 """What 200,000 questions may take at most."""
+MACHINE = f"Python {platform.python_version()}, {platform.processor() or platform.machine()}, {os.cpu_count()} processors"
 READ = "import sys; from rather.store import Store; Store(sys.argv[1]).answered('r', 'train')"
 
 
@@ -99,10 +103,8 @@ def command(folder: Path, *arguments: str) -> tuple[float, float]:
     since, peak = time.monotonic(), 0.0
     process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL)
     while process.poll() is None:
-        try:
+        with contextlib.suppress(StopIteration):  # it has just ended
             peak = max(peak, _peak_mib(process.pid))
-        except StopIteration:  # it has just ended
-            pass
         time.sleep(0.02)
     if process.returncode:
         sys.exit(f"python {' '.join(arguments)} failed")
@@ -144,10 +146,8 @@ def size(folder: Path, where: str, questions: int) -> dict[str, Any]:
 
 def _quietly(url: str, token: str) -> None:
     """Ask for the overview of a server that may end meanwhile."""
-    try:
+    with contextlib.suppress(httpx.TransportError):
         httpx.get(f"{url}/api/overview", headers={"Authorization": f"Bearer {token}"}, timeout=120)
-    except httpx.TransportError:
-        pass
 
 
 def load(folder: Path, where: str) -> dict[str, Any]:
@@ -324,7 +324,7 @@ def publish(found: dict[str, Any]) -> None:
             figures |= {} if suffix else {"rss_mib": ("rss_mib", "MiB")}
             for called, (figure, unit) in figures.items():
                 value = row[figure]
-                common.headline(f"page_{called}_200k{suffix}", value, [value, value], unit, "bench/page.py", common.machine())
+                common.headline(f"page_{called}_200k{suffix}", value, [value, value], unit, "bench/page.py", MACHINE)
 
 
 if __name__ == "__main__":

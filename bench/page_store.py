@@ -1,8 +1,8 @@
 """A store of the size of a real project, written in bulk for `bench/page.py`: questions, and 2.5 labels each of 20 people.
 
 Of ten questions seven have the three answers that are wanted, two have two answers and one has none. Half have a score. A hundredth of the
-answers were changed. The first person has answered more open questions than anybody else: an eighth of all. Beside the questions there are
-known ones (gold), a hundredth as many, and people's own again, a fortieth as many.
+answers were changed. The first person has answered an eighth of all, which are still open and have the highest scores. Beside the questions
+there are known ones (gold), a hundredth as many, and people's own again, a fortieth as many.
 """
 
 import json
@@ -41,18 +41,23 @@ def fill(store: Store, questions: int, people: int = PEOPLE) -> list[str]:
             task = Task("bench", key, f"{key}: {text(15)}")
             yield key, Comparison((Trajectory(task, "policy@0", text(50)),), (Trajectory(task, "policy@0", text(50)),), key=key)
 
+    first, last = 7 * questions // 10, 7 * questions // 10 + questions // 8
+
     def ask(beginning: str, count: int, purpose: str) -> list[int]:
         numbers = list[int]()
         for some in parts(asked(beginning, count)):
-            scores = [chance.random() if chance.random() < 0.5 and purpose == "train" else None for _ in some]
+            places = range(len(numbers), len(numbers) + len(some))
+            scores = [
+                (first <= i < last) + chance.random() if purpose == "train" and (i % 2 or first <= i < last) else None for i in places
+            ]
             with store.transaction(write=True) as connection:
                 numbers += rows.add_questions(connection, RUN, some, purpose, "random", scores)
         return numbers
 
     gold, numbers = ask("gold/", max(1, questions // 100), "gold"), ask("", questions, "train")
-    pairs = [(number, judge) for number in numbers[: 7 * questions // 10] for judge in chance.sample(judges, 3)]
-    busy = set(numbers[7 * questions // 10 : 7 * questions // 10 + questions // 8])
-    for number in numbers[7 * questions // 10 : 9 * questions // 10]:
+    pairs = [(number, judge) for number in numbers[:first] for judge in chance.sample(judges, 3)]
+    busy = set(numbers[first:last])
+    for number in numbers[first : 9 * questions // 10]:
         pairs += [(number, judge) for judge in ([judges[0], chance.choice(judges[1:])] if number in busy else chance.sample(judges[1:], 2))]
     repeated = chance.sample(pairs[: len(pairs) // 2], questions // 40)
     again = ask("again/", len(repeated), "repeat")

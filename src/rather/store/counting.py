@@ -1,6 +1,6 @@
-"""What is counted beforehand: which labels count, how many answers a question has, how far each judge is. Whoever writes, calls one of these.
+"""What is counted beforehand: which labels count, how many answers a question has, how far each judge is.
 
-They are kept in the transaction that writes, so that who asks for a question or looks at the owner's page counts nothing.
+Whoever writes calls one of these, in the same transaction, so that nobody counts who asks for a question or looks at the owner's page.
 """
 
 import math
@@ -59,32 +59,32 @@ def answered(connection: Connection, questions: Collection[int]) -> None:
 def _recount(connection: Connection, questions: list[int], turns: Counter[tuple[str, int]], ordinary: Counter[tuple[str, int]]) -> None:
     c, x = t.comparison.c, t.label.c
     locked = select(c.id, c.run, c.rank, c.answers).where(c.id.in_(questions)).order_by(c.id).with_for_update(key_share=True)
-    about = {r.id: r for r in connection.execute(locked)}
+    about = {number: stands for number, *stands in connection.execute(locked)}
     written = select(x.id, x.comparison, x.judge, x.kind, x.counts).where(x.comparison.in_(questions)).order_by(x.id)
-    last, was, changed = dict[tuple[int, int], Any](), set[tuple[int, int]](), dict[bool, list[int]]({True: [], False: []})
-    rows = connection.execute(written).all()
-    for r in rows:
-        last[r.comparison, r.judge] = r
-        if r.counts:
-            was.add((r.comparison, r.judge))
-    for r in rows:
-        counts = r.kind != "undo" and last[r.comparison, r.judge] is r
-        if counts is not r.counts:
-            changed[counts].append(r.id)
+    rows = [((question, judge), label, kind, counted) for label, question, judge, kind, counted in connection.execute(written)]
+    last = {pair: (label, kind) for pair, label, kind, _ in rows}
+    changed, counted_before = dict[bool, list[int]]({True: [], False: []}), set[tuple[int, int]]()
+    for pair, label, kind, counted in rows:
+        counts = kind != "undo" and last[pair][0] == label
+        if counts is not counted:
+            changed[counts].append(label)
+        if counted:
+            counted_before.add(pair)
     for counts, numbers in changed.items():
         for some in parts(numbers):
             connection.execute(sa.update(t.label).where(x.id.in_(some)).values(counts=counts))
-    answers = Counter(r.comparison for r in last.values() if r.kind == "answer")
+    answers = Counter(question for (question, _), (_, kind) in last.items() if kind == "answer")
     others = defaultdict[int, list[int]](list)
-    for number, r in about.items():
-        if answers[number] != r.answers:
-            others[answers[number]].append(number)
+    for question, (_, _, known) in about.items():
+        if answers[question] != known:
+            others[answers[question]].append(question)
     for count, numbers in others.items():
         connection.execute(sa.update(t.comparison).where(c.id.in_(numbers)).values(answers=count))
-    for (number, judge), r in last.items():
-        change = (r.kind != "undo") - ((number, judge) in was)
-        turns[about[number].run, judge] += change
-        ordinary[about[number].run, judge] += change * (about[number].rank is not None)
+    for pair, (_, kind) in last.items():
+        if change := (kind != "undo") - (pair in counted_before):
+            run, rank, _ = about[pair[0]]
+            turns[run, pair[1]] += change
+            ordinary[run, pair[1]] += change * (rank is not None)
 
 
 def _add(connection: Connection, table: sa.Table, which: dict[str, Any], counts: dict[str, int]) -> None:

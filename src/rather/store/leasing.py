@@ -31,7 +31,7 @@ def _count(leases: Select[Any]) -> Any:
 
 
 _MINE = _leases(t.lease.c.judge == _WHO)
-_WANTED = _OVERLAP > _C.answers + _count(_leases(t.lease.c.judge != _WHO))
+_WANTED = _C.answers + _count(_leases(t.lease.c.judge != _WHO)) < _OVERLAP
 """Whether others still leave an answer to be given."""
 _FREE = (~rows.answered_by(_WHO), rows.meant_for(_WHO), _WANTED, rows.READY)
 
@@ -97,8 +97,8 @@ def claim(connection: Connection, some: list[int], who: int, overlap: int, now: 
     """The row of the first of these that the judge may still get, locked."""
     values = {"who": who, "overlap": overlap, "now": now}
     for number in some:
-        if connection.execute(LOCKED, {**values, "number": number}).first() is not None:
-            # Under PostgreSQL another lease may have been committed between that statement's snapshot and the lock.
-            if (row := connection.execute(CLAIMED, {**values, "number": number}).first()) is not None:
-                return row
+        locked = connection.execute(LOCKED, {**values, "number": number}).first()
+        # Under PostgreSQL another lease may have been committed between that statement's snapshot and the lock.
+        if locked is not None and (row := connection.execute(CLAIMED, {**values, "number": number}).first()) is not None:
+            return row
     return None

@@ -1,8 +1,9 @@
 """How rows become questions and back, and which labels count."""
 
 import io
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from sys import intern
 from typing import Any, Literal
 
 import numpy as np
@@ -77,6 +78,7 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool =
     """Questions from rows of the table; what was seen and done at each step of a control trajectory is left out without `steps`."""
     sides: dict[int, dict[str, tuple[list[int], list[Trajectory]]]] = {}
     originals: dict[int, int] = {}
+    tasks: dict[tuple[str, str], Task] = {}
     columns = [c if steps or c.name != "steps" else null().label("steps") for c in t.trajectory.c]
     wanted = select(t.side.c.comparison, t.side.c.side, *columns).join(t.trajectory, t.trajectory.c.id == t.side.c.trajectory)
     wanted = wanted.order_by(t.side.c.comparison, t.side.c.side, t.side.c.place)
@@ -86,7 +88,7 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool =
         for question, letter, number, *row in stored:
             there, trajectories = sides.setdefault(question, {}).setdefault(letter, ([], []))
             there.append(number)
-            trajectories.append(from_row(*row))
+            trajectories.append(from_row(*row, tasks=tasks))
         originals |= {r.comparison: r.original for r in connection.execute(again.where(t.probe.c.comparison.in_(some)))}
     found = []
     for r in rows:
@@ -178,36 +180,42 @@ def to_row(x: Trajectory) -> dict[str, Any]:
 
 
 def from_row(
-    source: str, task: str, prompt: Prompt | None, answer: str | None, policy: str, text: str | None, terminated: bool, steps: bytes | None
-) -> Trajectory:
-    """A trajectory from the columns of its row, but the first."""
+    source: str, key: str, prompt: Prompt | None, answer: str | None, policy: str, text: str | None, terminated: bool, steps: bytes | None,
+    tasks: dict[tuple[str, str], Task] | None = None,
+) -> Trajectory:  # fmt: skip
+    """A trajectory from the columns of its row, but the first; it shares its task with others that are read with the same `tasks`."""
     arrays = {}
     if steps is not None:
         with np.load(io.BytesIO(steps), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    return Trajectory(Task(source, task, prompt, answer), policy, text, terminated, **arrays)
+    task = None if tasks is None else tasks.get((source, key))
+    if task is None or (task.prompt, task.answer) != (prompt, answer):
+        task = Task(intern(source), key, prompt, answer)
+        if tasks is not None:
+            tasks[source, key] = task
+    return Trajectory(task, intern(policy), text, terminated, **arrays)
 
 
-def label_of(row: Row[Any], judge: str) -> Label:
-    """A row as a label."""
+def labels(connection: Connection, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> Iterator[Row[Any]]:
+    """Rows of the labels that count, or of those with the numbers `among` these, oldest first."""
+    wanted = (CURRENT if among is None else WRITTEN).join(t.comparison).where(t.comparison.c.run == run).order_by(t.label.c.id)
+    if purpose is not None:
+        wanted = wanted.where(t.comparison.c.purpose == purpose)
+    accepted = None if among is None else set(among)
+    for row in connection.execute(wanted.execution_options(yield_per=1000)):
+        if accepted is None or row.id in accepted:
+            yield row
+
+
+def label_of(row: Row[Any], judge: str, flags: tuple[str, ...] = ()) -> Label:
+    """A row as a label, with flags beside its own."""
     r = row
-    return Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown_left, tuple(r.flags), r.id, r.best)
+    return Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown_left, (*r.flags, *flags), r.id, r.best)
 
 
-def judged(questions: Mapping[int, Question], labels: Sequence[Label], each: bool = False) -> list[Comparison]:
-    """Comparisons with their preferences from answers that count: one a question with their mean, or with `each` one an answer.
-
-    An answer to more than two sides is several comparisons.
-    """
-    grouped: dict[int, list[Label]] = {}
-    for x in labels:
-        grouped.setdefault(x.comparison, []).append(x)
-    comparisons = []
-    for number, answers in sorted(grouped.items()):
-        q = questions[number].comparison
-        if each or q.others:
-            comparisons += [p for x in answers for p in replace(q, preference=x.preference, judge=x.judge, best=x.best).pairs()]
-        else:
-            mean = sum(x.preference or 0.0 for x in answers) / len(answers)
-            comparisons.append(Comparison(q.a, q.b, mean, q.key, answers[0].judge if len(answers) == 1 else ""))
-    return comparisons
+def asked(run: str, purpose: str | None = None, beginning: str = "") -> Select[Any]:
+    """A run's questions in the order they were asked, of a purpose, with a beginning of their keys."""
+    wanted = select(t.comparison).where(t.comparison.c.run == run).order_by(t.comparison.c.id)
+    if beginning:
+        wanted = wanted.where(t.comparison.c.key.startswith(beginning, autoescape=True))
+    return wanted if purpose is None else wanted.where(t.comparison.c.purpose == purpose)

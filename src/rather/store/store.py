@@ -6,7 +6,7 @@ Labels are append-only: changing one's mind or undoing adds a row, and the lates
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 
 from rather.core import Answered, Comparison, Label
 from rather.errors import DataError, StoreError
+from rather.store import counting, leasing, quality, reading, rows
 from rather.store import engine as opening
-from rather.store import counting, leasing, quality, rows
 from rather.store import tables as t
 from rather.store.quality import Asking
 from rather.store.rows import Question
@@ -138,11 +138,7 @@ class Store:
 
         Only those whose key has that `beginning`.
         """
-        wanted = select(t.comparison).where(t.comparison.c.run == run).order_by(t.comparison.c.id)
-        if beginning:
-            wanted = wanted.where(t.comparison.c.key.startswith(beginning, autoescape=True))
-        if purpose is not None:
-            wanted = wanted.where(t.comparison.c.purpose == purpose)
+        wanted = rows.asked(run, purpose, beginning)
         with self.transaction() as connection:
             if unanswered_by is not None:
                 wanted = wanted.where(~rows.answered_by(self._judge(connection, unanswered_by)))
@@ -285,28 +281,22 @@ class Store:
             return row.comparison
 
     def labels(self, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> list[Label]:
-        """The answers and abstentions that count, oldest first, with the flags of `quality.flags`.
+        """The answers and abstentions that count, oldest first, with the flags of `quality.suspicious`.
 
         `among`: those with these numbers instead, whether they still count or not, and without these flags.
         """
-        wanted = (rows.CURRENT if among is None else rows.WRITTEN).join(t.comparison).where(t.comparison.c.run == run)
+        fastest_s = self.asking(run).fastest_s
         with self.transaction() as connection:
             names = {r.id: r.name for r in connection.execute(select(t.judge.c.id, t.judge.c.name))}
-            found = connection.execute(wanted.add_columns(t.comparison.c.purpose).order_by(t.label.c.id)).all()
-        if among is None:
-            flags = quality.flags(found, self.probes(run), self.asking(run).fastest_s)
-        else:
-            found, flags = [r for r in found if r.id in among], {}
-        kept = [rows.label_of(r, names[r.judge]) for r in found if purpose is None or r.purpose == purpose]
-        return [replace(x, flags=(*x.flags, *flags[x.id])) if x.id in flags else x for x in kept]
+            flags = quality.flags(connection, run, fastest_s) if among is None else {}
+            written = rows.labels(connection, run, purpose, among)
+            return [rows.label_of(r, names[r.judge], flags.get(r.id, ())) for r in written]
 
     def flagged(self, run: str) -> dict[int, tuple[str, ...]]:
-        """Why answers of a run are suspicious, by the label's number: see `quality.flags`."""
-        c = t.label.c
-        wanted = rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run).order_by(c.id)
+        """Why answers of a run are suspicious, by the label's number: see `quality.suspicious`."""
+        fastest_s = self.asking(run).fastest_s
         with self.transaction() as connection:
-            found = connection.execute(wanted.with_only_columns(c.id, c.judge, c.comparison, c.seconds, c.preference)).all()
-        return quality.flags(found, self.probes(run), self.asking(run).fastest_s)
+            return quality.flags(connection, run, fastest_s)
 
     def judged(self, run: str, judge: str) -> list[Label]:
         """One judge's answers and abstentions that count, oldest first, without flags."""
@@ -343,8 +333,19 @@ class Store:
         with these numbers, whether they still count or not. `flagged` False leaves suspicious answers out; `only`, and the `beginning` of
         their keys, choose questions; `judges` says whose answers count, if not all.
         """
-        questions = {q.id: q for q in self.questions(run, purpose, beginning=beginning) if only(q.comparison)}
-        labels = [x for x in self.labels(run, purpose, among) if x.comparison in questions]
-        labels = [x for x in labels if x.preference is not None and (flagged or not x.flags) and (judges is None or x.judge in judges)]
-        numbers = [x.id for x in labels if x.id is not None]
-        return Answered(rows.judged(questions, labels, each), max(numbers, default=0), numbers)
+        fastest_s, accepted = self.asking(run).fastest_s, None if among is None else set(among)
+        questions = rows.asked(run, purpose, beginning)
+        if among is None:
+            questions = questions.where(t.comparison.c.answers > 0)
+        found, numbers = list[Comparison](), list[int]()
+        with reading.unwatched(), self.transaction() as connection:
+            suspicious = quality.flags(connection, run, fastest_s) if among is None and not flagged else {}
+
+            def counts(label: sa.Row[Any]) -> bool:
+                honest = flagged or not (label.flags or label.id in suspicious)
+                return honest and (accepted is None or label.id in accepted) and (judges is None or label.name in judges)
+
+            for some in reading.judged(connection, questions, rows.CURRENT if among is None else rows.WRITTEN, counts, only, each):
+                found += some.comparisons
+                numbers += some.labels
+        return Answered(found, max(numbers, default=0), sorted(numbers))

@@ -95,7 +95,8 @@ label = Table(
     CheckConstraint("(kind = 'answer') = (preference is not null)"),
     CheckConstraint("preference is null or (preference >= 0 and preference <= 1)"),
     CheckConstraint("shown_left in ('a', 'b')"),
-    Index("label_by_comparison", "comparison", "judge", "id"),
+    # It holds all that is counted, so that what a run comes to is counted along it and no label is read.
+    Index("label_by_comparison", "comparison", "judge", "id", "counts", "kind", "preference", "best", "seconds", "shown_left"),
     Index("label_by_judge", "judge", "id"),
     Index("label_counting", "judge", "comparison", "counts"),
     sqlite_autoincrement=True,
@@ -132,7 +133,7 @@ probe = Table(
     Index("probe_by_original", "original"),
 )
 
-# How many questions a run has that anybody may be asked, and how many a judge has answered or skipped: of those, and of all. See `counting`.
+# How many questions a run has that anybody may be asked, and to how many of those and of all a judge has said something: see `counting`.
 asked = Table("asked", metadata, Column("run", String(200), primary_key=True), Column("questions", Integer, nullable=False))
 
 standing = Table(

@@ -23,6 +23,9 @@ def upgrade() -> None:
     op.create_table("asked", sa.Column("run", sa.String(200), primary_key=True), sa.Column("questions", sa.Integer(), nullable=False))
     op.create_index("label_counting", "label", ["judge", "comparison", "counts"])
     _fill()
+    op.drop_index("label_by_comparison", "label")
+    counted = ["comparison", "judge", "id", "counts", "kind", "preference", "best", "seconds", "shown_left"]
+    op.create_index("label_by_comparison", "label", counted)
     op.create_index("comparison_by_rank", "comparison", ["run", "answers", "rank", "id"])
     op.create_index("comparison_by_draw", "comparison", ["run", "answers", "draw", "id"])
     op.create_index("lease_by_judge", "lease", ["judge", "expires"])
