@@ -57,8 +57,7 @@ def of_counts(counts: np.ndarray, often: np.ndarray, seed: int, resamples: int) 
     `counts` (S, C) says how many judges chose each category, of questions with at least two answers; `often` (S,) how many such there are.
     """
     counts = counts[:, counts.any(0)]
-    sorts, place = np.unique(counts, axis=0, return_inverse=True)
-    often = np.bincount(place.reshape(-1), often, len(sorts)).astype(int)
+    sorts, often = _sorts(counts, often)
     return _same_pairs(sorts, often), _alpha(sorts.repeat(often, axis=0)), _interval(sorts, often, seed, resamples)
 
 
@@ -93,6 +92,14 @@ def raw_agreement(ratings: Ratings) -> float:
     """Share of pairs of answers to one question that are the same."""
     counts = _counts(ratings)
     return _same_pairs(counts, np.ones(len(counts), int))
+
+
+def _sorts(counts: np.ndarray, often: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that differ, in their order, and how often each is there."""
+    order = np.lexsort(counts.T[::-1]) if counts.size else np.arange(0)
+    counts, often = counts[order], often[order]
+    first = np.flatnonzero(np.r_[True, (counts[1:] != counts[:-1]).any(1)][: len(counts)])
+    return counts[first], np.add.reduceat(often, first) if len(first) else often
 
 
 def _same_pairs(counts: np.ndarray, often: np.ndarray) -> float:
@@ -139,7 +146,8 @@ def alpha_interval(ratings: Ratings, seed: int = 0, resamples: int = 1000) -> tu
     Questions with the same number of answers of each kind are alike, so only how often each sort is drawn needs to be drawn.
     """
     counts = _counts(ratings)
-    return _interval(*np.unique(counts[counts.sum(1) >= 2], axis=0, return_counts=True), seed, resamples)
+    counts = counts[counts.sum(1) >= 2]
+    return _interval(*_sorts(counts, np.ones(len(counts), int)), seed, resamples)
 
 
 def _interval(sorts: np.ndarray, often: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:

@@ -4,7 +4,6 @@ Whoever writes calls one of these, in the same transaction, so that nobody count
 """
 
 import math
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
@@ -31,11 +30,12 @@ def parts(items: Iterable[T], size: int = PART) -> Iterator[list[T]]:
         yield some
 
 
-def place(key: str, purpose: str, score: float | None) -> dict[str, Any]:
+def place(number: int, purpose: str, score: float | None) -> dict[str, Any]:
     """Where a new question stands in the order by score, and in the one at random."""
     if purpose in KNOWN:
         return {"rank": None, "draw": None}
-    return {"rank": math.inf if score is None or math.isnan(score) else -score, "draw": zlib.crc32(key.encode()) >> 1}
+    # Multiples of the golden ratio lie apart evenly: from wherever one starts, all are equally likely to be the next (Knuth 1998, 6.4).
+    return {"rank": math.inf if score is None or math.isnan(score) else -score, "draw": number * 2654435769 % 2**32 // 2}
 
 
 def asked(connection: Connection, run: str, questions: int) -> None:

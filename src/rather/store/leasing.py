@@ -4,6 +4,7 @@ The search holds no lock, so that nobody waits for it; what it finds is looked a
 them takes longer than running them.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from functools import cache
 from typing import Any
@@ -15,45 +16,44 @@ from rather.store import tables as t
 
 FEW = 8
 """How many are looked at again: others may be faster with the first ones."""
-_C, _WHO, _NOW, _OVERLAP = t.comparison.c, bindparam("who"), bindparam("now"), bindparam("overlap")
-_RUN: Any = bindparam("run")
 
 
-def _leases(which: Any) -> Any:
-    """Leases that hold: they have not expired, and who has them has not answered."""
-    holds = which & (t.lease.c.comparison == _C.id) & (t.lease.c.expires > _NOW)
-    given = rows.CURRENT.where(t.label.c.judge == t.lease.c.judge, t.label.c.comparison == t.lease.c.comparison)
-    return select(t.lease.c.judge).where(holds, ~given.with_only_columns(t.label.c.id).correlate(t.lease).exists()).correlate(t.comparison)
+def _value(name: str) -> Any:
+    return bindparam(name)
 
 
-def _count(leases: Select[Any]) -> Any:
-    return leases.with_only_columns(func.count()).scalar_subquery()
+_C = t.comparison.c
+_RUN, _WHO, _NOW, _OVERLAP = (_value(name) for name in ("run", "who", "now", "overlap"))
+_MAY_GET = (~rows.answered_by(_WHO), rows.meant_for(_WHO), rows.READY)
 
 
-_MINE = _leases(t.lease.c.judge == _WHO)
-_WANTED = _C.answers + _count(_leases(t.lease.c.judge != _WHO)) < _OVERLAP
-"""Whether others still leave an answer to be given."""
-_FREE = (~rows.answered_by(_WHO), rows.meant_for(_WHO), _WANTED, rows.READY)
+_GIVEN = rows.CURRENT.where(t.label.c.judge == t.lease.c.judge, t.label.c.comparison == t.lease.c.comparison)
+HOLDS = (t.lease.c.expires > _NOW) & ~_GIVEN.with_only_columns(t.label.c.id).correlate(t.lease).exists()
+"""Whether a lease holds: it has not expired, and whoever has it has not answered."""
+LEASES = select(t.lease.c.comparison, t.lease.c.judge).where(HOLDS).order_by(t.lease.c.expires)
+
+_HERE = select(t.lease.c.judge).where(t.lease.c.comparison == _C.id, HOLDS).correlate(t.comparison)
+_OTHERS = _HERE.where(t.lease.c.judge != _WHO).with_only_columns(func.count()).scalar_subquery()
+CLAIMED = select(t.comparison).where(_C.id == bindparam("number"), ~rows.answered_by(_WHO))
+CLAIMED = CLAIMED.where(_HERE.where(t.lease.c.judge == _WHO).exists() | (_C.answers + _OTHERS < _OVERLAP))
+LOCKED = CLAIMED.with_for_update(of=t.comparison, skip_locked=True)
 
 LEVELS = select(func.min(_C.answers)).where(_C.run == _RUN, _C.answers > bindparam("above"), _C.answers < _OVERLAP)
 """The next number of answers that questions have: those with equally many are found in order."""
-
-CLAIMED = select(t.comparison).where(_C.id == bindparam("number"), ~rows.answered_by(_WHO), _MINE.exists() | _WANTED)
-LOCKED = CLAIMED.with_for_update(of=t.comparison, skip_locked=True)
 
 
 @cache
 def before_them(purpose: str | None) -> Select[Any]:
     """The questions that the judge has been given and not answered."""
-    leased = select(_C.id).join(t.lease, t.lease.c.comparison == _C.id).where(t.lease.c.judge == _WHO, t.lease.c.expires > _NOW)
-    return leased.where(_C.run == _RUN, rows.of_purpose(purpose), ~rows.answered_by(_WHO)).order_by(t.lease.c.expires, _C.id)
+    leased = select(_C.id).join(t.lease, t.lease.c.comparison == _C.id).where(t.lease.c.judge == _WHO, HOLDS)
+    return leased.where(_C.run == _RUN, rows.of_purpose(purpose)).order_by(t.lease.c.expires, _C.id)
 
 
 @cache
-def at_level(purpose: str | None, shift: bool, wrapped: bool) -> Select[Any]:
-    """The first free questions with so many answers, by score or in the order at random from `shift` on, and where they stand."""
+def at_level(purpose: str | None, shift: bool, wrapped: bool) -> Any:
+    """The first questions with so many answers that the judge may get, by score or at random from `shift` on, and where they stand."""
     order = _C.draw if shift else _C.rank
-    wanted = select(order, _C.id).where(_C.run == _RUN, _C.answers == bindparam("level"), order.is_not(None), *_FREE)
+    wanted = select(order, _C.id).where(_C.run == _RUN, _C.answers == bindparam("level"), order.is_not(None), *_MAY_GET)
     if purpose is not None:
         wanted = wanted.where(_C.purpose == purpose)
     if shift:
@@ -62,9 +62,9 @@ def at_level(purpose: str | None, shift: bool, wrapped: bool) -> Select[Any]:
 
 
 @cache
-def known(purpose: str) -> Select[Any]:
+def known(purpose: str) -> Any:
     """The first of the questions whose answers are known; of repeats, the judge's own."""
-    wanted = select(_C.id).where(_C.run == _RUN, _C.purpose == purpose, *_FREE)
+    wanted = select(_C.id, _C.answers).where(_C.run == _RUN, _C.purpose == purpose, _C.answers < _OVERLAP, *_MAY_GET)
     if purpose == "repeat":
         wanted = wanted.where(_C.id.in_(select(t.probe.c.comparison).where(t.probe.c.judge == _WHO)))
     return wanted.order_by(_C.score.desc().nulls_last(), _C.id).limit(bindparam("size"))
@@ -77,17 +77,23 @@ def search(
 
     `but` is left out. With a `shift` the others come in the order at random.
     """
-    values = {"run": run, "who": who, "overlap": overlap, "now": now, "size": FEW + len(but), "shift": shift, "above": -1}
+    values = {"run": run, "who": who, "overlap": overlap, "now": now, "shift": shift, "above": -1}
     if mine := [n for n in connection.execute(before_them(purpose), values).scalars() if n not in but]:
         return mine
+    leased = Counter(lease.comparison for lease in connection.execute(LEASES, values) if lease.judge != who)
+    values["size"] = FEW + len(but) + len(leased)
+    found = list[tuple[Any, ...]]()
+
+    def free(number: int, answers: int) -> bool:
+        return number not in but and answers + leased[number] < overlap
+
     if purpose in counting.KNOWN:
-        return [n for n in connection.execute(known(purpose), values).scalars() if n not in but][:FEW]
-    found = list[tuple[bool, float, int]]()
+        return [row.id for row in connection.execute(known(purpose), values) if free(row.id, row.answers)][:FEW]
     while (level := connection.execute(LEVELS, values).scalar()) is not None:
-        values["above"] = level
+        values |= {"above": level, "level": level}
         for wrapped in (False, True) if shift is not None else (False,):
-            stand = connection.execute(at_level(purpose, shift is not None, wrapped), {**values, "level": level}).all()
-            found += [(wrapped, place, number) for place, number in stand if number not in but]
+            stand = connection.execute(at_level(purpose, shift is not None, wrapped), values).all()
+            found += [(wrapped, *row) for row in stand if free(row.id, level)]
             if len(stand) == values["size"]:
                 break
     return [number for *_, number in sorted(found)[:FEW]]

@@ -5,12 +5,13 @@ there are hundreds of thousands of answers (`figures`).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, Text, and_, case, cast, func, select, union
+from sqlalchemy import Column, Connection, Integer, MetaData, Select, Table, Text, and_, case, cast, func, insert, select, union
 
 from rather.store import rows
 from rather.store import tables as t
@@ -44,13 +45,14 @@ class Figures:
 def overview(store: Store, run: str, counted: Figures | None) -> dict[str, Any]:
     """All of it, as JSON takes it (NaN becomes None); None where it was not `counted` yet."""
     invited, kinds = {p.name: p for p in everybody(store)}, store.judges()
-    figures = {} if counted is None else counted.people
+    each: dict[str, dict[str, Any]] = {} if counted is None else counted.people
+    nothing: dict[str, Any] = _NOTHING if counted else dict.fromkeys(_NOTHING)
     people = [
         {
             "name": name, "role": p.role if (p := invited.get(name)) else "", "simulated": kinds[name] == "simulated",
-            "expires": p.expires if p else None, **(figures.get(name) or (_NOTHING if counted else dict.fromkeys(_NOTHING))),
+            "expires": p.expires if p else None, **each.get(name, nothing),
         }
-        for name in sorted({*invited, *figures} & kinds.keys(), key=str.lower)
+        for name in sorted({*invited, *each} & kinds.keys(), key=str.lower)
     ]  # fmt: skip
     rest = dict.fromkeys(("agreement", "position", "contested", "flagged")) if counted is None else counted.counted
     return progress(store, run) | {"people": people, **rest, "as_of": counted and counted.as_of}
@@ -69,15 +71,19 @@ def progress(store: Store, run: str) -> dict[str, Any]:
 def figures(store: Store, run: str) -> Figures:
     """Count all that takes time."""
     began, since, asking = now(), time.monotonic(), store.asking(run)
-    with store.transaction() as connection:
-        people, position = _people(connection, run, asking)
+    with store.transaction() as connection, _suspicious(connection, run, asking.fastest_s) as dubious:
+        people, position = _people(connection, run, dubious)
         counted = {
-            "agreement": _agreement(connection, run, asking), "position": position,
-            "contested": _contested(connection, run), "flagged": _flagged(connection, run, asking),
+            "agreement": _agreement(connection, run, None if asking.flagged else dubious), "position": position,
+            "contested": _contested(connection, run), "flagged": _flagged(connection, run, asking, dubious),
         }  # fmt: skip
     for question in counted["contested"]:
         question["words"] = _words(store, run, question["question"])
     return Figures(began, time.monotonic() - since, counted, people)
+
+
+def _rows(connection: Connection, wanted: Any) -> Sequence[Any]:
+    return connection.execute(wanted).all()
 
 
 def _sum(condition: Any) -> Any:
@@ -88,10 +94,15 @@ def _current(run: str) -> Select[Any]:
     return rows.CURRENT.join(t.comparison, _C.id == _X.comparison).where(_C.run == run)
 
 
-def _all_suspicious(run: str, asking: Asking) -> Any:
-    """Numbers of suspicious labels, those too that whoever wrote them said to be."""
-    written = _current(run).where(cast(_X.flags, Text) != "[]")
-    return union(written.with_only_columns(_X.id), select(suspicious(run, asking.fastest_s).subquery().c.id)).subquery()
+@contextmanager
+def _suspicious(connection: Connection, run: str, fastest_s: float) -> Iterator[Table]:
+    """A passing table of the suspicious labels, those too that whoever wrote them said to be."""
+    table = Table("suspicious", MetaData(), Column("id", Integer, primary_key=True), prefixes=["TEMPORARY"])
+    written = _current(run).where(cast(_X.flags, Text) != "[]").with_only_columns(_X.id)
+    table.create(connection)
+    connection.execute(insert(table).from_select(["id"], union(written, select(suspicious(run, fastest_s).subquery().c.id))))
+    yield table
+    table.drop(connection)
 
 
 _NOTHING: dict[str, Any] = {
@@ -99,14 +110,14 @@ _NOTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _people(connection: Connection, run: str, asking: Asking) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+def _people(connection: Connection, run: str, dubious: Table) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
     """Figures of each person by name, and how often people preferred the side on the left."""
     names = {r.id: r for r in connection.execute(select(t.judge.c.id, t.judge.c.name, t.judge.c.kind))}
     found: dict[int, dict[str, Any]] = {}
     place = [0, 0]
     ordinary = rows.of_purpose(None).label("ordinary")
     given = _current(run).with_only_columns(_X.judge, ordinary, _sum(_ANSWER), func.count(), _sum(_LEFT), _sum(_CLEAR))
-    for judge, anybodys, answers, count, left, clear in connection.execute(given.group_by(_X.judge, ordinary)):
+    for judge, anybodys, answers, count, left, clear in _rows(connection, given.group_by(_X.judge, ordinary)):
         one = found.setdefault(judge, _NOTHING | {"left": [0, 0]})
         one["answers"] += answers
         one["skipped"] += count - answers
@@ -116,19 +127,18 @@ def _people(connection: Connection, run: str, asking: Asking) -> tuple[dict[str,
     again = _P.original.is_not(None).label("again")
     probed = _current(run).join(t.probe, _P.comparison == _X.comparison).where(_ANSWER)
     probed = probed.with_only_columns(_X.judge, again, _sum(_RIGHT), func.count()).group_by(_X.judge, again)
-    for judge, repeats, right, count in connection.execute(probed):
+    for judge, repeats, right, count in _rows(connection, probed):
         found[judge]["repeats" if repeats else "gold"] = [right, count]
-    for judge, seconds in connection.execute(_medians(run)):
+    for judge, seconds in _rows(connection, _medians(run)):
         found[judge]["seconds"] = float(seconds)
-    dubious = _all_suspicious(run, asking)
     flagged = select(_X.judge, func.count()).join(dubious, dubious.c.id == _X.id).group_by(_X.judge)
-    for judge, count in connection.execute(flagged):
+    for judge, count in _rows(connection, flagged):
         found[judge]["flagged"] = count
     position = vars(bias(*place)) if place[1] else None
     return {names[judge].name: one for judge, one in found.items()}, position
 
 
-def _medians(run: str) -> Select[Any]:
+def _medians(run: str) -> Any:
     """The median of everybody's seconds."""
     place = func.row_number().over(partition_by=_X.judge, order_by=_X.seconds).label("place")
     count = func.count().over(partition_by=_X.judge).label("count")
@@ -142,11 +152,11 @@ def _votes(run: str) -> Select[Any]:
     return _current(run).where(rows.of_purpose(None), _C.answers > 1, _ANSWER).group_by(_X.comparison)
 
 
-def _agreement(connection: Connection, run: str, asking: Asking) -> dict[str, Any]:
+def _agreement(connection: Connection, run: str, but: Table | None) -> dict[str, Any]:
     said = case((_X.best.is_not(None), 1 + _X.best), (_X.preference > 0.5, 1), (_X.preference < 0.5, -1), else_=0)
     votes = _votes(run).with_only_columns(*(_sum(said == category).label(f"c{category + 1}") for category in CATEGORIES))
-    if not asking.flagged:
-        votes = votes.where(_X.id.not_in(select(_all_suspicious(run, asking).c.id)))
+    if but is not None:
+        votes = votes.where(_X.id.not_in(select(but.c.id)))
     sorts = votes.having(func.count() > 1).subquery()
     found = connection.execute(select(*sorts.c, func.count()).group_by(*sorts.c)).all()
     counts = np.array(found, int).reshape(-1, len(CATEGORIES) + 1)
@@ -176,11 +186,11 @@ def _words(store: Store, run: str, number: int) -> str:
     return (prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else question.comparison.key)[:120]
 
 
-def _flagged(connection: Connection, run: str, asking: Asking) -> list[dict[str, Any]]:
+def _flagged(connection: Connection, run: str, asking: Asking, dubious: Table) -> list[dict[str, Any]]:
     """The last suspicious answers, the latest first."""
-    dubious, reasons = _all_suspicious(run, asking), suspicious(run, asking.fastest_s).subquery().c
+    reasons = suspicious(run, asking.fastest_s).subquery().c
     wanted = select(_X.id, _X.comparison, t.judge.c.name, _X.seconds, _X.flags).join(dubious, dubious.c.id == _X.id)
-    found: Sequence[Any] = connection.execute(wanted.join(t.judge, t.judge.c.id == _X.judge).order_by(_X.id.desc()).limit(SHOWN)).all()
+    found = _rows(connection, wanted.join(t.judge, t.judge.c.id == _X.judge).order_by(_X.id.desc()).limit(SHOWN))
     why = select(reasons.id, reasons.reason).where(reasons.id.in_([r.id for r in found])).order_by(reasons.by, reasons.place)
     said: dict[int, list[str]] = {r.id: list(r.flags) for r in found}
     for number, reason in connection.execute(why):

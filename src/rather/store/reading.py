@@ -1,7 +1,7 @@
 """A run's questions and answers, read some at a time: what the store holds need not fit into memory."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -89,14 +89,15 @@ def judged(
     )
     for page in connection.execute(questions.execution_options(yield_per=PART)).partitions():
         asked = {q.id: q.comparison for q in rows.with_sides(connection, page, steps) if only(q.comparison)}
-        given = [label for label in connection.execute(answers.where(c.comparison.in_(asked))).all() if counts(label)] if asked else []
+        written: Sequence[Any] = connection.execute(answers.where(c.comparison.in_(asked))).all()
+        given = [label for label in written if counts(label)]
         found = list[Comparison]()
         for number, some in groupby(given, lambda label: label.comparison):
             found += _judged(asked[number], list(some), each)
         yield Judged(found, [label.id for label in given])
 
 
-def _judged(q: Comparison, answers: list[Row[Any]], each: bool) -> list[Comparison]:
+def _judged(q: Comparison, answers: Sequence[Row[Any]], each: bool) -> list[Comparison]:
     if each or q.others:
         return [p for x in answers for p in replace(q, preference=x.preference, judge=intern(x.name), best=x.best).pairs()]
     mean = sum(x.preference or 0.0 for x in answers) / len(answers)

@@ -98,27 +98,25 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool =
     return found
 
 
-def numbered(connection: Connection, table: Table, values: list[dict[str, Any]]) -> list[int]:
-    """Insert rows by one statement; returns their numbers. The connection must hold the lock that writers take.
+def drawn(connection: Connection, table: Table, count: int) -> list[int]:
+    """The numbers of so many new rows. The connection must hold the lock that writers take.
 
-    The numbers are drawn beforehand: where a database gives them out, SQLAlchemy inserts row by row under SQLite.
+    They are drawn beforehand: where a database gives them out, SQLAlchemy inserts row by row under SQLite.
     """
     if connection.dialect.name == "sqlite":
         last = connection.execute(select(func.max(table.c.id))).scalar() or 0
-        numbers = list(range(last + 1, last + 1 + len(values)))
-    else:
-        drawn = select(func.nextval(func.pg_get_serial_sequence(table.name, "id"))).select_from(func.generate_series(1, len(values)))
-        numbers = list(connection.execute(drawn).scalars())
-    if values:
-        insert_all(connection, table, [row | {"id": number} for row, number in zip(values, numbers, strict=True)])
-    return numbers
+        return list(range(last + 1, last + 1 + count))
+    numbers = select(func.nextval(func.pg_get_serial_sequence(table.name, "id"))).select_from(func.generate_series(1, count))
+    return list(connection.execute(numbers).scalars())
 
 
 def insert_all(connection: Connection, table: Table, values: Sequence[dict[str, Any]]) -> None:
-    """Insert rows, one or more, of the same columns in the same order.
+    """Insert rows of the same columns in the same order.
 
     The driver is given tuples: SQLAlchemy takes longer to read a thousand dictionaries than SQLite to write them.
     """
+    if not values:
+        return
     dialect, names = connection.dialect, list(values[0])
     columns = [[row[name] for row in values] for name in names]
     for i, name in enumerate(names):
@@ -139,11 +137,12 @@ def add_questions(
     """Insert questions under the keys that stand before them, which the run must not have yet; returns their numbers."""
     fixed = {"run": run, "purpose": purpose, "created": now()}
     given, whys = scores or [None] * len(questions), [why] * len(questions) if isinstance(why, str) else why
+    numbers = drawn(connection, t.comparison, len(questions))
     asked = [
-        {**fixed, "key": q[0], "why": w, "score": score, **counting.place(q[0], purpose, score)}
-        for q, w, score in zip(questions, whys, given, strict=True)
+        {**fixed, "id": number, "key": key, "why": w, "score": score, **counting.place(number, purpose, score)}
+        for number, (key, _), w, score in zip(numbers, questions, whys, given, strict=True)
     ]
-    numbers = numbered(connection, t.comparison, asked)
+    insert_all(connection, t.comparison, asked)
     counting.asked(connection, run, sum(row["rank"] is not None for row in asked))
     sides = [
         ({"comparison": number, "side": letter, "place": place}, trajectory)
@@ -151,9 +150,10 @@ def add_questions(
         for letter, side in zip(LETTERS, comparison.sides, strict=False)
         for place, trajectory in enumerate(side)
     ]
-    trajectories = numbered(connection, t.trajectory, [to_row(trajectory) for _, trajectory in sides])
-    if sides:
-        insert_all(connection, t.side, [{**side, "trajectory": number} for (side, _), number in zip(sides, trajectories, strict=True)])
+    trajectories = drawn(connection, t.trajectory, len(sides))
+    values = [{**to_row(trajectory), "id": number} for number, (_, trajectory) in zip(trajectories, sides, strict=True)]
+    insert_all(connection, t.trajectory, values)
+    insert_all(connection, t.side, [{**side, "trajectory": number} for number, (side, _) in zip(trajectories, sides, strict=True)])
     return numbers
 
 

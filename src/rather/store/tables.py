@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
@@ -98,7 +99,6 @@ label = Table(
     # It holds all that is counted, so that what a run comes to is counted along it and no label is read.
     Index("label_by_comparison", "comparison", "judge", "id", "counts", "kind", "preference", "best", "seconds", "shown_left"),
     Index("label_by_judge", "judge", "id"),
-    Index("label_counting", "judge", "comparison", "counts"),
     sqlite_autoincrement=True,
 )
 
@@ -108,7 +108,7 @@ lease = Table(
     Column("comparison", ForeignKey("comparison.id"), primary_key=True),
     Column("judge", ForeignKey("judge.id"), primary_key=True),
     Column("expires", Float, nullable=False),
-    Index("lease_by_judge", "judge", "expires"),
+    Index("lease_by_expiry", "expires", "judge", "comparison"),
 )
 
 # A trajectory of a control task as a picture sheet that browsers play; `problem` says why there is none.
@@ -119,6 +119,7 @@ clip = Table(
     Column("webp", LargeBinary),
     Column("facts", JSON, nullable=False),
     Column("problem", Text, nullable=False),
+    Index("clip_failed", "trajectory", sqlite_where=text("problem != ''"), postgresql_where=text("problem != ''")),
 )
 
 # A question whose answer is known: a gold question, or one that `judge` has answered before, as `original`.

@@ -21,14 +21,15 @@ def upgrade() -> None:
     numbers = [sa.Column(name, sa.Integer(), nullable=False) for name in ("answered", "turns")]
     op.create_table("standing", sa.Column("run", sa.String(200), primary_key=True), who, *numbers)
     op.create_table("asked", sa.Column("run", sa.String(200), primary_key=True), sa.Column("questions", sa.Integer(), nullable=False))
-    op.create_index("label_counting", "label", ["judge", "comparison", "counts"])
     _fill()
     op.drop_index("label_by_comparison", "label")
     counted = ["comparison", "judge", "id", "counts", "kind", "preference", "best", "seconds", "shown_left"]
     op.create_index("label_by_comparison", "label", counted)
     op.create_index("comparison_by_rank", "comparison", ["run", "answers", "rank", "id"])
     op.create_index("comparison_by_draw", "comparison", ["run", "answers", "draw", "id"])
-    op.create_index("lease_by_judge", "lease", ["judge", "expires"])
+    op.create_index("lease_by_expiry", "lease", ["expires", "judge", "comparison"])
+    failed = sa.text("problem != ''")
+    op.create_index("clip_failed", "clip", ["trajectory"], sqlite_where=failed, postgresql_where=failed)
     op.create_index("probe_by_judge", "probe", ["judge"])
     op.create_index("probe_by_original", "probe", ["original"])
 
@@ -45,7 +46,7 @@ def _fill() -> None:
     given = sa.select(sa.func.count()).where(label.c.comparison == comparison.c.id, label.c.counts, label.c.kind == "answer")
     connection.execute(sa.update(comparison).values(answers=given.correlate(comparison).scalar_subquery()))
     rank = sa.func.coalesce(-sa.func.nullif(comparison.c.score, sa.text("'NaN'")), sa.literal(math.inf, sa.Float()))
-    spread = sa.cast(comparison.c.id, sa.BigInteger()) * 2654435761 % 2147483648
+    spread = sa.cast(comparison.c.id, sa.BigInteger()) * 2654435769 % 4294967296 // 2
     ordinary = comparison.c.purpose.not_in(KNOWN)
     connection.execute(sa.update(comparison).where(ordinary).values(rank=rank, draw=sa.cast(spread, sa.Integer())))
     count = sa.select(comparison.c.run, sa.func.count()).where(ordinary).group_by(comparison.c.run)
