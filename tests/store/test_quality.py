@@ -7,9 +7,9 @@ from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import StoreError
 from rather.store import Question, Store
 from rather.store.asking import next_question, repeat
-from rather.store.overview import overview
+from rather.store.overview import figures, overview
 from rather.store.people import erase, invite, note, noted
-from rather.store.quality import Asking, flags
+from rather.store.quality import Asking
 
 
 def question(key: str) -> Comparison:
@@ -35,14 +35,22 @@ def label(number: int, question: int, preference: float | None, seconds: float =
     return Label(question, judge, preference, "", seconds, "a", (), number)
 
 
-def test_flags_say_what_is_suspicious() -> None:
-    gold, again = {7: (1.0, None), 8: (0.0, None)}, {9: (1.0, 1)}
-    assert flags([label(1, 1, 1.0, 0.2), label(2, 2, None, 0.2), label(3, 3, 0.5, 0.6)], {}, 0.5) == {1: ("fast",)}
-    labels = [label(1, 1, 1.0), label(2, 7, 0.9), label(3, 2, 1.0), label(4, 3, 0.0, judge="ben"), label(5, 8, 1.0), label(6, 4, 1.0)]
-    assert flags(labels, gold, 0.0) == {3: ("gold",), 5: ("gold",)}, "what the same judge said since the gold question before"
-    assert flags([label(1, 7, 0.5)], gold, 0.0) == {}, "a tie contradicts nothing"
-    assert flags([label(1, 1, 1.0), label(2, 9, 0.25)], again, 0.0) == {1: ("inconsistent",), 2: ("inconsistent",)}
-    assert flags([label(1, 1, 1.0), label(2, 9, 0.75)], again, 0.0) == {}
+def test_flags_say_what_is_suspicious(store: Store) -> None:
+    store.set_asking("r", Asking(fastest_s=0.5))
+    one, two = store.ask("r", [question("gold 1"), question("gold 2")], "gold")
+    store.probe(one, 1.0)
+    store.probe(two, 0.0)
+    # within half a second; an abstention is no answer that was too fast; what the same judge said since the gold question before
+    given = [label(1, 1, 1.0, 0.2), label(2, 2, None, 0.2), label(3, 3, 0.5, 0.6), label(4, one, 0.9), label(5, 4, 1.0)]
+    given += [label(6, 5, 0.0, judge="ben"), label(7, two, 1.0), label(8, 6, 1.0), label(9, one, 0.5, judge="ben")]
+    assert store.answer_all(given) == list(range(1, 10))
+    assert store.flagged("r") == {1: ("fast",), 5: ("gold",), 7: ("gold",)}, "a tie contradicts nothing"
+    (again,) = store.ask("r", [question("again")], "repeat")
+    store.probe(again, 1.0, "ann", 1)
+    store.answer(label(10, again, 0.75))
+    assert 10 not in store.flagged("r")
+    store.answer(label(11, again, 0.25, 0.1))
+    assert store.flagged("r") == {1: ("fast", "inconsistent"), 5: ("gold",), 7: ("gold",), 11: ("fast", "inconsistent")}
 
 
 def test_suspicious_answers_are_learnt_from_or_not(store: Store) -> None:
@@ -108,7 +116,7 @@ def test_the_overview_counts_everything(store: Store) -> None:
         store.answer(Label(number, "ben", 1.0 if number < 4 else 0.0, seconds=4.0, shown="ba"))
     store.answer(Label(gold, "ben", 0.0, seconds=0.1))
     store.answer(Label(5, "ben", None, "skipped"))
-    found = overview(store, "r")
+    found = overview(store, "r", figures(store, "r"))
     assert (found["questions"], found["complete"], found["answers"]) == (40, 4, 8)
     assert found["agreement"]["raw"] == 0.75
     people = {p["name"]: p for p in found["people"]}

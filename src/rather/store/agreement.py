@@ -44,10 +44,21 @@ def measure(labels: Sequence[Label], seed: int = 0, resamples: int = 1000) -> Ag
 def agreement(judges: list[str], ratings: Ratings, seed: int = 0, resamples: int = 1000) -> Agreement:
     """Agreement of judges, whose answers are the rows of `ratings`."""
     several = ratings[:, (~np.isnan(ratings)).sum(0) >= 2]
-    low, high = alpha_interval(several, seed, resamples)
     full = several[:, ~np.isnan(several).any(0)]
     pairs = {(judges[i], judges[j]): cohen_kappa(ratings[i], ratings[j]) for i, j in combinations(range(len(judges)), 2)}
-    return Agreement(judges, several.shape[1], raw_agreement(several), alpha(several), low, high, fleiss_kappa(full), pairs)
+    counts = _counts(several)
+    raw, point, interval = of_counts(counts, np.ones(len(counts), int), seed, resamples)
+    return Agreement(judges, len(counts), raw, point, *interval, fleiss_kappa(full), pairs)
+
+
+def of_counts(counts: np.ndarray, often: np.ndarray, seed: int, resamples: int) -> tuple[float, float, tuple[float, float]]:
+    """Share of pairs of answers that are the same, alpha and its interval; see `Agreement`.
+
+    `counts` (S, C) says how many judges chose each category, of questions with at least two answers; `often` (S,) how many such there are.
+    """
+    counts = counts[:, counts.any(0)]
+    sorts, often = _sorts(counts, often)
+    return _same_pairs(sorts, often), _alpha(sorts.repeat(often, axis=0)), _interval(sorts, often, seed, resamples)
 
 
 def table(labels: Sequence[Label]) -> tuple[list[str], Ratings]:
@@ -80,9 +91,21 @@ def _counts(ratings: Ratings) -> np.ndarray:
 def raw_agreement(ratings: Ratings) -> float:
     """Share of pairs of answers to one question that are the same."""
     counts = _counts(ratings)
+    return _same_pairs(counts, np.ones(len(counts), int))
+
+
+def _sorts(counts: np.ndarray, often: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that differ, in their order, and how often each is there."""
+    order = np.lexsort(counts.T[::-1]) if counts.size else np.arange(0)
+    counts, often = counts[order], often[order]
+    first = np.flatnonzero(np.r_[True, (counts[1:] != counts[:-1]).any(1)][: len(counts)])
+    return counts[first], np.add.reduceat(often, first) if len(first) else often
+
+
+def _same_pairs(counts: np.ndarray, often: np.ndarray) -> float:
     m = counts.sum(1)
-    total = int((m * (m - 1)).sum())
-    return int((counts * (counts - 1)).sum()) / total if total else float("nan")
+    total = int((m * (m - 1)) @ often)
+    return int((counts * (counts - 1)).sum(1) @ often) / total if total else float("nan")
 
 
 def cohen_kappa(a: np.ndarray, b: np.ndarray) -> float:
@@ -108,10 +131,13 @@ def fleiss_kappa(ratings: Ratings) -> float:
 
 def alpha(ratings: Ratings) -> float:
     """Krippendorff's alpha for nominal categories; NaN where all answers are the same or no question has two."""
-    used = ratings[:, (~np.isnan(ratings)).sum(0) >= 2]
-    if not used.size or len(np.unique(used[~np.isnan(used)])) < 2:
+    return _alpha(_counts(ratings[:, (~np.isnan(ratings)).sum(0) >= 2]))
+
+
+def _alpha(counts: np.ndarray) -> float:
+    if counts.shape[1] < 2 or not len(counts):
         return float("nan")
-    return float(krippendorff.alpha(reliability_data=used, level_of_measurement="nominal"))
+    return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
 
 
 def alpha_interval(ratings: Ratings, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
@@ -120,7 +146,11 @@ def alpha_interval(ratings: Ratings, seed: int = 0, resamples: int = 1000) -> tu
     Questions with the same number of answers of each kind are alike, so only how often each sort is drawn needs to be drawn.
     """
     counts = _counts(ratings)
-    sorts, often = np.unique(counts[counts.sum(1) >= 2], axis=0, return_counts=True)
+    counts = counts[counts.sum(1) >= 2]
+    return _interval(*_sorts(counts, np.ones(len(counts), int)), seed, resamples)
+
+
+def _interval(sorts: np.ndarray, often: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
     if not len(sorts):
         return float("nan"), float("nan")
     m = sorts.sum(1)

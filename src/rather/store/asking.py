@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Collection
+from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Row, insert, select
 
 from rather.store import tables as t
 from rather.store.engine import now
@@ -22,25 +23,22 @@ def next_question(store: Store, run: str, who: Person, turns: int, held: Collect
     asking, judge, invitation = store.asking(run), who.name, who.invitation
     turn = turns + len(held)
     found = None
-    if _due(judge, turn, "gold", asking.gold) and any(original is None for _, original in store.probes(run).values()):
+    if _due(judge, turn, "gold", asking.gold) and _has_gold(store, run):
         found = store.lease(run, judge, "gold", EVERYBODY, LEASE_S, held, invitation=invitation)
     elif _due(judge, turn, "repeat", asking.repeats):
         repeat(store, run, judge)
         found = store.lease(run, judge, "repeat", EVERYBODY, LEASE_S, held, invitation=invitation)
     if found is not None:
         return found
-    at_random = _draw(judge, turn, "order") % 10007 if _due(judge, turn, "random", asking.random) else None
+    at_random = _draw(judge, turn, "order") % 2**31 if _due(judge, turn, "random", asking.random) else None
     return store.lease(run, judge, None, asking.overlap, LEASE_S, held, at_random, invitation)
 
 
 def repeat(store: Store, run: str, judge: str) -> int | None:
     """Make a question again of one that `judge` answered clearly some time ago; returns the new question, None if there is none such."""
-    labels = store.judged(run, judge)
-    known = {original for _, original in store.probes(run).values()} | set(store.probes(run))
-    clear = [x for x in labels[: -APART or None] if x.preference in (0.0, 1.0) and x.best is None and x.comparison not in known]
-    if not clear:
+    chosen = _clear(store, run, judge)
+    if chosen is None:
         return None
-    chosen = clear[_draw(judge, len(labels), "again") % len(clear)]
     key = f"again/{chosen.comparison}/{hashlib.sha256(judge.encode()).hexdigest()[:16]}"
     with store.transaction(write=True) as connection:
         if connection.execute(select(t.comparison.c.id).filter_by(run=run, key=key)).first() is not None:
@@ -53,6 +51,31 @@ def repeat(store: Store, run: str, judge: str) -> int | None:
         probe = {"comparison": number, "preference": chosen.preference, "judge": who, "original": chosen.comparison}
         connection.execute(insert(t.probe).values(probe))
     return number
+
+
+def _has_gold(store: Store, run: str) -> bool:
+    c = t.comparison.c
+    known = select(c.id).join(t.probe, t.probe.c.comparison == c.id).where(c.run == run, c.purpose == "gold", t.probe.c.original.is_(None))
+    with store.transaction() as connection:
+        return connection.execute(known.limit(1)).first() is not None
+
+
+def _clear(store: Store, run: str, judge: str) -> Row[Any] | None:
+    """A clear answer of the judge about two sides that was given some time ago and not asked for again; drawn by their turn."""
+    c, turns = t.label.c, store.count(run, judge).turns
+    with store.transaction() as connection:
+        mine = store.said(connection, run, judge)
+        before = list(connection.execute(mine.with_only_columns(c.id).order_by(c.id.desc()).limit(APART + 1)).scalars())
+        if len(before) <= APART:
+            return None
+        first = connection.execute(mine.with_only_columns(c.id).order_by(c.id).limit(1)).scalar() or 0
+        known = select(t.probe.c.comparison).where((t.probe.c.comparison == c.comparison) | (t.probe.c.original == c.comparison))
+        clear = mine.where(c.id <= before[-1], c.preference.in_((0.0, 1.0)), c.best.is_(None), ~known.correlate(t.label).exists())
+        start = first + _draw(judge, turns, "again") % (before[-1] - first + 1)
+        for some in (clear.where(c.id >= start), clear):
+            if (row := connection.execute(some.order_by(c.id).limit(1)).first()) is not None:
+                return row
+    return None
 
 
 def _due(judge: str, turn: int, what: str, share: float) -> bool:

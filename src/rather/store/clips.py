@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, insert, literal_column, select
 from sqlalchemy.exc import IntegrityError
 
 from rather.core import Trajectory
@@ -10,6 +10,8 @@ from rather.store import rows
 from rather.store import tables as t
 from rather.store.store import Store
 
+FAILED = t.clip.c.problem != literal_column("''")
+"""As the index has it, so that those that could not be drawn are found without looking at the others."""
 ASKED = t.clip.join(t.side, t.side.c.trajectory == t.clip.c.trajectory).join(t.comparison, t.comparison.c.id == t.side.c.comparison)
 
 
@@ -64,14 +66,15 @@ def picture(store: Store, trajectory: int, run: str) -> bytes | None:
 
 def problems(store: Store, run: str) -> list[str]:
     """Why clips could not be drawn, the first reason first."""
-    wanted = select(t.clip.c.problem).select_from(ASKED).where(t.comparison.c.run == run, t.clip.c.problem != "")
+    asked = select(t.side.c.trajectory).join(t.comparison).where(t.side.c.trajectory == t.clip.c.trajectory, t.comparison.c.run == run)
+    wanted = select(t.clip.c.problem).where(FAILED, asked.correlate(t.clip).exists())
     with store.transaction() as connection:
         return list(dict.fromkeys(connection.execute(wanted.order_by(t.clip.c.trajectory)).scalars()))
 
 
 def undrawable(store: Store, run: str) -> set[int]:
     """The numbers of the questions that are not given out, since a clip of theirs could not be drawn."""
-    wanted = select(t.side.c.comparison).select_from(ASKED).where(t.comparison.c.run == run, t.clip.c.problem != "")
+    wanted = select(t.side.c.comparison).select_from(ASKED).where(t.comparison.c.run == run, FAILED)
     with store.transaction() as connection:
         return set(connection.execute(wanted).scalars())
 

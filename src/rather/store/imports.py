@@ -12,12 +12,12 @@ from sqlalchemy import Connection, insert, select
 
 from rather.core import Comparison, Prompt, Trajectory
 from rather.errors import DataError
-from rather.store import rows
+from rather.store import counting, rows
 from rather.store import tables as t
 from rather.store.engine import now
 from rather.store.store import Store
 
-CHUNK = 1000
+CHUNK = 500
 """Rows that are looked up and written at a time."""
 SAME = 1e-9
 """Preferences that differ by less are the same: 1 - (1 - 0.3) is not 0.3."""
@@ -74,7 +74,7 @@ def import_all(
     with store.transaction(write=True) as connection:
         if connection.dialect.name == "postgresql":  # two imports of one file at once
             connection.execute(sa.text("select pg_advisory_xact_lock(7282)"))
-        judges: dict[str, int] = {}
+        judges, changed = dict[str, int](), list[int]()
         for some in chain([first] if first else [], chunks):
             keyed = []
             for c in some:
@@ -84,8 +84,9 @@ def import_all(
                 seen[asked, who] += 1
             if not gold:
                 _find_judges(connection, {who for _, who, _ in keyed}, judges)
-            counts += _write(connection, run, keyed, purpose, judges)
+            counts += _write(connection, run, keyed, purpose, judges, changed)
             advance(len(some))
+        counting.answered(connection, changed)
     return Imported(**counts)
 
 
@@ -111,8 +112,8 @@ def _find_judges(connection: Connection, names: set[str], judges: dict[str, int]
         judges[name] = number
 
 
-def _write(connection: Connection, run: str, keyed: list[Keyed], purpose: str, judges: dict[str, int]) -> Counter[str]:
-    """Write some rows; returns how many of each kind they were."""
+def _write(connection: Connection, run: str, keyed: list[Keyed], purpose: str, judges: dict[str, int], changed: list[int]) -> Counter[str]:
+    """Write some rows; returns how many of each kind they were. The questions of new labels are `changed`."""
     known = _known(connection, run, {name for name, _, _ in keyed})
     new: dict[str, Comparison] = {}
     for name, _, c in keyed:
@@ -135,6 +136,7 @@ def _write(connection: Connection, run: str, keyed: list[Keyed], purpose: str, j
         counts["questions" if name in fresh else "answers" if last is None else "changed"] += 1
         fresh.discard(name)
     _answer(connection, labels, purpose, judges)
+    changed += [number for number, _ in labels] if purpose != "gold" else []
     return counts
 
 

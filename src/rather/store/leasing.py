@@ -1,75 +1,122 @@
-"""Finding the question that a judge gets next, and in which order its sides are shown.
+"""Finding the question that a judge gets next, without reading those that are not: see `search` and `claim`; and giving it to them.
 
-The statements are made once: making them takes longer than running them.
+The search holds no lock, so that nobody waits for it; what it finds is looked at again under the lock. The statements are made once: making
+them takes longer than running them.
 """
 
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Collection
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
 
-from rather.store import rows
+from rather.store import counting, rows
 from rather.store import tables as t
-from rather.store.engine import now
+from rather.store.engine import now as current_time
 from rather.store.rows import Lease, Question
 
 FEW = 8
-_WHO: Any = bindparam("who")
-_OPEN = bindparam("overlap") > rows.ANSWERS + rows.LEASES
+"""How many are looked at again: others may be faster with the first ones."""
 
 
-class Statements(NamedTuple):
-    """Which question the judge has before them already, which are left to them in the order they come, and which of some are free."""
-
-    mine: Select[Any]
-    waiting: Select[Any]
-    free: Select[Any]
+def _value(name: str) -> Any:
+    return bindparam(name)
 
 
-STILL_OPEN = select(_OPEN).where(t.comparison.c.id == bindparam("number"))
+_C = t.comparison.c
+_RUN, _WHO, _NOW, _OVERLAP = (_value(name) for name in ("run", "who", "now", "overlap"))
+_MAY_GET = (~rows.answered_by(_WHO), rows.meant_for(_WHO), rows.READY)
+
+
+_GIVEN = rows.CURRENT.where(t.label.c.judge == t.lease.c.judge, t.label.c.comparison == t.lease.c.comparison)
+HOLDS = (t.lease.c.expires > _NOW) & ~_GIVEN.with_only_columns(t.label.c.id).correlate(t.lease).exists()
+"""Whether a lease holds: it has not expired, and whoever has it has not answered."""
+LEASES = select(t.lease.c.comparison, t.lease.c.judge).where(HOLDS).order_by(t.lease.c.expires)
+
+_HERE = select(t.lease.c.judge).where(t.lease.c.comparison == _C.id, HOLDS).correlate(t.comparison)
+_OTHERS = _HERE.where(t.lease.c.judge != _WHO).with_only_columns(func.count()).scalar_subquery()
+CLAIMED = select(t.comparison).where(_C.id == bindparam("number"), ~rows.answered_by(_WHO))
+CLAIMED = CLAIMED.where(_HERE.where(t.lease.c.judge == _WHO).exists() | (_C.answers + _OTHERS < _OVERLAP))
+LOCKED = CLAIMED.with_for_update(of=t.comparison, skip_locked=True)
+
+LEVELS = select(func.min(_C.answers)).where(_C.run == _RUN, _C.answers > bindparam("above"), _C.answers < _OVERLAP)
+"""The next number of answers that questions have: those with equally many are found in order."""
 
 
 @cache
-def statements(purpose: str | None, at_random: bool) -> Statements:
-    """For questions of a purpose, by score or in an order that `shift` draws."""
-    c = t.comparison.c
-    held = bindparam("held", expanding=True)
-    wanted = select(t.comparison).where(c.run == bindparam("run"), rows.of_purpose(purpose), c.id.not_in(held))
-    # Neighbouring numbers times a large odd one are spread over all remainders.
-    order = ((c.id * 7919 + bindparam("shift")) % 10007, c.id) if at_random else (c.score.desc().nulls_last(), c.id)
-    mine = wanted.join(t.lease, t.lease.c.comparison == c.id).where(t.lease.c.judge == _WHO, t.lease.c.expires > bindparam("now"))
-    waiting = wanted.where(~rows.answered_by(_WHO)).with_only_columns(c.id).order_by(*order)
-    free = wanted.where(c.id.in_(bindparam("some", expanding=True)), _OPEN, rows.meant_for(_WHO), rows.READY)
-    free = free.order_by(*order).limit(1).with_for_update(of=t.comparison, skip_locked=True)
-    return Statements(mine, waiting.offset(bindparam("seen")).limit(bindparam("size")), free)
+def before_them(purpose: str | None) -> Select[Any]:
+    """The questions that the judge has been given and not answered."""
+    leased = select(_C.id).join(t.lease, t.lease.c.comparison == _C.id).where(t.lease.c.judge == _WHO, HOLDS)
+    return leased.where(_C.run == _RUN, rows.of_purpose(purpose)).order_by(t.lease.c.expires, _C.id)
 
 
-def find(
-    connection: Connection, run: str, who: int, purpose: str | None, overlap: int, held: Collection[int], shift: int | None
-) -> Row[Any] | None:
-    """The row of the judge's next question, locked: the one that they have before them already, or a free one."""
-    mine, waiting, free = statements(purpose, shift is not None)
-    known = {"run": run, "who": who, "overlap": overlap, "held": [0, *held], "shift": shift, "now": now()}
-    if (row := connection.execute(mine, known).first()) is not None:
-        return row
-    # What makes a question free is costly to find out, so it is asked of a few at a time.
-    seen, size = 0, FEW
-    while some := list(connection.execute(waiting, {**known, "seen": seen, "size": size}).scalars()):
-        seen, size = seen + size, 2 * size
-        while some and (row := connection.execute(free, {**known, "some": some}).first()) is not None:
-            # Under PostgreSQL another lease may have been committed between this statement's snapshot and the lock.
-            if connection.execute(STILL_OPEN, {"overlap": overlap, "number": row.id, "now": known["now"]}).scalar():
-                return row
-            some.remove(row.id)
+@cache
+def at_level(purpose: str | None, shift: bool, wrapped: bool) -> Any:
+    """The first questions with so many answers that the judge may get, by score or at random from `shift` on, and where they stand."""
+    order = _C.draw if shift else _C.rank
+    wanted = select(order, _C.id).where(_C.run == _RUN, _C.answers == bindparam("level"), order.is_not(None), *_MAY_GET)
+    if purpose is not None:
+        wanted = wanted.where(_C.purpose == purpose)
+    if shift:
+        wanted = wanted.where(order < bindparam("shift") if wrapped else order >= bindparam("shift"))
+    return wanted.order_by(order, _C.id).limit(bindparam("size"))
+
+
+@cache
+def known(purpose: str) -> Any:
+    """The first of the questions whose answers are known; of repeats, the judge's own."""
+    wanted = select(_C.id, _C.answers).where(_C.run == _RUN, _C.purpose == purpose, _C.answers < _OVERLAP, *_MAY_GET)
+    if purpose == "repeat":
+        wanted = wanted.where(_C.id.in_(select(t.probe.c.comparison).where(t.probe.c.judge == _WHO)))
+    return wanted.order_by(_C.score.desc().nulls_last(), _C.id).limit(bindparam("size"))
+
+
+def search(
+    connection: Connection, run: str, who: int, purpose: str | None, overlap: int, but: Collection[int], shift: int | None, now: float
+) -> list[int]:
+    """Numbers of questions that the judge may get, in the order in which to try them: first those that were given to them before.
+
+    `but` is left out. With a `shift` the others come in the order at random.
+    """
+    values = {"run": run, "who": who, "overlap": overlap, "now": now, "shift": shift, "above": -1}
+    if mine := [n for n in connection.execute(before_them(purpose), values).scalars() if n not in but]:
+        return mine
+    leased = Counter(lease.comparison for lease in connection.execute(LEASES, values) if lease.judge != who)
+    values["size"] = FEW + len(but) + len(leased)
+    found = list[tuple[Any, ...]]()
+
+    def free(number: int, answers: int) -> bool:
+        return number not in but and answers + leased[number] < overlap
+
+    if purpose in counting.KNOWN:
+        return [row.id for row in connection.execute(known(purpose), values) if free(row.id, row.answers)][:FEW]
+    while (level := connection.execute(LEVELS, values).scalar()) is not None:
+        values |= {"above": level, "level": level}
+        for wrapped in (False, True) if shift is not None else (False,):
+            stand = connection.execute(at_level(purpose, shift is not None, wrapped), values).all()
+            found += [(wrapped, *row) for row in stand if free(row.id, level)]
+            if len(stand) == values["size"]:
+                break
+    return [number for *_, number in sorted(found)[:FEW]]
+
+
+def claim(connection: Connection, some: list[int], who: int, overlap: int, now: float) -> Row[Any] | None:
+    """The row of the first of these that the judge may still get, locked."""
+    values = {"who": who, "overlap": overlap, "now": now}
+    for number in some:
+        locked = connection.execute(LOCKED, {**values, "number": number}).first()
+        # Under PostgreSQL another lease may have been committed between that statement's snapshot and the lock.
+        if locked is not None and (row := connection.execute(CLAIMED, {**values, "number": number}).first()) is not None:
+            return row
     return None
 
 
 def give(connection: Connection, question: Question, who: int, judge: str, seconds: float, invitation: int | None) -> Lease:
     """Write down that the judge has the question before them for some seconds; given once more it is as it was, but for its end."""
-    time, mine = now(), (t.lease.c.comparison == question.id) & (t.lease.c.judge == who)
+    time, mine = current_time(), (t.lease.c.comparison == question.id) & (t.lease.c.judge == who)
     row = connection.execute(select(t.lease).where(mine)).first()
     if row is not None:
         connection.execute(update(t.lease).where(mine).values(expires=time + seconds))

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row, select
 
 from rather.errors import StoreError
+from rather.store import counting
 from rather.store import tables as t
 from rather.store.engine import now, scrub
 from rather.store.store import Store
@@ -92,21 +93,21 @@ def erase(store: Store, name: str, run: str | None = None) -> int:
             return 0
         c = t.comparison.c
         of_run = select(c.id).where(c.run == run) if run is not None else select(c.id)
+        counting.forget(connection, who, run)
         again = select(t.probe.c.comparison).where(t.probe.c.judge == who, t.probe.c.comparison.in_(of_run))
         repeats = list(connection.execute(again).scalars())
         labels, leases = ((x.c.judge == who) & x.c.comparison.in_(of_run) for x in (t.label, t.lease))
         gone = connection.execute(sa.delete(t.label).where(labels)).rowcount
         connection.execute(sa.delete(t.lease).where(leases))
-        for number in repeats:
-            for table, column in ((t.label, "comparison"), (t.lease, "comparison"), (t.probe, "comparison"), (t.side, "comparison")):
-                deleted = connection.execute(sa.delete(table).where(table.c[column] == number)).rowcount
-                gone += deleted if table is t.label else 0
-            connection.execute(sa.delete(t.comparison).where(c.id == number))
+        for some in counting.parts(repeats):
+            for table in (t.lease, t.label, t.probe, t.side):
+                there = connection.execute(sa.delete(table).where(table.c.comparison.in_(some))).rowcount
+                gone += there if table is t.label else 0
+            connection.execute(sa.delete(t.comparison).where(c.id.in_(some)))
         _end(connection, who, run)
         if connection.execute(select(t.label.c.id).where(t.label.c.judge == who).limit(1)).first() is None:
-            for table in (t.lease, t.invitation):
+            for table in (t.lease, t.invitation, t.standing, t.probe):
                 connection.execute(sa.delete(table).where(table.c.judge == who))
-            connection.execute(sa.delete(t.probe).where(t.probe.c.judge == who))
             connection.execute(sa.update(t.audit).where(t.audit.c.judge == who).values(judge=None))
             connection.execute(sa.delete(t.judge).where(t.judge.c.id == who))
     scrub(store.engine)
@@ -131,6 +132,12 @@ def named(store: Store, judge: int) -> str | None:
     """The name of the judge with that number."""
     with store.transaction() as connection:
         return connection.execute(select(t.judge.c.name).where(t.judge.c.id == judge)).scalar()
+
+
+def numbered(store: Store) -> dict[str, int]:
+    """The numbers of all judges, by name."""
+    with store.transaction() as connection:
+        return {r.name: r.id for r in connection.execute(select(t.judge.c.name, t.judge.c.id))}
 
 
 def bearer(store: Store, token: str) -> Person | None:

@@ -1,8 +1,11 @@
 """How questions are given out, and which answers are suspicious."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sqlalchemy import CompoundSelect, Connection, func, literal, select, union_all
+
+from rather.store import tables as t
 
 
 @dataclass(frozen=True)
@@ -27,34 +30,37 @@ def contradicts(given: float | None, known: float) -> bool:
     return given is not None and (given - 0.5) * (known - 0.5) < 0
 
 
-def flags(labels: Sequence[Any], probes: Mapping[int, tuple[float, int | None]], fastest_s: float) -> dict[int, tuple[str, ...]]:
-    """Why answers are suspicious, by the label's number; `labels`, or their rows, are all of a run, oldest first.
+def suspicious(run: str, fastest_s: float) -> CompoundSelect[Any]:
+    """Why answers of a run are suspicious: label, the label `by` which that came out, the `place` of reasons that came out at once, reason.
 
     - "fast": it took less than `fastest_s` seconds;
     - "gold": it contradicts a gold question's answer, or was given by the same judge between that one and the gold question before;
     - "inconsistent": asked again, the judge said the opposite; both answers are.
     """
-    found: dict[int, list[str]] = {}
-    since_gold: dict[Any, list[int]] = {}
-    repeated = {original for _, original in probes.values()}
-    latest = {(x.judge, x.comparison): x.id for x in labels if x.comparison in repeated}
-    for x in labels:
-        assert x.id is not None
-        stretch = since_gold.setdefault(x.judge, [])
-        stretch.append(x.id)
-        if x.seconds is not None and x.preference is not None and x.seconds < fastest_s:
-            found.setdefault(x.id, []).append("fast")
-        if x.comparison not in probes:
-            continue
-        known, original = probes[x.comparison]
-        if original is not None:
-            if contradicts(x.preference, known):
-                for number in (x.id, latest.get((x.judge, original))):
-                    if number is not None:
-                        found.setdefault(number, []).append("inconsistent")
-            continue
-        if contradicts(x.preference, known):
-            for number in stretch:
-                found.setdefault(number, []).append("gold")
-        stretch.clear()
-    return {number: tuple(reasons) for number, reasons in found.items()}
+    x, c, p = t.label.c, t.comparison.c, t.probe.c
+    current = select(x.id).join(t.comparison, c.id == x.comparison).where(c.run == run, x.counts)
+    probed = current.join(t.probe, p.comparison == x.comparison)
+    wrong = (x.preference - 0.5) * (p.preference - 0.5) < 0
+    fast = current.add_columns(x.id.label("by"), literal(0).label("place"), literal("fast").label("reason"))
+    before = func.lag(x.id, 1, 0).over(partition_by=x.judge, order_by=x.id).label("before")
+    known = probed.where(p.original.is_(None)).add_columns(x.judge, before, wrong.label("wrong")).subquery()
+    since = current.join(known, (known.c.judge == x.judge) & (x.id > known.c.before) & (x.id <= known.c.id)).where(known.c.wrong)
+    again = probed.where(p.original.is_not(None), wrong).add_columns(x.judge, p.original).subquery()
+    earlier = current.join(again, (again.c.judge == x.judge) & (again.c.original == x.comparison))
+    return union_all(
+        fast.where(x.seconds < fastest_s, x.preference.is_not(None)),
+        since.add_columns(known.c.id, literal(1), literal("gold")),
+        select(again.c.id, again.c.id, literal(1), literal("inconsistent")),
+        earlier.add_columns(again.c.id, literal(1), literal("inconsistent")),
+    )
+
+
+def flags(connection: Connection, run: str, fastest_s: float) -> dict[int, tuple[str, ...]]:
+    """Why answers are suspicious, by the label's number, in the order in which that came out."""
+    found = suspicious(run, fastest_s).subquery()
+    same, reasons = dict[tuple[str, ...], tuple[str, ...]](), dict[int, tuple[str, ...]]()
+    wanted = select(found.c.id, found.c.reason).order_by(found.c.id, found.c.by, found.c.place)
+    for number, reason in connection.execute(wanted.execution_options(yield_per=1000)):
+        both = (*reasons.get(number, ()), reason)
+        reasons[number] = same.setdefault(both, both)
+    return reasons

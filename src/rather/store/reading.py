@@ -1,19 +1,37 @@
-"""A run's questions and answers, read a thousand at a time: what the store holds need not fit into memory."""
+"""A run's questions and answers, read some at a time: what the store holds need not fit into memory."""
 
-from collections.abc import Iterator
-from typing import Any
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby
+from sys import intern
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, Select, select
 
 from rather.core import Comparison
 from rather.store import rows
 from rather.store import tables as t
-from rather.store.store import Store
+from rather.store.counting import PART
 
-CHUNK = 1000
+if TYPE_CHECKING:
+    from rather.store.store import Store
 
 
-def history(store: Store, run: str) -> Iterator[list[dict[str, Any]]]:
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Without Python's collector of cycles, which looks at all that was read again and again as it becomes more; rows have no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def history(store: "Store", run: str) -> Iterator[list[dict[str, Any]]]:
     """Every row that was ever written about the run's questions, undone ones too, oldest first.
 
     With it stand what was asked and, of each side, the texts and policies of its trajectories: `a_text`, `a_policy` and so on.
@@ -21,7 +39,7 @@ def history(store: Store, run: str) -> Iterator[list[dict[str, Any]]]:
     suspicious = store.flagged(run)
     with store.transaction() as connection:
         written = rows.HISTORY.add_columns(t.comparison.c.run, t.comparison.c.why).where(t.comparison.c.run == run)
-        for page in connection.execute(written.execution_options(yield_per=CHUNK)).partitions():
+        for page in connection.execute(written.execution_options(yield_per=PART)).partitions():
             sides = _sides(connection, {r.comparison for r in page})
             yield [_row(dict(zip(r._fields, r, strict=True)), suspicious.get(r.id, ()), sides[r.comparison]) for r in page]
 
@@ -42,15 +60,55 @@ def _sides(connection: Connection, questions: set[int]) -> dict[int, dict[str, A
     return found
 
 
-def answered(store: Store, run: str) -> Iterator[list[Comparison]]:
+@dataclass(frozen=True)
+class Judged:
+    """Comparisons with their preferences, and the numbers of the labels that say so."""
+
+    comparisons: list[Comparison]
+    labels: list[int]
+
+
+def judged(
+    connection: Connection,
+    questions: Select[Any],
+    labels: Select[Any],
+    counts: Callable[[Row[Any]], bool] = lambda label: True,
+    only: Callable[[Comparison], bool] = lambda comparison: True,
+    each: bool = False,
+    steps: bool = True,
+) -> Iterator[Judged]:
+    """Questions with their answers, in the order in which they were asked; pages without any are empty.
+
+    `counts` and `only` choose labels, which have their judge's `name`, and questions. One comparison a question with the mean of its
+    answers, or with `each` one an answer. An answer to more than two sides is several comparisons.
+    """
+    c, name = t.label.c, t.judge.c.name
+    columns = c.id, c.comparison, c.preference, c.best, c.flags, name
+    answers = (
+        labels.where(c.kind == "answer").join(t.judge, t.judge.c.id == c.judge).with_only_columns(*columns).order_by(c.comparison, c.id)
+    )
+    for page in connection.execute(questions.execution_options(yield_per=PART)).partitions():
+        asked = {q.id: q.comparison for q in rows.with_sides(connection, page, steps) if only(q.comparison)}
+        written: Sequence[Any] = connection.execute(answers.where(c.comparison.in_(asked))).all()
+        given = [label for label in written if counts(label)]
+        found = list[Comparison]()
+        for number, some in groupby(given, lambda label: label.comparison):
+            found += _judged(asked[number], list(some), each)
+        yield Judged(found, [label.id for label in given])
+
+
+def _judged(q: Comparison, answers: Sequence[Row[Any]], each: bool) -> list[Comparison]:
+    if each or q.others:
+        return [p for x in answers for p in replace(q, preference=x.preference, judge=intern(x.name), best=x.best).pairs()]
+    mean = sum(x.preference or 0.0 for x in answers) / len(answers)
+    return [Comparison(q.a, q.b, mean, q.key, intern(answers[0].name) if len(answers) == 1 else "")]
+
+
+def answered(store: "Store", run: str) -> Iterator[list[Comparison]]:
     """The run's comparisons that are trained on, with their mean preferences, in the order in which they were asked.
 
     Pages without any are empty. Known answers, repeats, and what an evaluation or a check asked are none of them.
     """
-    questions = select(t.comparison).where(t.comparison.c.run == run, t.comparison.c.purpose == "train").order_by(t.comparison.c.id)
     with store.transaction() as connection:
-        for page in connection.execute(questions.execution_options(yield_per=CHUNK)).partitions():
-            some = {q.id: q for q in rows.with_sides(connection, page, steps=False)}
-            answers = rows.CURRENT.where(t.label.c.comparison.in_(some), t.label.c.kind == "answer").join(t.judge)
-            labels = connection.execute(answers.add_columns(t.judge.c.name.label("name")).order_by(t.label.c.id))
-            yield rows.judged(some, [rows.label_of(r, r.name) for r in labels])
+        for some in judged(connection, rows.asked(run, "train"), rows.CURRENT, steps=False):
+            yield some.comparisons

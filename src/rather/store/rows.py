@@ -1,14 +1,16 @@
 """How rows become questions and back, and which labels count."""
 
 import io
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from sys import intern
 from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, Table, bindparam, exists, func, null, select
+from sqlalchemy import Connection, Row, Select, Table, func, null, select
 
 from rather.core import Comparison, Label, Prompt, Task, Trajectory
+from rather.store import counting
 from rather.store import tables as t
 from rather.store.engine import now
 
@@ -49,25 +51,11 @@ class Question:
     lease: Lease | None = None
 
 
-_LATER = t.label.alias()
-_NEWER = (_LATER.c.comparison == t.label.c.comparison) & (_LATER.c.judge == t.label.c.judge) & (_LATER.c.id > t.label.c.id)
 WRITTEN: Select[Any] = select(t.label).where(t.label.c.kind != "undo")
 """All labels, whether they count or not."""
 
-CURRENT: Select[Any] = WRITTEN.where(~exists().where(_NEWER))
+CURRENT: Select[Any] = select(t.label).where(t.label.c.counts)
 """The labels that count: the latest of each judge on each question, unless that is an undo."""
-
-ANSWERS = (
-    CURRENT.where(t.label.c.comparison == t.comparison.c.id, t.label.c.kind == "answer")
-    .with_only_columns(func.count(t.label.c.id))
-    .correlate(t.comparison)
-    .scalar_subquery()
-)
-"""How many judges have answered a question, abstentions aside."""
-
-_HELD = (t.lease.c.comparison == t.comparison.c.id) & (t.lease.c.expires > bindparam("now"))
-LEASES = select(func.count(t.lease.c.judge)).where(_HELD).correlate(t.comparison).scalar_subquery()
-"""How many judges have a question before them, at the time `now`."""
 
 _SHOWN = t.side.join(t.trajectory).outerjoin(t.clip, t.clip.c.trajectory == t.trajectory.c.id)
 _BARE = select(t.side.c.comparison).select_from(_SHOWN).where(t.side.c.comparison == t.comparison.c.id)
@@ -77,13 +65,13 @@ READY = ~_BARE.where(t.trajectory.c.text.is_(None), t.clip.c.webp.is_(None)).cor
 
 def answered_by(judge: int) -> Any:
     """Whether the judge has answered the question."""
-    return t.comparison.c.id.in_(CURRENT.where(t.label.c.judge == judge).with_only_columns(t.label.c.comparison))
+    mine = CURRENT.where(t.label.c.judge == judge, t.label.c.comparison == t.comparison.c.id)
+    return mine.with_only_columns(t.label.c.comparison).correlate(t.comparison).exists()
 
 
 def of_purpose(purpose: str | None) -> Any:
     """Questions of one purpose, or without one all but those whose answers are known; sides that are the "same" need none."""
-    column = t.comparison.c.purpose
-    return column.not_in(("gold", "repeat", "same")) if purpose is None else column == purpose
+    return t.comparison.c.rank.is_not(None) if purpose is None else t.comparison.c.purpose == purpose
 
 
 def meant_for(judge: int) -> Any:
@@ -105,18 +93,17 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool =
     """Questions from rows of the table; what was seen and done at each step of a control trajectory is left out without `steps`."""
     sides: dict[int, dict[str, tuple[list[int], list[Trajectory]]]] = {}
     originals: dict[int, int] = {}
+    tasks: dict[tuple[str, str], Task] = {}
     columns = [c if steps or c.name != "steps" else null().label("steps") for c in t.trajectory.c]
     wanted = select(t.side.c.comparison, t.side.c.side, *columns).join(t.trajectory, t.trajectory.c.id == t.side.c.trajectory)
     wanted = wanted.order_by(t.side.c.comparison, t.side.c.side, t.side.c.place)
     again = select(t.probe.c.comparison, t.probe.c.original).where(t.probe.c.original.is_not(None))
-    numbers = [r.id for r in rows]
-    for start in range(0, len(numbers), 500):
-        some = numbers[start : start + 500]
+    for some in counting.parts(r.id for r in rows):
         stored: Sequence[Any] = connection.execute(wanted.where(t.side.c.comparison.in_(some))).all()
         for question, letter, number, *row in stored:
             there, trajectories = sides.setdefault(question, {}).setdefault(letter, ([], []))
             there.append(number)
-            trajectories.append(from_row(*row))
+            trajectories.append(from_row(*row, tasks=tasks))
         originals |= {r.comparison: r.original for r in connection.execute(again.where(t.probe.c.comparison.in_(some)))}
     found = []
     for r in rows:
@@ -126,27 +113,25 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool =
     return found
 
 
-def numbered(connection: Connection, table: Table, values: list[dict[str, Any]]) -> list[int]:
-    """Insert rows by one statement; returns their numbers. The connection must hold the lock that writers take.
+def drawn(connection: Connection, table: Table, count: int) -> list[int]:
+    """The numbers of so many new rows. The connection must hold the lock that writers take.
 
-    The numbers are drawn beforehand: where a database gives them out, SQLAlchemy inserts row by row under SQLite.
+    They are drawn beforehand: where a database gives them out, SQLAlchemy inserts row by row under SQLite.
     """
     if connection.dialect.name == "sqlite":
         last = connection.execute(select(func.max(table.c.id))).scalar() or 0
-        numbers = list(range(last + 1, last + 1 + len(values)))
-    else:
-        drawn = select(func.nextval(func.pg_get_serial_sequence(table.name, "id"))).select_from(func.generate_series(1, len(values)))
-        numbers = list(connection.execute(drawn).scalars())
-    if values:
-        insert_all(connection, table, [row | {"id": number} for row, number in zip(values, numbers, strict=True)])
-    return numbers
+        return list(range(last + 1, last + 1 + count))
+    numbers = select(func.nextval(func.pg_get_serial_sequence(table.name, "id"))).select_from(func.generate_series(1, count))
+    return list(connection.execute(numbers).scalars())
 
 
 def insert_all(connection: Connection, table: Table, values: Sequence[dict[str, Any]]) -> None:
-    """Insert rows, one or more, of the same columns in the same order.
+    """Insert rows of the same columns in the same order.
 
     The driver is given tuples: SQLAlchemy takes longer to read a thousand dictionaries than SQLite to write them.
     """
+    if not values:
+        return
     dialect, names = connection.dialect, list(values[0])
     columns = [[row[name] for row in values] for name in names]
     for i, name in enumerate(names):
@@ -167,17 +152,23 @@ def add_questions(
     """Insert questions under the keys that stand before them, which the run must not have yet; returns their numbers."""
     fixed = {"run": run, "purpose": purpose, "created": now()}
     given, whys = scores or [None] * len(questions), [why] * len(questions) if isinstance(why, str) else why
-    asked = [{**fixed, "key": q[0], "why": w, "score": score} for q, w, score in zip(questions, whys, given, strict=True)]
-    numbers = numbered(connection, t.comparison, asked)
+    numbers = drawn(connection, t.comparison, len(questions))
+    asked = [
+        {**fixed, "id": number, "key": key, "why": w, "score": score, **counting.place(number, purpose, score)}
+        for number, (key, _), w, score in zip(numbers, questions, whys, given, strict=True)
+    ]
+    insert_all(connection, t.comparison, asked)
+    counting.asked(connection, run, sum(row["rank"] is not None for row in asked))
     sides = [
         ({"comparison": number, "side": letter, "place": place}, trajectory)
         for number, (_, comparison) in zip(numbers, questions, strict=True)
         for letter, side in zip(LETTERS, comparison.sides, strict=False)
         for place, trajectory in enumerate(side)
     ]
-    trajectories = numbered(connection, t.trajectory, [to_row(trajectory) for _, trajectory in sides])
-    if sides:
-        insert_all(connection, t.side, [{**side, "trajectory": number} for (side, _), number in zip(sides, trajectories, strict=True)])
+    trajectories = drawn(connection, t.trajectory, len(sides))
+    values = [{**to_row(trajectory), "id": number} for number, (_, trajectory) in zip(trajectories, sides, strict=True)]
+    insert_all(connection, t.trajectory, values)
+    insert_all(connection, t.side, [{**side, "trajectory": number} for number, (side, _) in zip(trajectories, sides, strict=True)])
     return numbers
 
 
@@ -204,36 +195,42 @@ def to_row(x: Trajectory) -> dict[str, Any]:
 
 
 def from_row(
-    source: str, task: str, prompt: Prompt | None, answer: str | None, policy: str, text: str | None, terminated: bool, steps: bytes | None
-) -> Trajectory:
-    """A trajectory from the columns of its row, but the first."""
+    source: str, key: str, prompt: Prompt | None, answer: str | None, policy: str, text: str | None, terminated: bool, steps: bytes | None,
+    tasks: dict[tuple[str, str], Task] | None = None,
+) -> Trajectory:  # fmt: skip
+    """A trajectory from the columns of its row, but the first; it shares its task with others that are read with the same `tasks`."""
     arrays = {}
     if steps is not None:
         with np.load(io.BytesIO(steps), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    return Trajectory(Task(source, task, prompt, answer), policy, text, terminated, **arrays)
+    task = None if tasks is None else tasks.get((source, key))
+    if task is None or (task.prompt, task.answer) != (prompt, answer):
+        task = Task(intern(source), key, prompt, answer)
+        if tasks is not None:
+            tasks[source, key] = task
+    return Trajectory(task, intern(policy), text, terminated, **arrays)
 
 
-def label_of(row: Row[Any], judge: str) -> Label:
-    """A row as a label."""
+def labels(connection: Connection, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> Iterator[Row[Any]]:
+    """Rows of the labels that count, or of those with the numbers `among` these, oldest first."""
+    wanted = (CURRENT if among is None else WRITTEN).join(t.comparison).where(t.comparison.c.run == run).order_by(t.label.c.id)
+    if purpose is not None:
+        wanted = wanted.where(t.comparison.c.purpose == purpose)
+    accepted = None if among is None else set(among)
+    for row in connection.execute(wanted.execution_options(yield_per=1000)):
+        if accepted is None or row.id in accepted:
+            yield row
+
+
+def label_of(row: Row[Any], judge: str, flags: tuple[str, ...] = ()) -> Label:
+    """A row as a label, with flags beside its own."""
     r = row
-    return Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown, tuple(r.flags), r.id, r.best)
+    return Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown, (*r.flags, *flags), r.id, r.best)
 
 
-def judged(questions: Mapping[int, Question], labels: Sequence[Label], each: bool = False) -> list[Comparison]:
-    """Comparisons with their preferences from answers that count: one a question with their mean, or with `each` one an answer.
-
-    An answer to more than two sides is several comparisons.
-    """
-    grouped: dict[int, list[Label]] = {}
-    for x in labels:
-        grouped.setdefault(x.comparison, []).append(x)
-    comparisons = []
-    for number, answers in sorted(grouped.items()):
-        q = questions[number].comparison
-        if each or q.others:
-            comparisons += [p for x in answers for p in replace(q, preference=x.preference, judge=x.judge, best=x.best).pairs()]
-        else:
-            mean = sum(x.preference or 0.0 for x in answers) / len(answers)
-            comparisons.append(Comparison(q.a, q.b, mean, q.key, answers[0].judge if len(answers) == 1 else ""))
-    return comparisons
+def asked(run: str, purpose: str | None = None, beginning: str = "") -> Select[Any]:
+    """A run's questions in the order they were asked, of a purpose, with a beginning of their keys."""
+    wanted = select(t.comparison).where(t.comparison.c.run == run).order_by(t.comparison.c.id)
+    if beginning:
+        wanted = wanted.where(t.comparison.c.key.startswith(beginning, autoescape=True))
+    return wanted if purpose is None else wanted.where(t.comparison.c.purpose == purpose)

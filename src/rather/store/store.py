@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 
 from rather.core import Answered, Comparison, Label
 from rather.errors import DataError, StoreError
+from rather.store import counting, leasing, quality, reading, rows
 from rather.store import engine as opening
-from rather.store import leasing, quality, rows
 from rather.store import tables as t
 from rather.store.quality import Asking
 from rather.store.rows import Question
@@ -104,8 +104,9 @@ class Store:
         Returns the number of each question. A higher score is asked earlier; `why` is one word for all, or one each.
         """
         with self.transaction(write=True) as connection:
-            there = select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run)
-            known = {r.key: r.id for r in connection.execute(there)}
+            there, known = select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run), dict[str, int]()
+            for some in counting.parts(dict.fromkeys(c.key for c in comparisons)):
+                known |= {r.key: r.id for r in connection.execute(there.where(t.comparison.c.key.in_(some)))}
             new: dict[str, int] = {}
             for i, c in enumerate(comparisons):
                 if c.key not in known:
@@ -124,14 +125,12 @@ class Store:
 
     def count(self, run: str, judge: str) -> Counts:
         """How far the judge is."""
-        ordinary = rows.of_purpose(None)
-        questions = select(func.count(t.comparison.c.id)).where(t.comparison.c.run == run, ordinary)
         with self.transaction() as connection:
-            mine = self._of(connection, run, judge).with_only_columns(func.count(t.label.c.id))
-            wanted = select(*(x.scalar_subquery() for x in (mine, mine.where(ordinary), questions)))
-            return Counts(*connection.execute(wanted).one())
+            mine = select(t.standing.c.turns, t.standing.c.answered).filter_by(run=run, judge=self._judge(connection, judge))
+            turns, answered = connection.execute(mine).first() or (0, 0)
+            return Counts(turns, answered, connection.execute(select(t.asked.c.questions).filter_by(run=run)).scalar() or 0)
 
-    def _of(self, connection: Connection, run: str, judge: str) -> sa.Select[Any]:
+    def said(self, connection: Connection, run: str, judge: str) -> sa.Select[Any]:
         return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self._judge(connection, judge))
 
     def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None, beginning: str = "") -> list[Question]:
@@ -139,11 +138,7 @@ class Store:
 
         Only those whose key has that `beginning`.
         """
-        wanted = select(t.comparison).where(t.comparison.c.run == run).order_by(t.comparison.c.id)
-        if beginning:
-            wanted = wanted.where(t.comparison.c.key.startswith(beginning, autoescape=True))
-        if purpose is not None:
-            wanted = wanted.where(t.comparison.c.purpose == purpose)
+        wanted = rows.asked(run, purpose, beginning)
         with self.transaction() as connection:
             if unanswered_by is not None:
                 wanted = wanted.where(~rows.answered_by(self._judge(connection, unanswered_by)))
@@ -206,13 +201,20 @@ class Store:
         a `purpose` it may be any question but those whose answers are known. One that cannot be shown, for want of its clip, waits. The
         question's `lease` says how its sides are to be shown; it is remembered what was given, under which `invitation`.
         """
-        with self.transaction(write=True) as connection:
-            who = self._judge(connection, judge)
-            row = leasing.find(connection, run, who, purpose, overlap, held, at_random)
-            if row is None:
+        time, tried = opening.now(), set[int]()
+        while True:
+            with self.transaction() as connection:
+                who, but = self._judge(connection, judge), {*held, *tried}
+                some = leasing.search(connection, run, who, purpose, overlap, but, at_random, time)
+            if not some:
                 return None
-            (question,) = rows.with_sides(connection, [row])
-            return replace(question, lease=leasing.give(connection, question, who, judge, seconds, invitation))
+            with self.transaction(write=True) as connection:
+                who = self._judge(connection, judge)
+                row = leasing.claim(connection, some, who, overlap, time)
+                if row is not None:
+                    (question,) = rows.with_sides(connection, [row])
+                    return replace(question, lease=leasing.give(connection, question, who, judge, seconds, invitation))
+            tried |= set(some)
 
     def given(self, run: str, judge: str, number: int) -> Question | None:
         """A question that the judge has or had before them, with its lease; None if it was never given to them."""
@@ -271,6 +273,7 @@ class Store:
                         raise StoreError(f"question {x.comparison} is not in the store {self.where}") from e
                 self._end(connection, x.comparison, judges[x.judge])
                 numbers.append(number)
+            counting.answered(connection, [x.comparison for x in labels])
         return numbers
 
     def undo(self, run: str, judge: str, question: int | None = None, token: str | None = None, seconds: float = 600) -> int | None:
@@ -280,7 +283,7 @@ class Store:
         judge has the question before them again, for `seconds`.
         """
         with self.transaction(write=True) as connection:
-            latest = self._of(connection, run, judge)
+            latest = self.said(connection, run, judge)
             if question is not None:
                 latest = latest.where(t.label.c.comparison == question)
             if token is not None:
@@ -292,42 +295,37 @@ class Store:
             connection.execute(insert(t.label).values(**values, created=opening.now()))
             before_them = sa.update(t.lease).filter_by(comparison=row.comparison, judge=row.judge)
             connection.execute(before_them.values(expires=opening.now() + seconds))
+            counting.answered(connection, [row.comparison])
             return row.comparison
 
     def labels(self, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> list[Label]:
-        """The answers and abstentions that count, oldest first, with the flags of `quality.flags`.
+        """The answers and abstentions that count, oldest first, with the flags of `quality.suspicious`.
 
         `among`: those with these numbers instead, whether they still count or not, and without these flags.
         """
-        wanted = (rows.CURRENT if among is None else rows.WRITTEN).join(t.comparison).where(t.comparison.c.run == run)
+        fastest_s = self.asking(run).fastest_s
         with self.transaction() as connection:
             names = {r.id: r.name for r in connection.execute(select(t.judge.c.id, t.judge.c.name))}
-            found = connection.execute(wanted.add_columns(t.comparison.c.purpose).order_by(t.label.c.id)).all()
-        if among is None:
-            flags = quality.flags(found, self.probes(run), self.asking(run).fastest_s)
-        else:
-            found, flags = [r for r in found if r.id in among], {}
-        kept = [rows.label_of(r, names[r.judge]) for r in found if purpose is None or r.purpose == purpose]
-        return [replace(x, flags=(*x.flags, *flags[x.id])) if x.id in flags else x for x in kept]
+            flags = quality.flags(connection, run, fastest_s) if among is None else {}
+            written = rows.labels(connection, run, purpose, among)
+            return [rows.label_of(r, names[r.judge], flags.get(r.id, ())) for r in written]
 
     def flagged(self, run: str) -> dict[int, tuple[str, ...]]:
-        """Why answers of a run are suspicious, by the label's number: see `quality.flags`."""
-        c = t.label.c
-        wanted = rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run).order_by(c.id)
+        """Why answers of a run are suspicious, by the label's number: see `quality.suspicious`."""
+        fastest_s = self.asking(run).fastest_s
         with self.transaction() as connection:
-            found = connection.execute(wanted.with_only_columns(c.id, c.judge, c.comparison, c.seconds, c.preference)).all()
-        return quality.flags(found, self.probes(run), self.asking(run).fastest_s)
+            return quality.flags(connection, run, fastest_s)
 
     def judged(self, run: str, judge: str) -> list[Label]:
         """One judge's answers and abstentions that count, oldest first, without flags."""
         with self.transaction() as connection:
-            found = connection.execute(self._of(connection, run, judge).order_by(t.label.c.id)).all()
+            found = connection.execute(self.said(connection, run, judge).order_by(t.label.c.id)).all()
         return [rows.label_of(r, judge) for r in found]
 
     def latest_of(self, run: str, judge: str, before: int, count: int = 50) -> list[Label]:
         """One judge's latest answers and abstentions that count, of those with numbers below `before`, the latest first."""
         with self.transaction() as connection:
-            mine = self._of(connection, run, judge).where(t.label.c.id < before).order_by(t.label.c.id.desc()).limit(count)
+            mine = self.said(connection, run, judge).where(t.label.c.id < before).order_by(t.label.c.id.desc()).limit(count)
             return [rows.label_of(r, judge) for r in connection.execute(mine)]
 
     def latest(self) -> int:
@@ -359,8 +357,19 @@ class Store:
         with these numbers, whether they still count or not. `flagged` False leaves suspicious answers out; `only`, and the `beginning` of
         their keys, choose questions; `judges` says whose answers count, if not all.
         """
-        questions = {q.id: q for q in self.questions(run, purpose, beginning=beginning) if only(q.comparison)}
-        labels = [x for x in self.labels(run, purpose, among) if x.comparison in questions]
-        labels = [x for x in labels if x.preference is not None and (flagged or not x.flags) and (judges is None or x.judge in judges)]
-        numbers = [x.id for x in labels if x.id is not None]
-        return Answered(rows.judged(questions, labels, each), max(numbers, default=0), numbers)
+        fastest_s, accepted = self.asking(run).fastest_s, None if among is None else set(among)
+        questions = rows.asked(run, purpose, beginning)
+        if among is None:
+            questions = questions.where(t.comparison.c.answers > 0)
+        found, numbers = list[Comparison](), list[int]()
+        with reading.unwatched(), self.transaction() as connection:
+            suspicious = quality.flags(connection, run, fastest_s) if among is None and not flagged else {}
+
+            def counts(label: sa.Row[Any]) -> bool:
+                honest = flagged or not (label.flags or label.id in suspicious)
+                return honest and (accepted is None or label.id in accepted) and (judges is None or label.name in judges)
+
+            for some in reading.judged(connection, questions, rows.CURRENT if among is None else rows.WRITTEN, counts, only, each):
+                found += some.comparisons
+                numbers += some.labels
+        return Answered(found, max(numbers, default=0), sorted(numbers))

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
@@ -67,8 +68,14 @@ comparison = Table(
     Column("why", String(40), nullable=False),
     Column("score", Float),
     Column("created", Float, nullable=False),
+    # What follows is kept by `counting`. Only questions that anybody may be asked have a place in the two orders.
+    Column("rank", Float),  # minus the score: the least comes first
+    Column("draw", Integer),  # a number drawn for the order at random
+    Column("answers", Integer, nullable=False, server_default="0"),  # of how many judges one counts
     UniqueConstraint("run", "key"),
     Index("comparison_by_purpose", "run", "purpose", "id"),
+    Index("comparison_by_rank", "run", "answers", "rank", "id"),
+    Index("comparison_by_draw", "run", "answers", "draw", "id"),
 )
 
 side = Table(
@@ -97,10 +104,12 @@ label = Table(
     Column("flags", JSON, nullable=False),
     Column("token", String(100), unique=True),  # an answer that is sent twice counts once
     Column("created", Float, nullable=False),
+    Column("counts", Boolean),  # whether it is the judge's last word on the question, and no undo: see `counting`
     CheckConstraint("kind in ('answer', 'abstention', 'undo')"),
     CheckConstraint("(kind = 'answer') = (preference is not null)"),
     CheckConstraint("preference is null or (preference >= 0 and preference <= 1)"),
-    Index("label_by_comparison", "comparison", "judge", "id"),
+    # It holds all that is counted, so that what a run comes to is counted along it and no label is read.
+    Index("label_by_comparison", "comparison", "judge", "id", "counts", "kind", "preference", "best", "seconds", "shown"),
     Index("label_by_judge", "judge", "id"),
     sqlite_autoincrement=True,
 )
@@ -116,7 +125,7 @@ lease = Table(
     Column("shown", String(8), nullable=False),
     Column("given", Float, nullable=False),
     Column("expires", Float, nullable=False),
-    Index("lease_by_end", "expires"),
+    Index("lease_by_expiry", "expires", "judge", "comparison"),
 )
 
 # A trajectory of a control task as a picture sheet that browsers play; `problem` says why there is none.
@@ -127,6 +136,7 @@ clip = Table(
     Column("webp", LargeBinary),
     Column("facts", JSON, nullable=False),
     Column("problem", Text, nullable=False),
+    Index("clip_failed", "trajectory", sqlite_where=text("problem != ''"), postgresql_where=text("problem != ''")),
 )
 
 # A question whose answer is known: a gold question, or one that `judge` has answered before, as `original`.
@@ -137,6 +147,20 @@ probe = Table(
     Column("preference", Float, nullable=False),
     Column("judge", ForeignKey("judge.id")),
     Column("original", ForeignKey("comparison.id")),
+    Index("probe_by_judge", "judge"),
+    Index("probe_by_original", "original"),
+)
+
+# How many questions a run has that anybody may be asked, and to how many of those and of all a judge has said something: see `counting`.
+asked = Table("asked", metadata, Column("run", String(200), primary_key=True), Column("questions", Integer, nullable=False))
+
+standing = Table(
+    "standing",
+    metadata,
+    Column("run", String(200), primary_key=True),
+    Column("judge", ForeignKey("judge.id"), primary_key=True),
+    Column("answered", Integer, nullable=False),
+    Column("turns", Integer, nullable=False),
 )
 
 asking = Table("asking", metadata, Column("run", String(200), primary_key=True), Column("values", JSON, nullable=False))

@@ -18,6 +18,7 @@ from rather.store.overview import overview
 from rather.store.people import Person, erase, everybody, invite, named, note, noted, proper, revoke
 from rather.store.quality import Asking
 from rather.web.guard import Guard
+from rather.web.watch import Watch
 
 Name = Annotated[str, AfterValidator(proper)]
 Judge = Annotated[int, FromPath(ge=1, le=2**31 - 1)]
@@ -49,15 +50,15 @@ def router(store: Store, run: str, guard: Guard) -> APIRouter:
     """What only owners may do; all of it is written down."""
     found = APIRouter(prefix="/api")
     owner = Depends(guard.owner)
-    seen: dict[str, Any] = {}
+    watch = Watch(store, run)
 
     @found.get("/overview")
     def show_overview(_: Person = owner) -> dict[str, Any]:
-        """Progress, agreement, everybody's figures, contested questions and flagged answers."""
-        state = (store.latest(), store.asking(run), len(store.keys(run, None)), everybody(store, run))
-        if seen.get("state") != state:
-            seen.update(state=state, overview=overview(store, run))
-        return seen["overview"] | {"problems": problems(store, run)}
+        """Progress, agreement, everybody's figures, contested questions and flagged answers.
+
+        Progress is of this moment, the others of `as_of`; they are null until they have been counted once.
+        """
+        return overview(store, run, watch.figures()) | {"problems": problems(store, run)}
 
     @found.put("/asking")
     def change(given: Change, who: Person = owner) -> dict[str, Any]:

@@ -40,9 +40,9 @@ function personRow(person) {
   const row = document.createElement("tr");
   const head = element("th", person.name + (person.simulated ? " (simulated)" : ""));
   head.scope = "row";
-  const of = ([part, all]) => (all ? `${part} of ${all}` : "");
+  const of = (pair) => (pair && pair[1] ? `${pair[0]} of ${pair[1]}` : "");
   const cells = [
-    person.answers, person.skipped, person.seconds === null ? "" : person.seconds.toFixed(1), of(person.left), of(person.gold),
+    person.answers ?? "", person.skipped ?? "", person.seconds === null ? "" : person.seconds.toFixed(1), of(person.left), of(person.gold),
     of(person.repeats), person.flagged || "",
   ];
   row.append(head, element("td", person.role || "no link"), ...cells.map((text) => element("td", text, "n")));
@@ -64,23 +64,27 @@ const word = (preference) => (preference > 0.5 ? "first" : preference < 0.5 ? "s
 let drawn = "";
 async function show() {
   const [found, audit] = await Promise.all([call("api/overview"), call("api/audit")]);
+  const asOf = found.as_of;
+  at("as-of").textContent = asOf === null ? "The figures below are being counted." :
+    `Agreement, people's figures, disagreements and flags as of ${new Date(1000 * asOf).toLocaleTimeString()}.`;
+  delete found.as_of;
   if (JSON.stringify([found, audit]) === drawn) return;  // leave the focus where it is
   drawn = JSON.stringify([found, audit]);
   at("done").max = Math.max(found.questions, 1);
   at("done").value = found.complete;
   at("totals").textContent = `${found.complete} of ${found.questions} questions have their ${found.asking.overlap}; ${found.answers} answers`;
-  const { questions, raw, alpha, low, high } = found.agreement;
+  const { questions, raw, alpha, low, high } = found.agreement ?? {};
   const agree = questions ? `Agreement on ${questions} questions: ${percent(raw)} of pairs of answers` +
-    (alpha === null ? "." : `, Krippendorff's alpha ${alpha.toFixed(2)} (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}).`) : "No question has two answers yet.";
+    (alpha === null ? "." : `, Krippendorff's alpha ${alpha.toFixed(2)} (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}).`) : found.agreement ? "No question has two answers yet." : "";
   const bias = found.position;
   at("agreement").textContent = agree + (bias ? ` The left side was preferred ${bias.left} of ${bias.total} times ` +
     `(${percent(bias.low)} to ${percent(bias.high)}; p = ${bias.p_value.toPrecision(2)} for no bias).` : "");
   at("problems").textContent = found.problems.join(" ");
   at("people").replaceChildren(...found.people.map(personRow));
   const none = (list) => (list.length ? list : [element("li", "none", "soft")]);
-  at("contested").replaceChildren(...none(found.contested.map((q) =>
+  at("contested").replaceChildren(...none((found.contested ?? []).map((q) =>
     element("li", `${q.question}: ${q.words} (${q.answers.map(([judge, preference]) => `${judge} ${word(preference)}`).join(", ")})`))));
-  at("flagged").replaceChildren(...none(found.flagged.map((x) =>
+  at("flagged").replaceChildren(...none((found.flagged ?? []).map((x) =>
     element("li", `question ${x.question}, ${x.judge}: ${x.reasons.join(", ")}${x.seconds === null ? "" : `, ${x.seconds.toFixed(1)} s`}`))));
   at("audit").replaceChildren(...none(audit.map((x) => element("li", `${new Date(1000 * x.created).toLocaleString()} ${x.who}: ${x.what}${x.whom && ` (${x.whom})`}`))));
   const form = at("asking");

@@ -73,7 +73,6 @@ def _leases() -> None:
         sa.ForeignKeyConstraint(["judge"], ["judge.id"]),
         sa.PrimaryKeyConstraint("comparison", "judge"),
     )
-    op.create_index("lease_by_end", "lease", ["expires"])
 
 
 def _labels() -> None:

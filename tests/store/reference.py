@@ -1,0 +1,115 @@
+"""What a store comes to, computed slowly from every row that was ever written: what the store says must be the same."""
+
+from collections import Counter
+from statistics import median
+from typing import Any
+
+from rather.core import Label
+from rather.store import Store
+from rather.store import tables as t
+from rather.store.agreement import measure, position_bias
+
+KNOWN = ("gold", "repeat", "same")
+
+
+def labels(store: Store, run: str) -> list[Label]:
+    """The labels that count, oldest first."""
+    with store.transaction() as connection:
+        names = {r.id: r.name for r in connection.execute(t.judge.select())}
+        asked = {r.id for r in connection.execute(t.comparison.select().where(t.comparison.c.run == run))}
+        written = connection.execute(t.label.select().order_by(t.label.c.id)).all()
+    last = {(r.comparison, r.judge): r for r in written if r.comparison in asked}
+    return [
+        Label(r.comparison, names[r.judge], r.preference, r.reason, r.seconds, r.shown, tuple(r.flags), r.id, r.best)
+        for r in sorted(last.values(), key=lambda r: r.id)
+        if r.kind != "undo"
+    ]
+
+
+def contradicts(given: float | None, known: float) -> bool:
+    return given is not None and (given - 0.5) * (known - 0.5) < 0
+
+
+def flags(given: list[Label], probes: dict[int, tuple[float, int | None]], fastest_s: float) -> dict[int, tuple[str, ...]]:
+    """Why answers are suspicious, by going through them in their order."""
+    found: dict[int, list[str]] = {}
+    since_gold: dict[str, list[int]] = {}
+    latest = {(x.judge, x.comparison): x.id for x in given}
+    for x in given:
+        assert x.id is not None
+        since = since_gold.setdefault(x.judge, [])
+        since.append(x.id)
+        if x.seconds is not None and x.preference is not None and x.seconds < fastest_s:
+            found.setdefault(x.id, []).append("fast")
+        if x.comparison not in probes:
+            continue
+        known, original = probes[x.comparison]
+        if original is not None:
+            for number in (x.id, latest.get((x.judge, original))) if contradicts(x.preference, known) else ():
+                if number is not None:
+                    found.setdefault(number, []).append("inconsistent")
+            continue
+        for number in since if contradicts(x.preference, known) else ():
+            found.setdefault(number, []).append("gold")
+        since.clear()
+    return {number: tuple(reasons) for number, reasons in found.items()}
+
+
+def counted(store: Store, run: str) -> dict[str, Any]:
+    """What `counting` keeps: answers of each question, and of each judge how many are ordinary and how many there are."""
+    purposes = {q.id: q.purpose for q in store.questions(run)}
+    given = labels(store, run)
+    answers = Counter(x.comparison for x in given if x.preference is not None)
+    turns = Counter(x.judge for x in given)
+    return {
+        "answers": {number: answers[number] for number in purposes},
+        "turns": {j: (turns[j], sum(x.judge == j and purposes[x.comparison] not in KNOWN for x in given)) for j in store.judges()},
+        "questions": sum(purpose not in KNOWN for purpose in purposes.values()),
+    }
+
+
+def overview(store: Store, run: str) -> dict[str, Any]:
+    """The owner's figures."""
+    asking, probes, kinds = store.asking(run), store.probes(run), store.judges()
+    given, purposes = labels(store, run), {q.id: q.purpose for q in store.questions(run)}
+    why = flags(given, probes, asking.fastest_s)
+    reasons = {x.id: [*x.flags, *why.get(x.id or 0, ())] for x in given}
+    ordinary = [x for x in given if purposes[x.comparison] not in KNOWN]
+    found = measure([x for x in ordinary if asking.flagged or not reasons[x.id]], resamples=200)
+    votes: dict[int, list[Label]] = {}
+    for x in ordinary:
+        if x.preference is not None:
+            votes.setdefault(x.comparison, []).append(x)
+    bias = position_bias([x for x in ordinary if kinds[x.judge] == "person"])
+
+    def split(answers: list[Label]) -> float:
+        a = sum(x.preference or 0.0 for x in answers)
+        return min(a, len(answers) - a) / len(answers)
+
+    contested = [number for number, answers in votes.items() if len(answers) > 1 and split(answers) > 0]
+    contested.sort(key=lambda number: -split(votes[number]))
+    people = {}
+    for judge in {x.judge for x in given}:
+        mine = [x for x in given if x.judge == judge]
+        place = position_bias(mine)
+        seconds = [x.seconds for x in mine if x.seconds is not None]
+        probed = [(x, *probes[x.comparison]) for x in mine if x.comparison in probes and x.preference is not None]
+        right = {
+            again: [not contradicts(x.preference, known) for x, known, original in probed if (original is not None) == again]
+            for again in (False, True)
+        }
+        people[judge] = {
+            "answers": sum(x.preference is not None for x in mine), "skipped": sum(x.preference is None for x in mine),
+            "seconds": median(seconds) if seconds else None, "left": [place.left, place.total] if place else [0, 0],
+            "gold": [sum(right[False]), len(right[False])], "repeats": [sum(right[True]), len(right[True])],
+            "flagged": sum(bool(reasons[x.id]) for x in mine),
+        }  # fmt: skip
+    figures = {k: getattr(found, k) for k in ("raw", "alpha", "low", "high")}
+    return {
+        "questions": sum(purpose not in KNOWN for purpose in purposes.values()),
+        "complete": sum(len(answers) >= asking.overlap for answers in votes.values()), "answers": sum(map(len, votes.values())),
+        "agreement": {"questions": found.questions, **{k: v if v == v else None for k, v in figures.items()}},
+        "position": None if bias is None else vars(bias), "people": people,
+        "contested": [(number, [[x.judge, x.preference] for x in votes[number]]) for number in contested[:20]],
+        "flagged": [(x.comparison, x.judge, reasons[x.id], x.seconds) for x in given if reasons[x.id]][-20:][::-1],
+    }  # fmt: skip
