@@ -291,7 +291,7 @@ def test_a_conversation_has_one_bubble_a_turn(look: Callable[..., Page]) -> None
     expect(turns.nth(6)).to_contain_text("Here is a part that cannot be shown: image_url")
     calls = turns.nth(2).locator("details")
     expect(calls.first.locator("pre")).to_be_hidden()
-    calls.first.locator("summary").click()
+    calls.first.locator("summary").press("Space")
     expect(calls.first.locator("pre")).to_be_visible()
     assert calls.first.locator("summary").inner_text() == "tool call get_weather"
     assert calls.first.locator("pre").inner_text().splitlines()[1:3] == ['  "city": "Paris",', '  "days": [']

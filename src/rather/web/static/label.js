@@ -211,7 +211,7 @@ document.addEventListener("keydown", (event) => {
   else if (choices[key]) answer(choices[key]);
   else if (key === "s") askWhy();
   else if (key === "u") undo();
-  else if (key === " " && event.target.tagName !== "BUTTON") player.toggle();
+  else if (key === " " && !["BUTTON", "SUMMARY"].includes(event.target.tagName)) player.toggle();
   else if (key === ",") player.step(-1);
   else if (key === ".") player.step(1);
   else return;
