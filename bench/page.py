@@ -132,11 +132,15 @@ def size(folder: Path, where: str, questions: int) -> dict[str, Any]:
         http.post(
             "/api/answers", json={"question": held[-1], "choice": "left", "key": str(uuid.uuid4())}
         )  # so that there is something to compute
-    asks = threading.Thread(target=lambda: _quietly(page.url, owner.removeprefix(OWNER)))
-    asks.start()
-    time.sleep(0.1)
+    asks = [
+        threading.Thread(target=_quietly, args=(page.url + path, owner.removeprefix(OWNER))) for path in ("/api/overview", "/api/export")
+    ]
+    for one in asks:
+        one.start()
+    time.sleep(0.2)
     found["sigterm_s"] = round(page.stop(signal.SIGTERM), 2)
-    asks.join()
+    for one in asks:
+        one.join()
     page.store.close()
     found["status_s"], _ = command(folder, "-m", "rather", "status", "run.toml")
     found["training_s"], found["training_mib"] = command(folder, "-c", READ, where)
@@ -145,9 +149,9 @@ def size(folder: Path, where: str, questions: int) -> dict[str, Any]:
 
 
 def _quietly(url: str, token: str) -> None:
-    """Ask for the overview of a server that may end meanwhile."""
+    """Ask a server that may end meanwhile."""
     with contextlib.suppress(httpx.TransportError):
-        httpx.get(f"{url}/api/overview", headers={"Authorization": f"Bearer {token}"}, timeout=120)
+        httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=120)
 
 
 def load(folder: Path, where: str) -> dict[str, Any]:

@@ -50,12 +50,12 @@ def overview(store: Store, run: str, counted: Figures | None) -> dict[str, Any]:
     people = [
         {
             "name": name, "role": p.role if (p := invited.get(name)) else "", "simulated": kinds[name] == "simulated",
-            "expires": p.expires if p else None, **each.get(name, nothing),
-        }
+            "expires": p.expires if p else None,
+        } | each.get(name, nothing)
         for name in sorted({*invited, *each} & kinds.keys(), key=str.lower)
     ]  # fmt: skip
     rest = dict.fromkeys(("agreement", "position", "contested", "flagged")) if counted is None else counted.counted
-    return progress(store, run) | {"people": people, **rest, "as_of": counted and counted.as_of}
+    return progress(store, run) | {"people": people, "as_of": counted and counted.as_of} | rest
 
 
 def progress(store: Store, run: str) -> dict[str, Any]:

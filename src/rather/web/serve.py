@@ -38,7 +38,9 @@ def server(
     app = create(store, run, instruction, secret(folder), secure=bool(certificate))
     tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key or None} if certificate else {}
     # No access log: the path of an invite link is a secret.
+    # Told to stop, it waits for answers that are being written, and not for a download.
     config = uvicorn.Config(
-        app, host=host, port=port, access_log=False, log_level="warning", server_header=False, timeout_keep_alive=75, **tls
-    )
+        app, host=host, port=port, access_log=False, log_level="warning", server_header=False, timeout_keep_alive=75,
+        timeout_graceful_shutdown=1, **tls,
+    )  # fmt: skip
     return uvicorn.Server(config), f"{'https' if certificate else 'http'}://{host}:{port}"
