@@ -131,11 +131,15 @@ def size(folder: Path, where: str, questions: int) -> dict[str, Any]:
     found["rss_mib"] = page.rss_mib()
     with httpx.Client(base_url=page.url, headers=headers, timeout=120) as http:  # so that there is something to compute
         http.post("/api/answers", json=answer_to(question)).raise_for_status()
-    asks = threading.Thread(target=lambda: _quietly(page.url, owner.removeprefix(OWNER)))
-    asks.start()
-    time.sleep(0.1)
+    asks = [
+        threading.Thread(target=_quietly, args=(page.url + path, owner.removeprefix(OWNER))) for path in ("/api/overview", "/api/export")
+    ]
+    for one in asks:
+        one.start()
+    time.sleep(0.2)
     found["sigterm_s"] = round(page.stop(signal.SIGTERM), 2)
-    asks.join()
+    for one in asks:
+        one.join()
     page.store.close()
     found["status_s"], _ = command(folder, "-m", "rather", "status", "run.toml")
     found["training_s"], found["training_mib"] = command(folder, "-c", READ, where)
@@ -144,9 +148,9 @@ def size(folder: Path, where: str, questions: int) -> dict[str, Any]:
 
 
 def _quietly(url: str, token: str) -> None:
-    """Ask for the overview of a server that may end meanwhile."""
+    """Ask a server that may end meanwhile."""
     with contextlib.suppress(httpx.TransportError):
-        httpx.get(f"{url}/api/overview", headers={"Authorization": f"Bearer {token}"}, timeout=120)
+        httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=120)
 
 
 def load(folder: Path, where: str) -> dict[str, Any]:

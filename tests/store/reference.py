@@ -99,6 +99,7 @@ def overview(store: Store, run: str) -> dict[str, Any]:
             for again in (False, True)
         }
         people[judge] = {
+            "id": next(number for number, name in names.items() if name == judge),
             "answers": sum(x.preference is not None for x in mine), "skipped": sum(x.preference is None for x in mine),
             "seconds": median(seconds) if seconds else None, "left": [place.left, place.total] if place else [0, 0],
             "gold": [sum(right[False]), len(right[False])], "repeats": [sum(right[True]), len(right[True])],

@@ -265,6 +265,45 @@ def test_no_statement_has_more_than_a_thousand_parameters(where: str, tmp_path: 
     store.close()
 
 
+def test_a_question_and_an_answer_cost_as_much_in_a_large_store_as_in_a_small_one(tmp_path: Path) -> None:
+    steps = {size: work(tmp_path, size) for size in (300, 3000)}
+    for what, small in steps[300].items():
+        assert small > 0, "something was counted"
+        assert steps[3000][what] < 1.5 * small, what
+
+
+def work(folder: Path, size: int) -> dict[str, int]:
+    """Hundreds of instructions of SQLite's machine for what happens while people wait, with so many questions."""
+    store, count = Store(str(folder / f"{size}.db")), Counter[str]()
+    for name in PEOPLE:
+        store.add_judge(name, "person")
+    numbers = store.ask("r", [question(str(i)) for i in range(size)], scores=[-float(i) for i in range(size)])
+    given = [Label(n, who, 1.0) for n in numbers[: 8 * size // 10] for who in ("ben", "cat")] + [Label(n, "dan", 1.0) for n in numbers[-9:]]
+    store.answer_all([*given, *(Label(n, "ann", 1.0) for n in numbers[:20])])
+    for gold in store.ask("r", [question(f"gold {i}") for i in range(5)], "gold"):
+        store.probe(gold, 1.0)
+    store.set_asking("r", Asking(overlap=2, gold=0.2, repeats=0.2, random=0.3))
+    now = ["nothing"]
+
+    def count_it() -> None:
+        count[now[0]] += 1
+
+    sa.event.listen(store.engine, "connect", lambda connection, _: connection.set_progress_handler(count_it, 100))
+    store.engine.dispose()
+    for _ in range(40):
+        now[0] = "next"
+        found = next_question(store, "r", "ann", store.count("r", "ann").turns)
+        assert found is not None
+        now[0] = "answer"
+        store.answer(Label(found.id, "ann", 1.0))
+        store.answer(Label(found.id, "ann", 0.0))
+        now[0] = "undo"
+        store.undo("r", "ann")
+        store.answer(Label(found.id, "ann", 0.0))
+    store.close()
+    return {what: count[what] for what in ("next", "answer", "undo")}
+
+
 def test_an_old_store_is_counted_when_it_is_opened(where: str) -> None:
     from alembic import command
     from alembic.config import Config

@@ -8,7 +8,6 @@ from sqlalchemy import Row, insert, select
 
 from rather.store import tables as t
 from rather.store.engine import now
-from rather.store.people import Person
 from rather.store.rows import Question
 from rather.store.store import Store
 
@@ -18,9 +17,11 @@ APART = 5
 """A question is asked again when at least so many others have been answered since."""
 
 
-def next_question(store: Store, run: str, who: Person, turns: int, held: Collection[int] = ()) -> Question | None:
-    """Lease the next question for somebody who has answered `turns` and has those in `held` at hand; None if there is none for now."""
-    asking, judge, invitation = store.asking(run), who.name, who.invitation
+def next_question(
+    store: Store, run: str, judge: str, turns: int, held: Collection[int] = (), invitation: int | None = None
+) -> Question | None:
+    """Lease the next question for `judge`, who has answered `turns` and has those in `held` at hand; None if there is none for now."""
+    asking = store.asking(run)
     turn = turns + len(held)
     found = None
     if _due(judge, turn, "gold", asking.gold) and _has_gold(store, run):

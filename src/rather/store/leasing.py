@@ -7,11 +7,11 @@ them takes longer than running them.
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from rather.store import counting, rows
 from rather.store import tables as t
@@ -46,11 +46,8 @@ LEVELS = select(func.min(_C.answers)).where(_C.run == _RUN, _C.answers > bindpar
 """The next number of answers that questions have: those with equally many are found in order."""
 
 
-@cache
-def before_them(purpose: str | None) -> Select[Any]:
-    """The questions that the judge has been given and not answered."""
-    leased = select(_C.id).join(t.lease, t.lease.c.comparison == _C.id).where(t.lease.c.judge == _WHO, HOLDS)
-    return leased.where(_C.run == _RUN, rows.of_purpose(purpose)).order_by(t.lease.c.expires, _C.id)
+THOSE = select(_C.id, _C.run, _C.purpose).where(_C.id.in_(bindparam("some", expanding=True)))
+"""Where some questions belong. Run and purpose are looked at here: SQLite would go through all questions of the run instead."""
 
 
 @cache
@@ -68,7 +65,8 @@ def at_level(purpose: str | None, shift: bool, wrapped: bool) -> Any:
 @cache
 def known(purpose: str) -> Any:
     """The first of the questions whose answers are known; of repeats, the judge's own."""
-    wanted = select(_C.id, _C.answers).where(_C.run == _RUN, _C.purpose == purpose, _C.answers < _OVERLAP, *_MAY_GET)
+    # Of the indexes that by purpose is to be taken, so that by answers must not fit.
+    wanted = select(_C.id, _C.answers).where(_C.run == _RUN, _C.purpose == purpose, _C.answers + 0 < _OVERLAP, *_MAY_GET)
     if purpose == "repeat":
         wanted = wanted.where(_C.id.in_(select(t.probe.c.comparison).where(t.probe.c.judge == _WHO)))
     return wanted.order_by(_C.score.desc().nulls_last(), _C.id).limit(bindparam("size"))
@@ -82,9 +80,14 @@ def search(
     `but` is left out. With a `shift` the others come in the order at random.
     """
     values = {"run": run, "who": who, "overlap": overlap, "now": now, "shift": shift, "above": -1}
-    if mine := [n for n in connection.execute(before_them(purpose), values).scalars() if n not in but]:
-        return mine
-    leased = Counter(lease.comparison for lease in connection.execute(LEASES, values) if lease.judge != who)
+    leases: Sequence[Any] = connection.execute(LEASES, values).all()
+    before_them = [lease.comparison for lease in leases if lease.judge == who and lease.comparison not in but]
+    for some in counting.parts(before_them):
+        purposes = {number: what for number, of, what in connection.execute(THOSE, {"some": some}) if of == run}
+        fit = {n for n, what in purposes.items() if what == purpose or (purpose is None and what not in counting.KNOWN)}
+        if mine := [n for n in some if n in fit]:
+            return mine
+    leased = Counter(lease.comparison for lease in leases if lease.judge != who)
     values["size"] = FEW + len(but) + len(leased)
     found = list[tuple[Any, ...]]()
 

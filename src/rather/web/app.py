@@ -145,7 +145,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         `problem` says why clips could not be drawn, where that may be why there is no question.
         """
         counts = store.count(run, who.name)
-        found = asking.next_question(store, run, who, counts.turns, [n for n in held or () if 0 < n <= LAST])
+        found = asking.next_question(store, run, who.name, counts.turns, [n for n in held or () if 0 < n <= LAST], who.invitation)
         progress = {"mine": counts.answered, "questions": counts.questions}
         problem = next(iter(problems(store, run)), "") if found is None else ""
         return {"question": found and _given(store, found, who), "progress": progress, "problem": problem}

@@ -4,6 +4,8 @@ import threading
 import time
 from typing import Any
 
+import scipy.special  # noqa: F401  here, where nobody waits: the first figures need it
+
 from rather.store import Store
 from rather.store.overview import Figures, figures
 
