@@ -8,6 +8,7 @@ from rather.core import Label
 from rather.store import Store
 from rather.store import tables as t
 from rather.store.agreement import measure, position_bias
+from rather.store.people import numbered
 
 KNOWN = ("gold", "repeat", "same")
 
@@ -99,7 +100,7 @@ def overview(store: Store, run: str) -> dict[str, Any]:
             for again in (False, True)
         }
         people[judge] = {
-            "id": next(number for number, name in names.items() if name == judge),
+            "id": numbered(store)[judge],
             "answers": sum(x.preference is not None for x in mine), "skipped": sum(x.preference is None for x in mine),
             "seconds": median(seconds) if seconds else None, "left": [place.left, place.total] if place else [0, 0],
             "gold": [sum(right[False]), len(right[False])], "repeats": [sum(right[True]), len(right[True])],
