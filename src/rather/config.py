@@ -170,7 +170,9 @@ class Train(Section):
     micro_batch_tokens: int = Field(default=1536, description="Tokens forwarded at a time, prompts too (no gradient: 4 times that).", ge=1)
     checkpoint_every: Free[int] = Field(default=20, description="Steps between checkpoints.", ge=1)
     keep: Free[int] = Field(default=2, description="Checkpoints that are kept.", ge=1)
-    flagged: bool = Field(default=True, description="Learn from suspicious answers too.")
+    flagged: bool = Field(
+        default=True, description="Learn from suspicious answers, but for people's fast ones and what else the owner leaves out."
+    )
     judges: list[str] = Field(default=["*"], description="Judges whose labels are learnt from, by name, * for any (not zeroth).")
 
 

@@ -30,6 +30,7 @@ from rather.progress import progress
 from rather.query import priorities
 from rather.settings import mattering
 from rather.store import Store
+from rather.store.quality import FLAGS
 from rather.train import Feed, Stopped, train
 from rather.verify.checker import Checker
 
@@ -349,8 +350,8 @@ class Run:
             later = live.later_than(number, comparison)
             return not later and not (reward and self.held_back(comparison)) and self.learnable(comparison)
 
-        flagged = among is not None or (self.config.train.flagged and self.store.asking(run).flagged)
-        found = self.store.answered(run, "train", reward, among, flagged, wanted, judges=going_on.teachers(self))
+        out = () if among is not None else self.store.asking(run).leave_out if self.config.train.flagged else FLAGS
+        found = self.store.answered(run, "train", reward, among, out, wanted, judges=going_on.teachers(self))
         return found if self.fit is None else replace(found, comparisons=self.fit.ready(found.comparisons))
 
     def learnable(self, comparison: Comparison) -> bool:

@@ -31,7 +31,9 @@ def contradicts(given: float | None, known: float) -> bool:
     return given is not None and (given - 0.5) * (known - 0.5) < 0
 
 
-def flags(given: list[Label], probes: dict[int, tuple[float, int | None]], fastest_s: float) -> dict[int, tuple[str, ...]]:
+def flags(
+    given: list[Label], probes: dict[int, tuple[float, int | None]], fastest_s: float, people: set[str]
+) -> dict[int, tuple[str, ...]]:
     """Why answers are suspicious, by going through them in their order."""
     found: dict[int, list[str]] = {}
     since_gold: dict[str, list[int]] = {}
@@ -40,7 +42,7 @@ def flags(given: list[Label], probes: dict[int, tuple[float, int | None]], faste
         assert x.id is not None
         since = since_gold.setdefault(x.judge, [])
         since.append(x.id)
-        if x.seconds is not None and x.preference is not None and x.seconds < fastest_s:
+        if x.judge in people and x.seconds is not None and x.preference is not None and x.seconds < fastest_s:
             found.setdefault(x.id, []).append("fast")
         if x.comparison not in probes:
             continue
@@ -73,10 +75,10 @@ def overview(store: Store, run: str) -> dict[str, Any]:
     """The owner's figures."""
     asking, probes, kinds = store.asking(run), store.probes(run), store.judges()
     given, purposes = labels(store, run), {q.id: q.purpose for q in store.questions(run)}
-    why = flags(given, probes, asking.fastest_s)
+    why = flags(given, probes, asking.fastest_s, {name for name, kind in kinds.items() if kind == "person"})
     reasons = {x.id: [*x.flags, *why.get(x.id or 0, ())] for x in given}
     ordinary = [x for x in given if purposes[x.comparison] not in KNOWN]
-    found = measure([x for x in ordinary if asking.flagged or not reasons[x.id]], resamples=200)
+    found = measure([x for x in ordinary if not asking.leave_out or not reasons[x.id]], resamples=200)
     votes: dict[int, list[Label]] = {}
     for x in ordinary:
         if x.preference is not None:

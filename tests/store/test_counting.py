@@ -26,7 +26,7 @@ from rather.store.clips import missing, undrawable
 from rather.store.imports import import_all
 from rather.store.overview import figures, overview
 from rather.store.people import erase
-from rather.store.quality import Asking
+from rather.store.quality import FLAGS, Asking
 
 PEOPLE = ("ann", "ben", "cat", "dan")
 
@@ -102,18 +102,18 @@ def test_what_is_counted_is_what_the_rows_say(where: str, seed: int) -> None:
     store, chance = Store(where), random.Random(seed)
     numbers = filled(store)
     for flagged in (True, False):
-        store.set_asking("r", Asking(overlap=2, fastest_s=0.5, flagged=flagged))
+        store.set_asking("r", Asking(overlap=2, fastest_s=0.5, leave_out=() if flagged else FLAGS))
         live(store, numbers, chance, 70)
         given = reference.labels(store, "r")
         assert kept(store) == reference.counted(store, "r")
-        why = reference.flags(given, store.probes("r"), 0.5)
+        why = reference.flags(given, store.probes("r"), 0.5, {j for j, kind in store.judges().items() if kind == "person"})
         assert store.flagged("r") == why
         assert store.labels("r") == [replace(x, flags=(*x.flags, *why.get(x.id or 0, ()))) for x in given]
         expected, found = reference.overview(store, "r"), told(store)
         assert found.pop("agreement") == pytest.approx(expected.pop("agreement"), abs=1e-12, nan_ok=True)
         assert found == expected
         honest = [x for x in store.labels("r", "train") if x.preference is not None and not x.flags]
-        assert store.answered("r", "train", flagged=False).labels == [x.id for x in honest]
+        assert store.answered("r", "train", without=FLAGS).labels == [x.id for x in honest]
     store.close()
 
 
@@ -230,7 +230,7 @@ def test_no_statement_has_more_than_a_thousand_parameters(where: str, tmp_path: 
         numbers = store.ask("r", asked)
         assert store.ask("r", asked) == numbers
         given = store.answer_all([Label(n, who, float(n % 2), seconds=0.1) for n in numbers for who in ("ann", "ben")])
-        store.set_asking("r", Asking(overlap=5, gold=0.5, repeats=0.5, flagged=False))
+        store.set_asking("r", Asking(overlap=5, gold=0.5, repeats=0.5, leave_out=FLAGS))
         for again in store.ask("r", [question(f"again {i}") for i in range(many)], "repeat"):
             store.probe(again, 1.0, "ann", again - many)
         for gold in store.ask("r", [question(f"gold {i}") for i in range(20)], "gold"):

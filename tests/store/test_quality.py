@@ -9,7 +9,7 @@ from rather.store import Question, Store
 from rather.store.asking import next_question, repeat
 from rather.store.overview import figures, overview
 from rather.store.people import erase, invite, note, noted
-from rather.store.quality import Asking
+from rather.store.quality import FLAGS, Asking
 
 
 def question(key: str) -> Comparison:
@@ -57,9 +57,9 @@ def test_suspicious_answers_are_learnt_from_or_not(store: Store) -> None:
     for number in range(1, 7):
         store.answer(Label(number, "ann", 1.0, seconds=0.1 if number < 3 else 4.0))
     assert len(store.answered("r", "train").comparisons) == 6
-    assert len(store.answered("r", "train", flagged=False).comparisons) == 4
+    assert len(store.answered("r", "train", without=FLAGS).comparisons) == 4
     store.set_asking("r", Asking(fastest_s=0.0))
-    assert len(store.answered("r", "train", flagged=False).comparisons) == 6
+    assert len(store.answered("r", "train", without=FLAGS).comparisons) == 6
 
 
 def test_a_repeat_asks_again_what_was_clear_and_only_whoever_said_it(store: Store) -> None:

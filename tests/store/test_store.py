@@ -17,6 +17,7 @@ from rather.errors import DataError, StoreError
 from rather.store import Store
 from rather.store.agreement import table
 from rather.store.people import bearer, noted
+from rather.store.quality import FLAGS, Asking
 
 
 def question(key: str, a: str = "yes", b: str = "no") -> Comparison:
@@ -83,7 +84,7 @@ def test_labels_come_back_by_their_numbers_whether_they_still_count_or_not(store
     store.undo("run", "ann")
     assert [x.id for x in store.labels("run")] == [second]
     assert [(x.id, x.preference, x.flags) for x in store.labels("run", among={first, second})] == [(first, 1.0, ()), (second, 0.0, ())]
-    found = store.answered("run", among={first}, flagged=False)
+    found = store.answered("run", among={first}, without=FLAGS)
     assert ([c.preference for c in found.comparisons], found.labels) == ([1.0], [first])
 
 
@@ -95,7 +96,7 @@ def test_abstentions_and_flags(store: Store) -> None:
     assert (first.preference, first.reason, first.seconds, first.shown) == (None, "both are nonsense", 3.5, "ba")
     assert second.flags == ("too fast",)
     assert len(store.answered("run").comparisons) == 1
-    assert store.answered("run", flagged=False).comparisons == []
+    assert store.answered("run", without=("too fast",)).comparisons == []
 
 
 @pytest.mark.parametrize("preference", [-0.1, 1.5, float("nan")])
@@ -200,6 +201,7 @@ def test_an_older_store_keeps_its_questions_and_answers(where: str) -> None:
         for statement in (
             f"insert into judge (id, name, kind, role, invite_hash, details) values"
             f" (1, 'ann', 'person', 'annotator', '{hashlib.sha256(b'secret').hexdigest()}', '{{\"expires\": 1e10}}')",
+            """insert into asking (run, "values") values ('run', '{"overlap": 2, "flagged": false}')""",
             "insert into audit (who, what, created) values ('owner', 'invited ann for 30 days', 0), ('owner', 'revoked zoe', 0)",
             "insert into trajectory (id, source, task, policy, text, terminated) values (1, 'f', 'k', 'p', 'x', true)",
             "insert into trajectory (id, source, task, policy, text, terminated) values (2, 'f', 'k', 'p', 'y', true)",
@@ -214,6 +216,7 @@ def test_an_older_store_keeps_its_questions_and_answers(where: str) -> None:
     (found,) = store.answered("run").comparisons
     assert (found.a[0].text, found.b[0].text, found.preference) == ("x", "y", 1.0)
     assert [row["shown"] for row in store.history("run")] == ["ab", "ba"]
+    assert store.asking("run") == Asking(overlap=2, leave_out=FLAGS)
     guest = bearer(store, "secret")
     assert guest is not None
     assert (guest.name, guest.role, guest.run, guest.expires) == ("ann", "annotator", None, 1e10)

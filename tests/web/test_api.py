@@ -308,7 +308,7 @@ def test_the_owner_changes_exports_and_erases_and_all_is_written_down(store: Sto
     ann = program(url, store, "ann")
     for number in range(1, 8):
         assert answer(ann, seconds=0.1 if number == 1 else 0.9, reason="=1+1").status_code == 200
-    assert owner.put("/api/asking", json={"overlap": 2, "flagged": False}).json()["overlap"] == 2
+    assert owner.put("/api/asking", json={"overlap": 2, "leave_out": ["gold"]}).json()["overlap"] == 2
     assert owner.put("/api/asking", json={"gold": 1.5}).status_code == 422
     assert owner.get("/api/overview").json()["complete"] == 0, "two answers are wanted now"
     rows = [json.loads(line) for line in owner.get("/api/export?form=all&file=jsonl").text.splitlines()]
@@ -325,5 +325,5 @@ def test_the_owner_changes_exports_and_erases_and_all_is_written_down(store: Sto
     assert store.labels("r") == []
     written = [x["what"] for x in owner.get("/api/audit").json()]
     assert written[0] == "erased one person with 7 rows"
-    assert "set overlap to 2, flagged to False" in written
+    assert "set overlap to 2, leave_out to ['gold']" in written
     assert "exported all as csv" in written

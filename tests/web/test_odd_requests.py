@@ -17,7 +17,7 @@ Bodies = list[tuple[str, str, dict[str, Any]]]
 BODIES: Bodies = [
     ("POST", "/api/undo", {"question": 1, "key": "12345678"}),
     ("POST", "/api/people", {"name": "eve", "days": 3.0, "simulated": False, "renew": True, "every_run": False}),
-    ("PUT", "/api/asking", {"overlap": 1, "gold": 0.1, "repeats": 0.1, "random": 0.1, "fastest_s": 1.0, "flagged": True}),
+    ("PUT", "/api/asking", {"overlap": 1, "gold": 0.1, "repeats": 0.1, "random": 0.1, "fastest_s": 1.0, "leave_out": ["gold"]}),
 ]
 NO_JSON = [
     "NaN",

@@ -5,20 +5,20 @@ there are hundreds of thousands of answers (`figures`).
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Column, Connection, Integer, MetaData, Select, Table, Text, and_, case, cast, func, insert, select, union
+from sqlalchemy import Column, Connection, Integer, MetaData, Select, Table, Text, and_, case, cast, func, insert, or_, select, union
 
 from rather.store import rows
 from rather.store import tables as t
 from rather.store.agreement import bias, of_counts
 from rather.store.engine import now
 from rather.store.people import everybody, numbered
-from rather.store.quality import Asking, suspicious
+from rather.store.quality import FLAGS, Asking, suspicious
 from rather.store.store import Store
 
 SHOWN = 20
@@ -75,7 +75,7 @@ def figures(store: Store, run: str) -> Figures:
     with store.transaction() as connection, _suspicious(connection, run, asking.fastest_s) as dubious:
         people, position = _people(connection, run, dubious)
         counted = {
-            "agreement": _agreement(connection, run, None if asking.flagged else dubious), "position": position,
+            "agreement": _agreement(connection, run, asking), "position": position,
             "contested": _contested(connection, run), "flagged": _flagged(connection, run, asking, dubious),
         }  # fmt: skip
     for question in counted["contested"]:
@@ -96,12 +96,16 @@ def _current(run: str) -> Select[Any]:
 
 
 @contextmanager
-def _suspicious(connection: Connection, run: str, fastest_s: float) -> Iterator[Table]:
-    """A passing table of the suspicious labels, those too that whoever wrote them said to be."""
-    table = Table("suspicious", MetaData(), Column("id", Integer, primary_key=True), prefixes=["TEMPORARY"])
-    written = _current(run).where(cast(_X.flags, Text) != "[]").with_only_columns(_X.id)
+def _suspicious(connection: Connection, run: str, fastest_s: float, only: Collection[str] = FLAGS) -> Iterator[Table]:
+    """A passing table of the labels with one of these flags, those too that whoever wrote them gave it."""
+    table = Table(
+        "suspicious" if only is FLAGS else "left_out", MetaData(), Column("id", Integer, primary_key=True), prefixes=["TEMPORARY"]
+    )
+    written = (
+        _current(run).where(or_(*(cast(_X.flags, Text).contains(f'"{flag}"', autoescape=True) for flag in only))).with_only_columns(_X.id)
+    )
     table.create(connection)
-    connection.execute(insert(table).from_select(["id"], union(written, select(suspicious(run, fastest_s).subquery().c.id))))
+    connection.execute(insert(table).from_select(["id"], union(written, select(suspicious(run, fastest_s, only).subquery().c.id))))
     yield table
     table.drop(connection)
 
@@ -153,13 +157,15 @@ def _votes(run: str) -> Select[Any]:
     return _current(run).where(rows.of_purpose(None), _C.answers > 1, _ANSWER).group_by(_X.comparison)
 
 
-def _agreement(connection: Connection, run: str, but: Table | None) -> dict[str, Any]:
+def _agreement(connection: Connection, run: str, asking: Asking) -> dict[str, Any]:
+    """How far people agree, by the answers that are learnt from."""
     said = case((_X.best.is_not(None), 1 + _X.best), (_X.preference > 0.5, 1), (_X.preference < 0.5, -1), else_=0)
     votes = _votes(run).with_only_columns(*(_sum(said == category).label(f"c{category + 1}") for category in CATEGORIES))
-    if but is not None:
-        votes = votes.where(_X.id.not_in(select(but.c.id)))
-    sorts = votes.having(func.count() > 1).subquery()
-    found = connection.execute(select(*sorts.c, func.count()).group_by(*sorts.c)).all()
+    with _suspicious(connection, run, asking.fastest_s, asking.leave_out) if asking.leave_out else nullcontext() as but:
+        if but is not None:
+            votes = votes.where(_X.id.not_in(select(but.c.id)))
+        sorts = votes.having(func.count() > 1).subquery()
+        found = connection.execute(select(*sorts.c, func.count()).group_by(*sorts.c)).all()
     counts = np.array(found, int).reshape(-1, len(CATEGORIES) + 1)
     raw, alpha, (low, high) = of_counts(counts[:, :-1], counts[:, -1], seed=0, resamples=200)
     numbers = {"raw": raw, "alpha": alpha, "low": low, "high": high}

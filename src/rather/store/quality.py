@@ -1,11 +1,15 @@
 """How questions are given out, and which answers are suspicious."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CompoundSelect, Connection, func, literal, select, union_all
+from sqlalchemy import CompoundSelect, Connection, false, func, literal, select, union_all
 
 from rather.store import tables as t
+
+FLAGS = ("fast", "gold", "inconsistent", "late")
+"""Why an answer is suspicious; "late" is written down with the answer, when the question was somebody else's already."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,8 @@ class Asking:
 
     Each question is answered by `overlap` people. Of what a person is asked, a share `gold` are gold questions (if there are any), a
     share `repeats` are their own earlier questions with the sides exchanged, and a share `random` is drawn at random instead of by
-    priority. An answer within `fastest_s` seconds is suspicious; with `flagged` False, suspicious answers are not learnt from.
+    priority. An answer of a person within `fastest_s` seconds is suspicious. Answers with a flag that is among `leave_out` are not learnt
+    from; see `suspicious`.
     """
 
     overlap: int = 1
@@ -22,7 +27,7 @@ class Asking:
     repeats: float = 0.05
     random: float = 0.2
     fastest_s: float = 0.5
-    flagged: bool = True
+    leave_out: tuple[str, ...] = ("fast",)
 
 
 def contradicts(given: float | None, known: float) -> bool:
@@ -30,10 +35,10 @@ def contradicts(given: float | None, known: float) -> bool:
     return given is not None and (given - 0.5) * (known - 0.5) < 0
 
 
-def suspicious(run: str, fastest_s: float) -> CompoundSelect[Any]:
+def suspicious(run: str, fastest_s: float, only: Collection[str] = FLAGS) -> CompoundSelect[Any]:
     """Why answers of a run are suspicious: label, the label `by` which that came out, the `place` of reasons that came out at once, reason.
 
-    - "fast": it took less than `fastest_s` seconds;
+    - "fast": a person gave it in less than `fastest_s` seconds;
     - "gold": it contradicts a gold question's answer, or was given by the same judge between that one and the gold question before;
     - "inconsistent": asked again, the judge said the opposite; both answers are.
     """
@@ -47,17 +52,21 @@ def suspicious(run: str, fastest_s: float) -> CompoundSelect[Any]:
     since = current.join(known, (known.c.judge == x.judge) & (x.id > known.c.before) & (x.id <= known.c.id)).where(known.c.wrong)
     again = probed.where(p.original.is_not(None), wrong).add_columns(x.judge, p.original).subquery()
     earlier = current.join(again, (again.c.judge == x.judge) & (again.c.original == x.comparison))
-    return union_all(
-        fast.where(x.seconds < fastest_s, x.preference.is_not(None)),
-        since.add_columns(known.c.id, literal(1), literal("gold")),
-        select(again.c.id, again.c.id, literal(1), literal("inconsistent")),
-        earlier.add_columns(again.c.id, literal(1), literal("inconsistent")),
-    )
+    people = select(t.judge.c.id).where(t.judge.c.kind == "person")
+    found = {
+        "fast": [fast.where(x.seconds < fastest_s, x.preference.is_not(None), x.judge.in_(people))],
+        "gold": [since.add_columns(known.c.id, literal(1), literal("gold"))],
+        "inconsistent": [
+            select(again.c.id, again.c.id, literal(1), literal("inconsistent")),
+            earlier.add_columns(again.c.id, literal(1), literal("inconsistent")),
+        ],
+    }
+    return union_all(*(part for reason, parts in found.items() if reason in only for part in parts), fast.where(false()))
 
 
-def flags(connection: Connection, run: str, fastest_s: float) -> dict[int, tuple[str, ...]]:
+def flags(connection: Connection, run: str, fastest_s: float, only: Collection[str] = FLAGS) -> dict[int, tuple[str, ...]]:
     """Why answers are suspicious, by the label's number, in the order in which that came out."""
-    found = suspicious(run, fastest_s).subquery()
+    found = suspicious(run, fastest_s, only).subquery()
     same, reasons = dict[tuple[str, ...], tuple[str, ...]](), dict[int, tuple[str, ...]]()
     wanted = select(found.c.id, found.c.reason).order_by(found.c.id, found.c.by, found.c.place)
     for number, reason in connection.execute(wanted.execution_options(yield_per=1000)):

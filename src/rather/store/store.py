@@ -172,7 +172,8 @@ class Store:
         """How the run's questions are given out."""
         with self.transaction() as connection:
             found = connection.execute(select(t.asking.c["values"]).where(t.asking.c.run == run)).scalar()
-        return Asking(**(found or {}))
+        asking = Asking(**(found or {}))
+        return replace(asking, leave_out=tuple(asking.leave_out))
 
     def set_asking(self, run: str, asking: Asking) -> None:
         """Change how they are given out, from the next one on."""
@@ -345,7 +346,7 @@ class Store:
         purpose: str | None = None,
         each: bool = False,
         among: Collection[int] | None = None,
-        flagged: bool = True,
+        without: Collection[str] = (),
         only: Callable[[Comparison], bool] = lambda comparison: True,
         beginning: str = "",
         judges: Collection[str] | None = None,
@@ -354,8 +355,8 @@ class Store:
 
         By default a question with several answers is one comparison with their mean; with `each` it is one comparison an answer,
         which names its judge. An answer to more than two sides is several comparisons, see `Comparison.pairs`. `among` takes the labels
-        with these numbers, whether they still count or not. `flagged` False leaves suspicious answers out; `only`, and the `beginning` of
-        their keys, choose questions; `judges` says whose answers count, if not all.
+        with these numbers, whether they still count or not. Answers that have a flag in `without` are left out; `only`, and
+        the `beginning` of their keys, choose questions; `judges` says whose answers count, if not all.
         """
         fastest_s, accepted = self.asking(run).fastest_s, None if among is None else set(among)
         questions = rows.asked(run, purpose, beginning)
@@ -363,10 +364,10 @@ class Store:
             questions = questions.where(t.comparison.c.answers > 0)
         found, numbers = list[Comparison](), list[int]()
         with reading.unwatched(), self.transaction() as connection:
-            suspicious = quality.flags(connection, run, fastest_s) if among is None and not flagged else {}
+            suspicious = quality.flags(connection, run, fastest_s, without) if among is None and without else {}
 
             def counts(label: sa.Row[Any]) -> bool:
-                honest = flagged or not (label.flags or label.id in suspicious)
+                honest = label.id not in suspicious and not any(flag in without for flag in label.flags)
                 return honest and (accepted is None or label.id in accepted) and (judges is None or label.name in judges)
 
             for some in reading.judged(connection, questions, rows.CURRENT if among is None else rows.WRITTEN, counts, only, each):

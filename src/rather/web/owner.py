@@ -22,6 +22,7 @@ from rather.web.watch import Watch
 
 Name = Annotated[str, AfterValidator(proper)]
 Judge = Annotated[int, FromPath(ge=1, le=2**31 - 1)]
+Flag = Literal["fast", "gold", "inconsistent", "late"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -43,7 +44,7 @@ class Change(BaseModel):
     repeats: Share | None = Field(default=None, description="Share of a person's own earlier questions, asked again.")
     random: Share | None = Field(default=None, description="Share drawn at random instead of by priority.")
     fastest_s: float | None = Field(default=None, ge=0, le=3600, description="Answers within so many seconds are suspicious.")
-    flagged: bool | None = Field(default=None, description="Learn from suspicious answers too.")
+    leave_out: list[Flag] | None = Field(default=None, max_length=4, description="Answers with these flags are not learnt from.")
 
 
 def router(store: Store, run: str, guard: Guard) -> APIRouter:

@@ -90,7 +90,7 @@ async function show() {
   const form = at("asking");
   if (!form.contains(document.activeElement)) {
     for (const [key, value] of Object.entries(found.asking)) {
-      if (key === "flagged") form.elements[key].checked = value;
+      if (key === "leave_out") for (const box of form.elements[key]) box.checked = value.includes(box.value);
       else form.elements[key].value = value;
     }
   }
@@ -101,7 +101,7 @@ at("asking").addEventListener("submit", async (event) => {
   const form = event.target.elements;
   const body = Object.fromEntries(["overlap", "gold", "repeats", "random", "fastest_s"].map((key) => [key, Number(form[key].value)]));
   try {
-    await call("api/asking", "PUT", { ...body, flagged: form.flagged.checked });
+    await call("api/asking", "PUT", { ...body, leave_out: [...form.leave_out].filter((box) => box.checked).map((box) => box.value) });
     at("changed").textContent = "Changed, from the next question on.";
   } catch (error) {
     at("changed").textContent = error.message;

@@ -28,6 +28,7 @@ def upgrade() -> None:
     op.create_index("invitation_by_judge", "invitation", ["judge"])
     _invitations()
     _audit()
+    _asking()
     _leases()
     _labels()
 
@@ -56,6 +57,16 @@ def _audit() -> None:
         name, _, days = rest.rpartition(" for ") if verb == "invited" else (rest, "", "")
         what = f"invited for {days}" if days else verb
         op.get_bind().execute(sa.update(audit).where(audit.c.id == r.id).values(what=what, judge=known.get(name)))
+
+
+def _asking() -> None:
+    """Which flags are left out of learning, instead of whether all are."""
+    asking = sa.table("asking", sa.column("run"), sa.column("values", sa.JSON))
+    for r in op.get_bind().execute(sa.select(asking)).all():
+        values = {k: v for k, v in r[1].items() if k != "flagged"}
+        if r[1].get("flagged") is False:
+            values["leave_out"] = ["fast", "gold", "inconsistent", "late"]
+        op.get_bind().execute(sa.update(asking).where(asking.c.run == r.run).values(values=values))
 
 
 def _leases() -> None:
