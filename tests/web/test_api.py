@@ -51,7 +51,7 @@ def test_two_people_answer_all_questions_and_no_question_twice(store: Store, ser
     for x in labels:  # "left" is what was shown on the left
         assert x.preference == (1.0 if x.shown == "ab" else 0.0)
         assert x.seconds == 0.75
-    assert {x.left for x in labels} == {"a", "b"}
+    assert {x.shown for x in labels} == {"ab", "ba"}
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_odd_paths_and_queries_are_refused(store: Store, owner: httpx.Client, od
         ):
             answer = owner.request(method, path.format(odd))
             assert answer.status_code in codes, (path, answer.status_code, answer.text[:200])
-            assert answer.text
+            assert answer.text or answer.is_redirect
         for headers in (
             {"Authorization": b"Bearer \xed\xa0\x80\xff"},
             {"Cookie": b"session=\xff\xed"},

@@ -155,6 +155,7 @@ def test_it_fits_a_phone(chromium: Browser, store: Store, serve: Serve, tmp_path
     phone = chromium.new_context(viewport={"width": 360, "height": 740}, has_touch=True)
     page = enter(phone, serve(), store, "ann")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360, "nothing to scroll sideways"
+    page.wait_for_timeout(SOON_MS)
     page.get_by_role("button", name="tie").tap()
     until(lambda: len(store.labels("r")) == 1)
     phone.close()
@@ -325,6 +326,7 @@ def test_one_of_four_is_picked_by_key_or_button(context: BrowserContext, store: 
     press(page, "=")
     expect(page.locator(".side")).to_have_count(4)
     first = page.locator("#side-1").inner_text().split()[0]
+    page.wait_for_timeout(SOON_MS)
     page.get_by_role("button", name="1 is best").click()
     until(lambda: len(store.labels("r")) == 3)
     label = next(x for x in store.labels("r") if x.comparison == 3)
