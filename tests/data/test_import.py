@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rather.core import Comparison, Task, Trajectory
 from rather.data.transfer import import_comparisons
 from rather.errors import DataError
-from rather.store import Store
+from rather.store import Store, engine
 from rather.store.imports import Imported, import_all
 
 Row = dict[str, Any]
@@ -148,10 +150,16 @@ def test_questions_of_an_older_store_are_known_again(store: Store, where: str, t
     gold = jsonl(tmp_path / "gold.jsonl", row())
     import_comparisons(store, "run", path)
     import_comparisons(store, "run", gold, "gold")
+    config = Config()
+    config.set_main_option("script_location", str(engine.MIGRATIONS))
     with store.engine.begin() as connection:  # the keys that they had
         connection.execute(sa.text("update comparison set key = 'import/c.jsonl/' || id where purpose = 'train'"))
         connection.execute(sa.text("update comparison set key = 'gold/import/gold.jsonl/1' where purpose = 'gold'"))
+        newest = connection.execute(sa.text("select version_num from alembic_version")).scalar()
         connection.execute(sa.text("update alembic_version set version_num = '0004'"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0005")
+        connection.execute(sa.text("update alembic_version set version_num = :newest"), {"newest": newest})
     again = Store(where)
     assert import_comparisons(again, "run", path) == Imported(unchanged=6)
     assert import_comparisons(again, "run", gold, "gold") == Imported(unchanged=1)
