@@ -346,9 +346,8 @@ class Run:
         """What round `number` learns from: its own questions, those of the rounds before it, and imported ones; or labels `among` these."""
         reward, run = name == "reward", self.config.run.name
 
-        def wanted(comparison: Comparison) -> bool:
-            later = live.later_than(number, comparison)
-            return not later and not (reward and self.held_back(comparison)) and self.learnable(comparison)
+        def wanted(c: Comparison) -> bool:
+            return not live.later_than(number, c) and not (reward and self.held_back(c)) and self.learnable(c)
 
         out = () if among is not None else self.store.asking(run).leave_out if self.config.train.flagged else FLAGS
         found = self.store.answered(run, "train", reward, among, out, wanted, judges=going_on.teachers(self))

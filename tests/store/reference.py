@@ -78,7 +78,7 @@ def overview(store: Store, run: str) -> dict[str, Any]:
     why = flags(given, probes, asking.fastest_s, {name for name, kind in kinds.items() if kind == "person"})
     reasons = {x.id: [*x.flags, *why.get(x.id or 0, ())] for x in given}
     ordinary = [x for x in given if purposes[x.comparison] not in KNOWN]
-    found = measure([x for x in ordinary if not asking.leave_out or not reasons[x.id]], resamples=200)
+    found = measure([x for x in ordinary if not {*asking.leave_out} & {*reasons[x.id]}], resamples=200)
     votes: dict[int, list[Label]] = {}
     for x in ordinary:
         if x.preference is not None:

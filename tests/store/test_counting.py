@@ -69,7 +69,7 @@ def live(store: Store, numbers: list[int], chance: random.Random, steps: int) ->
             several = len(store.question(number, "r").comparison.sides) > 2
             p = chance.choice([0.0, 0.25, 0.5, 0.75, 1.0, 1.0, None])
             best = chance.randrange(4) if several and p not in (None, 0.5) else None
-            flags = ("odd",) if chance.random() < 0.05 else ()
+            flags = ("late",) if chance.random() < 0.05 else ()
             seconds = chance.choice([None, 0.1, 0.4, 1.0, 2.5, 7.0])
             store.answer(
                 Label(number, who, float(best == 0) if best is not None else p, "", seconds, chance.choice("ab"), flags, best=best)

@@ -98,12 +98,10 @@ def _current(run: str) -> Select[Any]:
 @contextmanager
 def _suspicious(connection: Connection, run: str, fastest_s: float, only: Collection[str] = FLAGS) -> Iterator[Table]:
     """A passing table of the labels with one of these flags, those too that whoever wrote them gave it."""
-    table = Table(
-        "suspicious" if only is FLAGS else "left_out", MetaData(), Column("id", Integer, primary_key=True), prefixes=["TEMPORARY"]
-    )
-    written = (
-        _current(run).where(or_(*(cast(_X.flags, Text).contains(f'"{flag}"', autoescape=True) for flag in only))).with_only_columns(_X.id)
-    )
+    name = "suspicious" if only is FLAGS else "left_out"
+    table = Table(name, MetaData(), Column("id", Integer, primary_key=True), prefixes=["TEMPORARY"])
+    has_one = or_(*(cast(_X.flags, Text).contains(f'"{flag}"') for flag in only))
+    written = _current(run).where(has_one).with_only_columns(_X.id)
     table.create(connection)
     connection.execute(insert(table).from_select(["id"], union(written, select(suspicious(run, fastest_s, only).subquery().c.id))))
     yield table
