@@ -221,6 +221,7 @@ def watched(store: Store) -> Iterator[list[int]]:
     sa.event.remove(store.engine, "before_cursor_execute", count)
 
 
+@pytest.mark.slow
 def test_no_statement_has_more_than_a_thousand_parameters(where: str, tmp_path: Path) -> None:
     store, many = Store(where), 1200
     with watched(store) as counts:
@@ -265,6 +266,7 @@ def test_no_statement_has_more_than_a_thousand_parameters(where: str, tmp_path: 
     store.close()
 
 
+@pytest.mark.slow
 def test_a_question_and_an_answer_cost_as_much_in_a_large_store_as_in_a_small_one(tmp_path: Path) -> None:
     steps = {size: work(tmp_path, size) for size in (300, 3000)}
     for what, small in steps[300].items():

@@ -289,6 +289,7 @@ while (question := store.lease("run", "ann")) is not None:
 """
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_loses_no_acknowledged_label(where: str, tmp_path: Path) -> None:
     store = Store(where)
     store.ask("run", [question(str(i)) for i in range(50 * 60)])

@@ -24,6 +24,8 @@ from rather.errors import ConfigError
 from rather.store import Store
 from rather.web.serve import server
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parents[2] / "docs" / "proxy"
 
 

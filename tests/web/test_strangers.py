@@ -23,6 +23,8 @@ from rather.store import Store
 from rather.web import limits
 from rather.web.frame import AT_ONCE
 
+pytestmark = pytest.mark.slow
+
 
 def borne(port: int, sent: dict[str, tuple[bytes, bytes]]) -> dict[str, float]:
     """How long each of these is borne, all at once: what is sent first, and what drips after it."""
