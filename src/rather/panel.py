@@ -61,8 +61,8 @@ def _one(
     judge: SimulatedJudge, client: httpx.Client, pace_s: float, wait: bool, answered: Callable[[str], None], stop: threading.Event
 ) -> None:
     while not stop.is_set():
-        start = time.monotonic()
         question = _insist(client, "GET", "/api/next", stop).get("question")
+        start = time.monotonic()
         if question is None:
             if not wait:
                 return
@@ -74,8 +74,8 @@ def _one(
         sent = {"question": question["id"], **{k: question[k] for k in ("lease", "order", "invitation")}}
         sent |= {"key": str(uuid.uuid4()), "seconds": time.monotonic() - start}
         sent |= {"choice": CHOICES[preference]} if best is None else {"choice": "place", "place": best + 1}
-        _insist(client, "POST", "/api/answers", stop, json=sent)
-        answered(judge.name)
+        if "label" in _insist(client, "POST", "/api/answers", stop, json=sent):
+            answered(judge.name)
 
 
 def _insist(client: httpx.Client, method: str, path: str, stop: threading.Event, **what: object) -> dict:

@@ -102,5 +102,6 @@ def forget(connection: Connection, judge: int, run: str | None = None) -> None:
     standing = sa.delete(t.standing).where(t.standing.c.judge == judge)
     if run is not None:
         given, standing = given.where(c.run == run), standing.where(t.standing.c.run == run)
+    connection.execute(select(c.id).where(c.id.in_(given)).order_by(c.id).with_for_update(key_share=True)).all()  # as `_recount` does
     connection.execute(sa.update(t.comparison).where(t.comparison.c.id.in_(given)).values(answers=t.comparison.c.answers - 1))
     connection.execute(standing)

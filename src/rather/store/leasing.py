@@ -136,10 +136,17 @@ def given(connection: Connection, question: int, who: int) -> Lease | None:
     return None if row is None else Lease(row.token, row.invitation, row.shown, row.given, row.expires)
 
 
+def _shown_before(connection: Connection, question: int, who: int) -> str | None:
+    """How the judge saw a question that they have answered."""
+    lease = given(connection, question, who)
+    said = rows.CURRENT.where(t.label.c.comparison == question, t.label.c.judge == who).with_only_columns(t.label.c.shown)
+    return connection.execute(said).scalar() if lease is None else lease.shown
+
+
 def _order(connection: Connection, question: Question, who: int, judge: str) -> str:
     """The letters of a question's sides in an order drawn for this judge; where it is asked again, the opposite of the one before."""
-    before = None if question.original is None else given(connection, question.original, who)
+    before = None if question.original is None else _shown_before(connection, question.original, who)
     letters = rows.LETTERS[: len(question.comparison.sides)]
     drawn = [hashlib.sha256(f"{question.original or question.id}\0{judge}\0{letter}".encode()).digest() for letter in letters]
-    order = before.shown if before is not None else "".join(letter for _, letter in sorted(zip(drawn, letters, strict=True)))
+    order = before if before is not None else "".join(letter for _, letter in sorted(zip(drawn, letters, strict=True)))
     return order if question.original is None else order[::-1]

@@ -88,7 +88,8 @@ def erase(store: Store, name: str, run: str | None = None) -> int:
     Their name goes with the last of their answers. Nothing of it stays in the database's files; backups and exports are not reached.
     """
     with store.transaction(write=True) as connection:
-        who = connection.execute(select(t.judge.c.id).where(t.judge.c.name == name)).scalar()
+        # Under this lock nobody writes an answer of theirs meanwhile.
+        who = connection.execute(select(t.judge.c.id).where(t.judge.c.name == name).with_for_update()).scalar()
         if who is None:
             return 0
         c = t.comparison.c

@@ -289,7 +289,12 @@ class Store:
                 latest = latest.where(t.label.c.comparison == question)
             if token is not None:
                 latest = latest.where(t.label.c.token == token)
-            row = connection.execute(latest.order_by(t.label.c.id.desc()).limit(1)).first()
+            latest = latest.order_by(t.label.c.id.desc()).limit(1)
+            row = connection.execute(latest).first()
+            if row is not None:  # under the lock of those who write about one question at once, it is looked for again
+                locked = select(t.comparison.c.id).where(t.comparison.c.id == row.comparison).with_for_update(key_share=True)
+                connection.execute(locked).all()
+                row = connection.execute(latest).first()
             if row is None:
                 return None
             values = {"comparison": row.comparison, "judge": row.judge, "kind": "undo", "reason": "", "shown": "ab", "flags": []}

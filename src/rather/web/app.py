@@ -28,8 +28,8 @@ LAST = 2**31 - 1
 Number = Annotated[int, Field(ge=1, le=LAST)]
 Choice = Literal["left", "right", "place", "tie", "both_bad", "skip"]
 NUL = "\0"
-CLOCK_S = 1.0
-"""How much longer an answer may say that it took than lies between giving out and getting back."""
+CLOCK_S = 5.0
+"""How much longer an answer may say that it took than lies between giving out and getting back: clocks of two servers differ."""
 PREFERENCE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5, "skip": None}
 
 
@@ -42,7 +42,7 @@ class Answer(BaseModel):
     question: Number
     lease: str = Field(max_length=40, description="The token of what was given out.")
     order: str = Field(pattern="^[a-h]{2,8}$", description="The sides in the order in which they were shown.")
-    invitation: Number = Field(description="The invitation under which the question was given.")
+    invitation: Number | None = Field(description="The invitation under which the question was given; null if at a terminal.")
     choice: Choice = Field(description="Of more than two sides, the one at `place`.")
     place: int = Field(default=1, ge=1, le=len(LETTERS), description="From 1, in the order in which the sides were shown.")
     key: str = Field(min_length=8, max_length=80, description="Made by the sender, different for every answer.")
@@ -89,7 +89,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
             template,
             name=found.name,
             invitation=found.invitation,
-            person=found.judge,
+            person=f"{cookie}-{found.judge}",
             token=request.session["token"],
             run=run,
             **values,

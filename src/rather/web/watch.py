@@ -24,6 +24,7 @@ class Watch:
         self.state: Any = None
         self.last: Figures | None = None
         self.ended = 0.0
+        self.erasures = 0
         self.counting: threading.Event | None = None
 
     def figures(self) -> Figures | None:
@@ -41,6 +42,11 @@ class Watch:
             counting.wait(PATIENCE_S)
         return self.last
 
+    def forget(self) -> None:
+        """Somebody was erased: what was counted before, or is being counted now, is shown to nobody."""
+        with self.lock:
+            self.last, self.erasures = None, self.erasures + 1
+
     def _due(self, state: Any) -> bool:
         if self.last is None:
             return True
@@ -49,9 +55,11 @@ class Watch:
 
     def _count(self, counted: threading.Event, state: Any) -> None:
         try:
+            erasures = self.erasures
             found = figures(self.store, self.run)
             with self.lock:
-                self.last, self.state, self.ended = found, state, time.monotonic()
+                if erasures == self.erasures:
+                    self.last, self.state, self.ended = found, state, time.monotonic()
         finally:
             self.counting = None
             counted.set()

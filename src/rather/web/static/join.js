@@ -1,8 +1,9 @@
 // The secret of an invite link stands behind its #, which browsers send to nobody: this page hands it to the server itself.
 "use strict";
 
-const secret = decodeURIComponent(location.hash.slice(1));
+const secret = location.hash.slice(1);
 history.replaceState(null, "", location.pathname);  // not into the history, nor over anybody's shoulder
+addEventListener("hashchange", () => location.reload());  // another link was opened in this tab
 
 function say(title, message) {
   document.getElementById("title").textContent = title;

@@ -22,6 +22,8 @@ let fetching = false;
 let ended = false;    // the server had no more questions
 let problem = "";     // why clips could not be drawn, if there is no question
 let timer = 0;        // when to ask again
+let undoing = false;
+const elsewhere = new Set();  // questions that another tab of this person has answered
 
 const outbox = new Outbox(meta("person"), call, kept, (message) => { at("refused").textContent = message; });
 
@@ -50,7 +52,7 @@ async function call(path, body) {
 async function more() {
   if (fetching || (current && ahead)) return;
   fetching = true;
-  const held = [current, ahead].filter(Boolean).map((q) => q.id).concat(outbox.questions);
+  const held = [current, ahead].filter(Boolean).map((q) => q.id).concat(outbox.questions, ...elsewhere);
   try {
     const found = await call("api/next?" + held.map((id) => `held=${id}`).join("&"));
     done = found.progress.mine;
@@ -147,9 +149,12 @@ function forget() {
 }
 
 async function undo() {
+  if (undoing) return;
+  undoing = true;
   const last = given.pop() || await lastAnswer();
+  if (last) await outbox.add("api/undo", { question: last.question.id, ...(last.key ? { key: last.key } : {}) });
+  undoing = false;
   if (!last) return;
-  await outbox.add("api/undo", { question: last.question.id, ...(last.key ? { key: last.key } : {}) });
   ahead = current || ahead;
   current = last.question;
   show();
@@ -163,13 +168,17 @@ async function lastAnswer() {
     if (last) return { question: await call(`api/questions/${last.question}`) };
     at("message").textContent = "There is nothing to undo.";
   } catch (error) {
-    at("message").textContent = "The last answer is on its way to the server; undo it in a moment.";
+    const gone = error.status === 404;  // given by an older version, which did not write down how it was shown
+    at("message").textContent = gone ? "The last answer cannot be undone here any more." :
+      "The last answer is on its way to the server; undo it in a moment.";
   }
   return undefined;
 }
 
 // Another tab of this person has answered a question: nobody needs to answer it here.
 tabs.addEventListener("message", (event) => {
+  elsewhere.add(event.data);
+  setTimeout(() => elsewhere.delete(event.data), 60_000);  // by then the server has it, or it is this person's to answer again
   if (ahead && ahead.id === event.data) ahead = null;
   if (current && current.id === event.data) forward();
   more();
