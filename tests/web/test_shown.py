@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import enter, press
+from browser import SOON_MS, enter, press
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -488,9 +488,9 @@ def test_a_clip_that_fails_says_so_and_the_question_can_only_be_skipped(
 ) -> None:
     numbers = drives(store, sheet(), {"broken": b"RIFF no picture", "too small": sheet(2)}.get(kind, sheet()))
     if kind == "no network":
-        context.route(f"**/api/clips/{numbers[1]}", lambda route: route.abort())
+        context.route(f"**/api/clips/{numbers[1]}?*", lambda route: route.abort())
     elif kind == "not found":
-        context.route(f"**/api/clips/{numbers[1]}", lambda route: route.continue_(url=route.request.url + "00"))
+        context.route(f"**/api/clips/{numbers[1]}?*", lambda route: route.continue_(url=route.request.url.replace("?", "00?")))
     page = enter(context, serve(), store, "ann")
     expect(page.locator("#clips")).to_have_text("A clip could not be loaded: try again, or skip this question.")
     expect(page.get_by_text("This clip could not be loaded.")).to_have_count(2)
@@ -520,6 +520,7 @@ def test_a_question_whose_clip_fails_can_be_skipped(context: BrowserContext, sto
     drives(store, sheet(), b"RIFF no picture")
     page = enter(context, serve(), store, "ann")
     expect(page.get_by_role("button", name="try again")).to_be_visible()
+    page.wait_for_timeout(SOON_MS)
     page.keyboard.press("s")
     page.keyboard.press("3")
     until(lambda: [(x.preference, x.reason) for x in store.labels("r")] == [(None, "broken")])
@@ -528,7 +529,7 @@ def test_a_question_whose_clip_fails_can_be_skipped(context: BrowserContext, sto
 def test_choices_wait_until_all_clips_are_there(context: BrowserContext, store: Store, serve: Serve) -> None:
     numbers = drives(store, sheet(), sheet())
     held: list[Any] = []
-    context.route(f"**/api/clips/{numbers[1]}", lambda route: held.append(route))
+    context.route(f"**/api/clips/{numbers[1]}?*", lambda route: held.append(route))
     page = enter(context, serve(), store, "ann")
     expect(page.locator("canvas[data-ready]")).to_have_count(1)
     expect(page.locator("#clips")).to_have_text("The clips are being loaded ...")
@@ -539,6 +540,7 @@ def test_choices_wait_until_all_clips_are_there(context: BrowserContext, store: 
     for route in held:
         route.continue_()
     expect(page.get_by_role("button", name="tie")).to_be_enabled()
+    page.wait_for_timeout(SOON_MS)
     page.keyboard.press("=")
     until(lambda: len(store.history("r")) == 1)
 
@@ -591,6 +593,7 @@ def test_rare_answers_unfold_on_a_phone(phone: BrowserContext, store: Store, ser
     expect(slight).to_be_hidden()
     page.get_by_role("button", name="more").tap()
     expect(page.get_by_role("button", name="both bad")).to_be_visible()
+    page.wait_for_timeout(SOON_MS)
     slight.tap()
     until(lambda: len(store.labels("r")) == 1)
     assert store.labels("r")[0].preference in (0.25, 0.75)
@@ -623,6 +626,7 @@ def test_the_bar_stays_small_with_many_sides(phone: BrowserContext, store: Store
     expect(page.locator("nav button[data-place]:visible")).to_have_count(count)
     assert box(page, "nav")["height"] <= 740 / 5
     assert all((b.bounding_box() or {"height": 0})["height"] >= 40 for b in page.locator("nav button:visible").all())
+    page.wait_for_timeout(SOON_MS)
     page.get_by_role("button", name="3 is best").tap()
     until(lambda: len(store.labels("r")) == 1)
 
