@@ -290,6 +290,7 @@ def test_axe_finds_nothing(chromium: Browser, demo_page: tuple[Store, str], sche
     page.goto(f"{url}/join#{invite(store, 'ann')}")
     expect(page.locator("#question")).to_be_visible()
     clean("words")
+    page.wait_for_timeout(SOON_MS)
     page.keyboard.press("s")
     expect(page.locator("#why")).to_be_visible()
     clean("the dialog")
