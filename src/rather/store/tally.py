@@ -1,8 +1,8 @@
 """What a run's answers come to, counted without reading questions: who answered how often, how far judges agree, left or right."""
 
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import String, bindparam, case, cast, func, select
@@ -59,7 +59,7 @@ def count(store: Store, run: str, purpose: str, advance: Callable[[int], object]
         select(asked.id).where(asked.run == run, asked.purpose == purpose, asked.id > bindparam("last")).order_by(asked.id).limit(CHUNK)
     )
     chunk = select(func.count(), func.max(following.subquery().c.id))
-    often, last = Counter[str](), 0
+    often, last = Counter[tuple[str, ...]](), 0
     with store.transaction() as connection:
         judges = connection.execute(select(t.judge.c.id, t.judge.c.name, t.judge.c.kind).order_by(t.judge.c.id)).all()
         while True:
@@ -67,13 +67,16 @@ def count(store: Store, run: str, purpose: str, advance: Callable[[int], object]
             if not count:
                 break
             page = given.where(asked.id > last, asked.id <= end).subquery()
-            often.update(dict(connection.execute(select(page.c.together, func.count()).group_by(page.c.together)).all()))  # type: ignore[arg-type]
+            pairs: Sequence[Any] = connection.execute(select(page.c.together, func.count()).group_by(page.c.together)).all()
+            for together, n in pairs:  # in whichever order the database has put them
+                often[tuple(sorted(together.split(",")))] += n
             last = end
             advance(count)
-    sorts = [(dict(x.split(":") for x in together.split(",")), n) for together, n in often.items()]
+    sorts = [(dict(x.split(":") for x in together), n) for together, n in often.items()]
     counts = Counter[tuple[str, bool]]()
     for said, n in sorts:
-        counts.update({(judge, value == "nan"): n for judge, value in said.items()})
+        for judge, value in said.items():
+            counts[judge, value == "nan"] += n
     tallies = [Tally(name, kind, counts[str(number), False], counts[str(number), True]) for number, name, kind in judges]
     names = sorted((name, str(number)) for number, name, _ in judges if counts[str(number), False])
     places = {number: place for place, (_, number) in enumerate(names)}
