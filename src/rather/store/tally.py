@@ -66,7 +66,7 @@ def count(store: Store, run: str, purpose: str, advance: Callable[[int], object]
             count, end = connection.execute(chunk, {"last": last}).one()
             if not count:
                 break
-            page = given.where(asked.id > last, asked.id <= end).subquery()
+            page = given.where(c.comparison > last, c.comparison <= end, asked.id > last, asked.id <= end).subquery()
             pairs: Sequence[Any] = connection.execute(select(page.c.together, func.count()).group_by(page.c.together)).all()
             for together, n in pairs:  # in whichever order the database has put them
                 often[tuple(sorted(together.split(",")))] += n
