@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.data import transfer
 from rather.data.writers import write_rows
-from rather.store import Store, tally
+from rather.store import Store, leasing, tally
 from rather.store import tables as t
 from rather.store.asking import next_question, repeat
 from rather.store.clips import missing, undrawable
@@ -167,6 +167,32 @@ def test_the_next_question_has_the_highest_score_of_those_that_may_be_asked(wher
         if held[who] and chance.random() < 0.6:
             number = held[who].pop(chance.randrange(len(held[who])))
             store.answer(Label(number, who, chance.choice([1.0, None])))
+    store.close()
+
+
+def test_who_has_answered_many_is_not_led_past_them_each_time_and_misses_none(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leasing, "MANY", 3)
+    store = Store(where)
+    for name in ("ann", "ben"):
+        store.add_judge(name, "person")
+    numbers = store.ask("r", [question(str(i)) for i in range(12)], scores=[1.0] * 6 + [0.5] * 6)
+    store.answer_all([Label(n, "ann", 1.0) for n in numbers[:8]] + [Label(n, "ben", 1.0) for n in (numbers[1], *numbers[8:])])
+
+    def following(held: list[int]) -> int | None:
+        found = store.lease("r", "ann", None, 5, held=held)
+        if found is not None:
+            held.append(found.id)
+        return found and found.id
+
+    held = list[int]()
+    assert following(held) == numbers[8]
+    store.undo("r", "ann", numbers[1])
+    (better,) = store.ask("r", [question("better")], scores=[2.0])
+    store.answer(Label(better, "ben", 1.0))  # all that are left have one answer
+    assert [following(held) for _ in range(6)] == [*numbers[9:], better, numbers[1], None], "what comes back is asked when the rest is done"
+    other = Store(where)
+    assert other.lease("r", "ann", None, 5, held=held[:-2]).id == better, "another server has not led her past anything"
+    other.close()
     store.close()
 
 

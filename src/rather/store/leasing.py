@@ -5,19 +5,22 @@ them takes longer than running them.
 """
 
 import hashlib
+import math
 import secrets
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Float, Integer, Row, bindparam, func, insert, select, tuple_, update
 
 from rather.store import counting, rows
 from rather.store import tables as t
 from rather.store.engine import now as current_time
 from rather.store.rows import Lease, Question
 
+MANY, REMEMBERED_S = 1000, 30.0
+"""Who has answered so many questions that come first and are still open is not led past them again, for so long."""
 FEW = 8
 """How many are looked at again: others may be faster with the first ones."""
 
@@ -25,6 +28,11 @@ FEW = 8
 def _value(name: str) -> Any:
     return bindparam(name)
 
+
+Starts = dict[tuple[str, int, str | None, int], tuple[float, int, float]]
+"""Where the search for a judge begins, by run, judge, purpose and number of answers: at a rank and a question, until a time."""
+
+FIRST = (-math.inf, 0, 0.0)
 
 _C = t.comparison.c
 _RUN, _WHO, _NOW, _OVERLAP = (_value(name) for name in ("run", "who", "now", "overlap"))
@@ -50,15 +58,23 @@ THOSE = select(_C.id, _C.run, _C.purpose).where(_C.id.in_(bindparam("some", expa
 """Where some questions belong. Run and purpose are looked at here: SQLite would go through all questions of the run instead."""
 
 
+_START = tuple_(bindparam("rank", type_=Float), bindparam("number", type_=Integer))
+_BEFORE = select(_C.id).where(_C.run == _RUN, _C.answers == bindparam("level"), tuple_(_C.rank, _C.id) < _START)
+PASSED = select(func.count()).select_from(_BEFORE.limit(bindparam("many")).subquery())
+"""How many questions with so many answers come before one, so many at most."""
+
+
 @cache
 def at_level(purpose: str | None, shift: bool, wrapped: bool) -> Any:
     """The first questions with so many answers that the judge may get, by score or at random from `shift` on, and where they stand."""
     order = _C.draw if shift else _C.rank
-    wanted = select(order, _C.id).where(_C.run == _RUN, _C.answers == bindparam("level"), order.is_not(None), *_MAY_GET)
+    wanted = select(order, _C.id).where(_C.run == _RUN, _C.answers == bindparam("level"), *_MAY_GET)
     if purpose is not None:
         wanted = wanted.where(_C.purpose == purpose)
     if shift:
         wanted = wanted.where(order < bindparam("shift") if wrapped else order >= bindparam("shift"))
+    else:
+        wanted = wanted.where(tuple_(_C.rank, _C.id) >= _START)
     return wanted.order_by(order, _C.id).limit(bindparam("size"))
 
 
@@ -73,11 +89,13 @@ def known(purpose: str) -> Any:
 
 
 def search(
-    connection: Connection, run: str, who: int, purpose: str | None, overlap: int, but: Collection[int], shift: int | None, now: float
-) -> list[int]:
+    connection: Connection, run: str, who: int, purpose: str | None, overlap: int, but: Collection[int], shift: int | None, now: float,
+    starts: Starts,
+) -> list[int]:  # fmt: skip
     """Numbers of questions that the judge may get, in the order in which to try them: first those that were given to them before.
 
-    `but` is left out. With a `shift` the others come in the order at random.
+    `but` is left out. With a `shift` the others come in the order at random. What comes back before one of the `starts`, or is asked anew
+    with a higher score, is found when that has been forgotten, or when there is nothing else.
     """
     values = {"run": run, "who": who, "overlap": overlap, "now": now, "shift": shift, "above": -1}
     leases: Sequence[Any] = connection.execute(LEASES, values).all()
@@ -96,13 +114,26 @@ def search(
 
     if purpose in counting.KNOWN:
         return [row.id for row in connection.execute(known(purpose), values) if free(row.id, row.answers)][:FEW]
+    began_late = False
     while (level := connection.execute(LEVELS, values).scalar()) is not None:
-        values |= {"above": level, "level": level}
+        values |= {"above": level, "level": level, "rank": -math.inf, "number": 0}
+        if shift is None:
+            rank, number, until = starts.get((run, who, purpose, level), FIRST)
+            if until > now:
+                values |= {"rank": rank, "number": number}
+                began_late = True
         for wrapped in (False, True) if shift is not None else (False,):
-            stand = connection.execute(at_level(purpose, shift is not None, wrapped), values).all()
+            stand: Sequence[Any] = connection.execute(at_level(purpose, shift is not None, wrapped), values).all()
             found += [(wrapped, *row) for row in stand if free(row.id, level)]
             if len(stand) == values["size"]:
                 break
+        if shift is None and stand and values["rank"] == -math.inf:
+            passed = {**values, "rank": stand[0].rank, "number": stand[0].id, "many": MANY}
+            if connection.execute(PASSED, passed).scalar() == MANY:
+                starts[run, who, purpose, level] = (stand[0].rank, stand[0].id, now + REMEMBERED_S)
+    if began_late and not found:
+        starts.clear()
+        return search(connection, run, who, purpose, overlap, but, shift, now, starts)
     return [number for *_, number in sorted(found)[:FEW]]
 
 

@@ -46,6 +46,7 @@ class Store:
     def __init__(self, where: str) -> None:
         self.where = str(where)
         self.engine = opening.connect(self.where)
+        self._starts: leasing.Starts = {}
         # Threads that write to SQLite take turns here: its own way of waiting sleeps, up to a tenth of a second at a time.
         self._turn = threading.RLock() if self.engine.dialect.name == "sqlite" else nullcontext()
 
@@ -206,7 +207,7 @@ class Store:
         while True:
             with self.transaction() as connection:
                 who, but = self._judge(connection, judge), {*held, *tried}
-                some = leasing.search(connection, run, who, purpose, overlap, but, at_random, time)
+                some = leasing.search(connection, run, who, purpose, overlap, but, at_random, time, self._starts)
             if not some:
                 return None
             with self.transaction(write=True) as connection:

@@ -1,18 +1,18 @@
 """What a run's answers come to, counted without reading questions: who answered how often, how far judges agree, left or right."""
 
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import String, case, cast, func, select
+from sqlalchemy import String, bindparam, case, cast, func, select
 
 from rather.store import rows
 from rather.store import tables as t
 from rather.store.agreement import Agreement, PositionBias, agreement, bias
 from rather.store.store import Store
 
-CHUNK = 10_000
+CHUNK = 50_000
 """Questions whose answers are counted at a time."""
 
 
@@ -55,23 +55,37 @@ def count(store: Store, run: str, purpose: str, advance: Callable[[int], object]
     entry = cast(c.judge, String) + ":" + case((c.kind == "answer", answer), else_="nan")
     given = rows.CURRENT.join(t.comparison).where(asked.run == run, asked.purpose == purpose)
     given = given.with_only_columns(func.aggregate_strings(entry, ",").label("together")).group_by(asked.id)
-    following = select(asked.id).where(asked.run == run, asked.purpose == purpose).order_by(asked.id).limit(CHUNK)
-    often, last = Counter[str](), 0
+    following = (
+        select(asked.id).where(asked.run == run, asked.purpose == purpose, asked.id > bindparam("last")).order_by(asked.id).limit(CHUNK)
+    )
+    chunk = select(func.count(), func.max(following.subquery().c.id))
+    often, last = Counter[tuple[str, ...]](), 0
     with store.transaction() as connection:
         judges = connection.execute(select(t.judge.c.id, t.judge.c.name, t.judge.c.kind).order_by(t.judge.c.id)).all()
-        while some := connection.execute(following.where(asked.id > last)).scalars().all():
-            page = given.where(asked.id > last, asked.id <= some[-1]).subquery()
-            often.update(dict(connection.execute(select(page.c.together, func.count()).group_by(page.c.together)).all()))  # type: ignore[arg-type]
-            last = some[-1]
-            advance(len(some))
-    sorts = [(dict(x.split(":") for x in together.split(",")), n) for together, n in often.items()]
+        while True:
+            count, end = connection.execute(chunk, {"last": last}).one()
+            if not count:
+                break
+            page = given.where(c.comparison > last, c.comparison <= end, asked.id > last, asked.id <= end).subquery()
+            pairs: Sequence[Any] = connection.execute(select(page.c.together, func.count()).group_by(page.c.together)).all()
+            for together, n in pairs:  # in whichever order the database has put them
+                often[tuple(sorted(together.split(",")))] += n
+            last = end
+            advance(count)
+    sorts = [(dict(x.split(":") for x in together), n) for together, n in often.items()]
     counts = Counter[tuple[str, bool]]()
     for said, n in sorts:
-        counts.update({(judge, value == "nan"): n for judge, value in said.items()})
+        for judge, value in said.items():
+            counts[judge, value == "nan"] += n
     tallies = [Tally(name, kind, counts[str(number), False], counts[str(number), True]) for number, name, kind in judges]
     names = sorted((name, str(number)) for number, name, _ in judges if counts[str(number), False])
-    ratings = np.array([[float(said.get(number, "nan")) for said, _ in sorts] for _, number in names], float)
-    ratings = ratings.reshape(len(names), len(sorts)).repeat([n for _, n in sorts], axis=1)
+    places = {number: place for place, (_, number) in enumerate(names)}
+    ratings = np.full((len(names), len(sorts)), np.nan)
+    for column, (said, _) in enumerate(sorts):
+        for number, value in said.items():
+            if number in places:  # or all that they said is abstentions
+                ratings[places[number], column] = float(value)
+    ratings = ratings.repeat([n for _, n in sorts], axis=1)
     return Counted(tallies, agreement([name for name, _ in names], ratings))
 
 
@@ -80,8 +94,7 @@ def position(store: Store, run: str, purpose: str) -> PositionBias | None:
     c = t.label.c
     of = rows.CURRENT.join(t.comparison).join(t.judge).where(t.comparison.c.run == run, t.comparison.c.purpose == purpose)
     clear = of.where(t.judge.c.kind == "person", c.kind == "answer", c.preference != 0.5, c.best.is_(None))
-    wanted = clear.with_only_columns(c.preference, c.shown, func.count(c.id)).group_by(c.preference, c.shown)
+    left = case(((c.preference > 0.5) == (func.substr(c.shown, 1, 1) == "a"), 1), else_=0)
     with store.transaction() as connection:
-        counts = [((p > 0.5) == (shown[0] == "a"), count) for p, shown, count in connection.execute(wanted)]
-    total = sum(count for _, count in counts)
-    return bias(sum(count for left, count in counts if left), total) if total else None
+        liked, total = connection.execute(clear.with_only_columns(func.sum(left), func.count())).one()
+    return bias(liked, total) if total else None
