@@ -15,6 +15,7 @@ from rather.panel import answer
 from rather.store import Store
 from rather.store.people import invite
 from rather.store.quality import Asking
+from rather.web.project import Project
 from rather.web.serve import owner_link, server
 
 PORT = 8765
@@ -43,7 +44,7 @@ def main() -> None:
         store = Store(f"{place}/store.db")
         demo.fill(store)
         store.set_asking(demo.RUN, Asking(overlap=9, repeats=0.1, random=0, fastest_s=0.05))
-        serving, url = server(store, Path(place), demo.RUN, demo.INSTRUCTION, "127.0.0.1", PORT)
+        serving, url = server(store, Path(place), Project(demo.RUN, demo.INSTRUCTION), "127.0.0.1", PORT)
         threading.Thread(target=serving.run, daemon=True).start()
         while not serving.started:
             time.sleep(0.05)

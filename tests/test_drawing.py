@@ -19,6 +19,7 @@ from rather.store import Store
 from rather.store.clips import facts, missing, problems, progress, retry
 from rather.store.people import invite
 from rather.web.app import create
+from rather.web.project import Project
 from test_control_run import COUNTER, OWN, RUN
 
 DEADLY = "__import__('os').kill(__import__('os').getpid(), 11)"
@@ -113,7 +114,7 @@ def test_sample_status_doctor_and_page_say_that_clips_cannot_be_drawn(rather, co
     assert said in rather("status", "run.toml", *PEOPLE).stdout.replace("\n", " ")
     assert said in rather("doctor", "run.toml", *PEOPLE, code=1).stdout.replace("\n", " ")
     store = Store(str(tmp_path / "runs/small/store.db"))
-    with TestClient(create(store, "small", "Which?", "k")) as ann:
+    with TestClient(create(store, Project("small", "Which?"), "k")) as ann:
         found = ann.get("/api/next", headers={"Authorization": f"Bearer {invite(store, 'ann', 'annotator', 1)}"}).json()
         assert found["question"] is None, "it would be a blank box"
         assert found["problem"] == said

@@ -123,6 +123,7 @@ def serve(
 
     Behind a TLS proxy: [cyan]rather serve run.toml --url https://example.org/labels[/cyan]; docs/labelling.md shows nginx and Caddy.
     """
+    from rather.web.project import Project
     from rather.web.serve import owner_link, server
 
     if demo:
@@ -130,7 +131,7 @@ def serve(
         from rather.store import Store
 
         folder = Path("runs") / "demo-page"
-        store, name, instruction = Store(str(folder / "store.db")), example.RUN, example.INSTRUCTION
+        store, project = Store(str(folder / "store.db")), Project(example.RUN, example.INSTRUCTION)
         with console.status("making questions and drawing clips"):
             example.fill(store)
     elif file is None:
@@ -139,12 +140,12 @@ def serve(
         run = _run(file, settings)
         run.ready(run.begun)
         run.draw()
-        store, folder, name, instruction = run.store, run.folder, run.config.run.name, run.config.judge.instruction
+        store, folder, project = run.store, run.folder, Project(run.config.run.name, run.config.judge.instruction)
         del run  # and the model, if that was looked at
     if overlap:
-        store.set_asking(name, replace(store.asking(name), overlap=overlap))
-    serving, at = server(store, folder, name, instruction, host, port, certificate, key, insecure, url, behind_proxy)
-    link = owner_link(store, name, at, new_link)
+        store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))
+    serving, at = server(store, folder, project, host, port, certificate, key, insecure, url, behind_proxy)
+    link = owner_link(store, project.run, at, new_link)
     console.print(
         f"The owner's link, shown this once: [bold]{link}[/bold]" if link else f"{at} (the owner has a link; --new-link makes another)",
         soft_wrap=True,

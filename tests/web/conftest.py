@@ -17,6 +17,7 @@ from rather.store import Store
 from rather.store.quality import Asking
 from rather.web import limits
 from rather.web.frame import Frame
+from rather.web.project import Project
 from rather.web.serve import server
 
 
@@ -41,7 +42,7 @@ def served(store: Store, folder: Path, run: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serving, url = server(store, folder / "run", run, "Which is better?", "127.0.0.1", port)
+    serving, url = server(store, folder / "run", Project(run, "Which is better?"), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:

@@ -21,6 +21,7 @@ from rather.store.people import Person
 from rather.store.rows import LETTERS
 from rather.web.guard import Guard
 from rather.web.owner import router
+from rather.web.project import Project
 from rather.web.shown import shown
 
 LAST = 2**31 - 1
@@ -66,8 +67,9 @@ class Secret(BaseModel):
     secret: str = Field(max_length=80)
 
 
-def create(store: Store, run: str, instruction: str, key: str, secure: bool = False) -> FastAPI:
+def create(store: Store, project: Project, key: str, secure: bool = False) -> FastAPI:
     """The app for one run's questions; `key` signs sessions."""
+    run = project.run
     app = FastAPI(title="rather", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     # Browsers send cookies to every port of a host: two runs there must not share the name of theirs.
     cookie = f"rather-{hashlib.sha256(f'{run}{NUL}{key}'.encode()).hexdigest()[:12]}"
@@ -128,7 +130,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
 
     @app.get("/label/{invitation}", include_in_schema=False)
     def label_page(request: Request, invitation: str) -> Response:
-        return own(request, "label.html", guard.entered(request, invitation), instruction=instruction)
+        return own(request, "label.html", guard.entered(request, invitation), instruction=project.instruction)
 
     @app.get("/owner/{invitation}", include_in_schema=False)
     def owner_page(request: Request, invitation: str) -> Response:
@@ -200,7 +202,7 @@ def create(store: Store, run: str, instruction: str, key: str, secure: bool = Fa
         token = None if given.key is None else _token(who, given.key)
         return {"undone": store.undo(run, who.name, given.question, token) is not None}
 
-    app.include_router(router(store, run, guard))
+    app.include_router(router(store, project, guard))
     return app
 
 

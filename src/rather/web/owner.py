@@ -18,6 +18,7 @@ from rather.store.overview import overview
 from rather.store.people import Person, erase, everybody, invite, named, note, noted, proper, revoke
 from rather.store.quality import Asking
 from rather.web.guard import Guard
+from rather.web.project import Project
 from rather.web.watch import Watch
 
 Name = Annotated[str, AfterValidator(proper)]
@@ -47,8 +48,9 @@ class Change(BaseModel):
     leave_out: list[Flag] | None = Field(default=None, max_length=4, description="Answers with these flags are not learnt from.")
 
 
-def router(store: Store, run: str, guard: Guard) -> APIRouter:
+def router(store: Store, project: Project, guard: Guard) -> APIRouter:
     """What only owners may do; all of it is written down."""
+    run = project.run
     found = APIRouter(prefix="/api")
     owner = Depends(guard.owner)
     watch = Watch(store, run)

@@ -11,6 +11,7 @@ from rather.web.app import create
 from rather.web.frame import Frame
 from rather.web.guard import secret
 from rather.web.limits import Listener, Server
+from rather.web.project import Project
 
 URL = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?((?:/[\w~-][\w.~-]*)*)/?", re.ASCII | re.IGNORECASE)
 
@@ -26,7 +27,7 @@ def owner_link(store: Store, run: str, url: str, renew: bool = False) -> str | N
 
 
 def server(
-    store: Store, folder: Path, run: str, instruction: str, host: str, port: int, certificate: str = "", key: str = "",
+    store: Store, folder: Path, project: Project, host: str, port: int, certificate: str = "", key: str = "",
     insecure: bool = False, url: str = "", behind_proxy: str = "",
 ) -> tuple[Server, str]:  # fmt: skip
     """The server, which listens already but answers when it is run, and the URL that people open.
@@ -48,7 +49,7 @@ def server(
         raise ConfigError(f"cannot listen at {host}, port {port}: {e.strerror}; give another --host or --port") from None
     scheme, shown = "https" if certificate else "http", f"[{host}]" if ":" in host else host
     at = outer or f"{scheme}://{shown}:{listener.getsockname()[1]}"
-    app = Frame(create(store, run, instruction, secret(folder), secure=at.startswith("https:")), outer)
+    app = Frame(create(store, project, secret(folder), secure=at.startswith("https:")), outer)
     try:
         return Server(app, listener, certificate, key), at
     except OSError as e:
