@@ -98,9 +98,12 @@ def erase(store: Store, name: str, run: str | None = None) -> int:
         again = select(t.probe.c.comparison).where(t.probe.c.judge == who, t.probe.c.comparison.in_(of_run))
         repeats = list(connection.execute(again).scalars())
         labels, leases = ((x.c.judge == who) & x.c.comparison.in_(of_run) for x in (t.label, t.lease))
+        connection.execute(sa.delete(t.criterion).where(t.criterion.c.label.in_(select(t.label.c.id).where(labels))))
         gone = connection.execute(sa.delete(t.label).where(labels)).rowcount
         connection.execute(sa.delete(t.lease).where(leases))
         for some in counting.parts(repeats):
+            said = select(t.label.c.id).where(t.label.c.comparison.in_(some))
+            connection.execute(sa.delete(t.criterion).where(t.criterion.c.label.in_(said)))
             for table in (t.lease, t.label, t.probe, t.side):
                 there = connection.execute(sa.delete(table).where(table.c.comparison.in_(some))).rowcount
                 gone += there if table is t.label else 0
