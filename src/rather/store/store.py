@@ -18,6 +18,7 @@ from rather.errors import DataError, StoreError
 from rather.store import counting, leasing, quality, reading, rows
 from rather.store import engine as opening
 from rather.store import tables as t
+from rather.store.judges import number_of, writer
 from rather.store.quality import Asking
 from rather.store.rows import Question
 
@@ -83,13 +84,6 @@ class Store:
         with self.transaction() as connection:
             return {r.name: r.kind for r in connection.execute(select(t.judge).order_by(t.judge.c.id))}
 
-    def _judge(self, connection: Connection, name: str) -> int:
-        """The judge's number, in the transaction that uses it: who has been erased leaves theirs to somebody else."""
-        number = connection.execute(select(t.judge.c.id).where(t.judge.c.name == name)).scalar()
-        if number is None:
-            raise StoreError(f"the store knows no judge {name!r}; add it first")
-        return number
-
     # Questions
 
     def ask(
@@ -127,12 +121,12 @@ class Store:
     def count(self, run: str, judge: str) -> Counts:
         """How far the judge is."""
         with self.transaction() as connection:
-            mine = select(t.standing.c.turns, t.standing.c.answered).filter_by(run=run, judge=self._judge(connection, judge))
+            mine = select(t.standing.c.turns, t.standing.c.answered).filter_by(run=run, judge=number_of(connection, judge))
             turns, answered = connection.execute(mine).first() or (0, 0)
             return Counts(turns, answered, connection.execute(select(t.asked.c.questions).filter_by(run=run)).scalar() or 0)
 
     def said(self, connection: Connection, run: str, judge: str) -> sa.Select[Any]:
-        return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self._judge(connection, judge))
+        return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == number_of(connection, judge))
 
     def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None, beginning: str = "") -> list[Question]:
         """A run's questions in the order they were asked; `unanswered_by` leaves out those a judge has answered.
@@ -142,7 +136,7 @@ class Store:
         wanted = rows.asked(run, purpose, beginning)
         with self.transaction() as connection:
             if unanswered_by is not None:
-                wanted = wanted.where(~rows.answered_by(self._judge(connection, unanswered_by)))
+                wanted = wanted.where(~rows.answered_by(number_of(connection, unanswered_by)))
             return rows.with_sides(connection, connection.execute(wanted).all())
 
     def question(self, number: int, run: str, judge: str | None = None) -> Question | None:
@@ -150,7 +144,7 @@ class Store:
         wanted = select(t.comparison).where(t.comparison.c.id == number, t.comparison.c.run == run)
         with self.transaction() as connection:
             if judge is not None:
-                wanted = wanted.where(rows.meant_for(self._judge(connection, judge)))
+                wanted = wanted.where(rows.meant_for(number_of(connection, judge)))
             return next(iter(rows.with_sides(connection, connection.execute(wanted).all())), None)
 
     # Questions with known answers, and how questions are given out
@@ -158,7 +152,7 @@ class Store:
     def probe(self, question: int, preference: float, judge: str | None = None, original: int | None = None) -> None:
         """Keep the known answer of a question; of a repeat, the `judge`'s answer to the `original`."""
         with self.transaction(write=True) as connection:
-            who = judge and self._judge(connection, judge)
+            who = judge and writer(connection, judge)
             values = {"comparison": question, "preference": preference, "judge": who, "original": original}
             if connection.execute(select(t.probe).filter_by(comparison=question)).first() is None:
                 connection.execute(insert(t.probe).values(values))
@@ -206,12 +200,12 @@ class Store:
         time, tried = opening.now(), set[int]()
         while True:
             with self.transaction() as connection:
-                who, but = self._judge(connection, judge), {*held, *tried}
+                who, but = number_of(connection, judge), {*held, *tried}
                 some = leasing.search(connection, run, who, purpose, overlap, but, at_random, time, self._starts)
             if not some:
                 return None
             with self.transaction(write=True) as connection:
-                who = self._judge(connection, judge)
+                who = writer(connection, judge, invitation)
                 row = leasing.claim(connection, some, who, overlap, time)
                 if row is not None:
                     (question,) = rows.with_sides(connection, [row])
@@ -222,32 +216,33 @@ class Store:
         """A question that the judge has or had before them, with its lease; None if it was never given to them."""
         wanted = select(t.comparison).where(t.comparison.c.id == number, t.comparison.c.run == run)
         with self.transaction() as connection:
-            lease = leasing.given(connection, number, self._judge(connection, judge))
+            lease = leasing.given(connection, number, number_of(connection, judge))
             found = rows.with_sides(connection, connection.execute(wanted).all()) if lease is not None else []
         return replace(found[0], lease=lease) if found else None
 
     def release(self, question: int, judge: str) -> None:
         """Give a lease back without an answer."""
         with self.transaction(write=True) as connection:
-            self._end(connection, question, self._judge(connection, judge))
+            self._end(connection, question, writer(connection, judge))
 
     def _end(self, connection: Connection, question: int, judge: int) -> None:
         connection.execute(sa.update(t.lease).filter_by(comparison=question, judge=judge).values(expires=0.0))
 
     # Labels
 
-    def answer(self, label: Label, token: str | None = None) -> int:
+    def answer(self, label: Label, token: str | None = None, invitation: int | None = None) -> int:
         """Write one answer down and end the judge's lease; returns the label's number once it is on disk.
 
         A `token` that was sent before adds nothing: the number of the first label comes back.
         """
-        return self.answer_all([label], [token] if token else None)[0]
+        return self.answer_all([label], [token] if token else None, invitation)[0]
 
-    def answer_all(self, labels: Sequence[Label], tokens: Sequence[str] | None = None) -> list[int]:
-        """Write several answers down, all or none.
+    def answer_all(self, labels: Sequence[Label], tokens: Sequence[str] | None = None, invitation: int | None = None) -> list[int]:
+        """Write several answers down, all or none; those of somebody who was let in by an `invitation`, only while that holds.
 
         Raises:
             DataError: a preference outside [0, 1].
+            InvitationError: the invitation has ended.
             StoreError: an unknown question or judge.
         """
         for x in labels:
@@ -255,7 +250,7 @@ class Store:
                 raise DataError(f"the label {x.preference} of question {x.comparison} is outside [0, 1]")
         numbers = []
         with self.transaction(write=True) as connection:
-            judges = {name: self._judge(connection, name) for name in {x.judge for x in labels}}
+            judges = {name: writer(connection, name, invitation) for name in sorted({x.judge for x in labels})}
             for i, x in enumerate(labels):
                 values = {
                     "comparison": x.comparison, "judge": judges[x.judge],
@@ -278,13 +273,17 @@ class Store:
             counting.answered(connection, [x.comparison for x in labels])
         return numbers
 
-    def undo(self, run: str, judge: str, question: int | None = None, token: str | None = None, seconds: float = 600) -> int | None:
+    def undo(
+        self, run: str, judge: str, question: int | None = None, token: str | None = None, seconds: float = 600,
+        invitation: int | None = None,
+    ) -> int | None:  # fmt: skip
         """Withdraw the judge's latest answer in the run, or on one `question`; returns the question, None when there is no such answer.
 
         With a `token` only the answer that was sent with it: who undoes it twice does not undo the one that they have given since. The
-        judge has the question before them again, for `seconds`.
+        judge has the question before them again, for `seconds`. Who was let in by an `invitation` may do it only while that holds.
         """
         with self.transaction(write=True) as connection:
+            writer(connection, judge, invitation)
             latest = self.said(connection, run, judge)
             if question is not None:
                 latest = latest.where(t.label.c.comparison == question)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.middleware.sessions import SessionMiddleware
 
 from rather.core import Label
-from rather.errors import StoreError
+from rather.errors import InvitationError, StoreError
 from rather.store import Question, Store, asking
 from rather.store.clips import picture, problems
 from rather.store.engine import now
@@ -97,6 +97,10 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
             **values,
         )
 
+    @app.exception_handler(InvitationError)
+    def invitation_has_ended(_: Request, error: InvitationError) -> Response:
+        return JSONResponse({"detail": f"{error}; ask for a new link"}, 401)
+
     @app.exception_handler(StoreError)
     def store_fails(_: Request, error: StoreError) -> Response:
         return JSONResponse({"detail": str(error)}, 503)
@@ -179,7 +183,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         unmeasured = given.seconds is None and preference is not None and not who.simulated
         flags = (*["fast"] * unmeasured, *["late"] * (0 < lease.expires < now()))
         label = Label(given.question, who.name, preference, reason, given.seconds, lease.shown, flags, best=best)
-        return {"label": store.answer(label, _token(who, given.key))}
+        return {"label": store.answer(label, _token(who, given.key), who.invitation)}
 
     @app.get("/api/answers")
     def own_answers(
@@ -200,7 +204,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
     def undo(given: Undo, who: Person = somebody) -> dict[str, bool]:
         """Withdraw an answer: the question is open again. `undone` is false if there is none."""
         token = None if given.key is None else _token(who, given.key)
-        return {"undone": store.undo(run, who.name, given.question, token) is not None}
+        return {"undone": store.undo(run, who.name, given.question, token, invitation=who.invitation) is not None}
 
     app.include_router(router(store, project, guard))
     return app
