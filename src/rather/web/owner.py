@@ -100,7 +100,6 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
     def erase_person(judge: Judge, who: Person = owner) -> dict[str, int]:
         """Erase a person: their answers in this run, their invitation, and with the last of their answers their name."""
         gone = erase(store, other_than(who, judge), run)
-        watch.forget()
         note(store, who.name, f"erased one person with {gone} rows")
         return {"rows": gone}
 
