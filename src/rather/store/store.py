@@ -4,6 +4,7 @@ Labels are append-only: changing one's mind or undoing adds a row, and the lates
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -360,22 +361,27 @@ class Store:
 
         By default a question with several answers is one comparison with their mean; with `each` it is one comparison an answer,
         which names its judge. An answer to more than two sides is several comparisons, see `Comparison.pairs`. `among` takes the labels
-        with these numbers, whether they still count or not. Answers that have a flag in `without` are left out; `only`, and
+        with these numbers, whether they still count or not. Answers that have a flag in `without` are left out and counted, under
+        the first of their flags that is there; `only`, and
         the `beginning` of their keys, choose questions; `judges` says whose answers count, if not all.
         """
         fastest_s, accepted = self.asking(run).fastest_s, None if among is None else set(among)
         questions = rows.asked(run, purpose, beginning)
         if among is None:
             questions = questions.where(t.comparison.c.answers > 0)
-        found, numbers = list[Comparison](), list[int]()
+        found, numbers, left_out = list[Comparison](), list[int](), Counter[str]()
         with reading.unwatched(), self.transaction() as connection:
             suspicious = quality.flags(connection, run, fastest_s, without) if among is None and without else {}
 
             def counts(label: sa.Row[Any]) -> bool:
-                honest = label.id not in suspicious and not any(flag in without for flag in label.flags)
-                return honest and (accepted is None or label.id in accepted) and (judges is None or label.name in judges)
+                if (accepted is not None and label.id not in accepted) or (judges is not None and label.name not in judges):
+                    return False
+                reasons = {*label.flags, *suspicious.get(label.id, ())}
+                reason = next((flag for flag in without if flag in reasons), None)
+                left_out.update([reason] if reason else [])
+                return reason is None
 
             for some in reading.judged(connection, questions, rows.CURRENT if among is None else rows.WRITTEN, counts, only, each):
                 found += some.comparisons
                 numbers += some.labels
-        return Answered(found, max(numbers, default=0), sorted(numbers))
+        return Answered(found, max(numbers, default=0), sorted(numbers), left_out)
