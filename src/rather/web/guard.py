@@ -2,8 +2,10 @@
 
 import secrets
 import time
+from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import HTTPException, Request, Security
+from fastapi.security import HTTPBearer
 
 from rather.store import Store
 from rather.store.people import Person, bearer
@@ -11,6 +13,7 @@ from rather.store.people import Person, bearer
 ANSWERS_A_SECOND, BURST = 10.0, 30.0
 
 
+BEARER = HTTPBearer(auto_error=False, description="The token of an invite link: what stands behind its #.")
 MOST_ENTERED = 30
 """Invitations that one browser remembers; a cookie has no room for many more."""
 
@@ -28,7 +31,7 @@ class Guard:
         self.store, self.run = store, run
         self.left: dict[int, tuple[float, float]] = {}
 
-    def __call__(self, request: Request) -> Person:
+    def __call__(self, request: Request, _: Any = Security(BEARER)) -> Person:
         """The person.
 
         Raises:
@@ -47,7 +50,7 @@ class Guard:
             self._not_too_fast(found.judge)
         return found
 
-    def owner(self, request: Request) -> Person:
+    def owner(self, request: Request, _: Any = Security(BEARER)) -> Person:
         """The person, who must be an owner."""
         found = self(request)
         if found.role != "owner":
