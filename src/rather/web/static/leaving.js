@@ -22,8 +22,8 @@
     }
     const waiting = `${counting(length, "answer")} ${length === 1 ? "has" : "have"}`;
     at("leaving-what").textContent = `${waiting} not reached the server yet. ` + (memory.length
-      ? "This browser has no room to keep answers: if you log out now, they are lost."
-      : "They are kept in this browser, and sent when you come back by your link.");
+      ? "This browser has no room to keep answers: if you log out now, this is lost."
+      : `${length === 1 ? "It is" : "They are"} kept in this browser, and sent when you come back by your link.`);
     clock.open(dialog);
   });
   at("leave").addEventListener("click", leave);
