@@ -37,7 +37,7 @@ let reading = false;  // nothing is given out before the guidelines have been re
 const again = new Set();      // questions with an earlier answer, which is changed
 const elsewhere = new Set();  // questions that another tab of this person has answered
 
-const outbox = new Outbox(meta("person"), call, kept, (message) => { at("refused").textContent = message; });
+const outbox = new Outbox(meta("person"), send, kept, (message) => { at("refused").textContent = message; });
 
 function kept() {
   const waiting = outbox.length ? `${outbox.length} kept here until the server has them.` : "";
@@ -59,6 +59,12 @@ async function call(path, body) {
   const error = new Error(typeof said.detail === "string" ? said.detail : `the server says ${answer.status}`);
   error.status = answer.status;
   throw error;
+}
+
+// The server has it: what it said of progress is from before.
+async function send(path, body) {
+  const said = await call(path, body);
+  if (said.undone !== false) done += counted(path, body);
 }
 
 async function more() {
@@ -164,8 +170,8 @@ player.changed = enable;
 
 function tell() {
   const mine = Math.max(0, Math.min(share, outbox.records.reduce((sum, { path, body }) => sum + counted(path, body), done)));
-  const left = minutes === null || mine === share ? "" : `, about ${counting(minutes, "minute")} left`;
-  at("progress").textContent = share ? `${mine} of your ${share} answered${left}` : "";
+  const left = minutes === null || mine === share ? " answered" : `, about ${counting(minutes, "minute")} left`;
+  at("progress").textContent = share ? `${mine} of your ${share}${left}` : "";
   at("done").hidden = !share;
   at("done").max = share || 1;
   at("done").value = mine;
