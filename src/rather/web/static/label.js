@@ -167,7 +167,10 @@ function enable() {
   for (const button of buttons) button.disabled = button.id !== "undo" && !(current && (["skip", "remark"].includes(button.id) || player.ready));
 }
 player.changed = () => {
-  if (player.ready) shownAt = performance.now();  // before, there was nothing to be seen whole
+  if (player.ready) {  // before, there was nothing to be seen whole
+    shownAt = performance.now();
+    clock.begin();
+  }
   enable();
 };
 
