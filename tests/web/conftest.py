@@ -45,12 +45,12 @@ def elsewhere(either: Store, where: str) -> Iterator[Store]:
 
 
 @contextmanager
-def served(store: Store, run: str) -> Iterator[str]:
+def served(store: Store, run: str, guidelines: str = "", port: int = 0) -> Iterator[str]:
     """The real server over `store`: its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    serving, url = server(store, Project(run, "Which is better?"), "127.0.0.1", port)
+        port = port or free.getsockname()[1]
+    serving, url = server(store, Project(run, "Which is better?", guidelines), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:
@@ -83,9 +83,9 @@ def serve(store: Store) -> Iterator[Callable[..., str]]:
     """Starts the server for the run "r", without repeats, and returns its URL."""
     with ExitStack() as stack:
 
-        def start(overlap: int = 1) -> str:
+        def start(overlap: int = 1, guidelines: str = "") -> str:
             store.set_asking("r", Asking(overlap, repeats=0))
-            return stack.enter_context(served(store, "r"))
+            return stack.enter_context(served(store, "r", guidelines))
 
         yield start
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, func, insert, select
 
 from rather.store import tables as t
 from rather.store.engine import now
@@ -72,7 +72,8 @@ def _clear(store: Store, run: str, judge: str) -> Row[Any] | None:
             return None
         first = connection.execute(mine.with_only_columns(c.id).order_by(c.id).limit(1)).scalar() or 0
         known = select(t.probe.c.comparison).where((t.probe.c.comparison == c.comparison) | (t.probe.c.original == c.comparison))
-        clear = mine.where(c.id <= before[-1], c.preference.in_((0.0, 1.0)), c.best.is_(None), ~known.correlate(t.label).exists())
+        clear = mine.where(c.id <= before[-1], c.preference.in_((0.0, 1.0)), c.best.is_(None), func.length(c.shown) == 2)
+        clear = clear.where(~known.correlate(t.label).exists())
         start = first + _draw(judge, turns, "again") % (before[-1] - first + 1)
         for some in (clear.where(c.id >= start), clear):
             if (row := connection.execute(some.order_by(c.id).limit(1)).first()) is not None:

@@ -97,8 +97,15 @@ class Store:
     ) -> list[int]:
         """Put questions into the store, all or none; a key that the run already has is left as it is.
 
-        Returns the number of each question. A higher score is asked earlier; `why` is one word for all, or one each.
+        Returns the number of each question. A higher score is asked earlier; `why` is one word for all, or one each. Questions with one
+        side alone have the purpose "unpaired", and no others have.
+
+        Raises:
+            DataError: a question has as many sides as no question of its purpose has.
         """
+        for c in comparisons:
+            if (len(c.sides) == 1) != (purpose == "unpaired"):
+                raise DataError(f"question {c.key!r} has {len(c.sides)} sides; one alone is what 'unpaired' ones have, and only they")
         with self.transaction(write=True) as connection:
             there, known = select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run), dict[str, int]()
             for some in counting.parts(dict.fromkeys(c.key for c in comparisons)):
@@ -247,8 +254,8 @@ class Store:
             StoreError: an unknown question or judge.
         """
         for x in labels:
-            if x.preference is not None and not 0 <= x.preference <= 1:
-                raise DataError(f"the label {x.preference} of question {x.comparison} is outside [0, 1]")
+            if outside := [said for said in (x.preference, *x.criteria.values()) if said is not None and not 0 <= said <= 1]:
+                raise DataError(f"the label {outside[0]} of question {x.comparison} is outside [0, 1]")
         numbers = []
         with self.transaction(write=True) as connection:
             judges = {name: writer(connection, name, invitation) for name in sorted({x.judge for x in labels})}
@@ -262,7 +269,9 @@ class Store:
                 try:
                     with connection.begin_nested():
                         made = connection.execute(insert(t.label).values(values))
-                    number = made.inserted_primary_key[0]  # type: ignore[index]
+                        number = made.inserted_primary_key[0]  # type: ignore[index]
+                        criteria = [{"label": number, "name": name, "preference": said} for name, said in x.criteria.items()]
+                        rows.insert_all(connection, t.criterion, criteria)
                 except IntegrityError as e:
                     # Sent before, perhaps by another process at this very moment: the first one counts.
                     sent = select(t.label.c.id).where(t.label.c.token == values["token"])
@@ -329,12 +338,6 @@ class Store:
             found = connection.execute(self.said(connection, run, judge).order_by(t.label.c.id)).all()
         return [rows.label_of(r, judge) for r in found]
 
-    def latest_of(self, run: str, judge: str, before: int, count: int = 50) -> list[Label]:
-        """One judge's latest answers and abstentions that count, of those with numbers below `before`, the latest first."""
-        with self.transaction() as connection:
-            mine = self.said(connection, run, judge).where(t.label.c.id < before).order_by(t.label.c.id.desc()).limit(count)
-            return [rows.label_of(r, judge) for r in connection.execute(mine)]
-
     def latest(self) -> int:
         """The number of the last row that was written about any answer."""
         with self.transaction() as connection:
@@ -356,19 +359,20 @@ class Store:
         only: Callable[[Comparison], bool] = lambda comparison: True,
         beginning: str = "",
         judges: Collection[str] | None = None,
+        criterion: str = "",
     ) -> Answered:
         """Comparisons with their preferences, for learning; abstentions are left out.
 
         By default a question with several answers is one comparison with their mean; with `each` it is one comparison an answer,
-        which names its judge. An answer to more than two sides is several comparisons, see `Comparison.pairs`. `among` takes the labels
-        with these numbers, whether they still count or not. Answers that have a flag in `without` are left out and counted, under
-        the first of their flags that is there; `only`, and
-        the `beginning` of their keys, choose questions; `judges` says whose answers count, if not all.
+        which names its judge. An answer to more than two sides is several comparisons, see `Comparison.pairs`. Where an owner has decided,
+        that is all that counts. `among` takes the labels with these numbers, whether they still count or not. Answers that have a flag in
+        `without` are left out and counted, under the first of their flags that is there; `only`, and the `beginning` of their keys, choose
+        questions; `judges` says whose answers count, if not all. With a `criterion`, preferences are those on that one alone.
         """
         fastest_s, accepted = self.asking(run).fastest_s, None if among is None else set(among)
         questions = rows.asked(run, purpose, beginning)
         if among is None:
-            questions = questions.where(t.comparison.c.answers > 0)
+            questions = questions.where((t.comparison.c.answers > 0) | rows.decided())
         found, numbers, left_out = list[Comparison](), list[int](), Counter[str]()
         with reading.unwatched(), self.transaction() as connection:
             suspicious = quality.flags(connection, run, fastest_s, without) if among is None and without else {}
@@ -381,7 +385,8 @@ class Store:
                 left_out.update([reason] if reason else [])
                 return reason is None
 
-            for some in reading.judged(connection, questions, rows.CURRENT if among is None else rows.WRITTEN, counts, only, each):
+            labels = rows.COUNTED if among is None else select(t.label)
+            for some in reading.judged(connection, questions, labels, counts, only, each, criterion=criterion):
                 found += some.comparisons
                 numbers += some.labels
         return Answered(found, max(numbers, default=0), sorted(numbers), left_out)

@@ -73,6 +73,8 @@ class Progress(BaseModel):
 
     mine: int
     questions: int
+    share: int = Field(description="How many questions are theirs: those, and an equal part of the answers that are still wanted.")
+    minutes: int | None = Field(description="About how long the rest of the share takes; null before a few answers.")
 
 
 class Next(BaseModel):
@@ -96,6 +98,8 @@ class Own(BaseModel):
     question: int
     choice: str
     reason: str
+    beginning: str = Field(description="How the question begins; empty for clips.")
+    created: float = Field(description="When the answer was kept, in seconds since 1970.")
     slight: bool = False
     place: int | None = None
 
