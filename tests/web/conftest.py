@@ -36,6 +36,14 @@ def either(where: str) -> Iterator[Store]:
     made.close()
 
 
+@pytest.fixture
+def elsewhere(either: Store, where: str) -> Iterator[Store]:
+    """The same store, as another server has it."""
+    made = Store(where)
+    yield made
+    made.close()
+
+
 @contextmanager
 def served(store: Store, run: str, guidelines: str = "", port: int = 0) -> Iterator[str]:
     """The real server over `store`: its URL."""
