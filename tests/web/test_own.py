@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -311,12 +310,12 @@ def test_guidelines_come_before_the_first_question_until_they_have_been_read(con
     expect(dialog).to_be_visible()
 
 
-def test_other_guidelines_are_read_anew(context: BrowserContext, store: Store, tmp_path: Path) -> None:
+def test_other_guidelines_are_read_anew(context: BrowserContext, store: Store) -> None:
     ask(store, 3)
     token, page, port = invite(store, "ann"), context.new_page(), 0
     dialog = page.get_by_role("dialog", name="Guidelines")
     for rules, new in (("Be kind.", True), ("Be kind.", False), ("Be very kind.", True)):
-        with served(store, tmp_path, "r", rules, port) as url:
+        with served(store, "r", rules, port) as url:
             port = int(url.rpartition(":")[2])
             page.goto(f"{url}/join#{token}")
             if new:

@@ -27,7 +27,7 @@ CATEGORIES = range(-1, len(rows.LETTERS) + 1)
 """What an answer may say: b, a tie, a, or which of several, as in `agreement.rated`."""
 _C, _X, _P = t.comparison.c, t.label.c, t.probe.c
 _ANSWER = _X.kind == "answer"
-_CLEAR = and_(_ANSWER, _X.best.is_(None), _X.preference != 0.5)
+_CLEAR = and_(_ANSWER, _X.best.is_(None), _X.preference != 0.5, func.length(_X.shown) > 1)
 _LEFT = and_(_CLEAR, (_X.preference > 0.5) == (func.substr(_X.shown, 1, 1) == "a"))
 _RIGHT = (_X.preference - 0.5) * (_P.preference - 0.5) >= 0
 
@@ -64,9 +64,13 @@ def progress(store: Store, run: str) -> dict[str, Any]:
     asking = store.asking(run)
     count = func.sum(case((_C.answers >= asking.overlap, 1), else_=0))
     wanted = select(func.count(), count, func.sum(_C.answers)).where(_C.run == run, rows.of_purpose(None))
+    decided = rows.DECIDED.join(t.comparison, _C.id == _X.comparison).where(
+        _C.run == run, rows.of_purpose(None), _C.answers < asking.overlap
+    )
     with store.transaction() as connection:
         questions, complete, answers = connection.execute(wanted).one()
-    return {"questions": questions, "complete": complete or 0, "answers": answers or 0, "asking": vars(asking)}
+        complete = (complete or 0) + (connection.execute(decided.with_only_columns(func.count())).scalar() or 0)
+    return {"questions": questions, "complete": complete, "answers": answers or 0, "asking": vars(asking)}
 
 
 def figures(store: Store, run: str) -> Figures:

@@ -24,7 +24,7 @@ let ahead = null;     // the one after it
 let back = null;      // what was left for an earlier answer: its question, the seconds that it took so far, its comment
 let asked = 0;        // the question that is to be skipped
 let given = [];       // the last answers of this tab, for undo: the question and the answer's key
-let shownAt = 0;
+let shownAt = 0;      // when all of it could be seen
 let done = 0;         // answers that the server has, as it said
 let share = 0;        // questions that are this person's
 let minutes = null;   // what the rest of them takes, if that can be said
@@ -127,8 +127,7 @@ function goBack() {
   back = null;
   current = question || ahead;
   if (!question) ahead = null;
-  show();
-  if (question) clock.start(seconds);
+  show(question ? seconds : 0);
   if (question) comment.set(text);
   more();
 }
@@ -141,7 +140,7 @@ function withdraw() {
   goBack();
 }
 
-function show() {
+function show(seconds = 0) {
   at("earlier").hidden = !back;
   at("question").hidden = !current;
   at("question").dataset.number = current ? current.id : "";
@@ -152,9 +151,9 @@ function show() {
   }
   at("both-bad").textContent = count > 2 ? "all bad" : "both bad";
   if (current) {
+    clock.start(seconds);
     draw(current, player);
-    shownAt = performance.now();
-    clock.start();
+    seen();
     window.scrollTo(0, 0);
   }
   comment.clear();
@@ -162,11 +161,20 @@ function show() {
   tell();
 }
 
+// All of the question can be seen from now on.
+function seen() {
+  shownAt = performance.now();
+  clock.restart();
+}
+
 // While a clip is missing, a question can only be skipped.
 function enable() {
   for (const button of buttons) button.disabled = button.id !== "undo" && !(current && (["skip", "remark"].includes(button.id) || player.ready));
 }
-player.changed = enable;
+player.changed = () => {
+  if (player.ready) seen();
+  enable();
+};
 
 function tell() {
   const mine = Math.max(0, Math.min(share, outbox.records.reduce((sum, { path, body }) => sum + counted(path, body), done)));
