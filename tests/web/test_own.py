@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -311,7 +310,7 @@ def test_guidelines_come_before_the_first_question_until_they_have_been_read(con
     expect(dialog).to_be_visible()
 
 
-def test_other_guidelines_are_read_anew(context: BrowserContext, store: Store, tmp_path: Path) -> None:
+def test_other_guidelines_are_read_anew(context: BrowserContext, store: Store) -> None:
     ask(store, 3)
     token, page, port = invite(store, "ann"), context.new_page(), 0
     dialog = page.get_by_role("dialog", name="Guidelines")

@@ -127,8 +127,7 @@ function goBack() {
   back = null;
   current = question || ahead;
   if (!question) ahead = null;
-  show();
-  if (question) clock.start(seconds);
+  show(question ? seconds : 0);
   if (question) comment.set(text);
   more();
 }
@@ -141,7 +140,7 @@ function withdraw() {
   goBack();
 }
 
-function show() {
+function show(seconds = 0) {
   at("earlier").hidden = !back;
   at("question").hidden = !current;
   at("question").dataset.number = current ? current.id : "";
@@ -152,9 +151,9 @@ function show() {
   }
   at("both-bad").textContent = count > 2 ? "all bad" : "both bad";
   if (current) {
+    clock.start(seconds);
     draw(current, player);
-    shownAt = performance.now();
-    clock.start();
+    seen();
     window.scrollTo(0, 0);
   }
   comment.clear();
@@ -162,15 +161,18 @@ function show() {
   tell();
 }
 
+// All of the question can be seen from now on.
+function seen() {
+  shownAt = performance.now();
+  clock.restart();
+}
+
 // While a clip is missing, a question can only be skipped.
 function enable() {
   for (const button of buttons) button.disabled = button.id !== "undo" && !(current && (["skip", "remark"].includes(button.id) || player.ready));
 }
 player.changed = () => {
-  if (player.ready) {  // before, there was nothing to be seen whole
-    shownAt = performance.now();
-    clock.begin();
-  }
+  if (player.ready) seen();
   enable();
 };
 
