@@ -14,15 +14,18 @@ from rather.data import transfer
 from rather.errors import StoreError
 from rather.store import Store
 from rather.store.clips import problems
+from rather.store.opened import any_answered, opened
 from rather.store.overview import overview
 from rather.store.people import Person, erase, everybody, invite, named, note, noted, proper, revoke
 from rather.store.quality import Asking
+from rather.store.rows import LETTERS
 from rather.web.guard import Guard
 from rather.web.project import Project
+from rather.web.shown import shown
 from rather.web.watch import Watch
 
 Name = Annotated[str, AfterValidator(proper)]
-Judge = Annotated[int, FromPath(ge=1, le=2**31 - 1)]
+Number = Annotated[int, FromPath(ge=1, le=2**31 - 1)]
 Flag = Literal["fast", "gold", "inconsistent", "late"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -63,6 +66,23 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         """
         return overview(store, run, watch.figures()) | {"problems": problems(store, run)}
 
+    @found.get("/owner/questions/random")
+    def open_any(who: Person = owner) -> dict[str, Any]:
+        """A question that somebody has answered, drawn at random, as below."""
+        number = any_answered(store, run)
+        if number is None:
+            raise HTTPException(404, "no question has been answered yet")
+        return open_question(number, who)
+
+    @found.get("/owner/questions/{number}")
+    def open_question(number: Number, who: Person = owner) -> dict[str, Any]:
+        """A question of the run as people see it, but with its sides in the order a, b, ...; and all that was ever said about it."""
+        question = store.question(number, run)
+        if question is None:
+            raise HTTPException(404, f"this run has no question {number}")
+        order = LETTERS[: len(question.comparison.sides)]
+        return {"question": shown(store, question, order, who) | {"order": order}} | opened(store, question)
+
     @found.put("/asking")
     def change(given: Change, who: Person = owner) -> dict[str, Any]:
         """Change how questions are given out."""
@@ -89,7 +109,7 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         return {"link": f"join#{token}"}
 
     @found.delete("/people/{judge}")
-    def revoke_person(judge: Judge, who: Person = owner) -> dict[str, bool]:
+    def revoke_person(judge: Number, who: Person = owner) -> dict[str, bool]:
         """Take the invitation of the judge of that number back; answers stay."""
         name = other_than(who, judge)
         revoked = revoke(store, name, run)
@@ -97,7 +117,7 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         return {"revoked": revoked}
 
     @found.delete("/people/{judge}/answers")
-    def erase_person(judge: Judge, who: Person = owner) -> dict[str, int]:
+    def erase_person(judge: Number, who: Person = owner) -> dict[str, int]:
         """Erase a person: their answers in this run, their invitation, and with the last of their answers their name."""
         gone = erase(store, other_than(who, judge), run)
         watch.forget()

@@ -59,17 +59,29 @@ function personRow(person) {
   return row;
 }
 
+function link(question) {
+  const made = element("a", `question ${question}`);
+  made.href = `${location.pathname}#question-${question}`;
+  return made;
+}
+
+function item(question, text) {
+  const made = element("li");
+  made.append(link(question), text);
+  return made;
+}
+
 const word = (preference) => (preference > 0.5 ? "first" : preference < 0.5 ? "second" : "tie");
 
-let drawn = "";
+let lastDrawn = "";
 async function show() {
   const [found, audit] = await Promise.all([call("api/overview"), call("api/audit")]);
   const asOf = found.as_of;
   at("as-of").textContent = asOf === null ? "The figures below are being counted." :
     `Agreement, people's figures, disagreements and flags as of ${new Date(1000 * asOf).toLocaleTimeString()}.`;
   delete found.as_of;
-  if (JSON.stringify([found, audit]) === drawn) return;  // leave the focus where it is
-  drawn = JSON.stringify([found, audit]);
+  if (JSON.stringify([found, audit]) === lastDrawn) return;  // leave the focus where it is
+  lastDrawn = JSON.stringify([found, audit]);
   at("done").max = Math.max(found.questions, 1);
   at("done").value = found.complete;
   at("totals").textContent = `${found.complete} of ${found.questions} questions have their ${found.asking.overlap}; ${found.answers} answers`;
@@ -83,9 +95,9 @@ async function show() {
   at("people").replaceChildren(...found.people.map(personRow));
   const none = (list) => (list.length ? list : [element("li", "none", "soft")]);
   at("contested").replaceChildren(...none((found.contested ?? []).map((q) =>
-    element("li", `${q.question}: ${q.words} (${q.answers.map(([judge, preference]) => `${judge} ${word(preference)}`).join(", ")})`))));
+    item(q.question, `: ${q.words} (${q.answers.map(([judge, preference]) => `${judge} ${word(preference)}`).join(", ")})`))));
   at("flagged").replaceChildren(...none((found.flagged ?? []).map((x) =>
-    element("li", `question ${x.question}, ${x.judge}: ${x.reasons.join(", ")}${x.seconds === null ? "" : `, ${x.seconds.toFixed(1)} s`}`))));
+    item(x.question, `, ${x.judge}: ${x.reasons.join(", ")}${x.seconds === null ? "" : `, ${x.seconds.toFixed(1)} s`}`))));
   at("audit").replaceChildren(...none(audit.map((x) => element("li", `${new Date(1000 * x.created).toLocaleString()} ${x.who}: ${x.what}${x.whom && ` (${x.whom})`}`))));
   const form = at("asking");
   if (!form.contains(document.activeElement)) {
