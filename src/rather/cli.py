@@ -140,7 +140,8 @@ def serve(
         run = _run(file, settings)
         run.ready(run.begun)
         run.draw()
-        store, folder, project = run.store, run.folder, Project(run.config.run.name, run.config.judge.instruction)
+        store, folder = run.store, run.folder
+        project = Project(run.config.run.name, run.config.judge.instruction, metrics=run.metrics.path)
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))

@@ -38,12 +38,12 @@ def either(where: str) -> Iterator[Store]:
 
 
 @contextmanager
-def served(store: Store, folder: Path, run: str) -> Iterator[str]:
+def served(store: Store, folder: Path, run: str, metrics: Path | None = None) -> Iterator[str]:
     """The real server over `store`: its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serving, url = server(store, folder / "run", Project(run, "Which is better?"), "127.0.0.1", port)
+    serving, url = server(store, folder / "run", Project(run, "Which is better?", metrics=metrics), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:

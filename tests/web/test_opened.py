@@ -89,7 +89,7 @@ def test_the_owner_opens_what_people_disagree_about_and_goes_back(context: Brows
     expect(page.locator("#said tr.past")).to_have_count(2)
     assert before is not None
     assert before.evaluate("node => node.isConnected"), "the question itself is not drawn anew"
-    page.get_by_label("Question", exact=True).fill("3")
+    page.get_by_label("Question number").fill("3")
     page.keyboard.press("Enter")
     expect(page.locator("#side-1")).to_have_text("one 2")
     expect(page.locator("#said tr")).to_have_count(0)
@@ -104,7 +104,7 @@ def test_the_owner_opens_what_people_disagree_about_and_goes_back(context: Brows
     expect(page.locator("#side-1")).to_have_text("one 1")
     page.get_by_role("link", name="All figures").click()
     expect(page.locator("#overview")).to_be_visible()
-    page.get_by_label("Question", exact=True).fill("77")
+    page.get_by_label("Question number").fill("77")
     page.keyboard.press("Enter")
     expect(page.locator("#not-opened")).to_have_text("this run has no question 77")
     expect(page.locator("#question")).to_be_hidden()
@@ -129,11 +129,11 @@ def test_clips_conversations_and_several_sides_are_opened(context: BrowserContex
     four = store.ask(example.RUN, [of_four(1)])[0]
     page = enter_owner(context, url, store)
     drive = next(q.id for q in store.questions(example.RUN) if q.why == "drive")
-    page.get_by_label("Question", exact=True).fill(str(drive))
+    page.get_by_label("Question number").fill(str(drive))
     page.keyboard.press("Enter")
     page.wait_for_function("() => [...document.querySelectorAll('canvas')].filter((c) => Number(c.dataset.frame) > 2).length === 2")
     page.get_by_role("button", name="pause").click()
-    page.get_by_label("Question", exact=True).fill(str(four))
+    page.get_by_label("Question number").fill(str(four))
     page.keyboard.press("Enter")
     expect(page.locator("#sides h2")).to_have_text(["a", "b", "c", "d"])
     assert [text.split()[0] for text in page.locator("#sides .words").all_inner_texts()] == ["one", "two", "three", "four"]

@@ -7,7 +7,7 @@ from questions import question
 
 from rather.core import Label
 from rather.store import Store
-from rather.store.overview import overview
+from rather.store.overview import COUNTED, overview
 from rather.store.people import erase
 from rather.web import watch
 from rather.web.watch import Watch
@@ -52,4 +52,4 @@ def test_figures_that_take_long_are_the_last_ones_and_say_of_when(store: Store, 
 def test_before_anything_is_counted_the_page_is_told_so(store: Store) -> None:
     found = overview(store, "r", None)
     assert found["questions"] == 4
-    assert [found[what] for what in ("as_of", "agreement", "position", "contested", "flagged")] == [None] * 5
+    assert [found[what] for what in ("as_of", *COUNTED)] == [None] * 7

@@ -19,6 +19,7 @@ from rather.store.overview import overview
 from rather.store.people import Person, erase, everybody, invite, named, note, noted, proper, revoke
 from rather.store.quality import Asking
 from rather.store.rows import LETTERS
+from rather.web.curves import Curves
 from rather.web.guard import Guard
 from rather.web.project import Project
 from rather.web.shown import shown
@@ -56,7 +57,7 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
     run = project.run
     found = APIRouter(prefix="/api")
     owner = Depends(guard.owner)
-    watch = Watch(store, run)
+    watch, curves = Watch(store, run), Curves(project.metrics)
 
     @found.get("/overview")
     def show_overview(_: Person = owner) -> dict[str, Any]:
@@ -82,6 +83,11 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
             raise HTTPException(404, f"this run has no question {number}")
         order = LETTERS[: len(question.comparison.sides)]
         return {"question": shown(store, question, order, who) | {"order": order}} | opened(store, question)
+
+    @found.get("/owner/curves")
+    def show_curves(_: Person = owner) -> dict[str, Any]:
+        """What the run's learner has measured so far, a few hundred points each; alarms; what is wrong with its file."""
+        return curves.read()
 
     @found.put("/asking")
     def change(given: Change, who: Person = owner) -> dict[str, Any]:
