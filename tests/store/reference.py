@@ -8,6 +8,7 @@ from rather.core import Label
 from rather.store import Store
 from rather.store import tables as t
 from rather.store.agreement import measure, position_bias
+from rather.store.opened import said
 from rather.store.people import numbered
 
 KNOWN = ("gold", "repeat", "same")
@@ -153,6 +154,6 @@ def overview(store: Store, run: str) -> dict[str, Any]:
             "left_out": sum(bool({*asking.leave_out} & {*why}) for why in reasons.values()),
         },
         "position": None if bias is None else vars(bias), "people": people,
-        "contested": [(number, [[x.judge, x.preference] for x in votes[number]]) for number in contested[:20]],
+        "contested": [(number, [[x.judge, said("answer", x.preference, x.best)] for x in votes[number]]) for number in contested[:20]],
         "flagged": [(x.comparison, x.judge, reasons[x.id], x.seconds) for x in given if reasons[x.id]][-20:][::-1],
     }  # fmt: skip

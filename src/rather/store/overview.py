@@ -19,6 +19,7 @@ from rather.store import rows
 from rather.store import tables as t
 from rather.store.agreement import bias, of_counts, same_pairs
 from rather.store.engine import now
+from rather.store.opened import said
 from rather.store.people import everybody, numbered
 from rather.store.quality import FLAGS, Asking, suspicious
 from rather.store.store import Store
@@ -195,8 +196,8 @@ def _agreement(
     connection: Connection, run: str, asking: Asking, dubious: Table, spans: Spans | None
 ) -> tuple[dict[str, Any], list[float | None]]:
     """How far people agree, by the answers that are learnt from; and on the questions whose last one falls into each span."""
-    said = case((_X.best.is_not(None), 1 + _X.best), (_X.preference > 0.5, 1), (_X.preference < 0.5, -1), else_=0)
-    sorts = [_sum(said == category).label(f"c{category + 1}") for category in CATEGORIES]
+    category_of = case((_X.best.is_not(None), 1 + _X.best), (_X.preference > 0.5, 1), (_X.preference < 0.5, -1), else_=0)
+    sorts = [_sum(category_of == category).label(f"c{category + 1}") for category in CATEGORIES]
     place = literal(0) if spans is None else spans.place(func.max(_X.created))
     votes = _votes(run).with_only_columns(place.label("place"), *sorts).having(func.count() > 1)
     if asking.leave_out:
@@ -255,9 +256,11 @@ def _contested(connection: Connection, run: str) -> list[dict[str, Any]]:
     numbers = list(connection.execute(wanted.order_by(split.desc(), func.min(_X.id)).limit(SHOWN)).scalars())
     given = rows.CURRENT.join(t.judge, t.judge.c.id == _X.judge).where(_ANSWER, _X.comparison.in_(numbers)).order_by(_X.id)
     answers: dict[int, list[list[Any]]] = {number: [] for number in numbers}
-    for number, name, preference in connection.execute(given.with_only_columns(_X.comparison, t.judge.c.name, _X.preference)):
-        answers[number].append([name, preference])
-    return [{"question": number, "words": "", "answers": said} for number, said in answers.items()]
+    for number, name, preference, best in connection.execute(
+        given.with_only_columns(_X.comparison, t.judge.c.name, _X.preference, _X.best)
+    ):
+        answers[number].append([name, said("answer", preference, best)])
+    return [{"question": number, "words": "", "answers": given} for number, given in answers.items()]
 
 
 def _words(store: Store, run: str, number: int) -> str:

@@ -31,12 +31,14 @@ function overTime(found, questions) {
   ]);
 }
 
+let alarms = "[]";
 async function curves() {
   if (at("overview").hidden) return;
   try {
     const found = await call("api/owner/curves");
     at("curves-section").hidden = !found.plots.length && !found.problem;
-    at("alarms").textContent = found.alarms.join(" ");
+    if (JSON.stringify(found.alarms) !== alarms) at("alarms").replaceChildren(...found.alarms.map((alarm) => element("li", alarm)));
+    alarms = JSON.stringify(found.alarms);  // a screen reader says it once
     at("curves-problem").textContent = found.problem;
     plots(at("curves"), found.plots);
   } catch (error) {

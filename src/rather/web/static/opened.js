@@ -23,7 +23,7 @@ function answerRow(x) {
 }
 
 function about(found) {
-  const parts = [`Asked as ${found.purpose} (${found.why}). `];
+  const parts = [`Purpose: ${found.purpose} (${found.why}). `];
   if (found.known !== null && found.original === null) parts.push(`Its answer is known: ${found.known}. `);
   if (found.original !== null) parts.push("It repeats ", link(found.original), `, to which the answer was: ${found.known}. `);
   found.repeats.forEach((number, i) => parts.push(i ? ", " : "It was asked again as ", link(number)));

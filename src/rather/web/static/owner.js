@@ -78,8 +78,6 @@ function item(question, text) {
   return made;
 }
 
-const word = (preference) => (preference > 0.5 ? "first" : preference < 0.5 ? "second" : "tie");
-
 let lastDrawn = "";
 async function show() {
   const [found, audit] = await Promise.all([call("api/overview"), call("api/audit")]);
@@ -107,7 +105,7 @@ async function show() {
   at("flags").textContent = flagged.length ? `${flagged.join(", ")}: ${leftOut} not learnt from` : "";
   const none = (list) => (list.length ? list : [element("li", "none", "soft")]);
   at("contested").replaceChildren(...none((found.contested ?? []).map((q) =>
-    item(q.question, `: ${q.words} (${q.answers.map(([judge, preference]) => `${judge} ${word(preference)}`).join(", ")})`))));
+    item(q.question, `: ${q.words} (${q.answers.map(([judge, said]) => `${judge}: ${said}`).join(", ")})`))));
   at("flagged").replaceChildren(...none((found.flagged ?? []).map((x) =>
     item(x.question, `, ${x.judge}: ${x.reasons.join(", ")}${x.seconds === null ? "" : `, ${x.seconds.toFixed(1)} s`}`))));
   at("audit").replaceChildren(...none(audit.map((x) => element("li", `${new Date(1000 * x.created).toLocaleString()} ${x.who}: ${x.what}${x.whom && ` (${x.whom})`}`))));

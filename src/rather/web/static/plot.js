@@ -2,6 +2,7 @@
 "use strict";
 
 const [WIDE, HIGH, LEFT, RIGHT, TOP, BELOW] = [360, 190, 46, 10, 8, 36];
+const COLORS = 9;  // as many as the style sheet has
 const TIMES_S = [60, 300, 900, 1800, 3600, 10800, 21600, 43200, ...[1, 2, 3, 7, 14, 30, 61, 91, 182, 365].map((days) => 86400 * days)];
 
 function svg(tag, attributes, ...inside) {
@@ -11,9 +12,9 @@ function svg(tag, attributes, ...inside) {
   return made;
 }
 
-// A few round numbers from low to high.
-function ticks(low, high, most = 5) {
-  const rough = (high - low) / most || 1;
+// A few round numbers from low to high, at least so far apart.
+function ticks(low, high, least = 0, most = 5) {
+  const rough = Math.max((high - low) / most, least) || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((n) => n * power).find((s) => s >= rough * (1 - 1e-9));
   const found = [];
@@ -60,14 +61,15 @@ function chart({ title, series, over = "", time = false, bars = 0, percent = fal
     drawing.append(svg("line", { class: "grid", x1: LEFT, x2: WIDE - RIGHT, y1: y(value), y2: y(value) }));
     drawing.append(svg("text", { x: LEFT - 5, y: y(value) + 4, "text-anchor": "end" }, write(value)));
   }
-  const names = time ? timeTicks(x0, x1) : ticks(x0, x1).map((value) => [value, short(value)]);
+  const names = time ? timeTicks(x0, x1) : ticks(x0, x1, 1).map((value) => [value, short(value)]);
   for (const [value, name] of names) {
     drawing.append(svg("line", { class: "grid", x1: x(value), x2: x(value), y1: HIGH - BELOW, y2: HIGH - BELOW + 4 }));
-    drawing.append(svg("text", { x: x(value), y: HIGH - BELOW + 16, "text-anchor": "middle" }, name));
+    const anchor = x(value) > WIDE - 24 ? "end" : "middle";  // else it would be cut off
+    drawing.append(svg("text", { x: x(value) + (anchor === "end" ? RIGHT - 2 : 0), y: HIGH - BELOW + 16, "text-anchor": anchor }, name));
   }
   drawing.append(svg("text", { x: (LEFT + WIDE) / 2, y: HIGH - 4, "text-anchor": "middle" }, over));
   series.forEach(({ points }, number) => {
-    const color = `c${number % 8}`;
+    const color = `c${number % COLORS}`;
     if (bars) {
       for (const [left, value] of points) {
         if (value) drawing.append(svg("rect", { class: color, x: x(left) + 0.5, y: y(value), width: Math.max(x(left + bars) - x(left) - 1, 1), height: y(0) - y(value) }));
@@ -115,7 +117,7 @@ function plot(figure, spec) {
   const { drawing, table } = chart(spec);
   const legend = make("ul", "", "legend"), details = make("details", "");
   spec.series.forEach(({ name }, number) => {
-    const key = svg("svg", { viewBox: "0 0 24 8", class: "key", "aria-hidden": "true" }, svg("path", { class: `line c${number % 8}`, d: "M1 4H23" }));
+    const key = svg("svg", { viewBox: "0 0 24 8", class: "key", "aria-hidden": "true" }, svg("path", { class: `line c${number % COLORS}`, d: "M1 4H23" }));
     const item = make("li", "");
     item.append(key, name);
     legend.append(item);
@@ -133,7 +135,7 @@ function tinyBar(share) {
 }
 
 function tinyInterval(low, share, high) {
-  const [left, middle, right] = [low, share, high].map((value) => 1 + 58 * value);
-  return svg("svg", { viewBox: "0 0 60 8", class: "tiny", "aria-hidden": "true" },
-    svg("line", { class: "grid", x1: 30, x2: 30, y1: 0, y2: 8 }), svg("path", { class: "line c0", d: `M${left} 4H${right}` }), svg("circle", { class: "c0", cx: middle, cy: 4, r: 2.5 }));
+  const [left, middle, right] = [low, share, high].map((value) => 1 + 98 * value);
+  return svg("svg", { viewBox: "0 0 100 8", class: "tiny wide", "aria-hidden": "true" },
+    svg("line", { class: "grid", x1: 50, x2: 50, y1: 0, y2: 8 }), svg("path", { class: "line c0", d: `M${left} 4H${right}` }), svg("circle", { class: "c0", cx: middle, cy: 4, r: 2.2 }));
 }
