@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -96,6 +97,8 @@ class Comparison:
 
     A question may be "which of these would you rather have?", with `others` beside a and b. Its answer is `best`, the number of the
     side that was picked, or a preference of 0.5 where no side stands out; learning sees it as `pairs`.
+
+    It may also be one attempt alone, with no trajectories in `b`: "is this good?"; `preference` is then P(good), an unpaired label.
     """
 
     a: tuple[Trajectory, ...]
@@ -108,8 +111,8 @@ class Comparison:
 
     @property
     def sides(self) -> tuple[tuple[Trajectory, ...], ...]:
-        """All sides: a, b and the others."""
-        return self.a, self.b, *self.others
+        """All sides: a, b and the others; a alone where there is nothing to compare it with."""
+        return (self.a, self.b, *self.others) if self.b else (self.a,)
 
     def pairs(self) -> list[Comparison]:
         """The comparisons of two sides that the answer says: the side that was picked is better than each other one."""
@@ -131,7 +134,8 @@ class Label:
 
     `preference` is P(a better) in [0, 1], None for an abstention, whose `reason` may say why. Of more than two sides it is 1 where a
     was picked and 0 where another one was, which is number `best`. `seconds` is the time it took, `shown` the letters of the sides in
-    the order in which they stood before the judge, `flags` what makes the answer suspicious.
+    the order in which they stood before the judge, `flags` what makes the answer suspicious. `criteria` are preferences for a on each of
+    the criteria that were asked for beside the whole.
     """
 
     comparison: int
@@ -143,6 +147,7 @@ class Label:
     flags: tuple[str, ...] = ()
     id: int | None = None
     best: int | None = None
+    criteria: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,8 +305,9 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class Answered:
-    """The labels that training may use, by number, and the last one's number."""
+    """The labels that training may use, by number, and the last one's number; and how many were left out for which flag."""
 
     comparisons: list[Comparison]
     watermark: int = 0
     labels: list[int] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)

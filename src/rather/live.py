@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rather import build, checkpoint
+from rather import build, checkpoint, going_on
 from rather.checkpoint import Lineage
 from rather.core import Answered, Comparison
 from rather.store.clips import undrawable
+from rather.store.decisions import decided
 
 POLL_S = 0.5
 
@@ -76,6 +77,8 @@ def fit(run: Any, number: int, name: str) -> Path:
             if not feed.open:
                 break
             time.sleep(POLL_S)
+    left_out = feed.answered.left_out
+    going_on.say_left_out(run, feed.answered)
     expected = feed.steps(len(feed.answered.comparisons) + feed.open)
     learner = run.learner(number, name, feed.answered, expected)
     learner.follow(feed.answered.comparisons)
@@ -85,6 +88,8 @@ def fit(run: Any, number: int, name: str) -> Path:
         manifest = checkpoint.check(found[-1])
         lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
     last = run.learn(learner, name, number, expected, lineage, feed, open_=True)
+    if feed.answered.left_out != left_out:  # more have come since
+        going_on.say_left_out(run, feed.answered)
     if name == "reward":
         run.evaluate_reward(learner.model, checkpoint.check(last)["step"])
     return last
@@ -93,11 +98,11 @@ def fit(run: Any, number: int, name: str) -> Path:
 def wanted(run: Any, purpose: str, number: int = sys.maxsize) -> int:
     """How many answers are still wanted to the questions of a purpose, up to round `number`; who skips has answered.
 
-    Questions with a clip that could not be drawn are not given out, so that no answer to them can come.
+    Questions with a clip that could not be drawn, or that an owner has decided, are not given out, so that no answer to them can come.
     """
     store, name = run.store, run.config.run.name
     given = Counter(x.comparison for x in store.labels(name, purpose))
-    hidden, overlap = undrawable(store, name), store.asking(name).overlap
+    hidden, overlap = undrawable(store, name) | decided(store, name).keys(), store.asking(name).overlap
     questions = [q.id for q in store.questions(name, purpose) if q.id not in hidden and not later_than(number, q.comparison)]
     return sum(max(0, overlap - given[question]) for question in questions)
 

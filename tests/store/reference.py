@@ -20,12 +20,21 @@ def labels(store: Store, run: str) -> list[Label]:
         names = {r.id: r.name for r in connection.execute(t.judge.select())}
         asked = {r.id for r in connection.execute(t.comparison.select().where(t.comparison.c.run == run))}
         written = connection.execute(t.label.select().order_by(t.label.c.id)).all()
-    last = {(r.comparison, r.judge): r for r in written if r.comparison in asked}
+    last = {(r.comparison, r.judge): r for r in written if r.comparison in asked and r.kind != "decision"}
     return [
         Label(r.comparison, names[r.judge], r.preference, r.reason, r.seconds, r.shown, tuple(r.flags), r.id, r.best)
         for r in sorted(last.values(), key=lambda r: r.id)
         if r.kind != "undo"
     ]
+
+
+def decided(store: Store, run: str) -> dict[int, int]:
+    """Of each question that owners have decided, the label that says so."""
+    with store.transaction() as connection:
+        asked = {r.id for r in connection.execute(t.comparison.select().where(t.comparison.c.run == run))}
+        written = connection.execute(t.label.select().where(t.label.c.kind == "decision").order_by(t.label.c.id)).all()
+    last = {r.comparison: r for r in written if r.comparison in asked}
+    return {number: r.id for number, r in last.items() if r.preference is not None}
 
 
 def contradicts(given: float | None, known: float) -> bool:
@@ -98,6 +107,9 @@ def over_time(store: Store, run: str, start: int, span_s: int, count: int) -> di
         raw = measure(here, resamples=1).raw if here else float("nan")
         agreement.append(raw if raw == raw else None)
     done = Counter(last(answers) for answers in votes.values() if len(answers) >= asking.overlap)
+    for number, label in decided(store, run).items():
+        if purposes[number] not in KNOWN and len(votes.get(number, ())) < asking.overlap:
+            done[int(created[label] - start) // span_s] += 1
     by_judge = Counter((x.judge, place[x.id]) for x in said)
     return {
         "start": start, "span_s": span_s, "count": count, "agreement": agreement, "completed": [done[i] for i in range(count)],
@@ -147,7 +159,11 @@ def overview(store: Store, run: str) -> dict[str, Any]:
     figures = {k: getattr(found, k) for k in ("raw", "alpha", "low", "high")}
     return {
         "questions": sum(purpose not in KNOWN for purpose in purposes.values()),
-        "complete": sum(len(answers) >= asking.overlap for answers in votes.values()), "answers": sum(map(len, votes.values())),
+        "complete": len(
+            {number for number, answers in votes.items() if len(answers) >= asking.overlap}
+            | {number for number in decided(store, run) if purposes[number] not in KNOWN}
+        ),
+        "answers": sum(map(len, votes.values())),
         "agreement": {"questions": found.questions, **{k: v if v == v else None for k, v in figures.items()}},
         "flags": {
             "counts": {flag: sum(flag in why for why in reasons.values()) for flag in ("fast", "gold", "inconsistent", "late")},

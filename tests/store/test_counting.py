@@ -23,6 +23,7 @@ from rather.store import Store, leasing, tally
 from rather.store import tables as t
 from rather.store.asking import next_question, repeat
 from rather.store.clips import missing, undrawable
+from rather.store.decisions import decide, decided
 from rather.store.imports import import_all
 from rather.store.overview import figures, overview
 from rather.store.people import erase
@@ -64,6 +65,10 @@ def live(store: Store, numbers: list[int], chance: random.Random, steps: int) ->
             import_all(store, "r", rows, "train", chance.choice(["file", who]) if store.judges()[who] == "person" else "file")
         elif what < 0.2:
             store.answer(Label(store.questions("another run")[0].id, who, 1.0))
+        elif what < 0.27:
+            number = chance.choice(numbers)
+            best = chance.choice([None, 0, 3]) if len(store.question(number, "r").comparison.sides) > 2 else None
+            decide(store, "r", who, number, chance.choice([0.0, 0.5, 1.0, None]), best)
         else:
             number = chance.choice(numbers)
             several = len(store.question(number, "r").comparison.sides) > 2
@@ -72,7 +77,7 @@ def live(store: Store, numbers: list[int], chance: random.Random, steps: int) ->
             flags = ("late",) if chance.random() < 0.05 else ()
             seconds = chance.choice([None, 0.1, 0.4, 1.0, 2.5, 7.0])
             store.answer(
-                Label(number, who, float(best == 0) if best is not None else p, "", seconds, chance.choice("ab"), flags, best=best)
+                Label(number, who, float(best == 0) if best is not None else p, "", seconds, chance.choice(["ab", "ba"]), flags, best=best)
             )
 
 
@@ -115,8 +120,12 @@ def test_what_is_counted_is_what_the_rows_say(where: str, seed: int) -> None:
         expected, found = reference.overview(store, "r"), told(store)
         assert found.pop("agreement") == pytest.approx(expected.pop("agreement"), abs=1e-12, nan_ok=True)
         assert found == expected
-        honest = [x for x in store.labels("r", "train") if x.preference is not None and not x.flags]
-        assert store.answered("r", "train", without=FLAGS).labels == [x.id for x in honest]
+        by_owners = reference.decided(store, "r")
+        assert {number: x.id for number, x in decided(store, "r").items()} == by_owners
+        honest = [x for x in store.labels("r", "train") if x.preference is not None and not x.flags and x.comparison not in by_owners]
+        trained = {q.id for q in store.questions("r", "train")}
+        learnt = sorted([*(x.id for x in honest), *(label for number, label in by_owners.items() if number in trained)])
+        assert store.answered("r", "train", without=FLAGS).labels == learnt
     store.close()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.store import Store
+from rather.store.decisions import decide
 from rather.store.opened import any_answered, opened, said
 from rather.store.quality import Asking
 
@@ -69,6 +70,25 @@ def test_known_answers_and_repeats_are_named(store: Store) -> None:
     assert (of(store, again)["original"], of(store, again)["known"]) == (first, "a is better")
     assert (of(store, gold)["original"], of(store, gold)["known"]) == (None, "b is better")
     assert [x["flags"] for x in of(store, gold)["answers"]] == [["gold"]]
+
+
+def test_decisions_criteria_and_single_sides_are_said_in_words(store: Store) -> None:
+    first = store.questions("r")[0].id
+    store.answer(Label(first, "ann", 1.0, "", 5.0, criteria={"clear": 0.0, "kind": 0.5}))
+    decide(store, "r", "ben", first, 0.0, reason="it is wrong")
+    task = Task("file", "alone", "prompt")
+    (alone,) = store.ask("r", [Comparison((Trajectory(task, "p@0", "yes"),), (), key="alone")], "unpaired")
+    store.answer(Label(alone, "ann", 1.0, "", 5.0, "a"))
+    found = of(store, first)["answers"]
+    assert [(x["kind"], x["said"], x["reason"], x["order"], x["counts"]) for x in found] == [
+        ("answer", "a is better", "", "ab", True), ("decision", "decided: b is better", "it is wrong", "", True),
+    ]  # fmt: skip
+    assert found[0]["criteria"] == {"clear": "b is better", "kind": "tie"}
+    decide(store, "r", "ben", first, None)
+    assert [(x["said"], x["counts"]) for x in of(store, first)["answers"][1:]] == [
+        ("decided: b is better", False), ("took the decision back", False),
+    ]  # fmt: skip
+    assert [x["said"] for x in of(store, alone)["answers"]] == ["good"]
 
 
 def test_only_answered_questions_of_the_run_are_drawn_and_each_of_them_is(store: Store) -> None:

@@ -12,6 +12,7 @@ from test_counting import filled, live, question
 from rather.core import Label
 from rather.store import Store
 from rather.store import tables as t
+from rather.store.decisions import decide
 from rather.store.overview import DRAWN, MOST_SPANS, figures
 from rather.store.quality import Asking
 
@@ -66,6 +67,13 @@ def test_by_hand(store: Store) -> None:
     store.answer(Label(third, "cat", 1.0, "", 5.0))
     at_times(store, *[hour] * 6, hour + 200, hour + 299)
     assert over_time(store)["agreement"] == [1 / 2, None, None, None, None], "late ones do not count: 1 + 1 of 1 + 3 pairs are the same"
+    fourth = store.questions("r")[3].id
+    decide(store, "r", "ann", fourth, 1.0)
+    decide(store, "r", "ann", first, 1.0)
+    at_times(store, *[hour] * 8, hour + 7000, hour + 60)
+    found = over_time(store)
+    assert (found["span_s"], found["count"]) == (300, 24), "what is decided is counted up to its time"
+    assert found["completed"] == [3] + [0] * 22 + [1], "what is complete and decided counts once"
 
 
 @pytest.mark.parametrize("days", [0.01, 1, 20, 400, 5000])

@@ -38,12 +38,12 @@ def either(where: str) -> Iterator[Store]:
 
 
 @contextmanager
-def served(store: Store, folder: Path, run: str, metrics: Path | None = None) -> Iterator[str]:
+def served(store: Store, run: str, metrics: Path | None = None) -> Iterator[str]:
     """The real server over `store`: its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serving, url = server(store, folder / "run", Project(run, "Which is better?", metrics=metrics), "127.0.0.1", port)
+    serving, url = server(store, Project(run, "Which is better?", metrics=metrics), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:
@@ -72,13 +72,13 @@ def app_served(app: Any, url: str = "", proxies: tuple[str, ...] = ()) -> Iterat
 
 
 @pytest.fixture
-def serve(store: Store, tmp_path: Path) -> Iterator[Callable[..., str]]:
+def serve(store: Store) -> Iterator[Callable[..., str]]:
     """Starts the server for the run "r", without repeats, and returns its URL."""
     with ExitStack() as stack:
 
         def start(overlap: int = 1) -> str:
             store.set_asking("r", Asking(overlap, repeats=0))
-            return stack.enter_context(served(store, tmp_path, "r"))
+            return stack.enter_context(served(store, "r"))
 
         yield start
 
@@ -140,6 +140,6 @@ def demo_page(demo: Path, tmp_path: Path) -> Iterator[tuple[Store, str]]:
     shutil.copy(demo, tmp_path / "demo.db")
     store = Store(str(tmp_path / "demo.db"))
     store.set_asking(example.RUN, Asking(repeats=0, random=0))
-    with served(store, tmp_path, example.RUN) as url:
+    with served(store, example.RUN) as url:
         yield store, url
     store.close()

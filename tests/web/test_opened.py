@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import pytest
@@ -15,8 +14,9 @@ from test_page import HOSTILE
 
 from conftest import served
 from rather import demo as example
-from rather.core import Label
+from rather.core import Comparison, Label, Task, Trajectory
 from rather.store import Store
+from rather.store.decisions import decided
 from rather.store.people import invite
 
 Serve = Callable[..., str]
@@ -29,8 +29,8 @@ def asked(either: Store) -> Store:
     return either
 
 
-def test_a_question_is_opened_by_its_number_or_at_random(asked: Store, tmp_path: Path) -> None:
-    with served(asked, tmp_path, "r") as url:
+def test_a_question_is_opened_by_its_number_or_at_random(asked: Store) -> None:
+    with served(asked, "r") as url:
         owner, ann = program(url, asked, "owner", role="owner"), program(url, asked, "ann")
         none = owner.get("/api/owner/questions/random")
         assert (none.status_code, none.json()["detail"]) == (404, "no question has been answered yet")
@@ -54,6 +54,75 @@ def test_a_question_is_opened_by_its_number_or_at_random(asked: Store, tmp_path:
         for number in ("2", "random"):
             assert ann.get(f"/api/owner/questions/{number}").status_code == 403
             assert httpx.get(f"{url}/api/owner/questions/{number}").status_code == 401
+
+
+def test_the_owner_decides_and_takes_it_back(asked: Store) -> None:
+    with served(asked, "r") as url:
+        owner, ann = program(url, asked, "owner", role="owner"), program(url, asked, "ann")
+        task = Task("test", "alone", "Which?")
+        (alone,) = asked.ask("r", [Comparison((Trajectory(task, "p@0", "good?"),), (), key="alone")], "unpaired")
+        asked.answer(Label(2, "ann", 1.0, "", 5.0))
+        path = "/api/owner/questions/{}/decision".format
+
+        def learnt() -> dict[str, float | None]:
+            return {c.key: c.preference for c in asked.answered("r", "train").comparisons}
+
+        assert owner.put(path(2), json={"choice": "b", "reason": "a is false"}).status_code == 200
+        assert learnt()["q0"] == 0.0, "the decision is learnt from, and no answer"
+        said = owner.get("/api/owner/questions/2").json()["answers"]
+        assert [(x["judge"], x["said"], x["reason"]) for x in said] == [
+            ("ann", "a is better", ""),
+            ("owner", "decided: b is better", "a is false"),
+        ]
+        assert owner.put(path(2), json={"choice": "tie"}).status_code == 200
+        assert learnt()["q0"] == 0.5
+        assert owner.delete(path(2)).status_code == 200
+        assert learnt()["q0"] == 1.0
+        again = owner.delete(path(2))
+        assert (again.status_code, again.json()["detail"]) == (404, "nothing is decided about question 2")
+        assert owner.put(path(3), json={"choice": "c"}).status_code == 200
+        assert [(x.best, x.preference) for x in decided(asked, "r").values()] == [(2, 0.0)]
+        assert owner.put(path(alone), json={"choice": "good"}).status_code == 200
+        assert decided(asked, "r")[alone].preference == 1.0
+        assert owner.get(f"/api/owner/questions/{alone}").json()["question"]["order"] == "a"
+        for number, choice, sides in ((2, "c", "2 sides"), (2, "good", "2 sides"), (alone, "a", "1 side"), (3, "e", "4 sides")):
+            refused = owner.put(path(number), json={"choice": choice})
+            assert (refused.status_code, refused.json()["detail"]) == (
+                422, f"question {number} has {sides}; {choice!r} decides nothing about it",
+            )  # fmt: skip
+        for method, path_ in (("PUT", path(1)), ("DELETE", path(99))):
+            assert owner.request(method, path_, json={"choice": "a"}).status_code == 404
+        assert owner.put(path(2), json={"choice": "a", "reason": "x\0"}).status_code == 422
+        assert ann.put(path(2), json={"choice": "a"}).status_code == ann.delete(path(2)).status_code == 403
+        done = [x["what"] for x in owner.get("/api/audit").json()]
+        assert done == [
+            f"decided question {alone}: good", "decided question 3: c", "took the decision about question 2 back",
+            "decided question 2: tie", "decided question 2: b",
+        ]  # fmt: skip
+
+
+def test_the_owner_decides_on_the_page(context: BrowserContext, store: Store, serve: Serve) -> None:
+    store.ask("r", [of_four(0), question(1)])
+    page = enter_owner(context, serve(), store)
+    page.get_by_label("Question number").fill("1")
+    page.keyboard.press("Enter")
+    expect(page.locator("#choices label")).to_have_text([" a is best", " b is best", " c is best", " d is best", " tie"])
+    page.get_by_label("c is best").check()
+    page.get_by_label("because").fill("<i>clear</i>")
+    expect(page.get_by_role("button", name="Take the decision back")).to_be_hidden()
+    page.get_by_role("button", name="Decide").click()
+    expect(page.locator("#said tr td").nth(1)).to_have_text("decided: c is best")
+    expect(page.locator("#said tr td").nth(5)).to_have_text("<i>clear</i>")
+    assert [x.best for x in decided(store, "r").values()] == [2]
+    assert not Axe().run(page).response["violations"]
+    page.get_by_role("button", name="Take the decision back").click()
+    expect(page.locator("#said tr.past")).to_have_count(2)
+    expect(page.get_by_role("button", name="Take the decision back")).to_be_hidden()
+    assert decided(store, "r") == {}
+    page.get_by_label("Question number").fill("2")
+    page.keyboard.press("Enter")
+    expect(page.locator("#choices label")).to_have_text([" a is better", " b is better", " tie"])
+    assert page.locator("#choices input:checked").count() == 0
 
 
 def enter_owner(context: BrowserContext, url: str, store: Store) -> Page:

@@ -18,7 +18,8 @@ PART = 500
 """No statement gets more values of one kind: databases have their limits, of parameters and of patience."""
 KNOWN = ("gold", "repeat", "same")
 """Purposes of questions whose answers are known, or that need none."""
-
+OWNERS = 0
+"""No judge has this number."""
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ def asked(connection: Connection, run: str, questions: int) -> None:
 
 
 def answered(connection: Connection, questions: Collection[int]) -> None:
-    """Rows were written about these questions: the last one of each judge counts, unless it is an undo.
+    """Rows were written about these questions: the last one of each judge counts, unless it is an undo, and the last decision.
 
     Those who write about one question at once wait for each other here.
     """
@@ -60,8 +61,11 @@ def _recount(connection: Connection, questions: list[int], turns: Counter[tuple[
     c, x = t.comparison.c, t.label.c
     locked = select(c.id, c.run, c.rank, c.answers).where(c.id.in_(questions)).order_by(c.id).with_for_update(key_share=True)
     about = {number: stands for number, *stands in connection.execute(locked)}
-    written = select(x.id, x.comparison, x.judge, x.kind, x.counts).where(x.comparison.in_(questions)).order_by(x.id)
-    rows = [((question, judge), label, kind, counted) for label, question, judge, kind, counted in connection.execute(written)]
+    # Decisions are nobody's answers: whoever made them, the last one holds, until one without preference withdraws it.
+    judge = sa.case((x.kind == "decision", OWNERS), else_=x.judge)
+    kind = sa.case(((x.kind == "decision") & x.preference.is_(None), "undo"), else_=x.kind)
+    written = select(x.id, x.comparison, judge, kind, x.counts).where(x.comparison.in_(questions)).order_by(x.id)
+    rows = [((question, who), label, kind, counted) for label, question, who, kind, counted in connection.execute(written)]
     last = {pair: (label, kind) for pair, label, kind, _ in rows}
     changed, counted_before = dict[bool, list[int]]({True: [], False: []}), set[tuple[int, int]]()
     for pair, label, kind, counted in rows:
@@ -81,7 +85,7 @@ def _recount(connection: Connection, questions: list[int], turns: Counter[tuple[
     for count, numbers in others.items():
         connection.execute(sa.update(t.comparison).where(c.id.in_(numbers)).values(answers=count))
     for pair, (_, kind) in last.items():
-        if change := (kind != "undo") - (pair in counted_before):
+        if pair[1] != OWNERS and (change := (kind != "undo") - (pair in counted_before)):
             run, rank, _ = about[pair[0]]
             turns[run, pair[1]] += change
             ordinary[run, pair[1]] += change * (rank is not None)

@@ -37,6 +37,8 @@ FIRST = (-math.inf, 0, 0.0)
 _C = t.comparison.c
 _RUN, _WHO, _NOW, _OVERLAP = (_value(name) for name in ("run", "who", "now", "overlap"))
 _MAY_GET = (~rows.answered_by(_WHO), rows.meant_for(_WHO), rows.READY)
+_OPEN = _C.rank.is_(None) | ~rows.decided()
+"""Whether answers are wanted still; those whose answers are known want them whatever an owner has decided."""
 
 
 _GIVEN = rows.CURRENT.where(t.label.c.judge == t.lease.c.judge, t.label.c.comparison == t.lease.c.comparison)
@@ -46,7 +48,7 @@ LEASES = select(t.lease.c.comparison, t.lease.c.judge).where(HOLDS).order_by(t.l
 
 _HERE = select(t.lease.c.judge).where(t.lease.c.comparison == _C.id, HOLDS).correlate(t.comparison)
 _OTHERS = _HERE.where(t.lease.c.judge != _WHO).with_only_columns(func.count()).scalar_subquery()
-CLAIMED = select(t.comparison).where(_C.id == bindparam("number"), ~rows.answered_by(_WHO))
+CLAIMED = select(t.comparison).where(_C.id == bindparam("number"), ~rows.answered_by(_WHO), _OPEN)
 CLAIMED = CLAIMED.where(_HERE.where(t.lease.c.judge == _WHO).exists() | (_C.answers + _OTHERS < _OVERLAP))
 LOCKED = CLAIMED.with_for_update(of=t.comparison, skip_locked=True)
 
@@ -68,7 +70,7 @@ PASSED = select(func.count()).select_from(_BEFORE.limit(bindparam("many")).subqu
 def at_level(purpose: str | None, shift: bool, wrapped: bool) -> Any:
     """The first questions with so many answers that the judge may get, by score or at random from `shift` on, and where they stand."""
     order = _C.draw if shift else _C.rank
-    wanted = select(order, _C.id).where(_C.run == _RUN, _C.answers == bindparam("level"), *_MAY_GET)
+    wanted = select(order, _C.id).where(_C.run == _RUN, _C.answers == bindparam("level"), *_MAY_GET, ~rows.decided())
     if purpose is not None:
         wanted = wanted.where(_C.purpose == purpose)
     if shift:
@@ -119,7 +121,7 @@ def search(
         values |= {"above": level, "level": level, "rank": -math.inf, "number": 0}
         if shift is None:
             rank, number, until = starts.get((run, who, purpose, level), FIRST)
-            if until > now:
+            if now < until <= now + REMEMBERED_S:  # a clock may have been set back
                 values |= {"rank": rank, "number": number}
                 began_late = True
         for wrapped in (False, True) if shift is not None else (False,):

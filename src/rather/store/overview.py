@@ -36,7 +36,7 @@ CATEGORIES = range(-1, len(rows.LETTERS) + 1)
 """What an answer may say: b, a tie, a, or which of several, as in `agreement.rated`."""
 _C, _X, _P = t.comparison.c, t.label.c, t.probe.c
 _ANSWER = _X.kind == "answer"
-_CLEAR = and_(_ANSWER, _X.best.is_(None), _X.preference != 0.5)
+_CLEAR = and_(_ANSWER, _X.best.is_(None), _X.preference != 0.5, func.length(_X.shown) > 1)
 _LEFT = and_(_CLEAR, (_X.preference > 0.5) == (func.substr(_X.shown, 1, 1) == "a"))
 _RIGHT = (_X.preference - 0.5) * (_P.preference - 0.5) >= 0
 
@@ -88,7 +88,14 @@ def progress(store: Store, run: str) -> dict[str, Any]:
     wanted = select(func.count(), count, func.sum(_C.answers)).where(_C.run == run, rows.of_purpose(None))
     with store.transaction() as connection:
         questions, complete, answers = connection.execute(wanted).one()
-    return {"questions": questions, "complete": complete or 0, "answers": answers or 0, "asking": vars(asking)}
+        complete = (complete or 0) + (connection.execute(_decided(run, asking).with_only_columns(func.count())).scalar() or 0)
+    return {"questions": questions, "complete": complete, "answers": answers or 0, "asking": vars(asking)}
+
+
+def _decided(run: str, asking: Asking) -> Select[Any]:
+    """The decisions that complete a question."""
+    of_run = rows.DECIDED.join(t.comparison, _C.id == _X.comparison).where(_C.run == run, rows.of_purpose(None))
+    return of_run.where(_C.answers < asking.overlap)
 
 
 def figures(store: Store, run: str) -> Figures:
@@ -216,8 +223,9 @@ def _known(number: float) -> float | None:
 
 
 def _spans(connection: Connection, run: str) -> Spans | None:
-    """The spans in which the answers that count were given; None where there are none."""
-    ends = _current(run).where(_ANSWER).with_only_columns(func.min(_X.created), func.max(_X.created))
+    """The spans in which the answers that count and the decisions that hold were given; None where there are none."""
+    counted = rows.COUNTED.join(t.comparison, _C.id == _X.comparison).where(_C.run == run, _X.kind != "abstention")
+    ends = counted.with_only_columns(func.min(_X.created), func.max(_X.created))
     first, last = connection.execute(ends).one()
     if first is None:
         return None
@@ -229,9 +237,9 @@ def _spans(connection: Connection, run: str) -> Spans | None:
 def _over_time(connection: Connection, run: str, asking: Asking, spans: Spans, people: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Answers of those who gave most and of all others, and how many questions were complete, span by span.
 
-    A question is complete, by what is wanted today, from its last answer on.
+    A question is complete, by what is wanted today, from its last answer on, or once an owner has decided it.
     """
-    most = sorted(people, key=lambda name: (-people[name]["answers"], name))[:DRAWN]
+    most = sorted((name for name in people if people[name]["answers"]), key=lambda name: (-people[name]["answers"], name))[:DRAWN]
     numbers = {r.id: r.name for r in connection.execute(select(t.judge.c.id, t.judge.c.name).where(t.judge.c.name.in_(most)))}
     who = case((_X.judge.in_(numbers), _X.judge), else_=0).label("who")
     given = _current(run).where(_ANSWER).with_only_columns(spans.place(_X.created).label("place"), who, func.count())
@@ -241,10 +249,13 @@ def _over_time(connection: Connection, run: str, asking: Asking, spans: Spans, p
         (answers[numbers[judge]] if judge else others)[place] = count
     done = _current(run).where(_ANSWER, rows.of_purpose(None), _C.answers >= asking.overlap).group_by(_X.comparison)
     last = done.with_only_columns(spans.place(func.max(_X.created)).label("place")).subquery().c
-    completed = dict(_rows(connection, select(last.place, func.count()).group_by(last.place)))
+    decided = _decided(run, asking).with_only_columns(spans.place(_X.created).label("place")).subquery().c
+    completed = [0] * spans.count
+    for place, count in [row for c in (last, decided) for row in _rows(connection, select(c.place, func.count()).group_by(c.place))]:
+        completed[place] += count
     return {
         "people": [{"name": name, "answers": answers[name]} for name in most], "others": others,
-        "completed": [completed.get(place, 0) for place in range(spans.count)],
+        "completed": completed,
     }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def suspicious(run: str, fastest_s: float, only: Collection[str] = FLAGS) -> Com
     - "inconsistent": asked again, the judge said the opposite; both answers are.
     """
     x, c, p = t.label.c, t.comparison.c, t.probe.c
-    current = select(x.id).join(t.comparison, c.id == x.comparison).where(c.run == run, x.counts)
+    current = select(x.id).join(t.comparison, c.id == x.comparison).where(c.run == run, x.counts, x.kind != "decision")
     probed = current.join(t.probe, p.comparison == x.comparison)
     wrong = (x.preference - 0.5) * (p.preference - 0.5) < 0
     fast = current.add_columns(x.id.label("by"), literal(0).label("place"), literal("fast").label("reason"))

@@ -40,13 +40,14 @@ def history(store: "Store", run: str) -> Iterator[list[dict[str, Any]]]:
     with store.transaction() as connection:
         written = rows.HISTORY.add_columns(t.comparison.c.run, t.comparison.c.why).where(t.comparison.c.run == run)
         for page in connection.execute(written.execution_options(yield_per=PART)).partitions():
-            sides = _sides(connection, {r.comparison for r in page})
-            yield [_row(dict(zip(r._fields, r, strict=True)), suspicious.get(r.id, ()), sides[r.comparison]) for r in page]
+            sides, criteria = _sides(connection, {r.comparison for r in page}), rows.criteria(connection, (r.id for r in page))
+            yield [_row(r, criteria.get(r.id, {}), suspicious.get(r.id, ()), sides[r.comparison]) for r in page]
 
 
-def _row(row: dict[str, Any], flags: tuple[str, ...], sides: dict[str, Any]) -> dict[str, Any]:
+def _row(r: Row[Any], criteria: dict[str, float], flags: tuple[str, ...], sides: dict[str, Any]) -> dict[str, Any]:
+    row = dict(zip(r._fields, r, strict=True))
     del row["comparison"]
-    return row | {"flags": [*row["flags"], *flags]} | sides
+    return row | {"criteria": criteria, "flags": [*row["flags"], *flags]} | sides
 
 
 def _sides(connection: Connection, questions: set[int]) -> dict[int, dict[str, Any]]:
@@ -76,25 +77,32 @@ def judged(
     only: Callable[[Comparison], bool] = lambda comparison: True,
     each: bool = False,
     steps: bool = True,
+    criterion: str = "",
 ) -> Iterator[Judged]:
     """Questions with their answers, in the order in which they were asked; pages without any are empty.
 
     `counts` and `only` choose labels, which have their judge's `name`, and questions. One comparison a question with the mean of its
-    answers, or with `each` one an answer. An answer to more than two sides is several comparisons.
+    answers, or with `each` one an answer. An answer to more than two sides is several comparisons. Where an owner has decided, that is
+    all that is said. With a `criterion`, what answers say on that one instead of on the whole.
     """
-    c, name = t.label.c, t.judge.c.name
-    columns = c.id, c.comparison, c.preference, c.best, c.flags, name
-    answers = (
-        labels.where(c.kind == "answer").join(t.judge, t.judge.c.id == c.judge).with_only_columns(*columns).order_by(c.comparison, c.id)
-    )
+    c, on, name = t.label.c, t.criterion.c, t.judge.c.name
+    said = on.preference if criterion else c.preference
+    columns = c.id, c.comparison, c.kind, said.label("preference"), c.best, c.flags, name
+    answers = labels.where(c.kind.in_(("answer", "decision")), c.preference.is_not(None)).join(t.judge, t.judge.c.id == c.judge)
+    if criterion:
+        answers = answers.join(t.criterion, (on.label == c.id) & (on.name == criterion))
+    answers = answers.with_only_columns(*columns).order_by(c.comparison, c.id)
     for page in connection.execute(questions.execution_options(yield_per=PART)).partitions():
         asked = {q.id: q.comparison for q in rows.with_sides(connection, page, steps) if only(q.comparison)}
         written: Sequence[Any] = connection.execute(answers.where(c.comparison.in_(asked))).all()
         given = [label for label in written if counts(label)]
-        found = list[Comparison]()
+        found, numbers = list[Comparison](), list[int]()
         for number, some in groupby(given, lambda label: label.comparison):
-            found += _judged(asked[number], list(some), each)
-        yield Judged(found, [label.id for label in given])
+            everybodys = list(some)
+            learnt = [label for label in everybodys if label.kind == "decision"] or everybodys
+            found += _judged(asked[number], learnt, each)
+            numbers += [label.id for label in learnt]
+        yield Judged(found, numbers)
 
 
 def _judged(q: Comparison, answers: Sequence[Row[Any]], each: bool) -> list[Comparison]:
@@ -110,5 +118,5 @@ def answered(store: "Store", run: str) -> Iterator[list[Comparison]]:
     Pages without any are empty. Known answers, repeats, and what an evaluation or a check asked are none of them.
     """
     with store.transaction() as connection:
-        for some in judged(connection, rows.asked(run, "train"), rows.CURRENT, steps=False):
+        for some in judged(connection, rows.asked(run, "train"), rows.COUNTED, steps=False):
             yield some.comparisons

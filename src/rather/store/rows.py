@@ -1,13 +1,13 @@
 """How rows become questions and back, and which labels count."""
 
 import io
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from sys import intern
 from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, Table, func, null, select
+from sqlalchemy import Connection, Row, Select, Table, func, literal_column, null, select
 
 from rather.core import Comparison, Label, Prompt, Task, Trajectory
 from rather.store import counting
@@ -35,7 +35,8 @@ class Lease:
 class Question:
     """A stored comparison: its number, the run and purpose it belongs to, and why it is asked.
 
-    Purposes are "train", "eval-...", "check-...", "gold", "repeat", and "same" for one that needs no answer. `original` is the question
+    Purposes are "train", "eval-...", "check-...", "gold", "repeat", "unpaired" for one side alone, and "same" for what needs no answer.
+    `original` is the question
     that a repeat asks again. `trajectories` are the numbers in the store of each side's trajectories. `lease` is there where the question
     was given to a judge.
     """
@@ -51,16 +52,29 @@ class Question:
     lease: Lease | None = None
 
 
-WRITTEN: Select[Any] = select(t.label).where(t.label.c.kind != "undo")
-"""All labels, whether they count or not."""
+WRITTEN: Select[Any] = select(t.label).where(t.label.c.kind.in_(("answer", "abstention")))
+"""All labels of judges, whether they count or not."""
 
-CURRENT: Select[Any] = select(t.label).where(t.label.c.counts)
-"""The labels that count: the latest of each judge on each question, unless that is an undo."""
+CURRENT: Select[Any] = select(t.label).where(t.label.c.counts, t.label.c.kind != "decision")
+"""The labels of judges that count: the latest of each one on each question, unless that is an undo."""
+
+COUNTED: Select[Any] = select(t.label).where(t.label.c.counts)
+"""What is learnt from: the labels of judges that count, and the decisions of owners that hold."""
+
+DECISION = t.label.c.kind == literal_column("'decision'")  # as it stands in the index of decisions: SQLite compares words
+DECIDED: Select[Any] = select(t.label).where(t.label.c.counts, DECISION)
+"""The decisions of owners that hold, at most one a question."""
 
 _SHOWN = t.side.join(t.trajectory).outerjoin(t.clip, t.clip.c.trajectory == t.trajectory.c.id)
 _BARE = select(t.side.c.comparison).select_from(_SHOWN).where(t.side.c.comparison == t.comparison.c.id)
 READY = ~_BARE.where(t.trajectory.c.text.is_(None), t.clip.c.webp.is_(None)).correlate(t.comparison).exists()
 """Whether all that a question shows can be shown: a control trajectory needs its clip."""
+
+
+def decided() -> Any:
+    """Whether an owner has decided the question."""
+    made = DECIDED.where(t.label.c.comparison == t.comparison.c.id)
+    return made.with_only_columns(t.label.c.comparison).correlate(t.comparison).exists()
 
 
 def answered_by(judge: int) -> Any:
@@ -107,8 +121,8 @@ def with_sides(connection: Connection, rows: Collection[Row[Any]], steps: bool =
         originals |= {r.comparison: r.original for r in connection.execute(again.where(t.probe.c.comparison.in_(some)))}
     found = []
     for r in rows:
-        places, (a, b, *others) = zip(*((tuple(there), tuple(side)) for there, side in sides[r.id].values()), strict=True)
-        comparison = Comparison(a, b, key=r.key, others=tuple(others))
+        places, (a, *others) = zip(*((tuple(there), tuple(side)) for there, side in sides[r.id].values()), strict=True)
+        comparison = Comparison(a, others[0] if others else (), key=r.key, others=tuple(others[1:]))
         found.append(Question(r.id, r.run, r.purpose, r.why, r.score, comparison, originals.get(r.id), places))
     return found
 
@@ -222,10 +236,19 @@ def labels(connection: Connection, run: str, purpose: str | None = None, among: 
             yield row
 
 
-def label_of(row: Row[Any], judge: str, flags: tuple[str, ...] = ()) -> Label:
+def label_of(row: Row[Any], judge: str, flags: tuple[str, ...] = (), criteria: Mapping[str, float] | None = None) -> Label:
     """A row as a label, with flags beside its own."""
     r = row
-    return Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown, (*r.flags, *flags), r.id, r.best)
+    return Label(r.comparison, judge, r.preference, r.reason, r.seconds, r.shown, (*r.flags, *flags), r.id, r.best, criteria or {})
+
+
+def criteria(connection: Connection, labels: Iterable[int]) -> dict[int, dict[str, float]]:
+    """What labels say on criteria, by their numbers; those that say nothing are left out."""
+    found, c = dict[int, dict[str, float]](), t.criterion.c
+    for some in counting.parts(labels):
+        for label, name, preference in connection.execute(select(c.label, c.name, c.preference).where(c.label.in_(some)).order_by(c.name)):
+            found.setdefault(label, {})[name] = preference
+    return found
 
 
 def asked(run: str, purpose: str | None = None, beginning: str = "") -> Select[Any]:

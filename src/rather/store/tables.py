@@ -95,7 +95,9 @@ label = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("comparison", ForeignKey("comparison.id"), nullable=False),
     Column("judge", ForeignKey("judge.id"), nullable=False),
-    Column("kind", String(10), nullable=False),  # answer, abstention or undo
+    Column(
+        "kind", String(10), nullable=False
+    ),  # answer, abstention or undo; or decision, an owner's, which is withdrawn by one without preference
     Column("preference", Float),
     Column("best", Integer),  # of more than two sides, the number of the one that was picked
     Column("reason", Text, nullable=False),
@@ -104,14 +106,36 @@ label = Table(
     Column("flags", JSON, nullable=False),
     Column("token", String(100), unique=True),  # an answer that is sent twice counts once
     Column("created", Float, nullable=False),
-    Column("counts", Boolean),  # whether it is the judge's last word on the question, and no undo: see `counting`
-    CheckConstraint("kind in ('answer', 'abstention', 'undo')"),
-    CheckConstraint("(kind = 'answer') = (preference is not null)"),
+    Column("counts", Boolean),  # whether it is the last word of the judge, or of owners, on the question, and no undo: see `counting`
+    CheckConstraint("kind in ('answer', 'abstention', 'undo', 'decision')", name="label_kind"),
+    CheckConstraint("kind = 'decision' or (kind = 'answer') = (preference is not null)", name="label_preference"),
     CheckConstraint("preference is null or (preference >= 0 and preference <= 1)"),
     # It holds all that is counted, so that what a run comes to is counted along it and no label is read.
     Index("label_by_comparison", "comparison", "judge", "id", "counts", "kind", "preference", "best", "seconds", "shown"),
     Index("label_by_judge", "judge", "id"),
+    Index("label_decision", "comparison", sqlite_where=text("kind = 'decision'"), postgresql_where=text("kind = 'decision'")),
     sqlite_autoincrement=True,
+)
+
+# What a label says on one criterion beside the whole, as a preference for a.
+criterion = Table(
+    "criterion",
+    metadata,
+    Column("label", ForeignKey("label.id"), primary_key=True),
+    Column("name", String(40), primary_key=True),
+    Column("preference", Float, nullable=False),
+    CheckConstraint("preference >= 0 and preference <= 1"),
+)
+
+# A question whose side a is an answer that `judge` wrote, because no side of the question `original` was good enough.
+written = Table(
+    "written",
+    metadata,
+    Column("comparison", ForeignKey("comparison.id"), primary_key=True),
+    Column("original", ForeignKey("comparison.id"), nullable=False),
+    Column("judge", ForeignKey("judge.id"), nullable=False),
+    Index("written_by_original", "original"),
+    Index("written_by_judge", "judge"),
 )
 
 # What was given to whom, and how it was shown. It stays when its time is over or the answer has come.
@@ -164,6 +188,15 @@ standing = Table(
 )
 
 asking = Table("asking", metadata, Column("run", String(200), primary_key=True), Column("values", JSON, nullable=False))
+
+# One row: what all servers of the store share. The key signs sessions; whoever has the key alone gets in nowhere.
+shared = Table(
+    "shared",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", String(80), nullable=False),
+    Column("erasures", Integer, nullable=False),  # how often somebody has been erased: what was counted before is shown to nobody
+)
 
 audit = Table(
     "audit",

@@ -15,7 +15,7 @@ const tabs = new BroadcastChannel(`rather:${document.baseURI}:${meta("person")}`
 let current = null;   // the question on the screen
 let ahead = null;     // the one after it
 let given = [];       // the last answers of this tab, for undo: the question and the answer's key
-let shownAt = 0;
+let shownAt = 0;      // when all of it could be seen
 let done = 0;         // answers that the server has, as it said
 let total = 0;
 let fetching = false;
@@ -111,7 +111,10 @@ function show() {
 function enable() {
   for (const button of buttons) button.disabled = button.id !== "undo" && !(current && (button.id === "skip" || player.ready));
 }
-player.changed = enable;
+player.changed = () => {
+  if (player.ready) shownAt = performance.now();  // before, there was nothing to be seen whole
+  enable();
+};
 
 function tell() {
   at("progress").textContent = total ? `${Math.min(done + outbox.length, total)} of ${total} answered` : "";
