@@ -141,7 +141,7 @@ def serve(
         run.ready(run.begun)
         run.draw()
         judge = run.config.judge
-        project = Project(run.config.run.name, judge.instruction, guidelines.read(judge.guidelines))
+        project = Project(run.config.run.name, judge.instruction, guidelines.read(judge.guidelines), tuple(judge.criteria))
         store, folder = run.store, run.folder
         del run  # and the model, if that was looked at
     if overlap:
@@ -177,7 +177,7 @@ def panel(
     from rather import settings as toml
     from rather.panel import answer
 
-    loaded = toml.load(file, [*(settings or []), "judge.kind=panel", "train.reward=labels"])
+    loaded = toml.load(file, [*(settings or []), "judge.kind=panel", "judge.criteria=[]", "train.reward=labels"])
     count = 0
 
     def answered(_: str) -> None:

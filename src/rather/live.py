@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rather import build, checkpoint
+from rather import build, checkpoint, criteria
 from rather.checkpoint import Lineage
 from rather.core import Answered, Comparison
 from rather.store.clips import undrawable
@@ -77,6 +77,7 @@ def fit(run: Any, number: int, name: str) -> Path:
             if not feed.open:
                 break
             time.sleep(POLL_S)
+    criteria.check_said(run.config, feed.answered.comparisons)
     expected = feed.steps(len(feed.answered.comparisons) + feed.open)
     learner = run.learner(number, name, feed.answered, expected)
     learner.follow(feed.answered.comparisons)

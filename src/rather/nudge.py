@@ -131,10 +131,15 @@ class Questions:
         self.z, self.name, self.beginning = run.config.zeroth, run.config.run.name, f"nudge-{number}/"
         self.planner = Planner(run.tasks[0], learner.asking, run.config.run.seed + 7919 * number)
         before: dict[int, list[Comparison]] = {}
-        for c in run.store.answered(self.name, "train", each=True, beginning=self.beginning).comparisons:
+        for c in self.answered(self.beginning):
             before.setdefault(int(c.key.split("/")[1]), []).append(c)
         self.told = {update: heard(comparisons) for update, comparisons in before.items()}
         """Of each update, what every answer said of its directions."""
+
+    def answered(self, beginning: str) -> list[Comparison]:
+        """What judges said about the questions with this beginning of their keys, one comparison an answer."""
+        on = self.run.config.train.criterion
+        return self.run.store.answered(self.name, "train", each=True, beginning=beginning, criterion=on).comparisons
 
     @property
     def judges(self) -> int:
@@ -149,7 +154,9 @@ class Questions:
         if left <= 0 or asked_to_stop() or step >= (self.run.config.train.steps or sys.maxsize):
             return None
         if step >= IDLE and not any(self.told.get(update) for update in range(step - IDLE, step)):
-            why = "the judges abstained, or both sides were always the same: give judges something to choose by, or raise zeroth.mu"
+            on = self.run.config.train.criterion
+            abstained = f"the judges abstained, or said nothing on {on!r}," if on else "the judges abstained,"
+            why = f"{abstained} or both sides were always the same: give judges something to choose by, or raise zeroth.mu"
             raise TrainingError(f"the last {IDLE} updates brought no answer; {why} (now {self.z.mu:g})")
         asks = self.planner.plan(step)[:left]
         answered = self.put(step, asks)
@@ -186,7 +193,7 @@ class Questions:
                 self.run.console.print(f"{same} of {len(made)} questions are the same on all sides; raise zeroth.mu (now {self.z.mu:g})")
         self.run.have_answered("train")
         found: dict[str, list[Comparison]] = {a.key: [] for a in asks}
-        for c in self._same(beginning) + store.answered(self.name, "train", each=True, beginning=beginning).comparisons:
+        for c in self._same(beginning) + self.answered(beginning):
             found.get(c.key.removeprefix(self.beginning), []).append(c)
         return found
 

@@ -133,5 +133,10 @@ at("invite").addEventListener("submit", async (event) => {
   }
 });
 
+// "Every answer" has all criteria.
+const chooseForm = () => { if (at("criterion")) at("criterion").disabled = at("form").value === "all"; };
+at("form").addEventListener("change", chooseForm);
+chooseForm();  // a browser may remember what was chosen before a reload
+
 show();
 setInterval(() => show().catch((error) => { at("totals").textContent = error.message; }), 5000);
