@@ -117,6 +117,7 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         try:
             transfer.export(store, run, path, form, criterion=criterion)
         except DataError as e:
+            folder.cleanup()
             raise HTTPException(422, str(e)) from None
         note(store, who.name, f"exported {form} as {file}{f', on {criterion}' if criterion else ''}")
         return FileResponse(path, filename=path.name, background=BackgroundTask(folder.cleanup))
