@@ -44,7 +44,7 @@ def main() -> None:
         store = Store(f"{place}/store.db")
         demo.fill(store)
         store.set_asking(demo.RUN, Asking(overlap=9, repeats=0.1, random=0, fastest_s=0.05))
-        serving, url = server(store, Path(place), Project(demo.RUN, demo.INSTRUCTION), "127.0.0.1", PORT)
+        serving, url = server(store, Project(demo.RUN, demo.INSTRUCTION), "127.0.0.1", PORT)
         threading.Thread(target=serving.run, daemon=True).start()
         while not serving.started:
             time.sleep(0.05)

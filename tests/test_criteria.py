@@ -161,7 +161,7 @@ def test_a_nudge_learns_from_what_it_asks_alone(base: list[str], tmp_path: Path)
 @pytest.mark.parametrize("learner", ["dpo", "sft", "reward"])
 def test_where_no_answer_says_anything_on_it_there_is_one_sentence(base: list[str], tmp_path: Path, kind: str, learner: str) -> None:
     run = go(base, tmp_path, f"judge.kind={kind}", f"train.learner={learner}", "judge.criteria=['brave']", "train.criterion=brave")
-    sentence = "there is nothing to learn from: no answer says anything on 'brave', which train.criterion names"
+    sentence = "there is nothing to learn from: no answer that counts says anything on 'brave', which train.criterion names"
     with pytest.raises(TrainingError, match=f"^{sentence}$"):
         run.train()
 

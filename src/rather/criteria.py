@@ -68,10 +68,8 @@ def check_said(config: Config, comparisons: Sequence[Comparison]) -> None:
     Raises:
         TrainingError: none does.
     """
-    if config.train.criterion and not comparisons:
-        raise TrainingError(
-            f"there is nothing to learn from: no answer says anything on {config.train.criterion!r}, which train.criterion names"
-        )
+    if (name := config.train.criterion) and not comparisons:
+        raise TrainingError(f"there is nothing to learn from: no answer that counts says anything on {name!r}, which train.criterion names")
 
 
 def _learns_from_labels(config: Config) -> bool:

@@ -36,13 +36,21 @@ def either(where: str) -> Iterator[Store]:
     made.close()
 
 
+@pytest.fixture
+def elsewhere(either: Store, where: str) -> Iterator[Store]:
+    """The same store, as another server has it."""
+    made = Store(where)
+    yield made
+    made.close()
+
+
 @contextmanager
-def served(store: Store, folder: Path, run: str, guidelines: str = "", port: int = 0, criteria: tuple[str, ...] = ()) -> Iterator[str]:
+def served(store: Store, run: str, guidelines: str = "", port: int = 0, criteria: tuple[str, ...] = ()) -> Iterator[str]:
     """The real server over `store`: its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = port or free.getsockname()[1]
-    serving, url = server(store, folder / "run", Project(run, "Which is better?", guidelines, criteria), "127.0.0.1", port)
+    serving, url = server(store, Project(run, "Which is better?", guidelines, criteria), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:
@@ -71,13 +79,13 @@ def app_served(app: Any, url: str = "", proxies: tuple[str, ...] = ()) -> Iterat
 
 
 @pytest.fixture
-def serve(store: Store, tmp_path: Path) -> Iterator[Callable[..., str]]:
+def serve(store: Store) -> Iterator[Callable[..., str]]:
     """Starts the server for the run "r", without repeats, and returns its URL."""
     with ExitStack() as stack:
 
         def start(overlap: int = 1, guidelines: str = "", criteria: tuple[str, ...] = ()) -> str:
             store.set_asking("r", Asking(overlap, repeats=0))
-            return stack.enter_context(served(store, tmp_path, "r", guidelines, criteria=criteria))
+            return stack.enter_context(served(store, "r", guidelines, criteria=criteria))
 
         yield start
 

@@ -1,7 +1,6 @@
 """Preferences on criteria over HTTP, on both databases."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,16 +111,16 @@ def test_without_criteria_none_are_asked_for_or_taken(store: Store, serve: Serve
     assert (refused.status_code, refused.json()["detail"]) == (422, "'helpful' is no criterion of this page; it asks for none")
 
 
-def test_an_answer_that_waited_while_the_owner_changed_the_list_is_kept(store: Store, tmp_path: Path) -> None:
+def test_an_answer_that_waited_while_the_owner_changed_the_list_is_kept(store: Store) -> None:
     store.ask("r", [question(i) for i in range(2)])
     store.set_asking("r", Asking(repeats=0))
     token = invite(store, "ann")
-    with served(store, tmp_path, "r", criteria=("helpful",)) as url:
+    with served(store, "r", criteria=("helpful",)) as url:
         ann = browser(url, token)
         first = given(ann)
         second = given(ann, (first["id"],))
         assert ann.post("/api/answers", json=answer_to(first, criteria={"helpful": LEFT})).status_code == 200
-    with served(store, tmp_path, "r", criteria=("honest",)) as url:
+    with served(store, "r", criteria=("honest",)) as url:
         ann = browser(url, token)
         assert ann.post("/api/answers", json=answer_to(second, criteria={"helpful": LEFT})).status_code == 200
         assert ann.get("/api/answers").json()["answers"][0]["criteria"] == {"helpful": {"choice": "left", "slight": False}}

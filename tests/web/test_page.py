@@ -187,7 +187,7 @@ def demo_page(demo: Path, tmp_path: Path) -> Iterator[tuple[Store, str]]:
     shutil.copy(demo, tmp_path / "demo.db")
     store = Store(str(tmp_path / "demo.db"))
     store.set_asking(example.RUN, Asking(repeats=0, random=0))
-    with served(store, tmp_path, example.RUN) as url:
+    with served(store, example.RUN) as url:
         yield store, url
     store.close()
 
@@ -262,7 +262,7 @@ def test_clips_that_cannot_be_drawn_leave_a_reason_and_a_remedy_instead_of_blank
     store = Store(str(tmp_path / "runs/small/store.db"))
     assert len(store.questions("small")) == 2
     said = "the process that draws counter:Counter-v0 died by signal SIGABRT; on a machine without a display set MUJOCO_GL=egl for MuJoCo"
-    with served(store, tmp_path, "small") as url:
+    with served(store, "small") as url:
         page = context.new_page()
         page.goto(f"{url}/join#{invite(store, 'ann')}")
         expect(page.locator("#message")).to_have_text(f"Some clips cannot be shown: {said}")

@@ -32,7 +32,7 @@ def answers(store: Store, run: str, judge: str, before: int) -> list[Said]:
         mine = store.said(connection, run, judge).where(t.label.c.id < before).order_by(t.label.c.id.desc()).limit(PAGE)
         found = connection.execute(mine).all()
         begins = _beginnings(connection, [r.comparison for r in found])
-        criteria = rows.criteria(connection, [r.id for r in found])
+        criteria = rows.criteria(connection, (r.id for r in found))
     return [Said(rows.label_of(r, judge, criteria=criteria.get(r.id)), r.created, begins[r.comparison]) for r in found]
 
 

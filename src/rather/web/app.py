@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.middleware.sessions import SessionMiddleware
 
 from rather.core import Label
-from rather.errors import StoreError
+from rather.errors import InvitationError, StoreError
 from rather.store import Question, Store, asking, own
 from rather.store.clips import picture, problems
 from rather.store.engine import now
@@ -22,6 +22,7 @@ from rather.store.own import Said
 from rather.store.people import Person
 from rather.store.rows import LETTERS
 from rather.store.share import share
+from rather.web.described import Kept, Next, OnCriterion, OwnAnswers, Shown, Undone, errors, says
 from rather.web.guard import Guard
 from rather.web.owner import router
 from rather.web.project import Project
@@ -32,7 +33,6 @@ LAST = 2**31 - 1
 """The highest number a row can have: what PostgreSQL calls an integer."""
 Number = Annotated[int, Field(ge=1, le=LAST)]
 Choice = Literal["left", "right", "place", "tie", "both_bad", "skip"]
-Compared = Literal["left", "right", "tie"]
 NUL = "\0"
 CLOCK_S = 5.0
 """How much longer an answer may say that it took than lies between giving out and getting back: clocks of two servers differ."""
@@ -41,20 +41,13 @@ BOTH_BAD = "both bad"
 PREFERENCE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5, "skip": None}
 
 
-class OnCriterion(BaseModel, extra="forbid"):
-    """What is said on one criterion."""
-
-    choice: Compared = Field(description="The side that is more of it.")
-    slight: bool = Field(default=False, description="Only a little more.")
-
-
 class Answer(BaseModel):
     """One answer of one person, to what was on their screen. The same `key` sent again counts once.
 
     `lease`, `order` and `invitation` are sent back as they came with the question.
     """
 
-    question: Number
+    question: Number = Field(description="Its `id`.")
     lease: str = Field(max_length=40, description="The token of what was given out.")
     order: str = Field(pattern="^[a-h]{2,8}$", description="The sides in the order in which they were shown.")
     invitation: Number | None = Field(description="The invitation under which the question was given; null if at a terminal.")
@@ -88,7 +81,8 @@ class Secret(BaseModel):
 def create(store: Store, project: Project, key: str, secure: bool = False) -> FastAPI:
     """The app for one run's questions; `key` signs sessions."""
     run = project.run
-    app = FastAPI(title="rather", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    everywhere = errors(401, 413, 422, 503)
+    app = FastAPI(title="rather", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", responses=everywhere)
     # Browsers send cookies to every port of a host: two runs there must not share the name of theirs.
     cookie = f"rather-{hashlib.sha256(f'{run}{NUL}{key}'.encode()).hexdigest()[:12]}"
     app.add_middleware(SessionMiddleware, secret_key=key, session_cookie=cookie, same_site="lax", https_only=secure, max_age=30 * 86_400)
@@ -117,6 +111,10 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
             run=run,
             **values,
         )
+
+    @app.exception_handler(InvitationError)
+    def invitation_has_ended(_: Request, error: InvitationError) -> Response:
+        return JSONResponse({"detail": f"{error}; ask for a new link"}, 401)
 
     @app.exception_handler(StoreError)
     def store_fails(_: Request, error: StoreError) -> Response:
@@ -169,7 +167,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
             return for_person(request, "owner.html", None)
         return for_person(request, "owner.html", found, criteria=store.criteria(run))
 
-    @app.get("/api/next")
+    @app.get("/api/next", response_model=None, responses=says(Next))
     def next_question(
         held: Annotated[list[int] | None, Query(description="Questions that the sender has at hand.", max_length=1000)] = None,
         who: Person = somebody,
@@ -189,7 +187,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         problem = next(iter(problems(store, run)), "") if found is None else ""
         return {"question": found and _given(store, found, who, project.criteria), "progress": progress, "problem": problem}
 
-    @app.get("/api/clips/{trajectory}", response_class=Response)
+    @app.get("/api/clips/{trajectory}", response_class=Response, responses=errors(404) | {200: {"content": {"image/webp": {}}}})
     def clip(trajectory: Annotated[int, FromPath(ge=1, le=LAST)], _: Person = somebody) -> Response:
         """The picture sheet of a clip, WebP."""
         webp = picture(store, trajectory, run)
@@ -197,7 +195,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
             raise HTTPException(404, f"there is no clip {trajectory}")
         return Response(webp, media_type="image/webp", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
-    @app.post("/api/answers")
+    @app.post("/api/answers", response_model=None, responses=says(Kept, 403, 404, 409, 429))
     def answer(given: Answer, who: Person = somebody) -> dict[str, int]:
         """Keep an answer; when this returns it is on disk. Returns the label's number, the same one for the same key.
 
@@ -218,9 +216,9 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         unmeasured = given.seconds is None and preference is not None and not who.simulated
         flags = (*["fast"] * unmeasured, *["late"] * (0 < lease.expires < now()))
         label = Label(given.question, who.name, preference, reason, given.seconds, lease.shown, flags, best=best, criteria=criteria)
-        return {"label": store.answer(label, _token(who, given.key))}
+        return {"label": store.answer(label, _token(who, given.key), who.invitation)}
 
-    @app.get("/api/answers")
+    @app.get("/api/answers", response_model=None, responses=says(OwnAnswers))
     def own_answers(
         before: Annotated[int, Query(ge=1, le=LAST, description="Only labels with lower numbers.")] = LAST, who: Person = somebody
     ) -> dict[str, Any]:
@@ -231,7 +229,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         """
         return {"answers": [_answered(x) for x in own.answers(store, run, who.name, before)]}
 
-    @app.get("/api/questions/{question}")
+    @app.get("/api/questions/{question}", response_model=None, responses=says(Shown, 404))
     def question(question: Annotated[int, FromPath(ge=1, le=LAST)], who: Person = somebody) -> dict[str, Any]:
         """A question that was given to the asker before, as they saw it."""
         found = store.given(run, who.name, question)
@@ -239,11 +237,11 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
             raise HTTPException(404, f"question {question} was not given to you")
         return _given(store, found, who, project.criteria)
 
-    @app.post("/api/undo")
+    @app.post("/api/undo", response_model=None, responses=says(Undone, 403, 429))
     def undo(given: Undo, who: Person = somebody) -> dict[str, bool]:
         """Withdraw an answer: the question is open again. `undone` is false if there is none."""
         token = None if given.key is None else _token(who, given.key)
-        return {"undone": store.undo(run, who.name, given.question, token) is not None}
+        return {"undone": store.undo(run, who.name, given.question, token, invitation=who.invitation) is not None}
 
     app.include_router(router(store, project, guard))
     return app

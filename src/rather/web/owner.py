@@ -17,6 +17,7 @@ from rather.store.clips import problems
 from rather.store.overview import overview
 from rather.store.people import Person, erase, everybody, invite, named, note, noted, proper, revoke
 from rather.store.quality import Asking
+from rather.web.described import errors
 from rather.web.guard import Guard
 from rather.web.project import Project
 from rather.web.watch import Watch
@@ -51,7 +52,7 @@ class Change(BaseModel):
 def router(store: Store, project: Project, guard: Guard) -> APIRouter:
     """What only owners may do; all of it is written down."""
     run = project.run
-    found = APIRouter(prefix="/api")
+    found = APIRouter(prefix="/api", responses=errors(403))
     owner = Depends(guard.owner)
     watch = Watch(store, run)
 
@@ -63,7 +64,7 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         """
         return overview(store, run, watch.figures()) | {"problems": problems(store, run)}
 
-    @found.put("/asking")
+    @found.put("/asking", responses=errors(429))
     def change(given: Change, who: Person = owner) -> dict[str, Any]:
         """Change how questions are given out."""
         new = {k: v for k, v in given.model_dump().items() if v is not None}
@@ -71,7 +72,7 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         note(store, who.name, f"set {', '.join(f'{k} to {v}' for k, v in new.items()) or 'nothing'}")
         return vars(store.asking(run))
 
-    @found.post("/people")
+    @found.post("/people", responses=errors(409, 429))
     def invite_person(given: Invitation, who: Person = owner) -> dict[str, str]:
         """Invite somebody; returns their link, relative to the page's address, which is shown this once.
 
@@ -88,7 +89,7 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         note(store, who.name, f"invited for {days}" + (", to every run" if given.every_run else ""), judge)
         return {"link": f"join#{token}"}
 
-    @found.delete("/people/{judge}")
+    @found.delete("/people/{judge}", responses=errors(404, 409, 429))
     def revoke_person(judge: Judge, who: Person = owner) -> dict[str, bool]:
         """Take the invitation of the judge of that number back; answers stay."""
         name = other_than(who, judge)
@@ -96,15 +97,14 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         note(store, who.name, "revoked", judge)
         return {"revoked": revoked}
 
-    @found.delete("/people/{judge}/answers")
+    @found.delete("/people/{judge}/answers", responses=errors(404, 409, 429))
     def erase_person(judge: Judge, who: Person = owner) -> dict[str, int]:
         """Erase a person: their answers in this run, their invitation, and with the last of their answers their name."""
         gone = erase(store, other_than(who, judge), run)
-        watch.forget()
         note(store, who.name, f"erased one person with {gone} rows")
         return {"rows": gone}
 
-    @found.get("/export")
+    @found.get("/export", response_class=FileResponse)
     def export(
         form: Literal["all", "comparisons", "trl"] = "all",
         file: Literal["jsonl", "csv", "parquet"] = "jsonl",

@@ -13,6 +13,9 @@ class Clock {
     this.since = document.querySelector("dialog.aside[open]") ? null : performance.now();
   }
 
+  // Forget what has passed since the start.
+  begin() { if (this.since !== null) this.since = performance.now(); }
+
   get seconds() { return this.before + (this.since === null ? 0 : (performance.now() - this.since) / 1000); }
 
   stop() {
