@@ -34,7 +34,8 @@ OWN = {
     "sections": set(),
     "guidelines": {"errors"},
     "config": {"errors", "sections"},
-    "settings": {"config", "errors", "sections"},
+    "criteria": {"config", "core", "errors", "store"},
+    "settings": {"config", "criteria", "errors", "sections"},
     "progress": set(),
 }
 ONLY_IN = {

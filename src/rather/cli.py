@@ -141,7 +141,8 @@ def serve(
         run.draw()
         judge = run.config.judge
         rules = guidelines.read(judge.guidelines)
-        store, project = run.store, Project(run.config.run.name, judge.instruction, rules, metrics=run.metrics.path)
+        store = run.store
+        project = Project(run.config.run.name, judge.instruction, rules, tuple(judge.criteria), run.metrics.path)
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))
@@ -176,7 +177,7 @@ def panel(
     from rather import settings as toml
     from rather.panel import answer
 
-    loaded = toml.load(file, [*(settings or []), "judge.kind=panel", "train.reward=labels"])
+    loaded = toml.load(file, [*(settings or []), "judge.kind=panel", "judge.criteria=[]", "train.reward=labels"])
     count = 0
 
     def answered(_: str) -> None:

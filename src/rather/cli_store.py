@@ -73,6 +73,7 @@ def export(
     target: Annotated[Path, typer.Argument(help="Where to: .jsonl, .csv or .parquet.")],
     settings: Settings = None,
     form: Annotated[str, typer.Option(help="all (every answer), comparisons (all judges' mean preferences, for import) or trl.")] = "all",
+    criterion: Annotated[str, typer.Option(help="comparisons, trl: preferences on this criterion instead of on the whole.")] = "",
 ) -> None:
     """Write the run's answers to a file."""
     from rather.data import transfer
@@ -84,7 +85,7 @@ def export(
     total = tally.written(store, run) if form == "all" else tally.questions(store, run, "train")
     skipped = Counter[str]()
     with progress(console, f"writing {target}", total, transient=True) as advance:
-        count = transfer.export(store, run, target, form, advance, skipped)
+        count = transfer.export(store, run, target, form, advance, skipped, criterion)
     console.print(f"{count} rows in {target}", highlight=False, markup=False, soft_wrap=True)
     _print_skipped(skipped)
 

@@ -121,6 +121,9 @@ class Judge(Section):
     guidelines: Free[str] = Field(
         default="", description="Markdown file with longer rules, which people read before their first question; empty: none."
     )
+    criteria: Free[list[str]] = Field(
+        default=[], description='What people say a preference on beside the whole, at most 6: ["helpful", "honest"]; none: the whole alone.'
+    )
     timeout_s: Free[float] = Field(default=60.0, description="Seconds to wait for the endpoint.", gt=0)
     wait_s: Free[float] = Field(
         default=math.inf, description="people: seconds to wait for one more answer before a round ends with those there are.", ge=0
@@ -151,6 +154,7 @@ class Train(Section):
         default=True, description="Learn from suspicious answers, but for people's fast ones and what else the owner leaves out."
     )
     judges: list[str] = Field(default=["*"], description="Judges whose labels are learnt from, by name, * for any (not zeroth).")
+    criterion: str = Field(default="", description="Learn from the preferences on this one of judge.criteria; empty: on the whole.")
 
 
 class DPO(Section):

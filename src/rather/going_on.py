@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from rather import build, checkpoint, evaluation, guidelines, ranks
+from rather import build, checkpoint, criteria, evaluation, guidelines, ranks
 from rather.checkpoint import Lineage
 from rather.config import Config, Model
 from rather.core import Answered
@@ -84,6 +84,7 @@ def steps_of_policy(stage: dict[str, Any] | None, steps: int, labels: list[int])
 
 def _learn(run: Any, number: int, name: str, data: Answered, steps: int, follows: bool = False, then: Answered | None = None) -> Path:
     """Go on from the last checkpoint with the labels in `data`, or `then` others; `follows`: as one that has gone on before."""
+    criteria.check_said(run.config, data.comparisons)
     learner = run.learner(number, name, data, steps)
     if follows:
         learner.follow(data.comparisons)
@@ -108,13 +109,23 @@ def ready(run: Any, number: int) -> None:
     Raises:
         CheckpointError: its last checkpoint was trained with other settings, or with prompts, a tokenizer or a reward model that have
             changed since.
-        ConfigError: see `check_tokenizer` and `guidelines.read`.
+        ConfigError: see `ready_to_learn` and `guidelines.read`.
     """
     guidelines.read(run.config.judge.guidelines)
-    check_tokenizer(run)
+    ready_to_learn(run)
     for name in learners(run.config):
         for found in checkpoint.every(run.checkpoints(number, name))[-1:]:
             checkpoint.check_same(found, run.lineage(name, Answered([]), 0))
+
+
+def ready_to_learn(run: Any) -> None:
+    """Make sure that what is learnt from is there or will be asked for, and that the model reads it as before.
+
+    Raises:
+        ConfigError: see `check_tokenizer` and `criteria.check_learnt`.
+    """
+    criteria.check_learnt(run.config, run.store)
+    check_tokenizer(run)
 
 
 def learners(config: Config) -> list[str]:

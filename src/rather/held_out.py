@@ -80,7 +80,8 @@ def _score(run: Any, answered: Sequence[Comparison], policy: str) -> Rate:
 def check_reward(run: Any, model: Any, step: int) -> None:
     """Accuracy and calibration on the questions that were held back, and how far the score follows length."""
     judges = going_on.teachers(run)
-    kept = run.store.answered(run.config.run.name, "train", only=lambda c: run.held_back(c) and run.learnable(c), judges=judges)
+    name, on = run.config.run.name, run.config.train.criterion
+    kept = run.store.answered(name, "train", only=lambda c: run.held_back(c) and run.learnable(c), judges=judges, criterion=on)
     held = ranks.everyones(kept.comparisons)[0]
     if not held:
         return

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rather import build, checkpoint, going_on
+from rather import build, checkpoint, criteria, going_on
 from rather.checkpoint import Lineage
 from rather.core import Answered, Comparison
 from rather.store.clips import undrawable
@@ -79,6 +79,7 @@ def fit(run: Any, number: int, name: str) -> Path:
             time.sleep(POLL_S)
     left_out = feed.answered.left_out
     going_on.say_left_out(run, feed.answered)
+    criteria.check_said(run.config, feed.answered.comparisons)
     expected = feed.steps(len(feed.answered.comparisons) + feed.open)
     learner = run.learner(number, name, feed.answered, expected)
     learner.follow(feed.answered.comparisons)

@@ -150,7 +150,9 @@ class Questions:
         if left <= 0 or asked_to_stop() or step >= (self.run.config.train.steps or sys.maxsize):
             return None
         if step >= IDLE and not any(self.told.get(update) for update in range(step - IDLE, step)):
-            why = "the judges abstained, or both sides were always the same: give judges something to choose by, or raise zeroth.mu"
+            on = self.run.config.train.criterion
+            abstained = f"the judges abstained, or said nothing on {on!r}," if on else "the judges abstained,"
+            why = f"{abstained} or both sides were always the same: give judges something to choose by, or raise zeroth.mu"
             raise TrainingError(f"the last {IDLE} updates brought no answer; {why} (now {self.z.mu:g})")
         asks = self.planner.plan(step)[:left]
         answered = self.put(step, asks)
@@ -193,8 +195,9 @@ class Questions:
 
     def answered(self, beginning: str) -> list[Comparison]:
         """What was answered to questions whose keys begin so, one comparison an answer; without answers that are not to be learnt from."""
+        on = self.run.config.train.criterion
         without = self.run.store.asking(self.name).leave_out if self.run.config.train.flagged else FLAGS
-        return self.run.store.answered(self.name, "train", each=True, without=without, beginning=beginning).comparisons
+        return self.run.store.answered(self.name, "train", each=True, without=without, beginning=beginning, criterion=on).comparisons
 
     def _keep(self, questions: Sequence[Comparison], purpose: str) -> int:
         """Put questions into the store; those whose sides are the same are never asked. Returns how many these are."""

@@ -60,9 +60,8 @@ class Run:
     """One run: its settings, its folder and its store."""
 
     def __init__(self, config: Config, console: Console) -> None:
-        config = build.dated(config)
-        self.config, self.console = config, console
-        self.folder = config.folder
+        self.config, self.console = build.dated(config), console
+        self.folder = self.config.folder
         elsewhere = [] if ranks.rank() else mirrors(config.log.tensorboard, config.log.wandb, self.folder)
         self.metrics = Metrics(self.folder / "metrics.jsonl", elsewhere)
         if config.run.threads:
@@ -139,7 +138,8 @@ class Run:
         if purpose == "train":
             self.ready(self.begun)
         if (j := self.config.judge).kind == "terminal":
-            return people.ask(self.store, self.config.run.name, j.name, purpose, j.instruction, self.console, guidelines.read(j.guidelines))
+            rules = guidelines.read(j.guidelines)
+            return people.ask(self.store, self.config.run.name, j.name, purpose, j.instruction, self.console, rules, j.criteria)
         return self._judge(purpose)
 
     @exclusive  # or the same judges would be asked the same questions twice
@@ -165,7 +165,7 @@ class Run:
     @exclusive
     def train(self, number: int = 0) -> Path:
         """Learn from the labels there are, or from what the policy does and is paid for; returns the last checkpoint."""
-        going_on.check_tokenizer(self)
+        going_on.ready_to_learn(self)
         match self.config.train.learner:
             case "ppo" | "grpo":
                 return self._improve(number)
@@ -344,13 +344,13 @@ class Run:
 
     def labels(self, number: int, name: str, among: Collection[int] | None = None) -> Answered:
         """What round `number` learns from: its own questions, those of the rounds before it, and imported ones; or labels `among` these."""
-        reward, run = name == "reward", self.config.run.name
+        reward, run, t = name == "reward", self.config.run.name, self.config.train
 
         def wanted(c: Comparison) -> bool:
             return not live.later_than(number, c) and not (reward and self.held_back(c)) and self.learnable(c)
 
-        out = () if among is not None else self.store.asking(run).leave_out if self.config.train.flagged else FLAGS
-        found = self.store.answered(run, "train", reward, among, out, wanted, judges=going_on.teachers(self))
+        out = () if among is not None else self.store.asking(run).leave_out if t.flagged else FLAGS
+        found = self.store.answered(run, "train", reward, among, out, wanted, judges=going_on.teachers(self), criterion=t.criterion)
         return found if self.fit is None else replace(found, comparisons=self.fit.ready(found.comparisons))
 
     def learnable(self, comparison: Comparison) -> bool:

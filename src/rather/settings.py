@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from rather import criteria
 from rather.config import Config
 from rather.errors import ConfigError
 from rather.sections import MattersTo, Section
@@ -18,7 +19,8 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     """The settings in a TOML file, with `section.key=value` overrides on top.
 
     Raises:
-        ConfigError: the file is missing or no TOML, or a key or value is wrong; the message names the nearest valid key.
+        ConfigError: the file is missing or no TOML, or a key or value is wrong; the message names the nearest valid key. See
+            `criteria.check`, too.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -31,9 +33,11 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     for override in overrides:
         _override(values, override)
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as e:
         raise ConfigError(_explain(e)) from None
+    criteria.check(config)
+    return config
 
 
 def mattering(config: Config, use: str) -> dict[str, dict[str, Any]]:

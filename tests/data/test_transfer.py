@@ -84,6 +84,31 @@ def test_questions_of_two_and_of_four_sides_are_exported_together(store: Store, 
     assert export(store, "run", tmp_path / f"pairs.{kind}", "trl") >= 3
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_what_was_said_on_criteria_comes_back_from_every_format(store: Store, tmp_path: Path, kind: str) -> None:
+    one, two, three = (q.id for q in store.questions("run"))
+    store.add_judge("ann", "person")
+    said = [{"helpful": 1.0, "=honest, '": 0.25}, {"[]": 0.5}, {}]
+    for number, criteria in zip((one, two, three), said, strict=True):
+        store.answer(Label(number, "ann", 0.0, criteria=criteria))
+    export(store, "run", tmp_path / f"all.{kind}")
+    rows = [row for _, row in read_rows(tmp_path / f"all.{kind}")]
+    assert [r["criteria"] for r in rows if r["judge"] == "ann"] == said
+    export(store, "run", tmp_path / f"some.{kind}", "comparisons", criterion="=honest, '")
+    ((_, row),) = read_rows(tmp_path / f"some.{kind}")
+    assert float(row["preference"]) == 0.25
+    (found,) = read_comparisons(tmp_path / f"some.{kind}")
+    assert found.preference == 0.25, "it can be imported and learnt from as any other"
+    assert export(store, "run", tmp_path / f"trl.{kind}", "trl", criterion="helpful") == 1
+
+
+def test_a_criterion_that_a_form_cannot_say_is_refused(store: Store, tmp_path: Path) -> None:
+    for form, sentence in (("all", "has every criterion in its column criteria"), ("trl", "no answer says anything on 'x'; .* are none")):
+        with pytest.raises(DataError, match=sentence):
+            export(store, "run", tmp_path / "x.jsonl", form, criterion="x")
+    assert not (tmp_path / "x.jsonl").exists()
+
+
 def test_what_a_form_cannot_hold_is_left_out_and_counted(store: Store, tmp_path: Path) -> None:
     answers = [Trajectory(Task("f", "k", "prompt"), "p", word) for word in ("one", "two", "three", "four")]
     clips = [Trajectory(Task("env", "seed", None), "p", None, rewards=np.ones(2)) for _ in range(2)]

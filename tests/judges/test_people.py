@@ -9,7 +9,7 @@ import pexpect
 import pytest
 
 from rather.core import Comparison, Task, Trajectory
-from rather.store import Store
+from rather.store import Store, own
 
 SCRIPT = """
 import sys
@@ -122,3 +122,38 @@ def test_the_best_of_four(tmp_path: Path) -> None:
     for x in labels.values():
         assert x.best == "abcd".index(x.shown[3])
         assert x.preference == float(x.best == 0)
+
+
+def test_criteria_are_asked_for_one_after_the_other_before_the_whole(store: Store, tmp_path: Path) -> None:
+    store.ask("run", [_of_three()])
+    script = SCRIPT.replace("Console(width=100))", 'Console(width=100), "", ["helpful", "[bold]honest"])')
+    child = pexpect.spawn(sys.executable, ["-c", script, str(tmp_path / "store.db")], timeout=30, encoding="utf-8", env=DUMB)
+
+    def say(*steps: tuple[str, str]) -> None:
+        for asked, key in steps:
+            child.expect_exact(asked)
+            press(child, key)
+
+    helpful, honest, overall = "Which is more: helpful?", "Which is more: [bold]honest?", "Which is better overall?"
+    say((helpful, "1"), (honest, "="), (overall, "2"))
+    say((helpful, "2"), (honest, "u"), (helpful, "1"), (honest, "2"), (overall, "u"), (honest, "1"), (overall, "="))
+    say((helpful, "1"), (honest, "s"))
+    say((helpful, "u"), ("withdrawn", "x"), (helpful, "="), (honest, "="), (overall, "s"))
+    say((helpful, "2"), (honest, "2"), (overall, "1"))
+    say((helpful, "2"), (honest, "1"), (overall, "1"))
+    child.expect("question 6 of 6")
+    press(child, "3")
+    child.expect("answered 6")
+    labels = [x.label for x in own.answers(store, "run", "me", 2**31 - 1)][::-1]
+    left = [{name: p if x.shown == "ab" else 1 - p for name, p in x.criteria.items()} for x in labels]
+    assert left == [
+        {"helpful": 1.0, "[bold]honest": 0.5}, {"helpful": 1.0, "[bold]honest": 1.0}, {},
+        {"helpful": 0.0, "[bold]honest": 0.0}, {"helpful": 0.0, "[bold]honest": 1.0}, {},
+    ]  # fmt: skip
+    assert [x.preference is None for x in labels] == [False, False, True, False, False, False]
+
+
+def _of_three() -> Comparison:
+    task = Task("f", "6", "prompt 6")
+    a, b, c = ((Trajectory(task, "p", f"{word} of 6"),) for word in ("first", "second", "third"))
+    return Comparison(a, b, key="6", others=(c,))

@@ -46,12 +46,14 @@ def elsewhere(either: Store, where: str) -> Iterator[Store]:
 
 
 @contextmanager
-def served(store: Store, run: str, guidelines: str = "", port: int = 0, metrics: Path | None = None) -> Iterator[str]:
+def served(
+    store: Store, run: str, guidelines: str = "", port: int = 0, criteria: tuple[str, ...] = (), metrics: Path | None = None
+) -> Iterator[str]:
     """The real server over `store`: its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = port or free.getsockname()[1]
-    serving, url = server(store, Project(run, "Which is better?", guidelines, metrics=metrics), "127.0.0.1", port)
+    serving, url = server(store, Project(run, "Which is better?", guidelines, criteria, metrics), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:
@@ -84,9 +86,9 @@ def serve(store: Store) -> Iterator[Callable[..., str]]:
     """Starts the server for the run "r", without repeats, and returns its URL."""
     with ExitStack() as stack:
 
-        def start(overlap: int = 1, guidelines: str = "") -> str:
+        def start(overlap: int = 1, guidelines: str = "", criteria: tuple[str, ...] = ()) -> str:
             store.set_asking("r", Asking(overlap, repeats=0))
-            return stack.enter_context(served(store, "r", guidelines))
+            return stack.enter_context(served(store, "r", guidelines, criteria=criteria))
 
         yield start
 

@@ -50,25 +50,31 @@ def export(
     form: str = "all",
     advance: Advance = lambda rows: None,
     skipped: Counter[str] | None = None,
+    criterion: str = "",
 ) -> int:
     """Write a run's answers to `path` (.jsonl, .csv or .parquet); returns the number of rows.
 
     `form` "all" is every row ever written, undone ones too, with both sides and where they come from. The others are of the
     training questions: "comparisons" is one row each with the mean preference of all judges and whether its answers came to an end, which
-    `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones. What these cannot hold is counted in `skipped`, by
+    `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones. With a `criterion` these two say which side is
+    preferred on that one, not on the whole, where an answer says so. What these cannot hold is counted in `skipped`, by
     reason. They are read a thousand at a time, and `advance` is called with how many were.
 
     Raises:
-        DataError: another form or format.
+        DataError: another form or format; a criterion that no answer says anything on, or with "all".
     """
     skipped = Counter() if skipped is None else skipped
     forms = {
         "all": lambda: _all_rows(store, run, advance),
-        "comparisons": lambda: map(_comparison_row, _kept(store, run, advance, _no_pair, skipped)),
-        "trl": lambda: map(_trl_row, _kept(store, run, advance, _not_clear, skipped)),
+        "comparisons": lambda: map(_comparison_row, _kept(store, run, criterion, advance, _no_pair, skipped)),
+        "trl": lambda: map(_trl_row, _kept(store, run, criterion, advance, _not_clear, skipped)),
     }
     if form not in forms:
         raise DataError(f"there is no form {form!r}; take one of {', '.join(forms)}")
+    if criterion and form == "all":
+        raise DataError("the form all has every criterion in its column criteria; leave the criterion out, or take comparisons or trl")
+    if criterion and criterion not in (names := store.criteria(run)):
+        raise DataError(f"no answer says anything on {criterion!r}; the criteria in the store are {', '.join(names) or 'none'}")
     return write_rows(path, forms[form]())
 
 
@@ -78,9 +84,11 @@ def _all_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, An
         advance(len(page))
 
 
-def _kept(store: Store, run: str, advance: Advance, unfit: Callable[[Comparison], str], skipped: Counter[str]) -> Iterator[Comparison]:
+def _kept(
+    store: Store, run: str, criterion: str, advance: Advance, unfit: Callable[[Comparison], str], skipped: Counter[str]
+) -> Iterator[Comparison]:
     """The comparisons that are trained on; those for which `unfit` gives a reason are counted instead."""
-    for page in reading.answered(store, run):
+    for page in reading.answered(store, run, criterion):
         for c in page:
             if reason := unfit(c):
                 skipped[reason] += 1

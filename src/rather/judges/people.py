@@ -1,6 +1,7 @@
 """People at the terminal: two answers side by side, one key each."""
 
 import time
+from collections.abc import Sequence
 
 import click
 from rich.columns import Columns
@@ -18,11 +19,13 @@ KEYS = "[b]1[/b], [b]2[/b] ... the one that is best  [b]=[/b] tie  [b]s[/b] skip
 LEASE_S = 3600
 
 
-def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, console: Console, guidelines: str = "") -> int:
+def ask(
+    store: Store, run: str, judge: str, purpose: str, instruction: str, console: Console, guidelines: str = "", criteria: Sequence[str] = ()
+) -> int:
     """Put a run's open questions to the person at the terminal until none is left or they stop; returns how many they answered.
 
     The guidelines, which are Markdown, stand before the first question. Each answer is on disk before the next question appears. The order
-    of the sides changes from question to question and is recorded.
+    of the sides changes from question to question and is recorded. Of two sides it is said first which is more of each of the `criteria`.
     """
     store.add_judge(judge, "person")
     total = len(store.questions(run, purpose))
@@ -38,7 +41,7 @@ def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, cons
         count = len(shown)
         _show(question, shown, f"{done + 1} of {total}", console)
         start = time.monotonic()
-        key = _key(count)
+        key, said = _keys(count, criteria if count == 2 else (), console)
         if key == "q":
             store.release(question.id, judge)
             break
@@ -48,15 +51,39 @@ def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, cons
             console.print("Nothing to undo." if undone is None else "The last answer is withdrawn; here it is again.")
             answered -= undone is not None
             continue
-        preference, best = {"=": 0.5}.get(key), None
-        if key.isdigit():
-            best = LETTERS.index(shown[int(key) - 1])
-            preference = float(best == 0)
+        preference, best = _meaning(key, shown)
+        on = {} if preference is None else {name: p for name, k in said.items() if (p := _meaning(k, shown)[0]) is not None}
         reason = "skipped" if preference is None else ""
-        label = Label(question.id, judge, preference, reason, time.monotonic() - start, shown, best=best if count > 2 else None)
+        label = Label(
+            question.id, judge, preference, reason, time.monotonic() - start, shown, best=best if count > 2 else None, criteria=on
+        )
         store.answer(label)
         answered += 1
     return answered
+
+
+def _keys(count: int, criteria: Sequence[str], console: Console) -> tuple[str, dict[str, str]]:
+    """The key that answers the question, and those that were pressed before it on each of the criteria; u goes one of them back."""
+    said, steps = dict[str, str](), [*criteria, ""]
+    while True:
+        name = steps[len(said)]
+        if criteria:
+            console.print(Text(f"Which is more: {name}?" if name else "Which is better overall?"))
+        key = _key(count)
+        if key == "u" and said:
+            said.popitem()
+        elif name and key not in "suq":
+            said[name] = key
+        else:
+            return key, said
+
+
+def _meaning(key: str, shown: str) -> tuple[float | None, int | None]:
+    """The preference for a that a key says, and the side that it picks."""
+    if not key.isdigit():
+        return {"=": 0.5}.get(key), None
+    best = LETTERS.index(shown[int(key) - 1])
+    return float(best == 0), best
 
 
 def _key(count: int) -> str:

@@ -338,6 +338,13 @@ class Store:
             found = connection.execute(self.said(connection, run, judge).order_by(t.label.c.id)).all()
         return [rows.label_of(r, judge) for r in found]
 
+    def criteria(self, run: str) -> list[str]:
+        """The criteria on which any label of the run says a preference."""
+        names = select(t.criterion.c.name).join(t.label, t.label.c.id == t.criterion.c.label)
+        names = names.join(t.comparison, t.comparison.c.id == t.label.c.comparison).where(t.comparison.c.run == run).distinct()
+        with self.transaction() as connection:
+            return sorted(connection.execute(names).scalars())
+
     def latest(self) -> int:
         """The number of the last row that was written about any answer."""
         with self.transaction() as connection:

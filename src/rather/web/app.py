@@ -1,6 +1,7 @@
 """The labelling page's server: a FastAPI app over the store. What it answers with is described at /api/openapi.json."""
 
 import hashlib
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from rather.store.own import Said
 from rather.store.people import Person
 from rather.store.rows import LETTERS
 from rather.store.share import share
-from rather.web.described import Kept, Next, OwnAnswers, Shown, Undone, errors, says
+from rather.web.described import Kept, Next, OnCriterion, OwnAnswers, Shown, Undone, errors, says
 from rather.web.guard import Guard
 from rather.web.owner import router
 from rather.web.project import Project
@@ -54,6 +55,10 @@ class Answer(BaseModel):
     place: int = Field(default=1, ge=1, le=len(LETTERS), description="From 1, in the order in which the sides were shown.")
     key: str = Field(min_length=8, max_length=80, description="Made by the sender, different for every answer.")
     slight: bool = Field(default=False, description="The preferred side is only a little better.")
+    criteria: dict[str, OnCriterion] = Field(
+        default={},
+        description="What is said on the criteria that came with the question, by name; none with a skip, and any may be left out.",
+    )
     reason: str = Field(default="", max_length=500, pattern=r"^[^\x00]*$")
     seconds: float | None = Field(
         default=None, ge=0, allow_inf_nan=False, description="Time from showing to answering; a person's answer without it is flagged fast."
@@ -83,6 +88,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
     app.add_middleware(SessionMiddleware, secret_key=key, session_cookie=cookie, same_site="lax", https_only=secure, max_age=30 * 86_400)
     app.mount("/static", StaticFiles(packages=[("rather.web", "static")]))
     guidelines = html(project.guidelines) if project.guidelines else ""  # safe HTML
+    known = {*project.criteria, *store.criteria(run)}  # an answer that comes late may be on one that is not asked for any more
     version = hashlib.sha256(project.guidelines.encode()).hexdigest()[:16]
     guard = Guard(store, run)
     somebody = Depends(guard)
@@ -150,13 +156,16 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         found = guard.entered(request, invitation)
         answered = bool(guidelines) and found is not None and store.count(run, found.name).turns > 0
         return for_person(
-            request, "label.html", found, instruction=project.instruction, guidelines=guidelines, version=version, answered=answered
-        )
+            request, "label.html", found, instruction=project.instruction, guidelines=guidelines, version=version, answered=answered,
+            criteria=bool(project.criteria),
+        )  # fmt: skip
 
     @app.get("/owner/{invitation}", include_in_schema=False)
     def owner_page(request: Request, invitation: str) -> Response:
         found = guard.entered(request, invitation)
-        return for_person(request, "owner.html", found if found is not None and found.role == "owner" else None)
+        if found is None or found.role != "owner":
+            return for_person(request, "owner.html", None)
+        return for_person(request, "owner.html", found, criteria=store.criteria(run))
 
     @app.get("/api/next", response_model=None, responses=says(Next))
     def next_question(
@@ -165,14 +174,15 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
     ) -> dict[str, Any]:
         """The next question for whoever asks, leased for ten minutes; `question` is null when there is none left.
 
-        `problem` says why clips could not be drawn, where that may be why there is no question.
+        The question's `criteria` are the names of what an answer says a preference on beside the whole; there are none for more than two
+        sides. `problem` says why clips could not be drawn, where that may be why there is no question.
         """
         counts = store.count(run, who.name)
         found = asking.next_question(store, run, who.name, counts.turns, [n for n in held or () if 0 < n <= LAST], who.invitation)
         mine = share(store, run, who.judge)
         progress = {"mine": counts.answered, "questions": counts.questions, "share": mine.questions, "minutes": mine.minutes}
         problem = next(iter(problems(store, run)), "") if found is None else ""
-        return {"question": found and _given(store, found, who), "progress": progress, "problem": problem}
+        return {"question": found and _given(store, found, who, project.criteria), "progress": progress, "problem": problem}
 
     @app.get("/api/clips/{trajectory}", response_class=Response, responses=errors(404) | {200: {"content": {"image/webp": {}}}})
     def clip(trajectory: Annotated[int, FromPath(ge=1, le=LAST)], _: Person = somebody) -> Response:
@@ -197,11 +207,12 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         if given.seconds is not None and given.seconds > now() - lease.given + CLOCK_S:
             raise HTTPException(422, f"seconds is {given.seconds:g}, but question {given.question} was given out later than that")
         preference, best = _meaning(given)
+        criteria = _on_criteria(given, known)
         reason = f"{BOTH_BAD}: {given.reason}".removesuffix(": ") if given.choice == "both_bad" else given.reason
         reason = reason or ("skipped" if given.choice == "skip" else "")
         unmeasured = given.seconds is None and preference is not None and not who.simulated
         flags = (*["fast"] * unmeasured, *["late"] * (0 < lease.expires < now()))
-        label = Label(given.question, who.name, preference, reason, given.seconds, lease.shown, flags, best=best)
+        label = Label(given.question, who.name, preference, reason, given.seconds, lease.shown, flags, best=best, criteria=criteria)
         return {"label": store.answer(label, _token(who, given.key), who.invitation)}
 
     @app.get("/api/answers", response_model=None, responses=says(OwnAnswers))
@@ -217,7 +228,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         found = store.given(run, who.name, question)
         if found is None:
             raise HTTPException(404, f"question {question} was not given to you")
-        return _given(store, found, who)
+        return _given(store, found, who, project.criteria)
 
     @app.post("/api/undo", response_model=None, responses=says(Undone, 403, 429))
     def undo(given: Undo, who: Person = somebody) -> dict[str, bool]:
@@ -243,18 +254,40 @@ def _meaning(given: Answer) -> tuple[float | None, int | None]:
         return float(best == 0), best
     if given.choice in ("left", "right") and count > 2:
         raise HTTPException(422, f"question {given.question} has {count} sides; {given.choice!r} does not answer it")
-    preference = PREFERENCE[given.choice]
-    if preference in (0.0, 1.0) and given.slight:
+    return _preference(given.choice, given.slight, given.order), None
+
+
+def _preference(choice: str, slight: bool, order: str) -> float | None:
+    """The preference for a that a choice between what was shown means."""
+    preference = PREFERENCE[choice]
+    if preference in (0.0, 1.0) and slight:
         preference = 0.25 + 0.5 * preference
-    if preference is not None and given.order[0] == "b":
-        preference = 1 - preference
-    return preference, None
+    return preference if preference is None or order[0] == "a" else 1 - preference
+
+
+def _on_criteria(given: Answer, known: Collection[str]) -> dict[str, float]:
+    """The preferences for a on criteria.
+
+    Raises:
+        HTTPException: 422 they are none of the `known` ones, or the question has none.
+    """
+    if given.criteria and len(given.order) != 2:
+        raise HTTPException(422, f"question {given.question} has {len(given.order)} sides; criteria compare two")
+    if given.criteria and given.choice == "skip":
+        raise HTTPException(422, f"question {given.question} is skipped; leave out what is said on criteria")
+    for name in given.criteria:
+        if name not in known:
+            asked = f"it asks for {', '.join(sorted(known))}" if known else "it asks for none"
+            raise HTTPException(422, f"{visible(name[:40])!r} is no criterion of this page; {asked}")
+    said = {name: _preference(x.choice, x.slight, given.order) for name, x in given.criteria.items()}
+    return {name: preference for name, preference in said.items() if preference is not None}
 
 
 def _answered(said: Said) -> dict[str, Any]:
     """An answer of one's own, in the words in which it was sent."""
     x, found = said.label, dict[str, Any]({"label": said.label.id, "question": said.label.comparison, "created": said.created})
     found |= {"beginning": visible(said.beginning), "sides": len(x.shown), "reason": x.reason}
+    found |= {"criteria": {name: _chosen(preference, x.shown) for name, preference in x.criteria.items()}}
     if x.best is not None:
         return found | {"choice": "place", "place": x.shown.index(LETTERS[x.best]) + 1}
     if x.preference is None:
@@ -262,15 +295,21 @@ def _answered(said: Said) -> dict[str, Any]:
     if x.preference == 0.5:
         bad, comment = x.reason.partition(": ")[::2]
         return found | ({"choice": "both_bad", "reason": comment} if bad == BOTH_BAD else {"choice": "tie"})
-    left = x.preference if x.shown[0] == "a" else 1 - x.preference
-    return found | {"choice": "left" if left > 0.5 else "right", "slight": left in (0.25, 0.75)}
+    return found | _chosen(x.preference, x.shown)
 
 
-def _given(store: Store, question: Question, who: Person) -> dict[str, Any]:
+def _chosen(preference: float, order: str) -> dict[str, Any]:
+    """A preference for a as a choice between what was shown."""
+    left = preference if order[0] == "a" else 1 - preference
+    return {"choice": "tie" if left == 0.5 else "left" if left > 0.5 else "right", "slight": left in (0.25, 0.75)}
+
+
+def _given(store: Store, question: Question, who: Person, criteria: Sequence[str]) -> dict[str, Any]:
     """A question as it was given to somebody; an answer sends `lease`, `order` and `invitation` back."""
     lease = question.lease
     assert lease is not None
     given = {"lease": lease.token, "order": lease.shown, "invitation": lease.invitation}
+    given |= {"criteria": criteria if len(lease.shown) == 2 else ()}
     return shown(store, question, lease.shown, who) | given
 
 

@@ -1,6 +1,6 @@
 """What the API answers with, as /api/openapi.json describes it; whoever writes a program for it has nothing else to go by."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -57,6 +57,13 @@ class Attempt(BaseModel):
     reward: float | None = Field(default=None, description="What a clip's attempt was paid; only simulated judges are told.")
 
 
+class OnCriterion(BaseModel, extra="forbid"):
+    """What is said on one criterion."""
+
+    choice: Literal["left", "right", "tie"] = Field(description="The side that is more of it.")
+    slight: bool = Field(default=False, description="Only a little more.")
+
+
 class Shown(BaseModel):
     """A question as it was given to somebody; their answer sends `lease`, `order` and `invitation` back as they are."""
 
@@ -66,6 +73,7 @@ class Shown(BaseModel):
     lease: str
     order: str
     invitation: int | None
+    criteria: list[str] = Field(description="What an answer says a preference on beside the whole; none of more than two sides.")
 
 
 class Progress(BaseModel):
@@ -103,6 +111,7 @@ class Own(BaseModel):
     created: float = Field(description="When the answer was kept, in seconds since 1970.")
     slight: bool = False
     place: int | None = None
+    criteria: dict[str, OnCriterion] = Field(description="What was said on criteria, by name.")
 
 
 class OwnAnswers(BaseModel):

@@ -4,14 +4,14 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException
+from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi import Path as FromPath
 from fastapi.responses import FileResponse, Response
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.background import BackgroundTask
 
 from rather.data import transfer
-from rather.errors import StoreError
+from rather.errors import DataError, StoreError
 from rather.store import Question, Store
 from rather.store.clips import problems
 from rather.store.decisions import decide
@@ -157,13 +157,20 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
 
     @found.get("/export", response_class=FileResponse)
     def export(
-        form: Literal["all", "comparisons", "trl"] = "all", file: Literal["jsonl", "csv", "parquet"] = "jsonl", who: Person = owner
+        form: Literal["all", "comparisons", "trl"] = "all",
+        file: Literal["jsonl", "csv", "parquet"] = "jsonl",
+        criterion: Annotated[str, Query(max_length=40, description="Preferences on this one; empty: on the whole.")] = "",
+        who: Person = owner,
     ) -> Response:
         """The answers as a file: every answer with provenance, comparisons, or TRL's prompt, chosen, rejected."""
         folder = tempfile.TemporaryDirectory()
         path = Path(folder.name) / f"{run}-{form}.{file}"
-        transfer.export(store, run, path, form)
-        note(store, who.name, f"exported {form} as {file}")
+        try:
+            transfer.export(store, run, path, form, criterion=criterion)
+        except DataError as e:
+            folder.cleanup()
+            raise HTTPException(422, str(e)) from None
+        note(store, who.name, f"exported {form} as {file}{f', on {criterion}' if criterion else ''}")
         return FileResponse(path, filename=path.name, background=BackgroundTask(folder.cleanup))
 
     @found.get("/audit")

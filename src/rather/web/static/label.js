@@ -17,11 +17,12 @@ const LARGEST_PAST = 1_000_000;  // characters of questions that are remembered 
 const player = new Player();
 const clock = new Clock();
 const comment = new Comment();
+const steps = new Steps();
 const tabs = new BroadcastChannel(`rather:${document.baseURI}:${meta("person")}`);
 
 let current = null;   // the question on the screen
 let ahead = null;     // the one after it
-let back = null;      // what was left for an earlier answer: its question, the seconds that it took so far, its comment
+let back = null;      // what was left for an earlier answer: its question, the seconds that it took so far, its comment, what was said on criteria
 let asked = 0;        // the question that is to be skipped
 let given = [];       // the last answers of this tab, for undo: the question and the answer's key
 let shownAt = 0;      // when all of it could be seen
@@ -114,7 +115,7 @@ function forward() {
 // Show a question that has an answer, which can be changed or withdrawn; the one on the screen waits.
 function visit(question, reason) {
   const here = current && current.id !== question.id ? current : null;
-  back = back || { question: here, seconds: clock.seconds, comment: comment.text };
+  back = back || { question: here, seconds: clock.seconds, comment: comment.text, said: steps.said };
   if (ahead && ahead.id === question.id) ahead = null;
   again.add(question.id);
   current = question;
@@ -123,12 +124,15 @@ function visit(question, reason) {
 }
 
 function goBack() {
-  const { question, seconds, comment: text } = back;
+  const { question, seconds, comment: text, said } = back;
   back = null;
   current = question || ahead;
   if (!question) ahead = null;
   show(question ? seconds : 0);
-  if (question) comment.set(text);
+  if (question) {
+    comment.set(text);
+    steps.begin(question.criteria, said);
+  }
   more();
 }
 
@@ -150,6 +154,7 @@ function show(seconds = 0) {
     button.hidden = place ? count === 2 || place > count : count > 2 && (choice === "left" || choice === "right");
   }
   at("both-bad").textContent = count > 2 ? "all bad" : "both bad";
+  steps.begin(current ? current.criteria : []);
   if (current) {
     clock.start(seconds);
     draw(current, player);
@@ -198,16 +203,21 @@ function tooSoon() {
 
 function answer(choice, details = {}) {
   if (!current || tooSoon() || (choice !== "skip" && !player.ready)) return;
+  if (steps.take(choice, details)) {
+    shownAt = performance.now();
+    return;
+  }
   const { seconds } = clock;
   const reason = comment.text;
   comment.leave();
   const key = crypto.randomUUID ? crypto.randomUUID() : Array.from(crypto.getRandomValues(new Uint32Array(4)), String).join("-");
   const { id: question, lease, order, invitation } = current;
+  const answered = { question, lease, order, invitation, choice, key, seconds, ...steps.body(choice) };
   at("refused").textContent = "";
   given = given.filter((last) => last.question.id !== question);
   given.push({ question: current, key });
   forget();
-  outbox.add("api/answers", { question, lease, order, invitation, choice, key, seconds, ...(reason ? { reason } : {}), ...details });
+  outbox.add("api/answers", { ...answered, ...(reason ? { reason } : {}), ...details });
   tabs.postMessage(question);
   forward();
   more();
@@ -225,6 +235,7 @@ function forget() {
 }
 
 async function undo() {
+  if (steps.undo()) return;
   if (back) withdraw();
   if (back || undoing) return;
   undoing = true;

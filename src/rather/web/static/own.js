@@ -12,15 +12,13 @@
 
   const sentence = (error) => error.status ? error.message : "The server cannot be reached; try again in a moment.";
 
-  // Which side, in the words of the page: beside each other, or on a phone one under the other.
-  const named = (beside, below, rest) => [drawn("span", "beside", beside), drawn("span", "below", below), ` ${rest}`];
-
-  const inWords = ({ choice, slight, place, sides, reason }) => {
-    const better = slight ? "is a little better" : "is better";
+  const inWords = ({ choice, slight, place, sides, reason, criteria }) => {
+    const better = slight ? " is a little better" : " is better";
     const words = {
-      left: () => named("left", "upper", better), right: () => named("right", "lower", better), place: () => [`${place} is best`],
+      left: () => [...named("left"), better], right: () => [...named("right"), better], place: () => [`${place} is best`],
       tie: () => ["tie"], both_bad: () => [sides > 2 ? "all bad" : "both bad"], skip: () => ["skipped"],
     }[choice]();
+    for (const [name, said] of Object.entries(criteria)) words.push("; ", drawn("bdi", "", name), ": ", ...inShort(said));
     if (reason && !(choice === "skip" && reason === "skipped")) words.push(`: ${reason}`);
     return words;
   };

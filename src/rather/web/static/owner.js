@@ -132,5 +132,10 @@ at("asking").addEventListener("submit", async (event) => {
   await show();
 });
 
+// "Every answer" has all criteria.
+const chooseForm = () => { if (at("criterion")) at("criterion").disabled = at("form").value === "all"; };
+at("form").addEventListener("change", chooseForm);
+chooseForm();  // a browser may remember what was chosen before a reload
+
 addEventListener("DOMContentLoaded", show);  // by then the other parts of the page are there
 setInterval(() => show().catch((error) => { at("totals").textContent = error.message; }), 5000);

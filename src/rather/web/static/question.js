@@ -8,6 +8,10 @@ const drawn = (kind, name, ...inside) => {
   return element;
 };
 
+// Which side, in the words of the page: sides stand beside each other, or on a phone one under the other. The style sheet hides one word.
+const SIDES = { left: ["left", "upper"], right: ["right", "lower"] };
+const named = (choice) => SIDES[choice].map((word, i) => drawn("span", ["beside", "below"][i], word));
+
 function draw(question, player) {
   document.getElementById("prompt").innerHTML = question.prompt;
   player.clear();
@@ -16,13 +20,11 @@ function draw(question, player) {
   fit();
 }
 
-// Sides stand beside each other, or on a phone one under the other: each word is there, and the style sheet hides one of them. The owner
-// sees them under their `letters`.
+// The owner sees sides under their `letters`.
 function drawnSide(attempts, index, { sides, letters }, player) {
-  const names = [["left", "upper"], ["right", "lower"]][index];
   const name = letters ? letters[index] : index + 1;
   const heading = drawn("h2", "", `${name} `);
-  if (sides.length === 2 && !letters) heading.append(drawn("span", "beside", names[0]), drawn("span", "below", names[1]));
+  if (sides.length === 2 && !letters) heading.append(...named(["left", "right"][index]));
   heading.id = `name-${index + 1}`;
   const words = drawn("div", attempts.length > 1 ? "words batch" : "words");
   words.id = `side-${index + 1}`;
