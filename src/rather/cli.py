@@ -140,7 +140,8 @@ def serve(
         run.ready(run.begun)
         run.draw()
         judge = run.config.judge
-        store, project = run.store, Project(run.config.run.name, judge.instruction, guidelines.read(judge.guidelines))
+        rules = guidelines.read(judge.guidelines)
+        store, project = run.store, Project(run.config.run.name, judge.instruction, rules, metrics=run.metrics.path)
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))
