@@ -27,7 +27,8 @@ let asked = 0;        // the question that is to be skipped
 let given = [];       // the last answers of this tab, for undo: the question and the answer's key
 let shownAt = 0;      // when all of it could be seen
 let done = 0;         // answers that the server has, as it said
-let share = 0;        // questions that are this person's
+let early = 0;        // of those that still wait here for its word
+let share = null;     // questions that are this person's
 let minutes = null;   // what the rest of them takes, if that can be said
 let fetching = false;
 let ended = false;    // the server had no more questions
@@ -62,10 +63,11 @@ async function call(path, body) {
   throw error;
 }
 
-// The server has it: what it said of progress is from before.
+// Once the server has it, it counts, unless what the server said of progress was so new that it has been counted.
 async function send(path, body) {
   const said = await call(path, body);
-  if (said.undone !== false) done += counted(path, body);
+  if (early) early -= 1;
+  else if (said.undone !== false) done += counted(path, body);
 }
 
 async function more() {
@@ -74,7 +76,9 @@ async function more() {
   const held = [current, ahead, back?.question].filter(Boolean).map((q) => q.id).concat(outbox.questions, ...elsewhere);
   try {
     const found = await call("api/next?" + held.map((id) => `held=${id}`).join("&"));
-    done = found.progress.mine;
+    const { mine } = found.progress;
+    early = share === null ? 0 : Math.max(0, Math.min(outbox.length, early + mine - done));
+    done = mine;
     ({ share, minutes } = found.progress);
     ended = found.question === null;
     problem = found.problem;
@@ -182,7 +186,7 @@ player.changed = () => {
 };
 
 function tell() {
-  const mine = Math.max(0, Math.min(share, outbox.records.reduce((sum, { path, body }) => sum + counted(path, body), done)));
+  const mine = Math.max(0, Math.min(share, outbox.records.reduce((sum, { path, body }) => sum + counted(path, body), done - early)));
   const left = minutes === null || mine === share ? " answered" : `, about ${counting(minutes, "minute")} left`;
   at("progress").textContent = share ? `${mine} of your ${share}${left}` : "";
   at("done").hidden = !share;
