@@ -50,8 +50,8 @@ class Spans:
     count: int
 
     def place(self, created: Any) -> Any:
-        """The number of the span into which a time falls, in SQL; to half a second, since databases round differently."""
-        return (cast(created, sa.BigInteger) - self.start) // self.span_s
+        """The number of the span into which a time falls, in SQL; to a millisecond, since PostgreSQL rounds and SQLite cuts off."""
+        return (cast(1000 * created, sa.BigInteger) - 1000 * self.start) // (1000 * self.span_s)
 
 
 @dataclass(frozen=True)
