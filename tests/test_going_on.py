@@ -14,11 +14,12 @@ from pydantic import Field
 from rich.console import Console
 
 from rather import build, checkpoint, cli, drawing, going_on, live, report, run, settings, train
-from rather.config import Config, Section
+from rather.config import Config
 from rather.core import Label
 from rather.errors import CheckpointError, ConfigError, DataError
 from rather.metrics import CLOCK
 from rather.run import Run, opened
+from rather.sections import Section
 from rather.store import clips
 from rather.train import Stopped
 from test_control_run import RUN as CONTROL
@@ -199,7 +200,7 @@ def stop(run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             run.train()
 
 
-@pytest.mark.parametrize("kind", ["simulated", "people"])
+@pytest.mark.parametrize("kind", ["panel", "people"])
 def test_training_says_how_many_answers_are_left_out_and_why(text: list[str], kind: str) -> None:
     said = io.StringIO()
     run = opened(settings.load(None, [*text, f"judge.kind={kind}", "judge.wait_s=0"]), Console(file=said, width=200))

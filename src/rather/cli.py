@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rather import __version__, cli_store, interrupt
+from rather import __version__, cli_store, guidelines, interrupt
 from rather.cli_store import File, Settings, console, count_answers, print_agreement
 from rather.data import examples
 from rather.errors import ConfigError
@@ -139,7 +139,9 @@ def serve(
         run = _run(file, settings)
         run.ready(run.begun)
         run.draw()
-        store, project = run.store, Project(run.config.run.name, run.config.judge.instruction, metrics=run.metrics.path)
+        judge = run.config.judge
+        rules = guidelines.read(judge.guidelines)
+        store, project = run.store, Project(run.config.run.name, judge.instruction, rules, metrics=run.metrics.path)
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))

@@ -37,13 +37,21 @@ def either(where: str) -> Iterator[Store]:
     made.close()
 
 
+@pytest.fixture
+def elsewhere(either: Store, where: str) -> Iterator[Store]:
+    """The same store, as another server has it."""
+    made = Store(where)
+    yield made
+    made.close()
+
+
 @contextmanager
-def served(store: Store, run: str, metrics: Path | None = None) -> Iterator[str]:
+def served(store: Store, run: str, guidelines: str = "", port: int = 0, metrics: Path | None = None) -> Iterator[str]:
     """The real server over `store`: its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    serving, url = server(store, Project(run, "Which is better?", metrics=metrics), "127.0.0.1", port)
+        port = port or free.getsockname()[1]
+    serving, url = server(store, Project(run, "Which is better?", guidelines, metrics=metrics), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:
@@ -76,9 +84,9 @@ def serve(store: Store) -> Iterator[Callable[..., str]]:
     """Starts the server for the run "r", without repeats, and returns its URL."""
     with ExitStack() as stack:
 
-        def start(overlap: int = 1) -> str:
+        def start(overlap: int = 1, guidelines: str = "") -> str:
             store.set_asking("r", Asking(overlap, repeats=0))
-            return stack.enter_context(served(store, "r"))
+            return stack.enter_context(served(store, "r", guidelines))
 
         yield start
 

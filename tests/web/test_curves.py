@@ -99,7 +99,7 @@ def test_what_is_not_finite_or_no_measurement_breaks_nothing(store: Store, tmp_p
         '{"phase": "train-ppo-0", "step": 5, "kl": 1' + "0" * 400 + "}", '{"phase": ["x"], "step": 1, "gold": 1}',
     ]  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    with served(store, "r", tmp_path / "metrics.jsonl") as url:
+    with served(store, "r", metrics=tmp_path / "metrics.jsonl") as url:
         owner, ann = program(url, store, "owner", role="owner"), program(url, store, "ann")
         answer = owner.get("/api/owner/curves")
         found = json.loads(answer.text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -139,7 +139,7 @@ def test_the_owner_sees_curves_and_figures_over_time(context: BrowserContext, st
         store.add_judge(name, "person")
     metrics = Metrics(tmp_path / "metrics.jsonl")
     hacked(metrics, 24)
-    with served(store, "r", metrics.path) as url:
+    with served(store, "r", metrics=metrics.path) as url:
         page = context.new_page()
         page.goto(f"{url}/join#{invite(store, 'owner', 'owner')}")
         expect(page.locator("#alarms")).to_contain_text("reward hacking")

@@ -3,20 +3,19 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaiting
+from contextlib import AbstractContextManager
 from threading import Event
 from typing import Any
 
 import pytest
 from clients import OPEN, answer_to, given, program
-from fastapi import Request
 from questions import question
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from rather.core import Label
 from rather.store import Store, counting, people, tables
-from rather.store.people import Person, erase, invite, revoke
+from rather.store.people import erase, invite, revoke
 from rather.store.quality import Asking
-from rather.web.guard import Guard
 
 Serve = Callable[..., str]
 ENDS: dict[str, Callable[[Store], object]] = {
@@ -56,8 +55,8 @@ def written(store: Store) -> list[int]:
 
 @pytest.mark.parametrize("what", ASKED)
 @pytest.mark.parametrize("ends", ENDS)
-def test_who_has_passed_the_door_writes_nothing_once_the_invitation_has_ended(
-    store: Store, serve: Serve, where: str, monkeypatch: pytest.MonkeyPatch, ends: str, what: str
+def test_who_waits_to_write_writes_nothing_once_their_invitation_has_ended(
+    store: Store, serve: Serve, elsewhere: Store, monkeypatch: pytest.MonkeyPatch, ends: str, what: str
 ) -> None:
     url = serve()
     ann = program(url, store, "ann", run="r")
@@ -67,23 +66,21 @@ def test_who_has_passed_the_door_writes_nothing_once_the_invitation_has_ended(
     body = answer_to(given(ann)) if what == "an answer" else {"question": shown["id"]} if what == "an undo" else None
     if what == "a repeat":
         store.set_asking("r", Asking(repeats=1.0))
-    passes, ended, elsewhere, left = Guard.__call__, list[str](), Store(where), list[int]()
+    begins, ended, left = store.transaction, list[str](), list[int]()
 
-    def passes_and_then_it_ends(guard: Guard, request: Request, **more: Any) -> Person:
-        found = passes(guard, request, **more)
-        if not ended:
+    def begins_when_it_has_ended(write: bool = False) -> AbstractContextManager[Connection]:
+        if write and not ended:
             ended.append(ends)
             ENDS[ends](elsewhere)
             left.extend(written(elsewhere))
-        return found
+        return begins(write)
 
-    monkeypatch.setattr(Guard, "__call__", passes_and_then_it_ends)
+    monkeypatch.setattr(store, "transaction", begins_when_it_has_ended)
     method, path = ASKED[what]
     refused = ann.request(method, f"/api/{path}", json=body)
     assert (refused.status_code, ended) == (401, [ends]), refused.text
     assert written(store) == left
     assert ann.get("/api/next").status_code == 401
-    elsewhere.close()
 
 
 @pytest.fixture
@@ -105,10 +102,9 @@ def paused(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], tuple[Event,
 
 
 def test_an_answer_in_the_middle_of_an_erasure_waits_and_is_refused(
-    store: Store, serve: Serve, where: str, paused: Callable[..., tuple[Event, Event]]
+    store: Store, serve: Serve, elsewhere: Store, paused: Callable[..., tuple[Event, Event]]
 ) -> None:
-    url, elsewhere = serve(), Store(where)
-    ann = program(url, store, "ann", run="r")
+    ann = program(serve(), store, "ann", run="r")
     body = answer_to(given(ann))
     reached, go_on = paused(people, "_end")  # when her answers are deleted, and before her invitation is
     with ThreadPoolExecutor() as pool:
@@ -122,14 +118,12 @@ def test_an_answer_in_the_middle_of_an_erasure_waits_and_is_refused(
         assert sent.result(60).status_code == 401
     assert store.history("r") == []
     assert len(store.labels("other")) == 1
-    elsewhere.close()
 
 
 def test_an_erasure_in_the_middle_of_an_answer_waits_and_takes_it_along(
-    store: Store, serve: Serve, where: str, paused: Callable[..., tuple[Event, Event]]
+    store: Store, serve: Serve, elsewhere: Store, paused: Callable[..., tuple[Event, Event]]
 ) -> None:
-    url, elsewhere = serve(), Store(where)
-    ann = program(url, store, "ann", run="r")
+    ann = program(serve(), store, "ann", run="r")
     body = answer_to(given(ann))
     reached, go_on = paused(counting, "answered")  # when it is written, and before that is committed
     with ThreadPoolExecutor() as pool:
@@ -142,4 +136,3 @@ def test_an_erasure_in_the_middle_of_an_answer_waits_and_takes_it_along(
         assert sent.result(60).status_code == 200
         assert erasing.result(60) == 1
     assert store.history("r") == []
-    elsewhere.close()

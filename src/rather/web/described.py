@@ -69,10 +69,12 @@ class Shown(BaseModel):
 
 
 class Progress(BaseModel):
-    """How many questions whoever asks has answered or skipped, of how many."""
+    """How far whoever asks is."""
 
-    mine: int
-    questions: int
+    mine: int = Field(description="Questions that they have answered or skipped.")
+    questions: int = Field(description="All there are.")
+    share: int = Field(description="Those that are theirs: the answered ones, and an equal part of the answers that are still wanted.")
+    minutes: int | None = Field(description="About how long the rest of their share takes; null before they have given a few answers.")
 
 
 class Next(BaseModel):
@@ -96,6 +98,9 @@ class Own(BaseModel):
     question: int
     choice: str
     reason: str
+    sides: int
+    beginning: str = Field(description='How the question begins; "" for clips.')
+    created: float = Field(description="When the answer was kept, in seconds since 1970.")
     slight: bool = False
     place: int | None = None
 
