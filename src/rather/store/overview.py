@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection, Select, Table, Text, and_, case, cast, distinct, func, insert, literal, select, union
+from sqlalchemy import Connection, Select, Table, Text, and_, case, cast, distinct, func, insert, literal, select
 
 from rather.store import rows
 from rather.store import tables as t
@@ -50,8 +50,8 @@ class Spans:
     count: int
 
     def place(self, created: Any) -> Any:
-        """The number of the span into which a time falls, in SQL; to half a second, since databases round differently."""
-        return (cast(created, sa.BigInteger) - self.start) // self.span_s
+        """The number of the span into which a time falls, in SQL; to a millisecond, since PostgreSQL rounds and SQLite cuts off."""
+        return (cast(1000 * created, sa.BigInteger) - 1000 * self.start) // (1000 * self.span_s)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def figures(store: Store, run: str) -> Figures:
         agreement, by_span = _agreement(connection, run, asking, dubious, spans)
         counted = {
             "agreement": agreement, "position": position, "flags": _flags(connection, asking, dubious),
-            "contested": _contested(connection, run), "flagged": _flagged(connection, run, asking, dubious),
+            "contested": _contested(connection, run), "flagged": _flagged(connection, dubious),
             "over_time": spans and vars(spans) | {"agreement": by_span} | _over_time(connection, run, asking, spans, people),
         }  # fmt: skip
     for question in counted["contested"]:
@@ -129,22 +129,25 @@ def _current(run: str) -> Select[Any]:
 
 @contextmanager
 def _suspicious(connection: Connection, run: str, fastest_s: float) -> Iterator[Table]:
-    """A passing table of the labels that have flags, those too that whoever wrote them gave: one row a flag."""
-    columns = sa.Column("id", sa.Integer, primary_key=True), sa.Column("flag", sa.String(20), primary_key=True)
-    table = Table("suspicious", sa.MetaData(), *columns, prefixes=["TEMPORARY"])
+    """A passing table of the flags of labels: those of `suspicious`, and those that whoever wrote a label gave it, `by` 0."""
+    columns = [sa.Column(name, sa.Integer) for name in ("id", "by", "place")]
+    table = Table("suspicious", sa.MetaData(), *columns, sa.Column("reason", sa.String(20)), prefixes=["TEMPORARY"])
     some = _current(run).where(cast(_X.flags, Text) != "[]").with_only_columns(_X.id, cast(_X.flags, Text).label("flags")).cte("written")
-    written = [select(some.c.id, literal(flag)).where(some.c.flags.contains(f'"{flag}"')) for flag in FLAGS]
+    zero = literal(0)
+    written = [select(some.c.id, zero, zero, literal(flag)).where(some.c.flags.contains(f'"{flag}"')) for flag in FLAGS]
     why = suspicious(run, fastest_s).subquery().c
     table.create(connection)
-    connection.execute(insert(table).from_select(["id", "flag"], union(*written, select(why.id, why.reason))))
+    given = sa.union_all(*written, select(why.id, why.by, why.place, why.reason))
+    connection.execute(insert(table).from_select(["id", "by", "place", "reason"], given))
     yield table
     table.drop(connection)
 
 
 def _flags(connection: Connection, asking: Asking, dubious: Table) -> dict[str, Any]:
     """How many answers have each flag, and how many are not learnt from because of theirs."""
-    counts = dict(_rows(connection, select(dubious.c.flag, func.count()).group_by(dubious.c.flag)))
-    left_out = select(func.count(distinct(dubious.c.id))).where(dubious.c.flag.in_(asking.leave_out))
+    id, reason = dubious.c.id, dubious.c.reason
+    counts = dict(_rows(connection, select(reason, func.count(distinct(id))).group_by(reason)))
+    left_out = select(func.count(distinct(id))).where(reason.in_(asking.leave_out))
     return {"counts": {flag: counts.get(flag, 0) for flag in FLAGS}, "left_out": connection.execute(left_out).scalar()}
 
 
@@ -208,7 +211,7 @@ def _agreement(
     place = literal(0) if spans is None else spans.place(func.max(_X.created))
     votes = _votes(run).with_only_columns(place.label("place"), *sorts).having(func.count() > 1)
     if asking.leave_out:
-        votes = votes.where(_X.id.not_in(select(dubious.c.id).where(dubious.c.flag.in_(asking.leave_out))))
+        votes = votes.where(_X.id.not_in(select(dubious.c.id).where(dubious.c.reason.in_(asking.leave_out))))
     found = votes.subquery()
     counts = np.array(_rows(connection, select(*found.c, func.count()).group_by(*found.c)), int).reshape(-1, len(CATEGORIES) + 2)
     places, counts, often = counts[:, 0], counts[:, 1:-1], counts[:, -1]
@@ -282,13 +285,14 @@ def _words(store: Store, run: str, number: int) -> str:
     return (prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else question.comparison.key)[:120]
 
 
-def _flagged(connection: Connection, run: str, asking: Asking, dubious: Table) -> list[dict[str, Any]]:
+def _flagged(connection: Connection, dubious: Table) -> list[dict[str, Any]]:
     """The last suspicious answers, the latest first."""
-    reasons = suspicious(run, asking.fastest_s).subquery().c
-    wanted = select(_X.id, _X.comparison, t.judge.c.name, _X.seconds, _X.flags).where(_X.id.in_(select(dubious.c.id)))
-    found = _rows(connection, wanted.join(t.judge, t.judge.c.id == _X.judge).order_by(_X.id.desc()).limit(SHOWN))
-    why = select(reasons.id, reasons.reason).where(reasons.id.in_([r.id for r in found])).order_by(reasons.by, reasons.place)
-    said: dict[int, list[str]] = {r.id: list(r.flags) for r in found}
+    d = dubious.c
+    last = list(connection.execute(select(d.id).distinct().order_by(d.id.desc()).limit(SHOWN)).scalars())
+    wanted = select(_X.id, _X.comparison, t.judge.c.name, _X.seconds, _X.flags).where(_X.id.in_(last))
+    found = _rows(connection, wanted.join(t.judge, t.judge.c.id == _X.judge).order_by(_X.id.desc()))
+    reasons: dict[int, list[str]] = {r.id: list(r.flags) for r in found}
+    why = select(d.id, d.reason).where(d.id.in_(last), d.by > 0).order_by(d.by, d.place)
     for number, reason in connection.execute(why):
-        said[number].append(reason)
-    return [{"question": r.comparison, "judge": r.name, "reasons": said[r.id], "seconds": r.seconds} for r in found]
+        reasons[number].append(reason)
+    return [{"question": r.comparison, "judge": r.name, "reasons": reasons[r.id], "seconds": r.seconds} for r in found]
