@@ -200,7 +200,7 @@ def stop(run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             run.train()
 
 
-@pytest.mark.parametrize("kind", ["simulated", "people"])
+@pytest.mark.parametrize("kind", ["panel", "people"])
 def test_training_says_how_many_answers_are_left_out_and_why(text: list[str], kind: str) -> None:
     said = io.StringIO()
     run = opened(settings.load(None, [*text, f"judge.kind={kind}", "judge.wait_s=0"]), Console(file=said, width=200))

@@ -141,7 +141,8 @@ def serve(
         run.draw()
         judge = run.config.judge
         rules = guidelines.read(judge.guidelines)
-        store, project = run.store, Project(run.config.run.name, judge.instruction, rules, tuple(judge.criteria))
+        store = run.store
+        project = Project(run.config.run.name, judge.instruction, rules, tuple(judge.criteria), run.metrics.path)
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))

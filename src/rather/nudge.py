@@ -28,6 +28,7 @@ from rather.learners.common import in_parts
 from rather.learners.first_order import FirstOrder
 from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, heard, rms
 from rather.settings import mattering
+from rather.store.quality import FLAGS
 
 IDLE = 5
 """Updates in a row without any answer that end the run."""
@@ -136,11 +137,6 @@ class Questions:
         self.told = {update: heard(comparisons) for update, comparisons in before.items()}
         """Of each update, what every answer said of its directions."""
 
-    def answered(self, beginning: str) -> list[Comparison]:
-        """What judges said about the questions with this beginning of their keys, one comparison an answer."""
-        on = self.run.config.train.criterion
-        return self.run.store.answered(self.name, "train", each=True, beginning=beginning, criterion=on).comparisons
-
     @property
     def judges(self) -> int:
         """Answers that each question gets."""
@@ -196,6 +192,12 @@ class Questions:
         for c in self._same(beginning) + self.answered(beginning):
             found.get(c.key.removeprefix(self.beginning), []).append(c)
         return found
+
+    def answered(self, beginning: str) -> list[Comparison]:
+        """What was answered to questions whose keys begin so, one comparison an answer; without answers that are not to be learnt from."""
+        on = self.run.config.train.criterion
+        without = self.run.store.asking(self.name).leave_out if self.run.config.train.flagged else FLAGS
+        return self.run.store.answered(self.name, "train", each=True, without=without, beginning=beginning, criterion=on).comparisons
 
     def _keep(self, questions: Sequence[Comparison], purpose: str) -> int:
         """Put questions into the store; those whose sides are the same are never asked. Returns how many these are."""

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from questions import question
 
+from rather import demo as example
 from rather.store import Store
 from rather.store.quality import Asking
 from rather.web import limits
@@ -45,12 +46,14 @@ def elsewhere(either: Store, where: str) -> Iterator[Store]:
 
 
 @contextmanager
-def served(store: Store, run: str, guidelines: str = "", port: int = 0, criteria: tuple[str, ...] = ()) -> Iterator[str]:
+def served(
+    store: Store, run: str, guidelines: str = "", port: int = 0, criteria: tuple[str, ...] = (), metrics: Path | None = None
+) -> Iterator[str]:
     """The real server over `store`: its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = port or free.getsockname()[1]
-    serving, url = server(store, Project(run, "Which is better?", guidelines, criteria), "127.0.0.1", port)
+    serving, url = server(store, Project(run, "Which is better?", guidelines, criteria, metrics), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:
@@ -129,4 +132,24 @@ def run(tmp_path: Path) -> Iterator[Store]:
     store.ask("r", [question(i) for i in range(200)])
     store.set_asking("r", Asking(repeats=0))
     yield store
+    store.close()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's store, with words, clips and batches."""
+    path = tmp_path_factory.mktemp("demo") / "store.db"
+    store = Store(str(path))
+    example.fill(store)
+    store.close()
+    return path
+
+
+@pytest.fixture
+def demo_page(demo: Path, tmp_path: Path) -> Iterator[tuple[Store, str]]:
+    shutil.copy(demo, tmp_path / "demo.db")
+    store = Store(str(tmp_path / "demo.db"))
+    store.set_asking(example.RUN, Asking(repeats=0, random=0))
+    with served(store, example.RUN) as url:
+        yield store, url
     store.close()

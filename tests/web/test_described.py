@@ -122,6 +122,11 @@ def test_every_error_that_is_described_occurs_and_says_what_is_wrong(store: Stor
         (ann, "get", "/api/clips/{trajectory}", {}, 404), (ann, "get", "/api/questions/{question}", {}, 404),
         (owner, "post", "/api/people", {"json": taken}, 409),
     ]  # fmt: skip
+    decision = "/api/owner/questions/{number}/decision"
+    calls += [
+        (owner, "get", "/api/owner/questions/random", {}, 404), (owner, "get", "/api/owner/questions/{number}", {}, 404),
+        (owner, "put", decision, {"json": {"choice": "a"}}, 404), (owner, "delete", decision, {}, 404),
+    ]  # fmt: skip
     for path, method in (("/api/people/{judge}", "delete"), ("/api/people/{judge}/answers", "delete")):
         calls += [(owner, method, path, {}, 404), (owner, method, path.replace("{judge}", str(boss)), {}, 409)]
     for path, methods in described["paths"].items():
@@ -142,7 +147,7 @@ def test_every_error_that_is_described_occurs_and_says_what_is_wrong(store: Stor
     seen = set[tuple[str, str, int]]()
 
     def send(client: httpx.Client, method: str, path: str, more: dict[str, Any]) -> httpx.Response:
-        return client.request(method, path.replace("{judge}", "99").replace("{question}", "99").replace("{trajectory}", "99"), **more)
+        return client.request(method, re.sub(r"{\w+}", "99", path), **more)
 
     def check(answer: httpx.Response, method: str, path: str, expected: int) -> None:
         known = path if path in described["paths"] else path.replace(str(boss), "{judge}")

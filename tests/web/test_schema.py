@@ -56,7 +56,7 @@ def test_no_request_breaks_the_server(described: Any, store: Store) -> None:
         assert answer.status_code < 500, (case.method, case.path, answer.text)
         assert answer.status_code != 401
 
-    assert every_request(described, 20, check) == 13
+    assert every_request(described, 20, check) == 18
 
 
 def test_nobody_is_told_anything_without_an_invitation(described: Any) -> None:
@@ -65,4 +65,4 @@ def test_nobody_is_told_anything_without_an_invitation(described: Any) -> None:
         assert answer.status_code in (401, 413, 422), (case.method, case.path, answer.status_code, answer.text)
         assert "secret prompt" not in answer.text
 
-    assert every_request(described, 8, check) == 13
+    assert every_request(described, 8, check) == 18

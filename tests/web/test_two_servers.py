@@ -1,6 +1,7 @@
 """Two `rather serve` processes on one PostgreSQL, as on two machines: what happens at one holds at the other with the very next request."""
 
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -122,15 +123,14 @@ def test_a_session_of_one_server_is_one_of_the_other_and_undo_reaches_across(con
     page.keyboard.press("=")
     until(lambda: len(store.labels("r")) == 1)
     other.reload()
-    expect(other.locator("#progress")).to_have_text("1 of 6 answered")
+    expect(other.locator("#progress")).to_have_text(re.compile("^1 of your 6"))
     expect(other.locator("#question")).to_be_visible()
     other.wait_for_timeout(SOON_MS)
     other.keyboard.press("u")
     until(lambda: store.labels("r") == [])
     expect(other.locator("#side-1")).to_contain_text(first.split(" | ")[0])
     page.reload()
-    expect(page.locator("#progress")).to_have_text("0 of 6 answered")
-    assert shown(page) == first
+    expect(page.locator("#progress")).to_have_text(re.compile("^0 of your 6"))
 
 
 def test_a_cookie_that_no_server_of_the_store_has_signed_is_refused_in_a_sentence(two: Two, store: Store) -> None:
@@ -141,7 +141,7 @@ def test_a_cookie_that_no_server_of_the_store_has_signed_is_refused_in_a_sentenc
         assert (refused.status_code, "open the invite link" in refused.json()["detail"]) == (401, True)
 
 
-def test_what_an_owner_does_at_one_server_holds_at_the_other_at_once(store: Store, two: Two) -> None:
+def test_what_an_owner_does_at_one_server_holds_at_the_other_at_once(store: Store, two: Two, tmp_path: Path) -> None:
     good_or_poor(store, 6)
     (other,) = store.ask("other", [question(0)])
     here, there = two
@@ -178,8 +178,7 @@ def test_what_an_owner_does_at_one_server_holds_at_the_other_at_once(store: Stor
     assert ann.get("/api/next").status_code == 401
     assert "ann" not in away.get("/api/export").text.split('"')
 
-    there.kill()
-    with Server(there.folder, "--new-link") as renewed:
+    with Server(machine(tmp_path / "c", store), "--new-link") as renewed:
         assert renewed.link
         assert owner.get("/api/overview").status_code == 401, "the old link ends at the server that is running, too"
         assert at(here, renewed.link.partition("#")[2]).get("/api/overview").status_code == 200

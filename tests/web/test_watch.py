@@ -10,7 +10,7 @@ from questions import question
 
 from rather.core import Label
 from rather.store import Store
-from rather.store.overview import overview
+from rather.store.overview import COUNTED, overview
 from rather.store.people import erase, invite
 from rather.web import watch
 from rather.web.watch import Watch
@@ -102,4 +102,4 @@ def test_figures_that_are_counted_during_an_erasure_are_shown_to_nobody(
 def test_before_anything_is_counted_the_page_is_told_so(store: Store) -> None:
     found = overview(store, "r", None)
     assert found["questions"] == 4
-    assert [found[what] for what in ("as_of", "agreement", "position", "contested", "flagged")] == [None] * 5
+    assert [found[what] for what in ("as_of", *COUNTED)] == [None] * 7

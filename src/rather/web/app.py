@@ -174,11 +174,8 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
     ) -> dict[str, Any]:
         """The next question for whoever asks, leased for ten minutes; `question` is null when there is none left.
 
-        `progress` says how many questions the asker has answered (`mine`), how many are theirs (`share`: these, and an equal part of the
-        answers that are still wanted), how many `questions` there are, and about how many `minutes` the rest of the share takes; null
-        before they have given a few answers. The question's `criteria` are the names of what an answer says a preference on beside the
-        whole; there are none for more than two sides. `problem` says why clips could not be drawn, where that may be why there is no
-        question.
+        The question's `criteria` are the names of what an answer says a preference on beside the whole; there are none for more than two
+        sides. `problem` says why clips could not be drawn, where that may be why there is no question.
         """
         counts = store.count(run, who.name)
         found = asking.next_question(store, run, who.name, counts.turns, [n for n in held or () if 0 < n <= LAST], who.invitation)
@@ -222,11 +219,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
     def own_answers(
         before: Annotated[int, Query(ge=1, le=LAST, description="Only labels with lower numbers.")] = LAST, who: Person = somebody
     ) -> dict[str, Any]:
-        """The asker's own answers that count, the latest first, fifty at a time.
-
-        `choice`, `place`, `slight`, `criteria` and `reason` are as they were sent. `beginning` is how the question begins, "" for clips;
-        `created` when the answer was kept, in seconds since 1970.
-        """
+        """The asker's own answers that count, the latest first, fifty at a time."""
         return {"answers": [_answered(x) for x in own.answers(store, run, who.name, before)]}
 
     @app.get("/api/questions/{question}", response_model=None, responses=says(Shown, 404))

@@ -77,12 +77,12 @@ class Shown(BaseModel):
 
 
 class Progress(BaseModel):
-    """How many questions whoever asks has answered or skipped, of how many."""
+    """How far whoever asks is."""
 
-    mine: int
-    questions: int
-    share: int = Field(description="How many questions are theirs: those, and an equal part of the answers that are still wanted.")
-    minutes: int | None = Field(description="About how long the rest of the share takes; null before a few answers.")
+    mine: int = Field(description="Questions that they have answered or skipped.")
+    questions: int = Field(description="All there are.")
+    share: int = Field(description="Those that are theirs: the answered ones, and an equal part of the answers that are still wanted.")
+    minutes: int | None = Field(description="About how long the rest of their share takes; null before they have given a few answers.")
 
 
 class Next(BaseModel):
@@ -106,7 +106,8 @@ class Own(BaseModel):
     question: int
     choice: str
     reason: str
-    beginning: str = Field(description="How the question begins; empty for clips.")
+    sides: int
+    beginning: str = Field(description='How the question begins; "" for clips.')
     created: float = Field(description="When the answer was kept, in seconds since 1970.")
     slight: bool = False
     place: int | None = None

@@ -10,11 +10,13 @@ class Clock {
 
   start(seconds = 0) {
     this.before = seconds;
-    this.since = document.querySelector("dialog.aside[open]") ? null : performance.now();
+    this.restart();
   }
 
-  // Forget what has passed since the start.
-  begin() { if (this.since !== null) this.since = performance.now(); }
+  // What has passed since the question was shown does not count.
+  restart() {
+    this.since = document.querySelector("dialog.aside[open]") ? null : performance.now();
+  }
 
   get seconds() { return this.before + (this.since === null ? 0 : (performance.now() - this.since) / 1000); }
 

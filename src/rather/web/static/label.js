@@ -27,7 +27,8 @@ let asked = 0;        // the question that is to be skipped
 let given = [];       // the last answers of this tab, for undo: the question and the answer's key
 let shownAt = 0;      // when all of it could be seen
 let done = 0;         // answers that the server has, as it said
-let share = 0;        // questions that are this person's
+let early = 0;        // of those that still wait here for its word
+let share = null;     // questions that are this person's
 let minutes = null;   // what the rest of them takes, if that can be said
 let fetching = false;
 let ended = false;    // the server had no more questions
@@ -62,10 +63,11 @@ async function call(path, body) {
   throw error;
 }
 
-// The server has it: what it said of progress is from before.
+// Once the server has it, it counts, unless what the server said of progress was so new that it has been counted.
 async function send(path, body) {
   const said = await call(path, body);
-  if (said.undone !== false) done += counted(path, body);
+  if (early) early -= 1;
+  else if (said.undone !== false) done += counted(path, body);
 }
 
 async function more() {
@@ -74,7 +76,9 @@ async function more() {
   const held = [current, ahead, back?.question].filter(Boolean).map((q) => q.id).concat(outbox.questions, ...elsewhere);
   try {
     const found = await call("api/next?" + held.map((id) => `held=${id}`).join("&"));
-    done = found.progress.mine;
+    const { mine } = found.progress;
+    early = share === null ? 0 : Math.max(0, Math.min(outbox.length, early + mine - done));
+    done = mine;
     ({ share, minutes } = found.progress);
     ended = found.question === null;
     problem = found.problem;
@@ -128,9 +132,8 @@ function goBack() {
   back = null;
   current = question || ahead;
   if (!question) ahead = null;
-  show();
+  show(question ? seconds : 0);
   if (question) {
-    clock.start(seconds);
     comment.set(text);
     steps.begin(question.criteria, said);
   }
@@ -145,7 +148,7 @@ function withdraw() {
   goBack();
 }
 
-function show() {
+function show(seconds = 0) {
   at("earlier").hidden = !back;
   at("question").hidden = !current;
   at("question").dataset.number = current ? current.id : "";
@@ -157,9 +160,9 @@ function show() {
   at("both-bad").textContent = count > 2 ? "all bad" : "both bad";
   steps.begin(current ? current.criteria : []);
   if (current) {
+    clock.start(seconds);
     draw(current, player);
-    shownAt = performance.now();
-    clock.start();
+    seen();
     window.scrollTo(0, 0);
   }
   comment.clear();
@@ -167,20 +170,23 @@ function show() {
   tell();
 }
 
+// All of the question can be seen from now on.
+function seen() {
+  shownAt = performance.now();
+  clock.restart();
+}
+
 // While a clip is missing, a question can only be skipped.
 function enable() {
   for (const button of buttons) button.disabled = button.id !== "undo" && !(current && (["skip", "remark"].includes(button.id) || player.ready));
 }
 player.changed = () => {
-  if (player.ready) {  // before, there was nothing to be seen whole
-    shownAt = performance.now();
-    clock.begin();
-  }
+  if (player.ready) seen();
   enable();
 };
 
 function tell() {
-  const mine = Math.max(0, Math.min(share, outbox.records.reduce((sum, { path, body }) => sum + counted(path, body), done)));
+  const mine = Math.max(0, Math.min(share, outbox.records.reduce((sum, { path, body }) => sum + counted(path, body), done - early)));
   const left = minutes === null || mine === share ? " answered" : `, about ${counting(minutes, "minute")} left`;
   at("progress").textContent = share ? `${mine} of your ${share}${left}` : "";
   at("done").hidden = !share;

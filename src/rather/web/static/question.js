@@ -15,19 +15,20 @@ const named = (choice) => SIDES[choice].map((word, i) => drawn("span", ["beside"
 function draw(question, player) {
   document.getElementById("prompt").innerHTML = question.prompt;
   player.clear();
-  const count = question.sides.length;
-  document.getElementById("sides").replaceChildren(...question.sides.map((attempts, index) => drawnSide(attempts, index, count, player)));
+  document.getElementById("sides").replaceChildren(...question.sides.map((attempts, index) => drawnSide(attempts, index, question, player)));
   player.start();
   fit();
 }
 
-function drawnSide(attempts, index, count, player) {
-  const heading = drawn("h2", "", `${index + 1} `);
-  if (count === 2) heading.append(...named(["left", "right"][index]));
+// The owner sees sides under their `letters`.
+function drawnSide(attempts, index, { sides, letters }, player) {
+  const name = letters ? letters[index] : index + 1;
+  const heading = drawn("h2", "", `${name} `);
+  if (sides.length === 2 && !letters) heading.append(...named(["left", "right"][index]));
   heading.id = `name-${index + 1}`;
   const words = drawn("div", attempts.length > 1 ? "words batch" : "words");
   words.id = `side-${index + 1}`;
-  words.append(...attempts.map((attempt, i) => drawnAttempt(attempt, `side ${index + 1}, clip ${i + 1} of ${attempts.length}`, player)));
+  words.append(...attempts.map((attempt, i) => drawnAttempt(attempt, `side ${name}, clip ${i + 1} of ${attempts.length}`, player)));
   const side = drawn("section", "side", heading, words);
   side.setAttribute("aria-labelledby", heading.id);
   return side;
