@@ -234,6 +234,7 @@ def test_more_than_two_sides_and_pages_without_criteria_are_asked_about_the_whol
     expect(page.locator("#steps")).to_be_hidden()
     tap(page, "3")
     until(lambda: [criteria for _, criteria in said(store)] == [{}])
+    page.close()  # or it would be given the next question
     ask(store, 1)
     page = enter(context, serve(), store, "bob")
     expect(page.locator("#steps")).to_be_hidden()
