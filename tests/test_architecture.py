@@ -31,8 +31,10 @@ OWN = {
     "evaluate": {"core", "errors"},
     "checkpoint": {"errors", "ranks"},
     "train": {"checkpoint", "errors", "metrics", "ranks"},
-    "config": {"errors"},
-    "settings": {"config", "errors"},
+    "sections": set(),
+    "guidelines": {"errors"},
+    "config": {"errors", "sections"},
+    "settings": {"config", "errors", "sections"},
     "progress": set(),
 }
 ONLY_IN = {

@@ -13,11 +13,12 @@ from pydantic import Field
 from rich.console import Console
 
 from rather import build, checkpoint, cli, drawing, going_on, live, report, run, settings, train
-from rather.config import Config, Section
+from rather.config import Config
 from rather.core import Label
 from rather.errors import CheckpointError, ConfigError, DataError
 from rather.metrics import CLOCK
 from rather.run import Run, opened
+from rather.sections import Section
 from rather.store import clips
 from rather.train import Stopped
 from test_control_run import RUN as CONTROL

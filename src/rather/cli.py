@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rather import __version__, cli_store, interrupt
+from rather import __version__, cli_store, guidelines, interrupt
 from rather.cli_store import File, Settings, console, count_answers, print_agreement
 from rather.data import examples
 from rather.errors import ConfigError
@@ -140,7 +140,9 @@ def serve(
         run = _run(file, settings)
         run.ready(run.begun)
         run.draw()
-        store, folder, project = run.store, run.folder, Project(run.config.run.name, run.config.judge.instruction)
+        judge = run.config.judge
+        project = Project(run.config.run.name, judge.instruction, guidelines.read(judge.guidelines))
+        store, folder = run.store, run.folder
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))

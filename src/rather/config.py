@@ -3,37 +3,11 @@
 import math
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-
-class Section(BaseModel):
-    """A TOML section; a key that is not listed is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MattersTo:
-    """Declares that a setting or a section matters to some uses alone: to learners by name, to "sample" and to "eval".
-
-    What is not declared matters to all of them: neither training nor sampling goes on from what was made with another value, and an
-    evaluation with another value is another evaluation. `settings.mattering` reads it.
-    """
-
-    def __init__(self, *uses: str) -> None:
-        self.uses = frozenset(uses)
-
-
-T = TypeVar("T")
-LEARNERS = ("sft", "reward", "dpo", "ppo", "grpo", "zeroth")
-ForLearners = Annotated[T, MattersTo(*LEARNERS)]
-ForLearnersAndSampling = Annotated[T, MattersTo(*LEARNERS, "sample")]
-ForActing = Annotated[T, MattersTo("ppo", "grpo", "zeroth")]
-"""Learners whose policy meets the prompts itself; the others learn from labels, wherever these come from."""
-ForEval = Annotated[T, MattersTo("eval")]
-Free = Annotated[T, MattersTo()]
-"""Changes neither what is learnt nor what is evaluated, or may grow when a run goes on."""
+from rather.sections import ForActing, ForEval, ForLearners, ForLearnersAndSampling, Free, MattersTo, Section
 
 
 def _day(value: object) -> str:
@@ -143,6 +117,9 @@ class Judge(Section):
     key_variable: Free[str] = Field(default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if any.")
     instruction: ForEval[str] = Field(
         default="Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by."
+    )
+    guidelines: Free[str] = Field(
+        default="", description="Markdown file with longer rules, which people read before their first question; empty: none."
     )
     timeout_s: Free[float] = Field(default=60.0, description="Seconds to wait for the endpoint.", gt=0)
     wait_s: Free[float] = Field(

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from rather import build, checkpoint, evaluation, ranks
+from rather import build, checkpoint, evaluation, guidelines, ranks
 from rather.checkpoint import Lineage
 from rather.config import Config, Model
 from rather.core import Answered
@@ -100,8 +100,9 @@ def ready(run: Any, number: int) -> None:
     Raises:
         CheckpointError: its last checkpoint was trained with other settings, or with prompts, a tokenizer or a reward model that have
             changed since.
-        ConfigError: see `check_tokenizer`.
+        ConfigError: see `check_tokenizer` and `guidelines.read`.
     """
+    guidelines.read(run.config.judge.guidelines)
     check_tokenizer(run)
     for name in learners(run.config):
         for found in checkpoint.every(run.checkpoints(number, name))[-1:]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rather import build, checkpoint, going_on, held_out, live, nudge, ranks
+from rather import build, checkpoint, going_on, guidelines, held_out, live, nudge, ranks
 from rather.alone import exclusive
 from rather.checkpoint import Lineage
 from rather.config import Config
@@ -139,7 +139,7 @@ class Run:
         if purpose == "train":
             self.ready(self.begun)
         if (j := self.config.judge).kind == "terminal":
-            return people.ask(self.store, self.config.run.name, j.name, purpose, j.instruction, self.console)
+            return people.ask(self.store, self.config.run.name, j.name, purpose, j.instruction, self.console, guidelines.read(j.guidelines))
         return self._judge(purpose)
 
     @exclusive  # or the same judges would be asked the same questions twice

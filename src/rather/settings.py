@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from rather.config import Config, MattersTo, Section
+from rather.config import Config
 from rather.errors import ConfigError
+from rather.sections import MattersTo, Section
 
 
 def load(path: Path | None, overrides: list[str]) -> Config:

@@ -20,6 +20,9 @@ print("answered", people.ask(Store(sys.argv[1]), "run", "me", "train", "Which on
 """
 
 
+DUMB = {**os.environ, "TERM": "dumb"}
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store(str(tmp_path / "store.db"))
@@ -32,9 +35,20 @@ def store(tmp_path: Path) -> Store:
 
 
 def play(tmp_path: Path) -> pexpect.spawn:
-    return pexpect.spawn(
-        sys.executable, ["-c", SCRIPT, str(tmp_path / "store.db")], timeout=30, encoding="utf-8", env={**os.environ, "TERM": "dumb"}
-    )
+    return pexpect.spawn(sys.executable, ["-c", SCRIPT, str(tmp_path / "store.db")], timeout=30, encoding="utf-8", env=DUMB)
+
+
+def test_guidelines_stand_before_the_first_question(store: Store, tmp_path: Path) -> None:
+    rules = '"# Be strict\\n\\n* **right** before nice\\n\\x1b[31m[bold]as written[/bold]"'
+    script = SCRIPT.replace("Console(width=100))", f"Console(width=100), {rules})")
+    child = pexpect.spawn(sys.executable, ["-c", script, str(tmp_path / "store.db")], timeout=30, encoding="utf-8", env=DUMB)
+    child.expect("question 1 of 5")
+    before = child.before or ""
+    assert before.index("Be strict") < before.index("right before nice") < before.index("Which one?")
+    assert "[bold]as written[/bold]" in before
+    assert "\x1b[31m" not in before
+    press(child, "q")
+    child.expect("answered 0")
 
 
 def press(child: pexpect.spawn, key: str) -> None:

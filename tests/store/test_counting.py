@@ -28,6 +28,7 @@ from rather.store.imports import import_all
 from rather.store.overview import figures, overview
 from rather.store.people import erase
 from rather.store.quality import FLAGS, Asking
+from rather.store.share import share
 
 PEOPLE = ("ann", "ben", "cat", "dan")
 
@@ -314,6 +315,7 @@ def work(folder: Path, size: int) -> dict[str, int]:
     store, count = Store(str(folder / f"{size}.db")), Counter[str]()
     for name in PEOPLE:
         store.add_judge(name, "person")
+    ann = store.add_judge("ann", "person")
     numbers = store.ask("r", [question(str(i)) for i in range(size)], scores=[-float(i) for i in range(size)])
     given = [Label(n, who, 1.0) for n in numbers[: 8 * size // 10] for who in ("ben", "cat")] + [Label(n, "dan", 1.0) for n in numbers[-9:]]
     store.answer_all([*given, *(Label(n, "ann", 1.0) for n in numbers[:20])])
@@ -331,6 +333,8 @@ def work(folder: Path, size: int) -> dict[str, int]:
         now[0] = "next"
         found = next_question(store, "r", "ann", store.count("r", "ann").turns)
         assert found is not None
+        now[0] = "share"
+        assert share(store, "r", ann).questions > 20
         now[0] = "answer"
         store.answer(Label(found.id, "ann", 1.0))
         store.answer(Label(found.id, "ann", 0.0))
@@ -338,7 +342,7 @@ def work(folder: Path, size: int) -> dict[str, int]:
         store.undo("r", "ann")
         store.answer(Label(found.id, "ann", 0.0))
     store.close()
-    return {what: count[what] for what in ("next", "answer", "undo")}
+    return {what: count[what] for what in ("next", "share", "answer", "undo")}
 
 
 def test_an_old_store_is_counted_when_it_is_opened(where: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import DataError, StoreError
-from rather.store import Store, reading
+from rather.store import Store, own, reading
 from rather.store.asking import next_question
 from rather.store.decisions import decide, decided
 from rather.store.overview import figures, progress
@@ -111,7 +111,7 @@ def test_a_preference_on_each_criterion_is_kept_with_its_answer(store: Store) ->
     assert [c.preference for c in store.answered("r", criterion="helpful").comparisons] == [1.0]
     assert store.answered("r", criterion="brave").comparisons == []
     assert [r["criteria"] for page in reading.history(store, "r") for r in page] == [{"helpful": 1.0, "honest": 0.25}, {"honest": 0.75}, {}]
-    assert [x.criteria for x in store.latest_of("r", "ann", 2**31 - 1)] == [{}, {"helpful": 1.0, "honest": 0.25}]
+    assert [x.label.criteria for x in own.answers(store, "r", "ann", 2**31 - 1)] == [{}, {"helpful": 1.0, "honest": 0.25}]
     store.undo("r", "ann", one)
     assert [c.preference for c in store.answered("r", criterion="honest").comparisons] == [0.75]
     with pytest.raises(DataError, match="outside"):

@@ -18,6 +18,12 @@ def enter(context: BrowserContext, url: str, store: Store, name: str) -> Page:
     return page
 
 
+def tap(page: Page, key: str) -> None:
+    """Press a key that answers nothing, once the page takes keys to be meant for the question that it shows."""
+    page.wait_for_timeout(SOON_MS)
+    page.keyboard.press(key)
+
+
 def shown(page: Page) -> str:
     return page.locator("#side-1").inner_text() + " | " + page.locator("#side-2").inner_text()
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 import httpx
+import sqlalchemy as sa
 
-from rather.store import Store
+from rather.store import Store, tables
 from rather.store.people import invite
 
 OPEN: list[httpx.Client] = []
@@ -55,3 +56,11 @@ def answer_to(shown: dict[str, Any], **said: Any) -> dict[str, Any]:
 def answer(client: httpx.Client, **said: Any) -> httpx.Response:
     """Answer the next question."""
     return client.post("/api/answers", json=answer_to(given(client), **said))
+
+
+def pass_by(store: Store, seconds: float) -> None:
+    """Let the time of all that has been given out pass."""
+    with store.transaction(write=True) as connection:
+        lease = tables.lease.c
+        changed = sa.update(tables.lease).where(lease.expires > 0)
+        connection.execute(changed.values(expires=lease.expires - seconds, given=lease.given - seconds))

@@ -37,12 +37,12 @@ def either(where: str) -> Iterator[Store]:
 
 
 @contextmanager
-def served(store: Store, folder: Path, run: str) -> Iterator[str]:
+def served(store: Store, folder: Path, run: str, guidelines: str = "", port: int = 0) -> Iterator[str]:
     """The real server over `store`: its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    serving, url = server(store, folder / "run", Project(run, "Which is better?"), "127.0.0.1", port)
+        port = port or free.getsockname()[1]
+    serving, url = server(store, folder / "run", Project(run, "Which is better?", guidelines), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:
@@ -75,9 +75,9 @@ def serve(store: Store, tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Starts the server for the run "r", without repeats, and returns its URL."""
     with ExitStack() as stack:
 
-        def start(overlap: int = 1) -> str:
+        def start(overlap: int = 1, guidelines: str = "") -> str:
             store.set_asking("r", Asking(overlap, repeats=0))
-            return stack.enter_context(served(store, tmp_path, "r"))
+            return stack.enter_context(served(store, tmp_path, "r", guidelines))
 
         yield start
 

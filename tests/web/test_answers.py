@@ -1,16 +1,17 @@
 """What an answer must say to be kept: how the question was given, and to whom."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import sqlalchemy as sa
-from clients import OPEN, answer, answer_to, browser, client_of, enter, given, program
+from clients import OPEN, answer, answer_to, browser, client_of, enter, given, pass_by, program
 from questions import of_four, question
 
-from rather.core import Label
+from rather.core import Comparison, Label, Task, Trajectory
 from rather.store import Store, tables
 from rather.store.people import erase, everybody, invite, note, noted
 from rather.store.quality import Asking
@@ -29,14 +30,6 @@ def closed() -> Iterator[None]:
     yield
     while OPEN:
         OPEN.pop().close()
-
-
-def pass_by(store: Store, seconds: float) -> None:
-    """Let the time of all that has been given out pass."""
-    with store.transaction(write=True) as connection:
-        lease = tables.lease.c
-        changed = sa.update(tables.lease).where(lease.expires > 0)
-        connection.execute(changed.values(expires=lease.expires - seconds, given=lease.given - seconds))
 
 
 def test_an_answer_is_kept_only_if_question_order_invitation_and_token_belong_together(store: Store, serve: Serve) -> None:
@@ -137,7 +130,9 @@ def test_own_answers_are_listed_and_their_questions_shown_again(store: Store, se
     url = serve(overlap=2)
     ann, bob = program(url, store, "ann"), program(url, store, "bob")
     sent: dict[int, dict[str, Any]] = {}
-    kinds = [{"choice": "right"}, {"choice": "left", "slight": True}, {"choice": "both_bad"}, {"choice": "skip", "reason": "dull"}]
+    kinds = [{"choice": "right", "reason": "shorter"}, {"choice": "left", "slight": True}, {"choice": "both_bad", "reason": "x: y"}]
+    kinds = [*kinds, {"choice": "skip", "reason": "dull"}]
+    begun = time.time()
     while (shown := given(ann)) is not None:
         said: dict[str, Any] = {"choice": "place", "place": 3} if len(shown["order"]) == 4 else kinds.pop()
         sent[shown["id"]] = said
@@ -145,14 +140,50 @@ def test_own_answers_are_listed_and_their_questions_shown_again(store: Store, se
     found = {x["question"]: x for x in ann.get("/api/answers").json()["answers"]}
     assert found.keys() == sent.keys()
     for number, said in sent.items():
-        wanted = {"choice": "tie"} if said["choice"] == "both_bad" else said
-        assert {k: found[number][k] for k in wanted} == wanted
+        assert {k: found[number][k] for k in said} == said
+        assert found[number]["sides"] == (4 if said["choice"] == "place" else 2)
+        assert begun - 1 <= found[number]["created"] <= time.time() + 1
+        assert found[number]["beginning"] == "Which?"
     some = next(iter(sent))
     assert ann.get(f"/api/questions/{some}").json()["id"] == some
     assert bob.get(f"/api/questions/{some}").status_code == 404
     assert bob.get("/api/answers").json() == {"answers": []}
     latest = max(x["label"] for x in found.values())
     assert len(ann.get("/api/answers", params={"before": latest}).json()["answers"]) == 4
+
+
+CONVERSATION = [
+    {"role": "user", "content": "First\nthis"},
+    {"role": "assistant", "content": "Yes"},
+    {"role": "user", "content": "then  that"},
+]
+
+
+def test_a_list_of_own_answers_says_how_each_question_begins(store: Store, serve: Serve) -> None:
+    prompts = {
+        "long": "a word " * 100,
+        "talk": CONVERSATION,
+        "none": None,
+        "empty": "",
+        "odd": "bell\x07 and \u202e more",
+        "call": [{"role": "tool"}],
+    }
+    asked = []
+    for key, prompt in prompts.items():
+        task = Task("test", key, prompt)
+        asked.append(Comparison((Trajectory(task, "p", "left\n answer"),), (Trajectory(task, "p", "right"),), key=key))
+    steps = Trajectory(Task("test", "drive", None), "p", None, rewards=np.ones(3, np.float32))
+    asked.append(Comparison((steps,), (steps,), key="clips"))
+    numbers = dict(zip([*prompts, "clips"], store.ask("r", asked), strict=True))
+    ann = program(serve(), store, "ann")
+    for number in numbers.values():
+        store.answer(Label(number, "ann", 0.5))
+    found = {x["question"]: x["beginning"] for x in ann.get("/api/answers").json()["answers"]}
+    begins = {key: found[number] for key, number in numbers.items()}
+    assert begins.pop("long") == ("a word " * 100)[:159].rstrip() + "\u2026"
+    assert begins.pop("odd") == "bell\u2407 and \u202e more"
+    expected = {"talk": "then that", "none": "left answer", "empty": "left answer", "call": "left answer", "clips": ""}
+    assert begins == expected
 
 
 def test_an_invitation_is_to_one_run_or_to_every_run(store: Store, serve: Serve) -> None:

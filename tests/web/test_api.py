@@ -45,7 +45,8 @@ def test_two_people_answer_all_questions_and_no_question_twice(store: Store, ser
         seen.append(shown["id"])
         assert who.post("/api/answers", json=answer_to(shown, seconds=0.75)).status_code == 200
     assert sorted(seen) == [1, 2, 3, 4, 5, 6]
-    assert ann.get("/api/next").json() == {"question": None, "progress": {"mine": 3, "questions": 6}, "problem": ""}
+    ended = {"mine": 3, "questions": 6, "share": 3, "minutes": 0}
+    assert ann.get("/api/next").json() == {"question": None, "progress": ended, "problem": ""}
     labels = store.labels("r")
     assert [x.judge for x in labels] == ["ann", "bob"] * 3
     for x in labels:  # "left" is what was shown on the left

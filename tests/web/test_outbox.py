@@ -33,7 +33,7 @@ def test_two_links_in_one_browser_are_two_people(context: BrowserContext, store:
     assert sorted(x.judge for x in store.labels("r")) == ["ann"] * 8 + ["bob"] * 8
     assert all(x.preference == 1.0 for x in store.labels("r")), "both preferred the good side, wherever it was"
     ann.reload()
-    expect(ann.locator("#progress")).to_have_text("8 of 8 answered")
+    expect(ann.locator("#progress")).to_have_text("8 of your 8 answered")
 
 
 def test_what_two_tabs_of_one_person_answer_offline_is_kept_of_both(context: BrowserContext, store: Store, serve: Serve) -> None:

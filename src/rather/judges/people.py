@@ -5,6 +5,7 @@ import time
 import click
 from rich.columns import Columns
 from rich.console import Console, Group
+from rich.markdown import Markdown
 from rich.panel import Panel
 from rich.text import Text
 
@@ -17,14 +18,18 @@ KEYS = "[b]1[/b], [b]2[/b] ... the one that is best  [b]=[/b] tie  [b]s[/b] skip
 LEASE_S = 3600
 
 
-def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, console: Console) -> int:
+def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, console: Console, guidelines: str = "") -> int:
     """Put a run's open questions to the person at the terminal until none is left or they stop; returns how many they answered.
 
-    Each answer is on disk before the next question appears. The order of the sides changes from question to question and is recorded.
+    The guidelines, which are Markdown, stand before the first question. Each answer is on disk before the next question appears. The order
+    of the sides changes from question to question and is recorded.
     """
     store.add_judge(judge, "person")
     total = len(store.questions(run, purpose))
     answered = 0
+    if guidelines:
+        console.print(Markdown(_clean(guidelines.expandtabs())))
+        console.print()
     console.print(f"[bold]{instruction}[/bold]\n{KEYS}\n")
     while (question := store.lease(run, judge, purpose, overlap=total + 1, seconds=LEASE_S)) is not None:
         assert question.lease is not None

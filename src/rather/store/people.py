@@ -171,7 +171,7 @@ _INVITED = select(t.invitation, t.judge.c.name, t.judge.c.kind).join(t.judge, t.
 
 def _everybody(connection: Connection, run: str | None) -> list[Person]:
     wanted = _INVITED.where(t.invitation.c.expires > now()).order_by(t.invitation.c.id)
-    return [_person(r) for r in connection.execute(wanted if run is None else wanted.where(_lets_into(run)))]
+    return [_person(r) for r in connection.execute(wanted if run is None else wanted.where(lets_into(run)))]
 
 
 def _one(store: Store, which: Any) -> Person | None:
@@ -184,14 +184,15 @@ def _person(r: Row[Any]) -> Person:
     return Person(r.name, r.role, r.kind == "simulated", r.expires, r.run, r.judge, r.id)
 
 
-def _lets_into(run: str) -> Any:
+def lets_into(run: str) -> Any:
+    """Which invitations are to that run, or to every one."""
     return (t.invitation.c.run == run) | t.invitation.c.run.is_(None)
 
 
 def _end(connection: Connection, judge: int, run: str | None) -> int:
     """End a judge's links that let into a run, or all of them; returns how many those were."""
     which = sa.delete(t.invitation).where(t.invitation.c.judge == judge)
-    return connection.execute(which if run is None else which.where(_lets_into(run))).rowcount
+    return connection.execute(which if run is None else which.where(lets_into(run))).rowcount
 
 
 def _folded(name: str) -> str:

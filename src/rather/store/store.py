@@ -341,14 +341,6 @@ class Store:
             found = connection.execute(self.said(connection, run, judge).order_by(t.label.c.id)).all()
         return [rows.label_of(r, judge) for r in found]
 
-    def latest_of(self, run: str, judge: str, before: int, count: int = 50) -> list[Label]:
-        """One judge's latest answers and abstentions that count, of those with numbers below `before`, the latest first."""
-        with self.transaction() as connection:
-            mine = self.said(connection, run, judge).where(t.label.c.id < before).order_by(t.label.c.id.desc()).limit(count)
-            found = connection.execute(mine).all()
-            criteria = rows.criteria(connection, (r.id for r in found))
-            return [rows.label_of(r, judge, criteria=criteria.get(r.id)) for r in found]
-
     def latest(self) -> int:
         """The number of the last row that was written about any answer."""
         with self.transaction() as connection:

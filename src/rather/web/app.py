@@ -14,15 +14,18 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from rather.core import Label
 from rather.errors import StoreError
-from rather.store import Question, Store, asking
+from rather.store import Question, Store, asking, own
 from rather.store.clips import picture, problems
 from rather.store.engine import now
+from rather.store.own import Said
 from rather.store.people import Person
 from rather.store.rows import LETTERS
+from rather.store.share import share
 from rather.web.guard import Guard
 from rather.web.owner import router
 from rather.web.project import Project
 from rather.web.shown import shown
+from rather.web.words import html, visible
 
 LAST = 2**31 - 1
 """The highest number a row can have: what PostgreSQL calls an integer."""
@@ -31,6 +34,8 @@ Choice = Literal["left", "right", "place", "tie", "both_bad", "skip"]
 NUL = "\0"
 CLOCK_S = 5.0
 """How much longer an answer may say that it took than lies between giving out and getting back: clocks of two servers differ."""
+BOTH_BAD = "both bad"
+"""What the reason of such an answer begins with: its preference is that of a tie."""
 PREFERENCE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5, "skip": None}
 
 
@@ -75,6 +80,8 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
     cookie = f"rather-{hashlib.sha256(f'{run}{NUL}{key}'.encode()).hexdigest()[:12]}"
     app.add_middleware(SessionMiddleware, secret_key=key, session_cookie=cookie, same_site="lax", https_only=secure, max_age=30 * 86_400)
     app.mount("/static", StaticFiles(packages=[("rather.web", "static")]))
+    guidelines = html(project.guidelines) if project.guidelines else ""  # safe HTML
+    version = hashlib.sha256(project.guidelines.encode()).hexdigest()[:16]
     guard = Guard(store, run)
     somebody = Depends(guard)
     pages = jinja2.Environment(loader=jinja2.PackageLoader("rather.web"), autoescape=True, undefined=jinja2.StrictUndefined)
@@ -83,7 +90,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         base = f"{request.scope['root_path']}/"
         return HTMLResponse(pages.get_template(template).render(base=base, **values), status)
 
-    def own(request: Request, template: str, found: Person | None, **values: Any) -> HTMLResponse:
+    def for_person(request: Request, template: str, found: Person | None, **values: Any) -> HTMLResponse:
         if found is None:
             return page(request, "closed.html", 401)
         return page(
@@ -119,7 +126,11 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
     @app.post("/api/leave", include_in_schema=False)
     def leave(request: Request, who: Person = somebody) -> dict[str, str]:
         guard.leave(request, who.invitation)
-        return {"page": "join"}
+        return {"page": "left"}
+
+    @app.get("/left", include_in_schema=False)
+    def left_page(request: Request) -> Response:
+        return page(request, "left.html")
 
     @app.get("/", include_in_schema=False)
     def first_page(request: Request) -> Response:
@@ -130,12 +141,16 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
 
     @app.get("/label/{invitation}", include_in_schema=False)
     def label_page(request: Request, invitation: str) -> Response:
-        return own(request, "label.html", guard.entered(request, invitation), instruction=project.instruction)
+        found = guard.entered(request, invitation)
+        answered = bool(guidelines) and found is not None and store.count(run, found.name).turns > 0
+        return for_person(
+            request, "label.html", found, instruction=project.instruction, guidelines=guidelines, version=version, answered=answered
+        )
 
     @app.get("/owner/{invitation}", include_in_schema=False)
     def owner_page(request: Request, invitation: str) -> Response:
         found = guard.entered(request, invitation)
-        return own(request, "owner.html", found if found is not None and found.role == "owner" else None)
+        return for_person(request, "owner.html", found if found is not None and found.role == "owner" else None)
 
     @app.get("/api/next")
     def next_question(
@@ -144,11 +159,14 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
     ) -> dict[str, Any]:
         """The next question for whoever asks, leased for ten minutes; `question` is null when there is none left.
 
-        `problem` says why clips could not be drawn, where that may be why there is no question.
+        `progress` says how many questions the asker has answered (`mine`), how many are theirs (`share`: these, and an equal part of the
+        answers that are still wanted), how many `questions` there are, and about how many `minutes` the rest of the share takes; null
+        before they have given a few answers. `problem` says why clips could not be drawn, where that may be why there is no question.
         """
         counts = store.count(run, who.name)
         found = asking.next_question(store, run, who.name, counts.turns, [n for n in held or () if 0 < n <= LAST], who.invitation)
-        progress = {"mine": counts.answered, "questions": counts.questions}
+        mine = share(store, run, who.judge)
+        progress = {"mine": counts.answered, "questions": counts.questions, "share": mine.questions, "minutes": mine.minutes}
         problem = next(iter(problems(store, run)), "") if found is None else ""
         return {"question": found and _given(store, found, who), "progress": progress, "problem": problem}
 
@@ -175,7 +193,8 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         if given.seconds is not None and given.seconds > now() - lease.given + CLOCK_S:
             raise HTTPException(422, f"seconds is {given.seconds:g}, but question {given.question} was given out later than that")
         preference, best = _meaning(given)
-        reason = given.reason or {"both_bad": "both bad", "skip": "skipped"}.get(given.choice, "")
+        reason = f"{BOTH_BAD}: {given.reason}".removesuffix(": ") if given.choice == "both_bad" else given.reason
+        reason = reason or ("skipped" if given.choice == "skip" else "")
         unmeasured = given.seconds is None and preference is not None and not who.simulated
         flags = (*["fast"] * unmeasured, *["late"] * (0 < lease.expires < now()))
         label = Label(given.question, who.name, preference, reason, given.seconds, lease.shown, flags, best=best)
@@ -185,8 +204,12 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
     def own_answers(
         before: Annotated[int, Query(ge=1, le=LAST, description="Only labels with lower numbers.")] = LAST, who: Person = somebody
     ) -> dict[str, Any]:
-        """The asker's own answers that count, the latest first, fifty at a time."""
-        return {"answers": [_answered(x) for x in store.latest_of(run, who.name, before)]}
+        """The asker's own answers that count, the latest first, fifty at a time.
+
+        `choice`, `place` and `slight` are as they were sent, and `reason` with them. `beginning` is how the question begins, "" for clips;
+        `created` when the answer was kept, in seconds since 1970.
+        """
+        return {"answers": [_answered(x) for x in own.answers(store, run, who.name, before)]}
 
     @app.get("/api/questions/{question}")
     def question(question: Annotated[int, FromPath(ge=1, le=LAST)], who: Person = somebody) -> dict[str, Any]:
@@ -228,15 +251,19 @@ def _meaning(given: Answer) -> tuple[float | None, int | None]:
     return preference, None
 
 
-def _answered(x: Label) -> dict[str, Any]:
+def _answered(said: Said) -> dict[str, Any]:
     """An answer of one's own, in the words in which it was sent."""
-    found: dict[str, Any] = {"label": x.id, "question": x.comparison, "reason": x.reason, "choice": "skip"}
+    x, found = said.label, dict[str, Any]({"label": said.label.id, "question": said.label.comparison, "created": said.created})
+    found |= {"beginning": visible(said.beginning), "sides": len(x.shown), "reason": x.reason}
     if x.best is not None:
         return found | {"choice": "place", "place": x.shown.index(LETTERS[x.best]) + 1}
-    if x.preference is not None:
-        left = x.preference if x.shown[0] == "a" else 1 - x.preference
-        return found | {"choice": "left" if left > 0.5 else "right" if left < 0.5 else "tie", "slight": left in (0.25, 0.75)}
-    return found
+    if x.preference is None:
+        return found | {"choice": "skip"}
+    if x.preference == 0.5:
+        bad, comment = x.reason.partition(": ")[::2]
+        return found | ({"choice": "both_bad", "reason": comment} if bad == BOTH_BAD else {"choice": "tie"})
+    left = x.preference if x.shown[0] == "a" else 1 - x.preference
+    return found | {"choice": "left" if left > 0.5 else "right", "slight": left in (0.25, 0.75)}
 
 
 def _given(store: Store, question: Question, who: Person) -> dict[str, Any]:

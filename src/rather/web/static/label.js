@@ -5,24 +5,36 @@
 const meta = (name) => document.querySelector(`meta[name="rather-${name}"]`).content;
 const invitation = meta("invitation");
 const at = (id) => document.getElementById(id);
-const buttons = document.querySelectorAll("nav button:not(#more)");
-const choices = { "=": "tie", b: "both_bad" };
+const buttons = document.querySelectorAll("nav button:not(.menu)");
+// What keys do, and buttons with that data-command; other files add theirs.
+const commands = {
+  "=": () => answer("tie"), b: () => answer("both_bad"), s: askWhy, u: undo, c: () => { if (current) comment.open(); },
+  escape: () => { if (back) goBack(); }, "?": () => clock.open(at("help")),
+  " ": () => player.toggle(), ",": () => player.step(-1), ".": () => player.step(1),
+};
 const SOON_MS = 300;             // a second press so soon after the first is meant for the question before
 const LARGEST_PAST = 1_000_000;  // characters of questions that are remembered for undo
 const player = new Player();
+const clock = new Clock();
+const comment = new Comment();
 const tabs = new BroadcastChannel(`rather:${document.baseURI}:${meta("person")}`);
 
 let current = null;   // the question on the screen
 let ahead = null;     // the one after it
+let back = null;      // what was left for an earlier answer: its question, the seconds that it took so far, its comment
+let asked = 0;        // the question that is to be skipped
 let given = [];       // the last answers of this tab, for undo: the question and the answer's key
 let shownAt = 0;
 let done = 0;         // answers that the server has, as it said
-let total = 0;
+let share = 0;        // questions that are this person's
+let minutes = null;   // what the rest of them takes, if that can be said
 let fetching = false;
 let ended = false;    // the server had no more questions
 let problem = "";     // why clips could not be drawn, if there is no question
 let timer = 0;        // when to ask again
 let undoing = false;
+let reading = false;  // nothing is given out before the guidelines have been read
+const again = new Set();      // questions with an earlier answer, which is changed
 const elsewhere = new Set();  // questions that another tab of this person has answered
 
 const outbox = new Outbox(meta("person"), call, kept, (message) => { at("refused").textContent = message; });
@@ -50,13 +62,13 @@ async function call(path, body) {
 }
 
 async function more() {
-  if (fetching || (current && ahead)) return;
+  if (reading || fetching || (current && ahead)) return;
   fetching = true;
-  const held = [current, ahead].filter(Boolean).map((q) => q.id).concat(outbox.questions, ...elsewhere);
+  const held = [current, ahead, back?.question].filter(Boolean).map((q) => q.id).concat(outbox.questions, ...elsewhere);
   try {
     const found = await call("api/next?" + held.map((id) => `held=${id}`).join("&"));
     done = found.progress.mine;
-    total = found.progress.questions;
+    ({ share, minutes } = found.progress);
     ended = found.question === null;
     problem = found.problem;
     if (found.question) {
@@ -84,12 +96,47 @@ function later(milliseconds) {
 }
 
 function forward() {
+  if (back) {
+    goBack();
+    return;
+  }
   current = ahead;
   ahead = null;
   show();
 }
 
+// Show a question that has an answer, which can be changed or withdrawn; the one on the screen waits.
+function visit(question, reason) {
+  const here = current && current.id !== question.id ? current : null;
+  back = back || { question: here, seconds: clock.seconds, comment: comment.text };
+  if (ahead && ahead.id === question.id) ahead = null;
+  again.add(question.id);
+  current = question;
+  show();
+  comment.set(reason);
+}
+
+function goBack() {
+  const { question, seconds, comment: text } = back;
+  back = null;
+  current = question || ahead;
+  if (!question) ahead = null;
+  show();
+  if (question) clock.start(seconds);
+  if (question) comment.set(text);
+  more();
+}
+
+function withdraw() {
+  const { id } = current;
+  again.delete(id);
+  given = given.filter((last) => last.question.id !== id);
+  outbox.add("api/undo", { question: id });
+  goBack();
+}
+
 function show() {
+  at("earlier").hidden = !back;
   at("question").hidden = !current;
   at("question").dataset.number = current ? current.id : "";
   const count = current ? current.sides.length : 2;
@@ -101,22 +148,34 @@ function show() {
   if (current) {
     draw(current, player);
     shownAt = performance.now();
+    clock.start();
     window.scrollTo(0, 0);
   }
+  comment.clear();
   enable();
   tell();
 }
 
 // While a clip is missing, a question can only be skipped.
 function enable() {
-  for (const button of buttons) button.disabled = button.id !== "undo" && !(current && (button.id === "skip" || player.ready));
+  for (const button of buttons) button.disabled = button.id !== "undo" && !(current && (["skip", "remark"].includes(button.id) || player.ready));
 }
 player.changed = enable;
 
 function tell() {
-  at("progress").textContent = total ? `${Math.min(done + outbox.length, total)} of ${total} answered` : "";
+  const mine = Math.max(0, Math.min(share, outbox.records.reduce((sum, { path, body }) => sum + counted(path, body), done)));
+  const left = minutes === null || mine === share ? "" : `, about ${counting(minutes, "minute")} left`;
+  at("progress").textContent = share ? `${mine} of your ${share} answered${left}` : "";
+  at("done").hidden = !share;
+  at("done").max = share || 1;
+  at("done").value = mine;
   const none = problem ? `Some clips cannot be shown: ${problem}` : "There is nothing to compare right now. New questions appear here by themselves.";
   at("message").textContent = current ? "" : ended ? none : "One moment ...";
+}
+
+// By how much an answer that waits, or an undo, changes how many are answered.
+function counted(path, { question }) {
+  return path === "api/undo" ? -1 : again.has(question) ? 0 : 1;
 }
 
 function tooSoon() {
@@ -125,13 +184,16 @@ function tooSoon() {
 
 function answer(choice, details = {}) {
   if (!current || tooSoon() || (choice !== "skip" && !player.ready)) return;
-  const seconds = (performance.now() - shownAt) / 1000;
+  const { seconds } = clock;
+  const reason = comment.text;
+  comment.leave();
   const key = crypto.randomUUID ? crypto.randomUUID() : Array.from(crypto.getRandomValues(new Uint32Array(4)), String).join("-");
   const { id: question, lease, order, invitation } = current;
   at("refused").textContent = "";
+  given = given.filter((last) => last.question.id !== question);
   given.push({ question: current, key });
   forget();
-  outbox.add("api/answers", { question, lease, order, invitation, choice, key, seconds, ...details });
+  outbox.add("api/answers", { question, lease, order, invitation, choice, key, seconds, ...(reason ? { reason } : {}), ...details });
   tabs.postMessage(question);
   forward();
   more();
@@ -149,7 +211,8 @@ function forget() {
 }
 
 async function undo() {
-  if (undoing) return;
+  if (back) withdraw();
+  if (back || undoing) return;
   undoing = true;
   const last = given.pop() || await lastAnswer();
   if (last) await outbox.add("api/undo", { question: last.question.id, ...(last.key ? { key: last.key } : {}) });
@@ -180,28 +243,32 @@ tabs.addEventListener("message", (event) => {
   elsewhere.add(event.data);
   setTimeout(() => elsewhere.delete(event.data), 60_000);  // by then the server has it, or it is this person's to answer again
   if (ahead && ahead.id === event.data) ahead = null;
+  if (back && back.question && back.question.id === event.data) back.question = null;
   if (current && current.id === event.data) forward();
   more();
 });
 
-function skip(reason) {
+function skip(why) {
+  const text = at("reason").value.trim();
   at("why").close();
-  answer("skip", { reason });
+  if (current && current.id === asked) answer("skip", { reason: [why, text].filter(Boolean).join(": ") });
+  else at("refused").textContent = "Nothing was skipped: that question was answered in another tab.";
 }
 
 function askWhy() {
   if (!current || tooSoon()) return;
-  at("reason").value = "";
+  asked = current.id;
+  at("reason").value = comment.text;
   at("why").showModal();
 }
 
 const reasons = [...document.querySelectorAll("[data-reason]")];
-for (const button of reasons) button.addEventListener("click", () => skip(button.dataset.reason || at("reason").value));
+for (const button of reasons) button.addEventListener("click", () => skip(button.dataset.reason));
 at("stay").addEventListener("click", () => at("why").close());
 
 function keyInDialog(event) {
   const typing = event.target === at("reason");
-  if (event.key === "Enter" && (typing || event.target.tagName !== "BUTTON")) skip(at("reason").value);
+  if (event.key === "Enter" && (typing || event.target.tagName !== "BUTTON")) skip("");
   else if (!typing && ["1", "2", "3"].includes(event.key)) skip(reasons[Number(event.key) - 1].dataset.reason);
   else return;
   event.preventDefault();
@@ -213,28 +280,26 @@ document.addEventListener("keydown", (event) => {
     keyInDialog(event);
     return;
   }
+  if (document.querySelector("dialog[open]") || event.target.matches("select, input:not([type=range])")) return;
   const key = event.key.toLowerCase();
   const digit = Number((event.code.match(/^(?:Digit|Numpad)([1-8])$/) || key.match(/^([1-8])$/) || [])[1]);
-  if (event.target.tagName === "SELECT") return;
+  if (key === " " && ["BUTTON", "SUMMARY"].includes(event.target.tagName)) return;
   if (digit && current && digit <= current.sides.length) pick(digit, event.shiftKey);
-  else if (choices[key]) answer(choices[key]);
-  else if (key === "s") askWhy();
-  else if (key === "u") undo();
-  else if (key === " " && !["BUTTON", "SUMMARY"].includes(event.target.tagName)) player.toggle();
-  else if (key === ",") player.step(-1);
-  else if (key === ".") player.step(1);
+  else if (Object.hasOwn(commands, key)) commands[key]();
   else return;
   event.preventDefault();
 });
 for (const button of buttons) {
   const { choice, slight, place } = button.dataset;
-  button.addEventListener("click", () => {
-    if (button.id === "undo") undo();
-    else if (button.id === "skip") askWhy();
-    else if (place) pick(Number(place));
-    else answer(choice, slight === undefined ? {} : { slight: true });
-  });
+  if (place) button.addEventListener("click", () => pick(Number(place)));
+  else if (choice) button.addEventListener("click", () => answer(choice, slight === undefined ? {} : { slight: true }));
 }
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-command]");
+  if (button) commands[button.dataset.command]();
+});
 
-show();
-outbox.flush();
+document.addEventListener("DOMContentLoaded", () => {  // when all files have been read
+  show();
+  outbox.flush();
+});

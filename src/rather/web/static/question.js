@@ -46,11 +46,11 @@ function drawnAttempt(attempt, label, player) {
 
 // What is wider than its place scrolls in itself, and can be reached with the keyboard.
 function fit() {
-  for (const formula of document.querySelectorAll("#question .math")) {
+  for (const formula of document.querySelectorAll(":is(#question, #guidelines) .math")) {
     const wide = formula.firstElementChild.getBoundingClientRect().width > formula.closest("[dir]").clientWidth;
     formula.classList.toggle("scroll", wide || formula.classList.contains("display"));
   }
-  for (const place of document.querySelectorAll("#question .scroll")) {
+  for (const place of document.querySelectorAll(":is(#question, #guidelines) .scroll")) {
     const scrolls = place.scrollWidth > place.clientWidth;
     const name = place.classList.contains("math") ? "formula" : place.tagName === "PRE" ? "code" : "table";
     for (const [key, value] of [["tabindex", 0], ["role", "region"], ["aria-label", `wide ${name}`]]) {
@@ -62,9 +62,8 @@ function fit() {
 addEventListener("resize", fit);
 document.getElementById("question").addEventListener("toggle", fit, true);
 
-// On a phone, rare answers fold away.
-{
-  const more = document.getElementById("more");
+// On a phone, what is rare folds away.
+for (const more of document.querySelectorAll(".menu")) {
   const bar = more.parentElement;
   const unfold = (open) => {
     more.setAttribute("aria-expanded", open);
