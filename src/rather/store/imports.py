@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, select
 
 from rather.core import Comparison, Prompt, Trajectory
 from rather.errors import DataError
-from rather.store import counting, rows
+from rather.store import counting, rows, written
 from rather.store import tables as t
 from rather.store.engine import now
 from rather.store.store import Store
@@ -166,6 +166,7 @@ def _answer(connection: Connection, labels: dict[tuple[int, str], float], purpos
         connection.execute(sa.delete(t.probe).where(t.probe.c.comparison.in_([number for number, _ in labels])))
         rows.insert_all(connection, t.probe, [{"comparison": number, "preference": said} for (number, _), said in labels.items()])
         return
+    written.withdraw(connection, {(number, judges[who]) for number, who in labels})
     fixed = {"kind": "answer", "reason": "", "shown": "ab", "flags": [], "created": now()}
     given = [{"comparison": number, "judge": judges[who], "preference": said, **fixed} for (number, who), said in labels.items()]
     rows.insert_all(connection, t.label, given)
