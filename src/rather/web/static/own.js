@@ -15,13 +15,15 @@
   // Which side, in the words of the page: beside each other, or on a phone one under the other.
   const named = (beside, below, rest) => [drawn("span", "beside", beside), drawn("span", "below", below), ` ${rest}`];
 
-  const inWords = ({ choice, slight, place, sides, reason }) => {
+  const inWords = ({ choice, slight, place, sides, reason, better: own }) => {
     const better = slight ? "is a little better" : "is better";
     const words = {
       left: () => named("left", "upper", better), right: () => named("right", "lower", better), place: () => [`${place} is best`],
       tie: () => ["tie"], both_bad: () => [sides > 2 ? "all bad" : "both bad"], skip: () => ["skipped"],
+      good: () => ["good"], bad: () => ["bad"],
     }[choice]();
     if (reason && !(choice === "skip" && reason === "skipped")) words.push(`: ${reason}`);
+    if (own) words.push(`; better: ${own}`);
     return words;
   };
 

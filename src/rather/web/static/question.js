@@ -20,7 +20,7 @@ function draw(question, player) {
 // Sides stand beside each other, or on a phone one under the other: each word is there, and the style sheet hides one of them.
 function drawnSide(attempts, index, count, player) {
   const names = [["left", "upper"], ["right", "lower"]][index];
-  const heading = drawn("h2", "", `${index + 1} `);
+  const heading = drawn("h2", "", count === 1 ? "This one" : `${index + 1} `);
   if (count === 2) heading.append(drawn("span", "beside", names[0]), drawn("span", "below", names[1]));
   heading.id = `name-${index + 1}`;
   const words = drawn("div", attempts.length > 1 ? "words batch" : "words");
