@@ -15,6 +15,7 @@ from rather.store import Question, Store
 from rather.store.rows import LETTERS
 
 KEYS = "[b]1[/b], [b]2[/b] ... the one that is best  [b]=[/b] tie  [b]s[/b] skip  [b]u[/b] undo  [b]q[/b] stop"
+KEYS_ALONE = "[b]1[/b] good  [b]2[/b] bad"
 LEASE_S = 3600
 
 
@@ -37,6 +38,8 @@ def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, cons
         done = len([x for x in store.labels(run, purpose) if x.judge == judge])
         count = len(shown)
         _show(question, shown, f"{done + 1} of {total}", console)
+        if count == 1:
+            console.print(KEYS_ALONE)
         start = time.monotonic()
         key = _key(count)
         if key == "q":
@@ -49,7 +52,9 @@ def ask(store: Store, run: str, judge: str, purpose: str, instruction: str, cons
             answered -= undone is not None
             continue
         preference, best = {"=": 0.5}.get(key), None
-        if key.isdigit():
+        if key.isdigit() and count == 1:
+            preference = float(key == "1")
+        elif key.isdigit():
             best = LETTERS.index(shown[int(key) - 1])
             preference = float(best == 0)
         reason = "skipped" if preference is None else ""
@@ -64,7 +69,7 @@ def _key(count: int) -> str:
         key = click.getchar()
         if key in ("\x03", "\x04", ""):
             raise KeyboardInterrupt
-        if key.lower() in ("=", "s", "u", "q", *map(str, range(1, count + 1))):
+        if key.lower() in (*"suq", *"="[: count - 1], *map(str, range(1, max(count, 2) + 1))):
             return key.lower()
 
 

@@ -106,9 +106,11 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
 
     @found.get("/export")
     def export(
-        form: Literal["all", "comparisons", "trl"] = "all", file: Literal["jsonl", "csv", "parquet"] = "jsonl", who: Person = owner
+        form: Literal["all", "comparisons", "trl", "unpaired"] = "all",
+        file: Literal["jsonl", "csv", "parquet"] = "jsonl",
+        who: Person = owner,
     ) -> Response:
-        """The answers as a file: every answer with provenance, comparisons, or TRL's prompt, chosen, rejected."""
+        """The answers as a file: every answer with provenance, comparisons, or TRL's pairs (trl) and single answers (unpaired)."""
         folder = tempfile.TemporaryDirectory()
         path = Path(folder.name) / f"{run}-{form}.{file}"
         transfer.export(store, run, path, form)
