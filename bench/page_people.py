@@ -1,7 +1,7 @@
 """People at the labelling page, in a process of their own: `python bench/page_people.py URL SECONDS PACE ANSWERS`, tokens as lines of stdin.
 
 Each token is an annotator who answers, PACE seconds apart, for SECONDS and until there are ANSWERS in all; a token that begins with "owner " is
-an owner, whose page asks for the overview every 5 seconds. Prints what requests took, in seconds, as JSON.
+an owner, whose page asks for its figures every 5 seconds. Prints what requests took, in seconds, as JSON.
 """
 
 import asyncio
@@ -16,6 +16,8 @@ import httpx
 
 SHOWN = ("lease", "order", "invitation")
 OWNER, OWNER_PACE_S, PATIENCE_S = "owner ", 5.0, 120.0
+OWNERS = ("/api/overview", "/api/audit")
+"""What the owner's page asks for at once."""
 
 
 def answer_to(question: dict[str, Any]) -> dict[str, Any]:
@@ -57,9 +59,9 @@ async def own(url: str, token: str, goes_on: Any, took: dict[str, list[float]]) 
     async with client(url, token) as http:
         while goes_on():
             since = time.monotonic()
-            found = (await http.get("/api/overview")).status_code
+            found = await asyncio.gather(*(http.get(path) for path in OWNERS))
             took["owner"].append(time.monotonic() - since)
-            took["wrong"] += [found] * (found != 200)
+            took["wrong"] += [answer.status_code for answer in found if answer.status_code != 200]
             await asyncio.sleep(OWNER_PACE_S)
 
 

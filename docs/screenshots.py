@@ -44,11 +44,11 @@ def main() -> None:
         store = Store(f"{place}/store.db")
         demo.fill(store)
         store.set_asking(demo.RUN, Asking(overlap=9, repeats=0.1, random=0, fastest_s=0.05))
-        serving, url = server(store, Path(place), Project(demo.RUN, demo.INSTRUCTION), "127.0.0.1", PORT)
+        serving, url = server(store, Project(demo.RUN, demo.INSTRUCTION), "127.0.0.1", PORT)
         threading.Thread(target=serving.run, daemon=True).start()
         while not serving.started:
             time.sleep(0.05)
-        owner = owner_link(store, url) or ""
+        owner = owner_link(store, demo.RUN, url) or ""
         noise = {"expert": 0.1, "regular": 0.5, "random": 1e9}
         panel = [SimulatedJudge(name, lambda t: 0.0 if t.text is None else plain(t), temperature) for name, temperature in noise.items()]
         answer(owner, panel, 0.3, False, lambda name: None, threading.Event())

@@ -1,5 +1,6 @@
 """A finished run goes on with more; one in the middle ends what it began; what cannot go on is refused before anything is asked."""
 
+import io
 import json
 import shutil
 import time
@@ -197,6 +198,28 @@ def stop(run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         patched.setattr(train.Metrics, "write", write)
         with pytest.raises(Stopped):
             run.train()
+
+
+@pytest.mark.parametrize("kind", ["panel", "people"])
+def test_training_says_how_many_answers_are_left_out_and_why(text: list[str], kind: str) -> None:
+    said = io.StringIO()
+    run = opened(settings.load(None, [*text, f"judge.kind={kind}", "judge.wait_s=0"]), Console(file=said, width=200))
+    run.sample()
+    run.store.add_judge("ann", "person")
+    numbers = [q.id for q in run.store.questions("run", "train")]
+    times = [0.1, 0.2, 9.0, 9.0, 9.0, 9.0]
+    given = [
+        Label(n, "ann", 1.0, seconds=s, flags=("late",) if i in (1, 2) else ()) for i, (n, s) in enumerate(zip(numbers, times, strict=True))
+    ]
+    run.store.answer_all(given)
+    run.store.set_asking("run", replace(run.store.asking("run"), leave_out=("fast", "late")))
+    run.train()
+    assert said.getvalue().count("answers left out") == 1
+    assert "3 answers left out: 2 fast, 1 late\n" in said.getvalue()
+    assert len(last(run)["labels"]) == 3
+    run.store.set_asking("run", replace(run.store.asking("run"), leave_out=()))
+    run.train()
+    assert said.getvalue().count("left out") == 1, "there are none any more"
 
 
 def test_only_the_judges_who_are_named_are_learnt_from(text: list[str]) -> None:

@@ -130,8 +130,7 @@ def serve(
         from rather import demo as example
         from rather.store import Store
 
-        folder = Path("runs") / "demo-page"
-        store, project = Store(str(folder / "store.db")), Project(example.RUN, example.INSTRUCTION)
+        store, project = Store(str(Path("runs") / "demo-page" / "store.db")), Project(example.RUN, example.INSTRUCTION)
         with console.status("making questions and drawing clips"):
             example.fill(store)
     elif file is None:
@@ -141,12 +140,12 @@ def serve(
         run.ready(run.begun)
         run.draw()
         judge = run.config.judge
-        project = Project(run.config.run.name, judge.instruction, guidelines.read(judge.guidelines))
-        store, folder = run.store, run.folder
+        rules = guidelines.read(judge.guidelines)
+        store, project = run.store, Project(run.config.run.name, judge.instruction, rules, metrics=run.metrics.path)
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))
-    serving, at = server(store, folder, project, host, port, certificate, key, insecure, url, behind_proxy)
+    serving, at = server(store, project, host, port, certificate, key, insecure, url, behind_proxy)
     link = owner_link(store, project.run, at, new_link)
     console.print(
         f"The owner's link, shown this once: [bold]{link}[/bold]" if link else f"{at} (the owner has a link; --new-link makes another)",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -304,8 +305,9 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class Answered:
-    """The labels that training may use, by number, and the last one's number."""
+    """The labels that training may use, by number, and the last one's number; and how many were left out for which flag."""
 
     comparisons: list[Comparison]
     watermark: int = 0
     labels: list[int] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)

@@ -24,6 +24,10 @@ class StoreError(RatherError):
     """The preference store cannot be opened, read or written."""
 
 
+class InvitationError(StoreError):
+    """An invitation has expired, or was taken back."""
+
+
 class CheckpointError(RatherError):
     """A checkpoint is incomplete, damaged or of another run."""
 

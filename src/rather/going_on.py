@@ -43,6 +43,7 @@ def fit(run: Any, number: int, name: str) -> Path:
         _learn(run, number, name, began, stage["settings"]["_steps"], follows=bool(stage.get("before")))
         stage = last(folder)
     data = ranks.everyones(run.labels(number, name))[0]  # another may come in while they are read
+    say_left_out(run, data)
     steps = build.steps(run.config, name, len(data.comparisons))
     if stage is None:
         return _learn(run, number, name, data, steps)
@@ -60,6 +61,13 @@ def fit(run: Any, number: int, name: str) -> Path:
     if not new:
         return _learn(run, number, name, data, steps, follows=bool(stage.get("before")))
     return _learn(run, number, name, ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0], steps, then=data)
+
+
+def say_left_out(run: Any, data: Answered) -> None:
+    """Say how many answers are not learned from, and why, if there are any."""
+    if count := data.left_out.total():
+        reasons = ", ".join(f"{n} {flag}" for flag, n in data.left_out.most_common())
+        run.console.print(f"{count} answer{'s' if count > 1 else ''} left out: {reasons}", markup=False, highlight=False)
 
 
 def steps_of_policy(stage: dict[str, Any] | None, steps: int, labels: list[int]) -> int:

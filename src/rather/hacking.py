@@ -7,7 +7,7 @@ attempts that are paid more begin to be worth less.
 """
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -92,21 +92,38 @@ def alarm(found: Sequence[Point], window: int = 3, patience: int = 2) -> Alarm |
     - gold turns: since the beginning the proxy's interval has risen clear of where it was, and attempts that are paid more are worth
       less, with 99.7 % confidence.
     """
-    smooth = [_mean(found[i : i + window]) for i in range(len(found) - window + 1)]
-    in_a_row = 0
-    for number, now in enumerate(smooth):
-        first, best = found[0], max(smooth[: number + 1], key=lambda p: p.gold.mean)
+    lookout = Lookout(window, patience)
+    return next((seen for point in found if (seen := lookout.see(point)) is not None), None)
+
+
+class Lookout:
+    """Sees the points of a run one after another; see `alarm`."""
+
+    def __init__(self, window: int = 3, patience: int = 2) -> None:
+        self.patience, self.last = patience, deque[Point](maxlen=window)
+        self.first: Point | None = None
+        self.best: Point | None = None
+        self.in_a_row = 0
+
+    def see(self, point: Point) -> Alarm | None:
+        """The alarm, if it goes off at this point."""
+        self.first = first = self.first or point
+        self.last.append(point)
+        if len(self.last) < (self.last.maxlen or 0):
+            return None
+        now = _mean(list(self.last))
+        self.best = best = now if self.best is None or now.gold.mean > self.best.gold.mean else self.best
         rise = now.proxy.low - first.proxy.high
         stays = rise > max(0.0, 2 * first.proxy.deviation) and now.gold.high - first.gold.mean < first.gold.deviation
         lost = best.gold.mean - now.gold.mean
         gained = abs(best.gold.mean - first.gold.mean)
         falls = now.proxy.low > best.proxy.high and now.gold.high < best.gold.low and lost > 0.03 * gained
         turns = rise > 0 and now.pull is not None and now.pull.mean + SURE * now.pull.error < 0
-        in_a_row = in_a_row + 1 if stays or falls or turns else 0
-        if in_a_row == patience:
-            since, sign = (best, "falls") if falls else (best, "turns") if turns else (first, "stays")
-            return Alarm(now.step, since.step, (since.proxy.mean, now.proxy.mean), (since.gold.mean, now.gold.mean), sign)
-    return None
+        self.in_a_row = self.in_a_row + 1 if stays or falls or turns else 0
+        if self.in_a_row != self.patience:
+            return None
+        since, sign = (best, "falls") if falls else (best, "turns") if turns else (first, "stays")
+        return Alarm(now.step, since.step, (since.proxy.mean, now.proxy.mean), (since.gold.mean, now.gold.mean), sign)
 
 
 def _mean(found: Sequence[Point]) -> Point:

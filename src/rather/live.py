@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rather import build, checkpoint
+from rather import build, checkpoint, going_on
 from rather.checkpoint import Lineage
 from rather.core import Answered, Comparison
 from rather.store.clips import undrawable
@@ -78,6 +78,8 @@ def fit(run: Any, number: int, name: str) -> Path:
             if not feed.open:
                 break
             time.sleep(POLL_S)
+    left_out = feed.answered.left_out
+    going_on.say_left_out(run, feed.answered)
     expected = feed.steps(len(feed.answered.comparisons) + feed.open)
     learner = run.learner(number, name, feed.answered, expected)
     learner.follow(feed.answered.comparisons)
@@ -87,6 +89,8 @@ def fit(run: Any, number: int, name: str) -> Path:
         manifest = checkpoint.check(found[-1])
         lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
     last = run.learn(learner, name, number, expected, lineage, feed, open_=True)
+    if feed.answered.left_out != left_out:  # more have come since
+        going_on.say_left_out(run, feed.answered)
     if name == "reward":
         run.evaluate_reward(learner.model, checkpoint.check(last)["step"])
     return last

@@ -28,6 +28,7 @@ from rather.learners.common import in_parts
 from rather.learners.first_order import FirstOrder
 from rather.learners.zeroth import Ask, Asking, Estimate, Planner, Zeroth, heard, rms
 from rather.settings import mattering
+from rather.store.quality import FLAGS
 
 IDLE = 5
 """Updates in a row without any answer that end the run."""
@@ -131,7 +132,7 @@ class Questions:
         self.z, self.name, self.beginning = run.config.zeroth, run.config.run.name, f"nudge-{number}/"
         self.planner = Planner(run.tasks[0], learner.asking, run.config.run.seed + 7919 * number)
         before: dict[int, list[Comparison]] = {}
-        for c in run.store.answered(self.name, "train", each=True, beginning=self.beginning).comparisons:
+        for c in self.answered(self.beginning):
             before.setdefault(int(c.key.split("/")[1]), []).append(c)
         self.told = {update: heard(comparisons) for update, comparisons in before.items()}
         """Of each update, what every answer said of its directions."""
@@ -186,9 +187,14 @@ class Questions:
                 self.run.console.print(f"{same} of {len(made)} questions are the same on all sides; raise zeroth.mu (now {self.z.mu:g})")
         self.run.have_answered("train")
         found: dict[str, list[Comparison]] = {a.key: [] for a in asks}
-        for c in self._same(beginning) + store.answered(self.name, "train", each=True, beginning=beginning).comparisons:
+        for c in self._same(beginning) + self.answered(beginning):
             found.get(c.key.removeprefix(self.beginning), []).append(c)
         return found
+
+    def answered(self, beginning: str) -> list[Comparison]:
+        """What was answered to questions whose keys begin so, one comparison an answer; without answers that are not to be learnt from."""
+        without = self.run.store.asking(self.name).leave_out if self.run.config.train.flagged else FLAGS
+        return self.run.store.answered(self.name, "train", each=True, without=without, beginning=beginning).comparisons
 
     def _keep(self, questions: Sequence[Comparison], purpose: str) -> int:
         """Put questions into the store; those whose sides are the same are never asked. Returns how many these are."""

@@ -8,6 +8,7 @@ from rather.core import Label
 from rather.store import Store
 from rather.store import tables as t
 from rather.store.agreement import measure, position_bias
+from rather.store.opened import said
 from rather.store.people import numbered
 
 KNOWN = ("gold", "repeat", "same")
@@ -80,6 +81,43 @@ def counted(store: Store, run: str) -> dict[str, Any]:
     }
 
 
+def over_time(store: Store, run: str, start: int, span_s: int, count: int) -> dict[str, Any]:
+    """What happened in each of so many spans of time, by going through all answers."""
+    with store.transaction() as connection:
+        created = {r.id: r.created for r in connection.execute(t.label.select())}
+    kinds, purposes, asking = store.judges(), {q.id: q.purpose for q in store.questions(run)}, store.asking(run)
+    said = [x for x in labels(store, run) if x.preference is not None]
+    why = flags(labels(store, run), store.probes(run), asking.fastest_s, {name for name, kind in kinds.items() if kind == "person"})
+    place = {x.id: int(created[x.id or 0] - start) // span_s for x in said}
+    most = sorted({x.judge for x in said}, key=lambda name: (-sum(x.judge == name for x in said), name))[:8]
+    votes: dict[int, list[Label]] = {}
+    for x in said:
+        if purposes[x.comparison] not in KNOWN:
+            votes.setdefault(x.comparison, []).append(x)
+    honest = {
+        number: [x for x in answers if not {*asking.leave_out} & {*x.flags, *why.get(x.id or 0, ())}] for number, answers in votes.items()
+    }
+
+    def last(answers: list[Label]) -> int:
+        return max(place[x.id] for x in answers)
+
+    agreement = []
+    for span in range(count):
+        here = [x for answers in honest.values() if len(answers) > 1 and last(answers) == span for x in answers]
+        raw = measure(here, resamples=1).raw if here else float("nan")
+        agreement.append(raw if raw == raw else None)
+    done = Counter(last(answers) for answers in votes.values() if len(answers) >= asking.overlap)
+    for number, label in decided(store, run).items():
+        if purposes[number] not in KNOWN and len(votes.get(number, ())) < asking.overlap:
+            done[int(created[label] - start) // span_s] += 1
+    by_judge = Counter((x.judge, place[x.id]) for x in said)
+    return {
+        "start": start, "span_s": span_s, "count": count, "agreement": agreement, "completed": [done[i] for i in range(count)],
+        "people": [{"name": name, "answers": [by_judge[name, i] for i in range(count)]} for name in most],
+        "others": [sum(by_judge[x, i] for x in {x.judge for x in said} - {*most}) for i in range(count)],
+    }  # fmt: skip
+
+
 def overview(store: Store, run: str) -> dict[str, Any]:
     """The owner's figures."""
     asking, probes, kinds = store.asking(run), store.probes(run), store.judges()
@@ -114,6 +152,7 @@ def overview(store: Store, run: str) -> dict[str, Any]:
             "id": numbered(store)[judge],
             "answers": sum(x.preference is not None for x in mine), "skipped": sum(x.preference is None for x in mine),
             "seconds": median(seconds) if seconds else None, "left": [place.left, place.total] if place else [0, 0],
+            "left_interval": [place.low, place.high] if place else None,
             "gold": [sum(right[False]), len(right[False])], "repeats": [sum(right[True]), len(right[True])],
             "flagged": sum(bool(reasons[x.id]) for x in mine),
         }  # fmt: skip
@@ -126,7 +165,11 @@ def overview(store: Store, run: str) -> dict[str, Any]:
         ),
         "answers": sum(map(len, votes.values())),
         "agreement": {"questions": found.questions, **{k: v if v == v else None for k, v in figures.items()}},
+        "flags": {
+            "counts": {flag: sum(flag in why for why in reasons.values()) for flag in ("fast", "gold", "inconsistent", "late")},
+            "left_out": sum(bool({*asking.leave_out} & {*why}) for why in reasons.values()),
+        },
         "position": None if bias is None else vars(bias), "people": people,
-        "contested": [(number, [[x.judge, x.preference] for x in votes[number]]) for number in contested[:20]],
+        "contested": [(number, [[x.judge, said("answer", x.preference, x.best)] for x in votes[number]]) for number in contested[:20]],
         "flagged": [(x.comparison, x.judge, reasons[x.id], x.seconds) for x in given if reasons[x.id]][-20:][::-1],
     }  # fmt: skip

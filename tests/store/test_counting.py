@@ -104,6 +104,9 @@ def told(store: Store) -> dict[str, Any]:
     found = overview(store, "r", figures(store, "r"))
     assert abs(found.pop("as_of") - time.time()) < 60
     del found["asking"]
+    over = found.pop("over_time")
+    if over is not None:
+        assert over == reference.over_time(store, "r", over["start"], over["span_s"], over["count"])
     figures_of = {p["name"]: {k: v for k, v in p.items() if k not in ("name", "role", "simulated", "expires")} for p in found["people"]}
     contested = [(x["question"], x["answers"]) for x in found["contested"]]
     flagged = [(x["question"], x["judge"], x["reasons"], x["seconds"]) for x in found["flagged"]]

@@ -58,6 +58,14 @@ def test_suspicious_answers_are_learnt_from_or_not(store: Store) -> None:
         store.answer(Label(number, "ann", 1.0, seconds=0.1 if number < 3 else 4.0))
     assert len(store.answered("r", "train").comparisons) == 6
     assert len(store.answered("r", "train", without=FLAGS).comparisons) == 4
+    store.answer_all([Label(7, "ann", 1.0, seconds=0.1, flags=("late",)), Label(8, "ann", 0.5, seconds=9.0, flags=("late",))])
+    store.answer(Label(9, "ben", 1.0, seconds=0.1))
+    found = store.answered("r", "train", without=("fast", "late"), judges=["ann"])
+    assert (len(found.comparisons), found.left_out) == (4, {"fast": 3, "late": 1}), "each answer once, and only those of ann"
+    assert store.answered("r", "train", without=("late",)).left_out == {"late": 2}
+    assert store.answered("r", "eval", without=FLAGS).left_out == {}
+    for number in (7, 8, 9):
+        store.undo("r", "ben" if number == 9 else "ann", number)
     store.set_asking("r", Asking(fastest_s=0.0))
     assert len(store.answered("r", "train", without=FLAGS).comparisons) == 6
 

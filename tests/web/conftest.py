@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from questions import question
 
+from rather import demo as example
 from rather.store import Store
 from rather.store.quality import Asking
 from rather.web import limits
@@ -36,13 +37,21 @@ def either(where: str) -> Iterator[Store]:
     made.close()
 
 
+@pytest.fixture
+def elsewhere(either: Store, where: str) -> Iterator[Store]:
+    """The same store, as another server has it."""
+    made = Store(where)
+    yield made
+    made.close()
+
+
 @contextmanager
-def served(store: Store, folder: Path, run: str, guidelines: str = "", port: int = 0) -> Iterator[str]:
+def served(store: Store, run: str, guidelines: str = "", port: int = 0, metrics: Path | None = None) -> Iterator[str]:
     """The real server over `store`: its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = port or free.getsockname()[1]
-    serving, url = server(store, folder / "run", Project(run, "Which is better?", guidelines), "127.0.0.1", port)
+    serving, url = server(store, Project(run, "Which is better?", guidelines, metrics=metrics), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:
@@ -71,13 +80,13 @@ def app_served(app: Any, url: str = "", proxies: tuple[str, ...] = ()) -> Iterat
 
 
 @pytest.fixture
-def serve(store: Store, tmp_path: Path) -> Iterator[Callable[..., str]]:
+def serve(store: Store) -> Iterator[Callable[..., str]]:
     """Starts the server for the run "r", without repeats, and returns its URL."""
     with ExitStack() as stack:
 
         def start(overlap: int = 1, guidelines: str = "") -> str:
             store.set_asking("r", Asking(overlap, repeats=0))
-            return stack.enter_context(served(store, tmp_path, "r", guidelines))
+            return stack.enter_context(served(store, "r", guidelines))
 
         yield start
 
@@ -121,4 +130,24 @@ def run(tmp_path: Path) -> Iterator[Store]:
     store.ask("r", [question(i) for i in range(200)])
     store.set_asking("r", Asking(repeats=0))
     yield store
+    store.close()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's store, with words, clips and batches."""
+    path = tmp_path_factory.mktemp("demo") / "store.db"
+    store = Store(str(path))
+    example.fill(store)
+    store.close()
+    return path
+
+
+@pytest.fixture
+def demo_page(demo: Path, tmp_path: Path) -> Iterator[tuple[Store, str]]:
+    shutil.copy(demo, tmp_path / "demo.db")
+    store = Store(str(tmp_path / "demo.db"))
+    store.set_asking(example.RUN, Asking(repeats=0, random=0))
+    with served(store, example.RUN) as url:
+        yield store, url
     store.close()

@@ -1,19 +1,19 @@
 """The server, spoken to over HTTP by programs and as a browser would."""
 
 import json
-import stat
+from base64 import b64encode
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 from clients import OPEN, answer, answer_to, browser, client_of, enter, given, program
+from itsdangerous import TimestampSigner
 from questions import of_four, question
 from sqlalchemy import select
 
 from rather.store import Store
 from rather.store.asking import repeat
-from rather.store.people import bearer, everybody, invite, revoke
+from rather.store.people import bearer, everybody, invite, revoke, session_key
 from rather.store.quality import Asking
 from rather.store.tables import invitation
 from rather.web.serve import owner_link
@@ -261,17 +261,33 @@ def test_a_question_of_another_run_or_for_somebody_else_is_not_found(store: Stor
     assert {x.judge for x in store.labels("r")} == {"bob"}
 
 
-def test_every_answer_carries_the_headers_and_the_key_is_private(store: Store, serve: Serve, tmp_path: Path) -> None:
+def test_every_answer_carries_the_headers(store: Store, serve: Serve) -> None:
     url = serve()
     for path in ("/", "/static/label.js", "/api/next", "/nothing"):
         headers = httpx.get(url + path).headers
         assert "script-src 'self'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
-    assert stat.S_IMODE((tmp_path / "run" / "secret.key").stat().st_mode) == 0o600
     cookie = enter(client_of(url), invite(store, "ann")).headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
+
+
+def test_whoever_has_a_copy_of_the_store_gets_in_nowhere(store: Store, serve: Serve) -> None:
+    url, token = serve(), invite(store, "boss", "owner")
+    client = client_of(url)
+    name = enter(client, token).headers["set-cookie"].partition("=")[0]
+    (boss,) = everybody(store)
+    with store.transaction() as connection:
+        kept = connection.execute(select(invitation.c.hash)).scalar_one()
+
+    def forged(secret: str) -> int:
+        session = {"entered": {str(boss.invitation): secret}, "token": "mine"}
+        signed = TimestampSigner(session_key(store)).sign(b64encode(json.dumps(session).encode())).decode()
+        return httpx.get(f"{url}/api/overview?as={boss.invitation}", cookies={name: signed}).status_code
+
+    assert forged(token) == 200, "a session looks like this"
+    assert [forged(secret) for secret in (kept, kept[:16], session_key(store), "", "%")] == [401] * 5
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,15 @@ def test_the_secret_of_a_link_stays_in_the_browser(context: BrowserContext, stor
     assert token not in page.url
 
 
+def test_another_link_that_is_opened_in_the_same_tab_lets_in(context: BrowserContext, store: Store, serve: Serve) -> None:
+    good_or_poor(store, 1)
+    url, page = serve(), context.new_page()
+    page.goto(f"{url}/join#{invite(store, 'ann', days=-1)}")
+    expect(page.locator("#message")).to_contain_text("expired or been taken back")
+    page.evaluate("(secret) => { location.hash = secret; }", invite(store, "ann"))  # as if pasted: nothing but the hash is another
+    expect(page.locator("#question")).to_be_visible()
+
+
 def test_a_link_that_does_not_hold_says_so(context: BrowserContext, serve: Serve) -> None:
     page = context.new_page()
     url = serve()

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -222,6 +221,7 @@ def test_a_comment_goes_with_the_next_answer_and_is_listed(context: BrowserConte
     assert said == [(1.0, "1 b = s u l g ?"), (1.0, ""), (0.5, "both bad: so bad"), (None, "cannot tell: a matter of taste")]
     sent(page)
     tap(page, "l")
+    expect(page.locator("#own-list .said")).to_have_count(4)
     words = [re.sub("left|right", "it", x) for x in page.locator("#own-list .said").all_inner_texts()]
     assert words == ["skipped: cannot tell: a matter of taste", "both bad: so bad", "it is better", "it is better: 1 b = s u l g ?"]
     page.locator("#own-list button").nth(1).click()
@@ -310,12 +310,12 @@ def test_guidelines_come_before_the_first_question_until_they_have_been_read(con
     expect(dialog).to_be_visible()
 
 
-def test_other_guidelines_are_read_anew(context: BrowserContext, store: Store, tmp_path: Path) -> None:
+def test_other_guidelines_are_read_anew(context: BrowserContext, store: Store) -> None:
     ask(store, 3)
     token, page, port = invite(store, "ann"), context.new_page(), 0
     dialog = page.get_by_role("dialog", name="Guidelines")
     for rules, new in (("Be kind.", True), ("Be kind.", False), ("Be very kind.", True)):
-        with served(store, tmp_path, "r", rules, port) as url:
+        with served(store, "r", rules, port) as url:
             port = int(url.rpartition(":")[2])
             page.goto(f"{url}/join#{token}")
             if new:
@@ -376,9 +376,9 @@ def test_progress_says_how_many_are_ones_own_and_how_long_they_take(context: Bro
     page = enter(context, url, store, "ann")
     expect(page.locator("#progress")).to_have_text("0 of your 60 answered")
     mine = number(page)
-    store.answer_all([Label(n, "ann", 1.0, seconds=17.0) for n in range(1, 61) if n != mine][:17])
+    store.answer_all([Label(n, "ann", 1.0, seconds=16.6) for n in range(1, 61) if n != mine][:17])
     press(page, "=")
-    expect(page.locator("#progress")).to_have_text("18 of your 60 answered, about 12 minutes left")
+    expect(page.locator("#progress")).to_have_text("18 of your 60, about 12 minutes left")
     expect(page.get_by_role("progressbar", name="18 of your 60")).to_have_js_property("value", 18)
     expect(page.locator("header")).to_contain_text("ann")
 
@@ -405,6 +405,7 @@ def test_logging_out_asks_first_while_answers_wait(context: BrowserContext, stor
     url, token = serve(), invite(store, "ann")
     page = context.new_page()
     page.goto(f"{url}/join#{token}")
+    expect(page.locator("#question")).to_be_visible()
     page.wait_for_function("() => ahead !== null")
     page.route("**/api/answers*", lambda route: route.abort())
     press(page, good(page))

@@ -225,7 +225,7 @@ def test_only_a_proxy_says_who_asks_and_nobody_says_where(path: str) -> None:
 def test_options_that_cannot_be_meant_are_refused_in_a_sentence(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
     store = Store(str(tmp_path / "store.db"))
     with pytest.raises(ConfigError, match=reason) as error:
-        server(store, tmp_path, Project("r", "?"), **({"host": "127.0.0.1", "port": 0} | options))
+        server(store, Project("r", "?"), **({"host": "127.0.0.1", "port": 0} | options))
     assert "\n" not in str(error.value)
     store.close()
 
@@ -243,7 +243,7 @@ def test_options_that_cannot_be_meant_are_refused_in_a_sentence(tmp_path: Path, 
 )
 def test_the_address_that_people_open(tmp_path: Path, options: dict[str, Any], shown: str) -> None:
     store = Store(str(tmp_path / "store.db"))
-    serving, url = server(store, tmp_path, Project("r", "?"), **({"host": "127.0.0.1", "port": 0} | options))
+    serving, url = server(store, Project("r", "?"), **({"host": "127.0.0.1", "port": 0} | options))
     serving.listener.close()
     store.close()
     assert url.startswith(shown)
@@ -254,7 +254,7 @@ def test_a_private_address_needs_no_flag_behind_a_named_proxy(tmp_path: Path) ->
     own = socket.gethostbyname(socket.gethostname())
     store = Store(str(tmp_path / "store.db"))
     try:
-        serving, url = server(store, tmp_path, Project("r", "?"), own, 0, url="https://example.org", behind_proxy="10.0.0.0/8,127.0.0.1")
+        serving, url = server(store, Project("r", "?"), own, 0, url="https://example.org", behind_proxy="10.0.0.0/8,127.0.0.1")
         serving.listener.close()
         assert url == "https://example.org"
     except ConfigError as e:

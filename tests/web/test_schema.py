@@ -7,11 +7,15 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from questions import question
+from schemathesis.checks import load_all_checks
+from schemathesis.specs.openapi import checks
 
 from rather.store import Store
 from rather.store.people import invite
 from rather.web import guard
 
+load_all_checks()
+AS_DESCRIBED = [checks.status_code_conformance, checks.content_type_conformance, checks.response_schema_conformance]
 ODD = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
@@ -48,10 +52,11 @@ def test_no_request_breaks_the_server(described: Any, store: Store) -> None:
 
     def check(case: Any) -> None:
         answer = case.call(headers=headers)
+        case.validate_response(answer, checks=AS_DESCRIBED)
         assert answer.status_code < 500, (case.method, case.path, answer.text)
         assert answer.status_code != 401
 
-    assert every_request(described, 20, check) == 13
+    assert every_request(described, 20, check) == 18
 
 
 def test_nobody_is_told_anything_without_an_invitation(described: Any) -> None:
@@ -60,4 +65,4 @@ def test_nobody_is_told_anything_without_an_invitation(described: Any) -> None:
         assert answer.status_code in (401, 413, 422), (case.method, case.path, answer.status_code, answer.text)
         assert "secret prompt" not in answer.text
 
-    assert every_request(described, 8, check) == 13
+    assert every_request(described, 8, check) == 18

@@ -22,6 +22,7 @@ from rather.core import Comparison, Prompt, Task, Trajectory
 from rather.store import Store
 from rather.store import tables as t
 from rather.store.people import invite
+from rather.store.quality import Asking
 from rather.web.shown import answer_html, prompt_html
 from rather.web.words import LONGEST, html, is_empty
 
@@ -543,6 +544,45 @@ def test_choices_wait_until_all_clips_are_there(context: BrowserContext, store: 
     page.wait_for_timeout(SOON_MS)
     page.keyboard.press("=")
     until(lambda: len(store.history("r")) == 1)
+
+
+def test_the_time_an_answer_took_begins_when_all_clips_are_there(context: BrowserContext, store: Store, serve: Serve) -> None:
+    numbers = drives(store, sheet(), sheet())
+    late: list[Any] = []
+    context.route(f"**/api/clips/{numbers[1]}?*", lambda route: late.append(route))
+    page = enter(context, serve(), store, "ann")
+    expect(page.locator("canvas[data-ready]")).to_have_count(1)
+    page.wait_for_timeout(4000)
+    for route in late:
+        route.continue_()
+    expect(page.get_by_role("button", name="tie")).to_be_enabled()
+    page.wait_for_timeout(SOON_MS)
+    page.keyboard.press("=")
+    until(lambda: len(store.labels("r")) == 1)
+    (label,) = store.labels("r")
+    assert 0.3 <= (label.seconds or 0) < 3, "the clips took four seconds to come, which are not hers"
+
+
+def test_a_clip_that_comes_when_its_question_is_gone_changes_nothing(context: BrowserContext, store: Store, serve: Serve) -> None:
+    numbers = drives(store, sheet(), sheet())
+    store.ask("r", [question(2)])
+    late: list[Any] = []
+    context.route(f"**/api/clips/{numbers[1]}?*", lambda route: late.append(route))
+    url = serve()
+    store.set_asking("r", Asking(repeats=0, random=0))
+    page = enter(context, url, store, "ann")
+    expect(page.locator("canvas[data-ready]")).to_have_count(1)
+    page.wait_for_timeout(SOON_MS)
+    page.keyboard.press("s")
+    page.keyboard.press("3")
+    expect(page.locator("#side-1")).to_contain_text("2")
+    page.wait_for_timeout(1500)
+    for route in late:
+        route.continue_()
+    page.wait_for_timeout(500)
+    page.keyboard.press("=")
+    until(lambda: len(store.labels("r")) == 2)
+    assert (store.labels("r")[1].seconds or 0) > 1.9, "the words were there all the time"
 
 
 # On a phone

@@ -29,13 +29,13 @@ def alone(number: int) -> Comparison:
     return Comparison((Trajectory(task, "p@0", f"one {number}"),), (), key=f"alone{number}")
 
 
-def client_of(store: Store, name: str) -> TestClient:
+def client_of(store: Store, name: str) -> Any:
     app = create(store, Project("r", "Which is better?"), "key")
     return TestClient(app, base_url="http://localhost", headers={"Authorization": f"Bearer {invite(store, name)}"})
 
 
 @pytest.fixture
-def ann(either: Store) -> TestClient:
+def ann(either: Store) -> Any:
     either.set_asking("r", Asking(overlap=3, repeats=0, gold=0, random=0))
     return client_of(either, "ann")
 
@@ -44,7 +44,7 @@ def better(client: Any, **said: object) -> Any:
     return client.post("/api/answers", json=answer_to(given(client), choice="both_bad", seconds=0.0, better=BETTER) | said)
 
 
-def test_a_better_answer_goes_with_its_answer(either: Store, ann: TestClient) -> None:
+def test_a_better_answer_goes_with_its_answer(either: Store, ann: Any) -> None:
     either.ask("r", [question(0)])
     shown = given(ann)
     said = answer_to(shown, choice="both_bad", better=BETTER, seconds=0.0, reason="why")
@@ -66,7 +66,7 @@ def test_a_better_answer_goes_with_its_answer(either: Store, ann: TestClient) ->
     assert either.answered("r", "train").comparisons == []
 
 
-def test_it_is_refused_where_it_says_nothing(either: Store, ann: TestClient) -> None:
+def test_it_is_refused_where_it_says_nothing(either: Store, ann: Any) -> None:
     either.ask("r", [question(0)])
     for said in (
         {"better": ""}, {"better": " \n"}, {"better": "\u200b\u2060"}, {"better": "one 0"}, {"better": " two 0 "}, {"better": "x" * 20_001},
@@ -81,7 +81,7 @@ def test_it_is_refused_where_it_says_nothing(either: Store, ann: TestClient) -> 
     assert longest.a[0].text == "\u0416" * 20_000
 
 
-def test_every_question_of_two_answers_takes_one_alike(either: Store, ann: TestClient) -> None:
+def test_every_question_of_two_answers_takes_one_alike(either: Store, ann: Any) -> None:
     either.set_asking("r", Asking(overlap=3, repeats=0, gold=1.0, random=0))
     (gold,) = either.ask("r", [question(0)], "gold")
     either.probe(gold, 1.0)
@@ -96,7 +96,7 @@ def test_every_question_of_two_answers_takes_one_alike(either: Store, ann: TestC
     assert [q.purpose for q in either.questions("r")] == ["gold", "eval-0", "train", "same", "same", "train"]
 
 
-def test_one_alone_is_good_or_bad_and_nothing_else(either: Store, ann: TestClient) -> None:
+def test_one_alone_is_good_or_bad_and_nothing_else(either: Store, ann: Any) -> None:
     one, two = either.ask("r", [alone(0), alone(1)], "unpaired")
     either.ask("r", [question(2)])
     shown = given(ann)

@@ -58,7 +58,7 @@ def of_counts(counts: np.ndarray, often: np.ndarray, seed: int, resamples: int) 
     """
     counts = counts[:, counts.any(0)]
     sorts, often = _sorts(counts, often)
-    return _same_pairs(sorts, often), _alpha(sorts.repeat(often, axis=0)), _interval(sorts, often, seed, resamples)
+    return same_pairs(sorts, often), _alpha(sorts.repeat(often, axis=0)), _interval(sorts, often, seed, resamples)
 
 
 def table(labels: Sequence[Label]) -> tuple[list[str], Ratings]:
@@ -91,7 +91,7 @@ def _counts(ratings: Ratings) -> np.ndarray:
 def raw_agreement(ratings: Ratings) -> float:
     """Share of pairs of answers to one question that are the same."""
     counts = _counts(ratings)
-    return _same_pairs(counts, np.ones(len(counts), int))
+    return same_pairs(counts, np.ones(len(counts), int))
 
 
 def _sorts(counts: np.ndarray, often: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +102,8 @@ def _sorts(counts: np.ndarray, often: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return counts[first], np.add.reduceat(often, first) if len(first) else often
 
 
-def _same_pairs(counts: np.ndarray, often: np.ndarray) -> float:
+def same_pairs(counts: np.ndarray, often: np.ndarray) -> float:
+    """Share of pairs of answers to one question that are the same; NaN where no question has two. See `of_counts`."""
     m = counts.sum(1)
     total = int((m * (m - 1)) @ often)
     return int((counts * (counts - 1)).sum(1) @ often) / total if total else float("nan")

@@ -8,6 +8,7 @@ from sqlalchemy import Row, func, insert, select
 
 from rather.store import tables as t
 from rather.store.engine import now
+from rather.store.judges import writer
 from rather.store.rows import Question
 from rather.store.store import Store
 
@@ -27,7 +28,7 @@ def next_question(
     if _due(judge, turn, "gold", asking.gold) and _has_gold(store, run):
         found = store.lease(run, judge, "gold", EVERYBODY, LEASE_S, held, invitation=invitation)
     elif _due(judge, turn, "repeat", asking.repeats):
-        repeat(store, run, judge)
+        repeat(store, run, judge, invitation)
         found = store.lease(run, judge, "repeat", EVERYBODY, LEASE_S, held, invitation=invitation)
     if found is not None:
         return found
@@ -35,20 +36,20 @@ def next_question(
     return store.lease(run, judge, None, asking.overlap, LEASE_S, held, at_random, invitation)
 
 
-def repeat(store: Store, run: str, judge: str) -> int | None:
+def repeat(store: Store, run: str, judge: str, invitation: int | None = None) -> int | None:
     """Make a question again of one that `judge` answered clearly some time ago; returns the new question, None if there is none such."""
     chosen = _clear(store, run, judge)
     if chosen is None:
         return None
     key = f"again/{chosen.comparison}/{hashlib.sha256(judge.encode()).hexdigest()[:16]}"
     with store.transaction(write=True) as connection:
+        who = writer(connection, judge, invitation)
         if connection.execute(select(t.comparison.c.id).filter_by(run=run, key=key)).first() is not None:
             return None
         values = {"run": run, "key": key, "purpose": "repeat", "why": "repeat", "created": now()}
         number = connection.execute(insert(t.comparison).values(values)).inserted_primary_key[0]  # type: ignore[index]
         sides = connection.execute(select(t.side).where(t.side.c.comparison == chosen.comparison)).all()
         connection.execute(insert(t.side), [{**r._mapping, "comparison": number} for r in sides])
-        who = select(t.judge.c.id).where(t.judge.c.name == judge).scalar_subquery()
         probe = {"comparison": number, "preference": chosen.preference, "judge": who, "original": chosen.comparison}
         connection.execute(insert(t.probe).values(probe))
     return number

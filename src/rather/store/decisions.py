@@ -7,18 +7,28 @@ from rather.errors import DataError, StoreError
 from rather.store import counting, rows
 from rather.store import tables as t
 from rather.store.engine import now
+from rather.store.judges import writer
 from rather.store.store import Store
 
 
-def decide(store: Store, run: str, judge: str, question: int, preference: float | None, best: int | None = None, reason: str = "") -> int:
+def decide(
+    store: Store,
+    run: str,
+    judge: str,
+    question: int,
+    preference: float | None,
+    best: int | None = None,
+    reason: str = "",
+    invitation: int | None = None,
+) -> int:
     """Write down what an owner, `judge`, decides about a question; returns the label's number.
 
     `preference` is P(a better), and of more than two sides `best` the number of the one that is preferred. Without a preference what was
-    decided before is withdrawn. What the owner answers as everybody does is another thing, and stays.
+    decided before is withdrawn. What the owner answers as everybody does is another thing, and stays. `invitation` let the owner in.
 
     Raises:
         DataError: a preference outside [0, 1], or a best side that is none of more than two.
-        StoreError: an unknown question or judge.
+        StoreError: an unknown question or judge; an InvitationError, that the invitation has ended.
     """
     asked = store.question(question, run)
     if asked is None:
@@ -28,7 +38,7 @@ def decide(store: Store, run: str, judge: str, question: int, preference: float 
         raise DataError(f"question {question} has {sides} sides; {preference if best is None else best} decides nothing about it")
     values = {"comparison": question, "kind": "decision", "preference": preference, "best": best, "reason": reason, "flags": []}
     with store.transaction(write=True) as connection:
-        values |= {"judge": store.number_of(connection, judge), "shown": rows.LETTERS[:sides], "created": now()}
+        values |= {"judge": writer(connection, judge, invitation), "shown": rows.LETTERS[:sides], "created": now()}
         made = connection.execute(insert(t.label).values(values))
         counting.answered(connection, [question])
         return made.inserted_primary_key[0]  # type: ignore[index]

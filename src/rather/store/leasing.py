@@ -121,7 +121,7 @@ def search(
         values |= {"above": level, "level": level, "rank": -math.inf, "number": 0}
         if shift is None:
             rank, number, until = starts.get((run, who, purpose, level), FIRST)
-            if until > now:
+            if now < until <= now + REMEMBERED_S:  # a clock may have been set back
                 values |= {"rank": rank, "number": number}
                 began_late = True
         for wrapped in (False, True) if shift is not None else (False,):

@@ -4,25 +4,34 @@ The database counts, and no more comes here than is shown. How far questions are
 there are hundreds of thousands of answers (`figures`).
 """
 
+import math
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Column, Connection, Integer, MetaData, Select, Table, Text, and_, case, cast, func, insert, or_, select, union
+import sqlalchemy as sa
+from sqlalchemy import Connection, Select, Table, Text, and_, case, cast, distinct, func, insert, literal, select, union
 
 from rather.store import rows
 from rather.store import tables as t
-from rather.store.agreement import bias, of_counts
+from rather.store.agreement import bias, of_counts, same_pairs
 from rather.store.engine import now
+from rather.store.opened import said
 from rather.store.people import everybody, numbered
 from rather.store.quality import FLAGS, Asking, suspicious
 from rather.store.store import Store
 
 SHOWN = 20
 """How many contested questions and flagged answers are listed."""
+DRAWN = 8
+"""How many people's answers are told apart over time: those who gave most."""
+MOST_SPANS = 60
+SPANS_S = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400, 28 * 86_400, 364 * 86_400)
+"""Of these spans of time the first is taken of which no more than `MOST_SPANS` are needed."""
+COUNTED = ("agreement", "position", "flags", "contested", "flagged", "over_time")
 CATEGORIES = range(-1, len(rows.LETTERS) + 1)
 """What an answer may say: b, a tie, a, or which of several, as in `agreement.rated`."""
 _C, _X, _P = t.comparison.c, t.label.c, t.probe.c
@@ -33,8 +42,21 @@ _RIGHT = (_X.preference - 0.5) * (_P.preference - 0.5) >= 0
 
 
 @dataclass(frozen=True)
+class Spans:
+    """So many spans of `span_s` seconds from `start` on, into which all of a run's answers fall."""
+
+    start: int
+    span_s: int
+    count: int
+
+    def place(self, created: Any) -> Any:
+        """The number of the span into which a time falls, in SQL; to half a second, since databases round differently."""
+        return (cast(created, sa.BigInteger) - self.start) // self.span_s
+
+
+@dataclass(frozen=True)
 class Figures:
-    """What had been counted at a time: agreement, position, people by name, contested questions and flagged answers; and in how long."""
+    """What had been counted at a time: people by name, and the rest, such as agreement and contested questions; and in how long."""
 
     as_of: float
     took_s: float
@@ -55,7 +77,7 @@ def overview(store: Store, run: str, counted: Figures | None) -> dict[str, Any]:
         | each.get(name, nothing)
         for name in sorted({*invited, *each} & kinds.keys(), key=str.lower)
     ]  # fmt: skip
-    rest: dict[str, Any] = dict.fromkeys(("agreement", "position", "contested", "flagged")) if counted is None else counted.counted
+    rest: dict[str, Any] = dict.fromkeys(COUNTED) if counted is None else counted.counted
     return progress(store, run) | {"people": people, **rest, "as_of": counted and counted.as_of}
 
 
@@ -64,13 +86,16 @@ def progress(store: Store, run: str) -> dict[str, Any]:
     asking = store.asking(run)
     count = func.sum(case((_C.answers >= asking.overlap, 1), else_=0))
     wanted = select(func.count(), count, func.sum(_C.answers)).where(_C.run == run, rows.of_purpose(None))
-    decided = rows.DECIDED.join(t.comparison, _C.id == _X.comparison).where(
-        _C.run == run, rows.of_purpose(None), _C.answers < asking.overlap
-    )
     with store.transaction() as connection:
         questions, complete, answers = connection.execute(wanted).one()
-        complete = (complete or 0) + (connection.execute(decided.with_only_columns(func.count())).scalar() or 0)
+        complete = (complete or 0) + (connection.execute(_decided(run, asking).with_only_columns(func.count())).scalar() or 0)
     return {"questions": questions, "complete": complete, "answers": answers or 0, "asking": vars(asking)}
+
+
+def _decided(run: str, asking: Asking) -> Select[Any]:
+    """The decisions that complete a question."""
+    of_run = rows.DECIDED.join(t.comparison, _C.id == _X.comparison).where(_C.run == run, rows.of_purpose(None))
+    return of_run.where(_C.answers < asking.overlap)
 
 
 def figures(store: Store, run: str) -> Figures:
@@ -78,9 +103,12 @@ def figures(store: Store, run: str) -> Figures:
     began, since, asking = now(), time.monotonic(), store.asking(run)
     with store.transaction() as connection, _suspicious(connection, run, asking.fastest_s) as dubious:
         people, position = _people(connection, run, dubious)
+        spans = _spans(connection, run)
+        agreement, by_span = _agreement(connection, run, asking, dubious, spans)
         counted = {
-            "agreement": _agreement(connection, run, asking), "position": position,
+            "agreement": agreement, "position": position, "flags": _flags(connection, asking, dubious),
             "contested": _contested(connection, run), "flagged": _flagged(connection, run, asking, dubious),
+            "over_time": spans and vars(spans) | {"agreement": by_span} | _over_time(connection, run, asking, spans, people),
         }  # fmt: skip
     for question in counted["contested"]:
         question["words"] = _words(store, run, question["question"])
@@ -100,20 +128,28 @@ def _current(run: str) -> Select[Any]:
 
 
 @contextmanager
-def _suspicious(connection: Connection, run: str, fastest_s: float, only: Collection[str] = FLAGS) -> Iterator[Table]:
-    """A passing table of the labels with one of these flags, those too that whoever wrote them gave it."""
-    name = "suspicious" if only is FLAGS else "left_out"
-    table = Table(name, MetaData(), Column("id", Integer, primary_key=True), prefixes=["TEMPORARY"])
-    has_one = or_(*(cast(_X.flags, Text).contains(f'"{flag}"') for flag in only))
-    written = _current(run).where(has_one).with_only_columns(_X.id)
+def _suspicious(connection: Connection, run: str, fastest_s: float) -> Iterator[Table]:
+    """A passing table of the labels that have flags, those too that whoever wrote them gave: one row a flag."""
+    columns = sa.Column("id", sa.Integer, primary_key=True), sa.Column("flag", sa.String(20), primary_key=True)
+    table = Table("suspicious", sa.MetaData(), *columns, prefixes=["TEMPORARY"])
+    some = _current(run).where(cast(_X.flags, Text) != "[]").with_only_columns(_X.id, cast(_X.flags, Text).label("flags")).cte("written")
+    written = [select(some.c.id, literal(flag)).where(some.c.flags.contains(f'"{flag}"')) for flag in FLAGS]
+    why = suspicious(run, fastest_s).subquery().c
     table.create(connection)
-    connection.execute(insert(table).from_select(["id"], union(written, select(suspicious(run, fastest_s, only).subquery().c.id))))
+    connection.execute(insert(table).from_select(["id", "flag"], union(*written, select(why.id, why.reason))))
     yield table
     table.drop(connection)
 
 
+def _flags(connection: Connection, asking: Asking, dubious: Table) -> dict[str, Any]:
+    """How many answers have each flag, and how many are not learnt from because of theirs."""
+    counts = dict(_rows(connection, select(dubious.c.flag, func.count()).group_by(dubious.c.flag)))
+    left_out = select(func.count(distinct(dubious.c.id))).where(dubious.c.flag.in_(asking.leave_out))
+    return {"counts": {flag: counts.get(flag, 0) for flag in FLAGS}, "left_out": connection.execute(left_out).scalar()}
+
+
 _NOTHING: dict[str, Any] = {
-    "answers": 0, "skipped": 0, "seconds": None, "left": [0, 0], "gold": [0, 0], "repeats": [0, 0], "flagged": 0,
+    "answers": 0, "skipped": 0, "seconds": None, "left": [0, 0], "left_interval": None, "gold": [0, 0], "repeats": [0, 0], "flagged": 0,
 }  # fmt: skip
 
 
@@ -138,7 +174,11 @@ def _people(connection: Connection, run: str, dubious: Table) -> tuple[dict[str,
         found[judge]["repeats" if repeats else "gold"] = [right, count]
     for judge, seconds in _rows(connection, _medians(run)):
         found[judge]["seconds"] = float(seconds)
-    flagged = select(_X.judge, func.count()).join(dubious, dubious.c.id == _X.id).group_by(_X.judge)
+    for one in found.values():
+        if one["left"][1]:
+            share = bias(*one["left"])
+            one["left_interval"] = [share.low, share.high]
+    flagged = select(_X.judge, func.count(distinct(_X.id))).join(dubious, dubious.c.id == _X.id).group_by(_X.judge)
     for judge, count in _rows(connection, flagged):
         found[judge]["flagged"] = count
     position = vars(bias(*place)) if place[1] else None
@@ -159,19 +199,64 @@ def _votes(run: str) -> Select[Any]:
     return _current(run).where(rows.of_purpose(None), _C.answers > 1, _ANSWER).group_by(_X.comparison)
 
 
-def _agreement(connection: Connection, run: str, asking: Asking) -> dict[str, Any]:
-    """How far people agree, by the answers that are learnt from."""
-    said = case((_X.best.is_not(None), 1 + _X.best), (_X.preference > 0.5, 1), (_X.preference < 0.5, -1), else_=0)
-    votes = _votes(run).with_only_columns(*(_sum(said == category).label(f"c{category + 1}") for category in CATEGORIES))
-    with _suspicious(connection, run, asking.fastest_s, asking.leave_out) if asking.leave_out else nullcontext() as but:
-        if but is not None:
-            votes = votes.where(_X.id.not_in(select(but.c.id)))
-        sorts = votes.having(func.count() > 1).subquery()
-        found = connection.execute(select(*sorts.c, func.count()).group_by(*sorts.c)).all()
-    counts = np.array(found, int).reshape(-1, len(CATEGORIES) + 1)
-    raw, alpha, (low, high) = of_counts(counts[:, :-1], counts[:, -1], seed=0, resamples=200)
+def _agreement(
+    connection: Connection, run: str, asking: Asking, dubious: Table, spans: Spans | None
+) -> tuple[dict[str, Any], list[float | None]]:
+    """How far people agree, by the answers that are learnt from; and on the questions whose last one falls into each span."""
+    category_of = case((_X.best.is_not(None), 1 + _X.best), (_X.preference > 0.5, 1), (_X.preference < 0.5, -1), else_=0)
+    sorts = [_sum(category_of == category).label(f"c{category + 1}") for category in CATEGORIES]
+    place = literal(0) if spans is None else spans.place(func.max(_X.created))
+    votes = _votes(run).with_only_columns(place.label("place"), *sorts).having(func.count() > 1)
+    if asking.leave_out:
+        votes = votes.where(_X.id.not_in(select(dubious.c.id).where(dubious.c.flag.in_(asking.leave_out))))
+    found = votes.subquery()
+    counts = np.array(_rows(connection, select(*found.c, func.count()).group_by(*found.c)), int).reshape(-1, len(CATEGORIES) + 2)
+    places, counts, often = counts[:, 0], counts[:, 1:-1], counts[:, -1]
+    raw, alpha, (low, high) = of_counts(counts, often, seed=0, resamples=200)
     numbers = {"raw": raw, "alpha": alpha, "low": low, "high": high}
-    return {"questions": int(counts[:, -1].sum()), **{k: v if v == v else None for k, v in numbers.items()}}
+    each = [same_pairs(counts[places == i], often[places == i]) for i in range(0 if spans is None else spans.count)]
+    return {"questions": int(often.sum()), **{k: _known(v) for k, v in numbers.items()}}, [_known(share) for share in each]
+
+
+def _known(number: float) -> float | None:
+    return None if number != number else number
+
+
+def _spans(connection: Connection, run: str) -> Spans | None:
+    """The spans in which the answers that count and the decisions that hold were given; None where there are none."""
+    counted = rows.COUNTED.join(t.comparison, _C.id == _X.comparison).where(_C.run == run, _X.kind != "abstention")
+    ends = counted.with_only_columns(func.min(_X.created), func.max(_X.created))
+    first, last = connection.execute(ends).one()
+    if first is None:
+        return None
+    first, last = math.floor(first), math.ceil(last)
+    span = next((s for s in SPANS_S if last // s - first // s < MOST_SPANS), (last - first) // (MOST_SPANS - 2) + 1)
+    return Spans(first // span * span, span, last // span - first // span + 1)
+
+
+def _over_time(connection: Connection, run: str, asking: Asking, spans: Spans, people: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Answers of those who gave most and of all others, and how many questions were complete, span by span.
+
+    A question is complete, by what is wanted today, from its last answer on, or once an owner has decided it.
+    """
+    most = sorted((name for name in people if people[name]["answers"]), key=lambda name: (-people[name]["answers"], name))[:DRAWN]
+    numbers = {r.id: r.name for r in connection.execute(select(t.judge.c.id, t.judge.c.name).where(t.judge.c.name.in_(most)))}
+    who = case((_X.judge.in_(numbers), _X.judge), else_=0).label("who")
+    given = _current(run).where(_ANSWER).with_only_columns(spans.place(_X.created).label("place"), who, func.count())
+    answers = {name: [0] * spans.count for name in most}
+    others = [0] * spans.count
+    for place, judge, count in _rows(connection, given.group_by("place", "who")):
+        (answers[numbers[judge]] if judge else others)[place] = count
+    done = _current(run).where(_ANSWER, rows.of_purpose(None), _C.answers >= asking.overlap).group_by(_X.comparison)
+    last = done.with_only_columns(spans.place(func.max(_X.created)).label("place")).subquery().c
+    decided = _decided(run, asking).with_only_columns(spans.place(_X.created).label("place")).subquery().c
+    completed = [0] * spans.count
+    for place, count in [row for c in (last, decided) for row in _rows(connection, select(c.place, func.count()).group_by(c.place))]:
+        completed[place] += count
+    return {
+        "people": [{"name": name, "answers": answers[name]} for name in most], "others": others,
+        "completed": completed,
+    }  # fmt: skip
 
 
 def _contested(connection: Connection, run: str) -> list[dict[str, Any]]:
@@ -182,9 +267,11 @@ def _contested(connection: Connection, run: str) -> list[dict[str, Any]]:
     numbers = list(connection.execute(wanted.order_by(split.desc(), func.min(_X.id)).limit(SHOWN)).scalars())
     given = rows.CURRENT.join(t.judge, t.judge.c.id == _X.judge).where(_ANSWER, _X.comparison.in_(numbers)).order_by(_X.id)
     answers: dict[int, list[list[Any]]] = {number: [] for number in numbers}
-    for number, name, preference in connection.execute(given.with_only_columns(_X.comparison, t.judge.c.name, _X.preference)):
-        answers[number].append([name, preference])
-    return [{"question": number, "words": "", "answers": said} for number, said in answers.items()]
+    for number, name, preference, best in connection.execute(
+        given.with_only_columns(_X.comparison, t.judge.c.name, _X.preference, _X.best)
+    ):
+        answers[number].append([name, said("answer", preference, best)])
+    return [{"question": number, "words": "", "answers": given} for number, given in answers.items()]
 
 
 def _words(store: Store, run: str, number: int) -> str:
@@ -198,7 +285,7 @@ def _words(store: Store, run: str, number: int) -> str:
 def _flagged(connection: Connection, run: str, asking: Asking, dubious: Table) -> list[dict[str, Any]]:
     """The last suspicious answers, the latest first."""
     reasons = suspicious(run, asking.fastest_s).subquery().c
-    wanted = select(_X.id, _X.comparison, t.judge.c.name, _X.seconds, _X.flags).join(dubious, dubious.c.id == _X.id)
+    wanted = select(_X.id, _X.comparison, t.judge.c.name, _X.seconds, _X.flags).where(_X.id.in_(select(dubious.c.id)))
     found = _rows(connection, wanted.join(t.judge, t.judge.c.id == _X.judge).order_by(_X.id.desc()).limit(SHOWN))
     why = select(reasons.id, reasons.reason).where(reasons.id.in_([r.id for r in found])).order_by(reasons.by, reasons.place)
     said: dict[int, list[str]] = {r.id: list(r.flags) for r in found}

@@ -109,8 +109,21 @@ def erase(store: Store, name: str, run: str | None = None) -> int:
                 connection.execute(sa.delete(table).where(table.c.judge == who))
             connection.execute(sa.update(t.audit).where(t.audit.c.judge == who).values(judge=None))
             connection.execute(sa.delete(t.judge).where(t.judge.c.id == who))
+        connection.execute(sa.update(t.shared).values(erasures=t.shared.c.erasures + 1))
     scrub(store.engine)
     return gone
+
+
+def erasures(store: Store) -> int:
+    """How often anybody has been erased from the store."""
+    with store.transaction() as connection:
+        return connection.execute(select(t.shared.c.erasures)).scalar_one()
+
+
+def session_key(store: Store) -> str:
+    """The key that sessions are signed with: the same for all servers of the store."""
+    with store.transaction() as connection:
+        return connection.execute(select(t.shared.c.key)).scalar_one()
 
 
 def note(store: Store, who: str, what: str, judge: int | None = None) -> None:
@@ -141,18 +154,10 @@ def numbered(store: Store) -> dict[str, int]:
 
 def bearer(store: Store, token: str) -> Person | None:
     """Whose token this is, if the invitation holds."""
-    return _one(store, t.invitation.c.hash == _hash(token))
-
-
-def guest(store: Store, invitation: int, proof: str) -> Person | None:
-    """Who was let in by an invitation with that `proof_of` its token, if it still holds."""
-    found = _one(store, (t.invitation.c.id == invitation) & t.invitation.c.hash.startswith(proof, autoescape=True))
-    return found if proof else None
-
-
-def proof_of(token: str) -> str:
-    """What shows in a signed cookie that its browser knew the token."""
-    return _hash(token)[:16]
+    holds = (t.invitation.c.hash == _hash(token)) & (t.invitation.c.expires > now())
+    with store.transaction() as connection:
+        row = connection.execute(_INVITED.where(holds)).first()
+    return None if row is None else _person(row)
 
 
 def everybody(store: Store, run: str | None = None) -> list[Person]:
@@ -167,12 +172,6 @@ _INVITED = select(t.invitation, t.judge.c.name, t.judge.c.kind).join(t.judge, t.
 def _everybody(connection: Connection, run: str | None) -> list[Person]:
     wanted = _INVITED.where(t.invitation.c.expires > now()).order_by(t.invitation.c.id)
     return [_person(r) for r in connection.execute(wanted if run is None else wanted.where(lets_into(run)))]
-
-
-def _one(store: Store, which: Any) -> Person | None:
-    with store.transaction() as connection:
-        row = connection.execute(_INVITED.where(which, t.invitation.c.expires > now())).first()
-    return None if row is None else _person(row)
 
 
 def _person(r: Row[Any]) -> Person:

@@ -4,6 +4,7 @@ Labels are append-only: changing one's mind or undoing adds a row, and the lates
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from rather.errors import DataError, StoreError
 from rather.store import answering, counting, leasing, quality, reading, rows, written
 from rather.store import engine as opening
 from rather.store import tables as t
+from rather.store.judges import number_of, writer
 from rather.store.quality import Asking
 from rather.store.rows import Question
 
@@ -82,13 +84,6 @@ class Store:
         with self.transaction() as connection:
             return {r.name: r.kind for r in connection.execute(select(t.judge).order_by(t.judge.c.id))}
 
-    def number_of(self, connection: Connection, name: str) -> int:
-        """The judge's number, in the transaction that uses it: who has been erased leaves theirs to somebody else."""
-        number = connection.execute(select(t.judge.c.id).where(t.judge.c.name == name)).scalar()
-        if number is None:
-            raise StoreError(f"the store knows no judge {name!r}; add it first")
-        return number
-
     # Questions
 
     def ask(
@@ -109,9 +104,7 @@ class Store:
         """
         for c in comparisons:
             if (len(c.sides) == 1) != (purpose == "unpaired"):
-                raise DataError(
-                    f"question {c.key!r} has {len(c.sides)} sides; with one side alone the purpose is 'unpaired', and only then"
-                )
+                raise DataError(f"question {c.key!r} has {len(c.sides)} sides; one alone is what 'unpaired' ones have, and only they")
         with self.transaction(write=True) as connection:
             there, known = select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run), dict[str, int]()
             for some in counting.parts(dict.fromkeys(c.key for c in comparisons)):
@@ -135,12 +128,12 @@ class Store:
     def count(self, run: str, judge: str) -> Counts:
         """How far the judge is."""
         with self.transaction() as connection:
-            mine = select(t.standing.c.turns, t.standing.c.answered).filter_by(run=run, judge=self.number_of(connection, judge))
+            mine = select(t.standing.c.turns, t.standing.c.answered).filter_by(run=run, judge=number_of(connection, judge))
             turns, answered = connection.execute(mine).first() or (0, 0)
             return Counts(turns, answered, connection.execute(select(t.asked.c.questions).filter_by(run=run)).scalar() or 0)
 
     def said(self, connection: Connection, run: str, judge: str) -> sa.Select[Any]:
-        return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == self.number_of(connection, judge))
+        return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == number_of(connection, judge))
 
     def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None, beginning: str = "") -> list[Question]:
         """A run's questions in the order they were asked; `unanswered_by` leaves out those a judge has answered.
@@ -150,7 +143,7 @@ class Store:
         wanted = rows.asked(run, purpose, beginning)
         with self.transaction() as connection:
             if unanswered_by is not None:
-                wanted = wanted.where(~rows.answered_by(self.number_of(connection, unanswered_by)))
+                wanted = wanted.where(~rows.answered_by(number_of(connection, unanswered_by)))
             return rows.with_sides(connection, connection.execute(wanted).all())
 
     def question(self, number: int, run: str, judge: str | None = None) -> Question | None:
@@ -158,7 +151,7 @@ class Store:
         wanted = select(t.comparison).where(t.comparison.c.id == number, t.comparison.c.run == run)
         with self.transaction() as connection:
             if judge is not None:
-                wanted = wanted.where(rows.meant_for(self.number_of(connection, judge)))
+                wanted = wanted.where(rows.meant_for(number_of(connection, judge)))
             return next(iter(rows.with_sides(connection, connection.execute(wanted).all())), None)
 
     # Questions with known answers, and how questions are given out
@@ -166,7 +159,7 @@ class Store:
     def probe(self, question: int, preference: float, judge: str | None = None, original: int | None = None) -> None:
         """Keep the known answer of a question; of a repeat, the `judge`'s answer to the `original`."""
         with self.transaction(write=True) as connection:
-            who = judge and self.number_of(connection, judge)
+            who = judge and writer(connection, judge)
             values = {"comparison": question, "preference": preference, "judge": who, "original": original}
             if connection.execute(select(t.probe).filter_by(comparison=question)).first() is None:
                 connection.execute(insert(t.probe).values(values))
@@ -214,12 +207,12 @@ class Store:
         time, tried = opening.now(), set[int]()
         while True:
             with self.transaction() as connection:
-                who, but = self.number_of(connection, judge), {*held, *tried}
+                who, but = number_of(connection, judge), {*held, *tried}
                 some = leasing.search(connection, run, who, purpose, overlap, but, at_random, time, self._starts)
             if not some:
                 return None
             with self.transaction(write=True) as connection:
-                who = self.number_of(connection, judge)
+                who = writer(connection, judge, invitation)
                 row = leasing.claim(connection, some, who, overlap, time)
                 if row is not None:
                     (question,) = rows.with_sides(connection, [row])
@@ -230,50 +223,55 @@ class Store:
         """A question that the judge has or had before them, with its lease; None if it was never given to them."""
         wanted = select(t.comparison).where(t.comparison.c.id == number, t.comparison.c.run == run)
         with self.transaction() as connection:
-            lease = leasing.given(connection, number, self.number_of(connection, judge))
+            lease = leasing.given(connection, number, number_of(connection, judge))
             found = rows.with_sides(connection, connection.execute(wanted).all()) if lease is not None else []
         return replace(found[0], lease=lease) if found else None
 
     def release(self, question: int, judge: str) -> None:
         """Give a lease back without an answer."""
         with self.transaction(write=True) as connection:
-            leasing.end(connection, question, self.number_of(connection, judge))
+            leasing.end(connection, question, writer(connection, judge))
 
     # Labels
 
-    def answer(self, label: Label, token: str | None = None) -> int:
+    def answer(self, label: Label, token: str | None = None, invitation: int | None = None) -> int:
         """Write one answer down and end the judge's lease; returns the label's number once it is on disk.
 
         A `token` that was sent before adds nothing: the number of the first label comes back.
         """
-        return self.answer_all([label], [token] if token else None)[0]
+        return self.answer_all([label], [token] if token else None, invitation)[0]
 
-    def answer_all(self, labels: Sequence[Label], tokens: Sequence[str] | None = None) -> list[int]:
-        """Write several answers down, all or none.
+    def answer_all(self, labels: Sequence[Label], tokens: Sequence[str] | None = None, invitation: int | None = None) -> list[int]:
+        """Write several answers down, all or none; those of somebody who was let in by an `invitation`, only while that holds.
 
         Raises:
             DataError: a preference outside [0, 1].
+            InvitationError: the invitation has ended.
             StoreError: an unknown question or judge.
         """
         for x in labels:
-            for said in (x.preference, *x.criteria.values()):
-                if said is not None and not 0 <= said <= 1:
-                    raise DataError(f"the label {said} of question {x.comparison} is outside [0, 1]")
+            if outside := [said for said in (x.preference, *x.criteria.values()) if said is not None and not 0 <= said <= 1]:
+                raise DataError(f"the label {outside[0]} of question {x.comparison} is outside [0, 1]")
         with self.transaction(write=True) as connection:
-            judges = {name: self.number_of(connection, name) for name in {x.judge for x in labels}}
+            judges = {name: writer(connection, name, invitation) for name in sorted({x.judge for x in labels})}
             kept = answering.keep(connection, labels, judges, tokens, self.where)
             new = {(x.comparison, judges[x.judge]) for x, (_, is_new) in zip(labels, kept, strict=True) if is_new}
             written.withdraw(connection, new)
             counting.answered(connection, [x.comparison for x in labels])
         return [number for number, _ in kept]
 
-    def undo(self, run: str, judge: str, question: int | None = None, token: str | None = None, seconds: float = 600) -> int | None:
+    def undo(
+        self, run: str, judge: str, question: int | None = None, token: str | None = None, seconds: float = 600,
+        invitation: int | None = None,
+    ) -> int | None:  # fmt: skip
         """Withdraw the judge's latest answer in the run, or on one `question`; returns the question, None when there is no such answer.
 
         With a `token` only the answer that was sent with it: who undoes it twice does not undo the one that they have given since. The
-        judge has the question before them again, for `seconds`. A better answer that they wrote with it is withdrawn, too.
+        judge has the question before them again, for `seconds`. A better answer that they wrote with it is withdrawn, too. Who was let in
+        by an `invitation` may do it only while that holds.
         """
         with self.transaction(write=True) as connection:
+            writer(connection, judge, invitation)
             latest = self.said(connection, run, judge).where(~rows.of_what_they_wrote())
             if question is not None:
                 latest = latest.where(t.label.c.comparison == question)
@@ -345,25 +343,29 @@ class Store:
         """Comparisons with their preferences, for learning; abstentions are left out.
 
         By default a question with several answers is one comparison with their mean; with `each` it is one comparison an answer,
-        which names its judge. An answer to more than two sides is several comparisons, see `Comparison.pairs`. `among` takes the labels
-        with these numbers, whether they still count or not. Answers that have a flag in `without` are left out; `only`, and
-        the `beginning` of their keys, choose questions; `judges` says whose answers count, if not all. Where an owner has decided, that
-        is all that counts. With a `criterion`, preferences are those on that one; answers that say nothing on it are left out.
+        which names its judge. An answer to more than two sides is several comparisons, see `Comparison.pairs`. Where an owner has decided,
+        that is all that counts. `among` takes the labels with these numbers, whether they still count or not. Answers that have a flag in
+        `without` are left out and counted, under the first of their flags that is there; `only`, and the `beginning` of their keys, choose
+        questions; `judges` says whose answers count, if not all. With a `criterion`, preferences are those on that one alone.
         """
         fastest_s, accepted = self.asking(run).fastest_s, None if among is None else set(among)
         questions = rows.asked(run, purpose, beginning)
         if among is None:
             questions = questions.where((t.comparison.c.answers > 0) | rows.decided())
-        found, numbers = list[Comparison](), list[int]()
+        found, numbers, left_out = list[Comparison](), list[int](), Counter[str]()
         with reading.unwatched(), self.transaction() as connection:
             suspicious = quality.flags(connection, run, fastest_s, without) if among is None and without else {}
 
             def counts(label: sa.Row[Any]) -> bool:
-                honest = label.id not in suspicious and not any(flag in without for flag in label.flags)
-                return honest and (accepted is None or label.id in accepted) and (judges is None or label.name in judges)
+                if (accepted is not None and label.id not in accepted) or (judges is not None and label.name not in judges):
+                    return False
+                reasons = {*label.flags, *suspicious.get(label.id, ())}
+                reason = next((flag for flag in without if flag in reasons), None)
+                left_out.update([reason] if reason else [])
+                return reason is None
 
             labels = rows.COUNTED if among is None else select(t.label)
             for some in reading.judged(connection, questions, labels, counts, only, each, criterion=criterion):
                 found += some.comparisons
                 numbers += some.labels
-        return Answered(found, max(numbers, default=0), sorted(numbers))
+        return Answered(found, max(numbers, default=0), sorted(numbers), left_out)

@@ -189,6 +189,15 @@ standing = Table(
 
 asking = Table("asking", metadata, Column("run", String(200), primary_key=True), Column("values", JSON, nullable=False))
 
+# One row: what all servers of the store share. The key signs sessions; whoever has the key alone gets in nowhere.
+shared = Table(
+    "shared",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", String(80), nullable=False),
+    Column("erasures", Integer, nullable=False),  # how often somebody has been erased: what was counted before is shown to nobody
+)
+
 audit = Table(
     "audit",
     metadata,

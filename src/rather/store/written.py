@@ -15,6 +15,7 @@ from rather.errors import DataError, StoreError
 from rather.store import answering, counting, rows
 from rather.store import tables as t
 from rather.store.engine import now
+from rather.store.judges import writer
 
 if TYPE_CHECKING:
     from rather.store.store import Store
@@ -25,19 +26,19 @@ WHY = "written"
 """Why such a question is asked."""
 
 
-def write(store: "Store", label: Label, text: str, token: str | None = None) -> int:
+def write(store: "Store", label: Label, text: str, token: str | None = None, invitation: int | None = None) -> int:
     """Keep an answer that no side is good enough, and with it the better one that the judge has written; returns the label's number.
 
     The new question is of the purpose "train" where the other one is, and else "same", which nobody is asked. A `token` that was sent
-    before adds nothing. What the judge wrote about the question earlier is withdrawn.
+    before adds nothing. What the judge wrote about the question earlier is withdrawn. `invitation` let the judge in, if any did.
 
     Raises:
         DataError: the text is too long, says nothing or what a side says, or the question cannot be answered so.
-        StoreError: an unknown question or judge.
+        StoreError: an unknown question or judge; an InvitationError, that the invitation has ended.
     """
     text = text.rstrip()
     with store.transaction(write=True) as connection:
-        judge, original = store.number_of(connection, label.judge), label.comparison
+        judge, original = writer(connection, label.judge, invitation), label.comparison
         # Under this lock neither another answer of theirs to the question is written meanwhile, nor the same one again.
         asked = connection.execute(select(t.comparison).where(t.comparison.c.id == original).with_for_update(key_share=True)).first()
         if asked is None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.middleware.sessions import SessionMiddleware
 
 from rather.core import Label
-from rather.errors import DataError, StoreError
+from rather.errors import DataError, InvitationError, StoreError
 from rather.store import Question, Store, asking, own
 from rather.store.clips import picture, problems
 from rather.store.engine import now
@@ -22,6 +22,7 @@ from rather.store.people import Person
 from rather.store.rows import LETTERS
 from rather.store.share import share
 from rather.store.written import LONGEST, write
+from rather.web.described import Kept, Next, OwnAnswers, Shown, Undone, errors, says
 from rather.web.guard import Guard
 from rather.web.owner import router
 from rather.web.project import Project
@@ -48,7 +49,7 @@ class Answer(BaseModel):
     `lease`, `order` and `invitation` are sent back as they came with the question.
     """
 
-    question: Number
+    question: Number = Field(description="Its `id`.")
     lease: str = Field(max_length=40, description="The token of what was given out.")
     order: str = Field(pattern="^[a-h]{1,8}$", description="The sides in the order in which they were shown.")
     invitation: Number | None = Field(description="The invitation under which the question was given; null if at a terminal.")
@@ -84,7 +85,8 @@ class Secret(BaseModel):
 def create(store: Store, project: Project, key: str, secure: bool = False) -> FastAPI:
     """The app for one run's questions; `key` signs sessions."""
     run = project.run
-    app = FastAPI(title="rather", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    everywhere = errors(401, 413, 422, 503)
+    app = FastAPI(title="rather", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json", responses=everywhere)
     # Browsers send cookies to every port of a host: two runs there must not share the name of theirs.
     cookie = f"rather-{hashlib.sha256(f'{run}{NUL}{key}'.encode()).hexdigest()[:12]}"
     app.add_middleware(SessionMiddleware, secret_key=key, session_cookie=cookie, same_site="lax", https_only=secure, max_age=30 * 86_400)
@@ -112,6 +114,10 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
             run=run,
             **values,
         )
+
+    @app.exception_handler(InvitationError)
+    def invitation_has_ended(_: Request, error: InvitationError) -> Response:
+        return JSONResponse({"detail": f"{error}; ask for a new link"}, 401)
 
     @app.exception_handler(StoreError)
     def store_fails(_: Request, error: StoreError) -> Response:
@@ -161,16 +167,14 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         found = guard.entered(request, invitation)
         return for_person(request, "owner.html", found if found is not None and found.role == "owner" else None)
 
-    @app.get("/api/next")
+    @app.get("/api/next", response_model=None, responses=says(Next))
     def next_question(
         held: Annotated[list[int] | None, Query(description="Questions that the sender has at hand.", max_length=1000)] = None,
         who: Person = somebody,
     ) -> dict[str, Any]:
         """The next question for whoever asks, leased for ten minutes; `question` is null when there is none left.
 
-        `progress` says how many questions the asker has answered (`mine`), how many are theirs (`share`: these, and an equal part of the
-        answers that are still wanted), how many `questions` there are, and about how many `minutes` the rest of the share takes; null
-        before they have given a few answers. `problem` says why clips could not be drawn, where that may be why there is no question.
+        `problem` says why clips could not be drawn, where that may be why there is no question.
         """
         counts = store.count(run, who.name)
         found = asking.next_question(store, run, who.name, counts.turns, [n for n in held or () if 0 < n <= LAST], who.invitation)
@@ -179,7 +183,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         problem = next(iter(problems(store, run)), "") if found is None else ""
         return {"question": found and _given(store, found, who), "progress": progress, "problem": problem}
 
-    @app.get("/api/clips/{trajectory}", response_class=Response)
+    @app.get("/api/clips/{trajectory}", response_class=Response, responses=errors(404) | {200: {"content": {"image/webp": {}}}})
     def clip(trajectory: Annotated[int, FromPath(ge=1, le=LAST)], _: Person = somebody) -> Response:
         """The picture sheet of a clip, WebP."""
         webp = picture(store, trajectory, run)
@@ -187,7 +191,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
             raise HTTPException(404, f"there is no clip {trajectory}")
         return Response(webp, media_type="image/webp", headers={"Cache-Control": "private, max-age=86400, immutable"})
 
-    @app.post("/api/answers")
+    @app.post("/api/answers", response_model=None, responses=says(Kept, 403, 404, 409, 429))
     def answer(given: Answer, who: Person = somebody) -> dict[str, int]:
         """Keep an answer; when this returns it is on disk. Returns the label's number, the same one for the same key.
 
@@ -208,27 +212,22 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         flags = (*["fast"] * unmeasured, *["late"] * (0 < lease.expires < now()))
         label = Label(given.question, who.name, preference, reason, given.seconds, lease.shown, flags, best=best)
         if given.better is None:
-            return {"label": store.answer(label, _token(who, given.key))}
+            return {"label": store.answer(label, _token(who, given.key), who.invitation)}
         if given.choice != "both_bad" or is_empty(given.better):
             raise HTTPException(422, "a better answer is one in words, and goes with the choice both_bad")
         try:
-            return {"label": write(store, label, given.better, _token(who, given.key))}
+            return {"label": write(store, label, given.better, _token(who, given.key), who.invitation)}
         except DataError as e:
             raise HTTPException(422, str(e)) from None
 
-    @app.get("/api/answers")
+    @app.get("/api/answers", response_model=None, responses=says(OwnAnswers))
     def own_answers(
         before: Annotated[int, Query(ge=1, le=LAST, description="Only labels with lower numbers.")] = LAST, who: Person = somebody
     ) -> dict[str, Any]:
-        """The asker's own answers that count, the latest first, fifty at a time.
-
-        `choice`, `place` and `slight` are as they were sent, and `reason` with them; `better` is how an answer of one's own begins that was
-        sent with it. `beginning` is how the question begins, "" for clips;
-        `created` when the answer was kept, in seconds since 1970.
-        """
+        """The asker's own answers that count, the latest first, fifty at a time."""
         return {"answers": [_answered(x) for x in own.answers(store, run, who.name, before)]}
 
-    @app.get("/api/questions/{question}")
+    @app.get("/api/questions/{question}", response_model=None, responses=says(Shown, 404))
     def question(question: Annotated[int, FromPath(ge=1, le=LAST)], who: Person = somebody) -> dict[str, Any]:
         """A question that was given to the asker before, as they saw it."""
         found = store.given(run, who.name, question)
@@ -236,11 +235,11 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
             raise HTTPException(404, f"question {question} was not given to you")
         return _given(store, found, who)
 
-    @app.post("/api/undo")
+    @app.post("/api/undo", response_model=None, responses=says(Undone, 403, 429))
     def undo(given: Undo, who: Person = somebody) -> dict[str, bool]:
         """Withdraw an answer: the question is open again. `undone` is false if there is none."""
         token = None if given.key is None else _token(who, given.key)
-        return {"undone": store.undo(run, who.name, given.question, token) is not None}
+        return {"undone": store.undo(run, who.name, given.question, token, invitation=who.invitation) is not None}
 
     app.include_router(router(store, project, guard))
     return app

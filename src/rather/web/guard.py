@@ -1,31 +1,19 @@
 """Who sends a request, and whether they may: sessions, the origin of requests, how fast somebody may answer."""
 
-import os
 import secrets
 import time
-from pathlib import Path
+from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import HTTPException, Request, Security
+from fastapi.security import HTTPBearer
 
 from rather.store import Store
-from rather.store.people import Person, bearer, guest, proof_of
+from rather.store.people import Person, bearer
 
 ANSWERS_A_SECOND, BURST = 10.0, 30.0
 
 
-def secret(folder: Path) -> str:
-    """The key that sessions are signed with, made at first start; nobody but its owner may read the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "secret.key"
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(file, "w") as out:
-        out.write(secrets.token_urlsafe(32))
-    return path.read_text().strip()
-
-
+BEARER = HTTPBearer(auto_error=False, description="The token of an invite link: what stands behind its #.")
 MOST_ENTERED = 30
 """Invitations that one browser remembers; a cookie has no room for many more."""
 
@@ -34,15 +22,16 @@ class Guard:
     """Says who sends a request, and whether they may.
 
     A program shows its invite token as a bearer. A browser has entered by one invitation or several: its session, a signed cookie, holds
-    proofs of them, and each request says by `as` under which one it is sent, so that two links in one browser are two people. All of it
-    ends when the invitation does. What a browser changes must come from our own page: its Origin is ours, and it knows the session's token.
+    their tokens, and each request says by `as` under which one it is sent, so that two links in one browser are two people. All of it
+    ends when the invitation does, and neither the key that signs sessions nor a copy of the store lets anybody in without a token. What
+    a browser changes must come from our own page: its Origin is ours, and it knows the session's token.
     """
 
     def __init__(self, store: Store, run: str) -> None:
         self.store, self.run = store, run
         self.left: dict[int, tuple[float, float]] = {}
 
-    def __call__(self, request: Request) -> Person:
+    def __call__(self, request: Request, _: Any = Security(BEARER)) -> Person:
         """The person.
 
         Raises:
@@ -61,7 +50,7 @@ class Guard:
             self._not_too_fast(found.judge)
         return found
 
-    def owner(self, request: Request) -> Person:
+    def owner(self, request: Request, _: Any = Security(BEARER)) -> Person:
         """The person, who must be an owner."""
         found = self(request)
         if found.role != "owner":
@@ -78,26 +67,26 @@ class Guard:
             raise HTTPException(403, "this did not come from the labelling page; open the link itself")
         found = self._here(bearer(self.store, token))
         if found is not None:
-            proofs = {k: v for k, v in self._proofs(request).items() if k != str(found.invitation)}
-            latest = dict([*proofs.items(), (str(found.invitation), proof_of(token))][-MOST_ENTERED:])
+            others = {k: v for k, v in self._tokens(request).items() if k != str(found.invitation)}
+            latest = dict([*others.items(), (str(found.invitation), token)][-MOST_ENTERED:])
             request.session.update(entered=latest, token=request.session.get("token") or secrets.token_urlsafe(16))
         return found
 
     def entered(self, request: Request, invitation: str) -> Person | None:
         """Who is in by that invitation, if it holds and this browser has entered by it."""
-        proof = self._proofs(request).get(invitation, "")
-        return self._here(guest(self.store, int(invitation), proof)) if proof else None
+        found = self._here(bearer(self.store, self._tokens(request).get(invitation, "")))
+        return found if found is not None and str(found.invitation) == invitation else None
 
     def last_entered(self, request: Request) -> Person | None:
         """Who is in by the invitation that this browser entered by last, of those that hold."""
-        people = (self.entered(request, number) for number in reversed(self._proofs(request)))
+        people = (self.entered(request, number) for number in reversed(self._tokens(request)))
         return next((p for p in people if p is not None), None)
 
     def leave(self, request: Request, invitation: int) -> None:
         """Forget an invitation in this browser."""
-        request.session["entered"] = {k: v for k, v in self._proofs(request).items() if k != str(invitation)}
+        request.session["entered"] = {k: v for k, v in self._tokens(request).items() if k != str(invitation)}
 
-    def _proofs(self, request: Request) -> dict[str, str]:
+    def _tokens(self, request: Request) -> dict[str, str]:
         return request.session.get("entered", {})
 
     def _here(self, found: Person | None) -> Person | None:

@@ -12,17 +12,23 @@ from starlette.background import BackgroundTask
 
 from rather.data import transfer
 from rather.errors import StoreError
-from rather.store import Store
+from rather.store import Question, Store
 from rather.store.clips import problems
+from rather.store.decisions import decide
+from rather.store.opened import any_answered, opened
 from rather.store.overview import overview
 from rather.store.people import Person, erase, everybody, invite, named, note, noted, proper, revoke
 from rather.store.quality import Asking
+from rather.store.rows import LETTERS
+from rather.web.curves import Curves
+from rather.web.described import errors
 from rather.web.guard import Guard
 from rather.web.project import Project
+from rather.web.shown import shown
 from rather.web.watch import Watch
 
 Name = Annotated[str, AfterValidator(proper)]
-Judge = Annotated[int, FromPath(ge=1, le=2**31 - 1)]
+Number = Annotated[int, FromPath(ge=1, le=2**31 - 1)]
 Flag = Literal["fast", "gold", "inconsistent", "late"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -48,12 +54,21 @@ class Change(BaseModel):
     leave_out: list[Flag] | None = Field(default=None, max_length=4, description="Answers with these flags are not learnt from.")
 
 
+class Decision(BaseModel):
+    """What an owner decides about a question, whatever people say: it alone is learnt from."""
+
+    choice: Literal["a", "b", "c", "d", "e", "f", "g", "h", "tie", "good", "bad"] = Field(
+        description="The side that is better, or of several the best; of one side alone whether it is good."
+    )
+    reason: str = Field(default="", max_length=500, pattern=r"^[^\x00]*$")
+
+
 def router(store: Store, project: Project, guard: Guard) -> APIRouter:
     """What only owners may do; all of it is written down."""
     run = project.run
-    found = APIRouter(prefix="/api")
+    found = APIRouter(prefix="/api", responses=errors(403))
     owner = Depends(guard.owner)
-    watch = Watch(store, run)
+    watch, curves = Watch(store, run), Curves(project.metrics)
 
     @found.get("/overview")
     def show_overview(_: Person = owner) -> dict[str, Any]:
@@ -63,7 +78,44 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         """
         return overview(store, run, watch.figures()) | {"problems": problems(store, run)}
 
-    @found.put("/asking")
+    @found.get("/owner/questions/random", responses=errors(404))
+    def open_any(who: Person = owner) -> dict[str, Any]:
+        """A question that somebody has answered, drawn at random, as below."""
+        number = any_answered(store, run)
+        if number is None:
+            raise HTTPException(404, "no question has been answered yet")
+        return open_question(number, who)
+
+    @found.get("/owner/questions/{number}", responses=errors(404))
+    def open_question(number: Number, who: Person = owner) -> dict[str, Any]:
+        """A question of the run as people see it, but with its sides in the order a, b, ...; and all that was ever said about it."""
+        question = one(number)
+        order = LETTERS[: len(question.comparison.sides)]
+        return {"question": shown(store, question, order, who) | {"order": order}} | opened(store, question)
+
+    @found.put("/owner/questions/{number}/decision", responses=errors(404, 429))
+    def decide_question(number: Number, given: Decision, who: Person = owner) -> dict[str, int]:
+        """Decide a question in place of what people say about it; returns the label's number."""
+        preference, best = _meaning(given.choice, len(one(number).comparison.sides), number)
+        label = decide(store, run, who.name, number, preference, best, given.reason, who.invitation)
+        note(store, who.name, f"decided question {number}: {given.choice}")
+        return {"label": label}
+
+    @found.delete("/owner/questions/{number}/decision", responses=errors(404, 429))
+    def withdraw_decision(number: Number, who: Person = owner) -> dict[str, int]:
+        """Take back what was decided: people's answers count again. Returns the label's number."""
+        if not any(x["kind"] == "decision" and x["counts"] for x in opened(store, one(number))["answers"]):
+            raise HTTPException(404, f"nothing is decided about question {number}")
+        label = decide(store, run, who.name, number, None, invitation=who.invitation)
+        note(store, who.name, f"took the decision about question {number} back")
+        return {"label": label}
+
+    @found.get("/owner/curves")
+    def show_curves(_: Person = owner) -> dict[str, Any]:
+        """What the run's learner has measured so far, a few hundred points each; alarms; what is wrong with its file."""
+        return curves.read()
+
+    @found.put("/asking", responses=errors(429))
     def change(given: Change, who: Person = owner) -> dict[str, Any]:
         """Change how questions are given out."""
         new = {k: v for k, v in given.model_dump().items() if v is not None}
@@ -71,7 +123,7 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         note(store, who.name, f"set {', '.join(f'{k} to {v}' for k, v in new.items()) or 'nothing'}")
         return vars(store.asking(run))
 
-    @found.post("/people")
+    @found.post("/people", responses=errors(409, 429))
     def invite_person(given: Invitation, who: Person = owner) -> dict[str, str]:
         """Invite somebody; returns their link, relative to the page's address, which is shown this once.
 
@@ -88,23 +140,22 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         note(store, who.name, f"invited for {days}" + (", to every run" if given.every_run else ""), judge)
         return {"link": f"join#{token}"}
 
-    @found.delete("/people/{judge}")
-    def revoke_person(judge: Judge, who: Person = owner) -> dict[str, bool]:
+    @found.delete("/people/{judge}", responses=errors(404, 409, 429))
+    def revoke_person(judge: Number, who: Person = owner) -> dict[str, bool]:
         """Take the invitation of the judge of that number back; answers stay."""
         name = other_than(who, judge)
         revoked = revoke(store, name, run)
         note(store, who.name, "revoked", judge)
         return {"revoked": revoked}
 
-    @found.delete("/people/{judge}/answers")
-    def erase_person(judge: Judge, who: Person = owner) -> dict[str, int]:
+    @found.delete("/people/{judge}/answers", responses=errors(404, 409, 429))
+    def erase_person(judge: Number, who: Person = owner) -> dict[str, int]:
         """Erase a person: their answers in this run, their invitation, and with the last of their answers their name."""
         gone = erase(store, other_than(who, judge), run)
-        watch.forget()
         note(store, who.name, f"erased one person with {gone} rows")
         return {"rows": gone}
 
-    @found.get("/export")
+    @found.get("/export", response_class=FileResponse)
     def export(
         form: Literal["all", "comparisons", "trl", "unpaired"] = "all",
         file: Literal["jsonl", "csv", "parquet"] = "jsonl",
@@ -122,6 +173,12 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         """What owners did, the latest first."""
         return noted(store)
 
+    def one(number: int) -> Question:
+        question = store.question(number, run)
+        if question is None:
+            raise HTTPException(404, f"this run has no question {number}")
+        return question
+
     def other_than(who: Person, judge: int) -> str:
         """The name of a judge; refuses what an owner would do to themselves."""
         name = named(store, judge)
@@ -132,3 +189,16 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
         return name
 
     return found
+
+
+def _meaning(choice: str, sides: int, number: int) -> tuple[float, int | None]:
+    """The preference for a, or P(good) of one side alone, and of more than two sides the number of the best.
+
+    Raises:
+        HTTPException: 422 that decides nothing about so many sides.
+    """
+    if choice == "tie":
+        return 0.5, None
+    if (choice in ("good", "bad")) != (sides == 1) or (sides > 1 and choice not in LETTERS[:sides]):
+        raise HTTPException(422, f"question {number} has {sides} side{'s' * (sides > 1)}; {choice!r} decides nothing about it")
+    return float(choice in ("a", "good")), LETTERS.index(choice) if sides > 2 else None

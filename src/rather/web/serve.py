@@ -2,14 +2,12 @@
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from pathlib import Path
 
 from rather.errors import ConfigError
 from rather.store import Store
-from rather.store.people import everybody, invite
+from rather.store.people import everybody, invite, session_key
 from rather.web.app import create
 from rather.web.frame import Frame
-from rather.web.guard import secret
 from rather.web.limits import Listener, Server
 from rather.web.project import Project
 
@@ -27,7 +25,7 @@ def owner_link(store: Store, run: str, url: str, renew: bool = False) -> str | N
 
 
 def server(
-    store: Store, folder: Path, project: Project, host: str, port: int, certificate: str = "", key: str = "",
+    store: Store, project: Project, host: str, port: int, certificate: str = "", key: str = "",
     insecure: bool = False, url: str = "", behind_proxy: str = "",
 ) -> tuple[Server, str]:  # fmt: skip
     """The server, which listens already but answers when it is run, and the URL that people open.
@@ -49,7 +47,7 @@ def server(
         raise ConfigError(f"cannot listen at {host}, port {port}: {e.strerror}; give another --host or --port") from None
     scheme, shown = "https" if certificate else "http", f"[{host}]" if ":" in host else host
     at = outer or f"{scheme}://{shown}:{listener.getsockname()[1]}"
-    app = Frame(create(store, project, secret(folder), secure=at.startswith("https:")), outer)
+    app = Frame(create(store, project, session_key(store), secure=at.startswith("https:")), outer)
     try:
         return Server(app, listener, certificate, key), at
     except OSError as e:

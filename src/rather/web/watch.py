@@ -8,6 +8,7 @@ import scipy.special  # noqa: F401  here, where nobody waits: the first figures 
 
 from rather.store import Store
 from rather.store.overview import Figures, figures
+from rather.store.people import erasures
 
 PATIENCE_S = 0.5
 """Who asks waits for new figures so long; then they get the last ones."""
@@ -24,15 +25,12 @@ class Watch:
         self.state: Any = None
         self.last: Figures | None = None
         self.ended = 0.0
-        self.erasures = 0
         self.counting: threading.Event | None = None
 
     def figures(self) -> Figures | None:
-        """New ones if they come quickly, or else the last ones; None where there are none yet."""
-        state = (self.store.latest(), self.store.asking(self.run), self.store.judges())
+        """New ones if they come quickly, or else the last ones; None where there are none since somebody was erased, here or elsewhere."""
+        state = (erasures(self.store), self.store.latest(), self.store.asking(self.run))
         with self.lock:
-            if self.last is not None and not self.last.people.keys() <= state[2].keys():
-                self.last = None  # somebody was erased
             if self.counting is None and self._due(state):
                 self.counting = threading.Event()
                 # A daemon, so that a server that is told to stop does not wait for it.
@@ -40,26 +38,24 @@ class Watch:
             counting = self.counting
         if counting is not None:
             counting.wait(PATIENCE_S)
-        return self.last
-
-    def forget(self) -> None:
-        """Somebody was erased: what was counted before, or is being counted now, is shown to nobody."""
         with self.lock:
-            self.last, self.erasures = None, self.erasures + 1
+            return self.last if self._knows_of(state) else None
+
+    def _knows_of(self, state: Any) -> bool:
+        """Whether the last figures were counted after all erasures of that state."""
+        return self.last is not None and self.state[0] >= state[0]
 
     def _due(self, state: Any) -> bool:
-        if self.last is None:
+        if self.last is None or not self._knows_of(state):
             return True
         rest = SHARE * self.last.took_s if self.last.took_s > QUICK_S else 0.0
         return time.monotonic() - self.ended > max(rest, OLD_S if state == self.state else 0.0)
 
     def _count(self, counted: threading.Event, state: Any) -> None:
         try:
-            erasures = self.erasures
             found = figures(self.store, self.run)
             with self.lock:
-                if erasures == self.erasures:
-                    self.last, self.state, self.ended = found, state, time.monotonic()
+                self.last, self.state, self.ended = found, state, time.monotonic()
         finally:
             self.counting = None
             counted.set()

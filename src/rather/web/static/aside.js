@@ -10,6 +10,11 @@ class Clock {
 
   start(seconds = 0) {
     this.before = seconds;
+    this.restart();
+  }
+
+  // What has passed since the question was shown does not count.
+  restart() {
     this.since = document.querySelector("dialog.aside[open]") ? null : performance.now();
   }
 

@@ -47,6 +47,7 @@ class Player {
   }
 
   came(clip, state) {
+    if (!this.clips.includes(clip)) return;  // its question is no longer on the screen
     clip.state = state;
     clip.failed.hidden = state !== "failed";
     clip.canvas.hidden = state === "failed";

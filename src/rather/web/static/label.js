@@ -24,7 +24,7 @@ let ahead = null;     // the one after it
 let back = null;      // what was left for an earlier answer: its question, the seconds that it took so far, its comment
 let asked = 0;        // the question that is to be skipped
 let given = [];       // the last answers of this tab, for undo: the question and the answer's key
-let shownAt = 0;
+let shownAt = 0;      // when all of it could be seen
 let done = 0;         // answers that the server has, as it said
 let share = 0;        // questions that are this person's
 let minutes = null;   // what the rest of them takes, if that can be said
@@ -37,7 +37,7 @@ let reading = false;  // nothing is given out before the guidelines have been re
 const again = new Set();      // questions with an earlier answer, which is changed
 const elsewhere = new Set();  // questions that another tab of this person has answered
 
-const outbox = new Outbox(meta("person"), call, kept, (message) => { at("refused").textContent = message; });
+const outbox = new Outbox(meta("person"), send, kept, (message) => { at("refused").textContent = message; });
 
 function kept() {
   const waiting = outbox.length ? `${outbox.length} kept here until the server has them.` : "";
@@ -59,6 +59,12 @@ async function call(path, body) {
   const error = new Error(typeof said.detail === "string" ? said.detail : `the server says ${answer.status}`);
   error.status = answer.status;
   throw error;
+}
+
+// The server has it: what it said of progress is from before.
+async function send(path, body) {
+  const said = await call(path, body);
+  if (said.undone !== false) done += counted(path, body);
 }
 
 async function more() {
@@ -121,8 +127,7 @@ function goBack() {
   back = null;
   current = question || ahead;
   if (!question) ahead = null;
-  show();
-  if (question) clock.start(seconds);
+  show(question ? seconds : 0);
   if (question) comment.set(text);
   more();
 }
@@ -135,7 +140,7 @@ function withdraw() {
   goBack();
 }
 
-function show() {
+function show(seconds = 0) {
   at("earlier").hidden = !back;
   at("question").hidden = !current;
   at("question").dataset.number = current ? current.id : "";
@@ -147,9 +152,9 @@ function show() {
   }
   at("both-bad").textContent = count > 2 ? "all bad" : "both bad";
   if (current) {
+    clock.start(seconds);
     draw(current, player);
-    shownAt = performance.now();
-    clock.start();
+    seen();
     window.scrollTo(0, 0);
   }
   comment.clear();
@@ -157,16 +162,25 @@ function show() {
   tell();
 }
 
+// All of the question can be seen from now on.
+function seen() {
+  shownAt = performance.now();
+  clock.restart();
+}
+
 // While a clip is missing, a question can only be skipped.
 function enable() {
   for (const button of buttons) button.disabled = button.id !== "undo" && !(current && (["skip", "remark"].includes(button.id) || player.ready));
 }
-player.changed = enable;
+player.changed = () => {
+  if (player.ready) seen();
+  enable();
+};
 
 function tell() {
   const mine = Math.max(0, Math.min(share, outbox.records.reduce((sum, { path, body }) => sum + counted(path, body), done)));
-  const left = minutes === null || mine === share ? "" : `, about ${counting(minutes, "minute")} left`;
-  at("progress").textContent = share ? `${mine} of your ${share} answered${left}` : "";
+  const left = minutes === null || mine === share ? " answered" : `, about ${counting(minutes, "minute")} left`;
+  at("progress").textContent = share ? `${mine} of your ${share}${left}` : "";
   at("done").hidden = !share;
   at("done").max = share || 1;
   at("done").value = mine;

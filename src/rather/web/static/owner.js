@@ -28,15 +28,16 @@ function button(text, whom, act) {
   made.addEventListener("click", async () => {
     try {
       await act();
+      at("people-said").textContent = "";
     } catch (error) {
-      at("link").textContent = error.message;
+      at("people-said").textContent = error.message;
     }
     await show();
   });
   return made;
 }
 
-function personRow(person) {
+function personRow(person, slowest) {
   const row = document.createElement("tr");
   const head = element("th", person.name + (person.simulated ? " (simulated)" : ""));
   head.scope = "row";
@@ -44,8 +45,14 @@ function personRow(person) {
   const cells = [
     person.answers ?? "", person.skipped ?? "", person.seconds === null ? "" : person.seconds.toFixed(1), of(person.left), of(person.gold),
     of(person.repeats), person.flagged || "",
-  ];
-  row.append(head, element("td", person.role || "no link"), ...cells.map((text) => element("td", text, "n")));
+  ].map((text) => element("td", text, "n"));
+  if (person.seconds !== null) cells[2].append(tinyBar(person.seconds / Math.max(slowest, 1e-9)));
+  if (person.left_interval) {
+    const [low, high] = person.left_interval, side = low > 0.5 ? "left" : high < 0.5 ? "right" : "";
+    cells[3].append(tinyInterval(low, person.left[0] / person.left[1], high), element("span", side && `leans ${side}`, "leans"));
+    cells[3].title = `${percent(low)} to ${percent(high)}`;
+  }
+  row.append(head, element("td", person.role || "no link"), ...cells);
   row.append(element("td", person.expires ? new Date(1000 * person.expires).toLocaleDateString() : ""));
   const last = element("td");
   if (person.role !== "owner") {
@@ -59,17 +66,27 @@ function personRow(person) {
   return row;
 }
 
-const word = (preference) => (preference > 0.5 ? "first" : preference < 0.5 ? "second" : "tie");
+function link(question) {
+  const made = element("a", `question ${question}`);
+  made.href = `${location.pathname}#question-${question}`;
+  return made;
+}
 
-let drawn = "";
+function item(question, text) {
+  const made = element("li");
+  made.append(link(question), text);
+  return made;
+}
+
+let lastDrawn = "";
 async function show() {
   const [found, audit] = await Promise.all([call("api/overview"), call("api/audit")]);
   const asOf = found.as_of;
   at("as-of").textContent = asOf === null ? "The figures below are being counted." :
     `Agreement, people's figures, disagreements and flags as of ${new Date(1000 * asOf).toLocaleTimeString()}.`;
   delete found.as_of;
-  if (JSON.stringify([found, audit]) === drawn) return;  // leave the focus where it is
-  drawn = JSON.stringify([found, audit]);
+  if (JSON.stringify([found, audit]) === lastDrawn) return;  // leave the focus where it is
+  lastDrawn = JSON.stringify([found, audit]);
   at("done").max = Math.max(found.questions, 1);
   at("done").value = found.complete;
   at("totals").textContent = `${found.complete} of ${found.questions} questions have their ${found.asking.overlap}; ${found.answers} answers`;
@@ -80,12 +97,17 @@ async function show() {
   at("agreement").textContent = agree + (bias ? ` The left side was preferred ${bias.left} of ${bias.total} times ` +
     `(${percent(bias.low)} to ${percent(bias.high)}; p = ${bias.p_value.toPrecision(2)} for no bias).` : "");
   at("problems").textContent = found.problems.join(" ");
-  at("people").replaceChildren(...found.people.map(personRow));
+  const slowest = Math.max(...found.people.map((p) => p.seconds ?? 0));
+  at("people").replaceChildren(...found.people.map((person) => personRow(person, slowest)));
+  overTime(found.over_time, found.questions);
+  const { counts, left_out: leftOut } = found.flags ?? { counts: {} };
+  const flagged = Object.entries(counts).filter(([, count]) => count).map(([flag, count]) => `${count} ${flag}`);
+  at("flags").textContent = flagged.length ? `${flagged.join(", ")}: ${leftOut} not learnt from` : "";
   const none = (list) => (list.length ? list : [element("li", "none", "soft")]);
   at("contested").replaceChildren(...none((found.contested ?? []).map((q) =>
-    element("li", `${q.question}: ${q.words} (${q.answers.map(([judge, preference]) => `${judge} ${word(preference)}`).join(", ")})`))));
+    item(q.question, `: ${q.words} (${q.answers.map(([judge, said]) => `${judge}: ${said}`).join(", ")})`))));
   at("flagged").replaceChildren(...none((found.flagged ?? []).map((x) =>
-    element("li", `question ${x.question}, ${x.judge}: ${x.reasons.join(", ")}${x.seconds === null ? "" : `, ${x.seconds.toFixed(1)} s`}`))));
+    item(x.question, `, ${x.judge}: ${x.reasons.join(", ")}${x.seconds === null ? "" : `, ${x.seconds.toFixed(1)} s`}`))));
   at("audit").replaceChildren(...none(audit.map((x) => element("li", `${new Date(1000 * x.created).toLocaleString()} ${x.who}: ${x.what}${x.whom && ` (${x.whom})`}`))));
   const form = at("asking");
   if (!form.contains(document.activeElement)) {
@@ -110,28 +132,5 @@ at("asking").addEventListener("submit", async (event) => {
   await show();
 });
 
-// Whoever has a link gets a new one only if the owner means it: the old one ends with it.
-async function invite(name) {
-  try {
-    return await call("api/people", "POST", { name });
-  } catch (error) {
-    if (error.status !== 409 || !error.message.includes("(renew)") || !confirm(`${name} has a link already. End it, and make a new one?`)) throw error;
-    return call("api/people", "POST", { name, renew: true });
-  }
-}
-
-at("invite").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  try {
-    const name = at("name").value;
-    const { link } = await invite(name);
-    at("link").textContent = `${name}'s link, shown this once: ${new URL(link, document.baseURI)}`;
-    at("name").value = "";
-    await show();
-  } catch (error) {
-    at("link").textContent = error.message;
-  }
-});
-
-show();
+addEventListener("DOMContentLoaded", show);  // by then the other parts of the page are there
 setInterval(() => show().catch((error) => { at("totals").textContent = error.message; }), 5000);

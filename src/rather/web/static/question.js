@@ -11,21 +11,22 @@ const drawn = (kind, name, ...inside) => {
 function draw(question, player) {
   document.getElementById("prompt").innerHTML = question.prompt;
   player.clear();
-  const count = question.sides.length;
-  document.getElementById("sides").replaceChildren(...question.sides.map((attempts, index) => drawnSide(attempts, index, count, player)));
+  document.getElementById("sides").replaceChildren(...question.sides.map((attempts, index) => drawnSide(attempts, index, question, player)));
   player.start();
   fit();
 }
 
-// Sides stand beside each other, or on a phone one under the other: each word is there, and the style sheet hides one of them.
-function drawnSide(attempts, index, count, player) {
+// Sides stand beside each other, or on a phone one under the other: each word is there, and the style sheet hides one of them. The owner
+// sees them under their `letters`.
+function drawnSide(attempts, index, { sides, letters }, player) {
   const names = [["left", "upper"], ["right", "lower"]][index];
-  const heading = drawn("h2", "", count === 1 ? "This one" : `${index + 1} `);
-  if (count === 2) heading.append(drawn("span", "beside", names[0]), drawn("span", "below", names[1]));
+  const name = letters ? letters[index] : index + 1;
+  const heading = drawn("h2", "", sides.length === 1 && !letters ? "This one" : `${name} `);
+  if (sides.length === 2 && !letters) heading.append(drawn("span", "beside", names[0]), drawn("span", "below", names[1]));
   heading.id = `name-${index + 1}`;
   const words = drawn("div", attempts.length > 1 ? "words batch" : "words");
   words.id = `side-${index + 1}`;
-  words.append(...attempts.map((attempt, i) => drawnAttempt(attempt, `side ${index + 1}, clip ${i + 1} of ${attempts.length}`, player)));
+  words.append(...attempts.map((attempt, i) => drawnAttempt(attempt, `side ${name}, clip ${i + 1} of ${attempts.length}`, player)));
   const side = drawn("section", "side", heading, words);
   side.setAttribute("aria-labelledby", heading.id);
   return side;
