@@ -23,7 +23,7 @@ from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
 from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
-from rather.learners.sft import SFT, preferred
+from rather.learners.sft import SFT, examples
 from rather.spaces.steering import Manner, steering
 from rather.spaces.weights import Factors, LowRank, Weights
 from rather.text import engine, load
@@ -311,8 +311,7 @@ def learner(
                 names,
             )
         case "sft":
-            liked = [t for c in data.comparisons for t in preferred(c)]
-            return SFT(trained, liked, parameters, how)
+            return SFT(trained, examples(data.comparisons), parameters, how)
         case _:
             raise ConfigError(f"{name} does not learn from labels alone")
 

@@ -72,7 +72,12 @@ def export(
     file: File,
     target: Annotated[Path, typer.Argument(help="Where to: .jsonl, .csv or .parquet.")],
     settings: Settings = None,
-    form: Annotated[str, typer.Option(help="all (every answer), comparisons (all judges' mean preferences, for import) or trl.")] = "all",
+    form: Annotated[
+        str,
+        typer.Option(
+            help="all (every answer), comparisons (all judges' mean preferences, for import), trl or unpaired (one answer alone, for KTO)."
+        ),
+    ] = "all",
     criterion: Annotated[str, typer.Option(help="comparisons, trl: preferences on this criterion instead of on the whole.")] = "",
 ) -> None:
     """Write the run's answers to a file."""

@@ -17,6 +17,7 @@ from rather.checkpoint import Lineage
 from rather.core import Answered, Comparison
 from rather.store.clips import undrawable
 from rather.store.decisions import decided
+from rather.store.written import WHY
 
 POLL_S = 0.5
 
@@ -100,12 +101,13 @@ def wanted(run: Any, purpose: str, number: int = sys.maxsize) -> int:
     """How many answers are still wanted to the questions of a purpose, up to round `number`; who skips has answered.
 
     Questions with a clip that could not be drawn, or that an owner has decided, are not given out, so that no answer to them can come.
+    For those about an answer that somebody wrote nobody waits: whoever did has answered them, and others may write on.
     """
     store, name = run.store, run.config.run.name
     given = Counter(x.comparison for x in store.labels(name, purpose))
     hidden, overlap = undrawable(store, name) | decided(store, name).keys(), store.asking(name).overlap
-    questions = [q.id for q in store.questions(name, purpose) if q.id not in hidden and not later_than(number, q.comparison)]
-    return sum(max(0, overlap - given[question]) for question in questions)
+    questions = [q for q in store.questions(name, purpose) if q.id not in hidden and q.why != WHY]
+    return sum(max(0, overlap - given[q.id]) for q in questions if not later_than(number, q.comparison))
 
 
 def wait(run: Any, purpose: str) -> None:
@@ -122,5 +124,5 @@ def wait(run: Any, purpose: str) -> None:
 
 def later_than(number: int, comparison: Comparison) -> bool:
     """Whether a question belongs to a later round than `number`."""
-    found = re.match(r"round-(\d+)/", comparison.key)
+    found = re.match(r"(?:written/)?round-(\d+)/", comparison.key)
     return found is not None and int(found[1]) > number

@@ -138,5 +138,5 @@ def test_formulas_are_escaped_in_csv(store: Store, tmp_path: Path) -> None:
 
 
 def test_an_unknown_form(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="take one of all, comparisons, trl"):
+    with pytest.raises(DataError, match="take one of all, comparisons, trl, unpaired"):
         export(store, "run", tmp_path / "x.jsonl", "nonsense")

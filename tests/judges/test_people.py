@@ -157,3 +157,18 @@ def _of_three() -> Comparison:
     task = Task("f", "6", "prompt 6")
     a, b, c = ((Trajectory(task, "p", f"{word} of 6"),) for word in ("first", "second", "third"))
     return Comparison(a, b, key="6", others=(c,))
+
+
+def test_one_answer_alone_is_good_or_bad(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store.db"))
+    store.ask("run", [Comparison((Trajectory(Task("f", str(i), "p"), "p", f"alone {i}"),), (), key=str(i)) for i in range(3)], "unpaired")
+    script = SCRIPT.replace('"train"', '"unpaired"')
+    child = pexpect.spawn(sys.executable, ["-c", script, str(tmp_path / "store.db")], timeout=30, encoding="utf-8", env=DUMB)
+    for i, key in enumerate("1=2s"):  # there is no tie
+        if key != "2":
+            child.expect(f"alone {min(i, 2)}") if key != "=" else child.expect("alone 1")
+            child.expect("1 good  2 bad")
+        press(child, key)
+    child.expect("answered 3")
+    assert [(x.preference, x.shown) for x in store.labels("run")] == [(1.0, "a"), (0.0, "a"), (None, "a")]
+    store.close()

@@ -29,6 +29,7 @@ from rather.store.overview import figures, overview
 from rather.store.people import erase
 from rather.store.quality import FLAGS, Asking
 from rather.store.share import share
+from rather.store.written import write
 
 PEOPLE = ("ann", "ben", "cat", "dan")
 
@@ -51,8 +52,10 @@ def filled(store: Store, questions: int = 12) -> list[int]:
 
 
 def live(store: Store, numbers: list[int], chance: random.Random, steps: int) -> None:
-    """People answer, skip, change their minds, undo, are asked again and are erased, and files are imported."""
-    for _ in range(steps):
+    """People answer, skip, write better answers, change their minds, undo, are asked again and are erased, and files are imported."""
+    for step in range(steps):
+        there = {q.id: q for q in store.questions("r")}
+        numbers[:] = [n for n in numbers if n in there] + [n for n, q in there.items() if q.why == "written" and n not in numbers]
         who, what = chance.choice(PEOPLE), chance.random()
         store.add_judge(who, "simulated" if who == "dan" else "person")
         if what < 0.08:
@@ -68,13 +71,17 @@ def live(store: Store, numbers: list[int], chance: random.Random, steps: int) ->
             store.answer(Label(store.questions("another run")[0].id, who, 1.0))
         elif what < 0.27:
             number = chance.choice(numbers)
-            best = chance.choice([None, 0, 3]) if len(store.question(number, "r").comparison.sides) > 2 else None
+            best = chance.choice([None, 0, 2]) if len(store.question(number, "r").comparison.sides) > 2 else None
             decide(store, "r", who, number, chance.choice([0.0, 0.5, 1.0, None]), best)
+        elif what < 0.37:
+            number = chance.choice(numbers)
+            if len(there[number].comparison.sides) < 8:
+                write(store, Label(number, who, 0.5, "both bad", 3.0), f"better {step}", chance.choice([None, f"{who} {step}"]))
         else:
             number = chance.choice(numbers)
             several = len(store.question(number, "r").comparison.sides) > 2
             p = chance.choice([0.0, 0.25, 0.5, 0.75, 1.0, 1.0, None])
-            best = chance.randrange(4) if several and p not in (None, 0.5) else None
+            best = chance.randrange(3) if several and p not in (None, 0.5) else None
             flags = ("late",) if chance.random() < 0.05 else ()
             seconds = chance.choice([None, 0.1, 0.4, 1.0, 2.5, 7.0])
             store.answer(

@@ -221,7 +221,7 @@ def test_limits(store: Store, serve: Serve) -> None:
     assert 429 in codes
     assert set(codes) == {200, 429}
     assert len(store.history("r")) == codes.count(200), "what was refused was not kept, what was kept was acknowledged"
-    assert ann.post("/api/undo", content=b" " * 70_000).status_code == 413
+    assert ann.post("/api/undo", content=b" " * 140_000).status_code == 413
     assert ann.post("/api/undo", content=iter([b"{}"])).status_code == 413, "a body of unknown length"
 
 

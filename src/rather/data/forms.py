@@ -22,7 +22,8 @@ from rather.errors import DataError, RatherWarning
 LONGEST_KEY = 150
 """Characters of a prompt's `key`; with what is added to it, it must fit the store."""
 NEEDED = (
-    "needed are prompt, chosen, rejected; or prompt, a, b, preference; or prompt, response and a rating; or prompt, answers and their ranks"
+    "needed are prompt, chosen, rejected; or prompt, a, b, preference; or prompt, response and a rating; or prompt, answers and their "
+    "ranks; or prompt, completion, label"
 )
 BEYOND_TEXT = ("image", "images", "audio", "audios", "video", "videos", "tools", "documents")
 """Columns that a question is not the same without, and that a prompt has no place for."""
@@ -100,6 +101,7 @@ def read_comparisons(path: str | Path, skipped: Counter[str] | None = None) -> I
       is the log-odds that chosen is better;
     - `chosen`, `rejected` alone, as conversations: what they begin with alike is the prompt, the last message of each the answer;
     - `prompt`, `a`, `b` and `preference`, P(a better) in [0, 1]; `a_terminated`, `b_terminated` false: it was cut off;
+    - `prompt`, `completion` and `label`, true or false: one answer alone, which is good or bad, as TRL's KTO has it;
     - `prompt`, `response` and a rating, and `prompt`, `answers` and their ranks or scores: see `rankings`.
 
     Where the file does not name sides a and b, they are drawn from a hash of the question, so that no judge can learn from the place
@@ -123,6 +125,8 @@ def read_comparisons(path: str | Path, skipped: Counter[str] | None = None) -> I
             break
         if rankings.is_rated(row):
             rated.append((place, row))
+        elif _is_alone(row):
+            yield _alone(row, place, source, next(numbers))
         else:
             yield from _compared(_pairs(row, place, skipped), (place, row), source, numbers)
 
@@ -153,7 +157,23 @@ def _columns(row: Row) -> set[str]:
         return {"prompt", "a", "b", "preference", "a_terminated", "b_terminated", "key", "judge"}
     if {"chosen", "rejected"} <= set(row):
         return {"prompt", "chosen", "rejected", "margin", "key", "judge"}
+    if _is_alone(row):
+        return {"prompt", "completion", "label", "key", "judge"}
     return {"key", "judge"} | rankings.columns(row)
+
+
+def _is_alone(row: Row) -> bool:
+    """Whether a row is one answer alone, which is good or bad, and of no other form."""
+    return {"prompt", "completion", "label"} <= set(row) and not (
+        {"a", "b", "preference"} <= set(row) or {"chosen", "rejected"} <= set(row)
+    )
+
+
+def _alone(row: Row, place: str, source: str, number: int) -> Comparison:
+    prompt, good = _prompt(row, place), _truth(row, "label", place, "true where the completion is good, or false")
+    task = Task(source, _key(row, prompt, place), prompt)
+    answer = Trajectory(task, f"import:{source}", read_answer(row["completion"], place))
+    return Comparison((answer,), (), float(good), f"import/{source}/{number}", str(row.get("judge", "")))
 
 
 def _pairs(row: Row, place: str, skipped: Counter[str] | None) -> Iterable[_Pair]:
@@ -229,9 +249,13 @@ def _preference(value: Any, place: str) -> float:
 
 
 def _terminated(row: Row, name: str, place: str) -> bool:
+    return _truth(row, name, place, "true, or false for an answer that was cut off")
+
+
+def _truth(row: Row, name: str, place: str, remedy: str) -> bool:
     value = str(row.get(name, True)).lower()
     if value not in ("true", "false"):
-        raise DataError(f"{place}: {name} is {row[name]!r}; write true, or false for an answer that was cut off")
+        raise DataError(f"{place}: {name} is {row[name]!r}; write {remedy}")
     return value == "true"
 
 

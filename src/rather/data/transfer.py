@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rather.core import Comparison
+from rather.core import Comparison, Trajectory
 from rather.data import hub
 from rather.data.forms import read_comparisons
 from rather.data.writers import write_rows
@@ -57,8 +57,9 @@ def export(
     `form` "all" is every row ever written, undone ones too, with both sides and where they come from. The others are of the
     training questions: "comparisons" is one row each with the mean preference of all judges and whether its answers came to an end, which
     `read_comparisons` reads; "trl" is prompt, chosen, rejected of the clear ones. With a `criterion` these two say which side is
-    preferred on that one, not on the whole, where an answer says so. What these cannot hold is counted in `skipped`, by
-    reason. They are read a thousand at a time, and `advance` is called with how many were.
+    preferred on that one, not on the whole, where an answer says so. "unpaired" is of the answers that were shown alone, for TRL's KTO:
+    prompt, completion, and as label whether most say that it is good. What these cannot hold is counted in `skipped`, by reason. They are
+    read a thousand at a time, and `advance` is called with how many were.
 
     Raises:
         DataError: another form or format; a criterion that no answer says anything on, or with "all".
@@ -66,13 +67,16 @@ def export(
     skipped = Counter() if skipped is None else skipped
     forms = {
         "all": lambda: _all_rows(store, run, advance),
-        "comparisons": lambda: map(_comparison_row, _kept(store, run, criterion, advance, _no_pair, skipped)),
-        "trl": lambda: map(_trl_row, _kept(store, run, criterion, advance, _not_clear, skipped)),
+        "comparisons": lambda: map(_comparison_row, _kept(store, run, "train", advance, _no_pair, skipped, criterion)),
+        "trl": lambda: map(_trl_row, _kept(store, run, "train", advance, _not_clear, skipped, criterion)),
+        "unpaired": lambda: map(_unpaired_row, _kept(store, run, "unpaired", advance, _not_most, skipped)),
     }
     if form not in forms:
         raise DataError(f"there is no form {form!r}; take one of {', '.join(forms)}")
     if criterion and form == "all":
         raise DataError("the form all has every criterion in its column criteria; leave the criterion out, or take comparisons or trl")
+    if criterion and form == "unpaired":
+        raise DataError("an answer alone is good or bad as a whole; leave the criterion out, or take comparisons or trl")
     if criterion and criterion not in (names := store.criteria(run)):
         raise DataError(f"no answer says anything on {criterion!r}; the criteria in the store are {', '.join(names) or 'none'}")
     return write_rows(path, forms[form]())
@@ -85,10 +89,10 @@ def _all_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, An
 
 
 def _kept(
-    store: Store, run: str, criterion: str, advance: Advance, unfit: Callable[[Comparison], str], skipped: Counter[str]
+    store: Store, run: str, purpose: str, advance: Advance, unfit: Callable[[Comparison], str], skipped: Counter[str], criterion: str = ""
 ) -> Iterator[Comparison]:
-    """The comparisons that are trained on; those for which `unfit` gives a reason are counted instead."""
-    for page in reading.answered(store, run, criterion):
+    """The comparisons of a purpose; those for which `unfit` gives a reason are counted instead."""
+    for page in reading.answered(store, run, purpose, criterion):
         for c in page:
             if reason := unfit(c):
                 skipped[reason] += 1
@@ -108,6 +112,10 @@ def _not_clear(c: Comparison) -> str:
     return _no_pair(c) or ("neither answer is preferred, which --form comparisons can hold" if c.preference == 0.5 else "")
 
 
+def _not_most(c: Comparison) -> str:
+    return _no_pair(c) or ("as many say good as bad, which --form all alone can hold" if c.preference == 0.5 else "")
+
+
 def _comparison_row(c: Comparison) -> dict[str, Any]:
     (a,), (b,) = c.sides
     ended = {"a_terminated": a.terminated, "b_terminated": b.terminated}
@@ -116,7 +124,13 @@ def _comparison_row(c: Comparison) -> dict[str, Any]:
 
 def _trl_row(c: Comparison) -> dict[str, Any]:
     better = c if (c.preference or 0.0) > 0.5 else c.swapped()
-    prompt, answers = better.a[0].task.prompt, [better.a[0].text, better.b[0].text]
-    if not isinstance(prompt, str):
-        answers = [[{"role": "assistant", "content": text}] for text in answers]
-    return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
+    return {"prompt": better.a[0].task.prompt, "chosen": _said(better.a[0]), "rejected": _said(better.b[0])}
+
+
+def _unpaired_row(c: Comparison) -> dict[str, Any]:
+    return {"prompt": c.a[0].task.prompt, "completion": _said(c.a[0]), "label": (c.preference or 0.0) > 0.5}
+
+
+def _said(answer: Trajectory) -> Any:
+    """An answer as TRL has it: text, or a message where its prompt is messages."""
+    return answer.text if isinstance(answer.task.prompt, str) else [{"role": "assistant", "content": answer.text}]

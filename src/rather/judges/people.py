@@ -16,6 +16,7 @@ from rather.store import Question, Store
 from rather.store.rows import LETTERS
 
 KEYS = "[b]1[/b], [b]2[/b] ... the one that is best  [b]=[/b] tie  [b]s[/b] skip  [b]u[/b] undo  [b]q[/b] stop"
+KEYS_ALONE = "[b]1[/b] good  [b]2[/b] bad"
 LEASE_S = 3600
 
 
@@ -40,6 +41,8 @@ def ask(
         done = len([x for x in store.labels(run, purpose) if x.judge == judge])
         count = len(shown)
         _show(question, shown, f"{done + 1} of {total}", console)
+        if count == 1:
+            console.print(KEYS_ALONE)
         start = time.monotonic()
         key, said = _keys(count, criteria if count == 2 else (), console)
         if key == "q":
@@ -82,6 +85,8 @@ def _meaning(key: str, shown: str) -> tuple[float | None, int | None]:
     """The preference for a that a key says, and the side that it picks."""
     if not key.isdigit():
         return {"=": 0.5}.get(key), None
+    if len(shown) == 1:  # good or bad
+        return float(key == "1"), None
     best = LETTERS.index(shown[int(key) - 1])
     return float(best == 0), best
 
@@ -91,7 +96,7 @@ def _key(count: int) -> str:
         key = click.getchar()
         if key in ("\x03", "\x04", ""):
             raise KeyboardInterrupt
-        if key.lower() in ("=", "s", "u", "q", *map(str, range(1, count + 1))):
+        if key.lower() in (*"suq", *"="[: count - 1], *map(str, range(1, max(count, 2) + 1))):
             return key.lower()
 
 

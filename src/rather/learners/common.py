@@ -5,6 +5,7 @@ Shape letters: B trajectories, N comparisons, K ensemble members.
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -65,7 +66,10 @@ class Order:
 
     def __init__(self, count: int, seed: int) -> None:
         if not count:
-            raise TrainingError("there is nothing to learn from: the run has no labels yet; run `rather label` first")
+            raise TrainingError(
+                "there is nothing to learn from: the run has no labels yet; run `rather label` first (good or bad, said of one "
+                "answer alone, compares nothing)"
+            )
         self.count, self.seed = count, seed
         self.place: Any = 0
 
@@ -120,9 +124,14 @@ def at_place(place: Any, names: Sequence[str], seed: int) -> Order | LeastUsed:
     return order
 
 
-def named(comparison: Comparison) -> str:
-    """What an item is remembered by while others come in beside it."""
-    return f"{comparison.key}/{comparison.judge}" if comparison.judge else comparison.key
+def names(comparisons: Sequence[Comparison]) -> list[str]:
+    """What items are remembered by while others come in beside them; the pairs that one answer says are counted."""
+    found, often = list[str](), Counter[str]()
+    for c in comparisons:
+        name = f"{c.key}/{c.judge}" if c.judge else c.key
+        often[name] += 1
+        found.append(name if often[name] == 1 else f"{name}#{often[name]}")
+    return found
 
 
 def drawn(seed: int, name: str) -> float:

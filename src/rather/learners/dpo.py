@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rather.core import Batch, Comparison
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, at_place, in_parts, named, used
+from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, at_place, in_parts, names, used
 from rather.losses import bradley_terry_loss, implicit_scores, ipo_loss
 
 
@@ -45,14 +45,14 @@ class DPO:
 
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from these from now on; those that were there before keep their place."""
-        before = [named(c) for c in self.comparisons]
+        before, now = names(self.comparisons), names(comparisons)
         self.comparisons = list(comparisons)
-        self.order = LeastUsed.after(self.order, before, [named(c) for c in comparisons], self.how.seed)
+        self.order = LeastUsed.after(self.order, before, now, self.how.seed)
         if self.kept is not None:
             known = dict(zip(before, self.kept, strict=True))
-            new = [c for c in self.comparisons if named(c) not in known]
-            known |= dict(zip(map(named, new), self._evaluate_reference(new), strict=True))
-            self.kept = [known[named(c)] for c in self.comparisons]
+            new = {name: c for name, c in zip(now, comparisons, strict=True) if name not in known}
+            known |= dict(zip(new, self._evaluate_reference([*new.values()]), strict=True))
+            self.kept = [known[name] for name in now]
 
     def step(self) -> dict[str, float]:
         """One optimiser step on a batch of comparisons."""
@@ -101,7 +101,7 @@ class DPO:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.stepper.load_state_dict(state["stepper"])
-        self.order = at_place(state["place"], [named(c) for c in self.comparisons], self.how.seed)
+        self.order = at_place(state["place"], names(self.comparisons), self.how.seed)
 
     def _reference(self, batch: Batch, kept: list[Tensor] | None) -> Tensor:
         if kept is None:

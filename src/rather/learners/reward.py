@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rather.core import Comparison
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, at_place, drawn, named
+from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, at_place, drawn, names
 from rather.losses import bradley_terry_loss
 
 
@@ -39,11 +39,11 @@ class Reward:
 
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from these from now on; those that were there before keep their place."""
-        before, self.comparisons = [named(c) for c in self.comparisons], list(comparisons)
-        self.order = LeastUsed.after(self.order, before, [named(c) for c in comparisons], self.how.seed)
+        before, now, self.comparisons = names(self.comparisons), names(comparisons), list(comparisons)
+        self.order = LeastUsed.after(self.order, before, now, self.how.seed)
         self._join()
         if self.model.members > 1:
-            rows = [[drawn(self.how.seed, f"{member}/{named(c)}") < 0.8 for c in comparisons] for member in range(self.model.members)]
+            rows = [[drawn(self.how.seed, f"{member}/{name}") < 0.8 for name in now] for member in range(self.model.members)]
             self.learns = torch.tensor(rows)
         else:
             self.learns = torch.ones(1, len(self.comparisons), dtype=torch.bool)
@@ -101,7 +101,7 @@ class Reward:
         if temperatures.shape != (len(judges),):
             raise ValueError(f"{temperatures.numel()} temperatures for the judges {', '.join(judges)}")
         self.stepper.load_state_dict(state["stepper"])
-        self.order = at_place(state["place"], [named(c) for c in self.comparisons], self.how.seed)
+        self.order = at_place(state["place"], names(self.comparisons), self.how.seed)
         self.judges, self.log_temperatures.data = list(judges), temperatures.to(self.log_temperatures, copy=True)
         self._join()
 

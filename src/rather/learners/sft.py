@@ -20,7 +20,7 @@ class SFT:
 
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from the preferred sides of these from now on; those that were there before keep their place."""
-        before, self.trajectories = self._names(), [t for c in comparisons for t in preferred(c)]
+        before, self.trajectories = self._names(), examples(comparisons)
         self.order = LeastUsed.after(self.order, before, self._names(), self.how.seed)
 
     def step(self) -> dict[str, float]:
@@ -49,6 +49,12 @@ class SFT:
 
     def _names(self) -> list[str]:
         return [f"{t.task.source}/{t.task.key}/{t.text}" for t in self.trajectories]
+
+
+def examples(comparisons: Sequence[Comparison]) -> list[Trajectory]:
+    """The sides that were preferred, each once a question: what is better than several others stands in several comparisons."""
+    found = {(c.key, *(x.text for x in side)): side for c in comparisons if (side := preferred(c))}
+    return [t for side in found.values() for t in side]
 
 
 def preferred(comparison: Comparison) -> tuple[Trajectory, ...]:

@@ -109,3 +109,31 @@ def forget(connection: Connection, judge: int, run: str | None = None) -> None:
     connection.execute(select(c.id).where(c.id.in_(given)).order_by(c.id).with_for_update(key_share=True)).all()  # as `_recount` does
     connection.execute(sa.update(t.comparison).where(t.comparison.c.id.in_(given)).values(answers=t.comparison.c.answers - 1))
     connection.execute(standing)
+
+
+def retire(connection: Connection, questions: Collection[int]) -> None:
+    """These questions, which are locked, are asked of nobody and learnt from no longer: they become some that need no answer."""
+    _leave(connection, questions, turns=False)
+    for some in parts(questions):
+        connection.execute(sa.update(t.comparison).where(t.comparison.c.id.in_(some)).values(purpose="same", rank=None, draw=None))
+
+
+def deleted(connection: Connection, questions: Collection[int]) -> None:
+    """These questions, which are locked, are about to be deleted."""
+    _leave(connection, questions, turns=True)
+
+
+def _leave(connection: Connection, questions: Collection[int], turns: bool) -> None:
+    """Take questions out of how many there are, and out of how many everybody has answered; with `turns` of those of all kinds."""
+    c, x, asked, change = t.comparison.c, t.label.c, Counter[str](), Counter[tuple[str, int, bool]]()
+    for some in parts(questions):
+        asked.update(connection.execute(select(c.run).where(c.id.in_(some), c.rank.is_not(None))).scalars())
+        given = select(c.run, x.judge, c.rank.is_not(None)).join(t.label, x.comparison == c.id)
+        given = given.where(c.id.in_(some), x.counts, x.kind != "decision")
+        change.update((run, judge, bool(anybodys)) for run, judge, anybodys in connection.execute(given))
+    for run, count in sorted(asked.items()):
+        _add(connection, t.asked, {"run": run}, {"questions": -count})
+    for run, judge in sorted({(run, judge) for run, judge, _ in change}):
+        ordinary, known = change[run, judge, True], change[run, judge, False]
+        counts = {"answered": -ordinary, "turns": -(ordinary + known) * turns}
+        _add(connection, t.standing, {"run": run, "judge": judge}, counts)

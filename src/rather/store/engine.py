@@ -132,7 +132,8 @@ def scrub(engine: Engine) -> None:
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         if engine.dialect.name == "postgresql":
-            for table in ("label", "lease", "invitation", "judge", "audit", "probe", "standing", "comparison", "side"):
+            tables = "label criterion lease invitation judge audit probe standing asked written comparison side trajectory"
+            for table in tables.split():
                 connection.exec_driver_sql(f"VACUUM FULL {table}")
             return
         driver = connection.connection.driver_connection

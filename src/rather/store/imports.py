@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, select
 
 from rather.core import Comparison, Prompt, Trajectory
 from rather.errors import DataError
-from rather.store import counting, rows
+from rather.store import counting, rows, written
 from rather.store import tables as t
 from rather.store.engine import now
 from rather.store.store import Store
@@ -63,10 +63,12 @@ def import_all(
     A question is what it asks. The first row of a judge about it is an answer to its first occurrence, the second one to its second, and
     so on: who says two things of the same pair in one file is of two opinions. A judge's answer that is another than the one in the
     store is a new label, and counts from then on. Rows that name no judge are answers of `judge`. The answers to questions of the
-    purpose "gold" are known answers and nobody's labels. `advance` is called with the number of rows, as they are written.
+    purpose "gold" are known answers and nobody's labels. One answer
+    alone is a question of the purpose "unpaired". `advance` is called with the number of rows, as they are written.
 
     Raises:
-        DataError: the name of a judge is too long; and whatever reading `comparisons` raises. Nothing is kept then.
+        DataError: the name of a judge is too long; one answer alone is no question of that purpose; and whatever reading `comparisons`
+            raises. Nothing is kept then.
     """
     gold, seen, counts = purpose == "gold", Counter[tuple[str, str]](), Counter[str]()
     chunks = _chunks(comparisons)
@@ -84,7 +86,13 @@ def import_all(
                 seen[asked, who] += 1
             if not gold:
                 _find_judges(connection, {who for _, who, _ in keyed}, judges)
-            counts += _write(connection, run, keyed, purpose, judges, changed)
+            alone = [row for row in keyed if len(row[2].sides) == 1]
+            if alone and purpose != "train":
+                raise DataError(
+                    f"the file has answers that stand alone, good or bad; as questions of the purpose {purpose!r} they cannot be asked"
+                )
+            counts += _write(connection, run, [row for row in keyed if len(row[2].sides) > 1], purpose, judges, changed)
+            counts += _write(connection, run, alone, "unpaired", judges, changed)
             advance(len(some))
         counting.answered(connection, changed)
     return Imported(**counts)
@@ -166,6 +174,7 @@ def _answer(connection: Connection, labels: dict[tuple[int, str], float], purpos
         connection.execute(sa.delete(t.probe).where(t.probe.c.comparison.in_([number for number, _ in labels])))
         rows.insert_all(connection, t.probe, [{"comparison": number, "preference": said} for (number, _), said in labels.items()])
         return
-    fixed = {"kind": "answer", "reason": "", "shown": "ab", "flags": [], "created": now()}
+    written.withdraw(connection, {(number, judges[who]) for number, who in labels})
+    fixed = {"kind": "answer", "reason": "", "shown": "a" if purpose == "unpaired" else "ab", "flags": [], "created": now()}
     given = [{"comparison": number, "judge": judges[who], "preference": said, **fixed} for (number, who), said in labels.items()]
     rows.insert_all(connection, t.label, given)

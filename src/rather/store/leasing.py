@@ -162,6 +162,11 @@ def give(connection: Connection, question: Question, who: int, judge: str, secon
     return lease
 
 
+def end(connection: Connection, question: int, who: int) -> None:
+    """The judge has the question before them no longer."""
+    connection.execute(update(t.lease).filter_by(comparison=question, judge=who).values(expires=0.0))
+
+
 def given(connection: Connection, question: int, who: int) -> Lease | None:
     """What the judge was given, whether they still have it or not."""
     wanted = select(t.lease).where(t.lease.c.comparison == question, t.lease.c.judge == who)

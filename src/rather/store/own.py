@@ -9,6 +9,7 @@ from rather.core import Label, Prompt
 from rather.store import rows
 from rather.store import tables as t
 from rather.store.store import Store
+from rather.store.written import texts
 
 PAGE = 50
 BEGINNING = 160
@@ -19,21 +20,36 @@ READ = 4 * BEGINNING
 
 @dataclass(frozen=True)
 class Said:
-    """An answer that counts, when it was `created`, and how its question begins: its prompt, or else its first side; clips have none."""
+    """An answer that counts, when it was `created`, and how its question begins: its prompt, or else its first side; clips have none.
+
+    `better` is how an answer begins that the judge wrote, because no side was good enough; "" if there is none.
+    """
 
     label: Label
     created: float
     beginning: str
+    better: str
 
 
 def answers(store: Store, run: str, judge: str, before: int) -> list[Said]:
     """The judge's latest answers and abstentions that count, of those with numbers below `before`, the latest first."""
     with store.transaction() as connection:
-        mine = store.said(connection, run, judge).where(t.label.c.id < before).order_by(t.label.c.id.desc()).limit(PAGE)
+        mine = (
+            store.said(connection, run, judge)
+            .where(t.label.c.id < before, ~rows.of_what_they_wrote())
+            .order_by(t.label.c.id.desc())
+            .limit(PAGE)
+        )
         found = connection.execute(mine).all()
         begins = _beginnings(connection, [r.comparison for r in found])
-        criteria = rows.criteria(connection, (r.id for r in found))
-    return [Said(rows.label_of(r, judge, criteria=criteria.get(r.id)), r.created, begins[r.comparison]) for r in found]
+        criteria = rows.criteria(connection, [r.id for r in found])
+        better = texts(connection, begins, found[0].judge) if found else {}
+    return [
+        Said(
+            rows.label_of(r, judge, criteria=criteria.get(r.id)), r.created, begins[r.comparison], _beginning(better.get(r.comparison, ""))
+        )
+        for r in found
+    ]
 
 
 def _beginnings(connection: Connection, questions: Collection[int]) -> dict[int, str]:

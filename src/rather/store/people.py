@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row, select
 
 from rather.errors import StoreError
-from rather.store import counting
+from rather.store import counting, rows, written
 from rather.store import tables as t
 from rather.store.engine import now, scrub
 from rather.store.store import Store
@@ -83,9 +83,10 @@ def revoke(store: Store, name: str, run: str | None = None) -> bool:
 
 
 def erase(store: Store, name: str, run: str | None = None) -> int:
-    """Delete all that a person has answered in a run, or in all of them, and their invitation; returns how many rows that were.
+    """Delete all that a person has answered or written in a run, or in all of them, and their invitation; returns how many rows that were.
 
-    Their name goes with the last of their answers. Nothing of it stays in the database's files; backups and exports are not reached.
+    With an answer that they wrote go the questions that show it, and what others said about those. Their name goes with the last of their
+    answers. Nothing of it stays in the database's files; backups and exports are not reached.
     """
     with store.transaction(write=True) as connection:
         # Under this lock nobody writes an answer of theirs meanwhile.
@@ -101,13 +102,7 @@ def erase(store: Store, name: str, run: str | None = None) -> int:
         connection.execute(sa.delete(t.criterion).where(t.criterion.c.label.in_(select(t.label.c.id).where(labels))))
         gone = connection.execute(sa.delete(t.label).where(labels)).rowcount
         connection.execute(sa.delete(t.lease).where(leases))
-        for some in counting.parts(repeats):
-            said = select(t.label.c.id).where(t.label.c.comparison.in_(some))
-            connection.execute(sa.delete(t.criterion).where(t.criterion.c.label.in_(said)))
-            for table in (t.lease, t.label, t.probe, t.side):
-                there = connection.execute(sa.delete(table).where(table.c.comparison.in_(some))).rowcount
-                gone += there if table is t.label else 0
-            connection.execute(sa.delete(t.comparison).where(c.id.in_(some)))
+        gone += written.erase(connection, who, run) + rows.delete_questions(connection, repeats)
         _end(connection, who, run)
         if connection.execute(select(t.label.c.id).where(t.label.c.judge == who).limit(1)).first() is None:
             for table in (t.lease, t.invitation, t.standing, t.probe):

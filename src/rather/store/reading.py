@@ -112,12 +112,12 @@ def _judged(q: Comparison, answers: Sequence[Row[Any]], each: bool) -> list[Comp
     return [Comparison(q.a, q.b, mean, q.key, intern(answers[0].name) if len(answers) == 1 else "")]
 
 
-def answered(store: "Store", run: str, criterion: str = "") -> Iterator[list[Comparison]]:
-    """The run's comparisons that are trained on, with their mean preferences, in the order in which they were asked.
+def answered(store: "Store", run: str, purpose: str = "train", criterion: str = "") -> Iterator[list[Comparison]]:
+    """The run's comparisons of a purpose with their mean preferences, in the order in which they were asked.
 
     Pages without any are empty. With a `criterion`, preferences are those on that one. Known answers, repeats, and what an evaluation or
-    a check asked are none of them.
+    a check asked are not trained on.
     """
     with store.transaction() as connection:
-        for some in judged(connection, rows.asked(run, "train"), rows.COUNTED, steps=False, criterion=criterion):
+        for some in judged(connection, rows.asked(run, purpose), rows.COUNTED, steps=False, criterion=criterion):
             yield some.comparisons

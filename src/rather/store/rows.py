@@ -7,7 +7,7 @@ from sys import intern
 from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, Table, func, literal_column, null, select
+from sqlalchemy import Connection, Row, Select, Table, delete, func, literal_column, null, select
 
 from rather.core import Comparison, Label, Prompt, Task, Trajectory
 from rather.store import counting
@@ -89,9 +89,16 @@ def of_purpose(purpose: str | None) -> Any:
 
 
 def meant_for(judge: int) -> Any:
-    """Whether the judge may be asked: repeats are for the one who has answered before."""
+    """Whether the judge may be asked: repeats are for the one who has answered before, what they wrote themselves for others."""
     others = select(t.probe.c.comparison).where(t.probe.c.comparison == t.comparison.c.id, t.probe.c.judge != judge)
-    return ~others.correlate(t.comparison).exists()
+    own = select(t.written.c.comparison).where(t.written.c.comparison == t.comparison.c.id, t.written.c.judge == judge)
+    return ~others.correlate(t.comparison).exists() & ~own.correlate(t.comparison).exists()
+
+
+def of_what_they_wrote() -> Any:
+    """Whether a label is about an answer that its judge wrote."""
+    own = select(t.written.c.comparison).where(t.written.c.comparison == t.label.c.comparison, t.written.c.judge == t.label.c.judge)
+    return own.correlate(t.label).exists()
 
 
 HISTORY = (
@@ -184,6 +191,24 @@ def add_questions(
     insert_all(connection, t.trajectory, values)
     insert_all(connection, t.side, [{**side, "trajectory": number} for number, (side, _) in zip(trajectories, sides, strict=True)])
     return numbers
+
+
+def delete_questions(connection: Connection, numbers: Sequence[int]) -> int:
+    """Delete questions with all about them, and the trajectories that no other question shows; returns how many labels that were."""
+    gone, s = 0, t.side.c
+    counting.deleted(connection, numbers)
+    for some in counting.parts(numbers):
+        shown = list(connection.execute(select(s.trajectory).where(s.comparison.in_(some)).distinct()).scalars())
+        said = select(t.label.c.id).where(t.label.c.comparison.in_(some))
+        connection.execute(delete(t.criterion).where(t.criterion.c.label.in_(said)))
+        for table in (t.lease, t.label, t.probe, t.written, t.side):
+            there = connection.execute(delete(table).where(table.c.comparison.in_(some))).rowcount
+            gone += there if table is t.label else 0
+        connection.execute(delete(t.comparison).where(t.comparison.c.id.in_(some)))
+        elsewhere = select(s.trajectory).where(s.trajectory == t.trajectory.c.id).correlate(t.trajectory).exists()
+        for few in counting.parts(shown):
+            connection.execute(delete(t.trajectory).where(t.trajectory.c.id.in_(few), ~elsewhere))
+    return gone
 
 
 ARRAYS: tuple[Literal["observations", "actions", "logprobs", "rewards", "before"], ...] = (

@@ -12,11 +12,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, func, insert, select
-from sqlalchemy.exc import IntegrityError
 
 from rather.core import Answered, Comparison, Label
 from rather.errors import DataError, StoreError
-from rather.store import counting, leasing, quality, reading, rows
+from rather.store import answering, counting, leasing, quality, reading, rows, written
 from rather.store import engine as opening
 from rather.store import tables as t
 from rather.store.judges import number_of, writer
@@ -231,10 +230,7 @@ class Store:
     def release(self, question: int, judge: str) -> None:
         """Give a lease back without an answer."""
         with self.transaction(write=True) as connection:
-            self._end(connection, question, writer(connection, judge))
-
-    def _end(self, connection: Connection, question: int, judge: int) -> None:
-        connection.execute(sa.update(t.lease).filter_by(comparison=question, judge=judge).values(expires=0.0))
+            leasing.end(connection, question, writer(connection, judge))
 
     # Labels
 
@@ -256,32 +252,13 @@ class Store:
         for x in labels:
             if outside := [said for said in (x.preference, *x.criteria.values()) if said is not None and not 0 <= said <= 1]:
                 raise DataError(f"the label {outside[0]} of question {x.comparison} is outside [0, 1]")
-        numbers = []
         with self.transaction(write=True) as connection:
             judges = {name: writer(connection, name, invitation) for name in sorted({x.judge for x in labels})}
-            for i, x in enumerate(labels):
-                values = {
-                    "comparison": x.comparison, "judge": judges[x.judge],
-                    "kind": "abstention" if x.preference is None else "answer", "preference": x.preference,
-                    "best": x.best, "reason": x.reason, "seconds": x.seconds, "shown": x.shown, "flags": list(x.flags),
-                    "token": tokens[i] if tokens else None, "created": opening.now(),
-                }  # fmt: skip
-                try:
-                    with connection.begin_nested():
-                        made = connection.execute(insert(t.label).values(values))
-                        number = made.inserted_primary_key[0]  # type: ignore[index]
-                        criteria = [{"label": number, "name": name, "preference": said} for name, said in x.criteria.items()]
-                        rows.insert_all(connection, t.criterion, criteria)
-                except IntegrityError as e:
-                    # Sent before, perhaps by another process at this very moment: the first one counts.
-                    sent = select(t.label.c.id).where(t.label.c.token == values["token"])
-                    number = connection.execute(sent).scalar() if tokens else None
-                    if number is None:
-                        raise StoreError(f"question {x.comparison} is not in the store {self.where}") from e
-                self._end(connection, x.comparison, judges[x.judge])
-                numbers.append(number)
+            kept = answering.keep(connection, labels, judges, tokens, self.where)
+            new = {(x.comparison, judges[x.judge]) for x, (_, is_new) in zip(labels, kept, strict=True) if is_new}
+            written.withdraw(connection, new)
             counting.answered(connection, [x.comparison for x in labels])
-        return numbers
+        return [number for number, _ in kept]
 
     def undo(
         self, run: str, judge: str, question: int | None = None, token: str | None = None, seconds: float = 600,
@@ -290,11 +267,12 @@ class Store:
         """Withdraw the judge's latest answer in the run, or on one `question`; returns the question, None when there is no such answer.
 
         With a `token` only the answer that was sent with it: who undoes it twice does not undo the one that they have given since. The
-        judge has the question before them again, for `seconds`. Who was let in by an `invitation` may do it only while that holds.
+        judge has the question before them again, for `seconds`. A better answer that they wrote with it is withdrawn, too. Who was let in
+        by an `invitation` may do it only while that holds.
         """
         with self.transaction(write=True) as connection:
             writer(connection, judge, invitation)
-            latest = self.said(connection, run, judge)
+            latest = self.said(connection, run, judge).where(~rows.of_what_they_wrote())
             if question is not None:
                 latest = latest.where(t.label.c.comparison == question)
             if token is not None:
@@ -309,6 +287,7 @@ class Store:
                 return None
             values = {"comparison": row.comparison, "judge": row.judge, "kind": "undo", "reason": "", "shown": "ab", "flags": []}
             connection.execute(insert(t.label).values(**values, created=opening.now()))
+            written.withdraw(connection, {(row.comparison, row.judge)})
             before_them = sa.update(t.lease).filter_by(comparison=row.comparison, judge=row.judge)
             connection.execute(before_them.values(expires=opening.now() + seconds))
             counting.answered(connection, [row.comparison])

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.middleware.sessions import SessionMiddleware
 
 from rather.core import Label
-from rather.errors import InvitationError, StoreError
+from rather.errors import DataError, InvitationError, StoreError
 from rather.store import Question, Store, asking, own
 from rather.store.clips import picture, problems
 from rather.store.engine import now
@@ -22,23 +22,26 @@ from rather.store.own import Said
 from rather.store.people import Person
 from rather.store.rows import LETTERS
 from rather.store.share import share
+from rather.store.written import LONGEST, write
 from rather.web.described import Kept, Next, OnCriterion, OwnAnswers, Shown, Undone, errors, says
 from rather.web.guard import Guard
 from rather.web.owner import router
 from rather.web.project import Project
 from rather.web.shown import shown
-from rather.web.words import html, visible
+from rather.web.words import html, is_empty, visible
 
 LAST = 2**31 - 1
 """The highest number a row can have: what PostgreSQL calls an integer."""
 Number = Annotated[int, Field(ge=1, le=LAST)]
-Choice = Literal["left", "right", "place", "tie", "both_bad", "skip"]
+Choice = Literal["left", "right", "place", "tie", "both_bad", "good", "bad", "skip"]
 NUL = "\0"
 CLOCK_S = 5.0
 """How much longer an answer may say that it took than lies between giving out and getting back: clocks of two servers differ."""
 BOTH_BAD = "both bad"
 """What the reason of such an answer begins with: its preference is that of a tie."""
-PREFERENCE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5, "skip": None}
+PREFERENCE = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_bad": 0.5, "good": 1.0, "bad": 0.0, "skip": None}
+ALONE = ("good", "bad", "skip")
+"""What can be said of one side alone; "good" and "bad" of nothing else."""
 
 
 class Answer(BaseModel):
@@ -49,9 +52,9 @@ class Answer(BaseModel):
 
     question: Number = Field(description="Its `id`.")
     lease: str = Field(max_length=40, description="The token of what was given out.")
-    order: str = Field(pattern="^[a-h]{2,8}$", description="The sides in the order in which they were shown.")
+    order: str = Field(pattern="^[a-h]{1,8}$", description="The sides in the order in which they were shown.")
     invitation: Number | None = Field(description="The invitation under which the question was given; null if at a terminal.")
-    choice: Choice = Field(description="Of more than two sides, the one at `place`.")
+    choice: Choice = Field(description="Of more than two sides, the one at `place`; one side alone is good or bad.")
     place: int = Field(default=1, ge=1, le=len(LETTERS), description="From 1, in the order in which the sides were shown.")
     key: str = Field(min_length=8, max_length=80, description="Made by the sender, different for every answer.")
     slight: bool = Field(default=False, description="The preferred side is only a little better.")
@@ -60,6 +63,12 @@ class Answer(BaseModel):
         description="What is said on the criteria that came with the question, by name; none with a skip, and any may be left out.",
     )
     reason: str = Field(default="", max_length=500, pattern=r"^[^\x00]*$")
+    better: str | None = Field(
+        default=None,
+        max_length=LONGEST,
+        pattern=r"^[^\x00]*$",
+        description="With both_bad, an answer in words that is better than all sides.",
+    )
     seconds: float | None = Field(
         default=None, ge=0, allow_inf_nan=False, description="Time from showing to answering; a person's answer without it is flagged fast."
     )
@@ -213,7 +222,14 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         unmeasured = given.seconds is None and preference is not None and not who.simulated
         flags = (*["fast"] * unmeasured, *["late"] * (0 < lease.expires < now()))
         label = Label(given.question, who.name, preference, reason, given.seconds, lease.shown, flags, best=best, criteria=criteria)
-        return {"label": store.answer(label, _token(who, given.key), who.invitation)}
+        if given.better is None:
+            return {"label": store.answer(label, _token(who, given.key), who.invitation)}
+        if given.choice != "both_bad" or is_empty(given.better):
+            raise HTTPException(422, "a better answer is one in words, and goes with the choice both_bad")
+        try:
+            return {"label": write(store, label, given.better, _token(who, given.key), who.invitation)}
+        except DataError as e:
+            raise HTTPException(422, str(e)) from None
 
     @app.get("/api/answers", response_model=None, responses=says(OwnAnswers))
     def own_answers(
@@ -247,6 +263,11 @@ def _meaning(given: Answer) -> tuple[float | None, int | None]:
         HTTPException: 422 that is no answer to so many sides.
     """
     count = len(given.order)
+    if (given.choice in ("good", "bad") and count > 1) or (count == 1 and (given.choice not in ALONE or given.slight)):
+        slightly = ", slightly," if given.slight else ""
+        raise HTTPException(
+            422, f"question {given.question} has {count} side{'s' * (count > 1)}; {given.choice!r}{slightly} does not answer it"
+        )
     if given.choice == "place":
         if not given.place <= count > 2:
             raise HTTPException(422, f"question {given.question} has {count} sides; place {given.place} is none of more than two")
@@ -292,9 +313,12 @@ def _answered(said: Said) -> dict[str, Any]:
         return found | {"choice": "place", "place": x.shown.index(LETTERS[x.best]) + 1}
     if x.preference is None:
         return found | {"choice": "skip"}
+    if len(x.shown) == 1:
+        return found | {"choice": "good" if x.preference > 0.5 else "bad"}
     if x.preference == 0.5:
         bad, comment = x.reason.partition(": ")[::2]
-        return found | ({"choice": "both_bad", "reason": comment} if bad == BOTH_BAD else {"choice": "tie"})
+        better = {"better": visible(said.better)} if said.better else {}
+        return found | ({"choice": "both_bad", "reason": comment, **better} if bad == BOTH_BAD else {"choice": "tie"})
     return found | _chosen(x.preference, x.shown)
 
 

@@ -109,6 +109,7 @@ class Own(BaseModel):
     sides: int
     beginning: str = Field(description='How the question begins; "" for clips.')
     created: float = Field(description="When the answer was kept, in seconds since 1970.")
+    better: str = Field(default="", description="How an answer begins that was written because no side was good enough.")
     slight: bool = False
     place: int | None = None
     criteria: dict[str, OnCriterion] = Field(description="What was said on criteria, by name.")

@@ -10,7 +10,8 @@ from weakref import WeakValueDictionary
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 
-LONGEST_BODY = 64 * 1024
+LONGEST_BODY = 128 * 1024
+"""Of an answer that somebody writes themselves, whose 20,000 characters may take six bytes each in JSON."""
 AT_ONCE = 4
 """Requests of one address that are worked on at the same time; more of them wait."""
 HEADERS = {

@@ -157,12 +157,12 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
 
     @found.get("/export", response_class=FileResponse)
     def export(
-        form: Literal["all", "comparisons", "trl"] = "all",
+        form: Literal["all", "comparisons", "trl", "unpaired"] = "all",
         file: Literal["jsonl", "csv", "parquet"] = "jsonl",
         criterion: Annotated[str, Query(max_length=40, description="Preferences on this one; empty: on the whole.")] = "",
         who: Person = owner,
     ) -> Response:
-        """The answers as a file: every answer with provenance, comparisons, or TRL's prompt, chosen, rejected."""
+        """The answers as a file: every answer with provenance, comparisons, or TRL's pairs (trl) and single answers (unpaired)."""
         folder = tempfile.TemporaryDirectory()
         path = Path(folder.name) / f"{run}-{form}.{file}"
         try:

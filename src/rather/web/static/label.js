@@ -8,7 +8,7 @@ const at = (id) => document.getElementById(id);
 const buttons = document.querySelectorAll("nav button:not(.menu)");
 // What keys do, and buttons with that data-command; other files add theirs.
 const commands = {
-  "=": () => answer("tie"), b: () => answer("both_bad"), s: askWhy, u: undo, c: () => { if (current) comment.open(); },
+  "=": () => compare("tie"), b: () => compare("both_bad"), s: askWhy, u: undo, c: () => { if (current) comment.open(); },
   escape: () => { if (back) goBack(); }, "?": () => clock.open(at("help")),
   " ": () => player.toggle(), ",": () => player.step(-1), ".": () => player.step(1),
 };
@@ -155,7 +155,8 @@ function show(seconds = 0) {
   const count = current ? current.sides.length : 2;
   for (const button of buttons) {
     const { choice, place } = button.dataset;
-    button.hidden = place ? count === 2 || place > count : count > 2 && (choice === "left" || choice === "right");
+    if (place) button.hidden = count < 3 || place > count;
+    else if (choice) button.hidden = ["good", "bad"].includes(choice) ? count > 1 : count === 1 || (count > 2 && ["left", "right"].includes(choice));
   }
   at("both-bad").textContent = count > 2 ? "all bad" : "both bad";
   steps.begin(current ? current.criteria : []);
@@ -227,8 +228,15 @@ function answer(choice, details = {}) {
   more();
 }
 
+// What cannot be said of one side alone.
+function compare(choice) {
+  if (current && current.sides.length > 1) answer(choice);
+}
+
 function pick(place, slight) {
-  if (current.sides.length > 2) answer("place", { place });
+  const count = current.sides.length;
+  if (count > 2) answer("place", { place });
+  else if (count === 1) answer(["good", "bad"][place - 1]);
   else answer(["left", "right"][place - 1], slight ? { slight: true } : {});
 }
 
@@ -313,7 +321,7 @@ document.addEventListener("keydown", (event) => {
   const key = event.key.toLowerCase();
   const digit = Number((event.code.match(/^(?:Digit|Numpad)([1-8])$/) || key.match(/^([1-8])$/) || [])[1]);
   if (key === " " && ["BUTTON", "SUMMARY"].includes(event.target.tagName)) return;
-  if (digit && current && digit <= current.sides.length) pick(digit, event.shiftKey);
+  if (digit && current && digit <= Math.max(2, current.sides.length)) pick(digit, event.shiftKey);
   else if (Object.hasOwn(commands, key)) commands[key]();
   else return;
   event.preventDefault();

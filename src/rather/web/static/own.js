@@ -12,14 +12,16 @@
 
   const sentence = (error) => error.status ? error.message : "The server cannot be reached; try again in a moment.";
 
-  const inWords = ({ choice, slight, place, sides, reason, criteria }) => {
+  const inWords = ({ choice, slight, place, sides, reason, criteria, better: own }) => {
     const better = slight ? " is a little better" : " is better";
     const words = {
       left: () => [...named("left"), better], right: () => [...named("right"), better], place: () => [`${place} is best`],
       tie: () => ["tie"], both_bad: () => [sides > 2 ? "all bad" : "both bad"], skip: () => ["skipped"],
+      good: () => ["good"], bad: () => ["bad"],
     }[choice]();
     for (const [name, said] of Object.entries(criteria)) words.push("; ", drawn("bdi", "", name), ": ", ...inShort(said));
     if (reason && !(choice === "skip" && reason === "skipped")) words.push(`: ${reason}`);
+    if (own) words.push(`; better: ${own}`);
     return words;
   };
 

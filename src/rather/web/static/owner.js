@@ -133,7 +133,7 @@ at("asking").addEventListener("submit", async (event) => {
 });
 
 // "Every answer" has all criteria.
-const chooseForm = () => { if (at("criterion")) at("criterion").disabled = at("form").value === "all"; };
+const chooseForm = () => { if (at("criterion")) at("criterion").disabled = ["all", "unpaired"].includes(at("form").value); };
 at("form").addEventListener("change", chooseForm);
 chooseForm();  // a browser may remember what was chosen before a reload
 

@@ -23,7 +23,7 @@ function draw(question, player) {
 // The owner sees sides under their `letters`.
 function drawnSide(attempts, index, { sides, letters }, player) {
   const name = letters ? letters[index] : index + 1;
-  const heading = drawn("h2", "", `${name} `);
+  const heading = drawn("h2", "", sides.length === 1 && !letters ? "This one" : `${name} `);
   if (sides.length === 2 && !letters) heading.append(...named(["left", "right"][index]));
   heading.id = `name-${index + 1}`;
   const words = drawn("div", attempts.length > 1 ? "words batch" : "words");
