@@ -123,6 +123,7 @@ def serve(
 
     Behind a TLS proxy: [cyan]rather serve run.toml --url https://example.org/labels[/cyan]; docs/labelling.md shows nginx and Caddy.
     """
+    from rather.curves import Curves
     from rather.web.project import Project
     from rather.web.serve import owner_link, server
 
@@ -142,7 +143,7 @@ def serve(
         judge = run.config.judge
         rules = guidelines.read(judge.guidelines)
         store = run.store
-        project = Project(run.config.run.name, judge.instruction, rules, tuple(judge.criteria), run.metrics.path)
+        project = Project(run.config.run.name, judge.instruction, rules, tuple(judge.criteria), Curves(run.metrics.path).read)
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))

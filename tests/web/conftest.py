@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from questions import question
 
 from rather import demo as example
+from rather.curves import Curves
 from rather.store import Store
 from rather.store.quality import Asking
 from rather.web import limits
@@ -53,7 +54,7 @@ def served(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = port or free.getsockname()[1]
-    serving, url = server(store, Project(run, "Which is better?", guidelines, criteria, metrics), "127.0.0.1", port)
+    serving, url = server(store, Project(run, "Which is better?", guidelines, criteria, Curves(metrics).read), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:

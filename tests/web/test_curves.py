@@ -13,10 +13,10 @@ from questions import question
 from conftest import served
 from rather import hacking
 from rather.core import Label
+from rather.curves import POINTS, Curves
 from rather.metrics import Metrics
 from rather.store import Store
 from rather.store.people import invite
-from rather.web.curves import POINTS, Curves
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from rather.store.overview import overview
 from rather.store.people import Person, erase, everybody, invite, named, note, noted, proper, revoke
 from rather.store.quality import Asking
 from rather.store.rows import LETTERS
-from rather.web.curves import Curves
 from rather.web.described import errors
 from rather.web.guard import Guard
 from rather.web.project import Project
@@ -68,7 +67,7 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
     run = project.run
     found = APIRouter(prefix="/api", responses=errors(403))
     owner = Depends(guard.owner)
-    watch, curves = Watch(store, run), Curves(project.metrics)
+    watch = Watch(store, run)
 
     @found.get("/overview")
     def show_overview(_: Person = owner) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def router(store: Store, project: Project, guard: Guard) -> APIRouter:
     @found.get("/owner/curves")
     def show_curves(_: Person = owner) -> dict[str, Any]:
         """What the run's learner has measured so far, a few hundred points each; alarms; what is wrong with its file."""
-        return curves.read()
+        return project.curves()
 
     @found.put("/asking", responses=errors(429))
     def change(given: Change, who: Person = owner) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """What a labelling page is about."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
+
+from rather.curves import Curves
 
 
 @dataclass(frozen=True)
@@ -9,11 +12,11 @@ class Project:
     """A run's questions and how they are asked.
 
     `instruction` is the sentence that people go by, `guidelines` the owner's longer rules in Markdown, and `criteria` what each answer says
-    a preference on beside the whole. `metrics` is the file in which the run writes down what its learner measures.
+    a preference on beside the whole. `curves` gives what the run's learner has measured so far, as plots.
     """
 
     run: str
     instruction: str
     guidelines: str = ""
     criteria: tuple[str, ...] = ()
-    metrics: Path | None = None
+    curves: Callable[[], dict[str, Any]] = Curves(None).read
