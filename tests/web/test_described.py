@@ -17,6 +17,7 @@ from questions import of_four, question
 
 from rather.store import Store
 from rather.store.people import everybody, invite
+from rather.web import guard
 
 Serve = Callable[..., str]
 DOCS = Path(__file__).parents[2] / "docs"
@@ -72,17 +73,23 @@ class Program:
         return "tie" if "tie" in field.get("enum", ()) else uuid.uuid4().hex[: field["maxLength"]]
 
 
-def test_a_program_that_knows_only_the_description_answers_undoes_and_lists(store: Store, serve: Serve) -> None:
+def test_a_program_that_knows_only_the_description_answers_undoes_and_lists(
+    store: Store, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.ask("r", [question(i) for i in range(58)] + [of_four(i) for i in range(2)])
     ask = Program(serve(), invite(store, "machine", simulated=True))
     numbers = dict[int, int]()
     while (shown := ask("get", "/api/next")["question"]) is not None:
         numbers[shown["id"]] = ask("post", "/api/answers", about=shown)["label"]
     assert len(numbers) == 60
-    assert ask.waited, "it was told to slow down, and did"
     some = next(iter(numbers))
+    monkeypatch.setattr(guard, "BURST", 1.0)
+    monkeypatch.setattr(guard, "ANSWERS_A_SECOND", 0.5)  # however slow this machine is
     assert ask("post", "/api/undo", about={"question": some}) == {"undone": True}
+    waited = ask.waited
     assert ask("post", "/api/undo", about={"question": some}) == {"undone": False}
+    assert ask.waited > waited, "it was told to slow down, and did"
+    monkeypatch.undo()
     again = ask("get", "/api/next")["question"]
     assert again["id"] == some, "what was undone is asked again"
     numbers[some] = ask("post", "/api/answers", about=again)["label"]
@@ -134,7 +141,7 @@ def test_every_error_that_is_described_occurs_and_says_what_is_wrong(store: Stor
             calls += [
                 (stranger, method, path, {}, 401),
                 (ann, method, path, garbage, 422),
-                (ann, method, path, {"content": b" " * 70_000}, 413),
+                (ann, method, path, {"content": b" " * 140_000}, 413),
             ]
             if "403" in methods[method]["responses"] and path not in ("/api/answers", "/api/undo"):
                 calls.append((ann, method, path, {"json": {"name": "eve"}}, 403))
@@ -163,7 +170,9 @@ def test_every_error_that_is_described_occurs_and_says_what_is_wrong(store: Stor
     for method, path in [(m, p) for p, methods in described["paths"].items() for m in methods if "429" in methods[m]["responses"]]:
         body: dict[str, Any] = {"json": valid[path]} if path in valid else {}
         who = ann if path in ("/api/answers", "/api/undo") else owner
-        refused = next(x for x in (send(who, method, path, body) for _ in range(200)) if x.status_code == 429)
+        with monkeypatch.context() as patience:
+            patience.setattr(guard, "ANSWERS_A_SECOND", 0.5)  # however slow this machine is
+            refused = next(x for x in (send(who, method, path, body) for _ in range(200)) if x.status_code == 429)
         assert int(refused.headers["Retry-After"]) > 0
         check(refused, method, path, 429)
     time.sleep(1.5)
