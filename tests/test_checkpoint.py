@@ -70,7 +70,10 @@ def result(folder: Path) -> tuple[dict[str, str], list[dict[str, float]]]:
     return hashes, [{k: v for k, v in row.items() if k not in CLOCK} for row in Metrics(folder / "metrics.jsonl").read()]
 
 
-@pytest.mark.parametrize("kind", ["dpo", "dpo-bfloat16", "dpo-full", "reward"])
+SLOWER = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("dpo-bfloat16", "dpo-full", "reward")]
+
+
+@pytest.mark.parametrize("kind", ["dpo", *SLOWER])
 def test_killed_and_resumed_is_bit_for_bit_the_same(tiny: Path, tmp_path: Path, kind: str) -> None:
     subprocess.run(command(tiny, tmp_path / "whole", kind), check=True, env=environment(), capture_output=True)
     expected = result(tmp_path / "whole")

@@ -113,6 +113,7 @@ def likes(run: Run) -> float:
     return ((a > b) == (unseen.preference > 0.5)).float().mean().item()
 
 
+@pytest.mark.slow
 def test_dpo_learns_opposite_things_from_criteria_that_contradict_each_other(base: list[str], tmp_path: Path) -> None:
     for name in ("as", "bs"):
         go(base, tmp_path / name, f"train.criterion={name}").train()
@@ -121,11 +122,13 @@ def test_dpo_learns_opposite_things_from_criteria_that_contradict_each_other(bas
     assert less < 0.2
 
 
+@pytest.mark.slow
 def test_dpo_learns_from_people_who_are_still_answering_by_their_criterion(base: list[str], tmp_path: Path) -> None:
     go(base, tmp_path, PEOPLE, "judge.criteria=['as', 'bs']", "train.criterion=bs").train()
     assert likes(go(base, tmp_path, "train.criterion=bs")) < 0.2
 
 
+@pytest.mark.slow
 def test_a_reward_model_is_learnt_and_measured_on_its_criterion(base: list[str], tmp_path: Path) -> None:
     run = go(base, tmp_path, "train.learner=reward", "train.criterion=bs", "reward.held_out=0.3")
     run.train()
@@ -135,6 +138,7 @@ def test_a_reward_model_is_learnt_and_measured_on_its_criterion(base: list[str],
     assert '"criterion": "bs"' in other.read_text()
 
 
+@pytest.mark.slow
 def test_another_criterion_is_another_training(base: list[str], tmp_path: Path) -> None:
     go(base, tmp_path, "train.criterion=as", "train.steps=1").train()
     for command in ("train", "sample", "loop"):
@@ -157,6 +161,7 @@ def test_a_nudge_learns_from_what_it_asks_alone(base: list[str], tmp_path: Path)
         go(base, tmp_path, "train.learner=zeroth", "train.criterion=as").train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["people", "terminal"])
 @pytest.mark.parametrize("learner", ["dpo", "sft", "reward"])
 def test_where_no_answer_says_anything_on_it_there_is_one_sentence(base: list[str], tmp_path: Path, kind: str, learner: str) -> None:

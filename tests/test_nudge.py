@@ -111,6 +111,7 @@ def test_the_ledger_gives_the_same_numbers_again(run: Path, rather) -> None:
     assert (len(store.labels("grid")), len(store.questions("grid"))) == before
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_round_it_comes_to_the_same(run: Path, rather) -> None:
     assert rather("train", "run.toml").returncode == 0
     wanted = numbers(run.parent, "grid")

@@ -28,6 +28,7 @@ def run(tmp_path: Path, where: str) -> Iterator[Store]:
     store.close()
 
 
+@pytest.mark.slow
 def test_acknowledged_answers_are_there_once_however_often_the_server_is_killed(run: Store, tmp_path: Path) -> None:
     acknowledged: dict[int, int] = {}
     with Server(tmp_path) as server:
@@ -62,6 +63,7 @@ def test_acknowledged_answers_are_there_once_however_often_the_server_is_killed(
     assert sorted(row["id"] for row in run.history("r")) == sorted(acknowledged.values()), "each once, and none beside them"
 
 
+@pytest.mark.slow
 def test_people_answer_on_while_the_server_is_killed(context: BrowserContext, run: Store, tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         page = enter(context, server.url, run, "ann")

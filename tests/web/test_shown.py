@@ -512,6 +512,7 @@ def test_a_clip_that_fails_says_so_and_the_question_can_only_be_skipped(
     expect(page.locator("canvas[data-ready]:visible")).to_have_count(2)
     expect(page.locator("#clips")).to_have_text("")
     expect(page.get_by_role("button", name="try again")).to_be_hidden()
+    page.wait_for_timeout(SOON_MS)
     page.keyboard.press("=")
     until(lambda: [x.preference for x in store.labels("r")] == [0.5])
     assert len(store.history("r")) == 1
