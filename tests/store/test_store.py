@@ -208,7 +208,8 @@ def test_an_older_store_keeps_its_questions_and_answers(where: str) -> None:
             "insert into comparison (id, run, key, purpose, why, created) values (1, 'run', 'k', 'train', 'random', 0)",
             "insert into side (comparison, side, place, trajectory) values (1, 'a', 0, 1), (1, 'b', 0, 2)",
             "insert into label (comparison, judge, kind, preference, reason, shown_left, flags, created)"
-            " values (1, 1, 'answer', 0, '', 'a', '[]', 0), (1, 1, 'answer', 1, '', 'b', '[]', 0)",
+            " values (1, 1, 'answer', 0, '', 'a', '[]', 0), (1, 1, 'answer', 1, '', 'b', '[]', 0), (1, 1, 'undo', null, '', 'a', '[]', 0)",
+            "delete from label where id = 3",  # somebody was erased
         ):
             connection.exec_driver_sql(statement)
     old.dispose()
@@ -221,7 +222,7 @@ def test_an_older_store_keeps_its_questions_and_answers(where: str) -> None:
     assert guest is not None
     assert (guest.name, guest.role, guest.run, guest.expires) == ("ann", "annotator", None, 1e10)
     assert [(row["what"], row["whom"]) for row in noted(store)] == [("revoked", ""), ("invited for 30 days", "ann")]
-    assert store.answer(Label(1, "ann", 0.0)) == 3, "numbers of labels are not given twice"
+    assert store.answer(Label(1, "ann", 0.0)) == 4, "numbers of labels are not given twice"
     with store.engine.begin() as connection:  # now a question may have more sides
         connection.exec_driver_sql("insert into side (comparison, side, place, trajectory) values (1, 'h', 0, 1)")
     with pytest.raises(sa.exc.IntegrityError), store.engine.begin() as connection:

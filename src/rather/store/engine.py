@@ -118,7 +118,20 @@ def _migrate(engine: Engine, where: str) -> None:
         if engine.dialect.name == "postgresql":  # two programs may open a new store at once
             connection.execute(sa.text("select pg_advisory_xact_lock(7281)"))
         config.attributes["connection"] = connection
+        last = _numbers_given(connection)
         command.upgrade(config, "head")
+        for table, number in last.items():  # where a table was copied, those of erased rows would be given again
+            connection.execute(sa.text("delete from sqlite_sequence where name = :table"), {"table": table})
+            connection.execute(
+                sa.text("insert into sqlite_sequence (name, seq) values (:table, :number)"), {"table": table, "number": number}
+            )
+
+
+def _numbers_given(connection: Connection) -> dict[str, int]:
+    """The highest number that SQLite has given to a row of each table that gives none twice."""
+    if connection.dialect.name != "sqlite" or not sa.inspect(connection).has_table("sqlite_sequence"):
+        return {}
+    return {r.name: r.seq for r in connection.execute(sa.text("select name, seq from sqlite_sequence"))}
 
 
 def scrub(engine: Engine) -> None:
