@@ -49,15 +49,15 @@ def test_what_is_wanted_is_shared_by_the_people_who_may_answer(store: Store, ser
     boss = program(url, store, "boss", role="owner", run="r")
     panel = program(url, store, "panel", simulated=True)
     program(url, store, "elsewhere", run="other")
-    first = {"mine": 0, "questions": 40, "share": 27, "minutes": None}
+    first = {"mine": 0, "share": 27, "minutes": None}
     assert progress(ann) == first, "80 answers for three people: 26.7"
     assert progress(boss)["share"] == 20, "the owner is a fourth, if they answer"
     assert progress(panel)["share"] == 20
     answers(store, ann, 10, 60, 60, 600)
-    assert progress(ann) == {"mine": 4, "questions": 40, "share": 4 + 26, "minutes": None}, "76 answers for three people: 25.3"
+    assert progress(ann) == {"mine": 4, "share": 4 + 26, "minutes": None}, "76 answers for three people: 25.3"
     answers(store, ann, 70, choice="skip")
-    assert progress(ann) == {"mine": 5, "questions": 40, "share": 5 + 25, "minutes": 25}, "a minute each"
-    assert progress(bob) == {"mine": 0, "questions": 40, "share": 25, "minutes": None}
+    assert progress(ann) == {"mine": 5, "share": 5 + 25, "minutes": 25}, "a minute each"
+    assert progress(bob) == {"mine": 0, "share": 25, "minutes": None}
     revoke(store, "cem")
     assert progress(bob)["share"] == 38, "75 answers for two people: 37.5"
     store.set_asking("r", Asking(1, repeats=0))
@@ -70,11 +70,11 @@ def test_nobody_is_promised_more_than_there_is_nor_less_than_nothing(store: Stor
     ann = program(url, store, "ann")
     assert progress(ann)["share"] == 4, "12 answers are wanted, but one of each question from her"
     answers(store, ann, 1, 1)
-    assert progress(ann) == {"mine": 2, "questions": 4, "share": 4, "minutes": None}
+    assert progress(ann) == {"mine": 2, "share": 4, "minutes": None}
     bob = program(url, store, "bob")
     answers(store, bob, 1, 1, 1, 1)
     store.set_asking("r", Asking(1, repeats=0))
-    assert progress(ann) == {"mine": 2, "questions": 4, "share": 2, "minutes": 0}, "six answers where four are wanted"
+    assert progress(ann) == {"mine": 2, "share": 2, "minutes": 0}, "six answers where four are wanted"
     assert progress(program(url, store, "cem"))["share"] == 0
 
 
@@ -97,8 +97,8 @@ def test_the_time_is_that_of_the_latest_twenty_answers_that_count_here(store: St
 
 def test_no_answer_and_no_question_give_no_share(store: Store, serve: Serve) -> None:
     ann = program(serve(), store, "ann")
-    assert progress(ann) == {"mine": 0, "questions": 0, "share": 0, "minutes": 0}
+    assert progress(ann) == {"mine": 0, "share": 0, "minutes": 0}
     store.ask("r", [question(0)])
-    assert progress(ann) == {"mine": 0, "questions": 1, "share": 1, "minutes": None}
+    assert progress(ann) == {"mine": 0, "share": 1, "minutes": None}
     assert answer(ann).status_code == 200
-    assert progress(ann) == {"mine": 1, "questions": 1, "share": 1, "minutes": 0}
+    assert progress(ann) == {"mine": 1, "share": 1, "minutes": 0}

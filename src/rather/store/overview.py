@@ -270,10 +270,9 @@ def _contested(connection: Connection, run: str) -> list[dict[str, Any]]:
     numbers = list(connection.execute(wanted.order_by(split.desc(), func.min(_X.id)).limit(SHOWN)).scalars())
     given = rows.CURRENT.join(t.judge, t.judge.c.id == _X.judge).where(_ANSWER, _X.comparison.in_(numbers)).order_by(_X.id)
     answers: dict[int, list[list[Any]]] = {number: [] for number in numbers}
-    for number, name, preference, best in connection.execute(
-        given.with_only_columns(_X.comparison, t.judge.c.name, _X.preference, _X.best)
-    ):
-        answers[number].append([name, said("answer", preference, best)])
+    columns = _X.comparison, t.judge.c.name, _X.preference, _X.best, func.length(_X.shown)
+    for number, name, preference, best, sides in connection.execute(given.with_only_columns(*columns)):
+        answers[number].append([name, said("answer", preference, best, sides == 1)])
     return [{"question": number, "words": "", "answers": given} for number, given in answers.items()]
 
 

@@ -189,7 +189,8 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         counts = store.count(run, who.name)
         found = asking.next_question(store, run, who.name, counts.turns, [n for n in held or () if 0 < n <= LAST], who.invitation)
         mine = share(store, run, who.judge)
-        progress = {"mine": counts.answered, "questions": counts.questions, "share": mine.questions, "minutes": mine.minutes}
+        known = counts.turns - counts.answered  # gold questions and repeats, which nobody is to tell from others
+        progress = {"mine": counts.turns, "share": mine.questions + known, "minutes": mine.minutes}
         problem = next(iter(problems(store, run)), "") if found is None else ""
         return {"question": found and _given(store, found, who, project.criteria), "progress": progress, "problem": problem}
 

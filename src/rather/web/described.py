@@ -80,7 +80,6 @@ class Progress(BaseModel):
     """How far whoever asks is."""
 
     mine: int = Field(description="Questions that they have answered or skipped.")
-    questions: int = Field(description="All there are.")
     share: int = Field(description="Those that are theirs: the answered ones, and an equal part of the answers that are still wanted.")
     minutes: int | None = Field(description="About how long the rest of their share takes; null before they have given a few answers.")
 

@@ -53,8 +53,8 @@ class Steps {
 
   // One step back; false at the first one.
   undo() {
-    if (this.at === 0) return false;
-    this.at -= 1;
+    if (this.at === 0 && !this.said[0]) return false;
+    if (this.at > 0) this.at -= 1;
     delete this.said[this.at];
     this.draw();
     return true;

@@ -42,6 +42,7 @@ async function curves() {
     at("curves-problem").textContent = found.problem;
     plots(at("curves"), found.plots);
   } catch (error) {
+    at("curves-section").hidden = false;
     at("curves-problem").textContent = error.message;
   }
 }

@@ -65,7 +65,11 @@ async function call(path, body) {
 
 // Once the server has it, it counts, unless what the server said of progress was so new that it has been counted.
 async function send(path, body) {
-  const said = await call(path, body);
+  const { criteria, ...whole } = body;
+  const said = await call(path, body).catch((error) => {
+    if (error.status !== 422 || !criteria) throw error;
+    return call(path, whole);  // what was said on criteria that are no longer asked for goes, the answer stays
+  });
   if (early) early -= 1;
   else if (said.undone !== false) done += counted(path, body);
 }
@@ -117,13 +121,15 @@ function forward() {
 }
 
 // Show a question that has an answer, which can be changed or withdrawn; the one on the screen waits.
-function visit(question, reason) {
+function visit(question, reason, criteria = {}) {
   const here = current && current.id !== question.id ? current : null;
   back = back || { question: here, seconds: clock.seconds, comment: comment.text, said: steps.said };
   if (ahead && ahead.id === question.id) ahead = null;
+  if (back.question && back.question.id === question.id) back.question = null;
   again.add(question.id);
   current = question;
   show();
+  steps.begin(question.criteria, question.criteria.map((name) => (Object.hasOwn(criteria, name) ? criteria[name] : undefined)));
   comment.set(reason);
 }
 
@@ -247,14 +253,17 @@ function forget() {
 }
 
 async function undo() {
-  if (steps.undo()) return;
-  if (back) withdraw();
-  if (back || undoing) return;
+  if (back) {
+    withdraw();
+    return;
+  }
+  if (steps.undo() || undoing) return;
   undoing = true;
   const last = given.pop() || await lastAnswer();
   if (last) await outbox.add("api/undo", { question: last.question.id, ...(last.key ? { key: last.key } : {}) });
   undoing = false;
   if (!last) return;
+  if (back) goBack();
   ahead = current || ahead;
   current = last.question;
   show();
@@ -304,6 +313,7 @@ for (const button of reasons) button.addEventListener("click", () => skip(button
 at("stay").addEventListener("click", () => at("why").close());
 
 function keyInDialog(event) {
+  if (event.isComposing) return;
   const typing = event.target === at("reason");
   if (event.key === "Enter" && (typing || event.target.tagName !== "BUTTON")) skip("");
   else if (!typing && ["1", "2", "3"].includes(event.key)) skip(reasons[Number(event.key) - 1].dataset.reason);

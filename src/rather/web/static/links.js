@@ -49,6 +49,7 @@ at("log-out").addEventListener("click", async () => {
   try {
     location.replace((await call("api/leave", "POST")).page);
   } catch (error) {
-    at("totals").textContent = error.message;
+    if (error.status === 401) location.replace("left");
+    else alert(`You are not logged out: ${error.message}`);
   }
 });

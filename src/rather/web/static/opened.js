@@ -54,7 +54,7 @@ async function decide(method, body) {
     at("decided").textContent = body ? "Decided: this alone is learned from." : "Taken back: people's answers count again.";
     await refresh();
   } catch (error) {
-    at("decided").textContent = error.message;
+    at("decided").textContent = number === opened ? error.message : `Question ${number}: ${error.message}`;
   }
 }
 

@@ -41,8 +41,9 @@
       const question = await call(`api/questions/${answer.question}`);
       if (!dialog.open) return;
       dialog.close();
-      visit(question, answer.choice === "skip" ? "" : answer.reason);
-      at("earlier-what").replaceChildren("Your answer, ", when(answer), ": ", ...inWords(answer), ". Answer again to change it.");
+      visit(question, answer.choice === "skip" ? "" : answer.reason, answer.criteria);
+      at("earlier-what").replaceChildren("Your answer, ", when(answer), ": ", ...inWords(answer),
+        answer.better ? ". Answer again to change it; the better answer goes unless you write it again." : ". Answer again to change it.");
       at("return").focus();
     } catch (error) {
       say(error.status === 404 ? "This answer cannot be changed here any more: how it was shown is not known." : sentence(error));

@@ -79,6 +79,8 @@ function item(question, text) {
 }
 
 let lastDrawn = "";
+let touched = false;  // what the owner has changed in the form is not yet the server's
+at("asking").addEventListener("input", () => { touched = true; });
 async function show() {
   const [found, audit] = await Promise.all([call("api/overview"), call("api/audit")]);
   const asOf = found.as_of;
@@ -110,7 +112,7 @@ async function show() {
     item(x.question, `, ${x.judge}: ${x.reasons.join(", ")}${x.seconds === null ? "" : `, ${x.seconds.toFixed(1)} s`}`))));
   at("audit").replaceChildren(...none(audit.map((x) => element("li", `${new Date(1000 * x.created).toLocaleString()} ${x.who}: ${x.what}${x.whom && ` (${x.whom})`}`))));
   const form = at("asking");
-  if (!form.contains(document.activeElement)) {
+  if (!touched && !form.contains(document.activeElement)) {
     for (const [key, value] of Object.entries(found.asking)) {
       if (key === "leave_out") for (const box of form.elements[key]) box.checked = value.includes(box.value);
       else form.elements[key].value = value;
@@ -125,6 +127,7 @@ at("asking").addEventListener("submit", async (event) => {
   try {
     await call("api/asking", "PUT", { ...body, leave_out: [...form.leave_out].filter((box) => box.checked).map((box) => box.value) });
     at("changed").textContent = "Changed, from the next question on.";
+    touched = false;
   } catch (error) {
     at("changed").textContent = error.message;
   }
@@ -138,4 +141,7 @@ at("form").addEventListener("change", chooseForm);
 chooseForm();  // a browser may remember what was chosen before a reload
 
 addEventListener("DOMContentLoaded", show);  // by then the other parts of the page are there
-setInterval(() => show().catch((error) => { at("totals").textContent = error.message; }), 5000);
+setInterval(() => show().catch((error) => {
+  lastDrawn = "";  // so that the totals come back
+  at("totals").textContent = error.message;
+}), 5000);
