@@ -283,8 +283,8 @@ class Run:
     def _wait_for_terminal(self, purpose: str) -> None:
         """Stop while the person still has questions to answer: what is learnt next should know all their answers."""
         j = self.config.judge
-        if j.kind == "terminal" and (left := self.store.questions(self.config.run.name, purpose, unanswered_by=j.name)):
-            raise Stopped(f"{len(left)} questions are open; the answers so far are kept, and the same command goes on from there")
+        if j.kind == "terminal" and (left := people.left(self.store, self.config.run.name, purpose, j.name)):
+            raise Stopped(f"{left} questions are open; the answers so far are kept, and the same command goes on from there")
 
     def have_answered(self, purpose: str) -> None:
         """Have the open questions of a purpose answered, by whoever answers.

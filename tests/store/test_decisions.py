@@ -6,6 +6,7 @@ import pytest
 
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import DataError, StoreError
+from rather.judges.people import left
 from rather.store import Store, own, reading
 from rather.store.asking import next_question
 from rather.store.decisions import decide, decided
@@ -149,3 +150,31 @@ def test_one_attempt_alone_is_good_or_bad_and_no_comparison(store: Store) -> Non
     for comparison, purpose in ((question("3", 1), "train"), (question("3"), "unpaired")):
         with pytest.raises(DataError, match="unpaired"):
             store.ask("r", [comparison], purpose)
+
+
+def test_the_decision_before_holds_again_when_its_owner_is_erased(store: Store) -> None:
+    (one,) = store.ask("r", [question("1")])
+    store.answer(Label(one, "ann", 1.0))
+    decide(store, "r", "olga", one, 0.0)
+    decide(store, "r", "ben", one, None)
+    assert [c.preference for c in store.answered("r").comparisons] == [1.0]
+    erase(store, "ben")
+    assert [c.preference for c in store.answered("r").comparisons] == [0.0]
+
+
+def test_what_an_owner_decides_is_learnt_from_whoever_else_is_and_leaves_win_rates_alone(store: Store) -> None:
+    (one,), (two,) = store.ask("r", [question("1")]), store.ask("r", [question("2")], "eval-0")
+    for number in (one, two):
+        store.answer(Label(number, "ann", 1.0))
+        decide(store, "r", "olga", number, 0.0)
+    assert [c.preference for c in store.answered("r", "train", judges=["ann"]).comparisons] == [0.0]
+    assert [c.preference for c in store.answered("r", "eval-0", judges=["ann"]).comparisons] == [1.0]
+    assert [c.preference for c in store.answered("r", "eval-0").comparisons] == [1.0]
+
+
+def test_a_run_at_a_terminal_waits_for_nothing_that_is_decided(store: Store) -> None:
+    one, two = store.ask("r", [question("1"), question("2")])
+    decide(store, "r", "olga", one, 0.0)
+    assert left(store, "r", "train", "ann") == 1
+    store.answer(Label(two, "ann", 1.0))
+    assert left(store, "r", "train", "ann") == 0

@@ -480,3 +480,23 @@ def test_on_a_phone_everything_is_behind_two_buttons(
     until(lambda: [x.reason for x in store.labels("r")] == ["", "short"])
     expect(page.locator("#remark-row")).to_be_hidden()
     context.close()
+
+
+def test_an_undo_at_an_earlier_answer_takes_that_one_back_alone(context: BrowserContext, store: Store, serve: Serve) -> None:
+    ask(store, 3)
+    page = enter(context, serve(), store, "ann")
+    numbers = [number(page)]
+    press(page, "1")
+    sent(page)
+    numbers.append(number(page))
+    press(page, "2")
+    sent(page)
+    waits = number(page)
+    tap(page, "l")
+    page.locator("#own-list button").nth(1).click()
+    expect(page.locator("#earlier")).to_be_visible()
+    tap(page, "u")
+    until(lambda: [x.comparison for x in store.labels("r")] == [numbers[1]])
+    assert number(page) == waits
+    page.wait_for_timeout(500)
+    assert [x.comparison for x in store.labels("r")] == [numbers[1]]

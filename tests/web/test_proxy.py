@@ -111,9 +111,10 @@ def test_people_answer_behind_a_proxy_under_a_prefix(
         owner.goto(page.link)
         expect(owner).to_have_url(re.compile(f"{outer}/owner/[0-9]+"))
         owner.get_by_label("Invite somebody").fill("Ann")
+        expect(owner.get_by_role("button", name="Make a link")).to_be_enabled()
         owner.keyboard.press("Enter")
-        expect(owner.locator("#link")).to_contain_text(f"{outer}/join#")
-        link = owner.locator("#link").inner_text().split()[-1]
+        expect(owner.locator("#link")).to_have_value(re.compile(f"{outer}/join#"))
+        link = owner.locator("#link").input_value()
         ann = chromium.new_context(ignore_https_errors=True)
         ann.on("response", note)
         view = ann.new_page()

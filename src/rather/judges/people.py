@@ -13,6 +13,7 @@ from rich.text import Text
 from rather.core import Label, Trajectory
 from rather.judges.language import words
 from rather.store import Question, Store
+from rather.store.decisions import decided
 from rather.store.rows import LETTERS
 
 KEYS = "[b]1[/b], [b]2[/b] ... the one that is best  [b]=[/b] tie  [b]s[/b] skip  [b]u[/b] undo  [b]q[/b] stop"
@@ -63,6 +64,11 @@ def ask(
         store.answer(label)
         answered += 1
     return answered
+
+
+def left(store: Store, run: str, purpose: str, judge: str) -> int:
+    """How many questions of a purpose are still open for somebody; what an owner has decided is asked of nobody."""
+    return len({q.id for q in store.questions(run, purpose, unanswered_by=judge)} - decided(store, run).keys())
 
 
 def _keys(count: int, criteria: Sequence[str], console: Console) -> tuple[str, dict[str, str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,13 +47,14 @@ class DPO:
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from these from now on; those that were there before keep their place."""
         before, now = names(self.comparisons), names(comparisons)
+        had, have = list(map(_item, before, self.comparisons)), list(map(_item, now, comparisons))
         self.comparisons = list(comparisons)
         self.order = LeastUsed.after(self.order, before, now, self.how.seed)
         if self.kept is not None:
-            known = dict(zip(before, self.kept, strict=True))
-            new = {name: c for name, c in zip(now, comparisons, strict=True) if name not in known}
+            known = dict(zip(had, self.kept, strict=True))
+            new = {item: c for item, c in zip(have, comparisons, strict=True) if item not in known}
             known |= dict(zip(new, self._evaluate_reference([*new.values()]), strict=True))
-            self.kept = [known[name] for name in now]
+            self.kept = [known[item] for item in have]
 
     def step(self) -> dict[str, float]:
         """One optimiser step on a batch of comparisons."""
@@ -126,3 +128,8 @@ class DPO:
             kept += [[next(rows) for _ in (*c.a, *c.b)] for c in chosen]
             progress(len(chosen))
         return kept
+
+
+def _item(name: str, c: Comparison) -> tuple[Any, ...]:
+    """An item with what its sides are: another answer to several sides says other pairs under the same name."""
+    return name, *(x.text if x.text is not None else np.asarray(x.actions).tobytes() for x in (*c.a, *c.b))

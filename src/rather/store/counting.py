@@ -45,6 +45,13 @@ def asked(connection: Connection, run: str, questions: int) -> None:
         _add(connection, t.asked, {"run": run}, {"questions": questions})
 
 
+def lock(connection: Connection, questions: Collection[int]) -> None:
+    """Let nobody else write about these questions until the transaction ends."""
+    for some in parts(sorted(set(questions))):
+        mine = select(t.comparison.c.id).where(t.comparison.c.id.in_(some)).order_by(t.comparison.c.id)
+        connection.execute(mine.with_for_update(key_share=True)).all()
+
+
 def answered(connection: Connection, questions: Collection[int]) -> None:
     """Rows were written about these questions: the last one of each judge counts, unless it is an undo, and the last decision.
 

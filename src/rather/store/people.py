@@ -100,7 +100,9 @@ def erase(store: Store, name: str, run: str | None = None) -> int:
         repeats = list(connection.execute(again).scalars())
         labels, leases = ((x.c.judge == who) & x.c.comparison.in_(of_run) for x in (t.label, t.lease))
         connection.execute(sa.delete(t.criterion).where(t.criterion.c.label.in_(select(t.label.c.id).where(labels))))
+        decided = list(connection.execute(select(t.label.c.comparison).where(labels, t.label.c.kind == "decision").distinct()).scalars())
         gone = connection.execute(sa.delete(t.label).where(labels)).rowcount
+        counting.answered(connection, decided)  # the decision before theirs holds again
         connection.execute(sa.delete(t.lease).where(leases))
         gone += written.erase(connection, who, run) + rows.delete_questions(connection, repeats)
         _end(connection, who, run)
@@ -108,6 +110,7 @@ def erase(store: Store, name: str, run: str | None = None) -> int:
             for table in (t.lease, t.invitation, t.standing, t.probe):
                 connection.execute(sa.delete(table).where(table.c.judge == who))
             connection.execute(sa.update(t.audit).where(t.audit.c.judge == who).values(judge=None))
+            connection.execute(sa.update(t.audit).where(t.audit.c.who == name).values(who=""))
             connection.execute(sa.delete(t.judge).where(t.judge.c.id == who))
         connection.execute(sa.update(t.shared).values(erasures=t.shared.c.erasures + 1))
     scrub(store.engine)

@@ -143,7 +143,8 @@ class Store:
         wanted = rows.asked(run, purpose, beginning)
         with self.transaction() as connection:
             if unanswered_by is not None:
-                wanted = wanted.where(~rows.answered_by(number_of(connection, unanswered_by)))
+                who = number_of(connection, unanswered_by)
+                wanted = wanted.where(~rows.answered_by(who), rows.meant_for(who))
             return rows.with_sides(connection, connection.execute(wanted).all())
 
     def question(self, number: int, run: str, judge: str | None = None) -> Question | None:
@@ -254,6 +255,7 @@ class Store:
                 raise DataError(f"the label {outside[0]} of question {x.comparison} is outside [0, 1]")
         with self.transaction(write=True) as connection:
             judges = {name: writer(connection, name, invitation) for name in sorted({x.judge for x in labels})}
+            counting.lock(connection, [x.comparison for x in labels])  # first, as all do who write about a question
             kept = answering.keep(connection, labels, judges, tokens, self.where)
             new = {(x.comparison, judges[x.judge]) for x, (_, is_new) in zip(labels, kept, strict=True) if is_new}
             written.withdraw(connection, new)
@@ -280,8 +282,7 @@ class Store:
             latest = latest.order_by(t.label.c.id.desc()).limit(1)
             row = connection.execute(latest).first()
             if row is not None:  # under the lock of those who write about one question at once, it is looked for again
-                locked = select(t.comparison.c.id).where(t.comparison.c.id == row.comparison).with_for_update(key_share=True)
-                connection.execute(locked).all()
+                counting.lock(connection, [row.comparison])
                 row = connection.execute(latest).first()
             if row is None:
                 return None
@@ -356,7 +357,9 @@ class Store:
         questions; `judges` says whose answers count, if not all. With a `criterion`, preferences are those on that one alone.
         """
         fastest_s, accepted = self.asking(run).fastest_s, None if among is None else set(among)
-        questions = rows.asked(run, purpose, beginning)
+        questions = rows.asked(run, purpose if among is None else None, beginning)
+        if among is not None and purpose is not None:  # what was withdrawn since is asked of nobody, but was learnt from
+            questions = questions.where((t.comparison.c.purpose == purpose) | (t.comparison.c.why == written.WHY))
         if among is None:
             questions = questions.where((t.comparison.c.answers > 0) | rows.decided())
         found, numbers, left_out = list[Comparison](), list[int](), Counter[str]()
@@ -364,14 +367,17 @@ class Store:
             suspicious = quality.flags(connection, run, fastest_s, without) if among is None and without else {}
 
             def counts(label: sa.Row[Any]) -> bool:
-                if (accepted is not None and label.id not in accepted) or (judges is not None and label.name not in judges):
+                ours = judges is None or label.kind == "decision" or label.name in judges
+                if (accepted is not None and label.id not in accepted) or not ours:
                     return False
                 reasons = {*label.flags, *suspicious.get(label.id, ())}
                 reason = next((flag for flag in without if flag in reasons), None)
                 left_out.update([reason] if reason else [])
                 return reason is None
 
-            labels = rows.COUNTED if among is None else select(t.label)
+            # A win rate is what judges say, whatever owners have decided.
+            counted = rows.CURRENT if (purpose or "").startswith(("eval-", "check-")) else rows.COUNTED
+            labels = counted if among is None else select(t.label)
             for some in reading.judged(connection, questions, labels, counts, only, each, criterion=criterion):
                 found += some.comparisons
                 numbers += some.labels

@@ -47,6 +47,7 @@ def write(store: "Store", label: Label, text: str, token: str | None = None, inv
             return sent
         (question,) = rows.with_sides(connection, [asked])
         _check(label, question.comparison, text)
+        counting.asked(connection, asked.run, int(asked.purpose == "train"))  # before anybody's standing is locked
         withdraw(connection, {(original, judge)})
         new = _add(connection, asked, judge, Trajectory(question.comparison.a[0].task, "person", text))
         letters = rows.LETTERS[: len(question.comparison.sides) + 1]
@@ -82,7 +83,6 @@ def _add(connection: Connection, asked: Any, judge: int, answer: Trajectory) -> 
     purpose = "train" if asked.purpose == "train" else "same"
     values = {"id": number, "run": asked.run, "key": key, "purpose": purpose, "why": WHY, "created": now()}
     connection.execute(insert(t.comparison).values(**values, **counting.place(number, purpose, None)))
-    counting.asked(connection, asked.run, int(purpose == "train"))
     connection.execute(insert(t.trajectory).values(id=trajectory, **rows.to_row(answer)))
     sides: list[dict[str, Any]] = [{"comparison": number, "side": "a", "place": 0, "trajectory": trajectory}]
     for side in connection.execute(select(t.side).where(t.side.c.comparison == asked.id)):
@@ -102,16 +102,15 @@ def withdraw(connection: Connection, answered: Collection[tuple[int, int]]) -> N
     found = [r for r in _standing(connection, {question for question, _ in answered}) if (r.original, r.judge) in answered]
     if not found:
         return
-    c, x = t.comparison.c, t.label.c
+    x = t.label.c
     written = {r.comparison: r.judge for r in found}
-    locked = select(c.id).where(c.id.in_({*written, *(r.original for r in found)})).order_by(c.id).with_for_update(key_share=True)
-    connection.execute(locked).all()
+    counting.lock(connection, {*written, *(r.original for r in found)})
     counted = rows.COUNTED.where(x.comparison.in_(written), x.kind.in_(("answer", "decision")))
     others = {r.comparison for r in connection.execute(counted) if r.kind == "decision" or r.judge != written[r.comparison]}
     fixed = {"kind": "undo", "reason": "", "shown": "ab", "flags": [], "created": now()}
     connection.execute(insert(t.label), [{"comparison": number, "judge": judge, **fixed} for number, judge in written.items()])
+    counting.retire(connection, sorted(written.keys() - others))  # which locks what a run is asked, before anybody's standing
     counting.answered(connection, written)
-    counting.retire(connection, sorted(written.keys() - others))
 
 
 def _standing(connection: Connection, questions: Collection[int], judge: int | None = None) -> list[Any]:

@@ -140,7 +140,10 @@ const chooseForm = () => { if (at("criterion")) at("criterion").disabled = ["all
 at("form").addEventListener("change", chooseForm);
 chooseForm();  // a browser may remember what was chosen before a reload
 
-addEventListener("DOMContentLoaded", show);  // by then the other parts of the page are there
+addEventListener("DOMContentLoaded", () => {  // by now the other parts of the page are there
+  for (const button of document.querySelectorAll("button[type=submit]:disabled")) button.disabled = false;
+  show();
+});
 setInterval(() => show().catch((error) => {
   lastDrawn = "";  // so that the totals come back
   at("totals").textContent = error.message;
