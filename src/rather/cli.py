@@ -82,7 +82,8 @@ def sample(file: File, settings: Settings = None, round_: Round = 0) -> None:
     """Draw two answers to each training prompt from the newest policy; each pair becomes a question in the store."""
     run = _run(file, settings)
     new = run.sample(round_)
-    console.print(f"{new} new questions; {len(run.store.keys(run.config.run.name, 'train'))} in all. Next: rather label {file}")
+    count, ask = len(run.store.keys(run.config.run.name, "train")), "serve" if run.config.judge.kind == "people" else "label"
+    console.print(f"{new} new questions; {count} in all. Next: rather {ask} {file}")
 
 
 @app.command()

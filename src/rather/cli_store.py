@@ -31,14 +31,17 @@ def open_store(file: Path, settings: list[str] | None) -> tuple[Any, Any]:
 @commands.command(name="import")
 def import_(
     file: File,
-    data: Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet: prompt, chosen, rejected; or prompt, a, b, preference.")],
+    data: Annotated[
+        Path,
+        typer.Argument(help="JSONL, CSV or Parquet: prompt, chosen, rejected; or prompt, a, b, preference (docs/files.md has more)."),
+    ],
     settings: Settings = None,
     gold: Annotated[bool, typer.Option("--gold", help="As gold questions, which show how attentive people are.")] = False,
     judge: Annotated[str, typer.Option(help="Who answered where the file has no column judge; empty: import:FILE.")] = "",
 ) -> None:
     """Put comparisons from a file into the store, as questions that have been answered; all of them or, if it is stopped, none.
 
-    A question is what it asks: its prompt and its two sides. The same file again adds nothing; a row that has another preference than
+    A question is what it asks: its prompt and its sides. The same file again adds nothing; a row that has another preference than
     before is its judge's new answer. A row that stands in the file twice is two opinions. With --gold the questions are put before
     people like other ones, and the file says which answer is right.
     """

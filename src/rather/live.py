@@ -74,8 +74,9 @@ def fit(run: Any, number: int, name: str) -> Path:
     feed = Feed(run, number, name)
     with run.console.status("waiting for people's answers; `rather serve` puts the questions before them"):
         while not feed.answered.comparisons:
-            feed.refresh()
-            if not feed.open:
+            if feed.refresh():
+                feed.since = time.monotonic()
+            if not feed.open or time.monotonic() - feed.since > run.config.judge.wait_s:
                 break
             time.sleep(POLL_S)
     left_out = feed.answered.left_out

@@ -68,6 +68,10 @@ def _one(
                 return
             stop.wait(1)
             continue
+        if len(question["sides"]) == 1:  # the panel compares
+            sent = {"question": question["id"], **{k: question[k] for k in ("lease", "order", "invitation")}, "choice": "skip"}
+            _insist(client, "POST", "/api/answers", stop, json=sent | {"key": str(uuid.uuid4())})
+            continue
         left, right, *others = (tuple(_trajectory(question["id"], x) for x in side) for side in question["sides"])
         ((preference, best),) = answers(judge, [Comparison(left, right, key=str(question["id"]), others=tuple(others))])
         stop.wait(max(0.0, pace_s - (time.monotonic() - start)))
