@@ -27,6 +27,7 @@ let asked = 0;        // the question that is to be skipped
 let given = [];       // the last answers of this tab, for undo: the question and the answer's key
 let shownAt = 0;      // when all of it could be seen
 let done = 0;         // answers that the server has, as it said
+let acknowledged = 0; // answers and undos that the server has taken from this tab
 let early = 0;        // of those that still wait here for its word
 let share = null;     // questions that are this person's
 let minutes = null;   // what the rest of them takes, if that can be said
@@ -70,6 +71,7 @@ async function send(path, body) {
     if (error.status !== 422 || !criteria) throw error;
     return call(path, whole);  // what was said on criteria that are no longer asked for goes, the answer stays
   });
+  acknowledged += 1;
   if (early) early -= 1;
   else if (said.undone !== false) done += counted(path, body);
 }
@@ -77,13 +79,16 @@ async function send(path, body) {
 async function more() {
   if (reading || fetching || (current && ahead)) return;
   fetching = true;
+  const before = acknowledged;
   const held = [current, ahead, back?.question].filter(Boolean).map((q) => q.id).concat(outbox.questions, ...elsewhere);
   try {
     const found = await call("api/next?" + held.map((id) => `held=${id}`).join("&"));
-    const { mine } = found.progress;
-    early = share === null ? 0 : Math.max(0, Math.min(outbox.length, early + mine - done));
-    done = mine;
-    ({ share, minutes } = found.progress);
+    if (share === null || acknowledged === before) {  // else it may say how far this person was before the last answer
+      const { mine } = found.progress;
+      early = share === null ? 0 : Math.max(0, Math.min(outbox.length, early + mine - done));
+      done = mine;
+      ({ share, minutes } = found.progress);
+    }
     ended = found.question === null;
     problem = found.problem;
     if (found.question) {
