@@ -23,6 +23,7 @@ def enter_owner(context: BrowserContext, url: str, store: Store) -> Page:
 
 def ask_for(page: Page, name: str) -> None:
     page.get_by_label("Invite somebody").fill(name)
+    expect(page.locator("button[type=submit]:disabled")).to_have_count(0)  # the page is whole
     page.keyboard.press("Enter")
 
 

@@ -105,6 +105,7 @@ def test_the_owner_decides_on_the_page(context: BrowserContext, store: Store, se
     store.ask("r", [of_four(0), question(1)])
     page = enter_owner(context, serve(), store)
     page.get_by_label("Question number").fill("1")
+    expect(page.locator("button[type=submit]:disabled")).to_have_count(0)  # the page is whole
     page.keyboard.press("Enter")
     expect(page.locator("#choices label")).to_have_text([" a is best", " b is best", " c is best", " d is best", " tie"])
     page.get_by_label("c is best").check()
@@ -120,6 +121,7 @@ def test_the_owner_decides_on_the_page(context: BrowserContext, store: Store, se
     expect(page.get_by_role("button", name="Take the decision back")).to_be_hidden()
     assert decided(store, "r") == {}
     page.get_by_label("Question number").fill("2")
+    expect(page.locator("button[type=submit]:disabled")).to_have_count(0)  # the page is whole
     page.keyboard.press("Enter")
     expect(page.locator("#choices label")).to_have_text([" a is better", " b is better", " tie"])
     assert page.locator("#choices input:checked").count() == 0
@@ -159,6 +161,7 @@ def test_the_owner_opens_what_people_disagree_about_and_goes_back(context: Brows
     assert before is not None
     assert before.evaluate("node => node.isConnected"), "the question itself is not drawn anew"
     page.get_by_label("Question number").fill("3")
+    expect(page.locator("button[type=submit]:disabled")).to_have_count(0)  # the page is whole
     page.keyboard.press("Enter")
     expect(page.locator("#side-1")).to_have_text("one 2")
     expect(page.locator("#said tr")).to_have_count(0)
@@ -174,6 +177,7 @@ def test_the_owner_opens_what_people_disagree_about_and_goes_back(context: Brows
     page.get_by_role("link", name="All figures").click()
     expect(page.locator("#overview")).to_be_visible()
     page.get_by_label("Question number").fill("77")
+    expect(page.locator("button[type=submit]:disabled")).to_have_count(0)  # the page is whole
     page.keyboard.press("Enter")
     expect(page.locator("#not-opened")).to_have_text("this run has no question 77")
     expect(page.locator("#question")).to_be_hidden()
@@ -199,10 +203,12 @@ def test_clips_conversations_and_several_sides_are_opened(context: BrowserContex
     page = enter_owner(context, url, store)
     drive = next(q.id for q in store.questions(example.RUN) if q.why == "drive")
     page.get_by_label("Question number").fill(str(drive))
+    expect(page.locator("button[type=submit]:disabled")).to_have_count(0)  # the page is whole
     page.keyboard.press("Enter")
     page.wait_for_function("() => [...document.querySelectorAll('canvas')].filter((c) => Number(c.dataset.frame) > 2).length === 2")
     page.get_by_role("button", name="pause").click()
     page.get_by_label("Question number").fill(str(four))
+    expect(page.locator("button[type=submit]:disabled")).to_have_count(0)  # the page is whole
     page.keyboard.press("Enter")
     expect(page.locator("#sides h2")).to_have_text(["a", "b", "c", "d"])
     assert [text.split()[0] for text in page.locator("#sides .words").all_inner_texts()] == ["one", "two", "three", "four"]

@@ -164,6 +164,7 @@ def test_the_owner_makes_and_revokes_a_link(context: BrowserContext, store: Stor
     page = context.new_page()
     page.goto(f"{url}/join#{invite(store, 'owner', 'owner')}")
     page.get_by_label("Invite somebody").fill("Ann")
+    expect(page.locator("button[type=submit]:disabled")).to_have_count(0)  # the page is whole
     page.keyboard.press("Enter")
     expect(page.get_by_label("Ann's link")).to_be_visible()
     page.get_by_role("button", name="Revoke Ann").click()
