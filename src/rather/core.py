@@ -98,7 +98,7 @@ class Comparison:
     A question may be "which of these would you rather have?", with `others` beside a and b. Its answer is `best`, the number of the
     side that was picked, or a preference of 0.5 where no side stands out; learning sees it as `pairs`.
 
-    It may also be one attempt alone, with no trajectories in `b`: "is this good?"; `preference` is then P(good), an unpaired label.
+    It may also be one trajectory alone, with none in `b`: "is this good?"; `preference` is then P(good), an unpaired label.
     """
 
     a: tuple[Trajectory, ...]

@@ -96,7 +96,7 @@ class Curves:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 file.seek(self.at - len(self.tail))
-                # A run that goes on from a checkpoint writes the file anew.
+                # A run that resumes from a checkpoint writes a new file.
                 if status.st_ino != self.inode or file.read(len(self.tail)) != self.tail:
                     self._begin(status.st_ino)
                     file.seek(0)

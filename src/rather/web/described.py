@@ -52,9 +52,9 @@ class Attempt(BaseModel):
     text: str = ""
     html: str = ""
     cut: bool = Field(default=False, description="It was cut off by a limit.")
-    prompt: str = Field(default="", description="HTML of its own prompt, where the attempts of a side have several.")
+    prompt: str = Field(default="", description="HTML of its own prompt, where the trajectories of a side have several.")
     clip: Clip | None = None
-    reward: float | None = Field(default=None, description="What a clip's attempt was paid; only simulated judges are told.")
+    reward: float | None = Field(default=None, description="The reward of a clip's trajectory; for simulated judges alone.")
 
 
 class OnCriterion(BaseModel, extra="forbid"):
