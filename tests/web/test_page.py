@@ -186,6 +186,7 @@ def test_clips_play_in_step_frame_by_frame(context: BrowserContext, demo_page: t
     page.wait_for_function("() => [...document.querySelectorAll('canvas')].every((c) => Number(c.dataset.frame) > 2)")
     page.keyboard.press(" ")
     frames = "() => [...document.querySelectorAll('canvas')].map((c) => Number(c.dataset.frame))"
+    page.evaluate("player.seek((Math.floor(player.time / player.frame) + 0.9) * player.frame)")  # late in the frame that is shown
     stopped = page.evaluate(frames)
     assert len(stopped) == 2
     assert len(set(stopped)) == 1, "in step"

@@ -103,7 +103,7 @@ class Player {
   step(frames) {
     if (!this.clips.length) return;
     this.pause();
-    this.seek((Math.round(this.time / this.frame) + frames) * this.frame);
+    this.seek((Math.floor(this.time / this.frame + 1e-6) + frames) * this.frame);  // from the frame that is shown
   }
 
   seek(time) {
