@@ -23,9 +23,9 @@ def child(variant: str) -> None:
     import torch
 
     from rather.core import Perturbation
-    from rather.spaces.steering import steering
-    from rather.spaces.weights import Factors, LowRank, Weights
     from rather.text import engine, load, lora
+    from rather.zeroth.spaces.steering import steering
+    from rather.zeroth.spaces.weights import Factors, LowRank, Weights
 
     torch.set_num_threads(2)
     policy = load.policy(common.MODEL, torch.device("cpu"), load.dtype("auto", torch.device("cpu")), variant == "one_by_one", 1.0)

@@ -26,10 +26,10 @@ from rather.core import Comparison, Perturbation, Task, Trajectory
 from rather.learners.common import WITHOUT_GRADIENT, Attempts, Optimisation, in_parts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
-from rather.spaces.weights import LowRank
 from rather.text import engine, lora
 from rather.text.policy import TextPolicy
 from rather.text.transformer import Shape, Transformer
+from rather.zeroth.spaces.weights import LowRank
 
 QWEN3 = Shape("qwen3", 151_936, 1024, 28, 16, 8, 128, 3072, 40_960, 1e-6, True, rope_theta=1e6, qk_norm=True)
 H100 = {"bytes": 3.0e12, "flops": 798e12}

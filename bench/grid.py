@@ -20,13 +20,13 @@ import common
 from rather.control.environments import inputs
 from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy
-from rather.control.space import ControlSpace
 from rather.core import Batch, Comparison, Perturbation, Task, Trajectory, perturbed, row_seed
 from rather.learners.common import Attempts, Optimisation
-from rather.learners.first_order import FirstOrder
 from rather.learners.ppo import PPO, Clip
-from rather.learners.zeroth import Asking, Estimate, Planner, Zeroth
 from rather.losses import LINKS
+from rather.zeroth.first_order import FirstOrder
+from rather.zeroth.learner import Asking, Estimate, Planner, Zeroth
+from rather.zeroth.spaces.control import ControlSpace
 
 MAPS = range(24)
 SIZE, HORIZON = 5, 20

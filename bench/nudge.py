@@ -38,10 +38,10 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
     import torch
     from rich.console import Console
 
-    from rather import settings
+    from rather.config import toml
     from rather.core import Trajectory
     from rather.judges.known import utility
-    from rather.run import Run
+    from rather.pipeline.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
         panel = f'judge.panel=[{{ name = "{criterion}", utility = "{criterion}", temperature = 0.5, mistake = 0.05 }}]'
@@ -58,7 +58,7 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
         ]
         worth, found = utility(criterion), []
         before: list[Trajectory] = []
-        run = Run(settings.load(Path("src/rather/data/examples/nudge.toml"), said), Console(quiet=True))
+        run = Run(toml.load(Path("src/rather/data/examples/nudge.toml"), said), Console(quiet=True))
         for budget in BUDGETS:
             run.config = run.config.model_copy(update={"zeroth": run.config.zeroth.model_copy(update={"answers": budget})})
             run.train()

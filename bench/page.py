@@ -33,10 +33,10 @@ import numpy as np
 import common
 import page_store
 from page_people import OWNER, answer_to
-from rather import demo
 from rather.store import Store
 from rather.store.people import invite
 from rather.store.quality import Asking
+from rather.web import demo
 
 SIZES, PACE_S, HUMAN_S, FAST_S, ROUND_S, ENOUGH, ROUNDS = (1000, 20_000, 200_000), 5.0, 60.0, 20.0, 30.0, 100, 3
 CROWD, ANSWERS, KILLS = 50, 1000, 20

@@ -10,11 +10,11 @@ from statistics import median
 import cloudpickle
 
 import common
-from rather import settings
+from rather.config import toml
 from rather.control.rollout import ControlSampler
 from rather.core import Comparison
-from rather.nudge import Replica, made
-from rather.run import opened
+from rather.pipeline.nudge import Replica, made
+from rather.pipeline.run import opened
 from rather.scale.pool import Pool
 
 WORKERS, DIRECTIONS, UPDATES = (0, 1, 2, 4), 64, 6
@@ -28,10 +28,10 @@ def measure(env: str, workers: int, folder: str) -> dict[str, float]:
     """Median seconds of an update's roll-outs, and the bytes that travel for it."""
     from rich.console import Console
 
-    from rather.learners.zeroth import Planner
+    from rather.zeroth.learner import Planner
 
     said = [f"control.env={env}", *TASKS[env], "train.learner=zeroth", f"zeroth.directions={DIRECTIONS}", "zeroth.side=4", "zeroth.mu=0.5"]
-    run = opened(settings.load(None, [*said, f"run.folder={folder}", "run.threads=1"]), Console(quiet=True))
+    run = opened(toml.load(None, [*said, f"run.folder={folder}", "run.threads=1"]), Console(quiet=True))
     acting = run.acting(0)
     learner = made(run.config, acting)
     planner = Planner(run.tasks[0], learner.asking, 0)

@@ -9,12 +9,12 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from rather import demo
 from rather.judges.known import SimulatedJudge, plain
-from rather.panel import answer
+from rather.judges.panel import answer
 from rather.store import Store
 from rather.store.people import invite
 from rather.store.quality import Asking
+from rather.web import demo
 from rather.web.project import Project
 from rather.web.serve import owner_link, server
 

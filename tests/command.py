@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch._dynamo", "transformers.models.auto", "rather.run", "rather.report", "rather.store.agreement"])
+SERVER.set_forkserver_preload(
+    ["torch._dynamo", "transformers.models.auto", "rather.pipeline.run", "rather.report.report", "rather.store.agreement"]
+)
 
 
 def run(arguments: list[str], folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:

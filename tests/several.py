@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from rather import ranks, settings
-from rather.run import opened
+from rather.config import toml
+from rather.pipeline.run import opened
+from rather.scale import ranks
 
 
 def train(folder: Path, file: Path, runs: list[list[str]]) -> None:
@@ -16,7 +17,7 @@ def train(folder: Path, file: Path, runs: list[list[str]]) -> None:
     os.chdir(folder)
     torch.set_num_threads(1)
     for changes in runs:
-        opened(settings.load(file, changes), Console(quiet=True)).train()
+        opened(toml.load(file, changes), Console(quiet=True)).train()
 
 
 if __name__ == "__main__":

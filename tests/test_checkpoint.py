@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rather import checkpoint
 from rather.errors import CheckpointError
-from rather.metrics import CLOCK, Metrics
+from rather.pipeline import checkpoint
+from rather.pipeline.metrics import CLOCK, Metrics
 
 SCRIPT = """
 import sys, time
@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from learners.test_learners import comparisons
-from rather.checkpoint import Lineage
+from rather.pipeline.checkpoint import Lineage
 from rather.learners.common import Optimisation
 from rather.learners.dpo import DPO
 from rather.learners.reward import Reward
-from rather.metrics import Metrics
+from rather.pipeline.metrics import Metrics
 from rather.text import load
 from rather.text.policy import TextReward
-from rather.train import train
+from rather.pipeline.train import train
 
 model, folder, kind, pause = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 full = kind == "dpo-full"

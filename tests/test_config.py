@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rather import settings
-from rather.config import Config
+from rather.config import toml
+from rather.config.schema import Config
 from rather.data import examples
 from rather.errors import ConfigError
 
@@ -31,12 +31,12 @@ from rather.errors import ConfigError
 )
 def test_wrong_settings_name_the_key_and_the_remedy(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        settings.load(None, [override])
+        toml.load(None, [override])
 
 
 def test_overrides_win_over_the_file(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('[train]\nlr = 0.1\nepochs = 3\n[model]\npath = "x"\n')
-    found = settings.load(tmp_path / "run.toml", ["train.lr=2e-3", "run.name=other", "model.chat=false", "judge.panel=[{name='a'}]"])
+    found = toml.load(tmp_path / "run.toml", ["train.lr=2e-3", "run.name=other", "model.chat=false", "judge.panel=[{name='a'}]"])
     assert (found.train.lr, found.train.epochs, found.run.name, found.model.path) == (2e-3, 3, "other", "x")
     assert found.model.chat is False
     assert [p.name for p in found.judge.panel] == ["a"]
@@ -44,20 +44,18 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no file .*run.toml; `rather config"):
-        settings.load(tmp_path / "run.toml", [])
+        toml.load(tmp_path / "run.toml", [])
     (tmp_path / "run.toml").write_text("[train\n")
     with pytest.raises(ConfigError, match="cannot be read"):
-        settings.load(tmp_path / "run.toml", [])
+        toml.load(tmp_path / "run.toml", [])
 
 
 def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: Path) -> None:
-    changed = settings.load(
-        None, ["train.lr=0.5", "model.path='a\"b'", "run.date=2026-02-03", "model.template={enable_thinking=false, x='y'}"]
-    )
+    changed = toml.load(None, ["train.lr=0.5", "model.path='a\"b'", "run.date=2026-02-03", "model.template={enable_thinking=false, x='y'}"])
     assert (changed.run.date, changed.model.template) == ("2026-02-03", {"enable_thinking": False, "x": "y"})
-    text = settings.document(changed)
+    text = toml.document(changed)
     (tmp_path / "run.toml").write_text(text)
-    assert settings.load(tmp_path / "run.toml", []) == changed
+    assert toml.load(tmp_path / "run.toml", []) == changed
     for line in text.splitlines():
         if "=" in line and not line.startswith("#"):
             assert "#" in line, f"{line} is not described"
@@ -73,20 +71,20 @@ def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: P
     ],
 )  # fmt: skip
 def test_lists_and_words_of_all_kinds_can_be_read_back(tmp_path: Path, override: str) -> None:
-    changed = settings.load(None, [override])
-    assert changed != settings.load(None, [])
-    (tmp_path / "run.toml").write_text(settings.document(changed))
-    assert settings.load(tmp_path / "run.toml", []) == changed
+    changed = toml.load(None, [override])
+    assert changed != toml.load(None, [])
+    (tmp_path / "run.toml").write_text(toml.document(changed))
+    assert toml.load(tmp_path / "run.toml", []) == changed
 
 
 def test_the_configurations_that_come_with_rather(tmp_path: Path) -> None:
     for name in examples.descriptions():
         (tmp_path / "run.toml").write_text(examples.settings(name))
-        assert settings.load(tmp_path / "run.toml", []).run.name == name
+        assert toml.load(tmp_path / "run.toml", []).run.name == name
 
 
 def test_what_train_says_is_how_a_learner_optimises() -> None:
-    from rather import build
+    from rather.pipeline import build
 
     said = {
         "steps": 7, "batch_size": 3, "lr": 0.5, "warmup": 2, "schedule": "cosine", "weight_decay": 0.25, "max_grad_norm": 0.125,
@@ -114,7 +112,7 @@ def test_settings_are_printed_with_changes_and_examples_as_they_are(rather: Call
 
 def test_a_byte_order_mark_is_no_setting(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('\ufeff[run]\nname = "grün"\n', encoding="utf-8")
-    assert settings.load(tmp_path / "run.toml", []).run.name == "grün"
+    assert toml.load(tmp_path / "run.toml", []).run.name == "grün"
     (tmp_path / "run.toml").write_text('[run]\nname = "grün"\n', encoding="utf-16")
     with pytest.raises(ConfigError, match="cannot be read"):
-        settings.load(tmp_path / "run.toml", [])
+        toml.load(tmp_path / "run.toml", [])

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rather import build, settings
-from rather.config import Config
+from rather.config import toml
+from rather.config.schema import Config
 from rather.core import Task, Trajectory
 from rather.errors import ConfigError, DataError
-from rather.run import opened
+from rather.pipeline import build
+from rather.pipeline.run import opened
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def config(tiny: Path, tmp_path: Path) -> Config:
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     where = [f"model.path={tiny}", f"run.folder={tmp_path}", f"data.prompts={tmp_path}/prompts.jsonl"]
     how = ["model.dtype=float32", "sample.max_tokens=6", "sample.temperature=1", 'sample.contrast=["", "In short."]']
-    return settings.load(None, [*where, *how])
+    return toml.load(None, [*where, *how])
 
 
 def suffixed(config: Config, suffix: str) -> list[Task]:
@@ -61,4 +62,4 @@ def test_a_prompt_that_is_too_long_with_an_instruction_is_found_before_anything_
 
 def test_a_contrast_is_of_two() -> None:
     with pytest.raises(ConfigError, match="sample.contrast"):
-        settings.load(None, ['sample.contrast=["In short."]'])
+        toml.load(None, ['sample.contrast=["In short."]'])

@@ -12,9 +12,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from rather.core import Task, Trajectory
-from rather.cost import Cost, Traits, base_logprobs, cost, traits
+from rather.judges.wording import asked, content_words, repetition, words
+from rather.pipeline.cost import Cost, Traits, base_logprobs, cost, traits
 from rather.text import load
-from rather.wording import asked, content_words, repetition, words
 
 
 def answer(text: str, prompt: str = "Why is the sky blue?", terminated: bool = True) -> Trajectory:

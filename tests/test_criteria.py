@@ -13,11 +13,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from rather import checkpoint, settings
+from rather.config import toml
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import CheckpointError, ConfigError, TrainingError
 from rather.learners.common import Pairs
-from rather.run import Run, opened
+from rather.pipeline import checkpoint
+from rather.pipeline.run import Run, opened
 from rather.store import Store
 
 PEOPLE = "judge.kind=people"
@@ -39,13 +40,13 @@ PEOPLE = "judge.kind=people"
 )
 def test_names_that_cannot_be_told_apart_or_shown_are_refused(names: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
-        settings.load(None, [PEOPLE, f"judge.criteria={names}"])
+        toml.load(None, [PEOPLE, f"judge.criteria={names}"])
 
 
 def test_names_as_people_write_them_are_taken_as_they_are() -> None:
     names = ["hilfreich & ehrlich", "有帮助", "مفيد", f"{40 * 'x'}", "C++", "100 %"]
     for kind in ("people", "terminal"):
-        assert settings.load(None, [f"judge.kind={kind}", f"judge.criteria={names}"]).judge.criteria == names
+        assert toml.load(None, [f"judge.kind={kind}", f"judge.criteria={names}"]).judge.criteria == names
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_names_as_people_write_them_are_taken_as_they_are() -> None:
 )
 def test_criteria_that_nobody_would_be_asked_for_are_refused(changed: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
-        settings.load(None, ["judge.criteria=['helpful']", *changed])
+        toml.load(None, ["judge.criteria=['helpful']", *changed])
 
 
 # Learning
@@ -100,7 +101,7 @@ def base(tiny: Path, tmp_path: Path) -> list[str]:
 
 
 def go(base: list[str], folder: Path, *changed: str) -> Run:
-    return opened(settings.load(None, [*base, f"run.folder={folder}", *changed]), Console(quiet=True))
+    return opened(toml.load(None, [*base, f"run.folder={folder}", *changed]), Console(quiet=True))
 
 
 def likes(run: Run) -> float:
@@ -211,7 +212,7 @@ def moved(folder: Path, criterion: str) -> dict[str, Any]:
     """Where one update with answers on that criterion leads to."""
     folder.mkdir()
     (folder / "run.toml").write_text(NUDGE)
-    run = opened(settings.load(folder / "run.toml", [f"run.folder={folder}", f"train.criterion={criterion}"]), Console(quiet=True))
+    run = opened(toml.load(folder / "run.toml", [f"run.folder={folder}", f"train.criterion={criterion}"]), Console(quiet=True))
     run.store.add_judge("ann", "person")
     stop = threading.Event()
     thread = threading.Thread(target=answer, args=(run.store, stop))
@@ -241,7 +242,7 @@ def test_one_criterion_is_exported_to_be_learnt_elsewhere(
     for name, better in (("as", 1), ("bs", 0)):
         done = rather("export", "run.toml", f"{name}.jsonl", "--form", "trl", "--criterion", name)
         assert "rows in" in done.stdout
-        rows = [settings.json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        rows = [toml.json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         assert rows
         assert {int(r["chosen"].count("a") > r["rejected"].count("a")) for r in rows} == {better}
     done = rather("export", "run.toml", "x.jsonl", "--criterion", "as", code=2)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from rather.control.studio import Painter, Studio, draw
 from rather.core import Comparison, Task, Trajectory
-from rather.drawing import Painter, Studio, draw
 from rather.errors import DataError
 from rather.store import Store
 from rather.store.clips import facts, missing, problems, progress, retry

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rather.budget import cosine
 from rather.core import direction
 from rather.losses import LINKS, sign_weights, zpg_weights
+from rather.zeroth.budget import cosine
 
 D, MU, TRIM = 12, 0.5, 1e-4
 CHANCE = np.random.default_rng(0)

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rather import evaluation, report, settings
-from rather.config import Config
+from rather.config import toml
+from rather.config.schema import Config
 from rather.core import Label, Task
-from rather.run import Run
+from rather.pipeline import evaluation
+from rather.pipeline.run import Run
+from rather.report import report
 
 LONG = 'judge.panel=[{ name = "expert", utility = "thorough", temperature = 0.01 }]'
 BRIEF = 'judge.panel=[{ name = "expert", utility = "brief", temperature = 0.01 }]'
@@ -30,7 +32,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def opened(known: list[str], *changed: str) -> Run:
-    return Run(settings.load(None, [*known, *changed]), Console(quiet=True))
+    return Run(toml.load(None, [*known, *changed]), Console(quiet=True))
 
 
 def evaluated(known: list[str], *changed: str) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def test_what_does_not_matter_is_the_same_evaluation(tmp_path: Path) -> None:
     tasks = [Task("f", "0", "?")]
 
     def identity(*changed: str) -> str:
-        return evaluation.identity(settings.load(None, list(changed)), "abc", (tmp_path / "model.gguf", None), tasks)
+        return evaluation.identity(toml.load(None, list(changed)), "abc", (tmp_path / "model.gguf", None), tasks)
 
     first = identity()
     for changed in ("train.lr=1", "run.name=x", "sample.rows=3", "judge.wait_s=4", "log.wandb=x", "dpo.beta=3", "eval.prompts=3"):
@@ -97,7 +99,7 @@ def test_a_simulated_reader_who_reads_otherwise_makes_another_evaluation(monkeyp
     (tmp_path / "model.gguf").write_bytes(b"1")
 
     def identity(utility: str) -> str:
-        config = settings.load(None, [f'judge.panel=[{{ name = "x", utility = "{utility}" }}]'])
+        config = toml.load(None, [f'judge.panel=[{{ name = "x", utility = "{utility}" }}]'])
         return evaluation.identity(config, "abc", (tmp_path / "model.gguf", None), [])
 
     before = [identity("concise"), identity("brief")]

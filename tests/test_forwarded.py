@@ -9,13 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from rather import settings
+from rather.config import toml
 from rather.core import Batch, Comparison, Task, Trajectory
-from rather.cost import base_logprobs
 from rather.judges.concise import Surprise
 from rather.judges.model import ModelJudge
 from rather.learners.common import WITHOUT_GRADIENT
-from rather.run import opened
+from rather.pipeline.cost import base_logprobs
+from rather.pipeline.run import opened
 from rather.text import load
 from rather.text.policy import TextPolicy, TextReward
 
@@ -48,7 +48,7 @@ def test_no_pass_of_a_run_forwards_more(learner: str, tiny: Path, tmp_path: Path
     changed += [f"data.prompts={tmp_path}/prompts.jsonl", "sample.max_tokens=6", f"train.learner={learner}", "train.reward=labels"]
     changed += [f"train.micro_batch_tokens={TOKENS}", "train.steps=1", "train.batch_size=16", "reward.held_out=0.6", "ppo.answers=16"]
     changed += ["zeroth.answers=2", "zeroth.directions=2", "zeroth.check_every=1", "zeroth.checks=6"]
-    opened(settings.load(None, [*changed, 'judge.panel=[{name = "x", utility = "concise"}]']), Console(quiet=True)).loop()
+    opened(toml.load(None, [*changed, 'judge.panel=[{name = "x", utility = "concise"}]']), Console(quiet=True)).loop()
     assert max((tokens for gradient, tokens in forwarded if gradient), default=0) <= TOKENS
     assert TOKENS < max(tokens for gradient, tokens in forwarded if not gradient) <= WITHOUT_GRADIENT * TOKENS
 

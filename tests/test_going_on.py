@@ -13,20 +13,24 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-from rather import build, checkpoint, cli, drawing, going_on, live, report, run, settings, train
-from rather.config import Config
+from rather import cli
+from rather.config import toml
+from rather.config.schema import Config
+from rather.config.sections import Section
+from rather.control import studio
 from rather.core import Label
 from rather.errors import CheckpointError, ConfigError, DataError
-from rather.metrics import CLOCK
-from rather.run import Run, opened
-from rather.sections import Section
+from rather.pipeline import build, checkpoint, live, resume, run, train
+from rather.pipeline.metrics import CLOCK
+from rather.pipeline.run import Run, opened
+from rather.pipeline.train import Stopped
+from rather.report import report
 from rather.store import clips
-from rather.train import Stopped
 from test_control_run import RUN as CONTROL
 
 
 def go(known: list[str], *changed: str) -> Run:
-    return opened(settings.load(None, [*known, *changed]), Console(quiet=True))
+    return opened(toml.load(None, [*known, *changed]), Console(quiet=True))
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def text(tiny: Path, tmp_path: Path) -> list[str]:
 @pytest.fixture
 def control(tmp_path: Path) -> list[str]:
     (tmp_path / "run.toml").write_text(CONTROL)
-    loaded = settings.load(tmp_path / "run.toml", [])
+    loaded = toml.load(tmp_path / "run.toml", [])
     small = ["reward.members=1", "query.comparisons=6", "control.envs=2", "control.stretch=20", "train.steps=2", "query.attempts=2"]
     return [f"{s}.{k}={json.dumps(v)}" for s, k, v in _changed(loaded)] + [PANEL, *small, f"run.folder={tmp_path}"]
 
@@ -203,7 +207,7 @@ def stop(run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["panel", "people"])
 def test_training_says_how_many_answers_are_left_out_and_why(text: list[str], kind: str) -> None:
     said = io.StringIO()
-    run = opened(settings.load(None, [*text, f"judge.kind={kind}", "judge.wait_s=0"]), Console(file=said, width=200))
+    run = opened(toml.load(None, [*text, f"judge.kind={kind}", "judge.wait_s=0"]), Console(file=said, width=200))
     run.sample()
     run.store.add_judge("ann", "person")
     numbers = [q.id for q in run.store.questions("run", "train")]
@@ -236,7 +240,7 @@ def test_only_the_judges_who_are_named_are_learnt_from(text: list[str]) -> None:
 
 def test_old_questions_of_another_seed_are_said_to_be(text: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     go(text).sample()
-    run = opened(settings.load(None, [*text, "run.seed=3", "data.limit=7"]), Console(width=300))
+    run = opened(toml.load(None, [*text, "run.seed=3", "data.limit=7"]), Console(width=300))
     run.sample()
     assert "note: questions of round 0 were sampled with run.seed = 0, not 3, and stay as they are" in capsys.readouterr().out
     go(text, "data.limit=7").sample()
@@ -249,13 +253,13 @@ def test_old_questions_of_other_settings_are_said_to_be(
     shutil.copytree(tiny, tmp_path / "other")
     go(text).sample()
     more = [*text, f"model.path={tmp_path}/other", "data.suffix=!", "sample.temperature=0.5", "data.limit=7", "train.lr=1e-3"]
-    opened(settings.load(None, more), Console(width=1000)).sample()
+    opened(toml.load(None, more), Console(width=1000)).sample()
     changed = f"model.path = '{tiny}', not '{tmp_path}/other', data.suffix = '', not '!', sample.temperature = 1.0, not 0.5"
     said = f"note: questions of round 0 were sampled with {changed}, and stay as they are; to sample again use another run.name\n"
     assert said in capsys.readouterr().out
     assert len(go(more).store.keys("run", "train")) == 7
     go(text, "data.limit=8").sample()
-    opened(settings.load(None, [*more, "data.limit=8"]), Console(width=1000)).sample()
+    opened(toml.load(None, [*more, "data.limit=8"]), Console(width=1000)).sample()
     assert capsys.readouterr().out == said, "once, and nothing is sampled"
 
 
@@ -341,7 +345,7 @@ def test_nobody_waits_for_clips_that_were_given_up_with_others(control: list[str
         raise DataError("no display")
 
     assert live.wanted(run, "train") == asked, "they may still be drawn"
-    assert drawing.draw(drawing.Studio(run.config.store, "small", run.config.control.env), broken) == 0
+    assert studio.draw(studio.Studio(run.config.store, "small", run.config.control.env), broken) == 0
     assert live.wanted(run, "train") == 0
     feed = live.Feed(run, 0, "reward")
     assert feed.refresh()
@@ -372,9 +376,9 @@ def test_the_page_refuses_before_anything_is_asked(
         raise AssertionError("it puts questions before people")
 
     monkeypatch.setattr("rather.web.serve.server", asks)
-    monkeypatch.setattr("rather.drawing.begin", asks)
+    monkeypatch.setattr("rather.control.studio.begin", asks)
     path = tmp_path / "served.toml"
-    path.write_text(settings.document(settings.load(None, [*known, "loop.rounds=1", "judge.kind=people"])))
+    path.write_text(toml.document(toml.load(None, [*known, "loop.rounds=1", "judge.kind=people"])))
     with pytest.raises(AssertionError, match="it puts"):
         cli.serve(path)
     with pytest.raises(CheckpointError, match=r"was trained with train.lr = [0.]+1, not 0.5; set it back"):
@@ -400,7 +404,7 @@ def test_the_settings_of_a_new_section_are_shared_without_being_listed(text: lis
         novel: Novel = Field(default_factory=Novel)
 
     def run(**novel: Any) -> Run:
-        return Run(Tomorrow.model_validate(settings.load(None, text).model_dump() | {"novel": novel}), Console(quiet=True))
+        return Run(Tomorrow.model_validate(toml.load(None, text).model_dump() | {"novel": novel}), Console(quiet=True))
 
     run(strength=2.0).sample()
     run(strength=2.0).label()
@@ -467,8 +471,8 @@ def test_a_manifest_of_another_program_in_this_folder_is_no_reward_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("manifest.json").write_text('{"name": "a web page"}')
-    run = opened(settings.load(None, text), Console(quiet=True))
-    assert "judge.checkpoint" not in going_on.contents(run, {"judge": {"checkpoint": ""}})
+    run = opened(toml.load(None, text), Console(quiet=True))
+    assert "judge.checkpoint" not in resume.contents(run, {"judge": {"checkpoint": ""}})
 
 
 @pytest.mark.parametrize("learner", ["grpo", "ppo"])
@@ -478,7 +482,7 @@ def test_a_finished_policy_goes_on_with_more_steps_and_stays_where_they_are_set_
     text = [*text, f"train.learner={learner}", 'verify.checks=[{kind="pattern", pattern="[a-j]"}]', "grpo.size=4", "ppo.answers=4"]
 
     def loop(steps: int) -> Run:
-        run = opened(settings.load(None, [*text, f"train.steps={steps}"]), Console(width=300))
+        run = opened(toml.load(None, [*text, f"train.steps={steps}"]), Console(width=300))
         assert "held-out score" in (run.loop() or "")
         run.judges[0].close()
         return run

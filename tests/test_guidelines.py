@@ -7,7 +7,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from rather import guidelines
+from rather.config import guidelines
 from rather.errors import ConfigError
 from rather.web import words
 

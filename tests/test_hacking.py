@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from rather.core import pull
-from rather.hack_page import Side, alarms, write
-from rather.hacking import Measure, Point, alarm, distinct, explained, one_event, points, repetition
+from rather.hacking.alarm import Measure, Point, alarm, distinct, explained, one_event, points, repetition
+from rather.hacking.page import Side, alarms, write
 
 
 def run(proxy, gold, noise: float = 0.1, seed: int = 0) -> list[Point]:

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
-from rather import settings
+from rather.config import toml
 from rather.core import perturbation_of
-from rather.metrics import CLOCK
-from rather.run import opened
+from rather.pipeline.metrics import CLOCK
+from rather.pipeline.run import opened
 from rather.store import Store
 from rather.text.load import locate
 
@@ -138,7 +138,7 @@ def test_a_check_never_mixes_judges_or_tasks(run: Path) -> None:
     text = f"run.folder={run.parent / 'runs'}"
     first, second = (f'judge.panel=[{{ name = "{name}", utility = "total_reward", temperature = 0.5 }}]' for name in ("ann", "ben"))
     for changed in ([first], [second], [second, "eval.prompts=5"], [first]):
-        opened(settings.load(run, [text, "zeroth.answers=18", "zeroth.kl=inf", *changed]), Console(quiet=True)).train()
+        opened(toml.load(run, [text, "zeroth.answers=18", "zeroth.kl=inf", *changed]), Console(quiet=True)).train()
     store = Store(str(run.parent / "runs/grid/store.db"))
     purpose = {q.id: q.purpose for q in store.questions("grid") if q.purpose.startswith("check-0-3")}
     asked = {(purpose[x.comparison], x.judge) for x in store.labels("grid") if x.comparison in purpose}

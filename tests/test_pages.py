@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from rather import settings
 from rather.cli import app
+from rather.config import toml
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -36,7 +36,7 @@ def commands(page: Path) -> list[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_command_of_a_page_exists(page: Path) -> None:
     group = typer.main.get_command(app)
-    keys = settings.names()
+    keys = toml.names()
     for name, *arguments in commands(page):
         if name.startswith("--"):
             continue

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rather.query import Pick, choose, disagreement, entropy, near_tie, shares
+from rather.pipeline.query import Pick, choose, disagreement, entropy, near_tie, shares
 
 # two members, three pairs: agree that a is better; disagree; agree that there is no difference
 DIFFERENCES = torch.tensor([[3.0, 3.0, 0.0], [3.0, -3.0, 0.0]])

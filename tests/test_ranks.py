@@ -13,10 +13,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import several
-from rather import ranks
-from rather.config import Config
+from rather.config.schema import Config
 from rather.errors import ConfigError
-from rather.run import opened
+from rather.pipeline.run import opened
+from rather.scale import ranks
 from test_cli import RUN, VOWELS, Rather
 
 MORE = """

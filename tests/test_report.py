@@ -1,11 +1,11 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from rather import report
-from rather import settings as toml
+from rather.config import toml as toml
 from rather.core import Comparison, Label, Task, Trajectory
-from rather.cost import Cost, Traits
-from rather.metrics import Metrics
+from rather.pipeline.cost import Cost, Traits
+from rather.pipeline.metrics import Metrics
+from rather.report import report
 from rather.store import Store
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"

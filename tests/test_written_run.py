@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rather import live, settings
+from rather.config import toml
 from rather.core import Label
 from rather.errors import TrainingError
-from rather.run import Run
+from rather.pipeline import live
+from rather.pipeline.run import Run
 from rather.store.quality import Asking
 from rather.store.written import write
 
@@ -42,7 +43,7 @@ held_out = 0.0
 def run_of(folder: Path, tiny: Path, learner: str) -> Run:
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(4)))
     (folder / "run.toml").write_text(SETTINGS.format(folder=folder, model=tiny, learner=learner))
-    return Run(settings.load(folder / "run.toml", []), Console(quiet=True))
+    return Run(toml.load(folder / "run.toml", []), Console(quiet=True))
 
 
 @pytest.mark.parametrize(("learner", "items"), [("dpo", 12), ("reward", 16), ("sft", 12)])

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rather import __version__, cli_store, guidelines, interrupt
+from rather import __version__, cli_store, interrupt
 from rather.cli_store import File, Settings, console, count_answers, print_agreement
+from rather.config import guidelines
 from rather.data import examples
 from rather.errors import ConfigError
 
@@ -57,8 +58,8 @@ Round = Annotated[int, typer.Option("--round", help="Round of the outer loop, fr
 
 
 def _run(file: Path, settings: list[str] | None) -> Any:
-    from rather import settings as toml
-    from rather.run import opened
+    from rather.config import toml as toml
+    from rather.pipeline.run import opened
 
     return opened(toml.load(file, settings or []), console)
 
@@ -124,13 +125,13 @@ def serve(
 
     Behind a TLS proxy: [cyan]rather serve run.toml --url https://example.org/labels[/cyan]; docs/labelling.md shows nginx and Caddy.
     """
-    from rather.curves import Curves
+    from rather.hacking.curves import Curves
     from rather.web.project import Project
     from rather.web.serve import owner_link, server
 
     if demo:
-        from rather import demo as example
         from rather.store import Store
+        from rather.web import demo as example
 
         store, project = Store(str(Path("runs") / "demo-page" / "store.db")), Project(example.RUN, example.INSTRUCTION)
         with console.status("making questions and drawing clips"):
@@ -175,9 +176,9 @@ def panel(
     """
     import threading
 
-    from rather import build
-    from rather import settings as toml
-    from rather.panel import answer
+    from rather.config import toml as toml
+    from rather.judges.panel import answer
+    from rather.pipeline import build
 
     loaded = toml.load(file, [*(settings or []), "judge.kind=panel", "judge.criteria=[]", "train.reward=labels"])
     count = 0
@@ -205,15 +206,16 @@ def train(
     The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
     On several GPUs: [cyan]torchrun --nproc-per-node 2 -m rather train run.toml[/cyan]
     """
-    from rather import going_on, ranks
-    from rather.alone import alone
+    from rather.pipeline import resume
+    from rather.pipeline.lock import alone
+    from rather.scale import ranks
 
     with ranks.joined():
         console.quiet = ranks.rank() > 0
         run = _run(file, settings)
         if fresh and ranks.rank() == 0:
             with alone(run.folder):
-                for name in going_on.learners(run.config):
+                for name in resume.learners(run.config):
                     _put_aside(run.checkpoints(round_, name))
         ranks.wait()
         console.print(f"checkpoint: {run.train(round_)}")
@@ -253,8 +255,8 @@ def nudge(
     has moved, and what more answers would buy. q or Ctrl-C stops; the same command goes on. The result is a steering vector in
     runs/NAME/checkpoints, which `rather` loads, and with --merge a whole model.
     """
-    from rather import settings as toml
-    from rather.run import Run
+    from rather.config import toml as toml
+    from rather.pipeline.run import Run
 
     loaded = toml.load(None, [*_nudge_settings(model, prompts, answers, name, page, simulated), *(settings or [])])
     run = Run(loaded, console)
@@ -271,7 +273,7 @@ def nudge(
 
 
 def _nudge_settings(model: str, prompts: str, answers: int, name: str, page: bool, simulated: str) -> list[str]:
-    from rather.nudge import MANNERS
+    from rather.pipeline.nudge import MANNERS
 
     kind = "panel" if simulated else "people" if page else "terminal"
     judge = [f'judge.panel=[{{ name = "{simulated}", utility = "{simulated}", temperature = 0.5, mistake = 0.05 }}]'] if simulated else []
@@ -290,7 +292,7 @@ def hack(file: File, settings: Settings = None) -> None:
     The run goes through its loop, if it has not yet. About control and paid by labels it gets a twin that is paid by the environment's
     hand-written reward, so that both can be seen side by side. What is meant is control.gold, or for text hack.gold.
     """
-    from rather.hack import compare
+    from rather.hacking.command import compare
 
     run = _run(file, settings)
     console.print(f"Report: {compare(run)}", soft_wrap=True)
@@ -308,7 +310,7 @@ def config(
 
     rather config --example pendulum > run.toml
     """
-    from rather import settings as toml
+    from rather.config import toml as toml
 
     if file is not None and "=" in str(file) and not file.exists():
         file, settings = None, [str(file), *(settings or [])]
@@ -341,7 +343,7 @@ def doctor(
 
 
 def _write_report(run: Any) -> None:
-    from rather import report
+    from rather.report import report
 
     console.print(f"Report: {report.write(run)}", soft_wrap=True)
 

@@ -21,7 +21,7 @@ Settings = Annotated[list[str] | None, typer.Argument(help="Settings to change: 
 
 def open_store(file: Path, settings: list[str] | None) -> tuple[Any, Any]:
     """A run's settings and its store, for commands that need no model: without importing torch."""
-    from rather import settings as toml
+    from rather.config import toml as toml
     from rather.store import Store
 
     config = toml.load(file, settings or [])
@@ -46,7 +46,7 @@ def import_(
     people like other ones, and the file says which answer is right.
     """
     from rather.data import transfer
-    from rather.progress import progress
+    from rather.pipeline.progress import progress
 
     config, store = open_store(file, settings)
     skipped, purpose = Counter[str](), "gold" if gold else "train"
@@ -85,7 +85,7 @@ def export(
 ) -> None:
     """Write the run's answers to a file."""
     from rather.data import transfer
-    from rather.progress import progress
+    from rather.pipeline.progress import progress
     from rather.store import tally
 
     config, store = open_store(file, settings)
@@ -107,8 +107,8 @@ def backup(
     `cp` does not do that: the newest answers stand in a second file, and the first one changes while it is read. The copy is a store
     like any other: [cyan]rather serve run.toml run.store=FILE[/cyan]. A PostgreSQL store is copied by pg_dump.
     """
-    from rather import settings as toml
-    from rather.progress import progress
+    from rather.config import toml as toml
+    from rather.pipeline.progress import progress
     from rather.store.backup import backup
 
     config = toml.load(file, settings or [])
@@ -122,7 +122,7 @@ def backup(
 @commands.command()
 def status(file: File, settings: Settings = None) -> None:
     """How far the run is: questions, answers of each judge, agreement, checkpoints, the last metrics."""
-    from rather.metrics import Metrics
+    from rather.pipeline.metrics import Metrics
     from rather.store import tally
 
     config, store = open_store(file, settings)
@@ -134,10 +134,10 @@ def status(file: File, settings: Settings = None) -> None:
     console.print(table)
     print_agreement(store, run, counted)
     if config.control.env:
-        from rather import control_doctor
-        from rather.run import opened
+        from rather.control import doctor
+        from rather.pipeline.run import opened
 
-        for finding in control_doctor.check(opened(config, console)):
+        for finding in doctor.check(opened(config, console)):
             if finding.grade == "bad":
                 console.print(f"Problem: {finding.text}", markup=False, highlight=False, soft_wrap=True)
     for row in Metrics(config.folder / "metrics.jsonl").read()[-1:]:
@@ -147,7 +147,7 @@ def status(file: File, settings: Settings = None) -> None:
 
 def count_answers(store: "Store", run: str) -> "Counted":
     """What the judges of a run have answered, with a bar while the store counts."""
-    from rather.progress import progress
+    from rather.pipeline.progress import progress
     from rather.store import tally
 
     with progress(console, "counting answers", tally.questions(store, run, "train"), transient=True) as advance:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from rather import build, checkpoint, kernels
-from rather.errors import RatherError
-from rather.findings import Finding
+from rather import kernels
+from rather.errors import Finding, RatherError
+from rather.pipeline import build, checkpoint
 from rather.store.agreement import measure
 from rather.text import foreign, load
 from rather.text.files import description
@@ -57,9 +57,9 @@ def run(run: Any) -> list[Finding]:
     """What is wrong with a run, from its settings to its metrics."""
     own: tuple[Check, ...] = (_model, _tokenizer, _prompts, _answers)
     if run.config.control.env:
-        from rather import control_doctor  # here, since it needs Gymnasium
+        from rather.control import doctor  # here, since it needs Gymnasium
 
-        own = (control_doctor.check,)
+        own = (doctor.check,)
     found = []
     for check in (*own, _labels, _training, _checkpoints):
         try:

@@ -1,7 +1,11 @@
 """The errors that `rather` raises on purpose: one root, one kind for each place where a user can mend something.
 
 A message is one sentence: what was wrong, the value, and what would do. The command line prints it and exits with 2.
+`Finding` is what `rather doctor` says of one thing that it has looked at.
 """
+
+from dataclasses import dataclass
+from typing import Literal
 
 
 class RatherError(Exception):
@@ -51,3 +55,11 @@ class RatherWarning(UserWarning):
 def installing(extra: str) -> str:
     """How to install what an extra of this project needs; the name `rather` on the package index is not this project."""
     return f"pip install -e '.[{extra}]' in a clone of rather's repository"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: good, worth a note, or bad."""
+
+    grade: Literal["good", "note", "bad"]
+    text: str

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rather import build
-from rather import settings as toml
+from rather.config import toml as toml
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ConfigError
 from rather.judges.concise import Concise, Surprise
 from rather.judges.known import SimulatedJudge, utility
+from rather.judges.wording import content_words, words
+from rather.pipeline import build
 from rather.text import engine, load
 from rather.text.policy import TextPolicy, TextSampler
-from rather.wording import content_words, words
 
 
 def answer(text: str, prompt: str = "Why is the sky blue?", terminated: bool = True) -> Trajectory:

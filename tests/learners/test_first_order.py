@@ -8,9 +8,9 @@ from test_zeroth import TASKS, Grid
 from rather.control.environments import inputs
 from rather.control.models import ControlPolicy
 from rather.core import Comparison
-from rather.learners.first_order import FirstOrder
-from rather.learners.zeroth import Asking, Estimate
 from rather.losses import preference_reinforce_loss
+from rather.zeroth.first_order import FirstOrder
+from rather.zeroth.learner import Asking, Estimate
 
 
 class Ascent(Grid):

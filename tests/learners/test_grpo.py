@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from rather import checkpoint
-from rather.checkpoint import Lineage
 from rather.control import environments
 from rather.control.grid import GridWorld
 from rather.control.models import ControlPolicy
@@ -18,6 +16,8 @@ from rather.errors import RatherWarning
 from rather.learners.common import Attempts, Optimisation
 from rather.learners.grpo import GRPO, Group
 from rather.losses import group_advantages, ppo_clip_loss
+from rather.pipeline import checkpoint
+from rather.pipeline.checkpoint import Lineage
 
 
 def grid() -> GridWorld:

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from rather import checkpoint
-from rather.checkpoint import Lineage
 from rather.control import environments
 from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy
@@ -16,6 +14,8 @@ from rather.core import Batch, Task
 from rather.errors import TrainingError
 from rather.learners.common import Attempts, Optimisation
 from rather.learners.ppo import PPO, Clip
+from rather.pipeline import checkpoint
+from rather.pipeline.checkpoint import Lineage
 
 
 def grid() -> GridWorld:

@@ -11,13 +11,13 @@ from rather.control.environments import inputs
 from rather.control.grid import GridWorld
 from rather.control.models import ControlPolicy
 from rather.control.rollout import ControlSampler
-from rather.control.space import ControlSpace
 from rather.core import Comparison, Perturbation, Task, direction, perturbation_of, perturbed
 from rather.errors import ConfigError
 from rather.judges.best import answers
 from rather.judges.known import SimulatedJudge, total_reward
-from rather.learners.zeroth import Asking, Estimate, Planner, Zeroth, heard, rms, said_of, told_of
 from rather.losses import Link, sign_weights
+from rather.zeroth.learner import Asking, Estimate, Planner, Zeroth, heard, rms, said_of, told_of
+from rather.zeroth.spaces.control import ControlSpace
 
 TASKS = [Task("grid", str(i)) for i in range(1000)]
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from rather import build
-from rather.config import Config
+from rather.config.schema import Config
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import ConfigError, DataError
 from rather.learners.common import Pairs
-from rather.run import Run
+from rather.pipeline import build
+from rather.pipeline.run import Run
 from rather.text import load
 from rather.text.engine import Sampling
 from rather.text.policy import TextPolicy, TextSampler

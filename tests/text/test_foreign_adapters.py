@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rather import build, checkpoint
-from rather.checkpoint import Lineage
-from rather.config import Config
+from rather.config.schema import Config
 from rather.core import Answered, Comparison, Task, Trajectory
+from rather.pipeline import build, checkpoint
+from rather.pipeline.checkpoint import Lineage
 from rather.text import foreign, load
 from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy

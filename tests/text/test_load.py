@@ -131,9 +131,9 @@ def test_a_run_that_goes_on_on_another_day_asks_what_it_asked(tiny: Path, tmp_pa
     from rich.console import Console
     from transformers import AutoTokenizer
 
-    from rather.config import Config
-    from rather.run import Run
-    from rather.settings import mattering
+    from rather.config.schema import Config
+    from rather.config.toml import mattering
+    from rather.pipeline.run import Run
 
     shutil.copytree(tiny, tmp_path / "dated")
     made = AutoTokenizer.from_pretrained(tiny)

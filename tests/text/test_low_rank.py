@@ -8,10 +8,10 @@ from test_steering import BEGUN, PROMPTS, TWINS, checksum
 
 from rather.core import Perturbation, direction
 from rather.errors import ConfigError
-from rather.spaces.weights import Factors, LowRank, Weights
 from rather.text import lora, weights
 from rather.text.engine import Request, Sampling, generate
 from rather.text.transformer import Transformer
+from rather.zeroth.spaces.weights import Factors, LowRank, Weights
 
 SCALE = 0.02
 SMALL = [None if p is None else Perturbation(p.seed, p.scale * SCALE) for p in TWINS]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from rather import build
 from rather.errors import ModelError
+from rather.pipeline import build
 from rather.text import load
 from rather.text.policy import TextReward
 from text.test_foreign_adapters import PAIRS, Trainee, foreign_model, settings

@@ -8,7 +8,6 @@ import torch
 
 from rather.core import Perturbation, Task, direction
 from rather.errors import ConfigError, DataError, ModelError
-from rather.spaces.steering import Manner, Steering, states, steering
 from rather.text import weights
 from rather.text.engine import Request, Sampling, Several, generate
 from rather.text.load import locate
@@ -16,6 +15,7 @@ from rather.text.load import policy as load_policy
 from rather.text.packing import pack
 from rather.text.policy import TextSampler
 from rather.text.transformer import Transformer
+from rather.zeroth.spaces.steering import Manner, Steering, states, steering
 
 PROMPTS = [(5, 6, 7), (8, 9), (10, 11, 12, 13, 14, 15), (8, 7)]
 BEGUN = [(4, 3, *rest) for rest in PROMPTS]

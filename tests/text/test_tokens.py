@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from rather import build
-from rather import settings as toml
+from rather.config import toml as toml
 from rather.core import Prompt
 from rather.errors import DataError, ModelError
+from rather.pipeline import build
 from rather.text.tokens import Tokens
 
 ANSWERS = ["Paris.", "The answer is 42, and that is all.", "apples\n- pears", "yes", "42", "tea?\n\n- tea", "Ünïcode ☃ 🙂"]

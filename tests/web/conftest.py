@@ -13,10 +13,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from questions import question
 
-from rather import demo as example
-from rather.curves import Curves
+from rather.hacking.curves import Curves
 from rather.store import Store
 from rather.store.quality import Asking
+from rather.web import demo as example
 from rather.web import limits
 from rather.web.frame import Frame
 from rather.web.project import Project

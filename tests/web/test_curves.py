@@ -11,10 +11,10 @@ from playwright.sync_api import BrowserContext, expect
 from questions import question
 
 from conftest import served
-from rather import hacking
 from rather.core import Label
-from rather.curves import POINTS, Curves
-from rather.metrics import Metrics
+from rather.hacking import alarm
+from rather.hacking.curves import POINTS, Curves
+from rather.pipeline.metrics import Metrics
 from rather.store import Store
 from rather.store.people import invite
 
@@ -126,7 +126,7 @@ def test_the_alarm_is_the_one_of_rather_hack(metrics: Metrics) -> None:
     hacked(metrics, 8)
     assert read.read()["alarms"] == []
     hacked(metrics, 24)
-    expected = hacking.alarm(hacking.points(metrics.read("train-ppo-0"), "score"))
+    expected = alarm.alarm(alarm.points(metrics.read("train-ppo-0"), "score"))
     assert expected is not None
     assert "falls" in expected.sign
     assert read.read()["alarms"] == [f"train-ppo-0: {expected}"]

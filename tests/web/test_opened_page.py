@@ -13,11 +13,11 @@ from questions import of_four, question
 from test_page import HOSTILE
 
 from conftest import served
-from rather import demo as example
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.store import Store
 from rather.store.decisions import decided
 from rather.store.people import invite
+from rather.web import demo as example
 
 Serve = Callable[..., str]
 

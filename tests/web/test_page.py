@@ -14,9 +14,9 @@ from process import until
 from questions import of_four, question
 
 from conftest import served
-from rather import demo as example
 from rather.store import Store
 from rather.store.people import invite
+from rather.web import demo as example
 from test_control_run import COUNTER, OWN, RUN
 
 Serve = Callable[..., str]

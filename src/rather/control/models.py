@@ -18,7 +18,7 @@ from rather.core import Batch, Trajectory
 from rather.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rather.control.space import ControlSpace
+    from rather.zeroth.spaces.control import ControlSpace
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 """Weights (before, after) and biases of a net, float64."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rather.core import Trajectory
+from rather.judges.wording import asked, content_words, repetition, words
 from rather.learners.common import in_parts
-from rather.wording import asked, content_words, repetition, words
 
 ROWS = 16
 """Answers that the base model reads at a time."""

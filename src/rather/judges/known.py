@@ -15,7 +15,7 @@ import numpy as np
 
 from rather.core import Comparison, Trajectory
 from rather.errors import ConfigError
-from rather.wording import repetition
+from rather.judges.wording import repetition
 
 Utility = Callable[[Trajectory], float]
 

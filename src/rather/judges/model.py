@@ -33,7 +33,7 @@ class ModelJudge:
         return torch.stack(both, -1).flatten(1)[:, : len(trajectories)]
 
     def differences(self, comparisons: Sequence[Comparison]) -> torch.Tensor:
-        """Score differences (K, N) of a over b, by which questions are chosen (see `rather.query`)."""
+        """Score differences (K, N) of a over b, by which questions are chosen (see `rather.pipeline.query`)."""
         return torch.cat([a - b for a, b in self.scores(comparisons)], dim=1)
 
     @torch.no_grad()

@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from rather import ranks
 from rather.core import Batch, Comparison, Sampler, Task, Trajectory, pull, spread
 from rather.errors import TrainingError
+from rather.scale import ranks
 
 
 class Model(Protocol):

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rather import ranks
 from rather.core import Batch, spread
 from rather.errors import RatherWarning
 from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts, used
 from rather.losses import group_advantages, kl_estimate, ppo_clip_loss
+from rather.scale import ranks
 
 NOTHING_TO_LEARN = (
     "in the last 10 steps all attempts at each task scored the same, so nothing was learnt; take easier or harder tasks, "

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rather import ranks
 from rather.core import Batch, spread
 from rather.errors import TrainingError
 from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
+from rather.scale import ranks
 
 
 @dataclass(frozen=True)

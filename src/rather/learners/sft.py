@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from rather import ranks
 from rather.core import Comparison, Trajectory
 from rather.learners.common import LeastUsed, Means, Optimisation, Order, Stepper, at_place, parts, used
+from rather.scale import ranks
 
 
 class SFT:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rather import ranks
 from rather.core import UNUSED, Batch, Perturbation, Trajectory
 from rather.errors import DataError, ModelError
+from rather.scale import ranks
 from rather.text import engine, foreign_lora
 from rather.text.collate import collate
 from rather.text.files import quantization

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rather import ranks
 from rather.errors import ModelError
+from rather.scale import ranks
 from rather.text import foreign, foreign_lora, lora, weights
 from rather.text.files import adapter as adapter_files
 from rather.text.files import description

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rather import ranks
 from rather.core import UNUSED, Batch, Perturbation, Task, Trajectory, perturbed, row_seed
 from rather.errors import DataError, ModelError
+from rather.scale import ranks
 from rather.text import engine, lora, weights
 from rather.text.collate import collate
 from rather.text.foreign import ForeignPolicy

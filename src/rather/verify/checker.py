@@ -112,7 +112,7 @@ class Verified:
         Raises:
             TrainingError: not one answer has been judged `patience` times in a row.
         """
-        from rather import ranks  # here, since a process that verifies starts faster without PyTorch
+        from rather.scale import ranks  # here, since a process that verifies starts faster without PyTorch
 
         found, before = self.sampler.sample(tasks, seed, perturbations), self.checker.problems.copy()
         own = self.checker.score(found[ranks.share(found)])

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rather.curves import Curves
+from rather.hacking.curves import Curves
 
 
 @dataclass(frozen=True)

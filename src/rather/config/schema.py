@@ -1,0 +1,381 @@
+"""Every setting of a run: one pydantic model a section, unknown keys refused, every key described; settings.py reads and writes them."""
+
+import math
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from rather.config.sections import ForActing, ForEval, ForLearners, ForLearnersAndSampling, Free, MattersTo, Section
+
+
+def _day(value: object) -> str:
+    return str(date.fromisoformat(str(value))) if value else ""
+
+
+class Run(Section):
+    """What the run is called and where it keeps its things."""
+
+    name: Free[str] = Field(default="run", description="Name of the run, its folder, and in the store.", pattern=r"^\.*[\w-][\w.-]*$")
+    folder: Free[str] = Field(default="runs", description="Folder that holds the run's folder.")
+    store: Free[str] = Field(default="", description="SQLite file or postgresql+psycopg:// URL; empty: store.db in the run's folder.")
+    seed: int = Field(default=0, description="Seed of everything that is drawn.", ge=0)
+    date: Annotated[str, BeforeValidator(_day)] = Field(default="", description="The day in prompts; empty: that on which the run began.")
+    threads: Free[int] = Field(default=0, description="CPU threads for matrix work; 0: PyTorch's choice.", ge=0)
+
+
+class Model(Section):
+    """The language model that starts the run."""
+
+    path: ForLearnersAndSampling[str] = Field(
+        default="", description="Model folder, .gguf file, name on the Hugging Face hub, or package:NAME for one in a Python package."
+    )
+    train: ForLearners[Literal["lora", "full"]] = Field(
+        default="lora", description="Train low-rank adapters on a frozen base, or all weights."
+    )
+    rank: ForLearners[int] = Field(default=16, description="Rank of a new LoRA adapter; model.adapter brings its own.", ge=1)
+    alpha: ForLearners[float] = Field(default=32.0, description="Scale of a new adapter: updates are multiplied by alpha / rank.", gt=0)
+    blocks: ForLearners[int] = Field(
+        default=0, description="How many of the last blocks get a new LoRA adapter; 0: all. Fewer train faster.", ge=0
+    )
+    adapter: ForLearnersAndSampling[str] = Field(
+        default="", description="Folder of a LoRA adapter (PEFT) that the run starts with, which is the reference, too; empty: a new one."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="What activations are computed in; auto: bfloat16 where the hardware multiplies it."
+    )
+    device: str = Field(default="auto", description='"cpu", "cuda", "cuda:1"; auto: a GPU if there is one.')
+    gradient_checkpointing: Free[bool] = Field(default=False, description="Compute activations again in backward: less memory, more time.")
+    chat: bool | None = Field(default=None, description="Put plain prompts through the chat template; unset: if the model has one.")
+    template: dict[str, bool | int | float | str] = Field(default={}, description="The chat template's options: {enable_thinking = false}.")
+
+
+class Data(Section):
+    """The prompts."""
+
+    prompts: str = Field(
+        default="package",
+        description='File (.jsonl, .csv, .parquet), "reasoning_gym:NAME?option=value", "package", "package:questions", "package:topics".',
+    )
+    count: ForActing[int] = Field(default=1000, description="Tasks that reasoning_gym makes.", ge=2)
+    suffix: str = Field(default="", description="Text put after every prompt, such as how to write the answer.")
+    column: str = Field(default="prompt", description="Column that holds the prompt.")
+    held_out: float = Field(default=0.2, description="Share of prompts kept for evaluation where the file has no split column.", ge=0, lt=1)
+    limit: ForActing[int] = Field(default=0, description="Use only that many training prompts; 0: all.", ge=0)
+    overlong: Literal["error", "skip", "truncate"] = Field(default="error", description="What is too long: refused, left out, or cut.")
+
+
+class Sample(Section):
+    """How answers are drawn."""
+
+    max_tokens: int = Field(default=64, description="Longest answer, in tokens.", ge=1)
+    temperature: float = Field(default=1.0, description="Temperature of the policy; 0 takes the likeliest token.", ge=0)
+    top_p: float = Field(default=1.0, description="Keep the likeliest tokens up to this total probability.", gt=0, le=1)
+    top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
+    min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
+    rows: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
+    contrast: ForLearnersAndSampling[tuple[str, str] | None] = Field(
+        default=None, description='Two instructions, "" for none: each answer of a question is drawn with one and kept without.'
+    )
+
+
+class Panelist(Section):
+    """One simulated judge."""
+
+    name: str = Field(description="Name of the judge.")
+    utility: str = Field(default="brief", description="What this judge likes: concise, or a name in the table of judges/known.py.")
+    temperature: float = Field(default=0.5, description="Noise: P(a) = sigmoid((u_a - u_b) / temperature).", gt=0)
+    mistake: float = Field(default=0.0, description="Probability of answering at random.", ge=0, le=1)
+    tie: float = Field(default=0.0, description="Utilities closer than this are called a tie.", ge=0)
+    abstain: float = Field(default=0.0, description="Probability of giving no answer.", ge=0, le=1)
+    discount: float = Field(default=1.0, description="control: weight of a step one further from the end; below 1: myopic.", gt=0, le=1)
+    skip_below: float = Field(default=-math.inf, description="No answer where both utilities are below it.")
+
+
+def _panel() -> list[Panelist]:
+    return [
+        Panelist(name="expert", temperature=0.1, tie=0.05),
+        Panelist(name="regular", temperature=0.3, mistake=0.05, tie=0.1),
+        Panelist(name="careless", temperature=0.8, mistake=0.15, tie=0.1, abstain=0.05),
+    ]
+
+
+class Judge(Section):
+    """Who compares the answers."""
+
+    kind: ForEval[Literal["panel", "people", "terminal", "model", "language", "verifier"]] = Field(
+        default="panel",
+        description="A simulated panel, people on the page (rather serve), you at this terminal, a reward model, "
+        "a language model behind a URL, or the verifiers.",
+    )
+    name: ForEval[str] = Field(default="me", description="Name under which answers are kept, of all but a panel.")
+    panel: ForEval[list[Panelist]] = Field(default_factory=_panel, description="The members of a simulated panel.")
+    checkpoint: Annotated[str, MattersTo("ppo", "grpo", "eval")] = Field(default="", description='Reward checkpoint, for kind "model".')
+    url: ForEval[str] = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
+    model: ForEval[str] = Field(default="", description='Model name at that endpoint, for kind "language".')
+    key_variable: Free[str] = Field(default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if any.")
+    instruction: ForEval[str] = Field(
+        default="Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by."
+    )
+    guidelines: Free[str] = Field(
+        default="", description="Markdown file with longer rules, which people read before their first question; empty: none."
+    )
+    criteria: Free[list[str]] = Field(
+        default=[], description='What people say a preference on beside the whole, at most 6: ["helpful", "honest"]; none: the whole alone.'
+    )
+    timeout_s: Free[float] = Field(default=60.0, description="Seconds to wait for the endpoint.", gt=0)
+    wait_s: Free[float] = Field(
+        default=math.inf, description="people: seconds to wait for one more answer before a round ends with those there are.", ge=0
+    )
+    concurrency: Free[int] = Field(default=8, description="Requests to the endpoint at a time.", ge=1)
+
+
+class Train(Section):
+    """The learner and its optimiser."""
+
+    learner: Free[Literal["sft", "reward", "dpo", "ppo", "grpo", "zeroth"]] = Field(default="dpo", description="What is trained, and how.")
+    reward: Annotated[Literal["verify", "labels", "model", "environment"], MattersTo("ppo", "grpo")] = Field(
+        default="verify",
+        description="What pays ppo and grpo: verify.checks, a model learnt from the labels, judge.checkpoint's, or the environment.",
+    )
+    epochs: Free[float] = Field(default=2.0, description="Times that every label (ppo, grpo: prompt) is used.", gt=0)
+    steps: Free[int] = Field(default=0, description="Steps; 0: as many as the epochs need.", ge=0)
+    batch_size: int = Field(default=8, description="Comparisons (sft: answers, ppo: answers of a minibatch, grpo: prompts) a step.", ge=1)
+    lr: float = Field(default=1e-4, description="Learning rate.", gt=0)
+    warmup: int = Field(default=0, description="Steps in which the learning rate rises from 0.", ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", description="How the learning rate falls after that.")
+    weight_decay: float = Field(default=0.0, description="Decoupled weight decay of AdamW.", ge=0)
+    max_grad_norm: float = Field(default=1.0, description="Gradients are scaled down to this norm.", gt=0)
+    micro_batch_tokens: int = Field(default=1536, description="Tokens forwarded at a time, prompts too (no gradient: 4 times that).", ge=1)
+    checkpoint_every: Free[int] = Field(default=20, description="Steps between checkpoints.", ge=1)
+    keep: Free[int] = Field(default=2, description="Checkpoints that are kept.", ge=1)
+    flagged: bool = Field(
+        default=True, description="Learn from suspicious answers, but for people's fast ones and what else the owner leaves out."
+    )
+    judges: list[str] = Field(default=["*"], description="Judges whose labels are learnt from, by name, * for any (not zeroth).")
+    criterion: str = Field(default="", description="Learn from the preferences on this one of judge.criteria; empty: on the whole.")
+
+
+class DPO(Section):
+    """Direct preference optimisation."""
+
+    beta: float = Field(default=0.1, description="Strength of the pull towards the reference.", gt=0)
+    loss: Literal["dpo", "ipo"] = Field(default="dpo", description="Logistic (DPO) or squared (IPO) loss.")
+    normalised: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
+    sft_weight: Annotated[float, MattersTo("dpo")] = Field(default=0.0, description="Weight of the preferred side's NLL (RPO).", ge=0)
+    reference: Literal["once", "each"] = Field(default="once", description="Evaluate the reference once, or again at each step.")
+
+
+class PPO(Section):
+    """PPO-Clip with policy, critic, reward model and reference."""
+
+    answers: int = Field(default=32, description="Prompts answered a step, once each.", ge=2)
+    epochs: int = Field(default=2, description="Times that a step's answers are used.", ge=1)
+    gamma: float = Field(default=1.0, description="Discount of what comes later.", gt=0, le=1)
+    lam: float = Field(default=0.95, description="Generalised advantage estimation: 1 sums rewards, 0 trusts the critic.", ge=0, le=1)
+    clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
+    clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
+    dual_clip: float | None = Field(default=None, description="Bound on the loss of bad actions, above 1; unset: none.")
+    value_clip: float = Field(default=0.2, description="How far a value may move in an update; 0: as far as it likes.", ge=0)
+    value_weight: float = Field(default=0.5, description="Weight of the critic's loss.", ge=0)
+    entropy_weight: float = Field(default=0.0, description="Weight of the entropy, which keeps answers varied.", ge=0)
+    kl: float = Field(default=0.05, description="Weight of the penalty on leaving the reference.", ge=0)
+    kl_target: float | None = Field(default=None, description="Nats an answer that the weight is adapted to; unset: it stays.")
+    reward_clip: float | None = Field(default=None, description="Bound on what an action can earn; unset: none.")
+    whiten: bool = Field(default=True, description="Shift and scale advantages to mean 0 and variance 1.")
+    critic_lr: float = Field(default=1e-3, description="Learning rate of the critic of text; in control it has train.lr.", gt=0)
+
+
+class GRPO(Section):
+    """Group-relative policy optimisation: several answers to a prompt, credited by how they compare; no critic."""
+
+    size: int = Field(default=8, description="Answers to each prompt.", ge=2)
+    updates: int = Field(default=1, description="Optimiser steps on the same answers.", ge=1)
+    scale: Literal["group", "batch", "none"] = Field(default="group", description='Deviation that scores are divided by; "none": Dr. GRPO.')
+    mean: Literal["token", "sequence", "constant"] = Field(
+        default="token", description='What counts equally: tokens (DAPO), answers, or tokens over sample.max_tokens ("constant", Dr. GRPO).'
+    )
+    ratio: Literal["token", "sequence"] = Field(default="token", description="Probability ratio of tokens, or of whole answers (GSPO).")
+    clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
+    clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
+    kl: float = Field(default=0.0, description="Weight of the KL from the reference (k3).", ge=0)
+    measure_kl: bool = Field(default=True, description="Log the KL even where its weight is 0, for one forward pass of the reference.")
+    again: int = Field(default=0, description="Samplings more for prompts whose answers all score the same.", ge=0)
+
+
+class Zeroth(Section):
+    """Zeroth-order optimisation: perturb the policy, ask which behaves better, move; see docs/zeroth.md."""
+
+    answers: Free[int] = Field(default=120, description="Answers in all, those about held-out tasks aside.", ge=1)
+    directions: int = Field(default=8, description="Fresh directions an update.", ge=1)
+    comparisons: int = Field(default=1, description="Questions about each direction; more than 1 wastes answers.", ge=1)
+    side: int = Field(default=4, description="Trajectories on each side of a question.", ge=1)
+    mu: float = Field(
+        default=0.3, description="How far a side is from the policy: root mean square of its numbers; text: share of the state."
+    )
+    lr: float = Field(default=0.3, description="Step along the mean of the directions, by their signs.", gt=0)
+    mirrored: bool = Field(default=True, description="Compare theta + mu v with theta - mu v; false: with theta.")
+    kind: Literal["gaussian", "sphere", "block"] = Field(default="gaussian", description='Directions; "block" is that of ZBCPG.')
+    block: int = Field(default=8, description="Coordinates of a block.", ge=1)
+    best_of: int = Field(default=2, description="Sides of a question, of which the best is picked; twins come in twos.", ge=2, le=8)
+    estimator: Literal["sign", "zpg", "dpo", "reinforce"] = Field(
+        default="sign",
+        description="Use the sign of the answers, or invert the link; dpo and reinforce ask about two attempts of the policy itself and"
+        " follow the gradient (first order).",
+    )
+    link: str = Field(default="logistic", description="zpg: logistic, probit, cloglog, weibull or linear.")
+    trim: float = Field(default=0.05, description="zpg: shares of votes are held this far from 0 and 1.")
+    optimiser: str = Field(default="SGD", description="A class in torch.optim.")
+    radius: float = Field(default=math.inf, description="Bound on how far the numbers move: their root mean square.")
+    kl: float = Field(default=math.inf, description="Bound on the KL from the start, nats an action, looked at with each check.")
+    check_every: int = Field(default=5, description="Updates between two comparisons with the start on held-out tasks; 0: none.", ge=0)
+    checks: int = Field(default=8, description="Questions of such a check.", ge=1)
+    space: Literal["steering", "low_rank", "lora", "weights"] = Field(
+        default="steering", description="text: a vector on the residual stream; linear layers by low rank; a LoRA adapter; any weights."
+    )
+    names: list[str] = Field(default=["*"], description="control, and text's weights: parameters that are moved, by name, * for any.")
+    layers: list[int] = Field(
+        default=[], description="text: layers that are steered, or moved by low rank; none: the one in the middle, or all."
+    )
+    rank: int = Field(default=1, description="low_rank: rank of a layer's direction.", ge=1)
+    size: int = Field(default=0, description="steering: principal directions of a layer that are steered along; 0: all of it.", ge=0)
+    contrasts: list[list[str]] = Field(
+        default=[],
+        description='text: pairs of instructions such as ["Answer briefly.", "Answer at length."] whose differences are steered along.',
+    )
+
+
+class Control(Section):
+    """A Gymnasium environment in place of a language model: set env, and a run is about control."""
+
+    env: str = Field(default="", description='Name of the environment, such as "Pendulum-v1"; empty: the run is about text.')
+    horizon: int = Field(
+        default=0, description="Steps of every attempt, the last ones in an absorbing state; 0: as the environment says.", ge=0
+    )
+    gold: str = Field(default="", description="Name in the environment's info of what is really meant, such as laps; empty: the reward.")
+    uneven: bool = Field(default=False, description="Allow attempts of different lengths, which tell judges what they were worth.")
+    envs: ForLearners[int] = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
+    stretch: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
+    hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; none: a linear policy, a table on Discrete.")
+    normalise: bool = Field(default=True, description="Scale observations by their running mean and deviation.")
+    pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
+
+
+class Query(Section):
+    """Which questions are asked in control, pairs of fragments of attempts; for text, which of them people get first."""
+
+    comparisons: Free[int] = Field(default=100, description="Questions in all rounds together.", ge=1)
+    schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="As many each round, or most early.")
+    fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole attempts.", ge=0)
+    strategy: Free[Literal["random", "disagreement", "near_tie", "entropy"]] = Field(
+        default="disagreement", description="Ask at random, where the reward models disagree, or where they see no difference."
+    )
+    candidates: Free[int] = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
+    random_share: Free[float] = Field(default=0.2, description="Share of questions that is drawn at random all the same.", ge=0, le=1)
+    attempts: Annotated[int, MattersTo("zeroth")] = Field(
+        default=16, description="Attempts of the newest policy that fragments are taken from, each round.", ge=2
+    )
+
+
+class Check(Section):
+    """One verifier."""
+
+    kind: str = Field(description="number, boxed, pattern, schema, code, python or reasoning_gym; see docs/rlvr.md.")
+    weight: float = Field(default=1.0, description="Weight of its score among the others'.", ge=0)
+    tolerance: float = Field(default=0.0, description="number: relative error that still counts as right.", ge=0)
+    pattern: str = Field(default="", description="pattern: a regular expression; its group `answer` must hold the task's answer.")
+    schema_file: str = Field(default="", description="schema: file with the JSON schema; empty: the task's answer is the schema.")
+    function: str = Field(default="", description='python: "module:name" of a function of (text, answer).')
+    partly: bool = Field(default=False, description="code: score the share of tests that pass.")
+    timeout_s: float = Field(default=5.0, description="Seconds for one answer; beyond it is unjudged.", gt=0)
+    memory_mb: int = Field(default=512, description="code: memory of the program, in MiB.", ge=64)
+
+
+class Verify(Section):
+    """The verifiers: what can be checked without a judge."""
+
+    checks: list[Check] = Field(default_factory=list, description="The verifiers; the score is the mean of theirs by weight.")
+    workers: Free[int] = Field(default=0, description="Processes that verify; 0: one a core.", ge=0)
+    patience: Free[int] = Field(default=3, description="Steps in a row without one judged answer that end the training.", ge=1)
+
+
+class Reward(Section):
+    """The Bradley-Terry reward model."""
+
+    members: int = Field(default=1, description="Members of the ensemble.", ge=1)
+    centre: float | None = Field(
+        default=None, description="Weight of (s_a + s_b)^2, which holds scores near 0; unset: 0.01 for text, 0 for control.", ge=0
+    )
+    temperatures: bool = Field(default=True, description="Learn a temperature for each judge, so that careful judges weigh more.")
+    held_out: float = Field(default=0.2, description="Share of questions kept back to measure accuracy and calibration.", ge=0, lt=1)
+    epochs: Free[float | None] = Field(default=None, description="Times that every label is used; unset: train.epochs.", gt=0)
+    lr: float | None = Field(default=None, description="Learning rate; unset: train.lr.", gt=0)
+    batch_size: int | None = Field(default=None, description="Comparisons a step; unset: train.batch_size.", ge=1)
+
+
+class Scale(Section):
+    """Zeroth-order optimisation on several processes or machines, through Ray; see docs/scaling.md."""
+
+    workers: int = Field(default=0, description="Processes that directions are spread over, one core each; 0: none but this one.", ge=0)
+    address: str = Field(default="", description='A Ray cluster, such as "ray://head:10001" or "auto"; empty: one on this machine.')
+
+
+class Eval(Section):
+    """The comparison with the starting model on held-out prompts."""
+
+    prompts: Free[int] = Field(default=0, description="Use only that many held-out prompts; 0: all.", ge=0)
+    answers: int = Field(default=1, description="Pairs of answers a prompt.", ge=1)
+
+
+class Loop(Section):
+    """The outer loop: sample, label, train, again and again."""
+
+    rounds: int = Field(default=1, description="How often answers are sampled from the newest policy and compared.", ge=1)
+
+
+class Hack(Section):
+    """What is meant, measured beside what ppo and grpo are paid by, so that reward hacking shows."""
+
+    gold: str = Field(default="", description="Text: a utility in judges/known.py that answers are measured by; control: see control.gold.")
+
+
+class Log(Section):
+    """Where metrics go beside metrics.jsonl."""
+
+    tensorboard: bool = Field(default=False, description="Write TensorBoard files too (needs the package tensorboard).")
+    wandb: str = Field(default="", description="Weights & Biases project to log to (needs the package wandb); empty: none.")
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: Run = Field(default_factory=Run)
+    model: Model = Field(default_factory=Model)
+    data: Annotated[Data, MattersTo("ppo", "grpo", "zeroth", "sample")] = Field(default_factory=Data)
+    sample: Sample = Field(default_factory=Sample)
+    judge: Judge = Field(default_factory=Judge)
+    train: ForLearners[Train] = Field(default_factory=Train)
+    dpo: Annotated[DPO, MattersTo("dpo", "zeroth")] = Field(default_factory=DPO)
+    ppo: Annotated[PPO, MattersTo("ppo")] = Field(default_factory=PPO)
+    grpo: Annotated[GRPO, MattersTo("grpo")] = Field(default_factory=GRPO)
+    verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)
+    zeroth: Annotated[Zeroth, MattersTo("zeroth")] = Field(default_factory=Zeroth)
+    control: ForLearnersAndSampling[Control] = Field(default_factory=Control)
+    query: ForLearners[Query] = Field(default_factory=Query)
+    reward: Annotated[Reward, MattersTo("reward")] = Field(default_factory=Reward)
+    eval: ForEval[Eval] = Field(default_factory=Eval)
+    loop: Free[Loop] = Field(default_factory=Loop)
+    scale: Free[Scale] = Field(default_factory=Scale)
+    hack: Free[Hack] = Field(default_factory=Hack)
+    log: Free[Log] = Field(default_factory=Log)
+
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return Path(self.run.folder) / self.run.name
+
+    @property
+    def store(self) -> str:
+        """Where the run's store is."""
+        return self.run.store or str(self.folder / "store.db")

@@ -1,0 +1,1 @@
+"""Reward hacking: the alarm, the command that shows it, and its page."""

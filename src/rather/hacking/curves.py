@@ -1,0 +1,151 @@
+"""What a run's learner measures, as curves; its metrics.jsonl is read as it grows, and never twice."""
+
+import json
+import math
+import os
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rather.hacking import alarm
+
+POINTS = 200
+"""The most points of a curve."""
+SHOWN = 8
+"""The most curves of one plot: those of the latest rounds."""
+TAIL = 200
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Curves of one key of metrics.jsonl, over another one or over rounds, a curve for each phase that matches; see docs/metrics.md."""
+
+    title: str
+    key: str
+    phase: str = r"train-(\w+-\d+)"
+    over: str = "step"
+    percent: bool = False
+
+
+PLOTS = (
+    Plot("Comparisons that the learner orders as people did", "accuracy", percent=True),
+    Plot("Win rate against the base policy", "win_rate", r"check-(\d+)", "answers", percent=True),
+    Plot("Win rate against the base policy, each round", "win_rate", r"(eval)-\d+", "round", percent=True),
+    Plot("KL from the reference, nats", "kl"),
+    Plot("KL from the base policy, nats", "kl", r"check-(\d+)", "answers"),
+    Plot("Log-ratio of the given answers to the reference, nats", "log_ratio"),
+    Plot("Mean reward of the policy", "score", r"train-((?:ppo|grpo)-\d+)"),
+    Plot("Mean gold reward of the policy", "gold"),
+    Plot("Correlation of reward with gold reward; below 0, gold will fall", "pull"),
+)
+MEASURED = [f"{what}{kind}" for what in ("score", "gold") for kind in ("", "_error", "_deviation")]
+
+
+class Curve:
+    """Points (x, y, and where they are known the ends of y's interval). Past `POINTS` two neighbors become one, their mean."""
+
+    def __init__(self) -> None:
+        self.each = 1
+        self.kept: list[list[float | None]] = []
+        self.rest: list[list[float | None]] = []
+
+    def add(self, point: list[float | None]) -> None:
+        """A point behind the others."""
+        self.rest.append(point)
+        if len(self.rest) == self.each:
+            self.kept.append(_mean(self.rest))
+            self.rest = []
+        if len(self.kept) == POINTS:
+            self.kept = [_mean(self.kept[i : i + 2]) for i in range(0, POINTS, 2)]
+            self.each *= 2
+
+    def points(self) -> list[list[float | None]]:
+        """At most `POINTS`; what is not finite is None."""
+        return self.kept + [_mean(self.rest)] * bool(self.rest)
+
+
+class Curves:
+    """The curves of a file that is appended to, or replaced; None where a run measures nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.lock = path, threading.Lock()
+        self._begin(None)
+
+    def read(self) -> dict[str, Any]:
+        """The curves as far as they have come, alarms of reward hacking, and what is wrong with the file."""
+        with self.lock:
+            if self.path is not None:
+                self._follow(self.path)
+            plots = [
+                {"title": plot.title, "over": plot.over, "percent": plot.percent, "series": series}
+                for i, plot in enumerate(PLOTS)
+                if (series := [{"name": n, "points": c.points()} for (j, n), c in self.curves.items() if i == j][-SHOWN:])
+            ]
+            return {"plots": plots, "alarms": [f"{phase}: {a}" for phase, a in self.alarms.items()], "problem": self.problem}
+
+    def _begin(self, inode: int | None) -> None:
+        self.inode, self.at, self.tail, self.problem = inode, 0, b"", ""
+        self.curves: dict[tuple[int, str], Curve] = {}
+        self.lookouts: dict[str, alarm.Lookout] = {}
+        self.alarms: dict[str, alarm.Alarm] = {}
+
+    def _follow(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                file.seek(self.at - len(self.tail))
+                # A run that resumes from a checkpoint writes a new file.
+                if status.st_ino != self.inode or file.read(len(self.tail)) != self.tail:
+                    self._begin(status.st_ino)
+                    file.seek(0)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # it is being written
+                    self.at += len(line)
+                    self.tail = line[-TAIL:]
+                    self._take(line)
+        except FileNotFoundError:
+            self._begin(None)
+        except OSError as e:
+            self.problem = f"{path} cannot be read: {e.strerror}"
+
+    def _take(self, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+            phase = str(row["phase"])
+            numbers = {k: _number(v) for k, v in row.items()}
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+            self.problem = f"a line of {self.path} is no measurement, and is left out: {line[:60].decode(errors='replace').strip()}"
+            return
+        for i, plot in enumerate(PLOTS):
+            match = re.fullmatch(plot.phase, phase)
+            if match is None or plot.key not in numbers:
+                continue
+            x = float(phase.rpartition("-")[2]) if plot.over == "round" else numbers.get(plot.over)
+            if x is not None:
+                interval = [numbers[k] for end in ("low", "high") if (k := f"{plot.key}_{end}") in numbers]
+                name = match[1].replace("-", ", round ") if plot.over == "step" else "" if plot.over == "round" else f"round {match[1]}"
+                self.curves.setdefault((i, name), Curve()).add([x, numbers[plot.key], *interval])
+        if phase not in self.alarms and all(numbers.get(k) is not None for k in MEASURED):
+            lookout = self.lookouts.setdefault(phase, alarm.Lookout())
+            for point in alarm.points([row], "score"):
+                if (raised := lookout.see(point)) is not None:
+                    self.alarms[phase] = raised
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _mean(points: list[list[float | None]]) -> list[float | None]:
+    """The mean of each column, of the numbers that are known."""
+    columns = [[v for v in column if v is not None] for column in zip(*points, strict=False)]
+    return [_number(sum(column) / len(column)) if column else None for column in columns]

@@ -1,0 +1,106 @@
+"""The page of `rather hack`: drives as animations, proxy and gold measure over the steps and over the KL, and the alarm."""
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from rather.hacking.alarm import Point, alarm
+from rather.report.report import BLUE, GREY, ORANGE, figure, render
+
+
+@dataclass(frozen=True)
+class Side:
+    """One run on the page: its points, round after round, numbers that say how it ended, and an episode as WebP or why it is not drawn."""
+
+    title: str
+    rounds: list[list[Point]]
+    proxy: str
+    gold: str
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    drive: bytes = b""
+    problem: str = ""
+
+
+def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
+    """Write the page and return its path."""
+    gold = [m for s in sides for points in s.rounds for p in points for m in (p.gold.low, p.gold.high)]
+    span = (min(gold, default=0.0), max(gold, default=1.0))  # the same for all sides, so that little is seen to be little
+    shown = [
+        {
+            "title": s.title, "facts": s.facts, "drive": base64.b64encode(s.drive).decode(), "problem": s.problem,
+            "alarms": alarms(s.rounds), "plots": [Markup(p) for p in _plots(s, span)],
+        }
+        for s in sides
+    ]  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render("hacking.html", "rather.hacking", name=name, sides=shown))
+    return path
+
+
+def alarms(rounds: Sequence[Sequence[Point]]) -> list[str]:
+    """The alarm of every round that has one, in words."""
+    found = [(number, alarm(points)) for number, points in enumerate(rounds)]
+    return [(f"round {number}: " if len(rounds) > 1 else "") + str(a) for number, a in found if a is not None]
+
+
+def _plots(side: Side, span: tuple[float, float]) -> list[str]:
+    drawn = [figure(f"{side.proxy} and {side.gold}, step by step", lambda ax: _over_steps(ax, side, span))]
+    if any(not math.isnan(p.kl) for p in side.rounds[-1]):
+        drawn.append(figure("The same in the last round, by distance from the start", lambda ax: _over_kl(ax, side, span)))
+    if any(p.pull is not None for p in side.rounds[-1]):
+        drawn.append(figure("Correlation of pay with worth, in the last round", lambda ax: _pull(ax, side)))
+    return drawn
+
+
+def _over_steps(axes: Axes, side: Side, span: tuple[float, float]) -> None:
+    """Proxy on the left, gold on the right; rounds one after the other, since each has a reward of its own."""
+    other, start = _other(axes, span), 0
+    for points in side.rounds:
+        steps = [start + p.step for p in points]
+        for ax, colour, what in ((axes, ORANGE, "proxy"), (other, BLUE, "gold")):
+            measures = [getattr(p, what) for p in points]
+            ax.plot(steps, [m.mean for m in measures], color=colour, linewidth=1.6)
+            ax.fill_between(steps, [m.low for m in measures], [m.high for m in measures], color=colour, alpha=0.18, linewidth=0)
+        if (found := alarm(points)) is not None:
+            axes.axvline(start + found.step, color="#b0261b", linewidth=1, linestyle="--")
+        start += points[-1].step if points else 0
+        axes.axvline(start, color=GREY, linewidth=0.5, alpha=0.4)
+    axes.set_xlabel("step")
+    axes.set_ylabel(side.proxy, color=ORANGE)
+    other.set_ylabel(side.gold, color=BLUE)
+
+
+def _over_kl(axes: Axes, side: Side, span: tuple[float, float]) -> None:
+    points = [p for p in side.rounds[-1] if not math.isnan(p.kl)]
+    root = [max(p.kl, 0.0) ** 0.5 for p in points]
+    other = _other(axes, span)
+    axes.scatter(root, [p.proxy.mean for p in points], s=8, color=ORANGE)
+    other.scatter(root, [p.gold.mean for p in points], s=8, color=BLUE)
+    axes.set_xlabel("square root of the KL from the start, in nats")
+    axes.set_ylabel(side.proxy, color=ORANGE)
+    other.set_ylabel(side.gold, color=BLUE)
+
+
+def _pull(axes: Axes, side: Side) -> None:
+    known = [(p.step, p.pull) for p in side.rounds[-1] if p.pull is not None]
+    steps = [step for step, _ in known]
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.plot(steps, [m.mean for _, m in known], color=BLUE, linewidth=1.6)
+    axes.fill_between(steps, [m.low for _, m in known], [m.high for _, m in known], color=BLUE, alpha=0.18, linewidth=0)
+    if (found := alarm(side.rounds[-1])) is not None:
+        axes.axvline(found.step, color="#b0261b", linewidth=1, linestyle="--")
+    axes.set_ylim(-1, 1)
+    axes.set_xlabel("step")
+
+
+def _other(axes: Axes, span: tuple[float, float]) -> Axes:
+    """An axis for the gold measure on the right."""
+    other, margin = axes.twinx(), 0.05 * max(span[1] - span[0], 1e-9)
+    other.spines["right"].set_visible(True)
+    other.set_ylim(span[0] - margin, span[1] + margin)
+    return other

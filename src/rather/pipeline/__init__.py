@@ -1,0 +1,1 @@
+"""A run, phase by phase, and what it is made of."""

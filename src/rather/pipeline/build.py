@@ -1,0 +1,352 @@
+"""Settings to objects: the only file that knows every class."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rather.config.schema import Config
+from rather.core import Answered, Task, Trajectory
+from rather.data.forms import read_tasks
+from rather.errors import ConfigError
+from rather.judges.concise import Concise, Surprise
+from rather.judges.known import CONCISE, SimulatedJudge, utility
+from rather.judges.language import LanguageJudge
+from rather.judges.model import ModelJudge
+from rather.learners.common import Attempts, Optimisation, Order
+from rather.learners.dpo import DPO
+from rather.learners.grpo import GRPO, Group
+from rather.learners.ppo import PPO, Clip
+from rather.learners.reward import Reward
+from rather.learners.sft import SFT, examples
+from rather.pipeline import checkpoint
+from rather.scale import ranks
+from rather.text import engine, load
+from rather.text.foreign import ForeignPolicy
+from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
+from rather.text.prompts.fit import Fit, instructed, suffixed
+from rather.text.tokens import Tokens
+from rather.verify import tasks as made_tasks
+from rather.verify.checker import Checker, Verified
+from rather.verify.verifiers import Check
+from rather.zeroth.spaces.steering import Manner, steering
+from rather.zeroth.spaces.weights import Factors, LowRank, Weights
+
+AnyPolicy = TextPolicy | ForeignPolicy
+
+
+def dated(config: Config) -> Config:
+    """The settings with the day on which the run began, unless they name one: the same whenever the run goes on.
+
+    It is kept in the run's folder; where that cannot be written to and holds none, it is today.
+    """
+    if config.run.date or config.control.env:
+        return config
+    path, day = config.folder / "date.txt", str(date.today())
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.write_text(day)
+            draft.replace(path)
+        day = path.read_text()
+    except OSError:
+        pass
+    return config.model_copy(update={"run": config.run.model_copy(update={"date": ranks.everyones(day)[0]})})
+
+
+def tasks(config: Config) -> tuple[list[Task], list[Task]]:
+    """Training and held-out tasks."""
+    d = config.data
+    if d.prompts.startswith(made_tasks.PREFIX):
+        whole = any(check.kind == "reasoning_gym" for check in config.verify.checks)
+        train, held_out = made_tasks.made(d.prompts, d.count, d.held_out, config.run.seed, whole)
+    else:
+        train, held_out = read_tasks(d.prompts, d.column, d.held_out, verified(config))
+    train, held_out = train[: d.limit or None], held_out[: config.eval.prompts or None]
+    return [suffixed(t, d.suffix) for t in train], [suffixed(t, d.suffix) for t in held_out]
+
+
+def start_policy(config: Config, full: bool = False) -> AnyPolicy:
+    """The model that starts the run, its weights in float32 if they are trained or `full`.
+
+    An adapter that the run starts with rides on it under the name "start", which is never trained. Where the weights themselves change
+    it becomes a part of them.
+    """
+    m, z = config.model, config.zeroth
+    on = load.device(m.device)
+    compute = load.dtype(m.dtype, on)
+    temperature = config.sample.temperature or 1.0  # where the likeliest token is taken, log-probabilities are those of temperature 1
+    path, adapter = load.located(m.path, m.adapter)
+    trains = full or m.train == "full"
+    merge = adapter if trains or (config.train.learner == "zeroth" and z.space != "lora") else None
+    policy = load.policy(path, on, compute, trains, temperature, m.chat, m.template, config.run.date, merge)
+    if adapter and not merge:
+        policy, parameters = load.read_adapter(policy, "start", adapter)
+        for p in parameters:
+            p.requires_grad_(False)
+    policy.name = f"{config.run.name}@0"
+    policy.tokens.truncate = config.data.overlong == "truncate"
+    if m.gradient_checkpointing:
+        if not isinstance(policy, TextPolicy):
+            raise ConfigError("model.gradient_checkpointing can be set for rather's own architectures only")
+        policy.model.checkpointing = True
+    return policy
+
+
+def trained_policy(config: Config, start: AnyPolicy, name: str = "policy") -> tuple[AnyPolicy, list[nn.Parameter]]:
+    """What is trained: a new adapter on the start's base, a copy of the start's own, or all weights; and its parameters."""
+    m = config.model
+    if m.train == "full":
+        return start, load.parameters(start)
+    if start.adapter and (folder := load.located(m.path, m.adapter)[1]):
+        return load.read_adapter(start, name, folder)
+    return load.with_adapter(start, name, m.rank, m.alpha, config.run.seed, m.blocks)
+
+
+def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
+    """The start with a space that zeroth-order optimisation moves it in; a steering vector is fitted to what it does with `tasks`.
+
+    Raises:
+        ConfigError: the model is not one of rather's own architectures, or the space and its directions do not go together.
+    """
+    if not isinstance(start, TextPolicy):
+        raise ConfigError("zeroth moves rather's own architectures only; take dpo or grpo for this model")
+    z = config.zeroth
+    how = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
+    if z.space == "steering":
+        tokens, some = start.tokens, list(tasks[: max(48, z.size + 1)])
+        prompts = [tokens.cut(tokens.encode_prompt(t.prompt), start.context) for t in some if t.prompt is not None]
+        instructions = [instruction for both in z.contrasts for instruction in both]
+        own, *manners = _manners(config, start, some[:16], ["", *instructions]) if instructions else [Manner((), ())]
+        contrasts = list(zip(manners[0::2], manners[1::2], strict=True))
+        space = steering(start.model, prompts, z.layers, z.size, contrasts, own.answers)
+        space.how = how
+        return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
+    if z.space == "lora":
+        policy, _ = trained_policy(config, start)
+        assert isinstance(policy, TextPolicy)
+        policy.space = Factors(policy.model, "policy", **how)
+        return policy
+    policy = start_policy(config, full=True)  # of its own: the start stays what it is
+    assert isinstance(policy, TextPolicy)
+    if z.space == "low_rank" and how:
+        raise ConfigError(f'zeroth.kind is {z.kind!r}; low-rank directions are "gaussian"')
+    policy.space = LowRank(policy.model, z.layers, z.rank) if z.space == "low_rank" else Weights(policy.model, z.names, **how)
+    return policy
+
+
+def _manners(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[Manner]:
+    """With each instruction at the end of the prompts, or none, what the likeliest answers to the tasks are."""
+    greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.rows)
+    found = greedy.sample([instructed(t, i) for i in instructions for t in tasks], 0)
+    rows = [(t.observations.tolist(), t.actions.tolist()) for t in found if t.observations is not None and t.actions is not None]
+    n = len(tasks)
+    return [Manner(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
+
+
+def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) -> TextSampler:
+    """Draws answers from `policy`."""
+    s = config.sample
+    how = engine.Sampling(s.max_tokens, s.temperature, s.top_p, s.top_k, s.min_p)
+    return TextSampler(policy, how, s.rows, progress)
+
+
+def two_answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], seed: int) -> list[tuple[Trajectory, Trajectory]]:
+    """Two answers to each task, which become a question.
+
+    With `sample.contrast` one is drawn with either instruction, and kept as an answer to the task without it: such answers differ more, so
+    that a comparison says more (Yang et al. 2023, RLCD, where the instruction takes the judge's place).
+    """
+    contrast = config.sample.contrast or ("", "")
+    found = sampler.sample([instructed(t, instruction) for t in tasks for instruction in contrast], seed)
+    if any(contrast):  # its tokens and their log-probabilities are those after another prompt
+        kept = zip(found, (t for t in tasks for _ in contrast), strict=True)
+        found = [replace(answer, task=task, observations=None, actions=None, logprobs=None) for answer, task in kept]
+    return list(zip(found[0::2], found[1::2], strict=True))
+
+
+def fit(config: Config, tokens: Tokens, context: int, tell: Callable[[str], None]) -> Fit:
+    """What measures prompts and answers against a context of so many tokens, with each instruction that prompts are sampled with."""
+    instructions = config.sample.contrast or ()
+    if config.train.learner == "zeroth" and config.zeroth.space == "steering":
+        instructions = ("", *(instruction for both in config.zeroth.contrasts for instruction in both))
+    return Fit(tokens, context, config.sample.max_tokens, config.data.overlong, tell, instructions)
+
+
+def verified(config: Config) -> bool:
+    """Whether the policy is paid by verifiers; then they compare it with its start, too."""
+    return config.train.learner in ("ppo", "grpo") and config.train.reward == "verify"
+
+
+def judges(config: Config, base: Callable[[], AnyPolicy]) -> list[Any]:
+    """Who answers the questions; none for people, who are asked by `judges.people`. `base` gives the base model to those who need it."""
+    j = config.judge
+    match "verifier" if verified(config) else j.kind:
+        case "panel":
+            if not j.panel or len({p.name for p in j.panel}) < len(j.panel):
+                raise ConfigError("judge.panel needs at least one judge, and each needs a name of its own")
+            return panel(config, base)
+        case "model":
+            if not j.checkpoint:
+                raise ConfigError('judge.kind = "model" needs judge.checkpoint, the checkpoint folder of a reward model')
+            return [ModelJudge(j.name, saved_reward(config, Path(j.checkpoint)), config.train.micro_batch_tokens)]
+        case "language":
+            if not j.model:
+                raise ConfigError('judge.kind = "language" needs judge.model, the name of the model at judge.url')
+            key = os.environ.get(j.key_variable, "")
+            return [LanguageJudge(j.name, j.url, j.model, j.instruction, key, j.timeout_s, j.concurrency)]
+        case "verifier":
+            return [checker(config)]
+        case "people" | "terminal":
+            return []
+
+
+def panel(config: Config, base: Callable[[], AnyPolicy]) -> list[SimulatedJudge]:
+    """The simulated judges; those who like what is concise share one reading of the answers by the base model.
+
+    Raises:
+        ConfigError: a utility reads words, and the run is about control.
+    """
+    members, concise = config.judge.panel, None
+    if any(p.utility == CONCISE for p in members):
+        if config.control.env:
+            raise ConfigError(f'the utility "{CONCISE}" reads words, and the run is about control; take another, such as "total_reward"')
+        concise = Concise(Surprise(base(), config.train.micro_batch_tokens))
+    made = []
+    for p in members:
+        likes, read = (concise, concise.read) if concise and p.utility == CONCISE else (utility(p.utility), None)
+        made.append(SimulatedJudge(utility=likes, read=read, seed=config.run.seed, **p.model_dump(exclude={"utility"})))
+    return made
+
+
+def checker(config: Config) -> Checker:
+    """The verifiers."""
+    return Checker([Check(**check.model_dump()) for check in config.verify.checks], config.verify.workers or _cores())
+
+
+def _cores() -> int:
+    """The cores that there are for each rank."""
+    return max(1, (os.cpu_count() or 1) // ranks.count())
+
+
+def saved_reward(config: Config, folder: Path, start: AnyPolicy | None = None) -> TextReward:
+    """The reward model in a checkpoint; its adapter goes on `start`, if that is the model it was trained on, and else on one of its own.
+
+    What it was made of, its own run says; what becomes of a text that is too long for it, the run of `config`, which asks it.
+    """
+    manifest = checkpoint.check(folder)
+    of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
+    if of.model.train == "full":
+        body, _ = trained_policy(of, start_policy(of), "reward")
+    else:  # the checkpoint has the adapter, whatever that had begun as
+        base = start_policy(of.model_copy(update={"model": of.model.model_copy(update={"adapter": ""})})) if start is None else start
+        body, _ = load.read_adapter(base, "reward", folder / "model")
+    body.tokens.truncate = config.data.overlong == "truncate"
+    model = TextReward(body, of.reward.members, of.run.seed)
+    model.restore(folder / "model")
+    return model
+
+
+def steps(config: Config, name: str, items: int) -> int:
+    """Steps of the learner called `name` on `items` items; `train.steps` is for `train.learner` alone."""
+    t = config.train
+    if t.steps and name == t.learner:
+        return t.steps
+    epochs, together = t.epochs, config.ppo.answers if name == "ppo" else t.batch_size
+    if name == "reward":
+        epochs, together = config.reward.epochs or epochs, config.reward.batch_size or together
+    return max(1, round(epochs * items / together))
+
+
+def further(config: Config, name: str, items: int) -> int:
+    """Steps that `items` items more need, which have come since the learner called `name` has finished, whatever train.steps says."""
+    return steps(config.model_copy(update={"train": config.train.model_copy(update={"steps": 0})}), name, items) if items else 0
+
+
+def optimisation(config: Config, name: str, items: int, count: int = 0) -> Optimisation:
+    """How the learner called `name` optimises on `items` items; `count` is its number of steps, where that is another one."""
+    t, r, count = config.train, config.reward, count or steps(config, name, items)
+    if name == "reward":
+        t = t.model_copy(update={"lr": r.lr or t.lr, "batch_size": r.batch_size or t.batch_size})
+    if name == "ppo":  # several optimiser steps from each step's answers
+        count *= config.ppo.epochs * -(-config.ppo.answers // t.batch_size)
+    if name == "grpo":
+        count *= config.grpo.updates
+    same = ("lr", "warmup", "schedule", "weight_decay", "max_grad_norm", "micro_batch_tokens")
+    return Optimisation(count, t.batch_size, seed=config.run.seed, **{key: getattr(t, key) for key in same})
+
+
+def learner(
+    config: Config,
+    name: str,
+    start: AnyPolicy,
+    trained: AnyPolicy,
+    parameters: Sequence[nn.Parameter],
+    data: Answered,
+    count: int,
+    progress: Callable[[int], None],
+) -> Any:
+    """The learner called `name`, on the labels in `data`, for `count` steps."""
+    how = optimisation(config, name, len(data.comparisons), count)
+    match name:
+        case "dpo":
+            d = config.dpo
+            if d.reference == "each" and trained is start:
+                raise ConfigError('dpo.reference = "each" needs model.train = "lora": full training changes the reference too')
+            return DPO(trained, start, data.comparisons, parameters, how, d.beta, d.loss, d.normalised, d.sft_weight, d.reference, progress)
+        case "reward":
+            r = config.reward
+            model = TextReward(trained, r.members, config.run.seed)
+            names = sorted({c.judge for c in data.comparisons}) if r.temperatures else []
+            return Reward(
+                model,
+                data.comparisons,
+                [*parameters, model.heads],
+                how,
+                0.01 if r.centre is None else r.centre,
+                names,
+            )
+        case "sft":
+            return SFT(trained, examples(data.comparisons), parameters, how)
+        case _:
+            raise ConfigError(f"{name} does not learn from labels alone")
+
+
+def improver(
+    config: Config,
+    start: AnyPolicy,
+    trained: AnyPolicy,
+    parameters: Sequence[nn.Parameter],
+    tasks: Sequence[Task],
+    payer: Checker | TextReward,
+    count: int,
+) -> PPO | GRPO:
+    """PPO or GRPO for `count` steps, paid by `payer`: its policy acts anew in every step."""
+    c, how = config, optimisation(config, config.train.learner, len(tasks), count)
+    acting: Any = sampler(c, trained, lambda n: None)
+    if isinstance(payer, Checker):
+        acting, model = Verified(acting, payer, c.verify.patience), None
+    else:
+        model = payer
+    reference = start_policy(c) if trained is start else start
+    order, gold = Order(len(tasks), c.run.seed), utility(c.hack.gold) if c.hack.gold else None
+    if c.train.learner == "grpo":
+        g = c.grpo.model_dump()
+        size, measured = g.pop("size"), g.pop("measure_kl")
+        settings = Group(longest=c.sample.max_tokens, **g)
+
+        def groups(number: int) -> list[Task]:
+            return [tasks[i] for i in order.at(number * how.batch_size, how.batch_size) for _ in range(size)]
+
+        source = Attempts(trained, acting, groups, c.run.seed, gold)
+        return GRPO(trained, source, [*parameters], how, settings, model, reference if c.grpo.kl or measured else None)
+    critic = TextCritic(start.width, start.device, c.run.seed + 1)
+    p = c.ppo.model_dump()
+    answers = p.pop("answers")
+    source = Attempts(trained, acting, lambda number: [tasks[i] for i in order.at(number * answers, answers)], c.run.seed, gold)
+    return PPO(trained, critic, source, parameters, how, Clip(**p), model, reference)

@@ -1,0 +1,118 @@
+"""What a run comes to on what it was not trained on: held-out prompts for the policy, held-back questions for the reward model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rather.core import Comparison, Trajectory
+from rather.errors import ConfigError, TrainingError
+from rather.judges.model import ModelJudge
+from rather.pipeline import build, checkpoint, evaluation, live, resume
+from rather.pipeline.cost import Cost, cost
+from rather.pipeline.rates import Rate, calibration, rate, win_rate
+from rather.scale import ranks
+
+
+def compare(run: Any, number: int) -> str | None:
+    """Compare the policy with the model that started the run on held-out prompts; returns how it did, in words.
+
+    Its win rate, or where verifiers say what is right its score and that of the start. None while people have not answered yet.
+
+    Raises:
+        TrainingError: there is no policy, or its verifiers judged nothing.
+    """
+    c, tasks = run.config, run.tasks[1]
+    if not tasks:
+        raise ConfigError("there are no held-out prompts; set data.held_out or add a split column to the prompt file")
+    last = checkpoint.every(run.checkpoints(number))
+    if not last:
+        raise TrainingError(f"there is no trained policy in {run.checkpoints(number)} yet; run `rather train` first")
+    step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
+    purpose = evaluation.name(run, f"eval-{number}-{step}", digest)
+    have = run.store.keys(c.run.name, purpose)
+    asked = [(t, i) for t in tasks for i in range(c.eval.answers)]
+    missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
+    name = f"{c.run.name}@{number}-{step}-{digest}"
+    if missing:
+        drawn = []
+        with run.progress("answering held-out prompts", 2 * len(missing)) as advance:
+            for policy, seed in ((run.policy(number + 1), "eval"), (run.start, "eval-start")):
+                sampler = build.sampler(c, policy, advance)
+                drawn.append(sampler.sample([t for t, _ in missing], run.seed(seed, number)))
+        named = [_renamed(t, name) for t in drawn[0]]
+        starts = [_renamed(t, f"{c.run.name}@start") for t in drawn[1]]
+        both = zip(missing, named, starts, strict=True)
+        run.store.ask(c.run.name, [run.question(f"{purpose}/{t.key}/{i}", (a,), (b,)) for (t, i), a, b in both], purpose)
+    run.label(purpose)
+    if c.judge.kind == "people":
+        live.wait(run, purpose)
+    voters = evaluation.voters(run)
+    answered = run.store.answered(c.run.name, purpose, judges=voters or None).comparisons
+    if not answered:
+        silent = run.store.labels(c.run.name, purpose)
+        if len({label.comparison for label in silent}) < len(asked):
+            return None
+        return f"there is no win rate: all {len(silent)} answers are abstentions"
+    result = win_rate(answered, name)
+    price = _cost(run, answered, name)
+    values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}
+    said = f"win rate against the starting model: {result}"
+    if build.verified(c):
+        after, before = (_score(run, answered, who) for who in (name, f"{c.run.name}@start"))
+        values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}
+        values |= {"score_start": before.mean, "score_start_low": before.low, "score_start_high": before.high}
+        said = f"held-out score: {after}; before: {before}"
+    run.metrics.replace(f"eval-{number}", step, values | price.metrics(), checkpoint=digest, evaluation=purpose, judges=voters)
+    return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])
+
+
+def _score(run: Any, answered: Sequence[Comparison], policy: str) -> Rate:
+    """Mean score by the verifiers of what `policy` answered, over prompts."""
+    by_task: dict[str, list[float]] = {}
+    answers = [t for c in answered for side in (c.a, c.b) for t in side if t.policy == policy]
+    for answer, score in zip(answers, run.judges[0].score(answers), strict=True):
+        if score is not None:
+            by_task.setdefault(answer.task.key, []).append(score)
+    return rate([sum(scores) / len(scores) for scores in by_task.values()])
+
+
+def check_reward(run: Any, model: Any, step: int) -> None:
+    """Accuracy and calibration on the questions that were held back, and how far the score follows length."""
+    judges = resume.teachers(run)
+    name, on = run.config.run.name, run.config.train.criterion
+    kept = run.store.answered(name, "train", only=lambda c: run.held_back(c) and run.learnable(c), judges=judges, criterion=on)
+    held = ranks.everyones(kept.comparisons)[0]
+    if not held:
+        return
+    judge = ModelJudge("reward", model, run.config.train.micro_batch_tokens)
+    scored = judge.scores(held)
+    a, b = (torch.cat([pair[i].mean(0) for pair in scored]) for i in (0, 1))
+    preferences = [c.preference for c in held if c.preference is not None]
+    result = calibration(torch.sigmoid(a - b).tolist(), preferences)
+    words = [float(len((t.text or "").split())) for side in "ab" for c in held for t in getattr(c, side)[:1]]
+    for phase in ("reward-eval", "calibration"):
+        run.metrics.rewind(phase, -1)
+    values = {
+        "accuracy": result.accuracy.mean, "accuracy_low": result.accuracy.low, "accuracy_high": result.accuracy.high,
+        "questions": result.accuracy.count, "calibration_error": result.error,
+    }  # fmt: skip
+    if any(words):
+        values["length_correlation"] = torch.corrcoef(torch.stack([torch.cat([a, b]).cpu(), torch.tensor(words)]))[0, 1].item()
+    run.metrics.write("reward-eval", step, values)
+    for mean, share, count in result.bins:
+        run.metrics.write("calibration", step, {"predicted": mean, "observed": share, "count": count})
+    run.console.print(f"The reward model orders held-out questions right in {result.accuracy}.")
+
+
+def _renamed(trajectory: Trajectory, policy: str) -> Trajectory:
+    return replace(trajectory, policy=policy)
+
+
+def _cost(run: Any, answered: Sequence[Comparison], name: str) -> Cost:
+    """What the policy called `name` has become beside the base model, in the answers that were compared."""
+    answers = [t for c in answered for side in (c.a, c.b) for t in side]
+    after, before = ([t for t in answers if (t.policy == name) == ours] for ours in (True, False))
+    with run.progress("reading with the base model", len(answers), transient=True) as advance:
+        return cost(run.start, after, before, run.config.train.micro_batch_tokens, advance)

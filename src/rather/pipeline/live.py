@@ -1,0 +1,130 @@
+"""Learning while people answer: labels are taken up as they come in, step by step, and a step is taken when there is something new.
+
+The store is all that learner and page share, so each may be stopped, killed and started again by itself, and on a machine of its own.
+"""
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rather.config import criteria
+from rather.core import Answered, Comparison
+from rather.pipeline import build, checkpoint, resume
+from rather.pipeline.checkpoint import Lineage
+from rather.store.clips import undrawable
+from rather.store.decisions import decided
+from rather.store.written import WHY
+
+POLL_S = 0.5
+
+
+class Feed:
+    """The labels of a round, read again before each step; `train.train` asks it what there is to learn from.
+
+    With n items there are epochs x n / batch size steps to take; half of them are kept back while answers are still coming in, or the
+    last ones would hardly be used. That is over when all questions have the answers that are wanted, or none has come for `wait_s` seconds.
+    """
+
+    def __init__(self, run: Any, number: int, name: str) -> None:
+        self.run, self.number, self.name = run, number, name
+        self.learner: Any = None
+        self.answered = Answered([])
+        self.open, self.state, self.since = 0, None, time.monotonic()
+
+    def refresh(self) -> bool:
+        """Read the store if anything has changed since."""
+        store, run = self.run.store, self.run.config.run.name
+        state = (store.latest(), store.asking(run), len(store.keys(run, "train")), undrawable(store, run))
+        if state == self.state:
+            return False
+        self.state = state
+        self.answered = self.run.labels(self.number, self.name)
+        self.open = wanted(self.run, "train", self.number)
+        if self.learner is not None and self.answered.comparisons:
+            self.learner.follow(self.answered.comparisons)
+        return True
+
+    def steps(self, items: int) -> int:
+        """Steps to take on so many items."""
+        return build.steps(self.run.config, self.name, items) if items else 0
+
+    def lineage(self) -> Lineage:
+        """What the next checkpoint is made from; the number of steps is not known beforehand."""
+        return self.run.lineage(self.name, self.answered, 0)
+
+    def __call__(self, step: int, asked_to_stop: Callable[[], bool]) -> Lineage | None:
+        while True:
+            if self.refresh():
+                self.since = time.monotonic()
+            items, over = len(self.answered.comparisons), not self.open or time.monotonic() - self.since > self.run.config.judge.wait_s
+            together = build.optimisation(self.run.config, self.name, items).batch_size
+            if step < self.steps(items) // (1 if over else 2) and (over or items >= together):
+                return self.lineage()
+            if over or asked_to_stop():
+                return None
+            time.sleep(POLL_S)
+
+
+def fit(run: Any, number: int, name: str) -> Path:
+    """Train the learner called `name` while people answer; returns the last checkpoint."""
+    feed = Feed(run, number, name)
+    with run.console.status("waiting for people's answers; `rather serve` puts the questions before them"):
+        while not feed.answered.comparisons:
+            if feed.refresh():
+                feed.since = time.monotonic()
+            if not feed.open or time.monotonic() - feed.since > run.config.judge.wait_s:
+                break
+            time.sleep(POLL_S)
+    left_out = feed.answered.left_out
+    resume.say_left_out(run, feed.answered)
+    criteria.check_said(run.config, feed.answered.comparisons)
+    expected = feed.steps(len(feed.answered.comparisons) + feed.open)
+    learner = run.learner(number, name, feed.answered, expected)
+    learner.follow(feed.answered.comparisons)
+    feed.learner = learner
+    lineage, found = feed.lineage(), checkpoint.every(run.checkpoints(number, name))
+    if found:
+        manifest = checkpoint.check(found[-1])
+        lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
+    last = run.learn(learner, name, number, expected, lineage, feed, open_=True)
+    if feed.answered.left_out != left_out:  # more have come since
+        resume.say_left_out(run, feed.answered)
+    if name == "reward":
+        run.evaluate_reward(learner.model, checkpoint.check(last)["step"])
+    return last
+
+
+def wanted(run: Any, purpose: str, number: int = sys.maxsize) -> int:
+    """How many answers are still wanted to the questions of a purpose, up to round `number`; who skips has answered.
+
+    Questions with a clip that could not be drawn, or that an owner has decided, are not given out, so that no answer to them can come.
+    For those about an answer that somebody wrote nobody waits: whoever did has answered them, and others may write on.
+    """
+    store, name = run.store, run.config.run.name
+    given = Counter(x.comparison for x in store.labels(name, purpose))
+    hidden, overlap = undrawable(store, name) | decided(store, name).keys(), store.asking(name).overlap
+    questions = [q for q in store.questions(name, purpose) if q.id not in hidden and q.why != WHY]
+    return sum(max(0, overlap - given[q.id]) for q in questions if not later_than(number, q.comparison))
+
+
+def wait(run: Any, purpose: str) -> None:
+    """Wait until people have answered all questions of a purpose, or none for judge.wait_s seconds."""
+    left, since = wanted(run, purpose), time.monotonic()
+    with run.progress("waiting for people's answers", left) as advance:
+        while left and time.monotonic() - since <= run.config.judge.wait_s:
+            time.sleep(POLL_S)
+            now = wanted(run, purpose)
+            if now != left:
+                advance(max(left - now, 0))
+                left, since = now, time.monotonic()
+
+
+def later_than(number: int, comparison: Comparison) -> bool:
+    """Whether a question belongs to a later round than `number`."""
+    found = re.match(r"(?:written/)?round-(\d+)/", comparison.key)
+    return found is not None and int(found[1]) > number

@@ -1,0 +1,238 @@
+"""Learning from labels, from the last checkpoint on: what was begun is finished first, and what has come since is learnt after it.
+
+A training keeps the labels and the number of steps that it began with. Once it has finished it goes on where there is more: more labels,
+or more steps by `train.steps` or `train.epochs`. The number of steps is always that of the whole training, and so is the learning rate:
+it is that of a training which had so many steps from the beginning.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from rather.config import criteria, guidelines
+from rather.config.schema import Config, Model
+from rather.config.toml import mattering
+from rather.core import Answered
+from rather.errors import ConfigError
+from rather.pipeline import build, checkpoint, evaluation
+from rather.pipeline.checkpoint import Lineage
+from rather.scale import ranks
+from rather.text import load
+from rather.verify.checker import Checker, nothing_judged
+
+
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The names that are among `patterns`, in which * stands for any letters."""
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def last(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the last checkpoint in `folder`, whose files are whole; None where there is none."""
+    found = checkpoint.every(folder)
+    return checkpoint.check(found[-1]) if found else None
+
+
+def fit(run: Any, number: int, name: str) -> Path:
+    """Train the learner called `name` on the labels of round `number`; returns the last checkpoint."""
+    folder = run.checkpoints(number, name)
+    stage = last(folder)
+    if stage is not None and not checkpoint.finished(stage):
+        began = ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0]
+        _learn(run, number, name, began, stage["settings"]["_steps"], follows=bool(stage.get("before")))
+        stage = last(folder)
+    data = ranks.everyones(run.labels(number, name))[0]  # another may come in while they are read
+    say_left_out(run, data)
+    steps = build.steps(run.config, name, len(data.comparisons))
+    if stage is None:
+        return _learn(run, number, name, data, steps)
+    found = checkpoint.every(folder)[-1]
+    checkpoint.check_same(found, run.lineage(name, data, steps))
+    new, gone = set(data.labels) - set(stage["labels"]), set(stage["labels"]) - set(data.labels)
+    if new:  # they are used as often as the others were
+        items = max(1, round(len(data.comparisons) * len(new) / len(data.labels)))
+        steps = max(steps, stage["step"] + build.further(run.config, name, items))
+    if stage["step"] >= steps:
+        if gone:
+            said = f"{len(gone)} of the labels that {found} learnt from do not count any more; train anew without them: --fresh"
+            run.console.print(said, markup=False, highlight=False)
+        return found
+    if not new:
+        return _learn(run, number, name, data, steps, follows=bool(stage.get("before")))
+    return _learn(run, number, name, ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0], steps, then=data)
+
+
+def say_left_out(run: Any, data: Answered) -> None:
+    """Say how many answers are not learned from, and why, if there are any."""
+    if count := data.left_out.total():
+        reasons = ", ".join(f"{n} {flag}" for flag, n in data.left_out.most_common())
+        run.console.print(f"{count} answer{'s' if count > 1 else ''} left out: {reasons}", markup=False, highlight=False)
+
+
+def steps_of_policy(stage: dict[str, Any] | None, steps: int, labels: list[int]) -> int:
+    """Where a policy goes to that is to take `steps` steps, paid by a reward model that has learnt from `labels`.
+
+    In the middle of its training: to the end of it. Where its reward model has learnt more since: so many steps more.
+    """
+    if stage is None:
+        return steps
+    if not checkpoint.finished(stage):
+        return stage["settings"]["_steps"]
+    return stage["step"] + steps if stage["labels"] != labels else steps
+
+
+def _learn(run: Any, number: int, name: str, data: Answered, steps: int, follows: bool = False, then: Answered | None = None) -> Path:
+    """Go on from the last checkpoint with the labels in `data`, or `then` others; `follows`: as one that has gone on before."""
+    criteria.check_said(run.config, data.comparisons)
+    learner = run.learner(number, name, data, steps)
+    if follows:
+        learner.follow(data.comparisons)
+    lineage = run.lineage(name, then or data, steps)
+
+    def feed(*_: Any) -> Lineage:
+        nonlocal then
+        if then is not None:
+            learner.follow(then.comparisons)
+            then = None
+        return lineage
+
+    found = run.learn(learner, name, number, steps, lineage, feed if then is not None else None)
+    if name == "reward":
+        run.evaluate_reward(learner.model, steps)
+    return found
+
+
+def ready(run: Any, number: int) -> None:
+    """Make sure that training can go on in round `number`, before anything is sampled or asked.
+
+    Raises:
+        CheckpointError: its last checkpoint was trained with other settings, or with prompts, a tokenizer or a reward model that have
+            changed since.
+        ConfigError: see `ready_to_learn` and `guidelines.read`.
+    """
+    guidelines.read(run.config.judge.guidelines)
+    ready_to_learn(run)
+    for name in learners(run.config):
+        for found in checkpoint.every(run.checkpoints(number, name))[-1:]:
+            checkpoint.check_same(found, run.lineage(name, Answered([]), 0))
+
+
+def ready_to_learn(run: Any) -> None:
+    """Make sure that what is learnt from is there or will be asked for, and that the model reads it as before.
+
+    Raises:
+        ConfigError: see `check_tokenizer` and `criteria.check_learnt`.
+    """
+    criteria.check_learnt(run.config, run.store)
+    check_tokenizer(run)
+
+
+def learners(config: Config) -> list[str]:
+    """What learns in a round: train.learner, and the reward model, where it is trained on the labels first."""
+    t = config.train
+    return [t.learner, "reward"] if t.learner in ("ppo", "grpo") and t.reward == "labels" else [t.learner]
+
+
+def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Digests of what some of the settings that matter to a training name, by setting: the model's tokenizer and chat template, the
+    prompts, and the reward model.
+    """
+    c, found = run.config, dict[str, str]()
+    if not c.control.env:
+        found["model.path"] = run.tokenizer
+    if "data" in mattering and not c.control.env:
+        asked = json.dumps([asdict(task) for task in build.tasks(c)[0]])  # without the model, which measures them
+        found["data.prompts"] = hashlib.sha256(asked.encode()).hexdigest()
+    saved = c.judge.checkpoint
+    if saved and "checkpoint" in mattering.get("judge", {}) and Path(saved, "manifest.json").exists():
+        found["judge.checkpoint"] = checkpoint.digest(Path(saved))
+    return found
+
+
+TOKENIZER = ("tokenizer*", "chat_template*", "*tokens*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+"""The files of a model folder that say how prompts become text and tokens."""
+
+
+def tokenizer(model: Model) -> str:
+    """Digits that stand for the tokenizer and the chat template of a model: its files, or the GGUF file that holds them, too."""
+    path, _ = load.located(model.path, model.adapter, weights=False)
+    if path.is_file():
+        return evaluation.fingerprint(path)
+    found = hashlib.sha256()
+    for file in sorted({file for name in TOKENIZER for file in path.glob(name) if file.is_file()}):
+        found.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def check_tokenizer(run: Any) -> None:
+    """Make sure that the tokenizer is the one that answers were sampled with.
+
+    Raises:
+        ConfigError: it has changed since.
+    """
+    for row in run.metrics.read():
+        if "tokenizer" not in row or row["tokenizer"] == run.tokenizer:
+            continue
+        number, path = row["phase"].removeprefix("sample-"), run.config.model.path
+        if any(key.startswith(f"round-{number}/") for key in run.store.keys(run.config.run.name, "train")):
+            was = row["settings"]["model"]["path"]
+            what = "has changed since" if path == was else f"is not that of {was!r}, with which"
+            remedy = f"round {number} was sampled; put it back, or use another run.name"
+            raise ConfigError(f"the tokenizer or chat template of model.path = {path!r} {what} {remedy}")
+
+
+def teachers(run: Any) -> list[str]:
+    """The judges of the store whose labels are learnt from.
+
+    Raises:
+        ConfigError: none of them is among train.judges.
+    """
+    known, patterns = [*run.store.judges()], run.config.train.judges
+    found = matching(known, patterns)
+    if known and not found:
+        raise ConfigError(f"train.judges is {patterns}, but the judges are {', '.join(known)}; name one of them")
+    return found
+
+
+def check_judged(run: Any, checker: Checker, key: str, purpose: str) -> None:
+    """Make sure that verifiers which judged none of the open questions have judged others of the same round.
+
+    `key` is that of the newest open question, which says its round. A few questions that verifiers cannot judge stay open for good.
+
+    Raises:
+        TrainingError: they have judged none.
+    """
+    beginning = f"{key.partition('/')[0]}/"
+    if not run.store.answered(run.config.run.name, purpose, beginning=beginning, judges=[checker.name]).comparisons:
+        raise nothing_judged("the open questions" if purpose == "train" else "the evaluation", checker.problems)
+
+
+def note_sampling(run: Any, number: int, there: int) -> None:
+    """Say so where the questions of a round, `there` already, were sampled with other settings.
+
+    Raises:
+        ConfigError: sampling was stopped in the middle, and would go on with other settings.
+    """
+    phase, now = f"sample-{number}", mattering(run.config, "sample")
+    if not there:
+        run.metrics.rewind(phase, -1)
+    rows = run.metrics.read(phase)
+    seeds = [{"run": {"seed": int(row["seed"])}} for row in rows]  # what older lines know
+    changed = [", ".join(checkpoint.differences(row.get("settings", was), now, now)) for row, was in zip(rows, seeds, strict=True)]
+    said = f"questions of round {number} were sampled with"
+    missing = int(rows[-1].get("wanted", 0)) - there if rows else 0
+    if missing > 0 and changed[-1]:
+        raise ConfigError(f"{said} {changed[-1]}, and {missing} are still missing; set that back, or use another run.name")
+    for what in dict.fromkeys(filter(None, changed)):
+        remedy = "and stay as they are; to sample again use another run.name"
+        run.console.print(f"note: {said} {what}, {remedy}", markup=False, highlight=False)
+
+
+def keep_sampling(run: Any, number: int, questions: int, wanted: int = 0) -> None:
+    """Write down how many questions of a round have been sampled, with which settings, and how many the round is to have."""
+    values = {"questions": float(questions), "wanted": float(wanted), "seed": float(run.config.run.seed)}
+    words = {} if run.config.control.env else {"tokenizer": run.tokenizer}
+    run.metrics.write(f"sample-{number}", 0, values, settings=mattering(run.config, "sample"), **words)

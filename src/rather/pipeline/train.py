@@ -1,0 +1,117 @@
+"""The loop over a learner's steps: resume, step, measure, save; Ctrl-C stops after the step at hand, with a checkpoint."""
+
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rather.pipeline import checkpoint
+from rather.pipeline.checkpoint import Lineage
+from rather.pipeline.metrics import Metrics
+from rather.scale import ranks
+
+Feed = Callable[[int, Callable[[], bool]], Lineage | None]
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop and did, with everything on disk."""
+
+
+def train(
+    learner: Any,
+    steps: int,
+    folder: Path,
+    lineage: Lineage,
+    metrics: Metrics,
+    phase: str = "train",
+    every: int = 20,
+    keep: int = 2,
+    progress: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    feed: Feed | None = None,
+) -> Path:
+    """Take the learner to `steps` steps, from the newest checkpoint in `folder` on; returns the last checkpoint.
+
+    A `feed` is asked before every step, with the number of steps taken and whether the run was asked to stop: it brings what has come in
+    since and says what the next checkpoint is made from, or None when there is nothing more to learn from.
+
+    A run that was stopped or killed at any point and started again gives the same weights and metrics, bit for bit on one
+    machine, as one that was not.
+
+    Raises:
+        CheckpointError: the newest checkpoint is damaged, or was made with other settings.
+        Stopped: Ctrl-C.
+    """
+    found = checkpoint.every(folder)
+    step = 0
+    if found:
+        lineage = checkpoint.gone_on(found[-1], lineage)
+        step = checkpoint.load(found[-1], learner)["step"]
+    saved = step if found else None
+    metrics.rewind(phase, step)
+    progress(step, {})
+    with _graceful() as asked_to_stop:
+        while step < steps:
+            if feed is not None:
+                known = feed(step, asked_to_stop)
+                if known is None:
+                    if step != saved:
+                        checkpoint.save(folder, step, learner, lineage, keep)
+                    if asked_to_stop():
+                        raise Stopped(f"stopped after step {step}; the same command goes on from there")
+                    break
+                lineage = replace(known, before=lineage.before)
+            start = time.perf_counter()
+            values = learner.step()
+            step += 1
+            seconds = time.perf_counter() - start
+            if "tokens" in values:
+                values["tokens_per_s"] = values["tokens"] / seconds
+            metrics.write(phase, step, values | {"seconds": seconds, "peak_gib": peak_gib()})
+            progress(step, values)
+            stopping = ranks.anyone(asked_to_stop())
+            if step % every == 0 or step == steps or stopping:
+                checkpoint.save(folder, step, learner, lineage, keep)
+                saved = step
+            if stopping and step < steps:
+                of = f" of {steps}" if steps < sys.maxsize else ""
+                raise Stopped(f"stopped after step {step}{of}; the same command goes on from there")
+    return checkpoint.every(folder)[-1]
+
+
+def peak_gib() -> float:
+    """The most memory that this process has held so far, in GiB: the GPU's where one is used, else resident."""
+    if torch.cuda.is_available() and (used := torch.cuda.max_memory_allocated()):
+        return used / 2**30
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss begins at that of the process which started this one
+        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
+
+
+@contextmanager
+def _graceful() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a wish that can be asked for; the second one interrupts at once."""
+    asked = False
+
+    def note(*_: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not in the main thread
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)

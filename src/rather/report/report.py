@@ -1,0 +1,228 @@
+"""One self-contained HTML page for a run: no script, nothing fetched, whatever models or people wrote escaped."""
+
+import io
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rather.core import Comparison
+from rather.judges.language import words
+from rather.pipeline.cost import Cost
+from rather.pipeline.rates import win_rate
+from rather.pipeline.resume import matching
+from rather.store.agreement import measure, position_bias
+
+BLUE, ORANGE, GREY = "#3b6ea8", "#d9822b", "#8a8f98"
+STYLE: Any = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.titlesize": 10,
+    "axes.titlelocation": "left", "svg.fonttype": "path", "figure.facecolor": "none", "axes.facecolor": "none",
+    "svg.hashsalt": "rather", "text.color": "#3c414a", "axes.labelcolor": "#3c414a", "xtick.color": GREY, "ytick.color": GREY,
+}  # fmt: skip
+
+
+def render(page: str, package: str = "rather.report", **values: Any) -> str:
+    """A page of `package`, which may extend those of the report, with `values` filled in, escaped unless they are Markup."""
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("rather.report")])
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(page).render(**values)
+
+
+def write(run: Any, examples: int = 20) -> Path:
+    """Write report.html into the run's folder, or NAME-report.html here where that cannot be written to; returns its path."""
+    name = run.config.run.name
+    labels = run.store.labels(name, "train")
+    kinds = run.store.judges()
+    evals = [row for row in run.metrics.read() if row["phase"].startswith("eval-")]
+    held_out = _evaluated(run, evals[-1]) if evals else []
+    policy = _evaluated_policy(name, evals[-1]) if evals else ""
+    page = render(
+        "report.html",
+        name=name,
+        model=run.config.model.path,
+        learner=run.config.train.learner,
+        agreement=measure(labels) if labels else None,
+        bias=position_bias([x for x in labels if kinds[x.judge] == "person"]),
+        judges=[_judge_row(j, kinds[j], labels) for j in sorted({x.judge for x in labels})],
+        taught=", ".join(matching(sorted({x.judge for x in labels}), run.config.train.judges)),
+        simulated=any(kinds[x.judge] == "simulated" for x in labels),
+        win=win_rate(held_out, policy) if held_out else None,
+        cost=Cost.read(evals[-1]) if evals else None,
+        advice=next((row["advice"] for row in reversed(run.metrics.read()) if "advice" in row), ""),
+        plots=[Markup(plot) for plot in _plots(run, evals, held_out, policy)],
+        examples=[_example(c, policy) for c in _spread(held_out, examples)],
+        nan=math.isnan,
+    )
+    path = run.folder / "report.html"
+    if run.folder.exists() and not os.access(run.folder, os.W_OK):
+        path = Path(f"{name}-report.html")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(page)
+    temporary.replace(path)
+    return path
+
+
+def _evaluated(run: Any, row: dict[str, Any]) -> list[Comparison]:
+    if "evaluation" not in row:
+        return []
+    return run.store.answered(run.config.run.name, row["evaluation"], judges=row["judges"] or None).comparisons
+
+
+def _evaluated_policy(run: str, row: dict[str, Any]) -> str:
+    return f"{run}@{row['phase'].removeprefix('eval-')}-{row['step']}-{row['checkpoint']}"
+
+
+def _judge_row(judge: str, kind: str, labels: list[Any]) -> dict[str, Any]:
+    mine = [x for x in labels if x.judge == judge]
+    seconds = sorted(x.seconds for x in mine if x.seconds is not None)
+    return {
+        "name": judge, "kind": kind, "answers": sum(x.preference is not None for x in mine),
+        "ties": sum(x.preference == 0.5 for x in mine), "abstentions": sum(x.preference is None for x in mine),
+        "seconds": seconds[len(seconds) // 2] if seconds else None,
+    }  # fmt: skip
+
+
+def _example(comparison: Comparison, policy: str) -> dict[str, Any]:
+    after, before = comparison.a[0], comparison.b[0]
+    assert comparison.preference is not None
+    liked = comparison.preference
+    if after.policy != policy:
+        after, before, liked = before, after, 1 - liked
+    return {"prompt": words(after.task.prompt or ""), "before": before, "after": after, "liked": liked}
+
+
+def _spread(comparisons: list[Comparison], count: int) -> list[Comparison]:
+    """Some of them, evenly taken, so that wins and losses show as they fall."""
+    step = max(1, len(comparisons) // count)
+    return comparisons[::step][:count]
+
+
+def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], policy: str) -> list[str]:
+    drawn = []
+    for phase in sorted({row["phase"] for row in run.metrics.read() if row["phase"].startswith("train-")}):
+        rows = run.metrics.read(phase)
+        for key, title in (
+            ("score", "Mean score"),
+            ("return", "What the environment paid, an attempt"),
+            ("gold", "What is meant, an attempt"),
+            ("loss", "Loss"),
+            ("accuracy", "Training comparisons ordered as by the judges"),
+            ("margin", "Score of the preferred side above the other"),
+            ("kl", "KL from the reference, nats an answer"),
+            ("log_ratio", "Log-ratio of the given answers to the reference, nats an answer"),
+            ("entropy", "Entropy, nats a token"),
+            ("length", "Tokens an answer"),
+            ("groups_without_variance", "Share of groups that teach nothing"),
+        ):
+            points = [(row["step"], row[key]) for row in rows if key in row]
+            if len(points) > 1:
+                drawn.append(figure(f"{title} ({phase.removeprefix('train-')})", lambda ax, p=points: _curve(ax, p)))
+        if len(rows) > 1 and any(key.startswith("temperature/") for key in rows[-1]):
+            drawn.append(figure("Temperature of each judge: the higher, the less they tell", lambda ax, r=rows: _temperatures(ax, r)))
+    checks = [row for row in run.metrics.read() if row["phase"].startswith("check-")]
+    if checks:
+        drawn.append(figure("Win rate over the start on held-out tasks, 95 % interval", lambda ax: _checks(ax, checks)))
+        drawn.append(figure("KL from the start, nats an action", lambda ax: _by_answers(ax, checks, "kl")))
+        drawn.append(figure("How far the numbers have moved, root mean square", lambda ax: _by_answers(ax, checks, "norm")))
+    if evals and "win_rate" in evals[-1]:
+        drawn.append(figure("Win rate against the start, 95 % interval", lambda ax: _rates(ax, evals, "win_rate", BLUE)))
+    if evals and "score_policy" in evals[-1]:
+        drawn.append(figure("Mean score on held-out prompts, before and after, 95 % interval", lambda ax: _scores(ax, evals)))
+    if held_out:
+        drawn.append(figure("Words of held-out answers", lambda ax: _lengths(ax, held_out, policy)))
+    bins = run.metrics.read("calibration")
+    if bins:
+        drawn.append(figure("Calibration of the reward model", lambda ax: _calibration(ax, bins)))
+    return drawn
+
+
+def figure(title: str, draw: Callable[[Axes], None]) -> str:
+    """A plot as SVG, drawn by `draw`."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.7), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(title)
+        draw(axes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
+
+
+def _curve(axes: Axes, points: list[tuple[int, float]]) -> None:
+    steps, values = zip(*points, strict=True)
+    axes.plot(steps, values, color=GREY, alpha=0.5, linewidth=0.8)
+    width = max(1, len(values) // 10)
+    smooth = [sum(values[max(0, i - width) : i + 1]) / len(values[max(0, i - width) : i + 1]) for i in range(len(values))]
+    axes.plot(steps, smooth, color=BLUE, linewidth=1.8)
+    axes.set_xlabel("step")
+
+
+def _temperatures(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    for key in sorted(key for key in rows[-1] if key.startswith("temperature/")):
+        known = [(row["step"], row[key]) for row in rows if key in row]
+        axes.plot(*zip(*known, strict=True), linewidth=1.6, label=key.removeprefix("temperature/").replace("$", r"\$"))
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.legend(fontsize="small")
+
+
+def _rates(axes: Axes, evals: list[dict[str, Any]], key: str, colour: str, label: str | None = None) -> None:
+    mean = [row[key] for row in evals]
+    bars = [[row[key] - row[f"{key}_low"] for row in evals], [row[f"{key}_high"] - row[key] for row in evals]]
+    axes.errorbar(range(len(evals)), mean, yerr=bars, fmt="o", color=colour, capsize=4, label=label)
+    if key == "win_rate":
+        axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    axes.set_xticks(range(len(evals)), [f"round {row['phase'].removeprefix('eval-')}" for row in evals])
+    axes.set_xlim(-0.7, len(evals) - 0.3)
+    axes.set_ylim(0, 1)
+
+
+def _checks(axes: Axes, checks: list[dict[str, Any]]) -> None:
+    known = [row for row in checks if "win_rate" in row]
+    answers, mean = [row["answers"] for row in known], [row["win_rate"] for row in known]
+    axes.fill_between(answers, [row["win_rate_low"] for row in known], [row["win_rate_high"] for row in known], color=BLUE, alpha=0.2)
+    axes.plot(answers, mean, "o-", color=BLUE, clip_on=False)
+    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("answers")
+
+
+def _by_answers(axes: Axes, checks: list[dict[str, Any]], key: str) -> None:
+    axes.plot([row["answers"] for row in checks], [row[key] for row in checks], "o-", color=BLUE, clip_on=False)
+    axes.set_ylim(0, None)
+    axes.set_xlabel("answers")
+
+
+def _scores(axes: Axes, evals: list[dict[str, Any]]) -> None:
+    _rates(axes, evals, "score_start", ORANGE, "before")
+    _rates(axes, evals, "score_policy", BLUE, "after")
+    axes.legend(frameon=False, ncols=2)
+
+
+def _lengths(axes: Axes, held_out: list[Comparison], policy: str) -> None:
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for c in held_out:
+        for t in (c.a[0], c.b[0]):
+            lengths[t.policy == policy].append(len((t.text or "").split()))
+    bins = range(0, max(map(max, lengths.values())) + 5, 4)
+    axes.hist([lengths[False], lengths[True]], bins=list(bins), color=[ORANGE, BLUE], label=["before", "after"])
+    axes.set_xlabel("words")
+    axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+
+
+def _calibration(axes: Axes, bins: list[dict[str, Any]]) -> None:
+    axes.plot([0.5, 1], [0.5, 1], color=GREY, linewidth=0.8, linestyle="--")
+    sizes = [12 + 4 * row["count"] for row in bins]
+    axes.scatter([row["predicted"] for row in bins], [row["observed"] for row in bins], s=sizes, color=BLUE)
+    axes.set_xlabel("predicted P(preferred)")
+    axes.set_ylabel("came true")
+    axes.set_ylim(0, 1.05)

@@ -1,0 +1,1 @@
+"""Zeroth-order optimization: perturb the policy, ask which behaves better, move."""

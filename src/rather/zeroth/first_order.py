@@ -1,0 +1,44 @@
+"""The first-order counterpart of zeroth-order optimisation: the gradient of the policy itself, on the same space, from comparisons."""
+
+from typing import Any
+
+import torch
+
+from rather.core import Space
+from rather.learners.common import Pairs
+from rather.losses import bradley_terry_loss, implicit_scores, preference_reinforce_loss
+from rather.zeroth.learner import Asking, Estimate, Zeroth
+
+
+class FirstOrder(Zeroth):
+    """Online DPO or preference REINFORCE: what is compared are two attempts of the present policy, each answer is used once.
+
+    It takes answers, keeps to the trust region and goes back exactly as `Zeroth` does; only the slope is another, and cannot be made again
+    from seeds. `reference` is what DPO's implicit scores are counted from, with `beta`.
+    """
+
+    def __init__(self, model: Any, space: Space, asking: Asking, how: Estimate, reference: Any, beta: float = 0.1) -> None:
+        super().__init__(model, space, asking, how)
+        self.policy, self.reference, self.beta = model, reference, beta
+
+    def move(self) -> None:
+        """Follow the gradient of the loss of the answers, ties among them."""
+        comparisons = [c for judged in self.answered.values() for c in judged if c.preference is not None]
+        for parameter in self.space.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        if not comparisons:
+            self.descend()
+            return
+        pairs = Pairs.of(self.policy, comparisons)
+        for part, *_ in pairs.split(1024):
+            mask = part.batch.mask
+            logprobs, _ = self.policy.evaluate(part.batch)
+            if self.how.estimator == "dpo":
+                with torch.no_grad():
+                    reference, _ = self.reference.evaluate(part.batch)
+                loss = bradley_terry_loss(*part.scores(implicit_scores(logprobs, reference, mask, self.beta)), part.preference)
+            else:
+                loss = preference_reinforce_loss(*part.scores((logprobs * mask).sum(-1)), part.preference)
+            (loss * (len(part) / len(pairs))).backward()
+        self.space.gather()
+        self.descend()
