@@ -42,7 +42,7 @@ def seconds(code: str) -> float:
 
 
 def main() -> None:
-    files = [path for path in SOURCE.rglob("*.py")]
+    files = list(SOURCE.rglob("*.py"))
     counts = {path: source_lines(path) for path in files}
     rooms = dict[str, int]()
     for path, count in counts.items():
