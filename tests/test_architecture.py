@@ -1,6 +1,7 @@
 """Dependencies run one way: who may import whom."""
 
 import ast
+import runpy
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,8 @@ def test_the_text_engine_stays_small() -> None:
         told = {line for n in said for line in range(n.lineno, (n.end_lineno or n.lineno) + 1)}
         count += sum(bool(line.strip()) and i not in told for i, line in enumerate(text.splitlines(), 1))
     assert 1000 < count < 1750
+
+
+def test_the_picture_of_the_rooms_is_as_the_code() -> None:
+    made = runpy.run_path(str(SOURCE.parent.parent / "docs" / "rooms.py"))
+    assert made["PICTURE"].read_text() == made["draw"](), "python docs/rooms.py draws it again"
