@@ -22,7 +22,7 @@ PLACES = {
     "RewardModel": "text.reward_model", "SFT": "learners.sft", "load": "text.open",
 }  # fmt: skip
 """Where each public name is."""
-__all__ = ["DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardModel", "comparisons", "control", "load"]  # noqa: PLE0604
+__all__ = ["DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardModel", "comparisons", "control", "load"]
 
 
 def __getattr__(name: str) -> Any:
