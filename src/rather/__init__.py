@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from rather.learners.sft import SFT as SFT
     from rather.text.open import load as load
     from rather.text.reward_model import RewardModel as RewardModel
+    from rather.verify.functions import batched as batched
 
 PLACES = {
     "comparisons": "data.rows", "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "PPO": "learners.ppo",
-    "RewardModel": "text.reward_model", "SFT": "learners.sft", "load": "text.open",
+    "RewardModel": "text.reward_model", "SFT": "learners.sft", "batched": "verify.functions", "load": "text.open",
 }  # fmt: skip
 """Where each public name is."""
-__all__ = ["DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardModel", "comparisons", "control", "load"]
+__all__ = ["DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardModel", "batched", "comparisons", "control", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -107,16 +107,17 @@ def _panel() -> list[Panelist]:
 class Judge(Section):
     """Who compares the answers."""
 
-    kind: ForEval[Literal["panel", "people", "terminal", "model", "language", "verifier"]] = Field(
+    kind: ForEval[Literal["panel", "people", "terminal", "model", "language", "verifier", "function"]] = Field(
         default="panel",
         description="A simulated panel, people on the page (rather serve), you at this terminal, a reward model, "
-        "a language model behind a URL, or the verifiers.",
+        "a language model behind a URL, the verifiers, or a function of yours.",
     )
     name: ForEval[str] = Field(default="me", description="Name under which answers are kept, of all but a panel.")
     panel: ForEval[list[Panelist]] = Field(default_factory=_panel, description="The members of a simulated panel.")
     checkpoint: Annotated[str, MattersTo("ppo", "grpo", "eval")] = Field(default="", description='Reward checkpoint, for kind "model".')
     url: ForEval[str] = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
     model: ForEval[str] = Field(default="", description='Model name at that endpoint, for kind "language".')
+    function: Free[str] = Field(default="", description='"module:name" of a function of (prompt, a, b), for kind "function".')
     key_variable: Free[str] = Field(default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if any.")
     instruction: ForEval[str] = Field(
         default="Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by."

@@ -27,13 +27,15 @@ def comparisons(rows: str | Path | Iterable[Mapping[str, Any]]) -> list[Comparis
 
 
 def tasks(prompts: str | Path | Iterable[Any]) -> list[Task]:
-    """What a policy is to answer: prompts, conversations, rows with a `prompt` (and an `answer` for verifiers), or a file of such rows.
+    """What a policy is to answer: prompts, conversations, rows with a `prompt` and other columns, or a file of such rows.
+
+    The other columns are for reward functions; no policy sees them.
 
     Raises:
         DataError: one of them cannot be read; the message says which.
     """
     if isinstance(prompts, str | Path):
-        train, held_out = forms.read_tasks(str(prompts), held_out=0.0)
+        train, held_out = forms.read_tasks(str(prompts), held_out=0.0, others=True)
         return train + held_out
     if not isinstance(prompts, Iterable):
         raise DataError(f"prompts is a {type(prompts).__name__}; give a list of prompts, or a file")
@@ -76,7 +78,9 @@ def _task(item: Any, place: str, key: str) -> Task:
         if item.get("prompt") is None:
             raise DataError(f"{place} has no 'prompt', only {', '.join(map(repr, item)) or 'nothing'}")
         answer = item.get("answer")
-        return Task(HERE, str(item.get("key", key)), read_prompt(item["prompt"], place), None if answer is None else str(answer))
+        more = {name: value for name, value in item.items() if name not in ("prompt", "key", "answer", "split")}
+        prompt = read_prompt(item["prompt"], place)
+        return Task(HERE, str(item.get("key", key)), prompt, None if answer is None else str(answer), more)
     return Task(HERE, key, read_prompt(item, place))
 
 

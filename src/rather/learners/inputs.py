@@ -11,6 +11,7 @@ from rather.errors import ConfigError, DataError
 from rather.learners.common import Attempts, Model, Pairs, in_parts
 from rather.learners.settings import LoRA, Sampling
 from rather.verify.checker import Verified
+from rather.verify.functions import RewardFunctions
 
 
 def check_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -89,8 +90,25 @@ def rollouts(
         return source, reward
     sampler = model.sampler(sampling) if sampler is None else sampler
     if reward is not None and not hasattr(reward, "rewards"):
-        sampler, reward = Verified(sampler, reward), None
+        sampler, reward = Verified(sampler, reward_functions(reward)), None
     return Attempts(model, sampler, tasks, seed, gold), reward
+
+
+def reward_functions(reward: Any) -> RewardFunctions:
+    """What scores answers by a function, or by a list of functions, some of them in a pair with their weight.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    functions, weights = [], []
+    for each in reward if isinstance(reward, list) else [reward]:
+        function, weight = each if isinstance(each, tuple) and len(each) == 2 else (each, 1.0)
+        if not callable(function) or not isinstance(weight, int | float):
+            what = "a reward model, a function of (prompt, completion, **columns), or a list of functions or of (function, weight)"
+            raise ConfigError(f"reward is or holds {each!r:.80}; give {what}")
+        functions.append(function)
+        weights.append(float(weight))
+    return RewardFunctions(functions, weights)
 
 
 def mean_score(source: Any, reward_model: Any, tasks: Sequence[Task], micro_batch_tokens: int) -> dict[str, float]:

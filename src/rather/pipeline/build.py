@@ -14,6 +14,7 @@ from rather.core import Answered, Task, Trajectory
 from rather.data.forms import read_tasks
 from rather.errors import ConfigError
 from rather.judges.concise import Concise, Surprise
+from rather.judges.functions import FunctionJudge
 from rather.judges.known import CONCISE, SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
@@ -34,6 +35,7 @@ from rather.text.reward_model import RewardModel
 from rather.text.tokens import Tokens
 from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
+from rather.verify.functions import load_function
 from rather.verify.verifiers import Check
 from rather.zeroth.spaces.steering import Manner, steering
 from rather.zeroth.spaces.weights import Factors, LowRank, Weights
@@ -68,7 +70,8 @@ def tasks(config: Config) -> tuple[list[Task], list[Task]]:
         whole = any(check.kind == "reasoning_gym" for check in config.verify.checks)
         train, held_out = made_tasks.made(d.prompts, d.count, d.held_out, config.run.seed, whole)
     else:
-        train, held_out = read_tasks(d.prompts, d.column, d.held_out, verified(config))
+        others = any(check.kind == "python" for check in config.verify.checks)
+        train, held_out = read_tasks(d.prompts, d.column, d.held_out, verified(config), others)
     train, held_out = train[: d.limit or None], held_out[: config.eval.prompts or None]
     return [suffixed(t, d.suffix) for t in train], [suffixed(t, d.suffix) for t in held_out]
 
@@ -202,6 +205,10 @@ def judges(config: Config, base: Callable[[], AnyPolicy]) -> list[Any]:
                 raise ConfigError('judge.kind = "language" needs judge.model, the name of the model at judge.url')
             key = os.environ.get(j.key_variable, "")
             return [LanguageJudge(j.name, j.url, j.model, j.instruction, key, j.timeout_s, j.concurrency)]
+        case "function":
+            if not j.function:
+                raise ConfigError('judge.kind = "function" needs judge.function, such as "module:name", a function of (prompt, a, b)')
+            return [FunctionJudge(load_function(j.function, "judge.function"), j.name)]
         case "verifier":
             return [checker(config)]
         case "people" | "terminal":
