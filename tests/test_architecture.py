@@ -26,7 +26,6 @@ OPEN = [
         "store",
     },
     {"control.models", "zeroth.spaces.control"},
-    {"pipeline.control_run", "pipeline.run", "pipeline.nudge"},
     {"control.car", "control.drawing", "control.grid"},
 ]
 """Circles that are still to be opened."""
