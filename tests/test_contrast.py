@@ -34,7 +34,7 @@ def test_one_answer_is_drawn_with_either_instruction_and_kept_without(config: Co
     asked = [q.comparison for q in run.store.questions(config.run.name, "train")]
     plain, instructed = suffixed(config, ""), suffixed(config, " In short.")
     sampler = build.sampler(config, build.start_policy(config), lambda n: None)
-    drawn = sampler.sample([t for both in zip(plain, instructed, strict=True) for t in both], run.seed("sample", 0))
+    drawn = sampler.sample([t for both in zip(plain, instructed, strict=True) for t in both], build.seed(config, "sample", 0))
     assert len({t.text for t in drawn}) == 12
     expected = {t.prompt: {a.text, b.text} for t, a, b in zip(plain, drawn[0::2], drawn[1::2], strict=True)}
     assert {c.a[0].task.prompt: {c.a[0].text, c.b[0].text} for c in asked} == expected

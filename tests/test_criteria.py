@@ -106,7 +106,7 @@ def go(base: list[str], folder: Path, *changed: str) -> Run:
 
 def likes(run: Run) -> float:
     """Of pairs that were not learnt from, the share whose side with more a's the policy prefers."""
-    policy, start = run.policy(1), run.start
+    policy, start = run.policy(1), run.domain.base_policy
     unseen = Pairs.of(policy, pairs(80, 100))
     with torch.no_grad():
         ratios = policy.evaluate(unseen.batch)[0].sum(-1) - start.evaluate(unseen.batch)[0].sum(-1)

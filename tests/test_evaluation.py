@@ -11,6 +11,7 @@ from rather.config import toml
 from rather.config.schema import Config
 from rather.core import Label, Task
 from rather.pipeline import evaluation
+from rather.pipeline import run as runs
 from rather.pipeline.run import Run
 from rather.report import report
 
@@ -32,7 +33,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def opened(known: list[str], *changed: str) -> Run:
-    return Run(toml.load(None, [*known, *changed]), Console(quiet=True))
+    return runs.opened(toml.load(None, [*known, *changed]), Console(quiet=True))
 
 
 def evaluated(known: list[str], *changed: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from rather.errors import CheckpointError, ConfigError, DataError
 from rather.learners import checkpoint, train
 from rather.learners.metrics import CLOCK
 from rather.learners.train import Stopped
-from rather.pipeline import build, live, resume, run
+from rather.pipeline import answering, build, live, text_domain
 from rather.pipeline.run import Run, opened
 from rather.report import report
 from rather.settings import Section
@@ -277,7 +277,7 @@ def test_sampling_that_was_stopped_goes_on_with_its_own_settings_alone(text: lis
             with pytest.raises(Stopped):
                 sampling.sample()
 
-    monkeypatch.setattr(run, "CHUNK", 4)
+    monkeypatch.setattr(text_domain, "CHUNK", 2)
     stop(go(text), 0)
     stop(go(text, "sample.temperature=0.9"), 4)
     with pytest.raises(
@@ -316,7 +316,8 @@ def test_nobody_waits_for_answers_to_a_question_whose_clip_cannot_be_drawn(contr
     def sleep(seconds: float) -> None:
         raise AssertionError("it waits for an answer that cannot come")
 
-    monkeypatch.setattr(live, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    for module in (live, answering):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     asked = go(control).sample()
     run = go(control, "judge.kind=people")
     run.store.add_judge("ann", "person")
@@ -331,11 +332,11 @@ def test_nobody_waits_for_answers_to_a_question_whose_clip_cannot_be_drawn(contr
     clips.keep(run.store, broken, None, "no display")
     assert feed.refresh()
     assert feed.open == 0
-    live.wait(run, "train")
+    run.answering.wait("train")
     run.train()
     assert len(last(run, "reward")["labels"]) == asked - 1
     clips.retry(run.store, "small")
-    assert live.wanted(run, "train") == 1, "it is drawn again"
+    assert run.answering.wanted("train") == 1, "it is drawn again"
 
 
 def test_nobody_waits_for_clips_that_were_given_up_with_others(control: list[str]) -> None:
@@ -345,14 +346,14 @@ def test_nobody_waits_for_clips_that_were_given_up_with_others(control: list[str
     def broken(_: Any) -> tuple[bytes, dict[str, int]]:
         raise DataError("no display")
 
-    assert live.wanted(run, "train") == asked, "they may still be drawn"
+    assert run.answering.wanted("train") == asked, "they may still be drawn"
     assert studio.draw(studio.Studio(run.config.store, "small", run.config.control.env), broken) == 0
-    assert live.wanted(run, "train") == 0
+    assert run.answering.wanted("train") == 0
     feed = live.Feed(run, 0, "reward")
     assert feed.refresh()
     assert feed.open == 0
     clips.retry(run.store, "small")
-    assert live.wanted(run, "train") == asked, "all are tried again"
+    assert run.answering.wanted("train") == asked, "all are tried again"
 
 
 @pytest.mark.parametrize("command", ["loop", "sample", "label", "train"])
@@ -405,7 +406,7 @@ def test_the_settings_of_a_new_section_are_shared_without_being_listed(text: lis
         novel: Novel = Field(default_factory=Novel)
 
     def run(**novel: Any) -> Run:
-        return Run(Tomorrow.model_validate(toml.load(None, text).model_dump() | {"novel": novel}), Console(quiet=True))
+        return opened(Tomorrow.model_validate(toml.load(None, text).model_dump() | {"novel": novel}), Console(quiet=True))
 
     run(strength=2.0).sample()
     run(strength=2.0).label()
@@ -473,7 +474,7 @@ def test_a_manifest_of_another_program_in_this_folder_is_no_reward_model(
     monkeypatch.chdir(tmp_path)
     Path("manifest.json").write_text('{"name": "a web page"}')
     run = opened(toml.load(None, text), Console(quiet=True))
-    assert "judge.checkpoint" not in resume.contents(run, {"judge": {"checkpoint": ""}})
+    assert "judge.checkpoint" not in run.contents({"judge": {"checkpoint": ""}})
 
 
 @pytest.mark.parametrize("learner", ["grpo", "ppo"])

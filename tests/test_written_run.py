@@ -9,8 +9,7 @@ from rich.console import Console
 from rather.config import toml
 from rather.core import Label
 from rather.errors import TrainingError
-from rather.pipeline import live
-from rather.pipeline.run import Run
+from rather.pipeline.run import Run, opened
 from rather.store.better import write
 from rather.store.quality import Asking
 
@@ -43,7 +42,7 @@ held_out = 0.0
 def run_of(folder: Path, tiny: Path, learner: str) -> Run:
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(4)))
     (folder / "run.toml").write_text(SETTINGS.format(folder=folder, model=tiny, learner=learner))
-    return Run(toml.load(folder / "run.toml", []), Console(quiet=True))
+    return opened(toml.load(folder / "run.toml", []), Console(quiet=True))
 
 
 @pytest.mark.parametrize(("learner", "items"), [("dpo", 12), ("reward", 16), ("sft", 12)])
@@ -56,10 +55,10 @@ def test_it_learns_two_pairs_and_does_not_wait(tiny: Path, tmp_path: Path, learn
         run.store.add_judge(name, "person")
     for number in asked:
         write(run.store, Label(number, "ann", 0.5), f"a better answer {number}")
-    assert live.wanted(run, "train") == 4, "ben's answers to what was sampled"
+    assert run.answering.wanted("train") == 4, "ben's answers to what was sampled"
     for number in asked:
         run.store.answer(Label(number, "ben", 0.5))
-    assert live.wanted(run, "train") == 0
+    assert run.answering.wanted("train") == 0
     answered = run.labels(0, learner)
     assert len(answered.comparisons) == items, "a reward model sees each answer, others the mean of those to two sides"
     own = [c for c in answered.comparisons if c.a[0].policy == "person"]

@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -15,6 +15,9 @@ from rather.cli_store import File, Settings, complete_file, complete_first, cons
 from rather.config import guidelines
 from rather.data import examples
 from rather.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rather.pipeline.run import Run
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -57,7 +60,7 @@ app.add_typer(cli_store.commands)
 Round = Annotated[int, typer.Option("--round", help="Round of the outer loop, from 0.")]
 
 
-def _run(file: Path, settings: list[str] | None) -> Any:
+def _run(file: Path, settings: list[str] | None) -> "Run":
     from rather.config import toml as toml
     from rather.pipeline.run import opened
 
@@ -143,7 +146,7 @@ def serve(
     else:
         run = _run(file, settings)
         run.ready(run.begun)
-        run.draw()
+        run.domain.draw(run.store)
         judge = run.config.judge
         rules = guidelines.read(judge.guidelines)
         store = run.store
@@ -183,6 +186,7 @@ def panel(
     from rather.config import toml as toml
     from rather.judges.panel import answer
     from rather.pipeline import build
+    from rather.pipeline.domain import domain_of
 
     loaded = toml.load(file, [*(settings or []), "judge.kind=panel", "judge.criteria=[]", "train.reward=labels"])
     count = 0
@@ -192,8 +196,9 @@ def panel(
         count += 1
         status.update(f"{count} answers")
 
+    judges = build.panel(loaded, domain_of(loaded, console).reader)
     with console.status("joining") as status:
-        answer(link, build.judges(loaded, lambda: build.start_policy(loaded)), pace, wait, answered, threading.Event())
+        answer(link, judges, pace, wait, answered, threading.Event())
     console.print(f"{count} answers of {len(loaded.judge.panel)} simulated judges")
 
 
@@ -260,10 +265,11 @@ def nudge(
     runs/NAME/checkpoints, which `rather` loads, and with --merge a whole model.
     """
     from rather.config import toml as toml
-    from rather.pipeline.run import Run
+    from rather.pipeline.run import opened
+    from rather.text.policy import TextPolicy
 
     loaded = toml.load(None, [*_nudge_settings(model, prompts, answers, name, page, simulated), *(settings or [])])
-    run = Run(loaded, console)
+    run = opened(loaded, console)
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "run.toml").write_text(toml.document(loaded))
     if page:
@@ -271,7 +277,9 @@ def nudge(
     last = run.train()
     console.print(f"Steering vector: {last / 'model'}", soft_wrap=True)
     if merge is not None:
-        run.policy(1).merge(merge)
+        policy = run.policy(1)
+        assert isinstance(policy, TextPolicy)
+        policy.merge(merge)
         console.print(f"The nudged model, for `transformers` too: {merge}", soft_wrap=True)
     _write_report(run)
 
@@ -355,7 +363,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _write_report(run: Any) -> None:
+def _write_report(run: "Run") -> None:
     from rather.report import report
 
     console.print(f"Report: {report.write(run)}", soft_wrap=True)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 Message = dict[str, Any]
@@ -219,21 +221,37 @@ def direction(seed: int, size: int, kind: Literal["gaussian", "sphere", "block"]
     return v / np.linalg.norm(v) if kind == "sphere" else v
 
 
-class Policy(Protocol):
-    """Chooses actions; trained. A `memoryless` one sees no further than a state, so that each action can be evaluated by itself."""
-
-    memoryless: bool
+class Model(Protocol):
+    """What a learner trains: it collates trajectories, and goes to disk and back."""
 
     def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Turn trajectories into a batch."""
         ...
+
+    def save(self, folder: Path) -> None:
+        """Write what is trained into `folder`."""
+        ...
+
+    def restore(self, folder: Path) -> None:
+        """Take over what `save` wrote, in place."""
+        ...
+
+
+class Policy(Model, Protocol):
+    """Chooses actions; trained. A `memoryless` one sees no further than a state, so that each action can be evaluated by itself.
+
+    `name` stands in the trajectories that it samples.
+    """
+
+    memoryless: bool
+    name: str
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the actions and entropies, both (B, T), float32, 0 where the mask is 0."""
         ...
 
 
-class RewardModel(Protocol):
+class RewardModel(Model, Protocol):
     """Scores trajectories: a score is the masked sum of the rewards."""
 
     def rewards(self, batch: Batch) -> Tensor:
@@ -286,8 +304,15 @@ class Space(Protocol):
 class Judge(Protocol):
     """Answers comparisons: a person, a simulated person, a reward model, a language model, a verifier."""
 
-    name: str
-    kind: str
+    @property
+    def name(self) -> str:
+        """Who it is, in the store."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What it is, in the store."""
+        ...
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[float | None]:
         """P(a better) of each, or None where the judge abstains."""
@@ -295,7 +320,12 @@ class Judge(Protocol):
 
 
 class Learner(Protocol):
-    """Improves a policy or a reward model, one optimiser step a call."""
+    """Improves a `model`, a policy or a reward model, one optimiser step a call."""
+
+    @property
+    def model(self) -> Model:
+        """What is trained."""
+        ...
 
     def step(self) -> dict[str, float]:
         """Take one step and return its metrics."""
@@ -308,6 +338,27 @@ class Learner(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         ...
+
+
+class LabelLearner(Learner, Protocol):
+    """Learns from comparisons, which may come in while it learns."""
+
+    def follow(self, comparisons: Sequence[Comparison]) -> None:
+        """Learn from these from now on; those that were there before keep their place."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A mean of values in [0, 1] over `count` independent questions, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.1f} % (95 % interval {100 * self.low:.1f} to {100 * self.high:.1f} %, n = {self.count})"
 
 
 @dataclass(frozen=True)

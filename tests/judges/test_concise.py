@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from rather.config import toml as toml
 from rather.core import Comparison, Task, Trajectory
@@ -12,6 +13,7 @@ from rather.judges.concise import Concise, Surprise
 from rather.judges.known import SimulatedJudge, utility
 from rather.judges.wording import content_words, words
 from rather.pipeline import build
+from rather.pipeline.domain import domain_of
 from rather.text import engine, load
 from rather.text.policy import TextPolicy, TextSampler
 
@@ -91,8 +93,9 @@ def test_a_panel_of_readers_shares_one_base_model(tiny: Path) -> None:
     assert len(loaded) == 1
     asked = [Comparison((answer("The sky is lit."),), (answer("x"),), key="1")]
     assert first.judge(asked) == second.judge(asked) == [1.0]
+    control = config.model_copy(update={"control": config.control.model_copy(update={"env": "CartPole-v1"})})
     with pytest.raises(ConfigError, match="reads words, and the run is about control"):
-        build.judges(config.model_copy(update={"control": config.control.model_copy(update={"env": "CartPole-v1"})}), base)
+        build.judges(control, domain_of(control, Console(quiet=True)).reader)
     with pytest.raises(ConfigError, match="for judge.panel alone"):
         utility("concise")
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rather.config import toml
 from rather.learners import checkpoint
-from rather.pipeline.run import Run
+from rather.pipeline.run import opened
 from rather.store import Store
 
 RUN = """
@@ -66,7 +66,7 @@ def together(folder: Path, store: Store, disturbed: bool) -> int:
 
 def quality(folder: Path, learner: str, last: Path) -> float:
     """The loss of what was learnt, on all answers."""
-    run = Run(toml.load(folder / "run.toml", [f"run.folder={folder / 'runs'}", f"data.prompts={folder / 'prompts.jsonl'}"]), Console())
+    run = opened(toml.load(folder / "run.toml", [f"run.folder={folder / 'runs'}", f"data.prompts={folder / 'prompts.jsonl'}"]), Console())
     answered = run.labels(0, learner)
     learnt = run.learner(0, learner, answered, EPOCHS * QUESTIONS // 4)
     learnt.follow(answered.comparisons)

@@ -29,11 +29,11 @@ def check(run: Any) -> list[Finding]:
 
 def environment(run: Any) -> list[Finding]:
     """Whether the environment can be used, how long its episodes are, and whether they can be played again."""
-    env, c = run.make(meant=True), run.config.control
+    env, c = run.domain.make(meant=True), run.config.control
     found = [Finding("good", f"{c.env}: {inputs(env)} numbers are observed, actions are {env.action_space}")]
     policy = ControlPolicy(inputs(env), env.action_space, (), False)
     tasks = [Task(c.env, str(seed)) for seed in range(TRIED)]
-    episodes = ControlSampler(policy, lambda: run.make(meant=True), TRIED).sample(tasks, 0)
+    episodes = ControlSampler(policy, lambda: run.domain.make(meant=True), TRIED).sample(tasks, 0)
     return [*found, *_lengths(run, episodes), _replay(run, episodes), *_pictures(run)]
 
 
@@ -56,7 +56,7 @@ def _lengths(run: Any, episodes: list[Trajectory]) -> list[Finding]:
 
 
 def _replay(run: Any, episodes: list[Trajectory]) -> Finding:
-    env = run.make(meant=True)
+    env = run.domain.make(meant=True)
     try:
         for _ in itertools.chain.from_iterable(again(t, env) for t in episodes):
             pass
@@ -67,7 +67,7 @@ def _replay(run: Any, episodes: list[Trajectory]) -> Finding:
 
 def _pictures(run: Any) -> list[Finding]:
     try:
-        run.make(pictures=True).close()
+        run.domain.make(pictures=True).close()
     except RatherError as e:
         return [Finding("bad" if run.config.judge.kind == "people" else "note", str(e))]
     return []

@@ -29,6 +29,9 @@ FORMS = {
 """How many parts each returns, and which."""
 
 
+Env = gymnasium.Env
+
+
 def environment(name: str, horizon: int | None = None, meant: str = "", pixels: bool = False, **settings: Any) -> gymnasium.Env:
     """The Gymnasium environment called `name`, or `module:name` of a module that registers it, in the current folder or installed.
 

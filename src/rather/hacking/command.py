@@ -1,15 +1,14 @@
 """`rather hack`: a run, and for control its twin that is paid by the hand-written reward, watched for reward hacking."""
 
 from pathlib import Path
-from typing import Any
 
-from rather.core import Trajectory
-from rather.errors import ConfigError, DataError
+from rather.errors import ConfigError
 from rather.hacking import alarm, page
 from rather.hacking.page import Side
+from rather.pipeline.run import Run, opened
 
 
-def compare(run: Any) -> Path:
+def compare(run: Run) -> Path:
     """Take the run through its loop, and its twin if it has one; write the page and return its path.
 
     Raises:
@@ -21,20 +20,14 @@ def compare(run: Any) -> Path:
     if not (c.control.gold or c.hack.gold):
         raise ConfigError("nothing says what is meant; set control.gold to a name in the environment's info, or hack.gold to a utility")
     sides = []
-    if c.control.env and c.train.reward == "labels":
-        written = c.model_copy(
-            update={
-                "run": c.run.model_copy(update={"name": f"{c.run.name}-written"}), "loop": c.loop.model_copy(update={"rounds": 1}),
-                "train": c.train.model_copy(update={"reward": "environment", "steps": c.train.steps * c.loop.rounds}),
-            }
-        )  # fmt: skip
-        sides.append(_watched(type(run)(written, run.console), "paid by the hand-written reward"))
+    if (twin := run.domain.twin()) is not None:
+        sides.append(_watched(opened(twin, run.console), "paid by the hand-written reward"))
     title = {"labels": "paid by what was learnt from comparisons", "environment": "paid by the hand-written reward"}
     sides.append(_watched(run, title.get(c.train.reward, f"paid by {c.train.reward}")))
     return page.write(run.folder / "hacking.html", c.run.name, sides)
 
 
-def _watched(run: Any, title: str) -> Side:
+def _watched(run: Run, title: str) -> Side:
     """The run's side of the page; says how it did on the way."""
     c, console = run.config, run.console
     console.rule(title)
@@ -50,28 +43,14 @@ def _watched(run: Any, title: str) -> Side:
         console.print("[green]no alarm[/green]: what is meant has kept up with what is paid")
     gold = c.control.gold or c.hack.gold
     side = Side(title, rounds, "what is paid", gold)
-    if not c.control.env:
+    if (shown := run.domain.episode(run.policy(last + 1))) is None:
         return side
-    episode = run.drive(last)
-    drive, problem = _animation(run, episode)
+    episode, drive, problem = shown
     if problem:
         console.print(f"The page shows no drive: {problem}.", highlight=False, markup=False)
     evaluated = run.metrics.read(f"eval-{last}")[-1]
     facts = [
         (f"{evaluated['gold_policy']:.2f}", f"{gold} an attempt"), (f"{evaluated['return_policy']:.0f}", "paid by the hand-written reward"),
-        (f"{100 * alarm.one_event(episode.rewards):.0f} %", "of steps paid the same amount"),
+        (f"{100 * alarm.one_event(episode.rewards):.0f} %", "of steps paid the same amount"),  # type: ignore[arg-type]
     ]  # fmt: skip
     return Side(title, rounds, side.proxy, gold, facts, drive, problem)
-
-
-def _animation(run: Any, episode: Trajectory) -> tuple[bytes, str]:
-    """The episode as WebP, drawn in a process that may die, or why there is none."""
-    from rather.control.studio import Painter
-
-    painter = Painter(run.studio)
-    try:
-        return painter.animate(episode), ""
-    except DataError as e:
-        return b"", str(e)
-    finally:
-        painter.close()

@@ -9,7 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress(console: Console, title: str, total: int | None, transient: bool = False) -> Iterator[Callable[..., None]]:
-    """Show a bar of `total` steps, None where nobody knows how many; what it yields takes the number of new steps, and a new title."""
+    """Show a bar of `total` steps, None where nobody knows how many; what it yields takes the number of new steps, and a new title.
+
+    Of nothing there is no bar.
+    """
+    if total == 0:
+        yield lambda *_: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=transient) as bar:
         task = bar.add_task(title, total=total)

@@ -1,6 +1,7 @@
 """Settings to objects: the only file that knows every class."""
 
 import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
@@ -10,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from rather.config.schema import Config
-from rather.core import Answered, Task, Trajectory
+from rather.core import Answered, Judge, LabelLearner, Policy, Sampler, Task, Trajectory
 from rather.data.forms import read_tasks
 from rather.errors import ConfigError
 from rather.judges.concise import Concise, Surprise
@@ -48,7 +49,7 @@ def dated(config: Config) -> Config:
 
     It is kept in the run's folder; where that cannot be written to and holds none, it is today.
     """
-    if config.run.date or config.control.env:
+    if config.run.date:
         return config
     path, day = config.folder / "date.txt", str(date.today())
     try:
@@ -61,6 +62,11 @@ def dated(config: Config) -> Config:
     except OSError:
         pass
     return config.model_copy(update={"run": config.run.model_copy(update={"date": ranks.everyones(day)[0]})})
+
+
+def seed(config: Config, what: str, number: int) -> int:
+    """The seed of what is drawn in a phase of a round."""
+    return random.Random(f"{config.run.seed}/{what}/{number}").getrandbits(40)
 
 
 def tasks(config: Config) -> tuple[list[Task], list[Task]]:
@@ -188,14 +194,18 @@ def verified(config: Config) -> bool:
     return config.train.learner in ("ppo", "grpo") and config.train.reward == "verify"
 
 
-def judges(config: Config, base: Callable[[], AnyPolicy]) -> list[Any]:
-    """Who answers the questions; none for people, who are asked by `judges.people`. `base` gives the base model to those who need it."""
+def asks_first(config: Config) -> bool:
+    """Whether each round begins with questions that need labels; zeroth-order optimization asks as it goes."""
+    t = config.train
+    return t.learner != "zeroth" and not (t.learner in ("ppo", "grpo") and t.reward != "labels")
+
+
+def judges(config: Config, reader: Callable[[], Policy]) -> list[Judge]:
+    """Who answers the questions; none for people, who are asked by `judges.people`. `reader` gives the base model to those who need it."""
     j = config.judge
     match "verifier" if verified(config) else j.kind:
         case "panel":
-            if not j.panel or len({p.name for p in j.panel}) < len(j.panel):
-                raise ConfigError("judge.panel needs at least one judge, and each needs a name of its own")
-            return panel(config, base)
+            return [*panel(config, reader)]
         case "model":
             if not j.checkpoint:
                 raise ConfigError('judge.kind = "model" needs judge.checkpoint, the checkpoint folder of a reward model')
@@ -215,17 +225,17 @@ def judges(config: Config, base: Callable[[], AnyPolicy]) -> list[Any]:
             return []
 
 
-def panel(config: Config, base: Callable[[], AnyPolicy]) -> list[SimulatedJudge]:
+def panel(config: Config, reader: Callable[[], Policy]) -> list[SimulatedJudge]:
     """The simulated judges; those who like what is concise share one reading of the answers by the base model.
 
     Raises:
-        ConfigError: a utility reads words, and the run is about control.
+        ConfigError: there are none, or two of the same name.
     """
     members, concise = config.judge.panel, None
+    if not members or len({p.name for p in members}) < len(members):
+        raise ConfigError("judge.panel needs at least one judge, and each needs a name of its own")
     if any(p.utility == CONCISE for p in members):
-        if config.control.env:
-            raise ConfigError(f'the utility "{CONCISE}" reads words, and the run is about control; take another, such as "total_reward"')
-        concise = Concise(Surprise(base(), config.train.micro_batch_tokens))
+        concise = Concise(Surprise(reader(), config.train.micro_batch_tokens))
     made = []
     for p in members:
         likes, read = (concise, concise.read) if concise and p.utility == CONCISE else (utility(p.utility), None)
@@ -293,7 +303,7 @@ def learner(
     data: Answered,
     count: int,
     progress: Callable[[int], None],
-) -> Any:
+) -> LabelLearner:
     """The learner called `name`, on the labels in `data`, for `count` steps."""
     how, comparisons = optimization(config, name, count or steps(config, name, len(data.comparisons))), data.comparisons
     match name:
@@ -322,7 +332,7 @@ def improver(
 ) -> PPO | GRPO:
     """PPO or GRPO for `count` steps, paid by `payer`: its policy acts anew in every step."""
     c, how = config, optimization(config, config.train.learner, count)
-    acting: Any = sampler(c, trained, lambda n: None)
+    acting: Sampler = sampler(c, trained, lambda n: None)
     if isinstance(payer, Checker):
         acting, model = Verified(acting, payer, c.verify.patience), None
     else:

@@ -6,12 +6,11 @@ A policy may win against its judges by answers that no reader would want. These 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from rather.core import Trajectory
+from rather.core import Policy, Trajectory
 from rather.judges.wording import asked, content_words, repetition, words
 from rather.learners.common import in_parts
-from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextPolicy
 
 NATS = 0.5
 """Nats a token under the base model that answers may lose before a warning."""
@@ -54,7 +53,7 @@ def traits(answers: Sequence[Trajectory], logprobs: Sequence[tuple[float, int]])
 
 
 def base_logprobs(
-    base: TextPolicy | ForeignPolicy,
+    base: Policy,
     answers: Sequence[Trajectory],
     micro_batch_tokens: int = 1536,
     progress: Callable[[int], None] = lambda n: None,
@@ -63,7 +62,7 @@ def base_logprobs(
 
     What was cut off before it had a word has no tokens, and log-probability 0.
     """
-    plain = copy.copy(base)
+    plain: Any = copy.copy(base)
     plain.temperature = 1.0
     scored = [(0.0, 0)] * len(answers)
     known = [i for i, t in enumerate(answers) if t.text or t.terminated]
@@ -139,7 +138,7 @@ class Cost:
 
 
 def cost(
-    base: TextPolicy | ForeignPolicy,
+    base: Policy,
     after: Sequence[Trajectory],
     before: Sequence[Trajectory],
     micro_batch_tokens: int = 1536,

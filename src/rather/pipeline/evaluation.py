@@ -4,14 +4,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rather.config.schema import Config
 from rather.config.toml import mattering
 from rather.core import Task, task_facts
 from rather.judges import concise
 from rather.judges.known import CONCISE
-from rather.text import load
 
 CHUNK = 1 << 16
 PLACES = 64
@@ -31,13 +29,6 @@ def identity(config: Config, policy: str, base: tuple[Path | None, Path | None],
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
-def name(run: Any, of: str, policy: str) -> str:
-    """The purpose, `of` and eight digits, of what is asked in a run's evaluation of the weights `policy` on its held-out tasks."""
-    c = run.config
-    base = (None, None) if c.control.env else load.located(c.model.path, c.model.adapter)
-    return f"{of}-{identity(c, policy, base, run.tasks[1])}"
-
-
 def fingerprint(model: Path) -> str:
     """Digits that stand for the contents of a model's file or folder, wherever it lies."""
     found = hashlib.sha256()
@@ -51,10 +42,3 @@ def fingerprint(model: Path) -> str:
                 if size <= CHUNK:
                     break
     return found.hexdigest()
-
-
-def voters(run: Any) -> list[str]:
-    """The judges whose answers count in an evaluation: those of the settings; none is named where it is whoever the page lets in."""
-    if run.judges:
-        return [judge.name for judge in run.judges]
-    return [run.config.judge.name] if run.config.judge.kind == "terminal" else []

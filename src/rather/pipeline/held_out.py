@@ -2,36 +2,40 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import torch
 
-from rather.core import Comparison, Trajectory
-from rather.errors import ConfigError, TrainingError
+from rather.core import Comparison, Model, Trajectory
+from rather.errors import ConfigError
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
-from rather.pipeline import build, evaluation, live, resume
+from rather.pipeline import build
 from rather.pipeline.cost import Cost, cost
 from rather.pipeline.rates import Rate, calibration, rate, win_rate
+from rather.pipeline.state import State
 from rather.scale import ranks
+from rather.verify.checker import Checker
 
 
-def compare(run: Any, number: int) -> str | None:
-    """Compare the policy with the model that started the run on held-out prompts; returns how it did, in words.
+def compare(run: State, number: int) -> str | None:
+    """Compare the policy with the base policy on held-out tasks; returns how it did, in words.
 
-    Its win rate, or where verifiers say what is right its score and that of the start. None while people have not answered yet.
+    Its win rate, where verifiers or an environment say what is right its score and that of the base. None while people have not answered.
 
     Raises:
         TrainingError: there is no policy, or its verifiers judged nothing.
     """
-    c, tasks = run.config, run.tasks[1]
+    c, tasks = run.config, run.domain.tasks[1]
     if not tasks:
         raise ConfigError("there are no held-out prompts; set data.held_out or add a split column to the prompt file")
-    last = checkpoint.every(run.checkpoints(number))
-    if not last:
-        raise TrainingError(f"there is no trained policy in {run.checkpoints(number)} yet; run `rather train` first")
-    step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
-    purpose = evaluation.name(run, f"eval-{number}-{step}", digest)
+    last = run.last(number)
+    step, digest = checkpoint.check(last)["step"], checkpoint.digest(last)
+    if (measured := run.domain.measured(partial(run.policy, number + 1))) is not None:
+        values, said = measured
+        run.metrics.replace(f"eval-{number}", step, values | {"prompts": len(tasks)}, checkpoint=digest)
+        return said
+    purpose = run.evaluation(f"eval-{number}-{step}", digest)
     have = run.store.keys(c.run.name, purpose)
     asked = [(t, i) for t in tasks for i in range(c.eval.answers)]
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
@@ -39,17 +43,17 @@ def compare(run: Any, number: int) -> str | None:
     if missing:
         drawn = []
         with run.progress("answering held-out prompts", 2 * len(missing)) as advance:
-            for policy, seed in ((run.policy(number + 1), "eval"), (run.start, "eval-start")):
-                sampler = build.sampler(c, policy, advance)
-                drawn.append(sampler.sample([t for t, _ in missing], run.seed(seed, number)))
+            for policy, seed in ((run.policy(number + 1), "eval"), (run.domain.base_policy, "eval-start")):
+                sampler = run.domain.sampler(policy, advance)
+                drawn.append(sampler.sample([t for t, _ in missing], build.seed(c, seed, number)))
         named = [_renamed(t, name) for t in drawn[0]]
         starts = [_renamed(t, f"{c.run.name}@start") for t in drawn[1]]
         both = zip(missing, named, starts, strict=True)
         run.store.ask(c.run.name, [run.question(f"{purpose}/{t.key}/{i}", (a,), (b,)) for (t, i), a, b in both], purpose)
-    run.label(purpose)
+    run.answering.label(purpose)
     if c.judge.kind == "people":
-        live.wait(run, purpose)
-    voters = evaluation.voters(run)
+        run.answering.wait(purpose)
+    voters = run.voters
     answered = run.store.answered(c.run.name, purpose, judges=voters or None).comparisons
     if not answered:
         silent = run.store.labels(c.run.name, purpose)
@@ -69,21 +73,23 @@ def compare(run: Any, number: int) -> str | None:
     return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])
 
 
-def _score(run: Any, answered: Sequence[Comparison], policy: str) -> Rate:
+def _score(run: State, answered: Sequence[Comparison], policy: str) -> Rate:
     """Mean score by the verifiers of what `policy` answered, over prompts."""
     by_task: dict[str, list[float]] = {}
+    (checker,) = run.judges
+    assert isinstance(checker, Checker)
     answers = [t for c in answered for side in (c.a, c.b) for t in side if t.policy == policy]
-    for answer, score in zip(answers, run.judges[0].score(answers), strict=True):
+    for answer, score in zip(answers, checker.score(answers), strict=True):
         if score is not None:
             by_task.setdefault(answer.task.key, []).append(score)
     return rate([sum(scores) / len(scores) for scores in by_task.values()])
 
 
-def check_reward(run: Any, model: Any, step: int) -> None:
+def check_reward(run: State, model: Model, step: int) -> None:
     """Accuracy and calibration on the questions that were held back, and how far the score follows length."""
-    judges = resume.teachers(run)
     name, on = run.config.run.name, run.config.train.criterion
-    kept = run.store.answered(name, "train", only=lambda c: run.held_back(c) and run.learnable(c), judges=judges, criterion=on)
+    judges, learnable = run.teachers(), run.domain.learnable
+    kept = run.store.answered(name, "train", only=lambda c: run.held_back(c) and learnable(c), judges=judges, criterion=on)
     held = ranks.everyones(kept.comparisons)[0]
     if not held:
         return
@@ -111,9 +117,9 @@ def _renamed(trajectory: Trajectory, policy: str) -> Trajectory:
     return replace(trajectory, policy=policy)
 
 
-def _cost(run: Any, answered: Sequence[Comparison], name: str) -> Cost:
+def _cost(run: State, answered: Sequence[Comparison], name: str) -> Cost:
     """What the policy called `name` has become beside the base model, in the answers that were compared."""
     answers = [t for c in answered for side in (c.a, c.b) for t in side]
     after, before = ([t for t in answers if (t.policy == name) == ours] for ours in (True, False))
     with run.progress("reading with the base model", len(answers), transient=True) as advance:
-        return cost(run.start, after, before, run.config.train.micro_batch_tokens, advance)
+        return cost(run.domain.base_policy, after, before, run.config.train.micro_batch_tokens, advance)

@@ -3,25 +3,19 @@
 The store is all that learner and page share, so each may be stopped, killed and started again by itself, and on a machine of its own.
 """
 
-import re
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rather.config import criteria
-from rather.core import Answered, Comparison
+from rather.core import Answered, LabelLearner
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
-from rather.pipeline import build, resume
+from rather.pipeline import build, held_out, resume
+from rather.pipeline.answering import POLL_S
+from rather.pipeline.state import State
 from rather.store.clips import undrawable
-from rather.store.decisions import decided
-from rather.store.written import WHY
-
-POLL_S = 0.5
 
 
 class Feed:
@@ -31,9 +25,9 @@ class Feed:
     last ones would hardly be used. That is over when all questions have the answers that are wanted, or none has come for `wait_s` seconds.
     """
 
-    def __init__(self, run: Any, number: int, name: str) -> None:
+    def __init__(self, run: State, number: int, name: str) -> None:
         self.run, self.number, self.name = run, number, name
-        self.learner: Any = None
+        self.learner: LabelLearner | None = None
         self.answered = Answered([])
         self.open, self.state, self.since = 0, None, time.monotonic()
 
@@ -45,7 +39,7 @@ class Feed:
             return False
         self.state = state
         self.answered = self.run.labels(self.number, self.name)
-        self.open = wanted(self.run, "train", self.number)
+        self.open = self.run.answering.wanted("train", self.number)
         if self.learner is not None and self.answered.comparisons:
             self.learner.follow(self.answered.comparisons)
         return True
@@ -71,7 +65,7 @@ class Feed:
             time.sleep(POLL_S)
 
 
-def fit(run: Any, number: int, name: str) -> Path:
+def fit(run: State, number: int, name: str) -> Path:
     """Train the learner called `name` while people answer; returns the last checkpoint."""
     feed = Feed(run, number, name)
     with run.console.status("waiting for people's answers; `rather serve` puts the questions before them"):
@@ -96,36 +90,5 @@ def fit(run: Any, number: int, name: str) -> Path:
     if feed.answered.left_out != left_out:  # more have come since
         resume.say_left_out(run, feed.answered)
     if name == "reward":
-        run.evaluate_reward(learner.model, checkpoint.check(last)["step"])
+        held_out.check_reward(run, learner.model, checkpoint.check(last)["step"])
     return last
-
-
-def wanted(run: Any, purpose: str, number: int = sys.maxsize) -> int:
-    """How many answers are still wanted to the questions of a purpose, up to round `number`; who skips has answered.
-
-    Questions with a clip that could not be drawn, or that an owner has decided, are not given out, so that no answer to them can come.
-    For those about an answer that somebody wrote nobody waits: whoever did has answered them, and others may write on.
-    """
-    store, name = run.store, run.config.run.name
-    given = Counter(x.comparison for x in store.labels(name, purpose))
-    hidden, overlap = undrawable(store, name) | decided(store, name).keys(), store.asking(name).overlap
-    questions = [q for q in store.questions(name, purpose) if q.id not in hidden and q.why != WHY]
-    return sum(max(0, overlap - given[q.id]) for q in questions if not later_than(number, q.comparison))
-
-
-def wait(run: Any, purpose: str) -> None:
-    """Wait until people have answered all questions of a purpose, or none for judge.wait_s seconds."""
-    left, since = wanted(run, purpose), time.monotonic()
-    with run.progress("waiting for people's answers", left) as advance:
-        while left and time.monotonic() - since <= run.config.judge.wait_s:
-            time.sleep(POLL_S)
-            now = wanted(run, purpose)
-            if now != left:
-                advance(max(left - now, 0))
-                left, since = now, time.monotonic()
-
-
-def later_than(number: int, comparison: Comparison) -> bool:
-    """Whether a question belongs to a later round than `number`."""
-    found = re.match(r"(?:written/)?round-(\d+)/", comparison.key)
-    return found is not None and int(found[1]) > number

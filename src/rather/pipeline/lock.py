@@ -16,11 +16,22 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from rather.errors import BusyError
 from rather.scale import ranks
 
+
+class InFolder(Protocol):
+    """What works in a run's folder."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        ...
+
+
+S = TypeVar("S", bound=InFolder)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -62,11 +73,11 @@ def alone(folder: Path) -> Iterator[None]:
             _held.discard(path)
 
 
-def exclusive(phase: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+def exclusive(phase: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """A phase of a run that nobody else may be in at the same time."""
 
     @wraps(phase)
-    def locked(run: Any, *given: P.args, **named: P.kwargs) -> R:
+    def locked(run: S, *given: P.args, **named: P.kwargs) -> R:
         with alone(run.folder):
             return phase(run, *given, **named)
 

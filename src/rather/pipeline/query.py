@@ -3,11 +3,56 @@
 Shape letters: K ensemble members, N candidate pairs of two fragments.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from rather.core import Answered, Comparison, Policy, Trajectory
+from rather.judges.model import ModelJudge
+from rather.store import Store
+
+
+class Rounds(Protocol):
+    """What the questions of a round are made from: the run as its domain sees it."""
+
+    @cached_property
+    def store(self) -> Store:
+        """The preference store."""
+        ...
+
+    def policy(self, number: int) -> Policy:
+        """The policy at the beginning of round `number`."""
+        ...
+
+    def trained(self, number: int) -> bool:
+        """Whether the policy of round `number` has begun to learn."""
+        ...
+
+    def reward_before(self, number: int) -> ModelJudge | None:
+        """The reward model of the round before, if there is one."""
+        ...
+
+    def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
+        """A question whose sides stand in an order that is drawn at random."""
+        ...
+
+    def labels(self, number: int, name: str, among: Collection[int] | None = None) -> Answered:
+        """What the learner called `name` learns from in round `number`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Questions to be asked: why each is, how much each is wanted, and how many the round is to have in all where that is known."""
+
+    questions: list[Comparison]
+    why: str | Sequence[str] = "random"
+    scores: Sequence[float] | None = None
+    wanted: int = 0
 
 
 def disagreement(differences: Tensor) -> Tensor:

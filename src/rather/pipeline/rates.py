@@ -6,24 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rather.core import Comparison
+from rather.core import Comparison, Rate
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 PRIOR = 2
 """Values that vary like a coin's, which an interval adds to those that there are."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A mean of values in [0, 1] over `count` independent questions, with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} % (95 % interval {100 * self.low:.1f} to {100 * self.high:.1f} %, n = {self.count})"
 
 
 def rate(values: Sequence[float]) -> Rate:

@@ -5,29 +5,19 @@ or more steps by `train.steps` or `train.epochs`. The number of steps is always 
 it is that of a training which had so many steps from the beginning.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from rather.config import criteria, guidelines
-from rather.config.schema import Config, Model
+from rather.config.schema import Config
 from rather.config.toml import mattering
-from rather.core import Answered, task_facts
+from rather.core import Answered
 from rather.errors import ConfigError
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
-from rather.pipeline import build, evaluation
+from rather.pipeline import build, held_out
+from rather.pipeline.state import State
 from rather.scale import ranks
-from rather.text import load
-from rather.verify.checker import Checker, nothing_judged
-
-
-def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """The names that are among `patterns`, in which * stands for any letters."""
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def last(folder: Path) -> dict[str, Any] | None:
@@ -36,7 +26,7 @@ def last(folder: Path) -> dict[str, Any] | None:
     return checkpoint.check(found[-1]) if found else None
 
 
-def fit(run: Any, number: int, name: str) -> Path:
+def fit(run: State, number: int, name: str) -> Path:
     """Train the learner called `name` on the labels of round `number`; returns the last checkpoint."""
     folder = run.checkpoints(number, name)
     stage = last(folder)
@@ -65,7 +55,7 @@ def fit(run: Any, number: int, name: str) -> Path:
     return _learn(run, number, name, ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0], steps, then=data)
 
 
-def say_left_out(run: Any, data: Answered) -> None:
+def say_left_out(run: State, data: Answered) -> None:
     """Say how many answers are not learned from, and why, if there are any."""
     if count := data.left_out.total():
         reasons = ", ".join(f"{n} {flag}" for flag, n in data.left_out.most_common())
@@ -84,7 +74,7 @@ def steps_of_policy(stage: dict[str, Any] | None, steps: int, labels: list[int])
     return stage["step"] + steps if stage["labels"] != labels else steps
 
 
-def _learn(run: Any, number: int, name: str, data: Answered, steps: int, follows: bool = False, then: Answered | None = None) -> Path:
+def _learn(run: State, number: int, name: str, data: Answered, steps: int, follows: bool = False, then: Answered | None = None) -> Path:
     """Go on from the last checkpoint with the labels in `data`, or `then` others; `follows`: as one that has gone on before."""
     criteria.check_said(run.config, data.comparisons)
     learner = run.learner(number, name, data, steps)
@@ -101,11 +91,11 @@ def _learn(run: Any, number: int, name: str, data: Answered, steps: int, follows
 
     found = run.learn(learner, name, number, steps, lineage, feed if then is not None else None)
     if name == "reward":
-        run.evaluate_reward(learner.model, steps)
+        held_out.check_reward(run, learner.model, steps)
     return found
 
 
-def ready(run: Any, number: int) -> None:
+def ready(run: State, number: int) -> None:
     """Make sure that training can go on in round `number`, before anything is sampled or asked.
 
     Raises:
@@ -120,7 +110,7 @@ def ready(run: Any, number: int) -> None:
             checkpoint.check_same(found, run.lineage(name, Answered([]), 0))
 
 
-def ready_to_learn(run: Any) -> None:
+def ready_to_learn(run: State) -> None:
     """Make sure that what is learnt from is there or will be asked for, and that the model reads it as before.
 
     Raises:
@@ -136,45 +126,14 @@ def learners(config: Config) -> list[str]:
     return [t.learner, "reward"] if t.learner in ("ppo", "grpo") and t.reward == "labels" else [t.learner]
 
 
-def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Digests of what some of the settings that matter to a training name, by setting: the model's tokenizer and chat template, the
-    prompts, and the reward model.
-    """
-    c, found = run.config, dict[str, str]()
-    if not c.control.env:
-        found["model.path"] = run.tokenizer
-    if "data" in mattering and not c.control.env:
-        asked = json.dumps([task_facts(task) for task in build.tasks(c)[0]])  # without the model, which measures them
-        found["data.prompts"] = hashlib.sha256(asked.encode()).hexdigest()
-    saved = c.judge.checkpoint
-    if saved and "checkpoint" in mattering.get("judge", {}) and Path(saved, "manifest.json").exists():
-        found["judge.checkpoint"] = checkpoint.digest(Path(saved))
-    return found
-
-
-TOKENIZER = ("tokenizer*", "chat_template*", "*tokens*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken")
-"""The files of a model folder that say how prompts become text and tokens."""
-
-
-def tokenizer(model: Model) -> str:
-    """Digits that stand for the tokenizer and the chat template of a model: its files, or the GGUF file that holds them, too."""
-    path, _ = load.located(model.path, model.adapter, weights=False)
-    if path.is_file():
-        return evaluation.fingerprint(path)
-    found = hashlib.sha256()
-    for file in sorted({file for name in TOKENIZER for file in path.glob(name) if file.is_file()}):
-        found.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
-    return found.hexdigest()
-
-
-def check_tokenizer(run: Any) -> None:
+def check_tokenizer(run: State) -> None:
     """Make sure that the tokenizer is the one that answers were sampled with.
 
     Raises:
         ConfigError: it has changed since.
     """
     for row in run.metrics.read():
-        if "tokenizer" not in row or row["tokenizer"] == run.tokenizer:
+        if "tokenizer" not in row or row["tokenizer"] == run.domain.tokenizer:
             continue
         number, path = row["phase"].removeprefix("sample-"), run.config.model.path
         if any(key.startswith(f"round-{number}/") for key in run.store.keys(run.config.run.name, "train")):
@@ -184,33 +143,7 @@ def check_tokenizer(run: Any) -> None:
             raise ConfigError(f"the tokenizer or chat template of model.path = {path!r} {what} {remedy}")
 
 
-def teachers(run: Any) -> list[str]:
-    """The judges of the store whose labels are learnt from.
-
-    Raises:
-        ConfigError: none of them is among train.judges.
-    """
-    known, patterns = [*run.store.judges()], run.config.train.judges
-    found = matching(known, patterns)
-    if known and not found:
-        raise ConfigError(f"train.judges is {patterns}, but the judges are {', '.join(known)}; name one of them")
-    return found
-
-
-def check_judged(run: Any, checker: Checker, key: str, purpose: str) -> None:
-    """Make sure that verifiers which judged none of the open questions have judged others of the same round.
-
-    `key` is that of the newest open question, which says its round. A few questions that verifiers cannot judge stay open for good.
-
-    Raises:
-        TrainingError: they have judged none.
-    """
-    beginning = f"{key.partition('/')[0]}/"
-    if not run.store.answered(run.config.run.name, purpose, beginning=beginning, judges=[checker.name]).comparisons:
-        raise nothing_judged("the open questions" if purpose == "train" else "the evaluation", checker.problems)
-
-
-def note_sampling(run: Any, number: int, there: int) -> None:
+def note_sampling(run: State, number: int, there: int) -> None:
     """Say so where the questions of a round, `there` already, were sampled with other settings.
 
     Raises:
@@ -231,8 +164,8 @@ def note_sampling(run: Any, number: int, there: int) -> None:
         run.console.print(f"note: {said} {what}, {remedy}", markup=False, highlight=False)
 
 
-def keep_sampling(run: Any, number: int, questions: int, wanted: int = 0) -> None:
+def keep_sampling(run: State, number: int, questions: int, wanted: int = 0) -> None:
     """Write down how many questions of a round have been sampled, with which settings, and how many the round is to have."""
     values = {"questions": float(questions), "wanted": float(wanted), "seed": float(run.config.run.seed)}
-    words = {} if run.config.control.env else {"tokenizer": run.tokenizer}
+    words = {"tokenizer": digits} if (digits := run.domain.tokenizer) else {}
     run.metrics.write(f"sample-{number}", 0, values, settings=mattering(run.config, "sample"), **words)

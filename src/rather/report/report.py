@@ -17,7 +17,7 @@ from rather.core import Comparison
 from rather.judges.language import words
 from rather.pipeline.cost import Cost
 from rather.pipeline.rates import win_rate
-from rather.pipeline.resume import matching
+from rather.pipeline.state import State, matching
 from rather.store.agreement import measure, position_bias
 
 BLUE, ORANGE, GREY = "#3b6ea8", "#d9822b", "#8a8f98"
@@ -35,7 +35,7 @@ def render(page: str, package: str = "rather.report", **values: Any) -> str:
     return environment.get_template(page).render(**values)
 
 
-def write(run: Any, examples: int = 20) -> Path:
+def write(run: State, examples: int = 20) -> Path:
     """Write report.html into the run's folder, or NAME-report.html here where that cannot be written to; returns its path."""
     name = run.config.run.name
     labels = run.store.labels(name, "train")
@@ -70,7 +70,7 @@ def write(run: Any, examples: int = 20) -> Path:
     return path
 
 
-def _evaluated(run: Any, row: dict[str, Any]) -> list[Comparison]:
+def _evaluated(run: State, row: dict[str, Any]) -> list[Comparison]:
     if "evaluation" not in row:
         return []
     return run.store.answered(run.config.run.name, row["evaluation"], judges=row["judges"] or None).comparisons
@@ -105,7 +105,7 @@ def _spread(comparisons: list[Comparison], count: int) -> list[Comparison]:
     return comparisons[::step][:count]
 
 
-def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], policy: str) -> list[str]:
+def _plots(run: State, evals: list[dict[str, Any]], held_out: list[Comparison], policy: str) -> list[str]:
     drawn = []
     for phase in sorted({row["phase"] for row in run.metrics.read() if row["phase"].startswith("train-")}):
         rows = run.metrics.read(phase)

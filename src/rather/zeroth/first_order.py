@@ -1,10 +1,8 @@
 """The first-order counterpart of zeroth-order optimisation: the gradient of the policy itself, on the same space, from comparisons."""
 
-from typing import Any
-
 import torch
 
-from rather.core import Space
+from rather.core import Policy, Space
 from rather.learners.common import Pairs
 from rather.losses import bradley_terry_loss, implicit_scores, preference_reinforce_loss
 from rather.zeroth.learner import Asking, Estimate, Zeroth
@@ -17,7 +15,7 @@ class FirstOrder(Zeroth):
     from seeds. `reference` is what DPO's implicit scores are counted from, with `beta`.
     """
 
-    def __init__(self, model: Any, space: Space, asking: Asking, how: Estimate, reference: Any, beta: float = 0.1) -> None:
+    def __init__(self, model: Policy, space: Space, asking: Asking, how: Estimate, reference: Policy, beta: float = 0.1) -> None:
         super().__init__(model, space, asking, how)
         self.policy, self.reference, self.beta = model, reference, beta
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rather.core import Comparison, Perturbation, Space, Task, perturbation_of, row_seed
+from rather.core import Comparison, Model, Perturbation, Space, Task, perturbation_of, row_seed
 from rather.errors import ConfigError
-from rather.learners.common import Model, Order
+from rather.learners.common import Order
 from rather.losses import LINKS, Link, sign_weights, zpg_weights
 
 

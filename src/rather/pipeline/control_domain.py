@@ -1,47 +1,58 @@
-"""A run about control, phase by phase: let the policy act, compare fragments, learn a reward, improve the policy, again."""
+"""Runs about control: let the policy act, compare fragments, learn a reward, improve the policy, again."""
 
 import itertools
 import math
 import subprocess
 import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from rather.config.schema import Config
 from rather.control import studio
 from rather.control.collect import Stretches
-from rather.control.environments import environment, inputs
+from rather.control.environments import Env, environment, inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, check_lengths, fragments, identity
-from rather.control.studio import Studio
-from rather.core import Answered, Task, Trajectory, spread
-from rather.errors import ConfigError, DataError, TrainingError
-from rather.learners import checkpoint
+from rather.control.studio import Painter, Studio
+from rather.core import Answered, Comparison, Policy, RewardModel, Space, Task, Trajectory, spread
+from rather.errors import ConfigError, DataError
+from rather.judges.known import CONCISE
 from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
-from rather.pipeline import build, query, resume
-from rather.pipeline.lock import exclusive
-from rather.pipeline.nudge import Acting
-from rather.pipeline.run import Run
+from rather.pipeline import build, query
+from rather.pipeline.query import Chosen, Rounds
+from rather.store import Store
 from rather.store.clips import missing, progress, retry
+from rather.verify.checker import Checker
 from rather.zeroth.spaces.control import ControlSpace
 
 WAVES = 4
 """How often a policy acts for the fragments of a round, where those that there are do not suffice."""
 
 
-class ControlRun(Run):
-    """One run about control: its settings, its folder and its store."""
+class ControlDomain:
+    """A Gymnasium environment, policies that act in it, and reward nets."""
 
     drawing: subprocess.Popen[bytes] | None = None
-    fit: Any = None  # the environment says how long an attempt is
 
-    def make(self, meant: bool = False, pictures: bool = False) -> Any:
+    def __init__(self, config: Config, console: Console) -> None:
+        self.config, self.console = config, console
+
+    def make(self, meant: bool = False, pictures: bool = False) -> Env:
         """The environment; `meant`: paying control.gold, if that is set, instead of its own reward."""
         c = self.config.control
         how: dict[str, Any] = {"render_mode": "rgb_array"} if pictures else {}
         return environment(c.env, c.horizon or None, c.gold if meant else "", c.pixels, **how)
+
+    @cached_property
+    def tokenizer(self) -> str:
+        """There are no words."""
+        return ""
 
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:
@@ -50,85 +61,104 @@ class ControlRun(Run):
         held_out = c.eval.prompts or 20
         return [self._task(i) for i in range(c.query.attempts)], [self._task(1_000_000 + i) for i in range(held_out)]
 
+    def contents(self, sections: dict[str, dict[str, Any]]) -> dict[str, str]:
+        """Settings of control name nothing that may change by itself."""
+        del sections
+        return {}
+
+    # Who acts
+
     @cached_property
-    def start(self) -> ControlPolicy:
+    def base_policy(self) -> ControlPolicy:
         """The policy that starts the run, at random."""
         return self._new_policy(f"{self.config.run.name}@start")
 
-    def policy(self, number: int) -> ControlPolicy:
-        """The policy at the beginning of round `number`."""
-        if number == 0:
-            return self.start
-        last = checkpoint.every(self.checkpoints(number - 1))
-        if not last:
-            raise TrainingError(f"round {number - 1} has no checkpoint in {self.checkpoints(number - 1)}; run `rather train` first")
-        policy = self._new_policy(f"{self.config.run.name}@{number - 1}-{checkpoint.check(last[-1])['step']}")
-        policy.restore(last[-1] / "model")
+    def base_files(self) -> tuple[None, None]:
+        """It comes from a seed, not from a file."""
+        return None, None
+
+    def reader(self) -> Policy:
+        """There are no words."""
+        raise ConfigError(f'the utility "{CONCISE}" reads words, and the run is about control; take another, such as "total_reward"')
+
+    def restored(self, folder: Path, name: str) -> ControlPolicy:
+        """A policy of its own with the weights in `folder`."""
+        policy = self._new_policy(name)
+        policy.restore(folder)
         return policy
 
-    def attempts(self, policy: ControlPolicy, tasks: list[Task], meant: bool, best: bool = False) -> list[Trajectory]:
+    def movable(self, policy: Policy, number: int) -> tuple[ControlPolicy, Space]:
+        """A copy of the policy, whose net's numbers are moved."""
+        assert isinstance(policy, ControlPolicy)
+        z, moved = self.config.zeroth, self._new_policy(f"{self.config.run.name}@{number}")
+        moved.load_state_dict(policy.state_dict())
+        moved.space = ControlSpace(moved, z.names, **({} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}))
+        return moved, moved.space
+
+    def sampler(self, policy: Policy, progress: Callable[[int], None]) -> ControlSampler:
+        """Lets `policy` act; at temperature 0 by its likeliest actions."""
+        del progress
+        return self._sampler(policy, meant=True, best=not self.config.sample.temperature)
+
+    def _sampler(self, policy: Policy, meant: bool, best: bool) -> ControlSampler:
+        assert isinstance(policy, ControlPolicy)
+        return ControlSampler(policy, lambda: self.make(meant), self.config.control.envs, best=best)
+
+    def attempts(self, policy: Policy, tasks: list[Task], meant: bool, best: bool = False) -> list[Trajectory]:
         """One attempt at each task."""
-        sampler = ControlSampler(policy, lambda: self.make(meant), self.config.control.envs, best=best)
-        return sampler.sample(tasks, self.seed("attempts", 0))
+        return self._sampler(policy, meant, best).sample(tasks, build.seed(self.config, "attempts", 0))
 
-    # Phases
+    # What is asked
 
-    @exclusive
-    def sample(self, number: int = 0) -> int:
-        """Fragments of attempts become the round's questions, chosen by query.strategy; returns how many are new.
+    def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
+        """Fragments of attempts become the round's questions, chosen by query.strategy.
 
         The attempts are the newest policy's and, as many, those of the policies before it: a reward that was learnt on good attempts
         alone does not know that bad ones are bad.
         """
         c, q = self.config, self.config.query
-        self.ready(number)
-        shares, have = query.shares(q.comparisons, c.loop.rounds, q.schedule), self.store.keys(c.run.name, "train")
+        shares, have = query.shares(q.comparisons, c.loop.rounds, q.schedule), run.store.keys(c.run.name, "train")
         asked = [sum(key.startswith(f"round-{n}/") for key in have) for n in range(number + 1)]
         wanted = shares[number] - asked[number]
         if number == c.loop.rounds - 1:  # which asks what was added after the rounds before it
             wanted = q.comparisons - sum(asked)
-        resume.note_sampling(self, number, asked[number])
         if wanted <= 0:
-            self._show()
-            return 0
+            return
         if c.judge.kind == "people":
             self.make(pictures=True).close()  # what cannot be drawn at all is refused now
         newest, first, what = number, 0, "query"
         if asked[number]:  # the round goes on: its newest policy acts, at seeds of its own
             newest, first, what = (
-                number + self.trained(number),
+                number + run.trained(number),
                 100_000 + asked[number] * c.loop.rounds * q.attempts,
                 f"query-{asked[number]}",
             )
-        seed = self.seed(what, number) % 2**32
-        pieces = self._fragments(newest, first, wanted, seed)
-        before = self._reward_before(newest)
+        seed = build.seed(c, what, number) % 2**32
+        pieces = self._fragments(run, newest, first, wanted, seed)
+        before = run.reward_before(newest)
         scores = None if before is None else before.each(pieces)
         picks = query.choose(q.strategy, scores, len(pieces), wanted, q.candidates, q.random_share, seed)
         if len(picks) < wanted:
             remedy = "shorten query.fragment or ask fewer questions; an environment that always begins alike brings little to compare"
             self.console.print(f"Only {len(picks)} of {wanted} questions are asked, since no more fragments differ; {remedy}.")
-        questions = [self.question(f"round-{number}/{asked[number] + i}", (pieces[p.a],), (pieces[p.b],)) for i, p in enumerate(picks)]
-        self.store.ask(c.run.name, questions, why=[p.why for p in picks], scores=[p.score for p in picks])
-        resume.keep_sampling(self, number, len(picks))
-        self._show()
-        return len(picks)
+        questions = [run.question(f"round-{number}/{asked[number] + i}", (pieces[p.a],), (pieces[p.b],)) for i, p in enumerate(picks)]
+        yield Chosen(questions, [p.why for p in picks], [p.score for p in picks])
 
-    def _fragments(self, newest: int, first: int, questions: int, seed: int) -> list[Trajectory]:
+    def _fragments(self, run: Rounds, newest: int, first: int, questions: int, seed: int) -> list[Trajectory]:
         """Distinct fragments, none of which was asked about before, for so many questions: two each, and more to choose from.
 
         They are of the policies up to the `newest`, at seeds from the `first` on. Where the episodes hold fewer, the newest policy acts
         in more of them, up to a point.
         """
         q, name = self.config.query, self.config.run.name
-        old = [t for question in self.store.questions(name, "train") for side in question.comparison.sides for t in side]
+        old = [t for question in run.store.questions(name, "train") for side in question.comparison.sides for t in side]
         known, used = {identity(t) for t in old}, {t.task.key for t in old}
         found = list[Trajectory]()
         with self.console.status("letting the policy act"):
             for before in range(newest + 1):
                 tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.attempts + j) for j in range(q.attempts)]
                 share = q.attempts if before == newest else -(-q.attempts // newest)
-                found += self.attempts(self.policy(before), tasks[:share], meant=True)
+                found += self.attempts(run.policy(before), tasks[:share], meant=True)
         length = q.fragment or min(len(t.rewards) for t in found)  # type: ignore[arg-type]
         fresh = (t for i in itertools.count() if (t := self._task(2_000_000 + 50_000 * newest + i)).key not in used)
         pieces = list[Trajectory]()
@@ -144,24 +174,22 @@ class ControlRun(Run):
             said = f"{len(found)} episodes hold {len(pieces)} new distinct fragments of {length} steps, and {questions} questions need"
             self.console.print(f"{said} {2 * questions}: the policy acts in {more} episodes more.", highlight=False)
             with self.console.status("letting the policy act"):
-                found += self.attempts(self.policy(newest), list(itertools.islice(fresh, more)), meant=True)
+                found += self.attempts(run.policy(newest), list(itertools.islice(fresh, more)), meant=True)
         return pieces
 
-    @property
-    def studio(self) -> Studio:
-        """What draws clips of this run."""
+    def _studio(self, where: str) -> Studio:
         c = self.config
-        return Studio(self.store.where, c.run.name, c.control.env, c.control.horizon, c.control.pixels)
+        return Studio(where, c.run.name, c.control.env, c.control.horizon, c.control.pixels)
 
-    def draw(self) -> None:
+    def draw(self, store: Store) -> None:
         """Have the clips that people need drawn in the background, if any are missing."""
         name = self.config.run.name
         if self.drawing is None or self.drawing.poll() is not None:
-            retry(self.store, name)
-            if missing(self.store, name):
-                self.drawing = studio.begin(self.studio)
+            retry(store, name)
+            if missing(store, name):
+                self.drawing = studio.begin(self._studio(store.where))
 
-    def _show(self) -> None:
+    def show(self, store: Store) -> None:
         """Have clips drawn, if people are to see them, and wait for the first one.
 
         Raises:
@@ -169,15 +197,15 @@ class ControlRun(Run):
         """
         if self.config.judge.kind != "people":
             return
-        self.draw()
-        begun = progress(self.store, self.config.run.name)
+        self.draw(store)
+        begun = progress(store, self.config.run.name)
         with self.console.status("drawing the first clip"):
             while self.drawing is not None and self.drawing.poll() is None:
-                now = progress(self.store, self.config.run.name)
+                now = progress(store, self.config.run.name)
                 if now.drawn > begun.drawn:
                     break
                 time.sleep(0.1)
-        now = progress(self.store, self.config.run.name)
+        now = progress(store, self.config.run.name)
         if now.failed and not now.drawn:
             raise DataError(f"people would see nothing, so that no question is given out: {now.problem}")
         if now.failed:
@@ -185,79 +213,54 @@ class ControlRun(Run):
         elif self.drawing is not None and self.drawing.poll():
             raise DataError(f"the process that draws clips ended with exit code {self.drawing.poll()} before the first one was drawn")
 
-    def label(self, purpose: str = "train") -> int:
-        """Have every open question answered; returns how many answers are new."""
+    def check_shown(self) -> None:
+        """A terminal shows no clips."""
         if self.config.judge.kind == "terminal":
             raise ConfigError('a terminal shows no clips; set judge.kind to "people" and open the page: rather serve')
-        return super().label(purpose)
 
-    @exclusive
-    def evaluate(self, number: int = 0) -> str | None:
-        """Let the trained policy and the start take their likeliest actions on held-out seeds; returns how they did, in words."""
-        last = checkpoint.every(self.checkpoints(number))
-        if not last:
-            raise TrainingError(f"there is no trained policy in {self.checkpoints(number)} yet; run `rather train` first")
-        values: dict[str, float] = {}
-        said = []
-        for who, policy in (("policy", self.policy(number + 1)), ("start", self.start)):
-            for what, meant in (("return", False), *([("gold", True)] if self.config.control.gold else [])):
-                found = self.attempts(policy, self.tasks[1], meant, best=True)
-                values |= spread(f"{what}_{who}", [float(t.rewards.sum()) for t in found])  # type: ignore[union-attr]
-            named = [("return", "mean return")] + [("gold", f"mean {self.config.control.gold}")] * bool(self.config.control.gold)
-            parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_error']:.2g})" for w, name in named]
-            said.append(", ".join(parts))
-        step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
-        self.metrics.replace(f"eval-{number}", step, values | {"prompts": len(self.tasks[1])}, checkpoint=digest)
-        return f"{said[0]} on {len(self.tasks[1])} held-out seeds; before: {said[1]}"
+    # What learns
 
-    def drive(self, number: int = 0) -> Trajectory:
-        """A deterministic episode of the trained policy at a held-out seed."""
-        (found,) = self.attempts(self.policy(number + 1), self.tasks[1][:1], meant=False, best=True)
-        return found
+    def learnable(self, comparison: Comparison) -> bool:
+        """Fragments differ when they are asked about, and the environment says how long they are."""
+        del comparison
+        return True
 
-    # What they are made of
+    def prepared(self, comparisons: Sequence[Comparison]) -> list[Comparison]:
+        """Comparisons as they are."""
+        return [*comparisons]
 
-    def acting(self, number: int) -> Acting:
-        """Who acts in zeroth-order optimisation: a copy of the policy, whose net's numbers are moved."""
-        z, policy = self.config.zeroth, self._new_policy(f"{self.config.run.name}@{number}")
-        policy.load_state_dict(self.policy(number).state_dict())
-        policy.space = ControlSpace(policy, z.names, **({} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}))
-        return Acting(policy, self.start)
-
-    def sampler(self, policy: ControlPolicy, advance: Any) -> ControlSampler:
-        """Lets `policy` act; at temperature 0 by its likeliest actions."""
-        del advance
-        return ControlSampler(policy, lambda: self.make(meant=True), self.config.control.envs, best=not self.config.sample.temperature)
-
-    def learner(self, number: int, name: str, data: Answered, steps: int) -> Reward:
-        del number
+    def learner(self, name: str, data: Answered, steps: int, store: Store) -> Reward:
+        """What trains a reward model."""
         if name != "reward":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {name!r}')
         model = self._new_reward()
         how = build.optimization(self.config, "reward", steps or build.steps(self.config, "reward", len(data.comparisons)))
         comparisons = data.comparisons
         if self.config.judge.kind == "people":  # whose answers are still coming in
-            comparisons = [q.comparison for q in self.store.questions(self.config.run.name, "train")]
+            comparisons = [q.comparison for q in store.questions(self.config.run.name, "train")]
         if comparisons:
             model.see([t for c in comparisons for side in (c.a, c.b) for t in side])
         # Centring would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
         center, temperatures = self.config.reward.center or 0.0, self.config.reward.temperatures
         return Reward(model, data.comparisons, list(model.layers), center=center, temperatures=temperatures, **how)
 
-    def _payer(self, saved: Path) -> ControlReward | None:
+    def reward_model(self, saved: Path) -> ControlReward:
+        """The reward model in a checkpoint."""
+        model = self._new_reward()
+        model.restore(saved / "model")
+        return model
+
+    def payer(self, saved: Path) -> ControlReward | None:
+        """The reward model in the checkpoint `saved`, or nothing but the environment."""
         match self.config.train.reward:
             case "environment":
                 return None
             case "verify":
                 raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
-        return self._saved_reward(saved)
+        return self.reward_model(saved)
 
-    def _saved_reward(self, saved: Path) -> ControlReward:
-        model = self._new_reward()
-        model.restore(saved / "model")
-        return model
-
-    def _improver(self, number: int, payer: ControlReward | None, steps: int) -> PPO:
+    def improver(self, number: int, policy: Policy, payer: Checker | RewardModel | None, steps: int) -> PPO:
+        """PPO on stretches of every environment's time."""
         c = self.config
         if c.train.learner != "ppo":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
@@ -268,12 +271,51 @@ class ControlRun(Run):
         how = build.optimization(c, "ppo", steps) | {"eps": 1e-5, "micro_batch_tokens": rows}
         how |= c.ppo.model_dump() | {"rollout_batch_size": rows, "critic_lr": None}
         self._check_ends()
-        policy = self.policy(number) if number else self._new_policy(f"{c.run.name}@0")
+        policy = policy if number else self._new_policy(f"{c.run.name}@0")
+        assert isinstance(policy, ControlPolicy)
+        assert payer is None or isinstance(payer, ControlReward)
         critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normaliser, c.run.seed)
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
         source = Stretches(policy, self.make, c.control.envs, c.control.stretch, c.run.seed + 7919 * number, c.control.gold)
         by_hand = ByHand(policy, critic)
         return PPO(policy, (), payer, reference, [by_hand.parameter], critic=critic, source=source, by_hand=by_hand, **how)
+
+    # How it did
+
+    def measured(self, policy: Callable[[], Policy]) -> tuple[dict[str, float], str]:
+        """Let the trained policy and the base policy take their likeliest actions on held-out seeds."""
+        values: dict[str, float] = {}
+        said, gold = [], self.config.control.gold
+        for who, acting in (("policy", policy()), ("start", self.base_policy)):
+            for what, meant in (("return", False), *([("gold", True)] if gold else [])):
+                found = self.attempts(acting, self.tasks[1], meant, best=True)
+                values |= spread(f"{what}_{who}", [float(t.rewards.sum()) for t in found])  # type: ignore[union-attr]
+            named = [("return", "mean return")] + [("gold", f"mean {gold}")] * bool(gold)
+            parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_error']:.2g})" for w, name in named]
+            said.append(", ".join(parts))
+        return values, f"{said[0]} on {len(self.tasks[1])} held-out seeds; before: {said[1]}"
+
+    def twin(self) -> Config | None:
+        """The same run for as many steps in one round, paid by the environment's own reward, where it is paid by labels."""
+        c = self.config
+        if c.train.reward != "labels":
+            return None
+        changed = {
+            "run": c.run.model_copy(update={"name": f"{c.run.name}-written"}), "loop": c.loop.model_copy(update={"rounds": 1}),
+            "train": c.train.model_copy(update={"reward": "environment", "steps": c.train.steps * c.loop.rounds}),
+        }  # fmt: skip
+        return c.model_copy(update=changed)
+
+    def episode(self, policy: Policy) -> tuple[Trajectory, bytes, str]:
+        """A deterministic episode at a held-out seed, drawn in a process that may die."""
+        (found,) = self.attempts(policy, self.tasks[1][:1], meant=False, best=True)
+        painter = Painter(self._studio(str(self.config.store)))
+        try:
+            return found, painter.animate(found), ""
+        except DataError as e:
+            return found, b"", str(e)
+        finally:
+            painter.close()
 
     def _check_ends(self) -> None:
         """Let the untrained policy act in an episode to its end, where nothing limits one.
@@ -282,7 +324,7 @@ class ControlRun(Run):
             DataError: it does not end.
         """
         if self.make().get_wrapper_attr("longest") is not None:
-            self.attempts(self.start, self.tasks[1][:1], meant=False)
+            self.attempts(self.base_policy, self.tasks[1][:1], meant=False)
 
     def _new_policy(self, name: str) -> ControlPolicy:
         env, c = self.make(), self.config.control

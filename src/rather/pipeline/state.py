@@ -1,0 +1,220 @@
+"""What a run is composed of, and what it knows at any point: settings, domain, store, judges, labels, policies, checkpoints.
+
+What a phase has done is in the store or in a checkpoint, so there is no other state to lose.
+"""
+
+import hashlib
+import random
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from rather.config.schema import Config
+from rather.config.toml import mattering
+from rather.core import Answered, Comparison, Judge, LabelLearner, Learner, Policy, Trajectory
+from rather.errors import ConfigError, TrainingError
+from rather.judges.model import ModelJudge
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
+from rather.learners.metrics import Metrics, mirrors
+from rather.learners.progress import progress
+from rather.learners.train import Feed, train
+from rather.pipeline import evaluation, rates
+from rather.pipeline.answering import Answering, later_than
+from rather.pipeline.domain import Domain
+from rather.scale import ranks
+from rather.store import Store
+from rather.store.quality import FLAGS
+
+
+class State:
+    """A run's settings, domain, folder and store, and what can be asked of them."""
+
+    def __init__(self, config: Config, domain: Domain, console: Console) -> None:
+        self.config, self.domain, self.console = config, domain, console
+        self.folder = config.folder
+        elsewhere = [] if ranks.rank() else mirrors(config.log.tensorboard, config.log.wandb, self.folder)
+        self.metrics = Metrics(self.folder / "metrics.jsonl", elsewhere)
+        if config.run.threads:
+            torch.set_num_threads(config.run.threads)
+
+    @cached_property
+    def store(self) -> Store:
+        """The preference store."""
+        return Store(self.config.store)
+
+    @cached_property
+    def answering(self) -> Answering:
+        """Who answers the questions."""
+        return Answering(self.config, self.store, self.console, self.domain.reader)
+
+    # Questions and answers
+
+    @property
+    def judges(self) -> list[Judge]:
+        """Who answers, unless it is people."""
+        return self.answering.judges
+
+    @property
+    def voters(self) -> list[str]:
+        """See `Answering.voters`."""
+        return self.answering.voters
+
+    def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
+        """A question whose sides stand in an order that is drawn at random, from the key and the run's seed."""
+        chance = random.Random(f"{self.config.run.seed}/{key}")
+        order = list(sides)
+        if len(sides) > 2:
+            chance.shuffle(order)
+        elif chance.random() < 0.5:
+            order.reverse()
+        a, b, *others = order
+        return Comparison(a, b, key=key, others=tuple(others))
+
+    def have_answered(self, purpose: str) -> None:
+        """See `Answering.have_answered`."""
+        self.domain.check_shown()
+        self.answering.have_answered(purpose)
+
+    def labels(self, number: int, name: str, among: Collection[int] | None = None) -> Answered:
+        """What round `number` learns from: its own questions, those of the rounds before it, and imported ones; or labels `among` these."""
+        reward, run, t = name == "reward", self.config.run.name, self.config.train
+
+        def wanted(c: Comparison) -> bool:
+            return not later_than(number, c) and not (reward and self.held_back(c)) and self.domain.learnable(c)
+
+        out = () if among is not None else self.store.asking(run).leave_out if t.flagged else FLAGS
+        found = self.store.answered(run, "train", reward, among, out, wanted, judges=self.teachers(), criterion=t.criterion)
+        return replace(found, comparisons=self.domain.prepared(found.comparisons))
+
+    def teachers(self) -> list[str]:
+        """The judges of the store whose labels are learnt from.
+
+        Raises:
+            ConfigError: none of them is among train.judges.
+        """
+        known, patterns = [*self.store.judges()], self.config.train.judges
+        found = matching(known, patterns)
+        if known and not found:
+            raise ConfigError(f"train.judges is {patterns}, but the judges are {', '.join(known)}; name one of them")
+        return found
+
+    def held_back(self, comparison: Comparison) -> bool:
+        """Whether a question is kept from the reward model, to measure it by."""
+        digest = hashlib.sha256(f"{self.config.run.seed}/{comparison.key}".encode()).digest()
+        return int.from_bytes(digest[:6], "big") / 2**48 < self.config.reward.held_out
+
+    def evaluation(self, of: str, weights: str) -> str:
+        """The purpose, `of` and eight digits, of what is asked in an evaluation of the policy with these `weights` on held-out tasks."""
+        return f"{of}-{evaluation.identity(self.config, weights, self.domain.base_files(), self.domain.tasks[1])}"
+
+    def rate(self, values: Sequence[float]) -> rates.Rate:
+        """See `rates.rate`."""
+        return rates.rate(values)
+
+    # Policies and what trains them
+
+    def checkpoints(self, number: int, name: str = "") -> Path:
+        """Where the checkpoints of a round are: those of `train.learner`, or of the learner called `name`."""
+        return self.folder / "checkpoints" / f"{name or self.config.train.learner}-{number}"
+
+    def last(self, number: int) -> Path:
+        """The last checkpoint of a round's policy.
+
+        Raises:
+            TrainingError: there is none yet.
+        """
+        found = checkpoint.every(self.checkpoints(number))
+        if not found:
+            raise TrainingError(f"there is no trained policy in {self.checkpoints(number)} yet; run `rather train` first")
+        return found[-1]
+
+    def trained(self, number: int) -> bool:
+        """Whether the policy of round `number` has begun to learn."""
+        return bool(checkpoint.every(self.checkpoints(number)))
+
+    @property
+    def begun(self) -> int:
+        """The last round whose policy has begun to learn, or the first one."""
+        return max((number for number in range(self.config.loop.rounds) if self.trained(number)), default=0)
+
+    def policy(self, number: int) -> Policy:
+        """The policy at the beginning of round `number`: the base policy, or what the round before ended with.
+
+        Raises:
+            TrainingError: the round before has no checkpoint.
+        """
+        if number == 0:
+            return self.domain.base_policy
+        last = checkpoint.every(self.checkpoints(number - 1))
+        if not last:
+            raise TrainingError(f"round {number - 1} has no checkpoint in {self.checkpoints(number - 1)}; run `rather train` first")
+        name = f"{self.config.run.name}@{number - 1}-{checkpoint.check(last[-1])['step']}"
+        return self.domain.restored(last[-1] / "model", name)
+
+    def reward_before(self, number: int) -> ModelJudge | None:
+        """The reward model of the round before, which knows what it would like to be told; None if there was none."""
+        saved = checkpoint.every(self.checkpoints(number - 1, "reward")) if number else []
+        return ModelJudge("reward", self.domain.reward_model(saved[-1]), self.config.train.micro_batch_tokens) if saved else None
+
+    def learner(self, number: int, name: str, data: Answered, steps: int) -> LabelLearner:
+        """What learns from labels, for so many steps."""
+        if number and name != "reward":
+            self.policy(number)
+        return self.domain.learner(name, data, steps, self.store)
+
+    def lineage(self, name: str, data: Answered, steps: int) -> Lineage:
+        """What the learner called `name` makes its checkpoints from, which have `steps` steps in the end; 0: as many as will come."""
+        kept, defaults = mattering(self.config, name), mattering(type(self.config)(), name)
+        own = {"_steps": steps, "_contents": self.contents(kept)}
+        return Lineage(kept | own, data.watermark, data.labels, defaults=defaults)
+
+    def contents(self, sections: dict[str, dict[str, Any]]) -> dict[str, str]:
+        """Digests of what some of the settings that matter to a training name, by setting: what the domain reads, and the reward model."""
+        found, saved = self.domain.contents(sections), self.config.judge.checkpoint
+        if saved and "checkpoint" in sections.get("judge", {}) and Path(saved, "manifest.json").exists():
+            found["judge.checkpoint"] = checkpoint.digest(Path(saved))
+        return found
+
+    def learn(
+        self, learner: Learner, name: str, number: int, steps: int, lineage: Lineage, feed: Feed | None = None, open_: bool = False
+    ) -> Path:
+        """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
+        t = self.config.train
+        with self.progress(f"training {name}", steps) as advance:
+            at = 0
+
+            def report(step: int, values: dict[str, float]) -> None:
+                nonlocal at
+                shown = "  ".join(
+                    f"{k} {values[k]:.3f}" for k in ("loss", "accuracy", "score", "return", "gold", "kl", "log_ratio") if k in values
+                )
+                advance(step - at, f"training {name}  {shown}")
+                at = step
+
+            phase, upto, folder = f"train-{name}-{number}", sys.maxsize if open_ else steps, self.checkpoints(number, name)
+            return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, report, feed)
+
+    # What is said
+
+    def note(self, phase: str, step: int, values: dict[str, float], **words: Any) -> None:
+        """Write a line of metrics in place of those of `phase` from `step` on."""
+        self.metrics.rewind(phase, step - 1)
+        self.metrics.write(phase, step, values, **words)
+
+    def progress(self, title: str, total: int, transient: bool = False) -> AbstractContextManager[Callable[..., None]]:
+        """A bar of `total` steps."""
+        return progress(self.console, title, total, transient)
+
+
+def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """The names that are among `patterns`, in which * stands for any letters."""
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

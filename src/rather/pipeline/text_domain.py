@@ -1,0 +1,187 @@
+"""Runs about text: prompts, language models, answers to compare."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from rather.config.schema import Config
+from rather.core import Answered, Comparison, LabelLearner, Learner, Policy, RewardModel, Space, Task
+from rather.learners.progress import progress
+from rather.pipeline import build, evaluation
+from rather.pipeline.build import AnyPolicy
+from rather.pipeline.query import Chosen, Rounds, priorities
+from rather.store import Store
+from rather.text import load
+from rather.text.policy import TextPolicy, TextSampler
+from rather.text.prompts.fit import Fit
+from rather.text.reward_model import RewardModel as TextReward
+from rather.verify.checker import Checker
+
+CHUNK = 32
+"""Prompts that are answered between two commits to the store."""
+TOKENIZER = ("tokenizer*", "chat_template*", "*tokens*.json", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+"""The files of a model folder that say how prompts become text and tokens."""
+
+
+class TextDomain:
+    """Language models that answer prompts."""
+
+    def __init__(self, config: Config, console: Console) -> None:
+        self.config, self.console = config, console
+
+    @cached_property
+    def tasks(self) -> tuple[list[Task], list[Task]]:
+        """Training and held-out prompts, which fit the model."""
+        return self.fit.tasks(*build.tasks(self.config))
+
+    @cached_property
+    def fit(self) -> Fit:
+        """What measures prompts and answers before anything is done with them."""
+        tell = partial(self.console.print, markup=False, highlight=False)
+        return build.fit(self.config, self.base_policy.tokens, self.base_policy.context, tell)
+
+    @cached_property
+    def tokenizer(self) -> str:
+        """Digits that stand for the tokenizer and the chat template, as their files or the GGUF file were when this was first asked."""
+        path, _ = load.located(self.config.model.path, self.config.model.adapter, weights=False)
+        if path.is_file():
+            return evaluation.fingerprint(path)
+        found = hashlib.sha256()
+        for file in sorted({file for name in TOKENIZER for file in path.glob(name) if file.is_file()}):
+            found.update(f"{file.name}\0{file.stat().st_size}\0".encode() + file.read_bytes())
+        return found.hexdigest()
+
+    def contents(self, sections: dict[str, dict[str, Any]]) -> dict[str, str]:
+        """Digests of the tokenizer and of the prompts."""
+        found = {"model.path": self.tokenizer}
+        if "data" in sections:
+            asked = json.dumps([asdict(task) for task in build.tasks(self.config)[0]])  # without the model, which measures them
+            found["data.prompts"] = hashlib.sha256(asked.encode()).hexdigest()
+        return found
+
+    # Who acts
+
+    @cached_property
+    def base_policy(self) -> AnyPolicy:
+        """The model that starts the run."""
+        with self.console.status(f"loading {self.config.model.path}"):
+            return build.start_policy(self.config)
+
+    def base_files(self) -> tuple[Path | None, Path | None]:
+        """Where the model is, and its adapter."""
+        return load.located(self.config.model.path, self.config.model.adapter)
+
+    def reader(self) -> AnyPolicy:
+        """The base model."""
+        return self.base_policy
+
+    def restored(self, folder: Path, name: str) -> AnyPolicy:
+        """The trained policy, of which there is one: it becomes what `folder` holds."""
+        policy, _ = self.adapted
+        policy.restore(folder)
+        policy.name = name
+        return policy
+
+    def movable(self, policy: Policy, number: int) -> tuple[TextPolicy, Space]:
+        """The trained policy, where the round before has left it."""
+        del policy, number
+        found = self.adapted[0]
+        assert isinstance(found, TextPolicy)
+        return found, found.space
+
+    @cached_property
+    def adapted(self) -> tuple[AnyPolicy, list[nn.Parameter]]:
+        """What is trained: the base model with a new adapter or a space, or another copy of it; and its parameters."""
+        if self.config.train.learner == "zeroth":
+            with self.console.status("finding the numbers that are moved"):
+                return build.movable(self.config, self.base_policy, self.tasks[0]), []
+        if self.config.model.train == "full":  # the base must stay what it is
+            return build.trained_policy(self.config, build.start_policy(self.config))
+        return build.trained_policy(self.config, self.base_policy)
+
+    def sampler(self, policy: Policy, progress: Callable[[int], None]) -> TextSampler:
+        """Draws answers."""
+        assert isinstance(policy, AnyPolicy)
+        return build.sampler(self.config, policy, progress)
+
+    # What is asked
+
+    def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
+        """Two answers of the newest policy to each training prompt become a question."""
+        name, tasks = self.config.run.name, self.tasks[0]
+        have = run.store.keys(name, "train")
+        missing = [t for t in tasks if f"round-{number}/{t.key}" not in have]
+        if not missing:
+            return
+        run.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
+        policy, before, seed = run.policy(number), run.reward_before(number), build.seed(self.config, "sample", number)
+        with progress(self.console, "sampling answers", 2 * len(missing)) as advance:
+            sampler = self.sampler(policy, advance)
+            for start in range(0, len(missing), CHUNK):
+                found = build.two_answers(self.config, sampler, missing[start : start + CHUNK], seed)
+                pairs = [run.question(f"round-{number}/{a.task.key}", (a,), (b,)) for a, b in found]
+                scores = None if before is None else priorities(self.config.query.strategy, before.differences(pairs), len(pairs))
+                yield Chosen(pairs, scores=scores, wanted=len(tasks))
+
+    def draw(self, store: Store) -> None:
+        """Words need no drawing."""
+
+    def show(self, store: Store) -> None:
+        """Words can be seen at once."""
+
+    def check_shown(self) -> None:
+        """Words can be seen anywhere."""
+
+    # What learns
+
+    def learnable(self, comparison: Comparison) -> bool:
+        """Whether the answers to a question differ and fit the model."""
+        return self.fit.wanted(comparison)
+
+    def prepared(self, comparisons: Sequence[Comparison]) -> list[Comparison]:
+        """Comparisons, their prompts cut where they have to be."""
+        return self.fit.ready(comparisons)
+
+    def learner(self, name: str, data: Answered, steps: int, store: Store) -> LabelLearner:
+        """DPO, SFT, or what trains a reward model."""
+        del store
+        if name == "reward":
+            start = self.base_policy if self.config.model.train == "lora" else build.start_policy(self.config)
+            trained, parameters = build.trained_policy(self.config, start, "reward")
+        else:
+            trained, parameters = self.adapted
+        scored = len(data.comparisons) if name == "dpo" else 0
+        with progress(self.console, "scoring with the reference", scored) as advance:
+            return build.learner(self.config, name, self.base_policy, trained, parameters, data, steps, advance)
+
+    def reward_model(self, saved: Path) -> TextReward:
+        """The reward model in a checkpoint, on the base model where it was trained on that."""
+        return build.saved_reward(self.config, saved, self.base_policy)
+
+    def payer(self, saved: Path) -> Checker | TextReward:
+        """The verifiers, or the reward model in the checkpoint `saved`."""
+        return build.checker(self.config) if build.verified(self.config) else self.reward_model(saved)
+
+    def improver(self, number: int, policy: Policy, payer: Checker | RewardModel | None, steps: int) -> Learner:
+        """PPO or GRPO on the trained policy, where the round before has left it."""
+        del number, policy
+        assert isinstance(payer, Checker | TextReward)
+        return build.improver(self.config, self.base_policy, *self.adapted, self.tasks[0], payer, steps)
+
+    # How it did
+
+    def measured(self, policy: Callable[[], Policy]) -> None:
+        """Judges compare answers."""
+
+    def twin(self) -> None:
+        """There is no hand-written reward."""
+
+    def episode(self, policy: Policy) -> None:
+        """Answers do not move."""
