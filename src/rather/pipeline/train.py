@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rather.core import Learner
 from rather.pipeline import checkpoint
 from rather.pipeline.checkpoint import Lineage
 from rather.pipeline.metrics import Metrics
@@ -25,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def train(
-    learner: Any,
+    learner: Learner,
     steps: int,
     folder: Path,
     lineage: Lineage,
