@@ -39,9 +39,10 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
     from rich.console import Console
 
     from rather.config import toml
-    from rather.core import Trajectory
+    from rather.core import Policy, Trajectory
     from rather.judges.known import utility
-    from rather.pipeline.run import Run
+    from rather.pipeline import build
+    from rather.pipeline.run import opened
 
     with tempfile.TemporaryDirectory() as folder:
         panel = f'judge.panel=[{{ name = "{criterion}", utility = "{criterion}", temperature = 0.5, mistake = 0.05 }}]'
@@ -57,22 +58,18 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
             *changes,
         ]
         worth, found = utility(criterion), []
-        before: list[Trajectory] = []
-        run = Run(toml.load(Path("src/rather/data/examples/nudge.toml"), said), Console(quiet=True))
         for budget in BUDGETS:
-            run.config = run.config.model_copy(update={"zeroth": run.config.zeroth.model_copy(update={"answers": budget})})
+            known = toml.load(Path("src/rather/data/examples/nudge.toml"), [*said, f"zeroth.answers={budget}"])
+            run = opened(known, Console(quiet=True))
             run.train()
-            asked, greedy = run.config, run.config.sample.model_copy(update={"temperature": 0.0})
-            run.config = asked.model_copy(update={"sample": greedy})
-            policy = run.policy(1)
-            after = run.sampler(policy, lambda n: None).sample(run.tasks[1], 0)
-            before = before or run.sampler(run.start, lambda n: None).sample(run.tasks[1], 0)
-            run.config = asked
+            greedy = known.model_copy(update={"sample": known.sample.model_copy(update={"temperature": 0.0})})
+            base, held_out = run.domain.base_policy, run.domain.tasks[1]
+            after, before = (build.sampler(greedy, p, lambda n: None).sample(held_out, 0) for p in (run.policy(1), base))
 
-            def likely(answers: list[Trajectory], run: Run = run) -> float:
+            def likely(answers: list[Trajectory], base: Policy = base) -> float:
                 with torch.no_grad():
-                    batch = run.start.collate(answers)
-                    return float((run.start.evaluate(batch)[0] * batch.mask).sum() / batch.mask.sum())
+                    batch = base.collate(answers)
+                    return float((base.evaluate(batch)[0] * batch.mask).sum() / batch.mask.sum())
 
             wins = [(worth(a) > worth(b)) + 0.5 * (worth(a) == worth(b)) for a, b in zip(after, before, strict=True)]
             words = [sum(len((t.text or "").split()) for t in answers) / len(answers) for answers in (before, after)]

@@ -11,9 +11,8 @@ import cloudpickle
 
 import common
 from rather.config import toml
-from rather.control.rollout import ControlSampler
 from rather.core import Comparison
-from rather.pipeline.nudge import Replica, made
+from rather.pipeline.nudge import Replica, acting, made
 from rather.pipeline.run import opened
 from rather.scale.pool import Pool
 
@@ -32,9 +31,9 @@ def measure(env: str, workers: int, folder: str) -> dict[str, float]:
 
     said = [f"control.env={env}", *TASKS[env], "train.learner=zeroth", f"zeroth.directions={DIRECTIONS}", "zeroth.side=4", "zeroth.mu=0.5"]
     run = opened(toml.load(None, [*said, f"run.folder={folder}", "run.threads=1"]), Console(quiet=True))
-    acting = run.acting(0)
-    learner = made(run.config, acting)
-    planner = Planner(run.tasks[0], learner.asking, 0)
+    who = acting(run.domain, run.policy(0), 0)
+    learner = made(run.config, who)
+    planner = Planner(run.domain.tasks[0], learner.asking, 0)
     pool = Pool(Replica, (run.config.model_dump(),), workers) if workers else None
     seconds, out, back = [], 0, 0
     for update in range(UPDATES):
@@ -42,11 +41,8 @@ def measure(env: str, workers: int, folder: str) -> dict[str, float]:
         wanted = [(t, p) for a in asks for p in a.sides for t in a.tasks]
         asked = [t for t, _ in wanted], planner.chances(update), [p for _, p in wanted]
         start = time.perf_counter()
-        if pool:
-            found = pool.sample(learner.log, f"p@{update}", *asked)
-        else:
-            sampler: ControlSampler = run.sampler(acting.policy, None)
-            found = sampler.sample(*asked)
+        sampler = who.sampler(who.policy, lambda n: None)
+        found = pool.sample(learner.log, f"p@{update}", *asked) if pool else sampler.sample(*asked)
         seconds.append(time.perf_counter() - start)
         out, back = len(cloudpickle.dumps((learner.log[-1:], asked))), len(cloudpickle.dumps(found))
         answered = {}

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rather.core import Learner
 from rather.errors import CheckpointError
 from rather.scale import ranks
 
@@ -30,7 +31,7 @@ class Lineage:
 
     `before` are the labels that it had learnt from before it went on with other ones: step, watermark and labels of each such stage.
     `defaults` stand for settings that an older checkpoint does not know. Beside settings there are "_steps", those that the training is to
-    have, and "_contents", digests of what settings name (see `going_on.contents`).
+    have, and "_contents", digests of what settings name (see `State.contents`).
     """
 
     settings: dict[str, Any]
@@ -41,7 +42,7 @@ class Lineage:
     remedy: str = "set it back, train with --fresh, or use another run.name"
 
 
-def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2) -> Path:
+def save(folder: Path, step: int, learner: Learner, lineage: Lineage, keep: int = 2) -> Path:
     """Write the checkpoint of `step` into `folder`; delete all but the newest `keep`, and what was killed while it was written.
 
     With several ranks each brings its part of what is whole in the checkpoint, which the first one keeps.
@@ -187,7 +188,7 @@ def gone_on(checkpoint: Path, lineage: Lineage) -> Lineage:
 _REMEDY = "delete that folder to go on from the one before it"
 
 
-def load(checkpoint: Path, learner: Any) -> dict[str, Any]:
+def load(checkpoint: Path, learner: Learner) -> dict[str, Any]:
     """Put model and learner back to where they were; returns the manifest.
 
     Raises:

@@ -28,7 +28,6 @@ class InFolder(Protocol):
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        ...
 
 
 S = TypeVar("S", bound=InFolder)

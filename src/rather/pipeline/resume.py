@@ -82,7 +82,7 @@ def _learn(run: State, number: int, name: str, data: Answered, steps: int, follo
         learner.follow(data.comparisons)
     lineage = run.lineage(name, then or data, steps)
 
-    def feed(*_: Any) -> Lineage:
+    def feed(*_: object) -> Lineage:
         nonlocal then
         if then is not None:
             learner.follow(then.comparisons)
