@@ -128,8 +128,8 @@ def compared(path: str | Path, rows: Rows, skipped: Counter[str] | None) -> Iter
     # None stands for the end of the file, where the last rated answers are compared.
     for place, row in _chain(_understood(rows, path, _columns)):
         if rated and (row is None or not rankings.is_rated(row) or row["prompt"] != rated[0][1]["prompt"]):
-            for rows in _by_judge(rated):
-                yield from _compared(_rated(rows, skipped), rows[0], source, numbers)
+            for judged in _by_judge(rated):
+                yield from _compared(_rated(judged, skipped), judged[0], source, numbers)
             rated = []
         if row is None:
             break

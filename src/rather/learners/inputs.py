@@ -88,10 +88,10 @@ def rollouts(
     """What collects attempts, and the reward model that scores them; None where their rewards come with them."""
     if source is not None:
         return source, reward
-    sampler = model.sampler(sampling) if sampler is None else sampler
+    acts: Sampler = model.sampler(sampling) if sampler is None else sampler
     if reward is not None and not hasattr(reward, "rewards"):
-        sampler, reward = Verified(sampler, reward_functions(reward)), None
-    return Attempts(model, sampler, tasks, seed, gold), reward
+        acts, reward = Verified(acts, reward_functions(reward)), None
+    return Attempts(model, acts, tasks, seed, gold), reward
 
 
 def reward_functions(reward: Any) -> RewardFunctions:

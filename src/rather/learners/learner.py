@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from rather.errors import ConfigError
 from rather.learners.checkpoint import Lineage
@@ -59,6 +59,11 @@ class Learner(ABC):
     def policy(self) -> Any:
         """The policy that is trained."""
         return self.model
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that learns."""
+        return self.stepper.parameters
 
     @property
     @abstractmethod
@@ -163,7 +168,7 @@ class HeldOut:
         name, sign = self.learner.best
         if sign * found[name] > self.best:
             self.best, self.since = sign * found[name], 0
-            self.weights = [p.detach().clone() for p in self.learner.stepper.parameters]
+            self.weights = [p.detach().clone() for p in self.learner.parameters]
         else:
             self.since += 1
         return self.over
@@ -171,7 +176,7 @@ class HeldOut:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the best weights back, if any were kept."""
-        for parameter, was in zip(self.learner.stepper.parameters, self.weights, strict=False):
+        for parameter, was in zip(self.learner.parameters, self.weights, strict=False):
             parameter.copy_(was)
 
     def state_dict(self) -> dict[str, Any]:
@@ -185,7 +190,7 @@ class HeldOut:
         if "held_out" in state:
             own = state["held_out"]
             self.best, self.since = float(own["best"]), own["since"]
-            pairs = zip(own["weights"], self.learner.stepper.parameters, strict=False)
+            pairs = zip(own["weights"], self.learner.parameters, strict=False)
             self.weights = [was.to(p) for was, p in pairs]
 
 

@@ -1,0 +1,305 @@
+"""`import rather` from a program: language models, comparisons, and the learners over them."""
+
+import json
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import rather
+from rather.core import Comparison, Task, Trajectory
+from rather.errors import CheckpointError, ConfigError, DataError, ModelError, RatherError, TrainingError
+from rather.learners.dpo_settings import DPOOptions, DPOSettings
+from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
+from rather.learners.ppo_settings import PPOOptions, PPOSettings
+from rather.learners.reward_settings import RewardOptions, RewardSettings
+from rather.learners.settings import Optimization, OptimizationOptions, Sampling, SamplingOptions
+from rather.losses import bradley_terry_loss
+from rather.text.policy import LanguageModel
+
+ROWS = [{"prompt": f"q {i}", "chosen": "a" * (3 + i % 3), "rejected": "b" * (3 + i % 2)} for i in range(16)]
+QUICK: dict[str, Any] = {"lr": 1e-2, "batch_size": 4, "adapter": rather.LoRA(rank=4)}
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> LanguageModel:
+    return rather.load(tiny, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[Comparison]:
+    return rather.comparisons(ROWS)
+
+
+def logprobs(policy: LanguageModel, comparisons: list[Comparison]) -> torch.Tensor:
+    with torch.no_grad():
+        return policy.evaluate(policy.collate([t for c in comparisons for t in (*c.a, *c.b)]))[0]
+
+
+def weights(policy: LanguageModel) -> list[torch.Tensor]:
+    return [p.clone() for p in policy.weights().values()]  # type: ignore[attr-defined]
+
+
+def test_importing_rather_loads_nothing_heavy() -> None:
+    code = """
+import sys, time
+start = time.process_time()
+import rather
+seconds = time.process_time() - start
+assert set(rather.__all__) <= set(dir(rather)), dir(rather)
+heavy = {"torch", "numpy", "pydantic", "transformers", "sqlalchemy", "rich"} & set(sys.modules)
+assert not heavy, heavy
+assert seconds < 0.3, seconds
+rather.comparisons, rather.LoRA
+assert "torch" not in sys.modules
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_every_public_name_is_there_and_another_one_is_not() -> None:
+    for name in rather.__all__:
+        assert getattr(rather, name).__doc__, name
+    with pytest.raises(AttributeError, match="has no attribute 'DPOTrainer'"):
+        _ = rather.DPOTrainer  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("options", "sections"),
+    [
+        (OptimizationOptions, [Optimization]),
+        (SamplingOptions, [Sampling]),
+        (DPOOptions, [DPOSettings, Optimization]),
+        (RewardOptions, [RewardSettings, Optimization]),
+        (PPOOptions, [PPOSettings, Optimization, Sampling]),
+        (GRPOOptions, [GRPOSettings, Optimization, Sampling]),
+    ],
+)
+def test_keyword_arguments_are_the_settings(options: Any, sections: list[Any]) -> None:
+    """`loss` is an argument of DPO by itself, since it may be a function, too."""
+    fields = {name: field.annotation for section in sections for name, field in section.model_fields.items() if name != "loss"}
+    assert typing.get_type_hints(options) == fields
+    assert sum(len(s.model_fields) for s in sections) == len({n for s in sections for n in s.model_fields}), "no name means two things"
+
+
+def test_the_same_seed_gives_the_same_answers(model: LanguageModel) -> None:
+    prompts = ["Name a fruit.", [{"role": "user", "content": "Hello"}]]
+    first = model.generate(prompts, max_tokens=8, temperature=0.7, seed=3)
+    assert first == model.generate(prompts, max_tokens=8, temperature=0.7, seed=3)
+    assert first != model.generate(prompts, max_tokens=8, temperature=0.7, seed=4)
+    assert [type(x) for x in first] == [str, str]
+    assert all(len(x) <= 8 for x in first)
+    assert model.generate(["x"], max_tokens=4, temperature=0) == model.generate(["x"], max_tokens=4, top_k=1, seed=9)
+
+
+def test_dpo_learns_and_leaves_the_model_as_it_was(model: LanguageModel, pairs: list[Comparison], tmp_path: Path) -> None:
+    before, seen = logprobs(model, pairs), []
+    dpo = rather.DPO(model, pairs[:12], beta=0.1, epochs=5, callbacks=[lambda step, metrics: seen.append((step, metrics["loss"]))], **QUICK)
+    assert dpo.train() is dpo
+    assert [step for step, _ in seen] == list(range(1, 16)), "5 epochs of 12 pairs, 4 a step"
+    assert seen[0][1] == pytest.approx(0.6931, abs=1e-3)
+    assert dpo.evaluate(pairs[12:])["accuracy"] == 1
+    assert torch.equal(logprobs(model, pairs), before)
+    assert not torch.allclose(logprobs(dpo.policy, pairs), before, atol=0.1)
+    dpo.policy.save(tmp_path / "adapter")
+    again = rather.load(model.model.description["_name_or_path"], adapter=tmp_path / "adapter", dtype="float32", device="cpu")  # type: ignore[attr-defined]
+    assert torch.equal(logprobs(again, pairs), logprobs(dpo.policy, pairs))
+    assert torch.equal(logprobs(rather.load(tmp_path / "adapter", dtype="float32", device="cpu"), pairs), logprobs(again, pairs))
+    dpo.policy.merge(tmp_path / "merged")
+    merged = rather.load(str(tmp_path / "merged"), dtype="float32", device="cpu")
+    torch.testing.assert_close(logprobs(merged, pairs), logprobs(again, pairs), atol=1e-4, rtol=1e-4)
+    assert not [path for path in tmp_path.iterdir() if path.name not in ("adapter", "merged")]
+
+
+def test_an_adapter_is_trained_on_in_a_copy_which_begins_as_it_is(model: LanguageModel, pairs: list[Comparison]) -> None:
+    first = rather.SFT(model, [{"prompt": "q", "completion": "zz"}] * 4, steps=3, lr=1e-2, batch_size=4).train().policy
+    before = logprobs(first, pairs)
+    dpo = rather.DPO(first, pairs, steps=2, lr=1e-2)
+    assert torch.equal(logprobs(dpo.policy, pairs), before)
+    assert dpo.step()["loss"] == pytest.approx(0.6931, abs=1e-4)
+    dpo.step()
+    assert torch.equal(logprobs(first, pairs), before)
+    assert not torch.equal(logprobs(dpo.policy, pairs), before)
+    with pytest.raises(ConfigError, match="the model has an adapter"):
+        rather.DPO(first, pairs, adapter=rather.LoRA())
+    full = rather.DPO(first, pairs, adapter="full", steps=2, lr=1e-3).train().policy
+    torch.testing.assert_close(logprobs(first, pairs), before)
+    assert full.adapter is None
+
+
+@pytest.mark.parametrize("learner", ["dpo", "reward", "grpo"])
+def test_a_stopped_training_goes_on_exactly(model: LanguageModel, pairs: list[Comparison], tmp_path: Path, learner: str) -> None:
+    def made(folder: Path | None, stop: int = 0) -> Any:
+        more: dict[str, Any] = {"callbacks": [lambda step, metrics: step == stop], "folder": folder, "seed": 1, "steps": 5, "lr": 1e-2}
+        if learner == "dpo":
+            return rather.DPO(model, pairs, batch_size=4, **more)
+        if learner == "grpo":
+            shape = {"group_size": 2, "batch_size": 2, "max_tokens": 4, "temperature": 0.8}
+            return rather.GRPO(model, ["a", "b", "c"], reward=lambda completion: completion.count("a") + len(completion), **shape, **more)
+        reward = rather.RewardModel(model, members=2, seed=1)
+        from rather.learners.reward import Reward
+
+        return Reward(reward, pairs, reward.trained, batch_size=4, **more)
+
+    held_out = None if learner == "grpo" else pairs[:4]
+    whole = made(None).train(held_out)
+    assert made(tmp_path, stop=2).train(held_out).taken == 2
+    rest = made(tmp_path)
+    assert [m for m in rest] and rest.taken == 5  # noqa: C416, PT018
+    for a, b in zip(whole.parameters, rest.parameters, strict=True):
+        assert torch.equal(a, b)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    if learner == "dpo":
+        with pytest.raises(CheckpointError, match="was trained with dpo.beta = 0.1, not 0.2; set it back, or train into another folder"):
+            rather.DPO(model, pairs, batch_size=4, beta=0.2, steps=9, lr=1e-2, folder=tmp_path).train()
+        with pytest.raises(CheckpointError, match="was trained with data.comparisons"):
+            rather.DPO(model, pairs[1:], batch_size=4, steps=9, lr=1e-2, folder=tmp_path).train()
+
+
+def test_early_stopping_keeps_the_best_weights(model: LanguageModel, pairs: list[Comparison], tmp_path: Path) -> None:
+    """The held-out pairs prefer the opposite: what comes before the first step is best, and of what is measured the first."""
+    opposite = [Comparison(c.a, c.b, 1 - (c.preference or 0), c.key) for c in pairs[12:]]
+    kept: list[tuple[float, list[torch.Tensor]]] = []
+
+    def note(step: int, metrics: dict[str, float]) -> None:
+        kept.append((metrics["eval_accuracy"], weights(dpo.policy)))
+
+    for folder in (None, tmp_path):
+        kept.clear()
+        dpo = rather.DPO(model, pairs[:12], epochs=20, callbacks=[note], folder=folder, **QUICK)
+        dpo.train(eval=opposite, patience=3, eval_every=1)
+        accuracies = [accuracy for accuracy, _ in kept]
+        best = accuracies.index(max(accuracies))
+        assert dpo.taken == len(kept) == best + 4 < dpo.steps
+        assert all(torch.equal(a, b) for a, b in zip(kept[best][1], weights(dpo.policy), strict=True))
+    again = rather.DPO(model, pairs[:12], epochs=20, folder=tmp_path, **QUICK)
+    again.train(eval=opposite, patience=3, eval_every=1)
+    assert again.taken == dpo.taken, "it was over"
+    assert all(torch.equal(a, b) for a, b in zip(weights(again.policy), weights(dpo.policy), strict=True))
+
+
+def test_a_loss_of_ones_own(model: LanguageModel, pairs: list[Comparison]) -> None:
+    named = rather.DPO(model, pairs, steps=3, **QUICK)
+    own = rather.DPO(model, pairs, steps=3, loss=bradley_terry_loss, **QUICK)
+    each = rather.DPO(model, pairs, steps=3, loss=lambda a, b, p: torch.nn.functional.softplus(torch.where(p > 0.5, b - a, a - b)), **QUICK)
+    for _ in range(3):
+        loss = named.step()["loss"]
+        assert own.step()["loss"] == loss
+        assert each.step()["loss"] == pytest.approx(loss, abs=1e-5)
+    with pytest.raises(TrainingError, match=r"given as loss returned a float for 4 pairs; return a tensor of shape \(\) or \(4,\)"):
+        rather.DPO(model, pairs, loss=lambda a, b, p: 0.5, **QUICK).step()  # type: ignore[arg-type, return-value]
+
+
+def test_a_reward_model_scores_and_comes_back(model: LanguageModel, pairs: list[Comparison], tmp_path: Path) -> None:
+    reward = rather.RewardModel(model, members=3, adapter=rather.LoRA(rank=4)).fit(pairs, eval=pairs[:4], lr=1e-2, epochs=4)
+    good, bad = reward.score("q 1", ["aaaa", "bbb"])
+    assert good > bad + 0.5
+    reward.save(tmp_path / "reward")
+    for base in (None, model):
+        again = rather.RewardModel.load(tmp_path / "reward", base)
+        assert again.members == 3
+        assert again.score("q 1", ["aaaa", "bbb"]) == pytest.approx([good, bad], abs=0.1 if base is None else 1e-6)  # bfloat16, perhaps
+    with pytest.raises(ModelError, match="holds no reward model"):
+        rather.RewardModel.load(tmp_path)
+    ppo = rather.PPO(model, ["a", "b", "c", "d"], reward=reward, rollout_batch_size=4, batch_size=4, steps=2, max_tokens=4, temperature=0.7)
+    assert ppo.policy.temperature == 0.7
+    assert model.temperature == 1
+    found = list(ppo)
+    assert len(found) == 2
+    assert found[0]["kl"] == pytest.approx(0, abs=1e-3), "the reference is the model itself, at the same temperature"
+
+
+def test_grpo_is_paid_by_functions_of_the_row(model: LanguageModel) -> None:
+    """Letters that are wanted are likelier afterwards; the column comes with its row, weights count, and None is left out."""
+    seen = set()
+
+    def letter(prompt: str, completion: str, wanted: str) -> float | None:
+        seen.add((prompt, wanted))
+        return None if prompt == "x 3" else sum(c in wanted for c in completion) / 6
+
+    async def brief(completion: str) -> float:
+        return -float(len(completion))
+
+    @rather.batched
+    def longer(completion: list[str], **columns: list[Any]) -> list[float]:
+        return [float(len(c)) for c in completion]
+
+    rows = [{"prompt": f"x {i}", "wanted": "abcdefghijklm"} for i in range(4)]
+    shape: dict[str, Any] = {"group_size": 8, "batch_size": 4, "max_tokens": 6, "lr": 3e-2, "schedule": "constant"}
+    grpo = rather.GRPO(model, rows, reward=[letter, (brief, 0.0), (longer, 0.0)], steps=10, adapter="full", **shape)
+    scores = [m["score"] for m in grpo]
+    assert seen == {(f"x {i}", "abcdefghijklm") for i in range(4)}
+    assert sum(scores[-3:]) > sum(scores[:3]) + 0.5
+    assert grpo.evaluate(rows)["score"] > 0.3
+    with pytest.raises(ConfigError, match="reward is or holds 'good'; give a reward model, a function"):
+        rather.GRPO(model, rows, reward="good")
+
+
+def test_sft_takes_rows_of_several_forms(model: LanguageModel, tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "abab"}]
+    rows = [{"prompt": "q", "completion": "abab"}, {"messages": talk}, {"prompt": "q", "response": "abab"}]
+    sft = rather.SFT(model, rows, steps=30, lr=2e-2, adapter="full")
+    assert len({(str(t.task.prompt), t.text) for t in sft.trajectories}) == 2
+    before = sft.evaluate(sft.trajectories)["loss"]
+    sft.train(eval=[{"prompt": "q", "completion": "abab"}], patience=5)
+    assert sft.evaluate(sft.trajectories)["loss"] < before / 2
+    assert sft.policy.generate(["q"], temperature=0, max_tokens=4) == ["abab"]
+
+
+class Dataset:
+    """What is iterated over and has a length, as `datasets.Dataset` does."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(ROWS)
+
+
+def test_comparisons_come_from_rows_files_and_data_sets(pairs: list[Comparison], tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+    def said(found: list[Comparison]) -> list[Any]:
+        return [(c.a[0].text, c.b[0].text, c.preference, c.a[0].task.prompt) for c in found]
+
+    assert said(rather.comparisons(path)) == said(rather.comparisons(str(path))) == said(rather.comparisons(Dataset())) == said(pairs)
+    assert {c.preference for c in pairs} == {0.0, 1.0}, "which side is a was drawn"
+    with pytest.raises(DataError, match="item 1 of rows has 'prompt', 'chosen'; needed are prompt, chosen, rejected"):
+        rather.comparisons([ROWS[0], {"prompt": "x", "chosen": "y"}])
+
+
+T = Trajectory(Task("f", "1", "x"), "p", "y")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda m, p: rather.DPO(m, p, bata=1), "^DPO has no argument 'bata'; did you mean beta?"),
+        (lambda m, p: rather.DPO(m, p, beta=-1), r"^DPO: beta: input should be greater than 0 \(got -1\)"),
+        (lambda m, p: rather.DPO(m, p, loss="hinge"), r"^DPO: loss: input should be 'dpo' or 'ipo' \(got 'hinge'\)"),
+        (lambda m, p: rather.DPO(m, p, adapter=16), r"^adapter is 16; give rather.LoRA\(rank=16\)"),
+        (lambda m, p: rather.DPO(m, p, adapter=rather.LoRA(rank=0)), "^LoRA: rank is 0; set it above 0"),
+        (lambda m, p: rather.DPO("model", p), "^the policy is a str, not a model; rather.load reads one"),
+        (lambda m, p: rather.DPO(m, ROWS), "^item 0 of comparisons is a dict, not a Comparison; rather.comparisons makes them"),
+        (lambda m, p: rather.DPO(m, [Comparison((T,), (T,))]), "^item 0 of comparisons has no preference"),
+        (lambda m, p: rather.DPO(m, p).train(patience=2), "^patience is 2, but there is no eval"),
+        (lambda m, p: rather.DPO(m, p).train(eval=[]), "^eval is empty"),
+        (lambda m, p: rather.GRPO(m, p, group_size=1), "^GRPO: group_size: input should be greater than or equal to 2"),
+        (lambda m, p: rather.GRPO(m, 3), "^prompts is a int; give a list of prompts"),
+        (lambda m, p: rather.PPO(m, [3]), "^item 0 of prompts: the prompt 3 is neither text nor a list of messages"),
+        (lambda m, p: rather.SFT(m, [{"prompt": "x"}]), "^item 0 of rows has 'prompt'; needed are prompt and completion"),
+        (lambda m, p: rather.RewardModel(m, members=0), "^RewardModel: members is 0"),
+        (lambda m, p: rather.RewardModel(m).score("q", "a"), "^answers is one text; give a list"),
+        (lambda m, p: m.generate("one"), "^prompts is one text; give a list"),
+        (lambda m, p: m.generate(["one"], temprature=1), "^generate has no argument 'temprature'; did you mean temperature?"),
+        (lambda m, p: rather.load("/no/where"), "^there is no model at /no/where"),
+        (lambda m, p: rather.load("/no/where", dtype="int4"), "^load: dtype is 'int4'"),
+    ],
+)
+def test_bad_input_is_one_sentence(model: LanguageModel, pairs: list[Comparison], wrong: Any, message: str) -> None:
+    with pytest.raises(RatherError, match=message) as e:
+        wrong(model, pairs)
+    assert "\n" not in str(e.value)
