@@ -60,7 +60,7 @@ class FunctionReward:
         return number
 
 
-def reward_of(reward: Any, env: gymnasium.Env) -> RewardModel | ControlReward | FunctionReward | None:
+def reward_of(reward: Reward | None, env: gymnasium.Env) -> RewardModel | ControlReward | FunctionReward | None:
     """What PPO is given as its reward model; None: the environment pays.
 
     Raises:
