@@ -6,6 +6,7 @@ Shape letters: B trajectories or rows, T actions (padded), N environments or tra
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -108,8 +109,8 @@ class PPO:
         """Learn from `steps` more environment steps, rounded up to whole updates of `envs` times `rollout_segment` steps.
 
         An agent that has gone on from a checkpoint counts those of its steps that earlier calls in the program would have taken. With
-        `progress` a terminal or a notebook shows a bar. A learning rate that falls does so from the first step of all to the last of
-        this call.
+        `progress` a terminal shows a bar, and so does a notebook where ipywidgets is installed. A learning rate that falls does so from
+        the first step of all to the last of this call.
 
         Raises:
             DataError: an observation or a reward is not a finite number.
@@ -123,7 +124,8 @@ class PPO:
         stepper.how = replace(stepper.how, steps=build.optimization(s, self.seed, self.target).steps)
         console = Console()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=not (progress and (console.is_terminal or console.is_jupyter))) as bar:
+        shown = progress and (console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None))
+        with Progress(*columns, console=console, disable=not shown) as bar:
             task = bar.add_task("steps", total=self.target * each, completed=self.steps)
             while self.learner.number < self.target:
                 metrics = self.learner.step()
