@@ -12,6 +12,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete
 from torch import nn
 
+import rather
 from rather import control
 from rather.control.settings import PPOOptions, PPOSettings, RewardOptions, RewardSettings
 from rather.errors import CheckpointError, ConfigError, DataError
@@ -60,11 +61,11 @@ def numbers(agent: control.PPO) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"gama": 0.9}, "PPO has no argument 'gama'; did you mean gamma?"),
-        ({"polici": None}, "PPO has no argument 'polici'; did you mean policy?"),
-        ({"gamma": 2}, "PPO: gamma is 2; input should be less than or equal to 1"),
-        ({"schedule": "fast"}, "PPO: schedule is 'fast'; input should be 'constant', 'linear' or 'cosine'"),
-        ({"hidden": "wide"}, "PPO: hidden is 'wide'"),
+        ({"gama": 0.9}, "control.PPO has no argument 'gama'; did you mean gamma?"),
+        ({"actor": None}, "control.PPO has no argument 'actor'; it takes batch_size, "),
+        ({"gamma": 2}, r"control.PPO: gamma: input should be less than or equal to 1 \(got 2\)"),
+        ({"schedule": "fast"}, "schedule: input should be 'constant', 'linear' or 'cosine' .got 'fast'"),
+        ({"hidden": "wide"}, "hidden: input should be a valid tuple .got 'wide'"),
         ({"env": "CartPole-v2"}, "CartPole-v2"),
         ({"env": 3}, "env is 3, which is neither the id of an environment nor a function that makes one"),
         ({"env": Bandit()}, "give a function that makes it, such as lambda: MyEnv()"),
@@ -167,6 +168,20 @@ def test_a_reward_function_is_what_it_learns_from_and_evaluation_is_by_the_envir
 def test_a_reward_function_that_does_not_reward_is_named(function: Any, said: str) -> None:
     with pytest.raises(DataError, match=f"reward: the function .*lambda.* {said}"):
         control.PPO(Bandit, reward=function, **SMALL).train(1)
+
+
+def test_a_batched_reward_function_gets_all_steps_at_once() -> None:
+    shapes = []
+
+    @rather.batched
+    def against(observations: Any, actions: Any, next_observations: Any) -> Any:
+        shapes.append((observations.shape, actions.shape, next_observations.shape))
+        return 1.0 - next_observations[:, 0]
+
+    assert control.PPO(Bandit, reward=against, lr=1e-2, **SMALL).train(640).evaluate(10).mean == 0.0
+    assert set(shapes) == {((32, 1), (32,), (32, 1))}
+    with pytest.raises(DataError, match=r"returned shape \(2,\) for 32 steps; it must return one number a step"):
+        control.PPO(Bandit, reward=rather.batched(lambda o, a, n: [1, 2]), **SMALL).train(1)
 
 
 def test_a_reward_network_is_followed_and_not_trained() -> None:
@@ -312,6 +327,7 @@ def test_importing_it_registers_environments_and_loads_no_torch() -> None:
     code = "import sys, gymnasium, rather.control as c; gymnasium.spec('rather/GridWorld-v0'); c.__all__; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert {"PPO", "RewardModel", "rollouts"} <= set(dir(control))
+    assert rather.control is control
     with pytest.raises(AttributeError, match="no attribute 'DQN'"):
         control.DQN  # noqa: B018
 

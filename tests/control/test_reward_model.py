@@ -142,5 +142,5 @@ def test_one_that_was_not_fitted_rewards_nobody() -> None:
         control.PPO(Slope, reward=model).train(1)
     with pytest.raises(DataError, match="none of 1 comparisons has a preference"):
         model.fit([replace(pairs(1)[0], preference=None)])
-    with pytest.raises(ConfigError, match="RewardModel has no argument 'member'; did you mean members"):
+    with pytest.raises(ConfigError, match="control.RewardModel has no argument 'member'; did you mean members"):
         control.RewardModel(Slope, member=2)

@@ -5,8 +5,7 @@ Shape letters: B trajectories or rows, T actions (padded), N environments or tra
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from importlib.util import find_spec
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -14,21 +13,24 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from rather.control import build
 from rather.control.collect import Stretches
 from rather.control.environments import Eye, Maker, allowed, check_env, environment, title
-from rather.control.reward_model import Callback, called
 from rather.control.rewards import Reward, reward_of
 from rather.control.rollout import ControlSampler
 from rather.control.saved import read_about, restore_module, save_about, save_module
-from rather.control.settings import PPOOptions, PPOSettings, read
+from rather.control.settings import PPOOptions, PPOSettings
 from rather.core import Task, Trajectory
 from rather.errors import ConfigError, DataError
-from rather.pipeline import checkpoint
-from rather.pipeline.checkpoint import Lineage
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
+from rather.learners.learner import reporter
+from rather.learners.metrics import Metrics
+from rather.learners.progress import progress, shows
+from rather.learners.train import Callback, training
+from rather.settings import given
 
 EVALUATION = 1_000_000
 """Reset seeds of evaluations and rollouts begin here."""
@@ -52,7 +54,7 @@ class PPO:
     means (B, A), and to values (B, 1). Observations are flat float32 vectors, scaled if `normalize` is set; A is the number of actions
     where they are Discrete, as one-hot. Networks are kept in eval mode.
 
-    `callbacks` get (environment steps taken, metrics) after each update; where one returns something true, training stops. With `folder`
+    `callbacks` get (environment steps taken, metrics) after each update; where one returns True, training stops. With `folder`
     there are checkpoints in it, from the newest of which the agent goes on, bit for bit as if it had not been interrupted; without it
     nothing is written. Other keywords are the settings in `PPOSettings`.
 
@@ -73,7 +75,7 @@ class PPO:
         seed: int = 0,
         **settings: Unpack[PPOOptions],
     ) -> None:
-        self.settings = read(PPOSettings, "PPO", settings, ("env", "reward", "policy", "critic", "callbacks", "folder", "seed"))
+        (self.settings,) = given("control.PPO", settings, PPOSettings)
         self.env, self.seed, self.callbacks = env, seed, list(callbacks)
         self.folder = None if folder is None else Path(folder)
         check_env(env)
@@ -105,11 +107,11 @@ class PPO:
         """Environment steps that the agent has learned from."""
         return self.learner.number * self.settings.envs * self.settings.rollout_segment
 
-    def train(self, steps: int, progress: bool = True) -> "PPO":
+    def train(self, steps: int, bar: bool = True) -> "PPO":
         """Learn from `steps` more environment steps, rounded up to whole updates of `envs` times `rollout_segment` steps.
 
         An agent that has gone on from a checkpoint counts those of its steps that earlier calls in the program would have taken. With
-        `progress` a terminal shows a bar, and so does a notebook where ipywidgets is installed. A learning rate that falls does so from
+        `bar` a terminal shows a bar, and so does a notebook where ipywidgets is installed. A learning rate that falls does so from
         the first step of all to the last of this call.
 
         Raises:
@@ -120,22 +122,18 @@ class PPO:
             raise ConfigError(f"steps is {steps}; train on 1 environment step at least")
         s, each = self.settings, self.settings.envs * self.settings.rollout_segment
         self.target += math.ceil(steps / each)
-        stepper = self.learner.stepper
-        stepper.how = replace(stepper.how, steps=build.optimization(s, self.seed, self.target).steps)
-        console = Console()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        shown = progress and (console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None))
-        with Progress(*columns, console=console, disable=not shown) as bar:
-            task = bar.add_task("steps", total=self.target * each, completed=self.steps)
-            while self.learner.number < self.target:
-                metrics = self.learner.step()
-                done = "" if "return" not in metrics else f", return {metrics['return']:.4g}"
-                bar.update(task, completed=self.steps, description=f"steps{done}")
-                stop = called(self.callbacks, self.steps, metrics)
-                if self.folder and (stop or self.learner.number == self.target or self.learner.number % s.checkpoint_every == 0):
-                    checkpoint.save(self.folder, self.learner.number, self.learner, self._lineage(), s.keep)
-                if stop:
-                    self.target = self.learner.number
+        self.learner.stepper.last = build.optimizer_steps(self.target, s)
+        metrics = None if self.folder is None else Metrics(self.folder / "metrics.jsonl")
+        console = Console(stderr=True)
+        with progress(console, "training ppo", self.target * each) if bar and shows(console) else nullcontext(lambda *_: None) as advance:
+            report = reporter("ppo", advance)
+            for _ in training(
+                self.learner, self.target, self.folder, self._lineage(), metrics, "ppo", s.checkpoint_every, s.keep,
+                lambda step, values: report(step * each, values),
+                callbacks=[lambda step, values, f=f: f(step * each, values) for f in self.callbacks], taken=self.learner.number,
+            ):  # fmt: skip
+                pass
+        self.target = min(self.target, self.learner.number)  # it may have been stopped
         self._named()
         return self
 
@@ -223,7 +221,8 @@ class PPO:
 
     def _lineage(self) -> Lineage:
         kept = self.settings.model_dump(mode="json", exclude={"checkpoint_every", "keep"})
-        return Lineage({"agent": {"env": title(self.env), "seed": self.seed}, "ppo": kept}, 0, [])
+        about = {"agent": {"env": title(self.env), "seed": self.seed}, "ppo": kept}
+        return Lineage(about, 0, [], remedy="set it back, or train into another folder")
 
 
 def rollouts(source: PPO | str | Maker, episodes: int, deterministic: bool = False, seed: int = 0) -> list[Trajectory]:

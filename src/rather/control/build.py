@@ -3,7 +3,6 @@
 Shape letters: B rows, I inputs, A action dimensions or choices.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,9 +19,9 @@ from rather.control.models import ControlCritic, ControlPolicy, ControlReward, P
 from rather.control.settings import PPOSettings, RewardSettings
 from rather.core import Comparison, RewardModel
 from rather.errors import ConfigError
-from rather.learners.common import Optimisation
-from rather.learners.ppo import PPO, Clip
+from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
+from rather.learners.train import Callback
 
 
 def width(actions: Space) -> int:
@@ -93,37 +92,37 @@ def reward_model(env: gymnasium.Env, s: RewardSettings, seed: int, networks: Seq
 def ppo(
     policy: ControlPolicy, critic: ControlCritic, source: Stretches, s: PPOSettings, seed: int, reward_model: RewardModel | None
 ) -> PPO:
-    """PPO that learns from the rollout segments of `source`; gradients are by hand where both networks are ours."""
-    clip = Clip(
-        epochs=s.update_epochs, gamma=s.gamma, lam=s.lam, clip=s.clip, clip_high=s.clip_high, dual_clip=s.dual_clip,
-        value_clip=s.value_clip, value_weight=s.value_weight, entropy_weight=s.entropy_weight, kl=0.0, reward_clip=s.reward_clip,
-        whiten=s.whiten,
-    )  # fmt: skip
-    how = optimization(s, seed, 0)
-    if isinstance(policy.net, Perceptron) and isinstance(critic.net, Perceptron):
-        by_hand = ByHand(policy, critic)
-        return PPO(policy, critic, source, [by_hand.parameter], how, clip, reward_model, by_hand=by_hand)
-    parameters = dict.fromkeys(p for net in (policy, critic) for p in net.parameters() if p.requires_grad)  # they may share layers
-    return PPO(policy, critic, source, [*parameters], how, clip, reward_model)
-
-
-def optimization(s: PPOSettings, seed: int, updates: int) -> Optimisation:
-    """How `updates` updates of PPO optimize.
+    """PPO that learns from the rollout segments of `source`; gradients are by hand where both networks are ours.
 
     With AdamW's usual eps of 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).
     """
+    by_hand = None
+    if isinstance(policy.net, Perceptron) and isinstance(critic.net, Perceptron):
+        by_hand = ByHand(policy, critic)
+        parameters = [by_hand.parameter]
+    else:  # they may share layers
+        parameters = list(dict.fromkeys(p for net in (policy, critic) for p in net.parameters() if p.requires_grad))
     rows = s.envs * s.rollout_segment
-    steps = updates * s.update_epochs * math.ceil(rows / s.batch_size)
-    return Optimisation(
-        steps, s.batch_size, s.lr, s.warmup, s.schedule, s.weight_decay, s.max_grad_norm, eps=1e-5, micro_batch_tokens=rows, seed=seed
-    )
+    return PPO(
+        policy, (), reward_model, None, parameters, critic=critic, source=source, by_hand=by_hand, eps=1e-5, seed=seed,
+        rollout_batch_size=rows, micro_batch_tokens=rows, update_epochs=s.update_epochs, batch_size=s.batch_size, lr=s.lr,
+        warmup=s.warmup, schedule=s.schedule, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, gamma=s.gamma, lam=s.lam,
+        clip=s.clip, clip_high=s.clip_high, dual_clip=s.dual_clip, value_clip=s.value_clip, value_weight=s.value_weight,
+        entropy_weight=s.entropy_weight, kl=0.0, reward_clip=s.reward_clip, whiten=s.whiten, critic_lr=None,
+    )  # fmt: skip
 
 
-def reward_learner(model: ControlReward, comparisons: Sequence[Comparison], s: RewardSettings, seed: int) -> tuple[Reward, int]:
-    """What fits a reward model to comparisons, and in how many steps."""
-    steps = max(1, math.ceil(s.epochs * len(comparisons) / s.batch_size))
-    how = Optimisation(
-        steps, s.batch_size, s.lr, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, micro_batch_tokens=2**16, seed=seed
-    )
-    judges = sorted({c.judge for c in comparisons}) if s.temperatures else []
-    return Reward(model, comparisons, [*model.parameters()], how, s.center, judges), steps
+def optimizer_steps(updates: int, s: PPOSettings) -> int:
+    """Optimizer steps of so many updates."""
+    return updates * s.update_epochs * -(-s.envs * s.rollout_segment // s.batch_size)
+
+
+def reward_learner(
+    model: ControlReward, comparisons: Sequence[Comparison], s: RewardSettings, seed: int, callbacks: Sequence[Callback] = ()
+) -> Reward:
+    """What fits a reward model to comparisons."""
+    return Reward(
+        model, comparisons, [*model.parameters()], seed=seed, callbacks=callbacks, epochs=s.epochs, batch_size=s.batch_size, lr=s.lr,
+        schedule="constant", weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, micro_batch_tokens=2**16, center=s.center,
+        temperatures=s.temperatures,
+    )  # fmt: skip

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from rather.control import build
 from rather.control.environments import Maker, check_env, environment, inputs
 from rather.control.saved import read_about, save_about
-from rather.control.settings import RewardOptions, RewardSettings, read
+from rather.control.settings import RewardOptions, RewardSettings
 from rather.core import Batch, Comparison, Trajectory
 from rather.errors import ConfigError, DataError, JudgeError, TrainingError
+from rather.learners.train import Callback
+from rather.settings import given
 
-Callback = Callable[[int, dict[str, float]], object]
-"""Called after each step with the number of steps taken so far and the metrics; training stops where it returns something true."""
 Judge = Callable[[Trajectory, Trajectory], Any]
 """Which of two trajectories is better: "a", "b", "tie", P(a better) in [0, 1], or None where it cannot be said."""
 
@@ -29,8 +29,8 @@ class RewardModel:
 
     `env` says what observations and actions are: the id of an environment or a function that makes one. `networks` are members of your
     own in place of `members` nets with `hidden` layers: each an `nn.Module` from observations (B, I), scaled, and actions (B, A), as
-    one-hot where they are Discrete, to rewards (B,). `callbacks` get (step, metrics) after each step of a fit; where one returns something
-    true, the fit ends. Other keywords are the settings in `RewardSettings`.
+    one-hot where they are Discrete, to rewards (B,). `callbacks` get (step, metrics) after each step of a fit; where one returns True, the
+    fit ends. Other keywords are the settings in `RewardSettings`.
 
     Raises:
         ConfigError: an argument cannot be used; the message names it.
@@ -45,7 +45,7 @@ class RewardModel:
         seed: int = 0,
         **settings: Unpack[RewardOptions],
     ) -> None:
-        self.settings = read(RewardSettings, "RewardModel", settings, ("env", "networks", "callbacks", "seed"))
+        (self.settings,) = given("control.RewardModel", settings, RewardSettings)
         self.env, self.seed, self.callbacks = env, seed, list(callbacks)
         check_env(env)
         self._env = environment(env, self.settings.horizon or None, pixels=self.settings.pixels)
@@ -68,11 +68,7 @@ class RewardModel:
             raise DataError(f"none of {len(comparisons)} comparisons has a preference; have them answered, as by rather.control.compare")
         self.model = self._new()
         self.model.see([t for c in answered for side in c.sides for t in side])
-        learner, steps = build.reward_learner(self.model, answered, self.settings, self.seed)
-        for step in range(1, steps + 1):
-            metrics = learner.step()
-            if called(self.callbacks, step, metrics):
-                break
+        build.reward_learner(self.model, answered, self.settings, self.seed, self.callbacks).train()
         self.fitted = True
         return self
 
@@ -154,8 +150,3 @@ def _preference(said: Any, name: str, pair: int) -> float:
         if 0 <= value <= 1:
             return value
     raise JudgeError(f"{name} said {said!r} of pair {pair}; it must say 'a', 'b', 'tie', P(a better) from 0 to 1, or None")
-
-
-def called(callbacks: Sequence[Callback], step: int, metrics: dict[str, float]) -> bool:
-    """Call every one of them, and see whether one wants the training to stop."""
-    return any([bool(callback(step, dict(metrics))) for callback in callbacks])  # noqa: C419, a generator would leave some out

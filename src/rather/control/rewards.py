@@ -5,9 +5,10 @@ Shape letters: B trajectories, T actions (padded), I numbers of an observation, 
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium.spaces import Space
 from torch import Tensor, nn
@@ -18,19 +19,19 @@ from rather.control.models import ControlReward
 from rather.control.reward_model import RewardModel
 from rather.core import Batch
 from rather.errors import ConfigError, DataError
+from rather.verify.functions import BATCHED, named
 
-Reward = RewardModel | nn.Module | Callable[[Any, Any, Any], float]
+Reward = RewardModel | nn.Module | Callable[[Any, Any, Any], Any]
 
 
 class FunctionReward:
-    """A function of (observation, action, next_observation) that is called for one step at a time.
+    """A function of (observation, action, next_observation), called for one step at a time, or with `rather.batched` for all at once.
 
-    Observations are flat vectors (I,); the action is as the environment takes it.
+    Observations are flat vectors (I,), or (N, I); actions are as the environment takes them.
     """
 
-    def __init__(self, function: Callable[[Any, Any, Any], float], actions: Space) -> None:
+    def __init__(self, function: Callable[[Any, Any, Any], Any], actions: Space) -> None:
         self.function, self.actions = function, actions
-        self.name = getattr(function, "__name__", type(function).__name__)
 
     def rewards(self, batch: Batch) -> Tensor:
         """Rewards (B, T).
@@ -38,26 +39,38 @@ class FunctionReward:
         Raises:
             DataError: the function raised an error, or returned something that is no finite number.
         """
+        rows, t = batch.mask.bool().nonzero(as_tuple=True)
+        before, after = batch.observations[rows, t].numpy(), batch.observations[rows, t + 1].numpy()
+        actions = allowed(self.actions, batch.actions[rows, t].numpy())
+        if getattr(self.function, BATCHED, False):
+            values = self._called(before, actions, after)
+            if np.shape(values) != (len(before),):
+                self._wrong(f"shape {np.shape(values)} for {len(before)} steps; it must return one number a step")
+        else:
+            values = [self._called(o, int(a) if np.ndim(a) == 0 else a, n) for o, a, n in zip(before, actions, after, strict=True)]
         found = torch.zeros(batch.mask.shape)
-        observations, actions = batch.observations.numpy(), batch.actions.numpy()
-        for row, length in enumerate(batch.mask.sum(-1).int().tolist()):
-            for t in range(length):
-                found[row, t] = self._one(observations[row, t], allowed(self.actions, actions[row, t]), observations[row, t + 1])
+        for i, value in enumerate(values):
+            found[rows[i], t[i]] = self._number(value, before[i], actions[i])
         return found
 
-    def _one(self, observation: Any, action: Any, next_observation: Any) -> float:
-        step = f"observation {observation} and action {action}"
+    def _called(self, observation: Any, action: Any, next_observation: Any) -> Any:
         try:
-            value = self.function(observation, action, next_observation)
+            return self.function(observation, action, next_observation)
         except Exception as e:
-            raise DataError(f"reward: the function {self.name} raised {type(e).__name__}: {e}, for {step}") from e
+            said = f"raised {type(e).__name__}: {e}, for observation {observation} and action {action}"
+            raise DataError(f"reward: the function {named(self.function)} {said}") from e
+
+    def _number(self, value: Any, observation: Any, action: Any) -> float:
         try:
             number = float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise DataError(f"reward: the function {self.name} returned {value!r} for {step}; it must return one finite number")
+            self._wrong(f"{value!r} for observation {observation} and action {action}; it must return one finite number")
         return number
+
+    def _wrong(self, what: str) -> NoReturn:
+        raise DataError(f"reward: the function {named(self.function)} returned {what}")
 
 
 def reward_of(reward: Reward | None, env: gymnasium.Env) -> RewardModel | ControlReward | FunctionReward | None:

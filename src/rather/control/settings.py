@@ -1,13 +1,10 @@
 """The settings of `rather.control.PPO` and `rather.control.RewardModel`: the TOML's names, with defaults for control."""
 
-import difflib
-from collections.abc import Mapping
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Literal, TypedDict
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from rather.config.sections import Section
-from rather.errors import ConfigError
+from rather.settings import Section
 
 
 class EnvironmentSettings(Section):
@@ -22,10 +19,10 @@ class PPOSettings(EnvironmentSettings):
     """PPO-Clip for control."""
 
     envs: int = Field(default=8, description="Copies of the environment that the policy acts in.", ge=1)
-    rollout_segment: int = Field(default=128, description="Steps in each copy between updates.", ge=1)
+    rollout_segment: int = Field(default=64, description="Steps in each copy between updates.", ge=1)
     normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
     update_epochs: int = Field(default=10, description="Times that an update uses its steps.", ge=1)
-    batch_size: int = Field(default=256, description="Environment steps of a minibatch.", ge=1)
+    batch_size: int = Field(default=128, description="Environment steps of a minibatch.", ge=1)
     lr: float = Field(default=1e-3, description="Learning rate of policy and critic.", gt=0)
     warmup: int = Field(default=0, description="Optimizer steps in which the learning rate rises from 0.", ge=0)
     schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -106,26 +103,3 @@ class RewardOptions(EnvironmentOptions, total=False):
     max_grad_norm: float
     center: float
     temperatures: bool
-
-
-Kind = TypeVar("Kind", bound=Section)
-
-
-def read(kind: type[Kind], of: str, options: Mapping[str, Any], others: tuple[str, ...]) -> Kind:
-    """Keywords as settings; `of` is the class that was called, `others` the keywords that it has beside them.
-
-    Raises:
-        ConfigError: there is no such keyword, or its value cannot be used; the message names the nearest right one.
-    """
-    known = [*kind.model_fields, *others]
-    for name in options:
-        if name not in kind.model_fields:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-            raise ConfigError(f"{of} has no argument {name!r}; {hint}")
-    try:
-        return kind.model_validate(dict(options))
-    except ValidationError as e:
-        first = e.errors()[0]
-        name, message = ".".join(map(str, first["loc"])), first["msg"]
-        raise ConfigError(f"{of}: {name} is {first['input']!r}; {message[0].lower()}{message[1:]}") from None
