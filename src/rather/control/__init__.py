@@ -1,6 +1,33 @@
-"""Gymnasium's world: environments, roll-outs and policies. Importing it registers rather/CheckpointCar-v0 and rather/GridWorld-v0."""
+"""Gymnasium's world: agents, environments, rollouts and reward models.
+
+Importing it registers rather/CheckpointCar-v0 and rather/GridWorld-v0; the names in `__all__` are loaded when they are first used.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+if TYPE_CHECKING:
+    from rather.control.agent import PPO, MeanReturn, rollouts
+    from rather.control.reward_model import RewardModel, compare
+    from rather.control.rollout import fragments
+
+__all__ = ["PPO", "MeanReturn", "RewardModel", "compare", "fragments", "rollouts"]
+
+HOMES = {"PPO": "agent", "MeanReturn": "agent", "rollouts": "agent", "RewardModel": "reward_model", "compare": "reward_model",
+         "fragments": "rollout"}  # fmt: skip
+
 gymnasium.register("rather/CheckpointCar-v0", "rather.control.car:CheckpointCar")
 gymnasium.register("rather/GridWorld-v0", "rather.control.grid:GridWorld")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'rather.control' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"rather.control.{HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,7 @@ Shape letter: I inputs.
 import difflib
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,23 +30,21 @@ FORMS = {
 
 
 Env = gymnasium.Env
+Maker = Callable[[], gymnasium.Env]
 
 
-def environment(name: str, horizon: int | None = None, meant: str = "", pixels: bool = False, **settings: Any) -> gymnasium.Env:
-    """The Gymnasium environment called `name`, or `module:name` of a module that registers it, in the current folder or installed.
+def environment(of: str | Maker, horizon: int | None = None, meant: str = "", pixels: bool = False, **settings: Any) -> gymnasium.Env:
+    """The Gymnasium environment of that name, or `module:name` of a module that registers it, in the current folder or installed.
 
-    Every episode lasts `horizon` steps if that is given, and pays the growth of `info[meant]` if that is. Only with `pixels` may
-    observations be pictures.
+    Or what a function without arguments makes; further `settings` are for named ones. Every episode lasts `horizon` steps if that is
+    given, and pays the growth of `info[meant]` if that is. Only with `pixels` may observations be pictures.
 
     Raises:
         ConfigError: there is none of that name, it cannot be made or drawn, or its spaces are of a kind that cannot be learned.
     """
-    _import(name)
-    settings = {"disable_env_checker": True, **({} if horizon is None else {"max_episode_steps": horizon}), **settings}
+    name = title(of)
     try:
-        if settings.get("render_mode") == "rgb_array":
-            _check_drawn(name)
-        env = gymnasium.make(name.rpartition(":")[2], **settings)
+        env = _registered(of, horizon, settings) if isinstance(of, str) else _made(of)
         seen, done = env.observation_space, env.action_space
     except Error as e:
         near = difflib.get_close_matches(name.rpartition(":")[2], gymnasium.registry, 1)
@@ -65,11 +63,45 @@ def environment(name: str, horizon: int | None = None, meant: str = "", pixels: 
         raise ConfigError(f"actions of {name} are {done}; a Discrete space or a Box of one dimension can be learned")
     if not pixels:
         _check_size(seen, name)
-    limited = horizon is not None or (env.spec is not None and env.spec.max_episode_steps is not None)
+    own = None if env.spec is None else env.spec.max_episode_steps
+    if horizon is not None and own is not None and own < horizon:
+        raise ConfigError(f"horizon is {horizon}, but {name} makes environments that end after {own} steps; make them without that limit")
+    limited = horizon is not None or own is not None
     env = Checked(env, name, None if limited else LONGEST)
     if meant:
         env = Meant(env, meant)
     return env if horizon is None else FixedHorizon(env, horizon)
+
+
+def title(of: str | Maker) -> str:
+    """What an environment is called: its name, or that of the function which makes it."""
+    return of if isinstance(of, str) else getattr(of, "__qualname__", type(of).__name__)
+
+
+def check_env(env: object) -> None:
+    """Refuse what is neither the id of an environment nor a function that makes one.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if not (isinstance(env, str) or callable(env)):
+        hint = "; give a function that makes it, such as lambda: MyEnv()" if isinstance(env, gymnasium.Env) else ""
+        raise ConfigError(f"env is {env!r}, which is neither the id of an environment nor a function that makes one{hint}")
+
+
+def _made(of: Maker) -> gymnasium.Env:
+    env = of()
+    if not isinstance(env, gymnasium.Env):
+        raise ConfigError(f"the function {title(of)!r} made {_short(env)}, which is no gymnasium.Env")
+    return env
+
+
+def _registered(name: str, horizon: int | None, settings: dict[str, Any]) -> gymnasium.Env:
+    _import(name)
+    settings = {"disable_env_checker": True, **({} if horizon is None else {"max_episode_steps": horizon}), **settings}
+    if settings.get("render_mode") == "rgb_array":
+        _check_drawn(name)
+    return gymnasium.make(name.rpartition(":")[2], **settings)
 
 
 def _import(name: str) -> None:

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rather.control.models import ControlCritic, ControlPolicy, layers_backward, layers_forward
+from rather.control.models import ControlCritic, ControlPolicy, Perceptron, layers_backward, layers_forward
 
 
 class ByHand:
     """A policy and a critic whose parameters lie in one vector, `parameter`, and its gradient under PPO's objective."""
 
     def __init__(self, policy: ControlPolicy, critic: ControlCritic) -> None:
-        self.policy, self.critic = policy, critic
+        assert isinstance(policy.net, Perceptron)
+        assert isinstance(critic.net, Perceptron)
+        self.policy, self.layers = policy, (policy.net.layers, critic.net.layers)
         own = [*policy.net.layers, *critic.net.layers]
         if policy.log_deviation is not None:
             own.append(policy.log_deviation)
@@ -47,7 +49,7 @@ class ByHand:
         """
         index, n = chosen.numpy(), len(chosen)
         seen = self.seen[chosen]
-        policy_layers, critic_layers = list(self.policy.net.layers), list(self.critic.net.layers)
+        policy_layers, critic_layers = map(list, self.layers)
 
         out, kept = layers_forward(seen, policy_layers)
         score = self._choice if self.policy.log_deviation is None else self._gaussian

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete, Space
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rather.control.saved import restore_module, save_module
 from rather.core import Batch, Perturbation, Trajectory
 from rather.errors import ConfigError
 
@@ -124,13 +124,30 @@ class _Layers(torch.autograd.Function):
         return of @ layers[0].mT if ctx.needs_input_grad[0] else None, *found
 
 
+def through(network: nn.Module, x: Tensor) -> Tensor:
+    """What a network that maps (N, I) to (N, O) or (N,) makes of (..., I): (..., O), where (N,) counts as O = 1."""
+    rows = network(x.reshape(-1, x.shape[-1]))
+    return rows.reshape(*x.shape[:-1], -1)
+
+
 class ControlPolicy(nn.Module):
-    """A categorical policy for Discrete actions, a Gaussian one with a learnt deviation for a Box. `space` is what may be perturbed."""
+    """A categorical policy for Discrete actions, a Gaussian one with a learnt deviation for a Box. `space` is what may be perturbed.
+
+    A `network` maps observations (B, I) to logits (B, number of choices) or means (B, A); without one it is a `Perceptron`.
+    """
 
     memoryless = True
     space: PerturbedLayers | None = None
 
-    def __init__(self, inputs: int, actions: Space, hidden: Sequence[int] = (64, 64), normalise: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        actions: Space,
+        hidden: Sequence[int] = (64, 64),
+        normalise: bool = True,
+        seed: int = 0,
+        network: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         if isinstance(actions, Discrete):
@@ -143,7 +160,8 @@ class ControlPolicy(nn.Module):
             raise ConfigError(f"a policy chooses from a Discrete space or a Box of one dimension, not {actions}")
         self.name, self.noises = "policy@0", 1 if self.log_deviation is None else outputs
         self.normaliser = Normaliser(inputs) if normalise else None
-        self.net = Perceptron(inputs, hidden, outputs, 0.01, generator)
+        self.outputs = outputs
+        self.net = Perceptron(inputs, hidden, outputs, 0.01, generator) if network is None else network
 
     def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Trajectories as a batch; see `collate`."""
@@ -171,15 +189,14 @@ class ControlPolicy(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write weights and observation statistics."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / "policy.safetensors")
+        save_module(self, folder / "policy.safetensors")
 
     def restore(self, folder: Path) -> None:
         """Take over what `save` wrote, in place."""
-        self.load_state_dict(load_file(folder / "policy.safetensors"))
+        restore_module(self, folder / "policy.safetensors")
 
     def _outputs(self, observations: Tensor) -> Tensor:
-        return self.net(observations if self.normaliser is None else self.normaliser(observations))
+        return through(self.net, observations if self.normaliser is None else self.normaliser(observations))
 
     def _score(self, mean: Tensor, actions: Tensor) -> Tensor:
         assert self.log_deviation is not None
@@ -190,13 +207,17 @@ class ControlPolicy(nn.Module):
 class Actor:
     """A policy's weights, copied to act with: float64 and without PyTorch, whose calls cost more than such small sums.
 
-    In float64 a row's action does not depend on the rows beside it, beyond one in a million million.
+    In float64 a row's action does not depend on the rows beside it, beyond one in a million million. A network that is no `Perceptron`
+    acts itself, in its own precision.
     """
 
     def __init__(self, policy: ControlPolicy, several: Sequence[Layers] | None = None) -> None:
         self.first, self.scale = policy.first, None
+        self.network = None if isinstance(policy.net, Perceptron) else policy.net
+        self.layers: Layers = []
         if several is None:
-            self.layers = policy.net.arrays()
+            if isinstance(policy.net, Perceptron):
+                self.layers = policy.net.arrays()
         else:
             self.layers = [(np.stack([w for w, _ in same]), np.stack([b for _, b in same])) for same in zip(*several, strict=True)]
         self.log_deviation = None if policy.log_deviation is None else policy.log_deviation.detach().numpy().astype(np.float64)
@@ -231,6 +252,9 @@ class Actor:
         out = observations.astype(np.float64)
         if self.scale is not None:
             out = ((out - self.scale[0]) / self.scale[1]).clip(-10, 10)
+        if self.network is not None:
+            with torch.no_grad():
+                return self.network(torch.from_numpy(out).float()).double().numpy()
         for i, (weight, bias) in enumerate(self.layers):
             out = out @ weight + bias if which is None else (out[:, None] @ weight[which])[:, 0] + bias[which]
             if i < len(self.layers) - 1:
@@ -239,17 +263,27 @@ class Actor:
 
 
 class ControlCritic(nn.Module):
-    """V(s) of every state, the last one included; it sees observations as the policy does, whose `normaliser` it shares."""
+    """V(s) of every state, the last one included; it sees observations as the policy does, whose `normaliser` it shares.
 
-    def __init__(self, inputs: int, hidden: Sequence[int] = (64, 64), normaliser: Normaliser | None = None, seed: int = 0) -> None:
+    A `network` maps observations (B, I) to values (B, 1) or (B,); without one it is a `Perceptron`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int] = (64, 64),
+        normaliser: Normaliser | None = None,
+        seed: int = 0,
+        network: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.net = Perceptron(inputs, hidden, 1, 1.0, torch.Generator().manual_seed(seed + 1))
+        self.net = Perceptron(inputs, hidden, 1, 1.0, torch.Generator().manual_seed(seed + 1)) if network is None else network
         self.normaliser = [normaliser]  # in a list: it is the policy's, and is saved with the policy
 
     def values(self, seen: Tensor) -> Tensor:
         """Values (B, T + 1) of observations (B, T + 1, I)."""
         (normaliser,) = self.normaliser
-        return self.net(seen if normaliser is None else normaliser(seen))[..., 0]
+        return through(self.net, seen if normaliser is None else normaliser(seen))[..., 0]
 
 
 class ControlReward(nn.Module):
@@ -258,14 +292,24 @@ class ControlReward(nn.Module):
     One batched product a layer serves all members. Rewards start at 0: what random weights think of long fragments would outweigh a
     handful of answers. Actions count as the environment got them, held within the bounds of its space. Inputs are
     scaled by a normaliser of its own, which `see` fills before training, so that what was learnt does not move when the policy's does.
+    With `networks` these are the members: each maps observations (B, I) and actions (B, A), a choice as one-hot, to rewards (B,).
     """
 
     low: Tensor | None
     high: Tensor | None
 
-    def __init__(self, inputs: int, actions: Space, members: int = 3, hidden: Sequence[int] = (64, 64), seed: int = 0) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        actions: Space,
+        members: int = 3,
+        hidden: Sequence[int] = (64, 64),
+        seed: int = 0,
+        networks: Sequence[nn.Module] = (),
+    ) -> None:
         super().__init__()
-        self.members = members
+        self.members = len(networks) or members
+        self.networks = nn.ModuleList(networks)
         self.first, self.choices = (int(actions.start), int(actions.n)) if isinstance(actions, Discrete) else (0, 0)
         width = self.choices or int(np.prod(actions.shape))  # type: ignore[arg-type]
         self.whole = isinstance(actions, Box) and np.issubdtype(actions.dtype, np.integer)
@@ -274,6 +318,8 @@ class ControlReward(nn.Module):
             self.register_buffer(name, bound, persistent=False)
         self.normaliser = Normaliser(inputs)
         self.layers = nn.ParameterList()
+        if networks:
+            return
         generator = torch.Generator().manual_seed(seed)
         for before, after in pairwise([inputs + width, *hidden, 1]):
             weight = torch.randn(members, before, after, generator=generator) / before**0.5
@@ -295,6 +341,9 @@ class ControlReward(nn.Module):
             actions = nn.functional.one_hot((batch.actions.long() - self.first).clamp(min=0), self.choices).float()
         else:
             actions = (batch.actions.round() if self.whole else batch.actions).float().clamp(self.low, self.high)
+        if self.networks:
+            rows = [network(observations.flatten(0, 1), actions.flatten(0, 1)) for network in self.networks]
+            return torch.stack([r.reshape(batch.mask.shape) for r in rows]) * batch.mask
         x = torch.cat([observations, actions], -1).flatten(0, 1).expand(self.members, -1, -1)
         return _Layers.apply(x, *self.layers).view(self.members, *batch.mask.shape) * batch.mask
 
@@ -309,12 +358,11 @@ class ControlReward(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write weights and observation statistics."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / "reward.safetensors")
+        save_module(self, folder / "reward.safetensors")
 
     def restore(self, folder: Path) -> None:
         """Take over what `save` wrote, in place."""
-        self.load_state_dict(load_file(folder / "reward.safetensors"))
+        restore_module(self, folder / "reward.safetensors")
 
 
 def collate(trajectories: Sequence[Trajectory]) -> Batch:

@@ -17,7 +17,7 @@ from rather.errors import ConfigError
 from rather.learners.checkpoint import Lineage
 from rather.learners.common import Stepper
 from rather.learners.metrics import Metrics
-from rather.learners.progress import progress
+from rather.learners.progress import progress, shows
 from rather.learners.settings import Optimization
 from rather.learners.train import Callback, training
 from rather.settings import Section, mattering
@@ -114,8 +114,7 @@ class Learner(ABC):
             raise ConfigError("eval is empty; give held-out data, or leave it out")
         held_out = None if eval is None else HeldOut(self, eval, eval_every or self.epoch, patience)
         console = Console(stderr=True)
-        shows = console.is_terminal or console.is_jupyter
-        with progress(console, f"training {self.name}", self.steps) if shows else nullcontext(lambda *_: None) as advance:
+        with progress(console, f"training {self.name}", self.steps) if shows(console) else nullcontext(lambda *_: None) as advance:
             for _ in self._training(held_out, reporter(self.name, advance)):
                 pass
         if held_out is not None:

@@ -1,0 +1,128 @@
+"""Policies, critics, reward models and their learners for an environment, with networks of ours or a user's own.
+
+Shape letters: B rows, I inputs, A action dimensions or choices.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete, Space
+from torch import Tensor, nn
+
+from rather.control.collect import Stretches
+from rather.control.environments import inputs
+from rather.control.gradients import ByHand
+from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Perceptron
+from rather.control.settings import PPOSettings, RewardSettings
+from rather.core import Comparison, RewardModel
+from rather.errors import ConfigError
+from rather.learners.ppo import PPO
+from rather.learners.reward import Reward
+from rather.learners.train import Callback
+
+
+def width(actions: Space) -> int:
+    """How many numbers an action is, a choice as one-hot."""
+    return int(actions.n) if isinstance(actions, Discrete) else int(np.prod(actions.shape or ()))
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A user's own networks, checked against an environment: the policy's and the critic's; None: ours."""
+
+    policy: nn.Module | None = None
+    critic: nn.Module | None = None
+
+    def check(self, env: gymnasium.Env) -> None:
+        """See whether they map what they must.
+
+        Raises:
+            ConfigError: one is no module, or maps observations to something else.
+        """
+        size, a = inputs(env), width(env.action_space)
+        kind = "a logit for each action" if isinstance(env.action_space, Discrete) else "a mean for each action dimension"
+        if self.policy is not None:
+            check_network("policy", self.policy, [(size,)], [(a,)], kind)
+        if self.critic is not None:
+            check_network("critic", self.critic, [(size,)], [(1,), ()], "a value")
+
+
+def check_network(
+    argument: str, network: object, given: Sequence[tuple[int, ...]], wanted: Sequence[tuple[int, ...]], kind: str, rows: int = 2
+) -> None:
+    """See whether a network maps `rows` rows of each shape in `given` to rows of one of the shapes that are `wanted`.
+
+    It is left in eval mode, so that dropout does not make the policy that acts another one than the policy that learns.
+
+    Raises:
+        ConfigError: it is no module, or it does not.
+    """
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"{argument} is {network!r}; it must be a torch.nn.Module")
+    shapes = [(rows, *shape) for shape in given]
+    need = f"it must map observations {shapes[0]}{''.join(f' and actions {s}' for s in shapes[1:])} to {(rows, *wanted[0])}, {kind}"
+    try:
+        with torch.no_grad():
+            out = network.eval()(*(torch.zeros(shape) for shape in shapes))
+    except Exception as e:
+        raise ConfigError(f"{argument} cannot take {' and '.join(map(str, shapes))} ({' '.join(str(e).split())[:200]}); {need}") from e
+    if not isinstance(out, Tensor) or tuple(out.shape) not in [(rows, *shape) for shape in wanted]:
+        made = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise ConfigError(f"{argument} made {made} of {' and '.join(map(str, shapes))}; {need}")
+
+
+def policy(env: gymnasium.Env, s: PPOSettings, seed: int, network: nn.Module | None = None) -> ControlPolicy:
+    """A policy for an environment, at random."""
+    return ControlPolicy(inputs(env), env.action_space, s.hidden, s.normalize, seed, network)
+
+
+def critic(env: gymnasium.Env, of: ControlPolicy, s: PPOSettings, seed: int, network: nn.Module | None = None) -> ControlCritic:
+    """A critic at random, which sees observations as the policy does."""
+    return ControlCritic(inputs(env), s.hidden, of.normaliser, seed, network)
+
+
+def reward_model(env: gymnasium.Env, s: RewardSettings, seed: int, networks: Sequence[nn.Module] = ()) -> ControlReward:
+    """A reward model that has not learned yet."""
+    return ControlReward(inputs(env), env.action_space, s.members, s.hidden, seed, networks)
+
+
+def ppo(
+    policy: ControlPolicy, critic: ControlCritic, source: Stretches, s: PPOSettings, seed: int, reward_model: RewardModel | None
+) -> PPO:
+    """PPO that learns from the rollout segments of `source`; gradients are by hand where both networks are ours.
+
+    With AdamW's usual eps of 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).
+    """
+    by_hand = None
+    if isinstance(policy.net, Perceptron) and isinstance(critic.net, Perceptron):
+        by_hand = ByHand(policy, critic)
+        parameters = [by_hand.parameter]
+    else:  # they may share layers
+        parameters = list(dict.fromkeys(p for net in (policy, critic) for p in net.parameters() if p.requires_grad))
+    rows = s.envs * s.rollout_segment
+    return PPO(
+        policy, (), reward_model, None, parameters, critic=critic, source=source, by_hand=by_hand, eps=1e-5, seed=seed,
+        rollout_batch_size=rows, micro_batch_tokens=rows, update_epochs=s.update_epochs, batch_size=s.batch_size, lr=s.lr,
+        warmup=s.warmup, schedule=s.schedule, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, gamma=s.gamma, lam=s.lam,
+        clip=s.clip, clip_high=s.clip_high, dual_clip=s.dual_clip, value_clip=s.value_clip, value_weight=s.value_weight,
+        entropy_weight=s.entropy_weight, kl=0.0, reward_clip=s.reward_clip, whiten=s.whiten, critic_lr=None,
+    )  # fmt: skip
+
+
+def optimizer_steps(updates: int, s: PPOSettings) -> int:
+    """Optimizer steps of so many updates."""
+    return updates * s.update_epochs * -(-s.envs * s.rollout_segment // s.batch_size)
+
+
+def reward_learner(
+    model: ControlReward, comparisons: Sequence[Comparison], s: RewardSettings, seed: int, callbacks: Sequence[Callback] = ()
+) -> Reward:
+    """What fits a reward model to comparisons."""
+    return Reward(
+        model, comparisons, [*model.parameters()], seed=seed, callbacks=callbacks, epochs=s.epochs, batch_size=s.batch_size, lr=s.lr,
+        schedule="constant", weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, micro_batch_tokens=2**16, center=s.center,
+        temperatures=s.temperatures,
+    )  # fmt: skip

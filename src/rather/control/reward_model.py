@@ -1,0 +1,152 @@
+"""`rather.control.RewardModel`: a reward learned from comparisons of trajectories; and how a judge function makes these.
+
+Shape letters: B trajectories, T actions (padded), I numbers of an observation, A of an action, K members.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Unpack
+
+from torch import Tensor, nn
+
+from rather.control import build
+from rather.control.environments import Maker, check_env, environment, inputs
+from rather.control.saved import read_about, save_about
+from rather.control.settings import RewardOptions, RewardSettings
+from rather.core import Batch, Comparison, Trajectory
+from rather.errors import ConfigError, DataError, JudgeError, TrainingError
+from rather.learners.train import Callback
+from rather.settings import given
+
+Judge = Callable[[Trajectory, Trajectory], Any]
+"""Which of two trajectories is better: "a", "b", "tie", P(a better) in [0, 1], or None where it cannot be said."""
+
+
+class RewardModel:
+    """An ensemble of reward nets r(s, a), fitted to comparisons of trajectories (Christiano et al. 2017).
+
+    `env` says what observations and actions are: the id of an environment or a function that makes one. `networks` are members of your
+    own in place of `members` nets with `hidden` layers: each an `nn.Module` from observations (B, I), scaled, and actions (B, A), as
+    one-hot where they are Discrete, to rewards (B,). `callbacks` get (step, metrics) after each step of a fit; where one returns True, the
+    fit ends. Other keywords are the settings in `RewardSettings`.
+
+    Raises:
+        ConfigError: an argument cannot be used; the message names it.
+    """
+
+    def __init__(
+        self,
+        env: str | Maker,
+        *,
+        networks: Sequence[nn.Module] = (),
+        callbacks: Sequence[Callback] = (),
+        seed: int = 0,
+        **settings: Unpack[RewardOptions],
+    ) -> None:
+        (self.settings,) = given("control.RewardModel", settings, RewardSettings)
+        self.env, self.seed, self.callbacks = env, seed, list(callbacks)
+        check_env(env)
+        self._env = environment(env, self.settings.horizon or None, pixels=self.settings.pixels)
+        self.inputs, self.actions = inputs(self._env), self._env.action_space
+        for network in networks:
+            build.check_network("networks", network, [(self.inputs,), (build.width(self.actions),)], [(), (1,)], "a reward")
+        self._networks = deepcopy(list(networks))
+        """As they were given: every fit begins there."""
+        self.model, self.fitted = self._new(), False
+
+    def fit(self, comparisons: Sequence[Comparison]) -> "RewardModel":
+        """Learn from comparisons, from the beginning: what an earlier fit has learned is forgotten.
+
+        Raises:
+            DataError: there is none that has a preference.
+            TrainingError: the loss is not finite.
+        """
+        answered = [pair for c in comparisons if c.preference is not None or c.best is not None for pair in c.pairs()]
+        if not answered:
+            raise DataError(f"none of {len(comparisons)} comparisons has a preference; have them answered, as by rather.control.compare")
+        self.model = self._new()
+        self.model.see([t for c in answered for side in c.sides for t in side])
+        build.reward_learner(self.model, answered, self.settings, self.seed, self.callbacks).train()
+        self.fitted = True
+        return self
+
+    def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
+        """The sum of each trajectory's rewards, by the mean of the members.
+
+        Raises:
+            TrainingError: it has not been fitted.
+        """
+        batch = self.model.collate(trajectories)
+        return self.rewards(batch).sum(-1).tolist()
+
+    def rewards(self, batch: Batch) -> Tensor:
+        """Rewards (B, T): the members' mean.
+
+        Raises:
+            TrainingError: it has not been fitted.
+        """
+        if not self.fitted:
+            raise TrainingError("the reward model has not been fitted, and would reward everything by 0; call fit(comparisons) first")
+        return self.model.rewards(batch)
+
+    def save(self, folder: str | Path) -> None:
+        """Write nets and settings, as safetensors and JSON; `load` reads them."""
+        self.model.save(Path(folder))
+        env, settings = self.env if isinstance(self.env, str) else None, self.settings.model_dump()
+        save_about(Path(folder) / "reward.json", env=env, seed=self.seed, fitted=self.fitted, settings=settings)
+
+    @classmethod
+    def load(cls, folder: str | Path, env: str | Maker | None = None, *, networks: Sequence[nn.Module] = ()) -> "RewardModel":
+        """The reward model that `save` wrote. Give `env` if it was made by a function, and networks of your own as they were given then.
+
+        Raises:
+            CheckpointError: there is none in the folder, or it has other networks.
+            ConfigError: `env` is needed.
+        """
+        about = read_about(Path(folder) / "reward.json", "reward model")
+        env = env or about["env"]
+        if env is None:
+            raise ConfigError(f"the reward model in {folder} is of an environment that a function made; give that function as env=")
+        found = cls(env, networks=networks, seed=about["seed"], **about["settings"])
+        found.model.restore(Path(folder))
+        found.fitted = about["fitted"]
+        return found
+
+    def _new(self) -> Any:
+        return build.reward_model(self._env, self.settings, self.seed, deepcopy(self._networks))
+
+
+def compare(trajectories: Sequence[Trajectory], judge: Judge, name: str = "judge") -> list[Comparison]:
+    """Have `judge` compare the first trajectory with the second, the third with the fourth, and so on; an odd one is left out.
+
+    `judge(a, b)` says "a", "b", "tie", P(a better) in [0, 1], or None, which leaves the pair out. `name` is kept with the answers: give
+    each judge one of its own.
+
+    Raises:
+        JudgeError: the judge raised an error, or said something else.
+    """
+    found = list[Comparison]()
+    for i, (a, b) in enumerate(zip(trajectories[0::2], trajectories[1::2], strict=False)):
+        try:
+            said = judge(a, b)
+        except Exception as e:
+            raise JudgeError(f"{name} raised {type(e).__name__} at pair {i}: {e}") from e
+        if said is not None:
+            found.append(Comparison((a,), (b,), _preference(said, name, i), f"{name}-{i}", name))
+    return found
+
+
+def _preference(said: Any, name: str, pair: int) -> float:
+    words = {"a": 1.0, "b": 0.0, "tie": 0.5}
+    if isinstance(said, str) and said in words:
+        return words[said]
+    if not isinstance(said, str):
+        try:
+            value = float(said)
+        except (TypeError, ValueError):
+            value = math.nan
+        if 0 <= value <= 1:
+            return value
+    raise JudgeError(f"{name} said {said!r} of pair {pair}; it must say 'a', 'b', 'tie', P(a better) from 0 to 1, or None")

@@ -1,0 +1,97 @@
+"""What an agent for control may be trained on in place of the environment's reward: a model, a network or a function.
+
+Shape letters: B trajectories, T actions (padded), I numbers of an observation, A of an action.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Space
+from torch import Tensor, nn
+
+from rather.control.build import check_network, width
+from rather.control.environments import allowed, inputs
+from rather.control.models import ControlReward
+from rather.control.reward_model import RewardModel
+from rather.core import Batch
+from rather.errors import ConfigError, DataError
+from rather.verify.functions import BATCHED, named
+
+Reward = RewardModel | nn.Module | Callable[[Any, Any, Any], Any]
+
+
+class FunctionReward:
+    """A function of (observation, action, next_observation), called for one step at a time, or with `rather.batched` for all at once.
+
+    Observations are flat vectors (I,), or (N, I); actions are as the environment takes them.
+    """
+
+    def __init__(self, function: Callable[[Any, Any, Any], Any], actions: Space) -> None:
+        self.function, self.actions = function, actions
+
+    def rewards(self, batch: Batch) -> Tensor:
+        """Rewards (B, T).
+
+        Raises:
+            DataError: the function raised an error, or returned something that is no finite number.
+        """
+        rows, t = batch.mask.bool().nonzero(as_tuple=True)
+        before, after = batch.observations[rows, t].numpy(), batch.observations[rows, t + 1].numpy()
+        actions = allowed(self.actions, batch.actions[rows, t].numpy())
+        if getattr(self.function, BATCHED, False):
+            values = self._called(before, actions, after)
+            if np.shape(values) != (len(before),):
+                self._wrong(f"shape {np.shape(values)} for {len(before)} steps; it must return one number a step")
+        else:
+            values = [self._called(o, int(a) if np.ndim(a) == 0 else a, n) for o, a, n in zip(before, actions, after, strict=True)]
+        found = torch.zeros(batch.mask.shape)
+        for i, value in enumerate(values):
+            found[rows[i], t[i]] = self._number(value, before[i], actions[i])
+        return found
+
+    def _called(self, observation: Any, action: Any, next_observation: Any) -> Any:
+        try:
+            return self.function(observation, action, next_observation)
+        except Exception as e:
+            said = f"raised {type(e).__name__}: {e}, for observation {observation} and action {action}"
+            raise DataError(f"reward: the function {named(self.function)} {said}") from e
+
+    def _number(self, value: Any, observation: Any, action: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            self._wrong(f"{value!r} for observation {observation} and action {action}; it must return one finite number")
+        return number
+
+    def _wrong(self, what: str) -> NoReturn:
+        raise DataError(f"reward: the function {named(self.function)} returned {what}")
+
+
+def reward_of(reward: Reward | None, env: gymnasium.Env) -> RewardModel | ControlReward | FunctionReward | None:
+    """What PPO is given as its reward model; None: the environment pays.
+
+    Raises:
+        ConfigError: it does not fit the environment, or is nothing that can reward.
+    """
+    if reward is None:
+        return None
+    size, a = inputs(env), width(env.action_space)
+    if isinstance(reward, RewardModel):
+        if (reward.inputs, reward.actions) != (size, env.action_space):
+            raise ConfigError(
+                f"reward is a model of {reward.inputs} numbers and actions {reward.actions}, but the environment has {size} and"
+                f" {env.action_space}; make it for the same environment and horizon"
+            )
+        return reward
+    if isinstance(reward, nn.Module):
+        check_network("reward", reward, [(size,), (a,)], [(), (1,)], "a reward")
+        return ControlReward(size, env.action_space, networks=[reward])
+    if callable(reward):
+        return FunctionReward(reward, env.action_space)
+    raise ConfigError(f"reward is {reward!r}; give a RewardModel, an nn.Module, or a function of (observation, action, next_observation)")

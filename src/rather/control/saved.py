@@ -1,0 +1,56 @@
+"""Modules and what is said about them on disk: safetensors and JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from rather.errors import CheckpointError
+
+
+def save_module(module: nn.Module, path: Path) -> None:
+    """Write a module's state; its folder is made. Each tensor is copied: a user's network may tie its weights, or keep them transposed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in module.state_dict().items()}
+    save_file(tensors, path)
+
+
+def restore_module(module: nn.Module, path: Path) -> None:
+    """Take over what `save_module` wrote, in place.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of a module with other parameters.
+    """
+    try:
+        module.load_state_dict(load_file(path))
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(f"{path} cannot be read ({e})") from None
+    except RuntimeError as e:
+        said = " ".join(str(e).split())[:300]
+        raise CheckpointError(f"{path} is of another network ({said}); give the same network as when it was saved") from None
+
+
+def save_about(path: Path, **about: Any) -> None:
+    """Write what is to be said about saved modules."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"format": 1, **about}, indent=1))
+
+
+def read_about(path: Path, what: str) -> dict[str, Any]:
+    """What `save_about` wrote about a saved agent or the like.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or a newer version wrote it.
+    """
+    try:
+        about = json.loads(path.read_text())
+        newer = about["format"] > 1
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{path.parent} holds no {what} that can be read ({e}); save() writes one") from None
+    if newer:
+        raise CheckpointError(f"{path} was written by a newer rather; upgrade")
+    return about

@@ -1,0 +1,146 @@
+"""`rather.control.RewardModel`, and comparisons by a judge function."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import nn
+
+from rather import control
+from rather.core import Comparison, Task, Trajectory
+from rather.errors import CheckpointError, ConfigError, DataError, JudgeError, TrainingError
+
+SMALL = {"members": 2, "hidden": (8,), "epochs": 2, "batch_size": 10, "lr": 1e-2}
+
+
+class Slope(gymnasium.Env):
+    """Shows where it is, and moves by -0.3, 0 or 0.3, up to 6 steps; pays 0."""
+
+    observation_space = Box(-3, 3, (1,), np.float32)
+    action_space = Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.time = float(self.np_random.uniform(-1, 1)), 0
+        return np.array([self.place], np.float32), {}
+
+    def step(self, action):
+        self.place, self.time = self.place + 0.3 * (action - 1), self.time + 1
+        return np.array([self.place], np.float32), 0.0, False, self.time == 6, {}
+
+
+def higher(a: Trajectory, b: Trajectory) -> str:
+    return "a" if a.observations[:-1].sum() > b.observations[:-1].sum() else "b"
+
+
+def pairs(count: int, seed: int = 0) -> list[Comparison]:
+    return control.compare(control.rollouts(Slope, 2 * count, seed=seed), higher)
+
+
+def trajectory(observations: list[float], actions: list[int]) -> Trajectory:
+    arrays = {"observations": np.array(observations, np.float32)[:, None], "actions": np.array(actions)}
+    zeros = np.zeros(len(actions), np.float32)
+    return Trajectory(Task("Slope", "0"), "me", logprobs=zeros, rewards=zeros, **arrays)
+
+
+def right(model: control.RewardModel, comparisons: list[Comparison]) -> float:
+    return float(np.mean([np.subtract(*model.score([*c.a, *c.b])) > 0 if c.preference else np.subtract(*model.score([*c.a, *c.b])) < 0
+                          for c in comparisons]))  # fmt: skip
+
+
+def test_a_judge_compares_neighbors() -> None:
+    said = iter(["a", "b", "tie", 0.75, None, np.float32(0.25), True])
+    attempts = [trajectory([i, i], [1]) for i in range(15)]
+    found = control.compare(attempts, lambda a, b: next(said), "ann")
+    assert [c.preference for c in found] == [1.0, 0.0, 0.5, 0.75, 0.25, 1.0]
+    assert [c.a[0].observations[0, 0] for c in found] == [0, 2, 4, 6, 10, 12]
+    assert [c.b[0].observations[0, 0] for c in found] == [1, 3, 5, 7, 11, 13]
+    assert {c.judge for c in found} == {"ann"}
+    assert len({c.key for c in found}) == 6
+
+
+@pytest.mark.parametrize("said", ["c", "1", 1.5, -0.1, float("nan"), [1, 2], object()])
+def test_what_a_judge_may_not_say(said: Any) -> None:
+    with pytest.raises(JudgeError, match="ann said .* of pair 0; it must say 'a', 'b', 'tie'"):
+        control.compare([trajectory([0, 0], [1])] * 2, lambda a, b: said, "ann")
+
+
+def test_a_judge_that_fails_is_named() -> None:
+    with pytest.raises(JudgeError, match="ann raised ZeroDivisionError at pair 0"):
+        control.compare([trajectory([0, 0], [1])] * 2, lambda a, b: 1 / 0, "ann")
+
+
+def test_a_reward_is_learned_and_followed() -> None:
+    heard = []
+    model = control.RewardModel(Slope, callbacks=[lambda step, metrics: heard.append(step)], **SMALL | {"epochs": 20}).fit(pairs(60))
+    assert heard == list(range(1, 121))  # 20 epochs of 60 comparisons, 10 a step
+    assert right(model, pairs(40, seed=1)) > 0.85
+    agent = control.PPO(Slope, reward=model, envs=4, rollout_segment=24, batch_size=32, lr=1e-2, hidden=(8,))
+    before = np.mean([t.observations[-1] for t in agent.rollouts(20)])
+    agent.train(2_000)
+    assert np.mean([t.observations[-1] for t in agent.rollouts(20)]) > before + 1
+
+
+def test_a_score_is_the_sum_of_rewards_by_hand() -> None:
+    class Told(nn.Module):
+        def forward(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+            return 2 * observations[:, 0] + actions @ torch.tensor([0.0, 10.0, 100.0])
+
+    model = control.RewardModel(Slope, networks=[Told()])
+    model.fitted = True  # its inputs are not scaled, since it has seen none
+    assert model.score([trajectory([1, 2, 9], [0, 2]), trajectory([5, 9], [1])]) == [2 + 4 + 100, 10 + 10]
+
+
+def test_every_fit_begins_anew() -> None:
+    some, others = pairs(10), pairs(10, seed=1)
+    attempts = [t for c in some for side in c.sides for t in side]
+    model = control.RewardModel(Slope, **SMALL)
+    first = model.fit(some).score(attempts)
+    assert model.fit(others).score(attempts) != first
+    assert model.fit(some).score(attempts) == first
+
+
+def test_networks_of_ones_own_are_copied_and_trained() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(4, 1)
+
+        def forward(self, observations: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+            return self.net(torch.cat([observations, actions], -1))
+
+    given = [Pair(), Pair()]
+    before = [net.net.weight.tolist() for net in given]
+    model = control.RewardModel(Slope, networks=given, **SMALL | {"epochs": 20}).fit(pairs(60))
+    assert right(model, pairs(40, seed=1)) > 0.85
+    assert [net.net.weight.tolist() for net in given] == before
+    with pytest.raises(ConfigError, match=r"networks made shape \(2, 3\) of \(2, 1\) and \(2, 3\); it must map .* to \(2,\), a reward"):
+        control.RewardModel(Slope, networks=[nn.Bilinear(1, 3, 3)])
+
+
+def test_a_reward_model_is_what_it_was_when_it_is_loaded(tmp_path: Path) -> None:
+    model = control.RewardModel("CartPole-v1", horizon=20, **SMALL)
+    attempts = [t for c in pairs(10) for side in c.sides for t in side]
+    attempts = [replace(t, observations=t.observations.repeat(5, 1), actions=t.actions % 2) for t in attempts]
+    model.fit(control.compare(attempts, higher)).save(tmp_path)
+    again = control.RewardModel.load(tmp_path)
+    assert again.settings == model.settings
+    assert again.score(attempts) == model.score(attempts)
+    assert {path.name for path in tmp_path.iterdir()} == {"reward.safetensors", "reward.json"}
+    with pytest.raises(CheckpointError, match="holds no reward model"):
+        control.RewardModel.load(tmp_path / "elsewhere")
+
+
+def test_one_that_was_not_fitted_rewards_nobody() -> None:
+    model = control.RewardModel(Slope, **SMALL)
+    with pytest.raises(TrainingError, match=r"has not been fitted, and would reward everything by 0; call fit"):
+        control.PPO(Slope, reward=model).train(1)
+    with pytest.raises(DataError, match="none of 1 comparisons has a preference"):
+        model.fit([replace(pairs(1)[0], preference=None)])
+    with pytest.raises(ConfigError, match="control.RewardModel has no argument 'member'; did you mean members"):
+        control.RewardModel(Slope, member=2)
