@@ -90,7 +90,7 @@ def test_every_metric_of_a_page_is_explained_in_the_list_of_metrics(page: Path) 
 
 @pytest.mark.parametrize("page", ALGORITHMS, ids=lambda p: p.stem)
 def test_a_page_about_an_algorithm_has_all_its_parts(page: Path) -> None:
-    assert re.findall("^## (.*)$", page.read_text(), re.MULTILINE) == HEADINGS
+    assert [heading for heading in re.findall("^## (.*)$", page.read_text(), re.MULTILINE) if heading in HEADINGS] == HEADINGS
     assert tables(page, "setting")
     assert tables(page, "metric")
 
