@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from rather.config.schema import Config
-from rather.config.sections import Section
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs/concepts").glob("*.md"))
@@ -31,7 +31,7 @@ def code(cell: str) -> str:
     return found[1]
 
 
-def section(name: str) -> type[Section]:
+def section(name: str) -> type[BaseModel]:
     return Config.model_fields[name].annotation  # type: ignore[return-value]
 
 
