@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+import rather
 from rather.config.schema import Config
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +57,7 @@ def settings(text: str) -> list[tuple[str, str]]:
         for block in re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         for pair in re.findall(r"'?(\w+\.\w+)=([^\s']+)", block)
     ]
-    return [(name, given) for name, given in [*inline, *behind] if name.split(".")[0] in Config.model_fields]
+    return [(name, given) for name, given in [*inline, *behind] if name.split(".")[0] in Config.model_fields and name != "run.toml"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -103,3 +104,26 @@ def test_there_is_a_page_about_every_algorithm() -> None:
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+SNIPPETS = [ROOT / "README.md", ROOT / "docs/coming-from-trl.md", ROOT / "docs/coming-from-sb3.md"]
+
+
+@pytest.mark.parametrize("page", SNIPPETS, ids=lambda p: p.stem)
+def test_python_on_a_page_is_python_and_names_what_the_library_has(page: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks
+    for block in blocks:
+        compile(block, page.name, "exec")
+    if not hasattr(rather, "__all__"):
+        pytest.skip("the Python API is not part of this tree")
+    for name in {name for block in blocks for name in re.findall(r"(?<![\w.])rather\.(\w+)", block)}:
+        assert hasattr(rather, name), name
+
+
+@pytest.mark.parametrize("page", SNIPPETS[1:], ids=lambda p: p.stem)
+def test_every_setting_beside_another_library_exists(page: Path) -> None:
+    found = settings(page.read_text())
+    assert len(found) > 10
+    for name, _ in found:
+        assert name.split(".")[1] in section(name.split(".")[0]).model_fields, name
