@@ -1,6 +1,8 @@
 """The pages about concepts name settings and metrics that exist, with the defaults that they have."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -127,3 +129,13 @@ def test_every_setting_beside_another_library_exists(page: Path) -> None:
     assert len(found) > 10
     for name, _ in found:
         assert name.split(".")[1] in section(name.split(".")[0]).model_fields, name
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
+    if not hasattr(rather, "__all__"):
+        pytest.skip("the Python API is not part of this tree")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "adapter/adapter_model.safetensors").exists()
