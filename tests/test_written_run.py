@@ -11,8 +11,8 @@ from rather.core import Label
 from rather.errors import TrainingError
 from rather.pipeline import live
 from rather.pipeline.run import Run
+from rather.store.better import write
 from rather.store.quality import Asking
-from rather.store.written import write
 
 SETTINGS = """
 [run]

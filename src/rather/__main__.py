@@ -14,11 +14,11 @@ import traceback
 import warnings
 from importlib.metadata import requires
 
-from rich.console import Console
 from rich.markup import escape
 
 from rather.cli import Interrupted, app
 from rather.errors import RatherError, installing
+from rather.pipeline.terminal import Terminal
 
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 """How OpenMP's threads idle: they sleep, since spinning ones slow their neighbours down, but not at once, since waking up is slow too."""
@@ -31,8 +31,12 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    errors = Console(stderr=True)
-    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]note[/yellow] {escape(str(message))}", soft_wrap=True)
+    if "_RATHER_COMPLETE" in os.environ:
+        os.environ["COLUMNS"] = (
+            "1000"  # Typer breaks what it tells the shell at the terminal's width, and a shell takes each line as a word
+        )
+    errors = Terminal(stderr=True)
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]note[/yellow] {escape(str(message))}")
     interrupt.install()
     try:
         app()
@@ -63,11 +67,10 @@ def _bringing(module: str) -> str:
     return next((installing(extra) for extra in extras if extra != "dev"), f"pip install {module}")
 
 
-def _fail(errors: Console, sentence: str, code: int) -> None:
+def _fail(errors: Terminal, sentence: str, code: int) -> None:
     if "--debug" in sys.argv:
         traceback.print_exc()
-    errors.print(f"[bold red]{'stopped' if code == 130 else 'error'}[/bold red] ", end="")
-    errors.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    errors.print(f"[bold red]{'stopped' if code == 130 else 'error'}[/bold red] {escape(sentence)}", highlight=False)
     raise SystemExit(code)
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from rather import __version__, cli_store, interrupt
-from rather.cli_store import File, Settings, console, count_answers, print_agreement
+from rather.cli_store import File, Settings, complete_file, complete_first, console, count_answers, print_agreement
 from rather.config import guidelines
 from rather.data import examples
 from rather.errors import ConfigError
@@ -36,7 +37,6 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -103,7 +103,9 @@ def label(file: File, settings: Settings = None) -> None:
 
 @app.command()
 def serve(
-    file: Annotated[Path | None, typer.Argument(help="The run's TOML file; with --demo none is needed.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="The run's TOML file; with --demo none is needed.", autocompletion=complete_file)
+    ] = None,
     settings: Settings = None,
     demo: Annotated[bool, typer.Option("--demo", help="Fill a store with example questions and show the page.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen at; another than this machine's own needs TLS.")] = "127.0.0.1",
@@ -164,7 +166,9 @@ def serve(
 @app.command()
 def panel(
     link: Annotated[str, typer.Argument(help="The owner's link that `rather serve` printed.")],
-    file: Annotated[Path | None, typer.Argument(help="A run's TOML file with the panel; without one: the default.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="A run's TOML file with the panel; without one: the default.", autocompletion=complete_file)
+    ] = None,
     settings: Settings = None,
     pace: Annotated[float, typer.Option(help="Seconds between two answers of one judge.", min=0)] = 0.0,
     wait: Annotated[bool, typer.Option("--wait", help="Go on when there is no question left, until Ctrl-C.")] = False,
@@ -300,9 +304,17 @@ def hack(file: File, settings: Settings = None) -> None:
 
 @app.command()
 def config(
-    file: Annotated[Path | None, typer.Argument(help="A run's TOML file; without one: the defaults.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="A run's TOML file; without one: the defaults.", autocompletion=complete_first)
+    ] = None,
     settings: Settings = None,
-    example: Annotated[str, typer.Option(help="Print an example run instead: " + ", ".join(examples.descriptions()) + ".")] = "",
+    example: Annotated[
+        str,
+        typer.Option(
+            help="Print an example run instead: " + ", ".join(examples.descriptions()) + ".",
+            autocompletion=lambda: examples.descriptions().items(),
+        ),
+    ] = "",
 ) -> None:
     """Print every setting with its value and what it means, as a TOML file to start from.
 
@@ -324,7 +336,10 @@ def config(
 
 @app.command()
 def doctor(
-    file: Annotated[Path | None, typer.Argument(help="A run's TOML file; without one: only the machine.")] = None, settings: Settings = None
+    file: Annotated[
+        Path | None, typer.Argument(help="A run's TOML file; without one: only the machine.", autocompletion=complete_file)
+    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Say what is wrong with this machine or a run, and what to do about it. Exits with 1 if something is."""
     from rather import doctor
@@ -334,10 +349,8 @@ def doctor(
     if run is not None:
         findings += doctor.run(run)
     for finding in findings:
-        console.print(
-            f"{ {'good': '[green]ok[/green]', 'note': '[yellow]note[/yellow]', 'bad': '[red]bad[/red]'}[finding.grade] }  ", end=""
-        )
-        console.print(finding.text, markup=False, soft_wrap=True)
+        grade = {"good": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad[/red]"}[finding.grade]
+        console.print(f"{grade}  {escape(finding.text)}")
     if any(f.grade == "bad" for f in findings):
         raise typer.Exit(1)
 

@@ -1,22 +1,45 @@
 """The commands about what is in the store: import, export, backup, status. None of them needs a model, and none imports torch."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from rather.pipeline.terminal import Terminal
 
 if TYPE_CHECKING:
     from rather.store import Store
     from rather.store.tally import Counted
 
 commands = typer.Typer()
-console = Console()
+console = Terminal()
 
-File = Annotated[Path, typer.Argument(help="The run's TOML file; `rather config` writes one.")]
-Settings = Annotated[list[str] | None, typer.Argument(help="Settings to change: section.key=value ...")]
+
+def complete_file(incomplete: str) -> list[tuple[str, str]]:
+    """Run files, for the tab key."""
+    from rather.config import completion
+
+    return completion.run_files(incomplete)
+
+
+def complete_settings(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Settings, for the tab key."""
+    from rather.config import completion
+
+    return completion.settings(incomplete, context.params.get("settings") or ())
+
+
+def complete_first(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Both, for a command whose first word may be either."""
+    return [*complete_file(incomplete), *complete_settings(context, incomplete)]
+
+
+File = Annotated[Path, typer.Argument(help="The run's TOML file; `rather config` writes one.", autocompletion=complete_file)]
+Settings = Annotated[list[str] | None, typer.Argument(help="Settings to change: section.key=value ...", autocompletion=complete_settings)]
 
 
 def open_store(file: Path, settings: list[str] | None) -> tuple[Any, Any]:
@@ -46,7 +69,7 @@ def import_(
     people like other ones, and the file says which answer is right.
     """
     from rather.data import transfer
-    from rather.pipeline.progress import progress
+    from rather.learners.progress import progress
 
     config, store = open_store(file, settings)
     skipped, purpose = Counter[str](), "gold" if gold else "train"
@@ -59,7 +82,7 @@ def import_(
     console.print(
         f"{done.questions} new {'gold ' if gold else ''}questions{added}, {done.changed} changed answers, {done.unchanged} already there, "
         f"{skipped.total()} skipped, from {data}. Next: rather {'serve' if gold else 'train'} {file}",
-        highlight=False, markup=False, soft_wrap=True,
+        highlight=False, markup=False,
     )  # fmt: skip
     _print_skipped(skipped)
 
@@ -67,7 +90,7 @@ def import_(
 def _print_skipped(skipped: Counter[str]) -> None:
     """Say how many rows were left out, and why."""
     for reason, count in skipped.most_common():
-        console.print(f"skipped {count}: {reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"skipped {count}: {reason}", highlight=False, markup=False)
 
 
 @commands.command()
@@ -78,14 +101,15 @@ def export(
     form: Annotated[
         str,
         typer.Option(
-            help="all (every answer), comparisons (all judges' mean preferences, for import), trl or unpaired (one answer alone, for KTO)."
+            help="all (every answer), comparisons (all judges' mean preferences, for import), trl or unpaired (one answer alone, for KTO).",
+            autocompletion=lambda: ["all", "comparisons", "trl", "unpaired"],
         ),
     ] = "all",
     criterion: Annotated[str, typer.Option(help="comparisons, trl: preferences on this criterion instead of on the whole.")] = "",
 ) -> None:
     """Write the run's answers to a file."""
     from rather.data import transfer
-    from rather.pipeline.progress import progress
+    from rather.learners.progress import progress
     from rather.store import tally
 
     config, store = open_store(file, settings)
@@ -94,7 +118,7 @@ def export(
     skipped = Counter[str]()
     with progress(console, f"writing {target}", total, transient=True) as advance:
         count = transfer.export(store, run, target, form, advance, skipped, criterion)
-    console.print(f"{count} rows in {target}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{count} rows in {target}", highlight=False, markup=False)
     _print_skipped(skipped)
 
 
@@ -108,30 +132,26 @@ def backup(
     like any other: [cyan]rather serve run.toml run.store=FILE[/cyan]. A PostgreSQL store is copied by pg_dump.
     """
     from rather.config import toml as toml
-    from rather.pipeline.progress import progress
+    from rather.learners.progress import progress
     from rather.store.backup import backup
 
     config = toml.load(file, settings or [])
     with progress(console, f"copying {config.store}, %", 100, transient=True) as advance:
         rows = backup(config.store, target, advance)
-    console.print(
-        f"{target}: {rows['comparison']} questions, {rows['label']} answers, checked", highlight=False, markup=False, soft_wrap=True
-    )
+    console.print(f"{target}: {rows['comparison']} questions, {rows['label']} answers, checked", highlight=False, markup=False)
 
 
 @commands.command()
 def status(file: File, settings: Settings = None) -> None:
     """How far the run is: questions, answers of each judge, agreement, checkpoints, the last metrics."""
-    from rather.pipeline.metrics import Metrics
+    from rather.learners.metrics import Metrics
     from rather.store import tally
 
     config, store = open_store(file, settings)
     run = config.run.name
-    table = Table("judge", "kind", "answers", "abstentions", title=f"{run}: {tally.questions(store, run, 'train')} questions")
+    console.print(f"{run}: {tally.questions(store, run, 'train')} questions", markup=False, highlight=False)
     counted = count_answers(store, run)
-    for name, kind, answers, abstentions in counted.tallies:
-        table.add_row(name, kind, str(answers), str(abstentions))
-    console.print(table)
+    console.print(_table(("judge", "kind"), ("answers", "abstentions"), counted.tallies))
     print_agreement(store, run, counted)
     if config.control.env:
         from rather.control import doctor
@@ -139,15 +159,28 @@ def status(file: File, settings: Settings = None) -> None:
 
         for finding in doctor.check(opened(config, console)):
             if finding.grade == "bad":
-                console.print(f"Problem: {finding.text}", markup=False, highlight=False, soft_wrap=True)
+                console.print(f"Problem: {finding.text}", markup=False, highlight=False)
     for row in Metrics(config.folder / "metrics.jsonl").read()[-1:]:
-        plain = {k: v for k, v in row.items() if k not in ("settings", "tokenizer")}
-        console.print("last metrics:", {k: round(v, 4) if isinstance(v, float) else v for k, v in plain.items()})
+        console.print(f"Last metrics: {row['phase']}, step {row['step']}", markup=False, highlight=False)
+        shown = {k: v for k, v in row.items() if k not in ("phase", "step", "settings", "tokenizer")}
+        console.print(_table(("metric",), ("value",), shown.items()))
+
+
+def _table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Columns of words, which a narrow terminal breaks, then of numbers, which it does not."""
+    table, cells = Table(), [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in rows]
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name, column in zip(numbers, list(zip(*cells, strict=True))[len(words) :], strict=False):
+        table.add_column(name, justify="right", overflow="fold", min_width=min(11, max(map(len, [name, *column]))))
+    for row in cells:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def count_answers(store: "Store", run: str) -> "Counted":
     """What the judges of a run have answered, with a bar while the store counts."""
-    from rather.pipeline.progress import progress
+    from rather.learners.progress import progress
     from rather.store import tally
 
     with progress(console, "counting answers", tally.questions(store, run, "train"), transient=True) as advance:

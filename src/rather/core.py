@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -31,14 +31,21 @@ UNUSED = -1
 class Task:
     """What is attempted: a prompt, or an environment with a reset seed.
 
-    `source` names the data set or environment, `key` the row or seed in it. `answer` is for verifiers alone: no policy
-    ever sees it.
+    `source` names the data set or environment, `key` the row or seed in it. `answer` and `row`, the other columns of the prompt's row,
+    are for verifiers and reward functions alone: no policy ever sees them. The store keeps no `row`.
     """
 
     source: str
     key: str
     prompt: Prompt | None = None
     answer: str | None = None
+    row: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+
+
+def task_facts(task: Task) -> dict[str, Any]:
+    """What digests of tasks are made of: all fields, but for an empty `row`, which tasks have not always had."""
+    facts = asdict(task)
+    return facts if task.row else {key: value for key, value in facts.items() if key != "row"}
 
 
 def row_seed(seed: int, task: Task, attempt: int) -> int:

@@ -22,6 +22,7 @@ from rather.data.writers import write_rows
 from rather.store import Store, leasing, tally
 from rather.store import tables as t
 from rather.store.asking import next_question, repeat
+from rather.store.better import write
 from rather.store.clips import missing, undrawable
 from rather.store.decisions import decide, decided
 from rather.store.imports import import_all
@@ -29,7 +30,6 @@ from rather.store.overview import figures, overview
 from rather.store.people import erase
 from rather.store.quality import FLAGS, Asking
 from rather.store.share import share
-from rather.store.written import write
 
 PEOPLE = ("ann", "ben", "cat", "dan")
 

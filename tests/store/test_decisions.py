@@ -7,7 +7,7 @@ import pytest
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import DataError, StoreError
 from rather.judges.people import left
-from rather.store import Store, own, reading
+from rather.store import Store, exports, own
 from rather.store.asking import next_question
 from rather.store.decisions import decide, decided
 from rather.store.overview import figures, progress
@@ -38,7 +38,7 @@ def test_a_decision_is_learnt_from_in_place_of_the_answers_and_can_be_withdrawn(
     assert [(c.preference, c.judge) for c in store.answered("r").comparisons] == [(0.0, "olga"), (1.0, "ann")]
     assert store.answered("r").labels == [other, made]
     assert [c.preference for c in store.answered("r", each=True).comparisons] == [0.0, 1.0]
-    assert [c.preference for page in reading.answered(store, "r") for c in page] == [0.0, 1.0]
+    assert [c.preference for page in exports.answered(store, "r") for c in page] == [0.0, 1.0]
     assert [(x.id, x.preference) for x in store.labels("r")] == list(zip([*answers, other], [1.0, 0.0, 1.0, 1.0], strict=True)), (
         "what people answered stays, the owner's own answer too"
     )
@@ -111,7 +111,7 @@ def test_a_preference_on_each_criterion_is_kept_with_its_answer(store: Store) ->
     ]
     assert [c.preference for c in store.answered("r", criterion="helpful").comparisons] == [1.0]
     assert store.answered("r", criterion="brave").comparisons == []
-    assert [r["criteria"] for page in reading.history(store, "r") for r in page] == [{"helpful": 1.0, "honest": 0.25}, {"honest": 0.75}, {}]
+    assert [r["criteria"] for page in exports.history(store, "r") for r in page] == [{"helpful": 1.0, "honest": 0.25}, {"honest": 0.75}, {}]
     assert [x.label.criteria for x in own.answers(store, "r", "ann", 2**31 - 1)] == [{}, {"helpful": 1.0, "honest": 0.25}]
     store.undo("r", "ann", one)
     assert [c.preference for c in store.answered("r", criterion="honest").comparisons] == [0.75]
@@ -139,13 +139,13 @@ def test_one_attempt_alone_is_good_or_bad_and_no_comparison(store: Store) -> Non
     store.answer(Label(alone, "ann", 1.0, shown="a"))
     store.answer(Label(alone, "ben", 0.0, shown="a"))
     assert store.answered("r", "train").comparisons == [], "learners of comparisons see none"
-    assert [c for page in reading.answered(store, "r") for c in page] == []
+    assert [c for page in exports.answered(store, "r") for c in page] == []
     assert [(c.sides[0][0].text, c.preference) for c in store.answered("r", "unpaired", each=True).comparisons] == [
         ("yes 1", 1.0),
         ("yes 1", 0.0),
     ]
     assert figures(store, "r").counted["position"] is None
-    rows = [r for page in reading.history(store, "r") for r in page]
+    rows = [r for page in exports.history(store, "r") for r in page]
     assert [(r["a_text"], "b_text" in r, r["preference"]) for r in rows] == [(["yes 1"], False, 1.0), (["yes 1"], False, 0.0)]
     for comparison, purpose in ((question("3", 1), "train"), (question("3"), "unpaired")):
         with pytest.raises(DataError, match="unpaired"):

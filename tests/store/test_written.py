@@ -18,11 +18,11 @@ from rather.errors import DataError, StoreError
 from rather.store import Store, own
 from rather.store import tables as t
 from rather.store.asking import next_question
+from rather.store.better import LONGEST, write
 from rather.store.decisions import decide
 from rather.store.overview import progress
 from rather.store.people import erase
 from rather.store.quality import Asking
-from rather.store.written import LONGEST, write
 
 PEOPLE = ("ann", "ben", "cat")
 TEXT = "ann's own better words"

@@ -93,10 +93,15 @@ class CheckpointCar(gymnasium.Env):
         """The track from above with the car, the way it came, and the lines, the sleeping one grey: (256, 256, 3) bytes."""
         from rather.control.drawing import car
 
-        return car(self)
+        around = [2 * math.pi * i / 240 for i in range(240)]
+        edges = (
+            [_point(radius(angle) + HALF_WIDTH, angle) for angle in around],
+            [_point(radius(angle) - HALF_WIDTH, angle) for angle in around],
+        )
+        return car(edges, [_line(number) for number in range(LINES)], self.asleep, self.trail[-40:], self.heading)
 
     def _place(self) -> tuple[float, float]:
-        return self.distance * math.cos(self.angle), self.distance * math.sin(self.angle)
+        return _point(self.distance, self.angle)
 
     def _pay(self, before: float) -> float:
         if self.asleep is not None and abs(wrapped(self.angle - 2 * math.pi * self.asleep / LINES)) > REARM:
@@ -128,3 +133,13 @@ class CheckpointCar(gymnasium.Env):
             math.sin(lines),
         ]
         return np.array([*values, float(self.asleep is None)], np.float32)
+
+
+def _point(distance: float, angle: float) -> tuple[float, float]:
+    return distance * math.cos(angle), distance * math.sin(angle)
+
+
+def _line(number: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where a checkpoint line begins and ends."""
+    angle = 2 * math.pi * number / LINES
+    return _point(radius(angle) - HALF_WIDTH, angle), _point(radius(angle) + HALF_WIDTH, angle)

@@ -58,7 +58,7 @@ class GridWorld(gymnasium.Env):
         """The grid and the agent: (256, 256, 3) bytes."""
         from rather.control.drawing import grid
 
-        return grid(self)
+        return grid(self.rewards, self.cell)
 
     def values(self, policy: np.ndarray | None = None) -> np.ndarray:
         """Expected rewards still to come (H + 1, S), by backward induction, exact: of the best policy, or of `policy` (H, S, A)."""

@@ -6,7 +6,7 @@ Shape letters: B trajectories, T actions (padded), N observations, I inputs, A a
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,14 +14,17 @@ from gymnasium.spaces import Box, Discrete, Space
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rather.core import Batch, Trajectory
+from rather.core import Batch, Perturbation, Trajectory
 from rather.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rather.zeroth.spaces.control import ControlSpace
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 """Weights (before, after) and biases of a net, float64."""
+
+
+class PerturbedLayers(Protocol):
+    """Gives the layers of a policy's net under a perturbation."""
+
+    def layers(self, perturbation: Perturbation | None) -> Layers: ...
 
 
 class Normaliser(nn.Module):
@@ -125,7 +128,7 @@ class ControlPolicy(nn.Module):
     """A categorical policy for Discrete actions, a Gaussian one with a learnt deviation for a Box. `space` is what may be perturbed."""
 
     memoryless = True
-    space: "ControlSpace | None" = None
+    space: PerturbedLayers | None = None
 
     def __init__(self, inputs: int, actions: Space, hidden: Sequence[int] = (64, 64), normalise: bool = True, seed: int = 0) -> None:
         super().__init__()

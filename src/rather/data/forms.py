@@ -44,11 +44,14 @@ class _Pair:
     terminated: tuple[bool, bool] = (True, True)
 
 
-def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2, verified: bool = True) -> tuple[list[Task], list[Task]]:
+def read_tasks(
+    path: str, column: str = "prompt", held_out: float = 0.2, verified: bool = True, others: bool = False
+) -> tuple[list[Task], list[Task]]:
     """Training and held-out tasks from a prompt file or a data set on the hub; "package" and "package:NAME" come with rather.
 
     A column `split` ("train" or "held_out") divides them; without it a share of `held_out`, chosen by a hash of the prompt, is held out.
-    `answer` is kept for verifiers; `verified` says whether they read it. A prompt that stands there again is used once, and one warning
+    `answer` is kept for verifiers; `verified` says whether they read it. With `others` the other columns are kept, too, for functions that
+    reward answers. A prompt that stands there again is used once, and one warning
     says how many do: what names a prompt is what it asks, so that prompts with the same `key`, or on the same line of files of the same
     name, stay apart.
 
@@ -58,9 +61,10 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2, verifie
     package = path == "package" or path.startswith(examples.PREFIX)
     source = path if hub.is_name(path) else examples.prompt_file(path)
     train, held, again = [], [], 0
-    seen: dict[str, tuple[str, str | None, str]] = {}
+    seen: dict[str, tuple[str, str | None, str, Row]] = {}
     rows = read_rows(source)
-    for place, row in rows if package else _understood(rows, source, lambda row: {column, "key", "split", "answer"}):
+    own = {column, "key", "split", "answer"}
+    for place, row in rows if package else _understood(rows, source, lambda row: own | (set(row) - set(BEYOND_TEXT) if others else set())):
         if row.get(column) is None:
             have = ", ".join(map(repr, row)) or "nothing"
             raise DataError(f"{place} has no {column!r}, only {have}; set data.column to the right one")
@@ -70,15 +74,16 @@ def read_tasks(path: str, column: str = "prompt", held_out: float = 0.2, verifie
         split = row.get("split") or ("held_out" if _share(text) < held_out else "train")
         if split not in ("train", "held_out"):
             raise DataError(f'{place} has split {split!r}; write "train" or "held_out"')
-        before, *kept = seen.setdefault(text, (place, answer, split))
+        more = {name: value for name, value in row.items() if name not in own} if others else {}
+        before, *kept = seen.setdefault(text, (place, answer, split, more))
         if before != place:
-            for name, here, there in zip(("answer", "split"), (answer, split), kept, strict=True):
-                if here != there and (verified or name == "split"):
+            for name, here, there in zip(("answer", "split", "column"), (answer, split, more), kept, strict=True):
+                if here != there and (verified or name != "answer"):
                     raise DataError(f"{place} has the prompt of {before} with another {name}: {short(here)}, not {short(there)}; keep one")
             again += 1
             continue
         key = str(row["key"]) if package and "key" in row else _key(row, prompt, place)
-        task = Task(name_of(source), key, prompt, answer)
+        task = Task(name_of(source), key, prompt, answer, more)
         (train if split == "train" else held).append(task)
     if again:
         warnings.warn(f"{again} rows of {source} repeat the prompt of an earlier row and are left out", RatherWarning, stacklevel=2)
@@ -113,10 +118,15 @@ def read_comparisons(path: str | Path, skipped: Counter[str] | None = None) -> I
     Raises:
         DataError: see `read_rows`; a row of another form; a preference outside [0, 1]; content that is no text.
     """
+    yield from compared(path, read_rows(path), skipped)
+
+
+def compared(path: str | Path, rows: Rows, skipped: Counter[str] | None) -> Iterator[Comparison]:
+    """The comparisons that rows say, which come from `path`; see `read_comparisons`."""
     source, numbers = name_of(path), count()
     rated: list[tuple[str, Row]] = []
     # None stands for the end of the file, where the last rated answers are compared.
-    for place, row in _chain(_understood(read_rows(path), path, _columns)):
+    for place, row in _chain(_understood(rows, path, _columns)):
         if rated and (row is None or not rankings.is_rated(row) or row["prompt"] != rated[0][1]["prompt"]):
             for rows in _by_judge(rated):
                 yield from _compared(_rated(rows, skipped), rows[0], source, numbers)

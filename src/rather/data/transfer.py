@@ -11,7 +11,7 @@ from rather.data import hub
 from rather.data.forms import read_comparisons
 from rather.data.writers import write_rows
 from rather.errors import DataError
-from rather.store import Store, reading
+from rather.store import Store, exports
 from rather.store.imports import Imported, import_all
 
 Advance = Callable[[int], object]
@@ -83,7 +83,7 @@ def export(
 
 
 def _all_rows(store: Store, run: str, advance: Advance) -> Iterator[dict[str, Any]]:
-    for page in reading.history(store, run):
+    for page in exports.history(store, run):
         yield from page
         advance(len(page))
 
@@ -92,7 +92,7 @@ def _kept(
     store: Store, run: str, purpose: str, advance: Advance, unfit: Callable[[Comparison], str], skipped: Counter[str], criterion: str = ""
 ) -> Iterator[Comparison]:
     """The comparisons of a purpose; those for which `unfit` gives a reason are counted instead."""
-    for page in reading.answered(store, run, purpose, criterion):
+    for page in exports.answered(store, run, purpose, criterion):
         for c in page:
             if reason := unfit(c):
                 skipped[reason] += 1

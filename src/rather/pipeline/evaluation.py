@@ -3,13 +3,12 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rather.config.schema import Config
 from rather.config.toml import mattering
-from rather.core import Task
+from rather.core import Task, task_facts
 from rather.judges import concise
 from rather.judges.known import CONCISE
 from rather.text import load
@@ -24,10 +23,12 @@ def identity(config: Config, policy: str, base: tuple[Path | None, Path | None],
     settings, equal digits.
     """
     against = "/".join(fingerprint(path) for path in base if path)
-    asked = {"settings": mattering(config, "eval"), "policy": policy, "base": against, "tasks": [asdict(t) for t in tasks]}
+    asked = {"settings": mattering(config, "eval"), "policy": policy, "base": against, "tasks": [task_facts(t) for t in tasks]}
+    if config.judge.kind == "function":
+        asked["function"] = config.judge.function
     if any(member.utility == CONCISE for member in config.judge.panel):  # another reader, another evaluation
         asked["concise"] = concise.TEMPERATURE, concise.USUAL
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def name(run: Any, of: str, policy: str) -> str:

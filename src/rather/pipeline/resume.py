@@ -8,7 +8,6 @@ it is that of a training which had so many steps from the beginning.
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from typing import Any
 from rather.config import criteria, guidelines
 from rather.config.schema import Config, Model
 from rather.config.toml import mattering
-from rather.core import Answered
+from rather.core import Answered, task_facts
 from rather.errors import ConfigError
-from rather.pipeline import build, checkpoint, evaluation
-from rather.pipeline.checkpoint import Lineage
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
+from rather.pipeline import build, evaluation
 from rather.scale import ranks
 from rather.text import load
 from rather.verify.checker import Checker, nothing_judged
@@ -144,7 +144,7 @@ def contents(run: Any, mattering: dict[str, dict[str, Any]]) -> dict[str, str]:
     if not c.control.env:
         found["model.path"] = run.tokenizer
     if "data" in mattering and not c.control.env:
-        asked = json.dumps([asdict(task) for task in build.tasks(c)[0]])  # without the model, which measures them
+        asked = json.dumps([task_facts(task) for task in build.tasks(c)[0]])  # without the model, which measures them
         found["data.prompts"] = hashlib.sha256(asked.encode()).hexdigest()
     saved = c.judge.checkpoint
     if saved and "checkpoint" in mattering.get("judge", {}) and Path(saved, "manifest.json").exists():

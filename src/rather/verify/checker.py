@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rather.errors import ConfigError, RatherError, TrainingError, installing
+from rather.verify.functions import compared
 from rather.verify.verifiers import VERIFIERS, Check
 
 if TYPE_CHECKING:
@@ -63,14 +64,7 @@ class Checker:
 
     def judge(self, comparisons: Sequence["Comparison"]) -> list[float | None]:
         """The side with the higher mean score, 0.5 where they are equal; None where an answer has no score."""
-        sides = [side for c in comparisons for side in (c.a, c.b)]
-        scores = iter(self.score([t for side in sides for t in side]))
-        means = []
-        for side in sides:
-            found = [next(scores) for _ in side]
-            means.append(None if None in found else sum(found) / len(found))  # type: ignore[arg-type]
-        pairs = zip(means[0::2], means[1::2], strict=True)
-        return [None if a is None or b is None else 0.5 * ((a > b) - (a < b) + 1) for a, b in pairs]
+        return compared(self.score, comparisons)
 
     def close(self) -> None:
         """End the processes."""
@@ -84,7 +78,7 @@ class Checker:
         try:
             total = 0.0
             for number, check in enumerate(self.checks):
-                score = process.ask(number, trajectory.text or "", trajectory.task.answer or "", check.timeout_s)
+                score = process.ask(number, trajectory, check.timeout_s)
                 if isinstance(score, str):
                     self.problems[f"{check.kind}: {score}"] += 1
                     return None
@@ -146,11 +140,14 @@ class _Process:
     def __init__(self, checks: Sequence[Check]) -> None:
         self.checks, self.process = checks, None
 
-    def ask(self, number: int, text: str, answer: str, timeout_s: float) -> float | str:
+    def ask(self, number: int, trajectory: "Trajectory", timeout_s: float) -> float | str:
         """The score of one answer, or why there is none."""
         if self.process is None:
             self._start()
-        told = self._exchange({"check": number, "text": text, "answer": answer}, timeout_s + 1)
+        task, row = trajectory.task, {"check": number, "text": trajectory.text or "", "answer": trajectory.task.answer or ""}
+        if self.checks[number].kind == "python":  # a function of the user's, which may want all that is known
+            row["known"] = {"prompt": task.prompt or "", "columns": dict(task.row)}
+        told = self._exchange(row, timeout_s + 1)
         if told is None:
             ended = self.process is not None and self.process.poll() is not None
             self.close()
@@ -181,7 +178,11 @@ class _Process:
         assert self.process.stdout is not None
         until, told = time.monotonic() + timeout_s, bytearray()
         try:
-            self.process.stdin.write((json.dumps(row) + "\n").encode())
+            line = json.dumps(row)
+        except TypeError as e:
+            raise ConfigError(f"a column of the prompts cannot be given to a verifier in a process of its own: {e}") from None
+        try:
+            self.process.stdin.write((line + "\n").encode())
             self.process.stdin.flush()
         except BrokenPipeError:
             return None
@@ -227,7 +228,7 @@ def main() -> None:
         if hasattr(signal, "setitimer"):  # whoever hangs while nobody waits any more, since the run was killed, ends by itself
             signal.setitimer(signal.ITIMER_REAL, 2 * check.timeout_s + 5)
         try:
-            score = VERIFIERS[check.kind](row["text"], row["answer"], check)
+            score = VERIFIERS[check.kind](row["text"], row["answer"], check, **row.get("known", {}))
         except RatherError as e:
             tell(wrong=str(e))
         except Exception as e:  # noqa: BLE001, whatever a verifier raises, the answer is unjudged

@@ -4,20 +4,23 @@ A verifier is a function of the answer's words, the task's answer (never shown t
 the function and name it in VERIFIERS. None of them believes what an answer says of itself.
 """
 
-import importlib
 import json
 import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from rather.core import Prompt
 from rather.errors import ConfigError, DataError
 from rather.verify import sandbox
+from rather.verify.functions import Answer, load_function, reward
 
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -137,20 +140,15 @@ def code(text: str, answer: str, check: Check) -> float:
     return sum(found) / len(found) if check.partly else float(all(found))
 
 
-def python(text: str, answer: str, check: Check) -> float | None:
-    """What `function` ("module:name") makes of (text, answer): a score, or None if it cannot judge."""
-    found = _function(check.function)(text, answer)
-    return None if found is None else float(found)
+def python(text: str, answer: str, check: Check, prompt: Prompt = "", columns: Mapping[str, Any] = EMPTY) -> float | None:
+    """What `function` ("module:name") makes of an answer (see `functions.reward`): a score, or None if it cannot judge."""
+    asked = Answer(prompt, text, {**columns, "answer": answer})
+    return reward(_function(check.function), [asked])[0]
 
 
 @cache
-def _function(name: str) -> Callable[[str, str], float | None]:
-    module, colon, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as e:
-        hint = "" if colon else "; write module:name"
-        raise ConfigError(f"the verifier function {name!r} cannot be imported: {e}{hint}") from None
+def _function(name: str) -> Callable[..., Any]:
+    return load_function(name, "function of verify.checks")
 
 
 def reasoning_gym(text: str, answer: str, check: Check) -> float:
@@ -170,7 +168,7 @@ def _gym(name: str) -> Any:
     return gym.create_dataset(name, size=1, seed=0)
 
 
-VERIFIERS: dict[str, Callable[[str, str, Check], float | None]] = {
+VERIFIERS: dict[str, Callable[..., float | None]] = {
     "number": number, "boxed": boxed, "pattern": pattern, "schema": schema, "code": code, "python": python,
     "reasoning_gym": reasoning_gym,
 }  # fmt: skip

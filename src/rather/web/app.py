@@ -16,13 +16,13 @@ from starlette.middleware.sessions import SessionMiddleware
 from rather.core import Label
 from rather.errors import DataError, InvitationError, StoreError
 from rather.store import Question, Store, asking, own
+from rather.store.better import LONGEST, write
 from rather.store.clips import picture, problems
 from rather.store.engine import now
 from rather.store.own import Said
 from rather.store.people import Person
 from rather.store.rows import LETTERS
 from rather.store.share import share
-from rather.store.written import LONGEST, write
 from rather.web.described import Kept, Next, OnCriterion, OwnAnswers, Shown, Undone, errors, says
 from rather.web.guard import Guard
 from rather.web.owner import router
