@@ -25,7 +25,7 @@ SIDES = {
         "zeroth.estimator=dpo",
         "sample.temperature=1.0",
         "zeroth.side=1",
-        "zeroth.optimiser=Adam",
+        "zeroth.optimizer=Adam",
         "zeroth.lr=0.03",
     ],
 }
@@ -118,9 +118,9 @@ def publish(data: dict[str, dict]) -> None:
     commits = dict.fromkeys(row["about"] for row in data.values())
     head = [
         "# What answers buy on text", "", *(f"{about}: {', '.join(n for n in data if data[n]['about'] == about)}.  " for about in commits), "",
-        "SmolLM2-135M, greedy answers of so many tokens at most; a simulated judge who slips 5 % of the time; win rate over the start on 48 held-out prompts",
+        "SmolLM2-135M, greedy answers of so many tokens at most; a simulated judge who slips 5 % of the time; win rate against the base policy on 48 held-out prompts",
         f"(chance 50 %, standard error {100 * math.sqrt(0.25 / 48):.0f} points). Nats lost: how much less likely a token of the answers is under the start",
-        "than one of the start's own, median (worst).", "",
+        "than one of the base policy's own, median (worst).", "",
         "| side | criterion | tokens | answers | win rate, median | each seed | words an answer | nats lost a token |", "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     common.publish("nudge", {"found": data}, [*head, *lines])

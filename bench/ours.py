@@ -8,7 +8,7 @@ import torch
 import common
 from fixed import fixed
 from rather.core import Comparison, Task, Trajectory
-from rather.learners.common import Attempts
+from rather.learners.common import Rollouts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
 from rather.learners.ppo import PPO, Clip
@@ -67,7 +67,7 @@ elif task == "grpo":
         return [Task("bench", str(i), prompts[i]) for i in chosen for _ in range(common.SIZE)]
 
     how = fixed(100, lr=1e-6, micro_batch_tokens=1280)  # two groups
-    learner = GRPO(policy, Attempts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
+    learner = GRPO(policy, Rollouts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
     clock = common.Clock().time(learner.step)
     tokens = common.GROUPS * common.SIZE * common.NEW
 elif task == "ppo":  # the reward model is an adapter on the frozen start, which is the reference, too
@@ -78,9 +78,9 @@ elif task == "ppo":  # the reward model is an adapter on the frozen start, which
     judged, _ = load.with_adapter(start, "reward", 16, 32.0, 0, BLOCKS)
     critic, model = TextCritic(start.width, start.device, 0), RewardModel(judged, 1, 0, parameters=[])
     sampler = TextSampler(policy, engine.Sampling(common.NEW), common.EPISODES)
-    source = Attempts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
+    source = Rollouts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
     how = fixed(100, common.EPISODES, lr=1e-6, micro_batch_tokens=3072)  # half of them
-    learner = PPO(policy, critic, source, load.parameters(policy), how, Clip(epochs=1, critic_lr=1e-3), model, start)
+    learner = PPO(policy, critic, source, load.parameters(policy), how, Clip(update_epochs=1, critic_lr=1e-3), model, start)
     clock = common.Clock().time(learner.step)
     tokens = common.EPISODES * common.NEW
 else:

@@ -46,7 +46,7 @@ def ours(seed: int, members: int) -> float:
     start = time.process_time()
     model.see(sides)
     steps = EPOCHS * COUNT // BATCH
-    learner = Reward(model, comparisons, list(model.layers), fixed(steps, BATCH, 1e-3, micro_batch_tokens=10**6, seed=seed), centre=0.0)
+    learner = Reward(model, comparisons, list(model.layers), fixed(steps, BATCH, 1e-3, micro_batch_tokens=10**6, seed=seed), center=0.0)
     for _ in range(steps):
         learner.step()
     return time.process_time() - start

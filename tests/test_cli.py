@@ -61,7 +61,7 @@ def test_a_run_command_by_command(rather: Rather, run: Path, tmp_path: Path) -> 
     assert "36 new answers" in rather("label", run).stdout
     assert "checkpoints/dpo-0/step-000006" in rather("train", run).stdout
     evaluated = rather("eval", run).stdout
-    assert re.search(r"win rate against the starting model: \d+\.\d % \(95 % interval", evaluated)
+    assert re.search(r"win rate against the base model: \d+\.\d % \(95 % interval", evaluated)
     for what in ("nats a token under the base model", "words an answer", "answers that end", "repeated pairs of words", "distinct words"):
         assert what in " ".join(evaluated.split()), "what it cost"
     status = rather("status", run).stdout
@@ -83,7 +83,7 @@ def test_a_run_command_by_command(rather: Rather, run: Path, tmp_path: Path) -> 
 
 def test_a_loop_of_two_rounds_then_a_reward_model_that_judges(rather: Rather, run: Path, tmp_path: Path) -> None:
     out = rather("loop", run, "loop.rounds=2").stdout
-    assert "Win rate against the starting model" in out
+    assert "Win rate against the base model" in out
     assert "Agreement of 3 simulated judges on 24 questions" in out
     assert (tmp_path / "runs/tiny/checkpoints/dpo-1").is_dir()
     again = rather("loop", run, "loop.rounds=2").stdout
@@ -207,7 +207,7 @@ def test_ppo_on_a_reward_model_learnt_from_the_labels(rather: Rather, run: Path,
     settings = ("train.learner=ppo", "train.reward=labels", "train.steps=3", "ppo.rollout_batch_size=8", "train.epochs=4")
     out = rather("loop", run, *settings).stdout
     assert "orders held-out questions right" in out
-    assert "Win rate against the starting model" in out
+    assert "Win rate against the base model" in out
     rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if r["phase"] == "train-ppo-0"] == [1, 2, 3]
     manifest = json.loads((tmp_path / "runs/tiny/checkpoints/ppo-0/step-000003/manifest.json").read_text())

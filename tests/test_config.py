@@ -83,7 +83,7 @@ def test_the_configurations_that_come_with_rather(tmp_path: Path) -> None:
         assert toml.load(tmp_path / "run.toml", []).run.name == name
 
 
-def test_what_train_says_is_how_a_learner_optimises() -> None:
+def test_what_train_says_is_how_a_learner_optimizes() -> None:
     from rather.pipeline import build
 
     said = {

@@ -60,7 +60,7 @@ def text(tiny: Path, tmp_path: Path) -> list[str]:
 def control(tmp_path: Path) -> list[str]:
     (tmp_path / "run.toml").write_text(CONTROL)
     loaded = toml.load(tmp_path / "run.toml", [])
-    small = ["reward.members=1", "query.comparisons=6", "control.envs=2", "control.stretch=20", "train.steps=2", "query.attempts=2"]
+    small = ["reward.members=1", "query.comparisons=6", "control.envs=2", "control.rollout_segment=20", "train.steps=2", "query.episodes=2"]
     return [f"{s}.{k}={json.dumps(v)}" for s, k, v in _changed(loaded)] + [PANEL, *small, f"run.folder={tmp_path}"]
 
 
@@ -146,8 +146,8 @@ def test_people_who_come_after_a_checkpoint_are_learnt_as_well(text: list[str]) 
         run.store.answer_all([Label(q.id, name, 1.0) for q in run.store.questions("run", "train")])
         run.train()
         assert last(run)["step"] == 3 * count, "six answers more, two a step"
-        learnt = {key for key in rows(run)[-1] if key.startswith("temperature/")}
-        assert learnt == ({f"temperature/{x}" for x in people[:count]} if count > 1 else set())
+        learned = {key for key in rows(run)[-1] if key.startswith("temperature/")}
+        assert learned == ({f"temperature/{x}" for x in people[:count]} if count > 1 else set())
 
 
 def test_a_run_in_the_middle_keeps_its_own_labels_and_steps_and_then_goes_on(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,8 +232,8 @@ def test_only_the_judges_who_are_named_are_learnt_from(text: list[str]) -> None:
     run = go(text, "train.judges=['exp*', 'aunt']")
     run.label()
     run.train()
-    learnt = set(last(run)["labels"])
-    assert learnt == {x.id for x in run.store.labels("run", "train") if x.judge == "expert"}
+    learned = set(last(run)["labels"])
+    assert learned == {x.id for x in run.store.labels("run", "train") if x.judge == "expert"}
     assert "Training learns from the labels of: expert<" in report.write(run).read_text()
     with pytest.raises(ConfigError, match=r"train.judges is \['uncle'\], but the judges are expert, regular, careless"):
         go(text, "train.judges=['uncle']").train()
@@ -400,7 +400,7 @@ def test_the_settings_of_a_new_section_are_shared_without_being_listed(text: lis
         """A learner of tomorrow."""
 
         strength: float = 1.0
-        colour: str = "red"
+        color: str = "red"
 
     class Tomorrow(Config):
         novel: Novel = Field(default_factory=Novel)
@@ -411,7 +411,7 @@ def test_the_settings_of_a_new_section_are_shared_without_being_listed(text: lis
     run(strength=2.0).sample()
     run(strength=2.0).label()
     found = run(strength=2.0).train()
-    assert checkpoint.check(found)["settings"]["novel"] == {"strength": 2.0, "colour": "red"}
+    assert checkpoint.check(found)["settings"]["novel"] == {"strength": 2.0, "color": "red"}
     assert run(strength=2.0).train() == found
     with pytest.raises(CheckpointError, match=r"was trained with novel.strength = 2.0, not 3.0"):
         run(strength=3.0).train()

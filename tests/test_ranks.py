@@ -38,7 +38,7 @@ LEARNERS = {
     "dpo-each": ["train.learner=dpo", "dpo.reference_logprobs=each", "train.batch_size=1"],
     "sft": ["train.learner=sft", "train.micro_batch_tokens=20"],
     "reward": ["train.learner=reward", "model.train=full", "train.micro_batch_tokens=24"],
-    "grpo": ["train.learner=grpo", "model.train=full", "sample.rows=3"],
+    "grpo": ["train.learner=grpo", "model.train=full", "sample.batch_size=3"],
     "ppo": ["train.learner=ppo", "train.reward=labels", "train.lr=1e-4"],
 }
 CLOCK = ("seconds", "tokens_per_s", "peak_gib")

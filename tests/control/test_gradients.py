@@ -23,8 +23,8 @@ def pair(space: Any, hidden: tuple[int, ...]) -> tuple[ControlPolicy, ControlCri
     with torch.no_grad():
         for p in policy.parameters():
             p += 0.3 * torch.randn(p.shape, generator=generator)
-    policy.normaliser.update(2 * torch.randn(50, 4, generator=generator))  # type: ignore[union-attr]
-    return policy, ControlCritic(4, hidden, policy.normaliser, seed=1)
+    policy.normalizer.update(2 * torch.randn(50, 4, generator=generator))  # type: ignore[union-attr]
+    return policy, ControlCritic(4, hidden, policy.normalizer, seed=1)
 
 
 def rows(space: Any, count: int) -> _Credited:
@@ -59,7 +59,7 @@ def test_it_is_what_autograd_finds(settings: PPOSettings, space: Any, hidden: tu
     learner = PPO(policy, (), None, None, [*policy.parameters()], critic=critic, source=policy, steps=1, **settings.model_dump())
     means = Means()
     loss = learner._backward(known.select(chosen), means)
-    own = [*policy.net.layers, *critic.net.layers, *([policy.log_deviation] if policy.log_deviation is not None else [])]
+    own = [*policy.net.layers, *critic.net.layers, *([policy.log_std] if policy.log_std is not None else [])]
     wanted = torch.cat([p.grad.flatten() for p in own])
 
     by_hand = ByHand(*pair(space, hidden))

@@ -55,8 +55,8 @@ def right(model: control.RewardModel, comparisons: list[Comparison]) -> float:
 
 def test_a_judge_compares_neighbors() -> None:
     said = iter(["a", "b", "tie", 0.75, None, np.float32(0.25), True])
-    attempts = [trajectory([i, i], [1]) for i in range(15)]
-    found = control.compare(attempts, lambda a, b: next(said), "ann")
+    episodes = [trajectory([i, i], [1]) for i in range(15)]
+    found = control.compare(episodes, lambda a, b: next(said), "ann")
     assert [c.preference for c in found] == [1.0, 0.0, 0.5, 0.75, 0.25, 1.0]
     assert [c.a[0].observations[0, 0] for c in found] == [0, 2, 4, 6, 10, 12]
     assert [c.b[0].observations[0, 0] for c in found] == [1, 3, 5, 7, 11, 13]
@@ -98,11 +98,11 @@ def test_a_score_is_the_sum_of_rewards_by_hand() -> None:
 
 def test_every_fit_begins_anew() -> None:
     some, others = pairs(10), pairs(10, seed=1)
-    attempts = [t for c in some for side in c.sides for t in side]
+    episodes = [t for c in some for side in c.sides for t in side]
     model = control.RewardModel(Slope, **SMALL)
-    first = model.fit(some).score(attempts)
-    assert model.fit(others).score(attempts) != first
-    assert model.fit(some).score(attempts) == first
+    first = model.fit(some).score(episodes)
+    assert model.fit(others).score(episodes) != first
+    assert model.fit(some).score(episodes) == first
 
 
 def test_networks_of_ones_own_are_copied_and_trained() -> None:
@@ -125,12 +125,12 @@ def test_networks_of_ones_own_are_copied_and_trained() -> None:
 
 def test_a_reward_model_is_what_it_was_when_it_is_loaded(tmp_path: Path) -> None:
     model = control.RewardModel("CartPole-v1", horizon=20, **SMALL)
-    attempts = [t for c in pairs(10) for side in c.sides for t in side]
-    attempts = [replace(t, observations=t.observations.repeat(5, 1), actions=t.actions % 2) for t in attempts]
-    model.fit(control.compare(attempts, higher)).save(tmp_path)
+    episodes = [t for c in pairs(10) for side in c.sides for t in side]
+    episodes = [replace(t, observations=t.observations.repeat(5, 1), actions=t.actions % 2) for t in episodes]
+    model.fit(control.compare(episodes, higher)).save(tmp_path)
     again = control.RewardModel.load(tmp_path)
     assert again.settings == model.settings
-    assert again.score(attempts) == model.score(attempts)
+    assert again.score(episodes) == model.score(episodes)
     assert {path.name for path in tmp_path.iterdir()} == {"reward.safetensors", "reward.json"}
     with pytest.raises(CheckpointError, match="holds no reward model"):
         control.RewardModel.load(tmp_path / "elsewhere")

@@ -16,7 +16,7 @@ from rather.core import Batch, Task
 from rather.errors import RatherWarning
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
-from rather.learners.common import Attempts
+from rather.learners.common import Rollouts
 from rather.learners.grpo import GRPO
 from rather.losses import group_advantages, ppo_clip_loss
 
@@ -34,7 +34,7 @@ def learner(settings: dict[str, Any] | None = None, seed: int = 0, micro_batch_t
     env = grid()
     policy = ControlPolicy(environments.inputs(env), env.action_space, (), False, seed)
     how = fixed(1000, lr=5e-2, max_grad_norm=0.5, micro_batch_tokens=micro_batch_tokens, seed=seed)
-    source = Attempts(policy, ControlSampler(policy, grid, rows=32), groups, seed)
+    source = Rollouts(policy, ControlSampler(policy, grid, rows=32), groups, seed)
     return GRPO(policy, parameters=list(policy.parameters()), source=source, **how, **(settings or {}), **more)
 
 
@@ -65,7 +65,7 @@ def test_before_the_first_update_the_policy_is_the_one_that_acted() -> None:
 
 
 class Paid:
-    """Pays each attempt what `scores` says, at its first action; a batch may come in parts."""
+    """Pays each trajectory what `scores` says, at its first action; a batch may come in parts."""
 
     def __init__(self, scores: Sequence[float]) -> None:
         self.scores, self.place = scores, 0
@@ -151,7 +151,7 @@ def test_ten_steps_of_nothing_are_said() -> None:
         warnings.simplefilter("error")
         for _ in range(9):
             assert "loss" not in grpo.step()
-    with pytest.warns(RatherWarning, match=r"all attempts at each task scored the same.*grpo\.group_size"):
+    with pytest.warns(RatherWarning, match=r"all trajectories of each task scored the same.*grpo\.group_size"):
         grpo.step()
     assert all(torch.equal(a, b) for a, b in zip(before, grpo.model.parameters(), strict=True))
 

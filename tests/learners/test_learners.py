@@ -138,9 +138,9 @@ def test_judges_who_come_after_a_checkpoint_join_those_that_it_knows(tiny: Path,
 
 
 def gradient(learner: object, parameters: list) -> torch.Tensor:
-    """The gradient of one step, taken off the optimiser's hands."""
+    """The gradient of one step, taken off the optimizer's hands."""
     kept = []
-    learner.stepper.optimiser.step = lambda: kept.extend(p.grad.clone() for p in parameters)  # type: ignore[attr-defined]
+    learner.stepper.optimizer.step = lambda: kept.extend(p.grad.clone() for p in parameters)  # type: ignore[attr-defined]
     learner.step()  # type: ignore[attr-defined]
     return torch.cat([g.flatten() for g in kept])
 
@@ -233,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Path) -> None:
         learner.step()
 
 
-def test_a_cast_weight_follows_what_the_optimiser_does() -> None:
+def test_a_cast_weight_follows_what_the_optimizer_does() -> None:
     layer = Linear(8, {"out": 8}, False)
     with torch.no_grad():
         layer.weight.normal_()

@@ -15,7 +15,7 @@ from rather.core import Batch, Task
 from rather.errors import TrainingError
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
-from rather.learners.common import Attempts
+from rather.learners.common import Rollouts
 from rather.learners.ppo import PPO
 
 
@@ -27,13 +27,13 @@ def tasks(step: int) -> Sequence[Task]:
     return [Task("grid", str(32 * step + i)) for i in range(32)]
 
 
-def learner(settings: dict[str, Any], seed: int = 0, batch_size: int = 64, normalise: bool = True, **more: Any) -> PPO:
+def learner(settings: dict[str, Any], seed: int = 0, batch_size: int = 64, normalize: bool = True, **more: Any) -> PPO:
     env = grid()
-    policy = ControlPolicy(environments.inputs(env), env.action_space, (), normalise, seed)
-    critic = ControlCritic(environments.inputs(env), hidden=(), normaliser=policy.normaliser, seed=seed)
+    policy = ControlPolicy(environments.inputs(env), env.action_space, (), normalize, seed)
+    critic = ControlCritic(environments.inputs(env), hidden=(), normalizer=policy.normalizer, seed=seed)
     how = fixed(1000, batch_size, lr=5e-2, max_grad_norm=0.5, seed=seed)
     sampler = ControlSampler(policy, grid, rows=32, learns=True)
-    source = Attempts(policy, sampler, tasks, seed)
+    source = Rollouts(policy, sampler, tasks, seed)
     settings = {"update_epochs": 4, "critic_lr": None} | settings
     together = [] if settings["critic_lr"] else critic.parameters()
     return PPO(policy, parameters=[*policy.parameters(), *together], critic=critic, source=source, **how, **settings, **more)
@@ -50,7 +50,7 @@ def value(policy: ControlPolicy) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_comes_near_the_best_policy(seed: int) -> None:
-    ppo = learner({"gamma": 1.0, "value_clip": 0}, seed, normalise=False)
+    ppo = learner({"gamma": 1.0, "value_clip": 0}, seed, normalize=False)
     best, start = float(grid().values()[0, 0]), value(ppo.model)
     assert start < 0.2 * best
     for _ in range(60):
@@ -60,7 +60,7 @@ def test_it_comes_near_the_best_policy(seed: int) -> None:
 
 def test_before_the_first_update_the_policy_is_the_one_that_acted() -> None:
     ppo = learner({"update_epochs": 1}, batch_size=10_000)
-    for _ in range(3):  # also once the normaliser has learnt
+    for _ in range(3):  # also once the normalizer has learned
         found = ppo.step()
         assert found["ratio"] == pytest.approx(1, abs=1e-6)
         assert found["clipped"] == 0
@@ -98,7 +98,7 @@ def test_credit_is_reward_less_the_penalty_for_drift() -> None:
     known = ppo._credit(batch, means)
     torch.testing.assert_close(known.advantages[0], 0.9 * torch.tensor([6.0, 5, 4, 3, 2, 1]))
     assert means.result()["kl"] == pytest.approx(3)
-    assert ppo.told["score"] == pytest.approx(6)
+    assert ppo.rollout_metrics["score"] == pytest.approx(6)
 
 
 def test_a_reward_model_may_share_the_pass_of_the_reference() -> None:
@@ -126,7 +126,7 @@ def test_the_penalty_follows_its_target() -> None:
 
 def test_a_reward_model_takes_the_place_of_what_the_environment_pays() -> None:
     env = grid()
-    ppo = learner({"gamma": 1.0, "value_clip": 0}, normalise=False, reward=Known(lambda b: (b.actions == 2).float() * b.mask))
+    ppo = learner({"gamma": 1.0, "value_clip": 0}, normalize=False, reward=Known(lambda b: (b.actions == 2).float() * b.mask))
     for _ in range(30):
         found = ppo.step()
     assert found["score"] > 0.8 * env.horizon, "it always goes down"

@@ -260,11 +260,11 @@ def test_the_run_that_asks_a_reward_model_says_what_becomes_of_what_is_too_long(
 ) -> None:
     rows = [question(f"q{i}", "yes", "no", f"import/{i}") for i in range(6)]
     run, _ = labelled(tmp_path, tiny, rows, overlong=before)
-    learnt = run.config.model_dump() | {
+    learned = run.config.model_dump() | {
         "train": {"learner": "reward", "steps": 1},
         "model": {**run.config.model.model_dump(), "train": train},
     }
-    saved = opened(Config.model_validate(learnt), Console(quiet=True)).train()
+    saved = opened(Config.model_validate(learned), Console(quiet=True)).train()
     asking = {"judge": {"kind": "model", "checkpoint": str(saved)}, "data": {"overlong": now}}
     (judge,) = build.judges(Config.model_validate(asking), lambda: pytest.fail("it has a base of its own"))
     if now == "error":

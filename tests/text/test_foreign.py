@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from fixed import fixed
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ModelError
-from rather.learners.common import Attempts
+from rather.learners.common import Rollouts
 from rather.learners.dpo import DPO
 from rather.learners.ppo import PPO
 from rather.text import load
@@ -93,7 +93,7 @@ def test_ppo_makes_what_is_paid_likelier(neox: Path) -> None:
         def sync(self) -> None:
             """Nothing to do."""
 
-    source = Attempts(policy, Paid(), lambda _: [Task("f", str(i), f"question {i}") for i in range(8)], 0)
+    source = Rollouts(policy, Paid(), lambda _: [Task("f", str(i), f"question {i}") for i in range(8)], 0)
     how = fixed(9, 8, 1e-2, update_epochs=3, gamma=0.01, critic_lr=1e-2)
     batch, critic = source.collect(0), TextCritic(policy.width, CPU, 0)
     learner = PPO(policy, (), None, start, parameters, critic=critic, source=source, **how)

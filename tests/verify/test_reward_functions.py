@@ -27,8 +27,8 @@ def test_a_function_gets_what_its_parameters_name() -> None:
     assert reward(lambda prompt, completion, **row: row["level"] * (completion == row["answer"]), ANSWERS) == [1, 0]
     assert reward(lambda completion, level, missing=3: level + missing, ANSWERS) == [4, 5]
     assert reward(lambda text, truth: float(text == truth), ANSWERS) == [1, 0], "an answer and the right one"
-    with pytest.raises(ConfigError, match="takes 'colour', which the prompts do not have; there are 'answer', 'level'"):
-        reward(lambda completion, colour: 1.0, ANSWERS)
+    with pytest.raises(ConfigError, match="takes 'color', which the prompts do not have; there are 'answer', 'level'"):
+        reward(lambda completion, color: 1.0, ANSWERS)
 
 
 def test_batched_and_async_functions_come_to_the_same() -> None:

@@ -34,7 +34,7 @@ class Run(Section):
 
 
 class Model(Section):
-    """The language model that starts the run."""
+    """The base model."""
 
     path: ForLearnersAndSampling[str] = Field(
         default="", description="Model folder, .gguf file, name on the Hugging Face hub, or package:NAME for one in a Python package."
@@ -77,7 +77,7 @@ class Data(Section):
 class Sample(Sampling):
     """How answers are drawn."""
 
-    rows: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
+    batch_size: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
     contrast: ForLearnersAndSampling[tuple[str, str] | None] = Field(
         default=None, description='Two instructions, "" for none: each answer of a question is drawn with one and kept without.'
     )
@@ -141,22 +141,22 @@ class Learning(Section):
     learner: Free[Literal["sft", "reward", "dpo", "ppo", "grpo", "zeroth"]] = Field(default="dpo", description="What is trained, and how.")
     reward: Annotated[Literal["verify", "labels", "model", "environment"], MattersTo("ppo", "grpo")] = Field(
         default="verify",
-        description="What pays ppo and grpo: verify.checks, a model learnt from the labels, judge.checkpoint's, or the environment.",
+        description="Reward of ppo and grpo: verify.checks, a model learned from the labels, judge.checkpoint's, or the environment.",
     )
 
 
 class Train(Optimization, Learning):  # in this order the learner is the section's first key
-    """The learner and its optimiser."""
+    """The learner and its optimizer."""
 
     flagged: bool = Field(
         default=True, description="Learn from suspicious answers, but for people's fast ones and what else the owner leaves out."
     )
-    judges: list[str] = Field(default=["*"], description="Judges whose labels are learnt from, by name, * for any (not zeroth).")
+    judges: list[str] = Field(default=["*"], description="Judges whose labels are learned from, by name, * for any (not zeroth).")
     criterion: str = Field(default="", description="Learn from the preferences on this one of judge.criteria; empty: on the whole.")
 
 
 class Zeroth(Section):
-    """Zeroth-order optimisation: perturb the policy, ask which behaves better, move; see docs/zeroth.md."""
+    """Zeroth-order optimization: perturb the policy, ask which behaves better, update; see docs/zeroth.md."""
 
     answers: Free[int] = Field(default=120, description="Answers in all, those about held-out tasks aside.", ge=1)
     directions: int = Field(default=8, description="Fresh directions an update.", ge=1)
@@ -172,25 +172,25 @@ class Zeroth(Section):
     best_of: int = Field(default=2, description="Sides of a question, of which the best is picked; twins come in twos.", ge=2, le=8)
     estimator: Literal["sign", "zpg", "dpo", "reinforce"] = Field(
         default="sign",
-        description="Use the sign of the answers, or invert the link; dpo and reinforce ask about two attempts of the policy itself and"
+        description="Use the sign of the answers, or invert the link; dpo and reinforce ask about two trajectories of the policy itself and"
         " follow the gradient (first order).",
     )
     link: str = Field(default="logistic", description="zpg: logistic, probit, cloglog, weibull or linear.")
     trim: float = Field(default=0.05, description="zpg: shares of votes are held this far from 0 and 1.")
-    optimiser: str = Field(default="SGD", description="A class in torch.optim.")
-    radius: float = Field(default=math.inf, description="Bound on how far the numbers move: their root mean square.")
-    kl: float = Field(default=math.inf, description="Bound on the KL from the start, nats an action, looked at with each check.")
-    check_every: int = Field(default=5, description="Updates between two comparisons with the start on held-out tasks; 0: none.", ge=0)
+    optimizer: str = Field(default="SGD", description="A class in torch.optim.")
+    radius: float = Field(default=math.inf, description="Bound on the parameter norm: root mean square.")
+    kl: float = Field(default=math.inf, description="Bound on the KL from the base policy, nats an action, looked at with each check.")
+    check_every: int = Field(default=5, description="Updates between comparisons with the base policy on held-out tasks; 0: none.", ge=0)
     checks: int = Field(default=8, description="Questions of such a check.", ge=1)
     space: Literal["steering", "low_rank", "lora", "weights"] = Field(
         default="steering", description="text: a vector on the residual stream; linear layers by low rank; a LoRA adapter; any weights."
     )
-    names: list[str] = Field(default=["*"], description="control, and text's weights: parameters that are moved, by name, * for any.")
+    names: list[str] = Field(default=["*"], description="control, and text's weights: parameters that are perturbed, by name, * for any.")
     layers: list[int] = Field(
-        default=[], description="text: layers that are steered, or moved by low rank; none: the one in the middle, or all."
+        default=[], description="text: layers that are steered, or updated by low rank; none: the one in the middle, or all."
     )
     rank: int = Field(default=1, description="low_rank: rank of a layer's direction.", ge=1)
-    size: int = Field(default=0, description="steering: principal directions of a layer that are steered along; 0: all of it.", ge=0)
+    components: int = Field(default=0, description="steering: principal directions of a layer that are steered along; 0: all of it.", ge=0)
     contrasts: list[list[str]] = Field(
         default=[],
         description='text: pairs of instructions such as ["Answer briefly.", "Answer at length."] whose differences are steered along.',
@@ -202,30 +202,30 @@ class Control(Section):
 
     env: str = Field(default="", description='Name of the environment, such as "Pendulum-v1"; empty: the run is about text.')
     horizon: int = Field(
-        default=0, description="Steps of every attempt, the last ones in an absorbing state; 0: as the environment says.", ge=0
+        default=0, description="Steps of every episode, the last ones in an absorbing state; 0: as the environment says.", ge=0
     )
-    gold: str = Field(default="", description="Name in the environment's info of what is really meant, such as laps; empty: the reward.")
-    uneven: bool = Field(default=False, description="Allow attempts of different lengths, which tell judges what they were worth.")
+    gold: str = Field(default="", description="Name of the gold reward in the environment's info, such as laps; empty: the reward.")
+    allow_uneven: bool = Field(default=False, description="Allow episodes of different lengths, which give their returns away.")
     envs: ForLearners[int] = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
-    stretch: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
+    rollout_segment: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
     hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; none: a linear policy, a table on Discrete.")
-    normalise: bool = Field(default=True, description="Scale observations by their running mean and deviation.")
+    normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
 
 
 class Query(Section):
-    """Which questions are asked in control, pairs of fragments of attempts; for text, which of them people get first."""
+    """Which questions are asked in control, pairs of fragments of episodes; for text, which of them people get first."""
 
     comparisons: Free[int] = Field(default=100, description="Questions in all rounds together.", ge=1)
     schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="As many each round, or most early.")
-    fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole attempts.", ge=0)
+    fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole episodes.", ge=0)
     strategy: Free[Literal["random", "disagreement", "near_tie", "entropy"]] = Field(
         default="disagreement", description="Ask at random, where the reward models disagree, or where they see no difference."
     )
     candidates: Free[int] = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
     random_share: Free[float] = Field(default=0.2, description="Share of questions that is drawn at random all the same.", ge=0, le=1)
-    attempts: Annotated[int, MattersTo("zeroth")] = Field(
-        default=16, description="Attempts of the newest policy that fragments are taken from, each round.", ge=2
+    episodes: Annotated[int, MattersTo("zeroth")] = Field(
+        default=16, description="Episodes of the newest policy that fragments are taken from, each round.", ge=2
     )
 
 
@@ -238,7 +238,7 @@ class Check(Section):
     pattern: str = Field(default="", description="pattern: a regular expression; its group `answer` must hold the task's answer.")
     schema_file: str = Field(default="", description="schema: file with the JSON schema; empty: the task's answer is the schema.")
     function: str = Field(default="", description='python: "module:name" of a function of (text, answer).')
-    partly: bool = Field(default=False, description="code: score the share of tests that pass.")
+    partial: bool = Field(default=False, description="code: score the share of tests that pass.")
     timeout_s: float = Field(default=5.0, description="Seconds for one answer; beyond it is unjudged.", gt=0)
     memory_mb: int = Field(default=512, description="code: memory of the program, in MiB.", ge=64)
 
@@ -262,14 +262,14 @@ class Reward(RewardSettings):
 
 
 class Scale(Section):
-    """Zeroth-order optimisation on several processes or machines, through Ray; see docs/scaling.md."""
+    """Zeroth-order optimization on several processes or machines, through Ray; see docs/scaling.md."""
 
     workers: int = Field(default=0, description="Processes that directions are spread over, one core each; 0: none but this one.", ge=0)
     address: str = Field(default="", description='A Ray cluster, such as "ray://head:10001" or "auto"; empty: one on this machine.')
 
 
 class Eval(Section):
-    """The comparison with the starting model on held-out prompts."""
+    """The comparison with the base model on held-out prompts."""
 
     prompts: Free[int] = Field(default=0, description="Use only that many held-out prompts; 0: all.", ge=0)
     answers: int = Field(default=1, description="Pairs of answers a prompt.", ge=1)
@@ -282,7 +282,7 @@ class Loop(Section):
 
 
 class Hack(Section):
-    """What is meant, measured beside what ppo and grpo are paid by, so that reward hacking shows."""
+    """The gold reward, measured beside the proxy that ppo and grpo optimize, so that reward hacking shows."""
 
     gold: str = Field(default="", description="Text: a utility in judges/known.py that answers are measured by; control: see control.gold.")
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from rather.control import build
-from rather.control.collect import Stretches
+from rather.control.collect import RolloutSegments
 from rather.control.environments import Eye, Maker, allowed, check_env, environment, title
 from rather.control.rewards import Reward, reward_of
 from rather.control.rollout import ControlSampler
@@ -88,7 +88,7 @@ class PPO:
         self.policy.name = f"{title(env)}@0"
         self.critic = build.critic(one, self.policy, self.settings, seed, critic)
         self.reward = reward_of(reward, one)
-        source = Stretches(self.policy, self.make, self.settings.envs, self.settings.rollout_segment, seed)
+        source = RolloutSegments(self.policy, self.make, self.settings.envs, self.settings.rollout_segment, seed)
         self.learner = build.ppo(self.policy, self.critic, source, self.settings, seed, self.reward)
         self.target = 0
         self._space, self._eye = one.action_space, Eye(one.observation_space)
@@ -146,12 +146,12 @@ class PPO:
             DataError: the observation has another shape than the environment's.
         """
         rows, several = self._rows(observation)
-        act = self.policy.actor()
+        act = self.policy.numpy_policy()
         if deterministic:
-            actions = act.best(rows)
+            actions = act.greedy(rows)
         else:
             shape = (len(rows), self.policy.noises)
-            actions, _ = act(rows, self._chance.random(shape) if self.policy.log_deviation is None else self._chance.standard_normal(shape))
+            actions, _ = act(rows, self._chance.random(shape) if self.policy.log_std is None else self._chance.standard_normal(shape))
         actions = [allowed(self._space, action) for action in actions]
         return np.stack(actions) if several else actions[0]
 

@@ -12,7 +12,7 @@ import torch
 from gymnasium.spaces import Discrete, Space
 from torch import Tensor, nn
 
-from rather.control.collect import Stretches
+from rather.control.collect import RolloutSegments
 from rather.control.environments import inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Perceptron
@@ -81,7 +81,7 @@ def policy(env: gymnasium.Env, s: PPOSettings, seed: int, network: nn.Module | N
 
 def critic(env: gymnasium.Env, of: ControlPolicy, s: PPOSettings, seed: int, network: nn.Module | None = None) -> ControlCritic:
     """A critic at random, which sees observations as the policy does."""
-    return ControlCritic(inputs(env), s.hidden, of.normaliser, seed, network)
+    return ControlCritic(inputs(env), s.hidden, of.normalizer, seed, network)
 
 
 def reward_model(env: gymnasium.Env, s: RewardSettings, seed: int, networks: Sequence[nn.Module] = ()) -> ControlReward:
@@ -90,7 +90,7 @@ def reward_model(env: gymnasium.Env, s: RewardSettings, seed: int, networks: Seq
 
 
 def ppo(
-    policy: ControlPolicy, critic: ControlCritic, source: Stretches, s: PPOSettings, seed: int, reward_model: RewardModel | None
+    policy: ControlPolicy, critic: ControlCritic, source: RolloutSegments, s: PPOSettings, seed: int, reward_model: RewardModel | None
 ) -> PPO:
     """PPO that learns from the rollout segments of `source`; gradients are by hand where both networks are ours.
 

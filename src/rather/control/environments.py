@@ -16,7 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import Error
 from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
 
-from rather.control.wrappers import FixedHorizon, Meant
+from rather.control.wrappers import FixedHorizon, GoldReward
 from rather.errors import ConfigError, DataError, RatherError
 
 LONGEST = 10_000
@@ -33,11 +33,11 @@ Env = gymnasium.Env
 Maker = Callable[[], gymnasium.Env]
 
 
-def environment(of: str | Maker, horizon: int | None = None, meant: str = "", pixels: bool = False, **settings: Any) -> gymnasium.Env:
+def environment(of: str | Maker, horizon: int | None = None, gold: str = "", pixels: bool = False, **settings: Any) -> gymnasium.Env:
     """The Gymnasium environment of that name, or `module:name` of a module that registers it, in the current folder or installed.
 
     Or what a function without arguments makes; further `settings` are for named ones. Every episode lasts `horizon` steps if that is
-    given, and pays the growth of `info[meant]` if that is. Only with `pixels` may observations be pictures.
+    given, and pays the growth of `info[gold]` if that is. Only with `pixels` may observations be pictures.
 
     Raises:
         ConfigError: there is none of that name, it cannot be made or drawn, or its spaces are of a kind that cannot be learned.
@@ -68,8 +68,8 @@ def environment(of: str | Maker, horizon: int | None = None, meant: str = "", pi
         raise ConfigError(f"horizon is {horizon}, but {name} makes environments that end after {own} steps; make them without that limit")
     limited = horizon is not None or own is not None
     env = Checked(env, name, None if limited else LONGEST)
-    if meant:
-        env = Meant(env, meant)
+    if gold:
+        env = GoldReward(env, gold)
     return env if horizon is None else FixedHorizon(env, horizon)
 
 

@@ -38,7 +38,7 @@ class PPOSettings(EnvironmentSettings):
     value_clip: float = Field(default=0.0, description="How far a value may move in an update; 0: without limit.", ge=0)
     value_weight: float = Field(default=0.5, description="Weight of the critic's loss.", ge=0)
     entropy_weight: float = Field(default=0.0, description="Weight of the entropy, which keeps actions varied.", ge=0)
-    reward_clip: float | None = Field(default=None, description="Bound on what an action can earn; None: none.")
+    reward_clip: float | None = Field(default=None, description="Bound on the reward of an action; None: none.")
     whiten: bool = Field(default=True, description="Shift and scale advantages to mean 0 and variance 1.")
     checkpoint_every: int = Field(default=20, description="Updates between checkpoints, with folder=.", ge=1)
     keep: int = Field(default=2, description="Checkpoints that are kept.", ge=1)

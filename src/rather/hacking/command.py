@@ -22,7 +22,7 @@ def compare(run: Run) -> Path:
     sides = []
     if (twin := run.domain.twin()) is not None:
         sides.append(_watched(opened(twin, run.console), "paid by the hand-written reward"))
-    title = {"labels": "paid by what was learnt from comparisons", "environment": "paid by the hand-written reward"}
+    title = {"labels": "paid by what was learned from comparisons", "environment": "paid by the hand-written reward"}
     sides.append(_watched(run, title.get(c.train.reward, f"paid by {c.train.reward}")))
     return page.write(run.folder / "hacking.html", c.run.name, sides)
 
@@ -45,12 +45,12 @@ def _watched(run: Run, title: str) -> Side:
     side = Side(title, rounds, "what is paid", gold)
     if (shown := run.domain.episode(run.policy(last + 1))) is None:
         return side
-    episode, drive, problem = shown
+    episode, clip, problem = shown
     if problem:
         console.print(f"The page shows no drive: {problem}.", highlight=False, markup=False)
     evaluated = run.metrics.read(f"eval-{last}")[-1]
     facts = [
-        (f"{evaluated['gold_policy']:.2f}", f"{gold} an attempt"), (f"{evaluated['return_policy']:.0f}", "paid by the hand-written reward"),
+        (f"{evaluated['gold_policy']:.2f}", f"{gold} a trajectory"), (f"{evaluated['return_policy']:.0f}", "paid by the hand-written reward"),
         (f"{100 * alarm.one_event(episode.rewards):.0f} %", "of steps paid the same amount"),  # type: ignore[arg-type]
     ]  # fmt: skip
-    return Side(title, rounds, side.proxy, gold, facts, drive, problem)
+    return Side(title, rounds, side.proxy, gold, facts, clip, problem)

@@ -38,9 +38,9 @@ PLOTS = (
     Plot("Log-ratio of the given answers to the reference, nats", "log_ratio"),
     Plot("Mean reward of the policy", "score", r"train-((?:ppo|grpo)-\d+)"),
     Plot("Mean gold reward of the policy", "gold"),
-    Plot("Correlation of reward with gold reward; below 0, gold will fall", "pull"),
+    Plot("Correlation of reward with gold reward; below 0, gold will fall", "gold_correlation"),
 )
-MEASURED = [f"{what}{kind}" for what in ("score", "gold") for kind in ("", "_error", "_deviation")]
+MEASURED = [f"{what}{kind}" for what in ("score", "gold") for kind in ("", "_stderr", "_std")]
 
 
 class Curve:

@@ -29,7 +29,7 @@ FORMAT = 1
 class Lineage:
     """What a checkpoint was made from: its run's settings and the labels, of which `watermark` is the last one's number.
 
-    `before` are the labels that it had learnt from before it went on with other ones: step, watermark and labels of each such stage.
+    `before` are the labels that it had learned from before it went on with other ones: step, watermark and labels of each such stage.
     `defaults` stand for settings that an older checkpoint does not know. Beside settings there are "_steps", those that the training is to
     have, and "_contents", digests of what settings name (see `State.contents`).
     """

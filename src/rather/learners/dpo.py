@@ -1,4 +1,4 @@
-"""Direct preference optimisation (Rafailov et al. 2023): a policy from comparisons, without reward model and critic."""
+"""Direct preference optimization (Rafailov et al. 2023): a policy from comparisons, without reward model and critic."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -105,7 +105,7 @@ class DPO(Learner):
             self.kept = [known[item] for item in have]
 
     def step(self) -> dict[str, float]:
-        """One optimiser step on a batch of comparisons."""
+        """One optimizer step on a batch of comparisons."""
         own, chosen = self.own, self.order.take(self.how.batch_size)
         pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
         kept = [row for i in chosen for row in self.kept[i]] if self.kept is not None else None
@@ -147,7 +147,7 @@ class DPO(Learner):
         return self.stepper.step(loss) | means.result() | {"tokens": float(pairs.batch.mask.sum())}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state and the place in the data."""
+        """Optimizer state and the place in the data."""
         return {"stepper": self.stepper.state_dict(), "place": self.order.place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -9,9 +9,9 @@ from rather.settings import MattersTo, Section
 
 
 class DPOSettings(Section):
-    """Direct preference optimisation."""
+    """Direct preference optimization."""
 
-    beta: float = Field(default=0.1, description="Strength of the pull towards the reference.", gt=0)
+    beta: float = Field(default=0.1, description="How strongly the policy is held to the reference.", gt=0)
     loss: Literal["dpo", "ipo"] = Field(default="dpo", description="Logistic (DPO) or squared (IPO) loss.")
     normalized: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
     sft_weight: Annotated[float, MattersTo("dpo")] = Field(default=0.0, description="Weight of the preferred side's NLL (RPO).", ge=0)

@@ -1,4 +1,4 @@
-"""GRPO (Shao et al. 2024): several attempts at each task, credited by how they compare with each other; no critic.
+"""GRPO (Shao et al. 2024): several trajectories of each task, credited by how they compare with each other; no critic.
 
 Shape letters: B trajectories, T actions (padded).
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rather.core import Batch, Sampler, Task, Trajectory, spread
 from rather.data.rows import tasks
 from rather.errors import RatherWarning
-from rather.learners.common import Means, Order, Stepper, in_parts, moved, parts, used
+from rather.learners.common import Means, Order, Stepper, in_parts, parts, ratio_metrics, used
 from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
 from rather.learners.inputs import acting, mean_score, rollouts
 from rather.learners.learner import Learner, digest
@@ -25,7 +25,7 @@ from rather.scale import ranks
 from rather.settings import given
 
 NOTHING_TO_LEARN = (
-    "in the last 10 steps all attempts at each task scored the same, so nothing was learnt; take easier or harder tasks, "
+    "in the last 10 steps all trajectories of each task scored the same, so nothing was learned; take easier or harder tasks, "
     "a larger grpo.group_size, a higher sample.temperature, or verifiers that score partly"
 )
 
@@ -33,13 +33,13 @@ NOTHING_TO_LEARN = (
 class GRPO(Learner):
     """One step: sample groups, score them, and update the policy `updates` times on those that differ within.
 
-    A score is the sum of an attempt's rewards. Of prompts, reward, sampler, source and gold see `PPO`, of policy, reference, adapter and
+    A score is the sum of a trajectory's rewards. Of prompts, reward, sampler, source and gold see `PPO`, of policy, reference, adapter and
     parameters `DPO`. The `reference` measures how far the policy has gone (`measure_kl`), and holds it back if `kl` is set.
 
     `scale` "group" divides by the deviation within the group, "none" by nothing (Dr. GRPO, Liu et al. 2025). `mean` says what counts
     equally: every "token" of the batch (DAPO, Yu et al. 2025), every "sequence" (Shao et al. 2024), or every token over a "constant"
     length of `max_tokens` (Dr. GRPO). `ratio` "sequence" is GSPO (Zheng et al. 2025). `kl` weighs a k3 term against the reference. Groups
-    whose attempts all score the same teach nothing: up to `max_resample` more samplings are made for others in their place.
+    whose trajectories all score the same teach nothing: up to `max_resample` more samplings are made for others in their place.
 
     Raises:
         ConfigError: an argument is not known, or its value is wrong.
@@ -81,7 +81,7 @@ class GRPO(Learner):
         super().__init__(model, how.steps_on(len(reading)), how, seed, settings, callbacks, folder)
         self.stepper = Stepper(parameters, how, self.steps * s.updates)
         self.longest, self.done = sampling.max_tokens, 0
-        self.number, self.idle, self.told = 0, 0, dict[str, float]()
+        self.number, self.idle, self.rollout_metrics = 0, 0, dict[str, float]()
 
     @property
     def taken(self) -> int:
@@ -93,13 +93,13 @@ class GRPO(Learner):
         return mean_score(self.source, self.reward_model, tasks(data), self.how.micro_batch_tokens)
 
     def step(self) -> dict[str, float]:
-        """Sample, and take the optimiser steps that follow from it; none if no group teaches anything."""
+        """Sample, and take the optimizer steps that follow from it; none if no group teaches anything."""
         means = Means()
         batches = self._collect(means)
         useful = [known for known in batches if len(known[0])]
         tokens = sum(count for _, _, count, _ in batches)
         rows = sum(count for _, _, _, count in batches)
-        self.idle = 0 if useful or "score" not in self.told else self.idle + 1
+        self.idle = 0 if useful or "score" not in self.rollout_metrics else self.idle + 1
         if self.idle == 10:
             warnings.warn(NOTHING_TO_LEARN, RatherWarning, stacklevel=2)
         taken: dict[str, float] = {}
@@ -108,10 +108,10 @@ class GRPO(Learner):
             taken = self.stepper.step(loss)
         self.source.sync()
         self.done += 1
-        return taken | means.result() | self.told | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
+        return taken | means.result() | self.rollout_metrics | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state, how often was sampled, and for how many steps nothing was learnt."""
+        """Optimizer state, how often was sampled, and for how many steps nothing was learned."""
         own = {"stepper": self.stepper.state_dict(), "number": self.number, "idle": self.idle, "taken": self.done}
         return own | {"source": self.source.state_dict()}
 
@@ -143,7 +143,9 @@ class GRPO(Learner):
             wanted, useful = max(wanted, len(groups)), useful + int(differ.sum())
             if useful >= wanted:
                 break
-        self.told = (spread("score", judged) if judged else {}) | self.source.told(advantages.where(~scores.isnan(), torch.nan))
+        self.rollout_metrics = (spread("score", judged) if judged else {}) | self.source.metrics(
+            advantages.where(~scores.isnan(), torch.nan)
+        )
         return found
 
     def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> Tensor:
@@ -169,5 +171,5 @@ class GRPO(Learner):
             total += loss.detach()
             if drift is not None:
                 means.add(kl=drift)
-            means.add(entropy=used(part.mask, entropy), **moved(logprobs, part.logprobs, part.mask, s.clip, s.clip_high))
+            means.add(entropy=used(part.mask, entropy), **ratio_metrics(logprobs, part.logprobs, part.mask, s.clip, s.clip_high))
         return total

@@ -9,11 +9,11 @@ from rather.settings import Section
 
 
 class GRPOSettings(Section):
-    """Group-relative policy optimisation: several answers to a prompt, credited by how they compare; no critic."""
+    """Group-relative policy optimization: several answers to a prompt, credited by how they compare; no critic."""
 
     group_size: int = Field(default=8, description="Answers to each prompt.", ge=2)
-    updates: int = Field(default=1, description="Optimiser steps on the same answers.", ge=1)
-    scale: Literal["group", "batch", "none"] = Field(default="group", description='Deviation that scores are divided by; "none": Dr. GRPO.')
+    updates: int = Field(default=1, description="Optimizer steps on the same answers.", ge=1)
+    scale: Literal["group", "batch", "none"] = Field(default="group", description='Std that scores are divided by; "none": Dr. GRPO.')
     mean: Literal["token", "sequence", "constant"] = Field(
         default="token", description='What counts equally: tokens (DAPO), answers, or tokens over sample.max_tokens ("constant", Dr. GRPO).'
     )

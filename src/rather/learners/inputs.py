@@ -1,4 +1,4 @@
-"""What learners are given, checked and put together: comparisons, a policy of which something learns, and what scores its attempts."""
+"""What learners are given, checked and put together: comparisons, a policy of which something learns, and what scores its trajectories."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from torch import nn
 
 from rather.core import Comparison, Sampler, Task, Trajectory
 from rather.errors import ConfigError, DataError
-from rather.learners.common import Attempts, Model, Pairs, in_parts
+from rather.learners.common import Model, Pairs, Rollouts, in_parts
 from rather.learners.settings import LoRA, Sampling
 from rather.verify.checker import Verified
 from rather.verify.functions import RewardFunctions
@@ -71,7 +71,7 @@ def acting(
     if parameters is None:
         reference = copy.copy(policy if reference is None else reference)
         for each in (model, reference):
-            each.temperature = sampling.temperature or 1.0  # where the likeliest token is taken, those of temperature 1
+            each.temperature = sampling.temperature or 1.0  # where the most likely token is taken, those of temperature 1
     return model, reference, learned
 
 
@@ -85,13 +85,13 @@ def rollouts(
     seed: int,
     gold: Callable[[Trajectory], float] | None,
 ) -> tuple[Any, Any]:
-    """What collects attempts, and the reward model that scores them; None where their rewards come with them."""
+    """What collects trajectories, and the reward model that scores them; None where their rewards come with them."""
     if source is not None:
         return source, reward
     acts: Sampler = model.sampler(sampling) if sampler is None else sampler
     if reward is not None and not hasattr(reward, "rewards"):
         acts, reward = Verified(acts, reward_functions(reward)), None
-    return Attempts(model, acts, tasks, seed, gold), reward
+    return Rollouts(model, acts, tasks, seed, gold), reward
 
 
 def reward_functions(reward: Any) -> RewardFunctions:
@@ -112,7 +112,7 @@ def reward_functions(reward: Any) -> RewardFunctions:
 
 
 def mean_score(source: Any, reward_model: Any, tasks: Sequence[Task], micro_batch_tokens: int) -> dict[str, float]:
-    """The mean score of one attempt at each task, those without one left out."""
+    """The mean score of one trajectory of each task, those without one left out."""
     batch = source.model.collate(source.sampler.sample(tasks, source.seed))
     rewards = batch.rewards
     if reward_model is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rather.core import Batch, Sampler, Task, Trajectory, spread
 from rather.data.rows import tasks
 from rather.errors import TrainingError
-from rather.learners.common import Means, Order, Stepper, in_parts, moved, parts
+from rather.learners.common import Means, Order, Stepper, in_parts, parts, ratio_metrics
 from rather.learners.inputs import acting, mean_score, rollouts
 from rather.learners.learner import Learner, digest
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
@@ -47,12 +47,12 @@ class _Credited:
 
 
 class PPO(Learner):
-    """One step: collect attempts or parts of them, credit their actions by GAE, and update policy and critic on them.
+    """One step: collect trajectories or parts of them, credit their actions by GAE, and update policy and critic on them.
 
     `prompts` are what `data.rows.tasks` reads, answered by `sampler` (the policy's own); a `source` stands for both and collects by itself
-    (see `common.Attempts`). `reward` is a reward model, a function or a list of functions (see `verify.functions`); without one the reward
-    is what is in the batch. A row with a NaN there is unjudged and left out; where all are, nothing is learned. `gold` measures attempts
-    beside it.
+    (see `common.Rollouts`). `reward` is a reward model, a function or a list of functions (see `verify.functions`); without one the reward
+    is what is in the batch. A row with a NaN there is unjudged and left out; where all are, nothing is learned. `gold` measures
+    trajectories beside it.
 
     Of policy, reference, adapter and parameters see `DPO`. The `reference` keeps the policy near where it started, and its pass over a text
     gives the critic what it judges by; with `parameters` and no reference there is no penalty, and the critic judges by the observations.
@@ -105,7 +105,7 @@ class PPO(Learner):
         own = [] if s.critic_lr is None else [*self.critic.parameters()]
         updates = self.steps * s.update_epochs * -(-answers // how.batch_size)
         self.stepper = Stepper(parameters, how, updates, own, s.critic_lr or 0.0, eps)
-        self.number, self.kl, self.told = 0, s.kl, dict[str, float]()
+        self.number, self.kl, self.rollout_metrics = 0, s.kl, dict[str, float]()
 
     @property
     def taken(self) -> int:
@@ -117,7 +117,7 @@ class PPO(Learner):
         return mean_score(self.source, self.reward_model, tasks(data), self.how.micro_batch_tokens)
 
     def step(self) -> dict[str, float]:
-        """Sample once, and take the optimiser steps that follow from it; none if nothing was judged."""
+        """Sample once, and take the optimizer steps that follow from it; none if nothing was judged."""
         batch, means = self.source.collect(self.number), Means()
         known = self._credit(batch, means)
         taken = {} if known is None else self._update(known, means)
@@ -127,10 +127,10 @@ class PPO(Learner):
         if target is not None and known is not None:
             self.kl *= 1 + 0.1 * max(-0.2, min(0.2, found["kl"] / target - 1))
         tokens = 0.0 if known is None else float(known.batch.mask.sum())
-        return taken | found | self.told | {"kl_weight": self.kl, "tokens": tokens}
+        return taken | found | self.rollout_metrics | {"kl_weight": self.kl, "tokens": tokens}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state, critic, the weight of the KL penalty, the number of steps, and where attempts stand."""
+        """Optimizer state, critic, the weight of the KL penalty, the number of steps, and where trajectories stand."""
         own = {"critic": self.critic.state_dict(), "number": self.number, "kl": self.kl}
         return own | {"stepper": self.stepper.state_dict(), "source": self.source.state_dict()}
 
@@ -142,7 +142,7 @@ class PPO(Learner):
         self.source.load_state_dict(state["source"])
 
     def _update(self, known: _Credited, means: Means) -> dict[str, float]:
-        """Take the optimiser steps on what was sampled; returns what the last of them says."""
+        """Take the optimizer steps on what was sampled; returns what the last of them says."""
         s, taken = self.own, dict[str, float]()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.number)
         rows = known.single() if self.model.memoryless else known
@@ -163,36 +163,36 @@ class PPO(Learner):
     @torch.no_grad()
     def _credit(self, batch: Batch, means: Means) -> _Credited | None:
         """What was judged, with what it is credited with; None where nothing was."""
-        s, self.told = self.own, {}
-        earned, model, looked = batch.rewards, self.reward_model, list[Tensor]()
+        s, self.rollout_metrics = self.own, {}
+        raw_rewards, model, looked = batch.rewards, self.reward_model, list[Tensor]()
         if self.reference is not None and hasattr(model, "beside"):
-            earned, *looked = self._of(batch, lambda part: model.beside(self.reference, part))
+            raw_rewards, *looked = self._of(batch, lambda part: model.beside(self.reference, part))
         elif model is not None:
-            (earned,) = self._of(batch, lambda part: (model.rewards(part),))
-        judged = ~earned.isnan().any(-1)
+            (raw_rewards,) = self._of(batch, lambda part: (model.rewards(part),))
+        judged = ~raw_rewards.isnan().any(-1)
         means.add(unjudged=(~judged).float())
         if not judged.any():
             if model is not None:
                 raise TrainingError("the reward model's score of every answer is not a number; train it again with a lower reward.lr")
             return None
         if not judged.all():
-            batch, earned, looked = batch.select(judged), earned[judged], [x[judged] for x in looked]
+            batch, raw_rewards, looked = batch.select(judged), raw_rewards[judged], [x[judged] for x in looked]
         mask = batch.mask
         if s.reward_clip is not None:
-            earned = earned.clamp(-s.reward_clip, s.reward_clip)
-        rewards, seen = earned, batch.observations
+            raw_rewards = raw_rewards.clamp(-s.reward_clip, s.reward_clip)
+        rewards, seen = raw_rewards, batch.observations
         if self.reference is not None:
             expected, seen = looked or self._of(batch, self.reference.look)
             drift = kl_estimate(batch.logprobs, expected) * mask
-            rewards = earned - self.kl * drift
+            rewards = raw_rewards - self.kl * drift
             means.add(kl=drift.sum(-1))
         values = self.critic.values(seen)
         advantages, returns = gae(rewards, values, mask, batch.terminated, s.gamma, s.lam)
         left = masked_mean((returns - values[:, :-1]).square(), mask)
         total = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
-        paid = torch.full((len(judged),), torch.nan, device=mask.device)
-        paid[judged] = (returns - values[:, :-1])[:, 0]
-        self.told = spread("score", (earned * mask).sum(-1).tolist()) | self.source.told(paid)
+        first_advantages = torch.full((len(judged),), torch.nan, device=mask.device)
+        first_advantages[judged] = (returns - values[:, :-1])[:, 0]
+        self.rollout_metrics = spread("score", (raw_rewards * mask).sum(-1).tolist()) | self.source.metrics(first_advantages)
         means.add(length=mask.sum(-1), explained_variance=(1 - left / total.clamp(min=1e-8))[None])
         if s.whiten:
             advantages = whiten(advantages, mask)
@@ -218,5 +218,5 @@ class PPO(Learner):
             total += loss.detach()
             if means is not None and weight:
                 means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=mean_entropy)
-                means.add(**moved(logprobs, batch.logprobs, batch.mask, s.clip, s.clip_high))
+                means.add(**ratio_metrics(logprobs, batch.logprobs, batch.mask, s.clip, s.clip_high))
         return total

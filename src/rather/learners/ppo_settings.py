@@ -12,7 +12,7 @@ class PPOSettings(Section):
     rollout_batch_size: int = Field(default=32, description="Prompts answered a step, once each.", ge=2)
     update_epochs: int = Field(default=2, description="Times that a step's answers are used.", ge=1)
     gamma: float = Field(default=1.0, description="Discount of what comes later.", gt=0, le=1)
-    lam: float = Field(default=0.95, description="Generalised advantage estimation: 1 sums rewards, 0 trusts the critic.", ge=0, le=1)
+    lam: float = Field(default=0.95, description="Generalized advantage estimation: 1 sums rewards, 0 trusts the critic.", ge=0, le=1)
     clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
     clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
     dual_clip: float | None = Field(default=None, description="Bound on the loss of bad actions, above 1; unset: none.")
@@ -21,7 +21,7 @@ class PPOSettings(Section):
     entropy_weight: float = Field(default=0.0, description="Weight of the entropy, which keeps answers varied.", ge=0)
     kl: float = Field(default=0.05, description="Weight of the penalty on leaving the reference.", ge=0)
     kl_target: float | None = Field(default=None, description="Nats an answer that the weight is adapted to; unset: it stays.")
-    reward_clip: float | None = Field(default=None, description="Bound on what an action can earn; unset: none.")
+    reward_clip: float | None = Field(default=None, description="Bound on the reward of an action; unset: none.")
     whiten: bool = Field(default=True, description="Shift and scale advantages to mean 0 and variance 1.")
     critic_lr: float | None = Field(default=1e-3, description="Learning rate of the critic of text; in control it has train.lr.", gt=0)
 

@@ -88,7 +88,7 @@ class Reward(Learner):
             self.learns = torch.ones(1, len(self.comparisons), dtype=torch.bool)
 
     def step(self) -> dict[str, float]:
-        """One optimiser step on a batch of comparisons."""
+        """One optimizer step on a batch of comparisons."""
         chosen = self.order.take(self.how.batch_size)
         pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
         learns = self.learns[:, chosen].to(pairs.preference.device)
@@ -114,8 +114,8 @@ class Reward(Learner):
             means.add(margin=((part.preference - 0.5).sign() * (mean_a - mean_b)), length=part.batch.mask.sum(-1))
             if len(a) > 1:
                 means.add(disagreement=(a - b).std(0))
-        learnt = {f"temperature/{name}": t for name, t in self.temperatures().items()}
-        return self.stepper.step(loss) | means.result() | learnt | {"tokens": float(pairs.batch.mask.sum())}
+        learned = {f"temperature/{name}": t for name, t in self.temperatures().items()}
+        return self.stepper.step(loss) | means.result() | learned | {"tokens": float(pairs.batch.mask.sum())}
 
     def temperatures(self) -> dict[str, float]:
         """The temperature of each judge: above 1 for one whose answers say little; of a single one nothing can be said."""
@@ -126,7 +126,7 @@ class Reward(Learner):
         return {name: float(value) for name, value in zip(self.judges, values, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state, judge temperatures and the place in the data."""
+        """Optimizer state, judge temperatures and the place in the data."""
         state = {"stepper": self.stepper.state_dict(), "place": self.order.place}
         return state | {"log_temperatures": self.log_temperatures.detach(), "judges": list(self.judges)}
 

@@ -68,8 +68,8 @@ class Sampling(Section):
     """How answers are drawn."""
 
     max_tokens: int = Field(default=64, description="Longest answer, in tokens.", ge=1)
-    temperature: float = Field(default=1.0, description="Temperature of the policy; 0 takes the likeliest token.", ge=0)
-    top_p: float = Field(default=1.0, description="Keep the likeliest tokens up to this total probability.", gt=0, le=1)
+    temperature: float = Field(default=1.0, description="Temperature of the policy; 0 is greedy.", ge=0)
+    top_p: float = Field(default=1.0, description="Keep the most likely tokens up to this total probability.", gt=0, le=1)
     top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
     min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
 

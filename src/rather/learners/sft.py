@@ -79,7 +79,7 @@ class SFT(Learner):
         self.order = LeastUsed.after(self.order, before, self._names(), self.seed)
 
     def step(self) -> dict[str, float]:
-        """One optimiser step on a batch of answers."""
+        """One optimizer step on a batch of answers."""
         batch = self.model.collate([self.trajectories[i] for i in self.order.take(self.how.batch_size)])
         total = batch.mask.sum()
         means, loss = Means(), 0.0
@@ -94,7 +94,7 @@ class SFT(Learner):
         return self.stepper.step(loss) | means.result() | {"tokens": float(total)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state and the place in the data."""
+        """Optimizer state and the place in the data."""
         return {"stepper": self.stepper.state_dict(), "place": self.order.place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -113,7 +113,7 @@ class Answering:
             self.check_none_left(purpose)
 
     def check_none_left(self, purpose: str) -> None:
-        """Stop while the person at the terminal has questions to answer: what is learnt next should know all their answers.
+        """Stop while the person at the terminal has questions to answer: what is learned next should know all their answers.
 
         Raises:
             Stopped: some are open.

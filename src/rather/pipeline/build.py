@@ -38,7 +38,7 @@ from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
 from rather.verify.functions import load_function
 from rather.verify.verifiers import Check
-from rather.zeroth.spaces.steering import Manner, steering
+from rather.zeroth.spaces.steering import StyledAnswers, steering
 from rather.zeroth.spaces.weights import Factors, LowRank, Weights
 
 AnyPolicy = TextPolicy | ForeignPolicy
@@ -82,7 +82,7 @@ def tasks(config: Config) -> tuple[list[Task], list[Task]]:
     return [suffixed(t, d.suffix) for t in train], [suffixed(t, d.suffix) for t in held_out]
 
 
-def start_policy(config: Config, full: bool = False) -> AnyPolicy:
+def base_policy(config: Config, full: bool = False) -> AnyPolicy:
     """The model that starts the run, its weights in float32 if they are trained or `full`.
 
     An adapter that the run starts with rides on it under the name "start", which is never trained. Where the weights themselves change
@@ -91,7 +91,7 @@ def start_policy(config: Config, full: bool = False) -> AnyPolicy:
     m, z = config.model, config.zeroth
     on = load.device(m.device)
     compute = load.dtype(m.dtype, on)
-    temperature = config.sample.temperature or 1.0  # where the likeliest token is taken, log-probabilities are those of temperature 1
+    temperature = config.sample.temperature or 1.0  # where the most likely token is taken, log-probabilities are those of temperature 1
     path, adapter = load.located(m.path, m.adapter)
     trains = full or m.train == "full"
     merge = adapter if trains or (config.train.learner == "zeroth" and z.space != "lora") else None
@@ -109,41 +109,41 @@ def start_policy(config: Config, full: bool = False) -> AnyPolicy:
     return policy
 
 
-def trained_policy(config: Config, start: AnyPolicy, name: str = "policy") -> tuple[AnyPolicy, list[nn.Parameter]]:
-    """What is trained: a new adapter on the start's base, a copy of the start's own, or all weights; and its parameters."""
+def trained_policy(config: Config, base: AnyPolicy, name: str = "policy") -> tuple[AnyPolicy, list[nn.Parameter]]:
+    """What is trained: a new adapter on the base policy's base, a copy of the base policy's own, or all weights; and its parameters."""
     m = config.model
     if m.train == "full":
-        return start, load.parameters(start)
-    if start.adapter and (folder := load.located(m.path, m.adapter)[1]):
-        return load.read_adapter(start, name, folder)
-    return load.with_adapter(start, name, m.rank, m.alpha, config.run.seed, m.blocks)
+        return base, load.parameters(base)
+    if base.adapter and (folder := load.located(m.path, m.adapter)[1]):
+        return load.read_adapter(base, name, folder)
+    return load.with_adapter(base, name, m.rank, m.alpha, config.run.seed, m.blocks)
 
 
-def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
-    """The start with a space that zeroth-order optimisation moves it in; a steering vector is fitted to what it does with `tasks`.
+def perturbable(config: Config, base: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
+    """The base policy with a space that zeroth-order optimization moves it in; a steering vector is fitted to what it does with `tasks`.
 
     Raises:
         ConfigError: the model is not one of rather's own architectures, or the space and its directions do not go together.
     """
-    if not isinstance(start, TextPolicy):
+    if not isinstance(base, TextPolicy):
         raise ConfigError("zeroth moves rather's own architectures only; take dpo or grpo for this model")
     z = config.zeroth
     how = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
     if z.space == "steering":
-        tokens, some = start.tokens, list(tasks[: max(48, z.size + 1)])
-        prompts = [tokens.cut(tokens.encode_prompt(t.prompt), start.context) for t in some if t.prompt is not None]
+        tokens, some = base.tokens, list(tasks[: max(48, z.components + 1)])
+        prompts = [tokens.cut(tokens.encode_prompt(t.prompt), base.context) for t in some if t.prompt is not None]
         instructions = [instruction for both in z.contrasts for instruction in both]
-        own, *manners = _manners(config, start, some[:16], ["", *instructions]) if instructions else [Manner((), ())]
-        contrasts = list(zip(manners[0::2], manners[1::2], strict=True))
-        space = steering(start.model, prompts, z.layers, z.size, contrasts, own.answers)
+        own, *styled = _styled_answers(config, base, some[:16], ["", *instructions]) if instructions else [StyledAnswers((), ())]
+        contrasts = list(zip(styled[0::2], styled[1::2], strict=True))
+        space = steering(base.model, prompts, z.layers, z.components, contrasts, own.answers)
         space.how = how
-        return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
+        return TextPolicy(base.model, base.tokens, None, base.temperature, base.name, space)
     if z.space == "lora":
-        policy, _ = trained_policy(config, start)
+        policy, _ = trained_policy(config, base)
         assert isinstance(policy, TextPolicy)
         policy.space = Factors(policy.model, "policy", **how)
         return policy
-    policy = start_policy(config, full=True)  # of its own: the start stays what it is
+    policy = base_policy(config, full=True)  # of its own: the base policy stays what it is
     assert isinstance(policy, TextPolicy)
     if z.space == "low_rank" and how:
         raise ConfigError(f'zeroth.kind is {z.kind!r}; low-rank directions are "gaussian"')
@@ -151,20 +151,20 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     return policy
 
 
-def _manners(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[Manner]:
-    """With each instruction at the end of the prompts, or none, what the likeliest answers to the tasks are."""
-    greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.rows)
+def _styled_answers(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[StyledAnswers]:
+    """With each instruction at the end of the prompts, or none, what greedy answers to the tasks are."""
+    greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.batch_size)
     found = greedy.sample([instructed(t, i) for i in instructions for t in tasks], 0)
     rows = [(t.observations.tolist(), t.actions.tolist()) for t in found if t.observations is not None and t.actions is not None]
     n = len(tasks)
-    return [Manner(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
+    return [StyledAnswers(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
 
 
 def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) -> TextSampler:
     """Draws answers from `policy`."""
     s = config.sample
     how = engine.Sampling(s.max_tokens, s.temperature, s.top_p, s.top_k, s.min_p)
-    return TextSampler(policy, how, s.rows, progress)
+    return TextSampler(policy, how, s.batch_size, progress)
 
 
 def two_answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], seed: int) -> list[tuple[Trajectory, Trajectory]]:
@@ -253,17 +253,17 @@ def _cores() -> int:
     return max(1, (os.cpu_count() or 1) // ranks.count())
 
 
-def saved_reward(config: Config, folder: Path, start: AnyPolicy | None = None) -> RewardModel:
-    """The reward model in a checkpoint; its adapter goes on `start`, if that is the model it was trained on, and else on one of its own.
+def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) -> RewardModel:
+    """The reward model in a checkpoint; its adapter goes on `base`, if that is the model it was trained on, and else on one of its own.
 
     What it was made of, its own run says; what becomes of a text that is too long for it, the run of `config`, which asks it.
     """
     manifest = checkpoint.check(folder)
     of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
     if of.model.train == "full":
-        body, _ = trained_policy(of, start_policy(of), "reward")
+        body, _ = trained_policy(of, base_policy(of), "reward")
     else:  # the checkpoint has the adapter, whatever that had begun as
-        base = start_policy(of.model_copy(update={"model": of.model.model_copy(update={"adapter": ""})})) if start is None else start
+        base = base_policy(of.model_copy(update={"model": of.model.model_copy(update={"adapter": ""})})) if base is None else base
         body, _ = load.read_adapter(base, "reward", folder / "model")
     body.tokens.truncate = config.data.overlong == "truncate"
     model = RewardModel(body, of.reward.members, of.run.seed)
@@ -297,7 +297,7 @@ def optimization(config: Config, name: str, steps: int) -> dict[str, Any]:
 def learner(
     config: Config,
     name: str,
-    start: AnyPolicy,
+    base: AnyPolicy,
     trained: AnyPolicy,
     parameters: Sequence[nn.Parameter],
     data: Answered,
@@ -308,7 +308,7 @@ def learner(
     how, comparisons = optimization(config, name, count or steps(config, name, len(data.comparisons))), data.comparisons
     match name:
         case "dpo":
-            if config.dpo.reference_logprobs == "each" and trained is start:
+            if config.dpo.reference_logprobs == "each" and trained is base:
                 raise ConfigError('dpo.reference_logprobs = "each" needs model.train = "lora": full training changes the reference too')
             return DPO(trained, comparisons, start, parameters, progress=progress, **how, **config.dpo.model_dump())
         case "reward":
@@ -323,24 +323,24 @@ def learner(
 
 def improver(
     config: Config,
-    start: AnyPolicy,
+    base: AnyPolicy,
     trained: AnyPolicy,
     parameters: Sequence[nn.Parameter],
     tasks: Sequence[Task],
-    payer: Checker | RewardModel,
+    reward_fn: Checker | RewardModel,
     count: int,
 ) -> PPO | GRPO:
-    """PPO or GRPO for `count` steps, paid by `payer`: its policy acts anew in every step."""
+    """PPO or GRPO for `count` steps, paid by `reward_fn`: its policy acts anew in every step."""
     c, how = config, optimization(config, config.train.learner, count)
     acting: Sampler = sampler(c, trained, lambda n: None)
-    if isinstance(payer, Checker):
-        acting, model = Verified(acting, payer, c.verify.patience), None
+    if isinstance(reward_fn, Checker):
+        acting, model = Verified(acting, reward_fn, c.verify.patience), None
     else:
-        model = payer
-    reference = start_policy(c) if trained is start else start
+        model = reward_fn
+    reference = base_policy(c) if trained is base else base
     given: dict[str, Any] = {"sampler": acting, "gold": utility(c.hack.gold) if c.hack.gold else None, **how}
     given |= {key: getattr(c.sample, key) for key in Sampling.model_fields}
     if c.train.learner == "grpo":
         return GRPO(trained, tasks, model, reference, parameters, **given, **c.grpo.model_dump())
-    critic = TextCritic(start.width, start.device, c.run.seed + 1)
+    critic = TextCritic(base.width, base.device, c.run.seed + 1)
     return PPO(trained, tasks, model, reference, parameters, critic=critic, **given, **c.ppo.model_dump())

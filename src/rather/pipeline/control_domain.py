@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rather.config.schema import Config
 from rather.control import studio
-from rather.control.collect import Stretches
+from rather.control.collect import RolloutSegments
 from rather.control.environments import Env, environment, inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward
@@ -43,11 +43,11 @@ class ControlDomain:
     def __init__(self, config: Config, console: Console) -> None:
         self.config, self.console = config, console
 
-    def make(self, meant: bool = False, pictures: bool = False) -> Env:
-        """The environment; `meant`: paying control.gold, if that is set, instead of its own reward."""
+    def make(self, gold: bool = False, pictures: bool = False) -> Env:
+        """The environment; `gold`: paying control.gold, if that is set, instead of its own reward."""
         c = self.config.control
         how: dict[str, Any] = {"render_mode": "rgb_array"} if pictures else {}
-        return environment(c.env, c.horizon or None, c.gold if meant else "", c.pixels, **how)
+        return environment(c.env, c.horizon or None, c.gold if gold else "", c.pixels, **how)
 
     @cached_property
     def tokenizer(self) -> str:
@@ -56,10 +56,10 @@ class ControlDomain:
 
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:
-        """Reset seeds to compare attempts on, and others to evaluate on."""
+        """Reset seeds to compare episodes on, and others to evaluate on."""
         c = self.config
         held_out = c.eval.prompts or 20
-        return [self._task(i) for i in range(c.query.attempts)], [self._task(1_000_000 + i) for i in range(held_out)]
+        return [self._task(i) for i in range(c.query.episodes)], [self._task(1_000_000 + i) for i in range(held_out)]
 
     def contents(self, sections: dict[str, dict[str, Any]]) -> dict[str, str]:
         """Settings of control name nothing that may change by itself."""
@@ -70,7 +70,7 @@ class ControlDomain:
 
     @cached_property
     def base_policy(self) -> ControlPolicy:
-        """The policy that starts the run, at random."""
+        """The base policy, with random weights."""
         return self._new_policy(f"{self.config.run.name}@start")
 
     def base_files(self) -> tuple[None, None]:
@@ -87,7 +87,7 @@ class ControlDomain:
         policy.restore(folder)
         return policy
 
-    def movable(self, policy: Policy, number: int) -> tuple[ControlPolicy, Space]:
+    def perturbable(self, policy: Policy, number: int) -> tuple[ControlPolicy, Space]:
         """A copy of the policy, whose net's numbers are moved."""
         assert isinstance(policy, ControlPolicy)
         z, moved = self.config.zeroth, self._new_policy(f"{self.config.run.name}@{number}")
@@ -96,24 +96,24 @@ class ControlDomain:
         return moved, moved.space
 
     def sampler(self, policy: Policy, progress: Callable[[int], None]) -> ControlSampler:
-        """Lets `policy` act; at temperature 0 by its likeliest actions."""
+        """Lets `policy` act; at temperature 0 by deterministic actions."""
         del progress
-        return self._sampler(policy, meant=True, best=not self.config.sample.temperature)
+        return self._sampler(policy, gold=True, deterministic=not self.config.sample.temperature)
 
-    def _sampler(self, policy: Policy, meant: bool, best: bool) -> ControlSampler:
+    def _sampler(self, policy: Policy, gold: bool, best: bool) -> ControlSampler:
         assert isinstance(policy, ControlPolicy)
-        return ControlSampler(policy, lambda: self.make(meant), self.config.control.envs, best=best)
+        return ControlSampler(policy, lambda: self.make(gold), self.config.control.envs, deterministic=deterministic)
 
-    def attempts(self, policy: Policy, tasks: list[Task], meant: bool, best: bool = False) -> list[Trajectory]:
-        """One attempt at each task."""
+    def episodes(self, policy: Policy, tasks: list[Task], gold: bool, deterministic: bool = False) -> list[Trajectory]:
+        """One episode of each task."""
         return self._sampler(policy, meant, best).sample(tasks, build.seed(self.config, "attempts", 0))
 
     # What is asked
 
     def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
-        """Fragments of attempts become the round's questions, chosen by query.strategy.
+        """Fragments of episodes become the round's questions, chosen by query.strategy.
 
-        The attempts are the newest policy's and, as many, those of the policies before it: a reward that was learnt on good attempts
+        The episodes are the newest policy's and, as many, those of the policies before it: a reward that was learned on good episodes
         alone does not know that bad ones are bad.
         """
         c, q = self.config, self.config.query
@@ -130,7 +130,7 @@ class ControlDomain:
         if asked[number]:  # the round goes on: its newest policy acts, at seeds of its own
             newest, first, what = (
                 number + run.trained(number),
-                100_000 + asked[number] * c.loop.rounds * q.attempts,
+                100_000 + asked[number] * c.loop.rounds * q.episodes,
                 f"query-{asked[number]}",
             )
         seed = build.seed(c, what, number) % 2**32
@@ -156,25 +156,25 @@ class ControlDomain:
         found = list[Trajectory]()
         with self.console.status("letting the policy act"):
             for before in range(newest + 1):
-                tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.attempts + j) for j in range(q.attempts)]
-                share = q.attempts if before == newest else -(-q.attempts // newest)
-                found += self.attempts(run.policy(before), tasks[:share], meant=True)
+                tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.episodes + j) for j in range(q.episodes)]
+                share = q.episodes if before == newest else -(-q.episodes // newest)
+                found += self.episodes(run.policy(before), tasks[:share], gold=True)
         length = q.fragment or min(len(t.rewards) for t in found)  # type: ignore[arg-type]
         fresh = (t for i in itertools.count() if (t := self._task(2_000_000 + 50_000 * newest + i)).key not in used)
         pieces = list[Trajectory]()
         for wave in range(WAVES + 1):
-            if not self.config.control.uneven:
+            if not self.config.control.allow_uneven:
                 check_lengths(found)
             before, pieces = len(pieces), fragments(found, length, 2 * questions * q.candidates, seed, known)
             lacking = 2 * questions - len(pieces)
             if lacking <= 0 or wave == WAVES or (wave and len(pieces) == before):
                 break
             each = len(pieces) / len(found) or 1.0
-            more = max(min(math.ceil(lacking / each), 2 * lacking), q.attempts)
+            more = max(min(math.ceil(lacking / each), 2 * lacking), q.episodes)
             said = f"{len(found)} episodes hold {len(pieces)} new distinct fragments of {length} steps, and {questions} questions need"
             self.console.print(f"{said} {2 * questions}: the policy acts in {more} episodes more.", highlight=False)
             with self.console.status("letting the policy act"):
-                found += self.attempts(run.policy(newest), list(itertools.islice(fresh, more)), meant=True)
+                found += self.episodes(run.policy(newest), list(itertools.islice(fresh, more)), gold=True)
         return pieces
 
     def _studio(self, where: str) -> Studio:
@@ -240,7 +240,7 @@ class ControlDomain:
             comparisons = [q.comparison for q in store.questions(self.config.run.name, "train")]
         if comparisons:
             model.see([t for c in comparisons for side in (c.a, c.b) for t in side])
-        # Centring would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
+        # Centering would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
         center, temperatures = self.config.reward.center or 0.0, self.config.reward.temperatures
         return Reward(model, data.comparisons, list(model.layers), center=center, temperatures=temperatures, **how)
 
@@ -250,7 +250,7 @@ class ControlDomain:
         model.restore(saved / "model")
         return model
 
-    def payer(self, saved: Path) -> ControlReward | None:
+    def reward_fn(self, saved: Path) -> ControlReward | None:
         """The reward model in the checkpoint `saved`, or nothing but the environment."""
         match self.config.train.reward:
             case "environment":
@@ -259,39 +259,39 @@ class ControlDomain:
                 raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
         return self.reward_model(saved)
 
-    def improver(self, number: int, policy: Policy, payer: Checker | RewardModel | None, steps: int) -> PPO:
-        """PPO on stretches of every environment's time."""
+    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> PPO:
+        """PPO on segments of every environment's time."""
         c = self.config
         if c.train.learner != "ppo":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
         if not c.train.steps:
-            raise ConfigError("train.steps is 0; in control it says how many stretches PPO learns from in a round, so set it")
-        rows = c.control.envs * c.control.stretch
+            raise ConfigError("train.steps is 0; in control it says how many segments PPO learns from in a round, so set it")
+        rows = c.control.envs * c.control.rollout_segment
         # With AdamW's usual 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).
         how = build.optimization(c, "ppo", steps) | {"eps": 1e-5, "micro_batch_tokens": rows}
         how |= c.ppo.model_dump() | {"rollout_batch_size": rows, "critic_lr": None}
         self._check_ends()
         policy = policy if number else self._new_policy(f"{c.run.name}@0")
         assert isinstance(policy, ControlPolicy)
-        assert payer is None or isinstance(payer, ControlReward)
-        critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normaliser, c.run.seed)
+        assert reward_fn is None or isinstance(reward_fn, ControlReward)
+        critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normalizer, c.run.seed)
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
-        source = Stretches(policy, self.make, c.control.envs, c.control.stretch, c.run.seed + 7919 * number, c.control.gold)
+        source = RolloutSegments(policy, self.make, c.control.envs, c.control.rollout_segment, c.run.seed + 7919 * number, c.control.gold)
         by_hand = ByHand(policy, critic)
-        return PPO(policy, (), payer, reference, [by_hand.parameter], critic=critic, source=source, by_hand=by_hand, **how)
+        return PPO(policy, (), reward_fn, reference, [by_hand.parameter], critic=critic, source=source, by_hand=by_hand, **how)
 
     # How it did
 
     def measured(self, policy: Callable[[], Policy]) -> tuple[dict[str, float], str]:
-        """Let the trained policy and the base policy take their likeliest actions on held-out seeds."""
+        """Let the trained policy and the base policy act deterministically on held-out seeds."""
         values: dict[str, float] = {}
         said, gold = [], self.config.control.gold
-        for who, acting in (("policy", policy()), ("start", self.base_policy)):
-            for what, meant in (("return", False), *([("gold", True)] if gold else [])):
-                found = self.attempts(acting, self.tasks[1], meant, best=True)
+        for who, acting in (("policy", policy()), ("base", self.base_policy)):
+            for what, gold in (("return", False), *([("gold", True)] if gold else [])):
+                found = self.episodes(acting, self.tasks[1], gold, deterministic=True)
                 values |= spread(f"{what}_{who}", [float(t.rewards.sum()) for t in found])  # type: ignore[union-attr]
             named = [("return", "mean return")] + [("gold", f"mean {gold}")] * bool(gold)
-            parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_error']:.2g})" for w, name in named]
+            parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_stderr']:.2g})" for w, name in named]
             said.append(", ".join(parts))
         return values, f"{said[0]} on {len(self.tasks[1])} held-out seeds; before: {said[1]}"
 
@@ -308,7 +308,7 @@ class ControlDomain:
 
     def episode(self, policy: Policy) -> tuple[Trajectory, bytes, str]:
         """A deterministic episode at a held-out seed, drawn in a process that may die."""
-        (found,) = self.attempts(policy, self.tasks[1][:1], meant=False, best=True)
+        (found,) = self.episodes(policy, self.tasks[1][:1], gold=False, deterministic=True)
         painter = Painter(self._studio(str(self.config.store)))
         try:
             return found, painter.animate(found), ""
@@ -324,11 +324,11 @@ class ControlDomain:
             DataError: it does not end.
         """
         if self.make().get_wrapper_attr("longest") is not None:
-            self.attempts(self.base_policy, self.tasks[1][:1], meant=False)
+            self.episodes(self.base_policy, self.tasks[1][:1], gold=False)
 
     def _new_policy(self, name: str) -> ControlPolicy:
         env, c = self.make(), self.config.control
-        policy = ControlPolicy(inputs(env), env.action_space, c.hidden, c.normalise, self.config.run.seed)
+        policy = ControlPolicy(inputs(env), env.action_space, c.hidden, c.normalize, self.config.run.seed)
         policy.name = name
         return policy
 

@@ -48,7 +48,7 @@ class Domain(Protocol):
     def restored(self, folder: Path, name: str) -> Policy:
         """The trained policy that `save` wrote to `folder`, under a name."""
 
-    def movable(self, policy: Policy, number: int) -> tuple[Policy, Space]:
+    def perturbable(self, policy: Policy, number: int) -> tuple[Policy, Space]:
         """What zeroth-order optimization moves in round `number`, which begins with `policy`, and the space that it moves in."""
 
     def sampler(self, policy: Policy, progress: Callable[[int], None]) -> Sampler:
@@ -94,11 +94,11 @@ class Domain(Protocol):
     def reward_model(self, saved: Path) -> RewardModel:
         """The reward model in a checkpoint."""
 
-    def payer(self, saved: Path) -> Checker | RewardModel | None:
+    def reward_fn(self, saved: Path) -> Checker | RewardModel | None:
         """What pays the policy: verifiers, the reward model in the checkpoint `saved`, or nothing but the environment."""
 
-    def improver(self, number: int, policy: Policy, payer: Checker | RewardModel | None, steps: int) -> Learner:
-        """What learns from what `payer` pays, for so many steps, in round `number`, which begins with `policy`."""
+    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> Learner:
+        """What learns from what `reward_fn` pays, for so many steps, in round `number`, which begins with `policy`."""
 
     # How it did
 

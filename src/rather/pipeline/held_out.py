@@ -63,11 +63,11 @@ def compare(run: State, number: int) -> str | None:
     result = win_rate(answered, name)
     price = _cost(run, answered, name)
     values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}
-    said = f"win rate against the starting model: {result}"
+    said = f"win rate against the base model: {result}"
     if build.verified(c):
         after, before = (_score(run, answered, who) for who in (name, f"{c.run.name}@start"))
         values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}
-        values |= {"score_start": before.mean, "score_start_low": before.low, "score_start_high": before.high}
+        values |= {"score_base": before.mean, "score_base_low": before.low, "score_base_high": before.high}
         said = f"held-out score: {after}; before: {before}"
     run.metrics.replace(f"eval-{number}", step, values | price.metrics(), checkpoint=digest, evaluation=purpose, judges=voters)
     return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])

@@ -20,7 +20,7 @@ from rather.zeroth.first_order import FirstOrder
 from rather.zeroth.learner import Asking, Estimate, Zeroth
 from rather.zeroth.questions import Acting, Questions
 
-MANNERS = [
+STYLE_CONTRASTS = [
     ["Answer in as few words as possible.", "Answer at length and in detail."],
     ["Be warm, joyful and enthusiastic.", "Be cold, gloomy and negative."],
     ["Speak to me directly, as you would to a friend.", "Be impersonal and objective."],
@@ -35,7 +35,7 @@ MANNERS = [
 
 def acting(domain: Domain, policy: Policy, number: int) -> Acting:
     """What asks in round `number`, which begins with `policy`."""
-    return Acting(*domain.movable(policy, number), domain.base_policy, domain.sampler)
+    return Acting(*domain.perturbable(policy, number), domain.base_policy, domain.sampler)
 
 
 def fit(run: State, number: int) -> Path:
@@ -63,9 +63,9 @@ def fit(run: State, number: int) -> Path:
 
     def feed(step: int, asked_to_stop: Callable[[], bool]) -> Lineage | None:
         more = questions.ask(step, asked_to_stop)
-        return run.lineage("zeroth", questions.learnt(), 0) if more else None  # how many steps there will be is not known beforehand
+        return run.lineage("zeroth", questions.learned(), 0) if more else None  # how many steps there will be is not known beforehand
 
-    lineage, found = run.lineage("zeroth", questions.learnt(), 0), checkpoint.every(run.checkpoints(number))
+    lineage, found = run.lineage("zeroth", questions.learned(), 0), checkpoint.every(run.checkpoints(number))
     if found:
         manifest = checkpoint.check(found[-1])
         lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
@@ -81,7 +81,7 @@ def made(config: Config, acting: Acting) -> Zeroth:
     z = config.zeroth
     first_order = z.estimator in ("dpo", "reinforce")
     asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order, z.best_of)
-    how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimiser)
+    how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimizer)
     if first_order:
         if config.dpo != DPOSettings(beta=config.dpo.beta):
             raise ConfigError(f'with zeroth.estimator = "{z.estimator}" dpo.beta alone counts; leave the rest of [dpo] as it is')

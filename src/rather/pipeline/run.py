@@ -83,24 +83,24 @@ class Run(State):
         name, labels = self.config.train.learner, self.config.train.reward == "labels"
         stage = resume.last(self.checkpoints(number))
         self.ready(number)
-        paid_by, data = Path(self.config.judge.checkpoint), Answered([])
+        reward_folder, data = Path(self.config.judge.checkpoint), Answered([])
         if labels:
             # A policy in the middle goes on with the reward model that it began with.
             reward = checkpoint.every(self.checkpoints(number, "reward")) if stage and not checkpoint.finished(stage) else []
-            paid_by = reward[-1] if reward else self._fit(number, "reward")
-            manifest = checkpoint.check(paid_by)
+            reward_folder = reward[-1] if reward else self._fit(number, "reward")
+            manifest = checkpoint.check(reward_folder)
             data = Answered([], manifest["watermark"], manifest["labels"])
         steps = resume.steps_of_policy(stage, build.steps(self.config, name, len(self.domain.tasks[0])), data.labels)
         if stage and stage["step"] >= steps:
             return checkpoint.every(self.checkpoints(number))[-1]
-        payer = self.domain.payer(paid_by)
-        learner = self.domain.improver(number, self.policy(number), payer, steps)
+        reward_fn = self.domain.reward_fn(reward_folder)
+        learner = self.domain.improver(number, self.policy(number), reward_fn, steps)
         try:
             last = self.learn(learner, name, number, steps, self.lineage(name, data, steps))
         finally:
-            if isinstance(payer, Checker):
-                payer.close()
-                for problem, count in payer.problems.most_common(3):
+            if isinstance(reward_fn, Checker):
+                reward_fn.close()
+                for problem, count in reward_fn.problems.most_common(3):
                     self.console.print(f"{count} answers could not be verified: {problem}", markup=False)
         return self._improve(number) if stage and not checkpoint.finished(stage) else last  # more may have been asked for since
 

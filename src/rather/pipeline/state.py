@@ -96,7 +96,7 @@ class State:
         return replace(found, comparisons=self.domain.prepared(found.comparisons))
 
     def teachers(self) -> list[str]:
-        """The judges of the store whose labels are learnt from.
+        """The judges of the store whose labels are learned from.
 
         Raises:
             ConfigError: none of them is among train.judges.

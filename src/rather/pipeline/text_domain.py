@@ -72,7 +72,7 @@ class TextDomain:
     def base_policy(self) -> AnyPolicy:
         """The model that starts the run."""
         with self.console.status(f"loading {self.config.model.path}"):
-            return build.start_policy(self.config)
+            return build.base_policy(self.config)
 
     def base_files(self) -> tuple[Path | None, Path | None]:
         """Where the model is, and its adapter."""
@@ -89,7 +89,7 @@ class TextDomain:
         policy.name = name
         return policy
 
-    def movable(self, policy: Policy, number: int) -> tuple[TextPolicy, Space]:
+    def perturbable(self, policy: Policy, number: int) -> tuple[TextPolicy, Space]:
         """The trained policy, where the round before has left it."""
         del policy, number
         found = self.adapted[0]
@@ -101,9 +101,9 @@ class TextDomain:
         """What is trained: the base model with a new adapter or a space, or another copy of it; and its parameters."""
         if self.config.train.learner == "zeroth":
             with self.console.status("finding the numbers that are moved"):
-                return build.movable(self.config, self.base_policy, self.tasks[0]), []
+                return build.perturbable(self.config, self.base_policy, self.tasks[0]), []
         if self.config.model.train == "full":  # the base must stay what it is
-            return build.trained_policy(self.config, build.start_policy(self.config))
+            return build.trained_policy(self.config, build.base_policy(self.config))
         return build.trained_policy(self.config, self.base_policy)
 
     def sampler(self, policy: Policy, progress: Callable[[int], None]) -> TextSampler:
@@ -153,8 +153,8 @@ class TextDomain:
         """DPO, SFT, or what trains a reward model."""
         del store
         if name == "reward":
-            start = self.base_policy if self.config.model.train == "lora" else build.start_policy(self.config)
-            trained, parameters = build.trained_policy(self.config, start, "reward")
+            base = self.base_policy if self.config.model.train == "lora" else build.base_policy(self.config)
+            trained, parameters = build.trained_policy(self.config, base, "reward")
         else:
             trained, parameters = self.adapted
         scored = len(data.comparisons) if name == "dpo" else 0
@@ -165,15 +165,15 @@ class TextDomain:
         """The reward model in a checkpoint, on the base model where it was trained on that."""
         return build.saved_reward(self.config, saved, self.base_policy)
 
-    def payer(self, saved: Path) -> Checker | TextReward:
+    def reward_fn(self, saved: Path) -> Checker | TextReward:
         """The verifiers, or the reward model in the checkpoint `saved`."""
         return build.checker(self.config) if build.verified(self.config) else self.reward_model(saved)
 
-    def improver(self, number: int, policy: Policy, payer: Checker | RewardModel | None, steps: int) -> Learner:
+    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> Learner:
         """PPO or GRPO on the trained policy, where the round before has left it."""
         del number, policy
-        assert isinstance(payer, Checker | TextReward)
-        return build.improver(self.config, self.base_policy, *self.adapted, self.tasks[0], payer, steps)
+        assert isinstance(reward_fn, Checker | TextReward)
+        return build.improver(self.config, self.base_policy, *self.adapted, self.tasks[0], reward_fn, steps)
 
     # How it did
 
