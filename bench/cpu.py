@@ -135,7 +135,7 @@ def compare(task: str, ours: str, peer: str) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """The comparisons as a Markdown table; a ratio is the median over pairs of neighbouring turns, with the least and the most."""
+    """The comparisons as a Markdown table; a ratio is the median over pairs of neighboring turns, with the least and the most."""
     head = ["task", "ours", "the peer", "tokens/CPU s", "its", "ratio", "tokens/s", "its", "ratio", "peak GiB", "its"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
@@ -193,7 +193,7 @@ def publish(native: str, rows: list[dict]) -> None:
 
 {told}
 
-{versions}. Medians of the turns after a warm-up; the two sides of a comparison take turns, a ratio is that of neighbouring turns (least and most in brackets).
+{versions}. Medians of the turns after a warm-up; the two sides of a comparison take turns, a ratio is that of neighboring turns (least and most in brackets).
 What the processor computes and moves at best is measured in the same run: its host gives it more on some days than on others. 134.5 million weights at 2 FLOP
 a token bound generation at GFLOP / 0.269 tokens a CPU second, whatever the number of rows; reading them for every token, with one row, in bfloat16 at GB / 0.269.
 
@@ -201,7 +201,7 @@ Generation of {common.NEW} tokens, prefill included: 32 rows are {common.PROMPTS
 {common.PAIRS} pairs, prompts of {common.PROMPT} and answers of {common.ANSWER} tokens, all weights trained, tokens counted as the peer forwards them
 (each prompt twice); GRPO: a whole step on {common.GROUPS} prompts of {common.PROMPT} tokens x {common.SIZE} answers of {common.NEW}, sampling and update, answer tokens counted;
 PPO: a whole step on {common.EPISODES} prompts of {common.PROMPT} tokens and answers of {common.NEW}, one
-epoch, one optimiser step; TRL trains a critic of its own size, ours is a small net on what the reference makes of an answer, and the reward model an adapter of rank 16 on it, on the last blocks alone where a row says so; DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing, and the C library's way with
+epoch, one optimizer step; TRL trains a critic of its own size, ours is a small net on what the reference makes of an answer, and the reward model an adapter of rank 16 on it, on the last blocks alone where a row says so; DPO with the reference scored in every step. TRL "default" is bfloat16 autocast with gradient checkpointing, and the C library's way with
 memory; the other variants are given ours by environment variables ({" ".join(f"{k}={v}" for k, v in KEPT.items())}), which speeds training up for them, too. Ours
 goes without checkpointing where it holds less memory all the same; for the reward model, where it does not, both ways are shown.
 

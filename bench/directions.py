@@ -95,7 +95,7 @@ def main() -> None:
     lines = [
         "# A direction a row", "", f"{about}.", "",
         f"SmolLM2-135M in the processor's own precision; {POLICIES} policies (mirrored pairs), {PROMPTS} prompts each, {NEW} tokens, in one pass; medians of",
-        f"{common.TURNS - 1} turns, ratios of neighbouring turns. Plain generation reads each prompt once; policies that differ read it for themselves (steered ones from",
+        f"{common.TURNS - 1} turns, ratios of neighboring turns. Plain generation reads each prompt once; policies that differ read it for themselves (steered ones from",
         "the first steered layer on): what an answer's length divides. So the ratio without reading stands beside the whole.", "",
         "| directions | beside | tokens a CPU second | its | ratio | decoding alone | its | ratio | peak GiB | its |", "|---" * 10 + "|", *(line for _, line in found),
     ]  # fmt: skip

@@ -23,7 +23,7 @@ import torch
 
 import common
 from rather.core import Comparison, Perturbation, Task, Trajectory
-from rather.learners.common import WITHOUT_GRADIENT, Attempts, Optimisation, in_parts
+from rather.learners.common import WITHOUT_GRADIENT, Optimization, Rollouts, in_parts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
 from rather.text import engine, lora
@@ -200,10 +200,10 @@ class Bench:
         """The share of computed rows that became a token, where one token in so many ends an answer: lengths are geometric."""
         made_, inner = [0], engine.Recorded.go
 
-        def counting(work: engine.Recorded, n: int, most: int) -> engine.Told:
-            told = inner(work, n, most)
-            made_[0] += len(told[0][0]) * min(size for size in work.graphs if size >= n)
-            return told
+        def counting(work: engine.Recorded, n: int, most: int) -> engine.Drawn:
+            newest = inner(work, n, most)
+            made_[0] += len(newest[0][0]) * min(size for size in work.graphs if size >= n)
+            return newest
 
         engine.Recorded.go = counting  # type: ignore[method-assign]
         asked, most = self.requests(policy, 4 * self.work.rows), 4 * self.work.answer
@@ -217,8 +217,8 @@ class Bench:
         """Steps of 8 groups of 8, all weights trained: as fast as can be, and in little memory."""
         trained, w = made(self.shape, self.on, True), self.work
         tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(w.groups)]
-        parameters, how = list(trained.model.parameters()), Optimisation(100, lr=1e-6, micro_batch_tokens=9216)  # four groups
-        source = Attempts(trained, Paid(trained, w.answer), lambda n: [t for t in tasks for _ in range(w.rows // w.groups)], 0)
+        parameters, how = list(trained.model.parameters()), Optimization(100, lr=1e-6, micro_batch_tokens=9216)  # four groups
+        source = Rollouts(trained, Paid(trained, w.answer), lambda n: [t for t in tasks for _ in range(w.rows // w.groups)], 0)
         learner = GRPO(trained, source, parameters, how, Group())
         self.note("GRPO step, 8 x 8", learner.step)
         self.note("of it sampling", lambda: source.collect(0))
@@ -230,7 +230,7 @@ class Bench:
         self.note("GRPO step, 8 x 8, checkpointing", learner.step)
 
     def dpo(self) -> None:
-        """Steps on pairs, whole and without the optimiser."""
+        """Steps on pairs, whole and without the optimizer."""
         trained, reference, w = made(self.shape, self.on, True), made(self.shape, self.on, False), self.work
         pairs, chance, parameters = PAIRS if self.big else 2, np.random.default_rng(0), list(trained.model.parameters())
 
@@ -240,12 +240,12 @@ class Bench:
 
         tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(pairs)]
         asked = [Comparison(side(t), side(t), preference=1.0, key=t.key) for t in tasks]
-        how = Optimisation(100, lr=1e-6, micro_batch_tokens=12288, batch_size=pairs)  # all of them
+        how = Optimization(100, lr=1e-6, micro_batch_tokens=12288, batch_size=pairs)  # all of them
         for name, when in (("DPO step, reference in it", "each"), ("DPO step, reference before", "once")):
             learner = DPO(trained, reference, asked, parameters, how, when=when)  # type: ignore[arg-type]
             self.note(name, learner.step, 11)
             learner.stepper.step = partial(forget, parameters)  # type: ignore[method-assign]
-            self.note(f"{name}, no optimiser", learner.step, 11)
+            self.note(f"{name}, no optimizer", learner.step, 11)
 
 
 class Paid:
@@ -272,7 +272,7 @@ class Paid:
 
 
 def forget(parameters: list[torch.nn.Parameter], loss: torch.Tensor) -> dict[str, float]:
-    """In the place of the optimiser's step: read the loss, and let the gradients go."""
+    """In the place of the optimizer's step: read the loss, and let the gradients go."""
     for p in parameters:
         p.grad = None
     return {"loss": float(loss)}

@@ -1,6 +1,6 @@
-"""How many answers zeroth-order optimisation takes on a grid whose values are known exactly, by variant, link and number of judges.
+"""How many answers zeroth-order optimization takes on a grid whose values are known exactly, by variant, link and number of judges.
 
-`python bench/grid.py [variant]...` writes bench/results/grid.{json,md,svg}. Planner, estimators and learners are the project's; attempts are
+`python bench/grid.py [variant]...` writes bench/results/grid.{json,md,svg}. Planner, estimators and learners are the project's; trajectories are
 drawn by a vectorised twin of the control sampler, since 24 maps in every variant are some hundred million steps. The judge is simulated: it
 prefers by a link of the difference of mean rewards. Settings were chosen on maps from 100 on; these are maps 0 to 23.
 """
@@ -21,7 +21,7 @@ from rather.control.environments import inputs
 from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy
 from rather.core import Batch, Comparison, Perturbation, Task, Trajectory, perturbed, row_seed
-from rather.learners.common import Attempts, Optimisation
+from rather.learners.common import Optimization, Rollouts
 from rather.learners.ppo import PPO, Clip
 from rather.losses import LINKS
 from rather.zeroth.first_order import FirstOrder
@@ -53,7 +53,7 @@ class Variant:
 MIRRORED = Variant(Asking(mu=3.0, directions=4, side=1), Estimate(lr=0.8))
 FOUR = Variant(Asking(mu=3.0, directions=8, side=4), Estimate(lr=2.0))
 BEST = Variant(Asking(mu=2.0, directions=24, side=4, best_of=4), Estimate(lr=2.0))
-FIRST = Variant(Asking(mu=0.0, directions=8, side=1, perturbed=False), Estimate(lr=0.2, estimator="reinforce", optimiser="Adam"))
+FIRST = Variant(Asking(mu=0.0, directions=8, side=1, perturbed=False), Estimate(lr=0.2, estimator="reinforce", optimizer="Adam"))
 PUBLISHED = Variant(Asking(mu=3.0, directions=1, comparisons=100, side=1, mirrored=False), Estimate(lr=1.0), 20_000, shared=False)
 ZPG = replace(
     PUBLISHED, asking=replace(PUBLISHED.asking, mu=20.0, comparisons=10), judges=10, how=Estimate(lr=0.5, estimator="zpg"), kind="sphere"
@@ -71,16 +71,16 @@ VARIANTS = {
     ),
     "mirrored, other chances a side": replace(MIRRORED, shared=False),
     "mirrored, same chances": MIRRORED,
-    "mirrored, 4 attempts a side": FOUR,
-    "the best of 4, mirrored, 4 attempts a side": BEST,
-    "mirrored, 4 attempts a side, 3 judges a direction": replace(FOUR, judges=3, budget=8000),
-    "mirrored, 4 attempts a side, 10 judges a direction": replace(FOUR, judges=10, budget=8000),
+    "mirrored, 4 trajectories a side": FOUR,
+    "the best of 4, mirrored, 4 trajectories a side": BEST,
+    "mirrored, 4 trajectories a side, 3 judges a direction": replace(FOUR, judges=3, budget=8000),
+    "mirrored, 4 trajectories a side, 10 judges a direction": replace(FOUR, judges=10, budget=8000),
     "the same, logistic link inverted": replace(FOUR, judges=10, budget=8000, how=Estimate(lr=8.0, estimator="zpg")),
     "preference REINFORCE (first order)": FIRST,
     "online DPO (first order)": replace(FIRST, how=replace(FIRST.how, estimator="dpo", lr=0.4)),
-    **{f"{link} judges, 4 attempts a side": replace(FOUR, link=link) for link in LINKS if link != "logistic"},
+    **{f"{link} judges, 4 trajectories a side": replace(FOUR, link=link) for link in LINKS if link != "logistic"},
     **{
-        f"{link} judges, 4 attempts a side, 10 a direction, link inverted": replace(
+        f"{link} judges, 4 trajectories a side, 10 a direction, link inverted": replace(
             FOUR, link=link, judges=10, budget=8000, how=Estimate(lr=8.0, estimator="zpg", link=link)
         )
         for link in LINKS
@@ -89,7 +89,7 @@ VARIANTS = {
 }
 CELLS = {
     "mirrored, same chances": replace(MIRRORED, cells=True),
-    "mirrored, 4 attempts a side": replace(FOUR, cells=True),
+    "mirrored, 4 trajectories a side": replace(FOUR, cells=True),
     "preference REINFORCE (first order)": replace(FIRST, cells=True),
 }
 
@@ -102,12 +102,12 @@ class Grid:
         chance = np.random.default_rng(number)
         self.env = GridWorld(SIZE, HORIZON, 0.2, chance.uniform(size=(SIZE, SIZE)), start=CENTRE)
         self.cumulative = self.env.transitions.cumsum(-1)
-        self.policy = ControlPolicy(inputs(self.env), self.env.action_space, [], normalise=False, seed=number)
+        self.policy = ControlPolicy(inputs(self.env), self.env.action_space, [], normalize=False, seed=number)
         with torch.no_grad():
             self.policy.net.layers[0].zero_()
         how = {} if variant.kind == "gaussian" else {"kind": variant.kind, "block": variant.block}
         self.policy.space = self.space = ControlSpace(self.policy, ("net.layers.0",), **how)
-        self.start = ControlPolicy(inputs(self.env), self.env.action_space, [], normalise=False)
+        self.start = ControlPolicy(inputs(self.env), self.env.action_space, [], normalize=False)
         self.start.load_state_dict(self.policy.state_dict())
         self.planner = Planner(TASKS, variant.asking, number)
         first = variant.how.estimator in ("dpo", "reinforce")
@@ -117,9 +117,9 @@ class Grid:
         self.chance = np.random.default_rng([number, 1])
 
     def value(self) -> float:
-        """What is reached: the exact value, or the number of different cells of 400 attempts."""
+        """What is reached: the exact value, or the number of different cells of 400 trajectories."""
         if self.v.cells:
-            found = self.attempts([None] * 400, [np.random.default_rng([7, i]) for i in range(400)])
+            found = self.episodes([None] * 400, [np.random.default_rng([7, i]) for i in range(400)])
             return float(np.mean([self.worth(t) for t in found]))
         return stationary(self.env, self.table().log())
 
@@ -128,8 +128,8 @@ class Grid:
         weights = self.space.values(perturbation)["net.layers.0"].double() + self.policy.net.layers[1].detach().double()
         return weights.softmax(-1)
 
-    def attempts(self, perturbations: list[Perturbation | None], chances: list[np.random.Generator]) -> list[Trajectory]:
-        """An attempt under each perturbation."""
+    def episodes(self, perturbations: list[Perturbation | None], chances: list[np.random.Generator]) -> list[Trajectory]:
+        """A trajectory under each perturbation."""
         kinds = list(dict.fromkeys(perturbations))
         tables = np.stack([self.table(p).numpy().cumsum(-1) for p in kinds])[[kinds.index(p) for p in perturbations]]
         draws = np.stack([c.random((HORIZON, 2)) for c in chances])
@@ -147,15 +147,15 @@ class Grid:
         ]
 
     def sample(self, tasks: Sequence[Task], seed: int) -> list[Trajectory]:
-        """What PPO asks of a sampler: an attempt at each task, which is over when its time is."""
-        found = self.attempts([None] * len(tasks), [np.random.default_rng([self.number, seed, i]) for i in range(len(tasks))])
+        """What PPO asks of a sampler: a trajectory of each task, which is over when its time is."""
+        found = self.episodes([None] * len(tasks), [np.random.default_rng([self.number, seed, i]) for i in range(len(tasks))])
         return [replace(t, terminated=True) for t in found]
 
     def sync(self) -> None:
-        """Nothing to do: attempts are drawn by the table as it is."""
+        """Nothing to do: trajectories are drawn by the table as it is."""
 
     def worth(self, t: Trajectory) -> float:
-        """What an attempt is worth: its rewards, or the number of different cells."""
+        """What a trajectory is worth: its rewards, or the number of different cells."""
         return float(len(np.unique(t.observations.argmax(-1)))) if self.v.cells else float(t.rewards.sum())
 
     def said(self, worth: list[float]) -> tuple[float, int | None]:
@@ -175,7 +175,7 @@ class Grid:
             np.random.default_rng(row_seed(self.number, Task("chance", f"{number}/{i}/{0 if common_chances else side}"), 0))
             for _, i, side in wanted
         ]
-        found = self.attempts([p for p, _, _ in wanted], chances)
+        found = self.episodes([p for p, _, _ in wanted], chances)
         given, answered = 0, {}
         for n, ask in enumerate(asks):
             a, b, *others = (tuple(found[i : i + d]) for i in range(k * d * n, k * d * (n + 1), d))
@@ -198,16 +198,16 @@ def stationary(env: GridWorld, logits: torch.Tensor) -> float:
 def best_stationary(env: GridWorld) -> float:
     """The value of the best such policy that gradient ascent on the exact value finds."""
     logits = torch.zeros(SIZE**2, 4, dtype=torch.double, requires_grad=True)
-    optimiser = torch.optim.Adam([logits], 0.2)
+    optimizer = torch.optim.Adam([logits], 0.2)
     transitions, rewards = torch.tensor(env.transitions), torch.tensor(env.rewards.ravel())
     for _ in range(250):
         value = torch.zeros(SIZE**2, dtype=torch.double)
         p = logits.softmax(-1)
         for _ in range(HORIZON):
             value = (p * (transitions @ (rewards + value))).sum(-1)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (-value[CENTRE]).backward()
-        optimiser.step()
+        optimizer.step()
     return stationary(env, logits.detach())
 
 
@@ -239,7 +239,7 @@ def planned(job: tuple[Variant, int, bool], every: int = 20, budget: int = 400) 
     counts, said, found = [], [], [(0, low if variant.cells else 0.0)]
     for start in range(0, budget, every):
         table *= 0.7  # what is asked about is drawn a little more widely
-        both = grid.attempts([None] * 2 * every, [np.random.default_rng([number, start, i]) for i in range(2 * every)])
+        both = grid.episodes([None] * 2 * every, [np.random.default_rng([number, start, i]) for i in range(2 * every)])
         visits, worth = [t.observations[1:].sum(0) for t in both], [grid.worth(t) for t in both]
         counts += [a - b for a, b in zip(visits[::2], visits[1::2], strict=True)]
         said += [float(grid.chance.random() < expit(a - b)) for a, b in zip(worth[::2], worth[1::2], strict=True)]
@@ -255,15 +255,15 @@ def planned(job: tuple[Variant, int, bool], every: int = 20, budget: int = 400) 
 
 
 def improved(grid: Grid, weights: np.ndarray) -> None:
-    """Let the project's PPO find a policy from the uniform one on, paid by what was learnt of each cell (S,)."""
+    """Let the project's PPO find a policy from the uniform one on, paid by what was learned of each cell (S,)."""
     policy, critic = grid.policy, ControlCritic(SIZE**2, [])
     with torch.no_grad():
         for p in policy.parameters():
             p.zero_()
         table = grid.space.start["net.layers.0"]
         grid.space.start["net.layers.0"] = policy.net.layers[0].data  # the grid acts by what PPO moves
-    how = Optimisation(steps=1, batch_size=320, lr=PPO_RATE, max_grad_norm=10.0, seed=grid.number)
-    source, settings = Attempts(policy, grid, lambda _: TASKS, grid.number), Clip(kl=0.0)
+    how = Optimization(steps=1, batch_size=320, lr=PPO_RATE, max_grad_norm=10.0, seed=grid.number)
+    source, settings = Rollouts(policy, grid, lambda _: TASKS, grid.number), Clip(kl=0.0)
     reward_model = Visits(torch.tensor(weights, dtype=torch.float32))
     ppo = PPO(policy, critic, source, [*policy.parameters(), *critic.parameters()], how, settings, reward_model)
     for _ in range(PPO_STEPS):
@@ -325,7 +325,7 @@ def main() -> None:
         "One answer is one judge's about one pair, or about which of four is best.", "",
         "| variant | median | quartiles | not within the budget |", "|---|---|---|---|", *(row(n, r["found"]) for n, r in curves.items()), "",
         "# Different cells visited, which no reward for a single step expresses", "",
-        "The judge prefers by how many different cells an attempt visits (at most 21).", "",
+        "The judge prefers by how many different cells a trajectory visits (at most 21).", "",
         "| variant | answers | cells at the start | at the end, median | quartiles |", "|---|---|---|---|---|",
         *(cells_row(n, r["found"]) for n, r in cells.items()),
     ]  # fmt: skip

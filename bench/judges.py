@@ -1,4 +1,4 @@
-"""One judge of three answers at random: `python bench/judges.py`. Reward nets on fragments of Pendulum, learnt with a temperature for each
+"""One judge of three answers at random: `python bench/judges.py`. Reward nets on fragments of Pendulum, learned with a temperature for each
 judge, from the majority, and from all answers alike; accuracy on held-out pairs, 10 seeds, two other judges of different worth. Writes
 bench/results/judges.{json,md}.
 """
@@ -14,7 +14,7 @@ from rather.control.models import ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, fragments
 from rather.core import Comparison, Task, Trajectory
 from rather.judges.known import SimulatedJudge, total_reward
-from rather.learners.common import Optimisation
+from rather.learners.common import Optimization
 from rather.learners.reward import Reward
 
 SEEDS = range(10)
@@ -30,8 +30,8 @@ def pieces(seed: int) -> list[Trajectory]:
     """Fragments of what a random policy does, two for every question."""
     env = environment(NAME)
     policy = ControlPolicy(inputs(env), env.action_space, seed=seed)
-    attempts = ControlSampler(policy, lambda: environment(NAME)).sample([Task(NAME, str(1000 * seed + i)) for i in range(40)], seed)
-    return fragments(attempts, LENGTH, 2 * (QUESTIONS + HELD_OUT), seed)
+    trajectories = ControlSampler(policy, lambda: environment(NAME)).sample([Task(NAME, str(1000 * seed + i)) for i in range(40)], seed)
+    return fragments(trajectories, LENGTH, 2 * (QUESTIONS + HELD_OUT), seed)
 
 
 def learn(seed: int, answered: list[Comparison], judges: list[str]) -> tuple[ControlReward, dict[str, float]]:
@@ -39,7 +39,7 @@ def learn(seed: int, answered: list[Comparison], judges: list[str]) -> tuple[Con
     env = environment(NAME)
     model = ControlReward(inputs(env), env.action_space, 1, (64, 64), seed)
     model.see([t for c in answered for t in (*c.a, *c.b)])
-    how = Optimisation(EPOCHS * len(answered) // 15, 15, 3e-4, seed=seed, micro_batch_tokens=10**6)
+    how = Optimization(EPOCHS * len(answered) // 15, 15, 3e-4, seed=seed, micro_batch_tokens=10**6)
     learner = Reward(model, answered, list(model.layers), how, 0.0, judges)
     for _ in range(how.steps):
         learner.step()
@@ -47,7 +47,7 @@ def learn(seed: int, answered: list[Comparison], judges: list[str]) -> tuple[Con
 
 
 def measure(seed: int, others: tuple[float, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """Accuracy on held-out pairs of what was learnt in each way, and the temperatures learnt."""
+    """Accuracy on held-out pairs of what was learned in each way, and the temperatures learned."""
     sides = pieces(seed)
     pairs = [Comparison((a,), (b,), key=str(i)) for i, (a, b) in enumerate(zip(sides[::2], sides[1::2], strict=True))]
     asked, held = pairs[:QUESTIONS], pairs[QUESTIONS:]
@@ -56,14 +56,14 @@ def measure(seed: int, others: tuple[float, float]) -> tuple[dict[str, float], d
     each = [Comparison(c.a, c.b, p, c.key, name) for name, answers in votes.items() for c, p in zip(asked, answers, strict=True)]
     majority = [Comparison(c.a, c.b, float(sum(v) > 1.5), c.key) for c, *v in zip(asked, *votes.values(), strict=True)]  # type: ignore[arg-type]
     truth = np.array([total_reward(c.a[0]) > total_reward(c.b[0]) for c in held])
-    found, learnt = {}, {}
+    found, learned = {}, {}
     for way, answered, judges in zip(WAYS, (each, majority * 3, each), (JUDGES, [], []), strict=True):
         model, temperatures = learn(seed, answered, judges)
-        learnt |= temperatures
+        learned |= temperatures
         with torch.no_grad():
             scores = model.scores(model.collate([t for c in held for t in (*c.a, *c.b)]))[0]
         found[way] = float(((scores[0::2] > scores[1::2]).numpy() == truth).mean())
-    return found, learnt
+    return found, learned
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
     about = common.about("bench/judges.py", f"{QUESTIONS} questions, {HELD_OUT} held-out pairs, {len(SEEDS)} seeds, simulated judges")
     lines = ["# One judge of three answers at random", "", f"{about}. The other two go by P(a) = sigmoid(difference / temperature).", ""]
     lines += [
-        "| temperatures of the others | learnt from | accuracy on held-out pairs, mean (deviation over seeds) | against the majority, paired |",
+        "| temperatures of the others | learned from | accuracy on held-out pairs, mean (deviation over seeds) | against the majority, paired |",
         "|---|---|---|---|",
     ]
     data: dict[str, object] = {"about": about}
@@ -92,7 +92,7 @@ def main() -> None:
             lines.append(f"| {name} | {way} | {100 * mean(values):.1f} % ({100 * stdev(values):.1f}) | {shown} |")
         middle = {judge: float(np.exp(np.mean([np.log(t[judge]) for _, t in rows]))) for judge in JUDGES}
         said.append(f"{name}: " + ", ".join(f"{judge} {t:.2f}" for judge, t in middle.items()))
-    lines += ["", "Temperatures learnt (the mean of their inverses is 1; geometric mean over seeds): " + "; ".join(said) + "."]
+    lines += ["", "Temperatures learned (the mean of their inverses is 1; geometric mean over seeds): " + "; ".join(said) + "."]
     common.publish("judges", data, lines)
 
 

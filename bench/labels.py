@@ -42,7 +42,7 @@ def ours(config: str, seed: int, *changes: str) -> dict[str, float]:
         rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     steps = sum(r["tokens"] for r in rows if r["phase"].startswith("train-ppo"))
     last = [r for r in rows if r["phase"].startswith("eval")][-1]
-    return {"return": last["return_policy"], "start": last["return_start"], "steps": steps, "seconds": seconds}
+    return {"return": last["return_policy"], "start": last["return_base"], "steps": steps, "seconds": seconds}
 
 
 def theirs(env: str, seed: int, comparisons: int) -> dict[str, float]:
@@ -116,7 +116,7 @@ def main() -> None:
         head = [
             f"# Label efficiency: {name}", "", f"{about}.", "",
             f"Comparisons are answered by a simulated oracle that knows the true reward. Settings: `{task['config']}`, chosen on seeds 0 to 4; these",
-            "are seeds 5 to 9. True return of 50 or more held-out attempts with the likeliest actions.", "",
+            "are seeds 5 to 9. True return of 50 or more held-out episodes with deterministic actions.", "",
             "| side | comparisons | mean | median | each seed | environment steps | seconds a run |", "|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         common.publish(f"labels-{name}", {"about": about, "found": found}, [*head, *lines])

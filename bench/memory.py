@@ -43,14 +43,14 @@ steps = 1
 [reward]
 held_out = 0.0
 [ppo]
-epochs = 1
+update_epochs = 1
 """
 PAID = ["train.reward=model", "judge.checkpoint=runs/run/checkpoints/reward-0/step-000001"]
 
 
 def sized(source: str) -> tuple[list[tuple[int, Comparison]], list[tuple[int, Prompt]]]:
     """Comparisons with the tokens of the longer conversation, prompts with those that they and an answer have."""
-    tokens, pairs, prompts = build.start_policy(CONFIG).tokens, list[tuple[int, Comparison]](), list[tuple[int, Prompt]]()
+    tokens, pairs, prompts = build.base_policy(CONFIG).tokens, list[tuple[int, Comparison]](), list[tuple[int, Prompt]]()
     for c in read_comparisons(source, Counter()):
         prompt = c.a[0].task.prompt
         assert prompt is not None
@@ -116,7 +116,7 @@ def main() -> None:
             f"LoRA training of {MODEL} in bfloat16, `train.micro_batch_tokens` = {size} and all other defaults; a step of each learner in a",
             f"process of its own, on conversations of up to {MOST:,} tokens: the {LONGEST} longest of the file, and others by chance. DPO and the",
             f"reward model: {ITEMS['dpo']} comparisons; PPO (one epoch): {ITEMS['ppo']} prompts; GRPO: {ITEMS['grpo']} prompts of "
-            f"{CONFIG.grpo.size} answers. PPO and GRPO are paid by the reward model.",
+            f"{CONFIG.grpo.group_size} answers. PPO and GRPO are paid by the reward model.",
             "",
             "| learner | peak resident GB (1e9 bytes) | tokens of the longest |",
             "|---|---|---|",

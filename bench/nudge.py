@@ -25,7 +25,7 @@ SIDES = {
         "zeroth.estimator=dpo",
         "sample.temperature=1.0",
         "zeroth.side=1",
-        "zeroth.optimiser=Adam",
+        "zeroth.optimizer=Adam",
         "zeroth.lr=0.03",
     ],
 }
@@ -66,13 +66,13 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
             run.config = asked.model_copy(update={"sample": greedy})
             policy = run.policy(1)
             after = run.sampler(policy, lambda n: None).sample(run.tasks[1], 0)
-            before = before or run.sampler(run.start, lambda n: None).sample(run.tasks[1], 0)
+            before = before or run.sampler(run.base_policy, lambda n: None).sample(run.tasks[1], 0)
             run.config = asked
 
             def likely(answers: list[Trajectory], run: Run = run) -> float:
                 with torch.no_grad():
-                    batch = run.start.collate(answers)
-                    return float((run.start.evaluate(batch)[0] * batch.mask).sum() / batch.mask.sum())
+                    batch = run.base_policy.collate(answers)
+                    return float((run.base_policy.evaluate(batch)[0] * batch.mask).sum() / batch.mask.sum())
 
             wins = [(worth(a) > worth(b)) + 0.5 * (worth(a) == worth(b)) for a, b in zip(after, before, strict=True)]
             words = [sum(len((t.text or "").split()) for t in answers) / len(answers) for answers in (before, after)]
@@ -121,9 +121,9 @@ def publish(data: dict[str, dict]) -> None:
     commits = dict.fromkeys(row["about"] for row in data.values())
     head = [
         "# What answers buy on text", "", *(f"{about}: {', '.join(n for n in data if data[n]['about'] == about)}.  " for about in commits), "",
-        "SmolLM2-135M, greedy answers of so many tokens at most; a simulated judge who slips 5 % of the time; win rate over the start on 48 held-out prompts",
+        "SmolLM2-135M, greedy answers of so many tokens at most; a simulated judge who slips 5 % of the time; win rate against the base policy on 48 held-out prompts",
         f"(chance 50 %, standard error {100 * math.sqrt(0.25 / 48):.0f} points). Nats lost: how much less likely a token of the answers is under the start",
-        "than one of the start's own, median (worst).", "",
+        "than one of the base policy's own, median (worst).", "",
         "| side | criterion | tokens | answers | win rate, median | each seed | words an answer | nats lost a token |", "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     common.publish("nudge", {"found": data}, [*head, *lines])

@@ -7,7 +7,7 @@ import torch
 
 import common
 from rather.core import Comparison, Task, Trajectory
-from rather.learners.common import Attempts, Optimisation
+from rather.learners.common import Optimization, Rollouts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
 from rather.learners.ppo import PPO, Clip
@@ -64,8 +64,8 @@ elif task == "grpo":
         chosen = range(number * common.GROUPS, (number + 1) * common.GROUPS)
         return [Task("bench", str(i), prompts[i]) for i in chosen for _ in range(common.SIZE)]
 
-    how = Optimisation(100, lr=1e-6, micro_batch_tokens=1280)  # two groups
-    learner = GRPO(policy, Attempts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
+    how = Optimization(100, lr=1e-6, micro_batch_tokens=1280)  # two groups
+    learner = GRPO(policy, Rollouts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
     clock = common.Clock().time(learner.step)
     tokens = common.GROUPS * common.SIZE * common.NEW
 elif task == "ppo":  # the reward model is an adapter on the frozen start, which is the reference, too
@@ -76,13 +76,13 @@ elif task == "ppo":  # the reward model is an adapter on the frozen start, which
     judged, _ = load.with_adapter(start, "reward", 16, 32.0, 0, BLOCKS)
     critic, model = TextCritic(start.width, start.device, 0), TextReward(judged, 1, 0)
     sampler = TextSampler(policy, engine.Sampling(common.NEW), common.EPISODES)
-    source = Attempts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
-    how = Optimisation(100, common.EPISODES, lr=1e-6, micro_batch_tokens=3072)  # half of them
-    learner = PPO(policy, critic, source, load.parameters(policy), how, Clip(epochs=1, critic_lr=1e-3), model, start)
+    source = Rollouts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
+    how = Optimization(100, common.EPISODES, lr=1e-6, micro_batch_tokens=3072)  # half of them
+    learner = PPO(policy, critic, source, load.parameters(policy), how, Clip(update_epochs=1, critic_lr=1e-3), model, start)
     clock = common.Clock().time(learner.step)
     tokens = common.EPISODES * common.NEW
 else:
-    how = Optimisation(100, common.PAIRS, lr=1e-6, micro_batch_tokens=1536)  # all of them
+    how = Optimization(100, common.PAIRS, lr=1e-6, micro_batch_tokens=1536)  # all of them
     asked, parameters = comparisons(common.PAIRS * 4), load.parameters(policy)
     if task == "dpo":  # as in TRL's default, the reference is scored in every step; it is a copy of the start
         reference = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0)

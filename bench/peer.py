@@ -31,7 +31,7 @@ VARIANTS = {
 
 
 class Steps(TrainerCallback):
-    """A turn is an optimiser step, with the data and the logging up to the next."""
+    """A turn is an optimizer step, with the data and the logging up to the next."""
 
     def __init__(self) -> None:
         self.clock, self.running = common.Clock(), False

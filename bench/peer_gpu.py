@@ -1,7 +1,7 @@
 """The peers' side of bench/gpu.py: `transformers` generates, TRL trains, on random weights in the same shape, each in a process of its own.
 
 `python bench/peer_gpu.py generate|dpo|dpo-fast|grpo` prints a line of JSON: seconds of each turn, and the most GiB held. Whole steps are
-timed, with what TRL itself does for the next batch and with its optimiser. "dpo-fast" is without gradient checkpointing.
+timed, with what TRL itself does for the next batch and with its optimizer. "dpo-fast" is without gradient checkpointing.
 """
 
 import json

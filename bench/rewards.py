@@ -32,7 +32,7 @@ def ours(seed: int, members: int) -> float:
 
     from rather.control.models import ControlReward
     from rather.core import Comparison, Task, Trajectory
-    from rather.learners.common import Optimisation
+    from rather.learners.common import Optimization
     from rather.learners.reward import Reward
 
     torch.set_num_threads(1)
@@ -47,7 +47,7 @@ def ours(seed: int, members: int) -> float:
     model.see(sides)
     steps = EPOCHS * COUNT // BATCH
     learner = Reward(
-        model, comparisons, list(model.layers), Optimisation(steps, BATCH, 1e-3, micro_batch_tokens=10**6, seed=seed), centre=0.0
+        model, comparisons, list(model.layers), Optimization(steps, BATCH, 1e-3, micro_batch_tokens=10**6, seed=seed), center=0.0
     )
     for _ in range(steps):
         learner.step()

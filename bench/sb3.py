@@ -17,37 +17,37 @@ import common
 PEER = ".venv-bench/bin/python"
 SEEDS = range(5)
 TASKS = {
-    "CartPole-v1": {"steps": 100_000, "envs": 8, "stretch": 32, "batch": 256, "epochs": 20, "gamma": 0.98, "lam": 0.8, "lr": 1e-3, "fade": True},
-    "Pendulum-v1": {"steps": 100_000, "envs": 4, "stretch": 1024, "batch": 64, "epochs": 10, "gamma": 0.9, "lam": 0.95, "lr": 1e-3, "fade": False},
+    "CartPole-v1": {"steps": 100_000, "envs": 8, "segment": 32, "batch": 256, "epochs": 20, "gamma": 0.98, "lam": 0.8, "lr": 1e-3, "fade": True},
+    "Pendulum-v1": {"steps": 100_000, "envs": 4, "segment": 1024, "batch": 64, "epochs": 10, "gamma": 0.9, "lam": 0.95, "lr": 1e-3, "fade": False},
 }  # fmt: skip
 
 
 def ours(name: str, seed: int) -> tuple[float, list[float]]:
-    """CPU seconds of training, and returns of 20 attempts with the likeliest actions."""
+    """CPU seconds of training, and returns of 20 episodes with deterministic actions."""
     import torch
 
-    from rather.control.collect import Stretches
+    from rather.control.collect import RolloutSegments
     from rather.control.environments import environment, inputs
     from rather.control.gradients import ByHand
     from rather.control.models import ControlCritic, ControlPolicy
     from rather.control.rollout import ControlSampler
     from rather.core import Task
-    from rather.learners.common import Optimisation
+    from rather.learners.common import Optimization
     from rather.learners.ppo import PPO, Clip
 
     torch.set_num_threads(1)
     t, env = TASKS[name], environment(name)
-    policy = ControlPolicy(inputs(env), env.action_space, normalise=False, seed=seed)
+    policy = ControlPolicy(inputs(env), env.action_space, normalize=False, seed=seed)
     critic = ControlCritic(inputs(env), seed=seed)
-    rows = t["envs"] * t["stretch"]
+    rows = t["envs"] * t["segment"]
     rounds = -(-t["steps"] // rows)
     schedule = "linear" if t["fade"] else "constant"
-    how = Optimisation(
+    how = Optimization(
         rounds * t["epochs"] * (rows // t["batch"]), t["batch"], t["lr"], schedule=schedule, max_grad_norm=0.5, eps=1e-5, micro_batch_tokens=rows,
         seed=seed,
     )  # fmt: skip
     settings = Clip(t["epochs"], t["gamma"], t["lam"], value_clip=None, value_weight=1.0, kl=0.0)
-    source = Stretches(policy, lambda: environment(name), t["envs"], t["stretch"], seed)
+    source = RolloutSegments(policy, lambda: environment(name), t["envs"], t["segment"], seed)
     by_hand = ByHand(policy, critic)
     learner = PPO(policy, critic, source, [by_hand.parameter], how, settings, by_hand=by_hand)
     start = time.process_time()
@@ -55,7 +55,7 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
         learner.step()
     seconds = time.process_time() - start
     tasks = [Task(name, str(10_000 + 100 * seed + i)) for i in range(20)]
-    found = ControlSampler(policy, lambda: environment(name), best=True).sample(tasks, 0)
+    found = ControlSampler(policy, lambda: environment(name), deterministic=True).sample(tasks, 0)
     return seconds / (rounds * rows), [float(x.rewards.sum()) for x in found]
 
 
@@ -74,7 +74,7 @@ def theirs(name: str, seed: int) -> tuple[float, list[float]]:
     lr, clip = (lambda left: left * t["lr"], lambda left: left * 0.2) if t["fade"] else (t["lr"], 0.2)
     more = {} if t["fade"] else {"use_sde": True, "sde_sample_freq": 4}
     model = PPO(
-        "MlpPolicy", make_vec_env(name, n_envs=t["envs"], seed=seed), seed=seed, device="cpu", n_steps=t["stretch"], batch_size=t["batch"],
+        "MlpPolicy", make_vec_env(name, n_envs=t["envs"], seed=seed), seed=seed, device="cpu", n_steps=t["segment"], batch_size=t["batch"],
         n_epochs=t["epochs"], gamma=t["gamma"], gae_lambda=t["lam"], learning_rate=lr, clip_range=clip, ent_coef=0.0, **more,
     )  # fmt: skip
     start = time.process_time()
@@ -115,7 +115,7 @@ def main() -> None:
     about = common.about(named, f"{platform.processor() or platform.machine()}, one thread")
     lines = [
         "# PPO for control beside Stable-Baselines3 2.9.2", "", about + ".", "",
-        "Settings of rl-baselines3-zoo (clip range not faded on our side, no state-dependent exploration); returns of 20 attempts with the likeliest",
+        "Settings of rl-baselines3-zoo (clip range not faded on our side, no state-dependent exploration); returns of 20 episodes with the likeliest",
         "actions after 100,000 steps: interquartile mean over seeds, its 95 % bootstrap interval, and the least and the most.", "",
         "| task | side | return | interval | least to most | steps a CPU second (median) | ratio (median, least to most) |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip

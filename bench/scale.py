@@ -1,4 +1,4 @@
-"""Zeroth-order optimisation spread over 1, 2 and 4 Ray workers on this machine: seconds and bytes an update.
+"""Zeroth-order optimization spread over 1, 2 and 4 Ray workers on this machine: seconds and bytes an update.
 
 `python bench/scale.py` writes bench/results/scale.{json,md}. What is timed is `Pool.sample`, an update's roll-outs, on GridWorld and CartPole
 with 64 directions; the answers are a simulated judge's. With two cores, more than two workers cannot be faster.
@@ -19,8 +19,8 @@ from rather.scale.pool import Pool
 
 WORKERS, DIRECTIONS, UPDATES = (0, 1, 2, 4), 64, 6
 TASKS = {
-    "rather/GridWorld-v0": ["control.hidden=[]", "control.normalise=false"],
-    "CartPole-v1": ["control.hidden=[32, 32]", "control.normalise=false", "control.uneven=true", "control.horizon=200"],
+    "rather/GridWorld-v0": ["control.hidden=[]", "control.normalize=false"],
+    "CartPole-v1": ["control.hidden=[32, 32]", "control.normalize=false", "control.allow_uneven=true", "control.horizon=200"],
 }
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     about = common.about("bench/scale.py", "two cores, Ray 2.60.0")
     head = [
         "# Directions spread over workers", "", f"{about}.", "",
-        f"{DIRECTIONS} directions an update, 4 attempts a side, mirrored; medians of {UPDATES - 1} updates after the first. Bytes are those that are sent for a",
+        f"{DIRECTIONS} directions an update, 4 trajectories a side, mirrored; medians of {UPDATES - 1} updates after the first. Bytes are those that are sent for a",
         "direction (seeds, tasks, what was answered) and that come back (what was done).", "",
         "| task | workers | seconds an update | against none | bytes out a direction | bytes back |", "|---|---|---|---|---|---|",
     ]  # fmt: skip

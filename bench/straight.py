@@ -1,4 +1,4 @@
-"""Control straight from comparisons: linear policies moved by what a simulated judge of whole attempts says, and by the gradient.
+"""Control straight from comparisons: linear policies moved by what a simulated judge of whole episodes says, and by the gradient.
 
 `python bench/straight.py [task]...` writes bench/results/straight-TASK.{json,md}; HalfCheetah-v5 and Hopper-v5 need
 `pip install "gymnasium[mujoco]"`. Five seeds, 5 to 9; settings were chosen on seed 0. These are the environments of the ZSPO paper.
@@ -17,7 +17,7 @@ import common
 
 SEEDS = range(5, 10)
 SHARED = [
-    "train.learner=zeroth", "control.hidden=[]", "control.normalise=false", "zeroth.check_every=0", "query.attempts=64", "eval.prompts=20",
+    "train.learner=zeroth", "control.hidden=[]", "control.normalize=false", "zeroth.check_every=0", "query.episodes=64", "eval.prompts=20",
     'judge.panel=[{ name = "sim", utility = "total_reward", temperature = 1.0 }]', "train.checkpoint_every=1000", "run.threads=1",
 ]  # fmt: skip
 BUDGETS = {"CartPole-v1": (100, 200), "HalfCheetah-v5": (200, 400), "Hopper-v5": (200, 400)}
@@ -34,12 +34,12 @@ GRADIENT = {
 SIDES = {
     "zeroth order, mirrored pairs": (STEP, []),
     "zeroth order, one side perturbed": (STEP, ["zeroth.mirrored=false"]),
-    "preference REINFORCE (first order)": (GRADIENT, ["zeroth.estimator=reinforce", "zeroth.optimiser=Adam"]),
+    "preference REINFORCE (first order)": (GRADIENT, ["zeroth.estimator=reinforce", "zeroth.optimizer=Adam"]),
 }
 
 
 def one(job: tuple[str, str, int, int]) -> dict[str, float]:
-    """Mean return of the likeliest actions on held-out seeds after so many answers, and before."""
+    """Mean return of deterministic actions on held-out seeds after so many answers, and before."""
     env, side, answers, seed = job
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "run.toml").write_text(f'[control]\nenv = "{env}"\n')
@@ -48,7 +48,7 @@ def one(job: tuple[str, str, int, int]) -> dict[str, float]:
         subprocess.run([sys.executable, "-m", "rather", "loop", f"{folder}/run.toml", *said], check=True, capture_output=True)
         rows = [json.loads(line) for line in (Path(folder) / f"r{answers}" / "metrics.jsonl").read_text().splitlines()]
     last = [r for r in rows if r["phase"].startswith("eval")][-1]
-    return {"return": last["return_policy"], "start": last["return_start"]}
+    return {"return": last["return_policy"], "start": last["return_base"]}
 
 
 def main() -> None:
@@ -68,8 +68,8 @@ def main() -> None:
         about = common.about(f"bench/straight.py {env}", "one thread a run, two at a time")
         head = [
             f"# {env} straight from comparisons", "", f"{about}.", "",
-            "Linear policy of the plain observations; a simulated judge sees the total reward of each side's attempts. Mean return of 20 held-out attempts",
-            "with the likeliest actions.", "",
+            "Linear policy of the plain observations; a simulated judge sees the total reward of each side's episodes. Mean return of 20 held-out attempts",
+            "with deterministic actions.", "",
             "| side | answers | median return | each seed | before |", "|---|---|---|---|---|",
         ]  # fmt: skip
         common.publish(f"straight-{env.lower()}", {"about": about, "found": data}, [*head, *lines])

@@ -22,7 +22,7 @@ import torch
 torch.set_num_threads(1)
 from learners.test_learners import comparisons
 from rather.pipeline.checkpoint import Lineage
-from rather.learners.common import Optimisation
+from rather.learners.common import Optimization
 from rather.learners.dpo import DPO
 from rather.learners.reward import Reward
 from rather.pipeline.metrics import Metrics
@@ -35,7 +35,7 @@ full = kind == "dpo-full"
 dtype = torch.bfloat16 if kind == "dpo-bfloat16" else torch.float32
 start = load.policy(model, torch.device("cpu"), dtype, full, 1.0)
 trained, parameters = (start, load.parameters(start)) if full else load.with_adapter(start, "policy", 4, 8.0, 0)
-how = Optimisation(12, 4, lr=1e-2, warmup=2, schedule="cosine")
+how = Optimization(12, 4, lr=1e-2, warmup=2, schedule="cosine")
 if kind == "reward":
     reward = TextReward(trained, 2, 0)
     each = [c.__class__(c.a, c.b, c.preference, c.key, "ab"[i % 2]) for i, c in enumerate(comparisons(10))]

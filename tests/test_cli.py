@@ -61,7 +61,7 @@ def test_a_run_command_by_command(rather: Rather, run: Path, tmp_path: Path) -> 
     assert "36 new answers" in rather("label", run).stdout
     assert "checkpoints/dpo-0/step-000006" in rather("train", run).stdout
     evaluated = rather("eval", run).stdout
-    assert re.search(r"win rate against the starting model: \d+\.\d % \(95 % interval", evaluated)
+    assert re.search(r"win rate against the base model: \d+\.\d % \(95 % interval", evaluated)
     for what in ("nats a token under the base model", "words an answer", "answers that end", "repeated pairs of words", "distinct words"):
         assert what in " ".join(evaluated.split()), "what it cost"
     status = rather("status", run).stdout
@@ -83,7 +83,7 @@ def test_a_run_command_by_command(rather: Rather, run: Path, tmp_path: Path) -> 
 
 def test_a_loop_of_two_rounds_then_a_reward_model_that_judges(rather: Rather, run: Path, tmp_path: Path) -> None:
     out = rather("loop", run, "loop.rounds=2").stdout
-    assert "Win rate against the starting model" in out
+    assert "Win rate against the base model" in out
     assert "Agreement of 3 simulated judges on 24 questions" in out
     assert (tmp_path / "runs/tiny/checkpoints/dpo-1").is_dir()
     again = rather("loop", run, "loop.rounds=2").stdout
@@ -138,7 +138,7 @@ def test_verifiers_that_raise_on_every_answer_end_the_run(rather: Rather, run: P
     (tmp_path / "mine.py").write_text("def broken(text, answer):\n    return text['answer']\n")
     with run.open("a") as file:
         file.write('[verify]\npatience = 2\nchecks = [{ kind = "python", function = "mine:broken" }]\n')
-    done = rather("train", run, f"train.learner={learner}", "train.steps=30", "ppo.answers=4", code=2)
+    done = rather("train", run, f"train.learner={learner}", "train.steps=30", "ppo.rollout_batch_size=4", code=2)
     assert "nothing was judged in 2 steps in a row: python: raised TypeError: string indices must be integers" in done.stderr
     assert "easier" not in done.stderr + done.stdout
     rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
@@ -169,7 +169,7 @@ def test_an_evaluation_that_verifies_nothing_says_why_and_goes_on_once_that_is_m
     (tmp_path / "mine.py").write_text(VOWELS)
     with run.open("a") as file:
         file.write('[verify]\nchecks = [{ kind = "python", function = "mine:share" }]\n')
-    settings = ("train.learner=ppo", "train.steps=1", "ppo.answers=4")
+    settings = ("train.learner=ppo", "train.steps=1", "ppo.rollout_batch_size=4")
     rather("train", run, *settings)
     (tmp_path / "mine.py").write_text("def share(text, answer):\n    return text['answer']\n")
     said = "nothing was judged in the evaluation: python: raised TypeError: string indices must be integers"
@@ -204,10 +204,10 @@ def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) ->
 
 
 def test_ppo_on_a_reward_model_learnt_from_the_labels(rather: Rather, run: Path, tmp_path: Path) -> None:
-    settings = ("train.learner=ppo", "train.reward=labels", "train.steps=3", "ppo.answers=8", "train.epochs=4")
+    settings = ("train.learner=ppo", "train.reward=labels", "train.steps=3", "ppo.rollout_batch_size=8", "train.epochs=4")
     out = rather("loop", run, *settings).stdout
     assert "orders held-out questions right" in out
-    assert "Win rate against the starting model" in out
+    assert "Win rate against the base model" in out
     rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if r["phase"] == "train-ppo-0"] == [1, 2, 3]
     manifest = json.loads((tmp_path / "runs/tiny/checkpoints/ppo-0/step-000003/manifest.json").read_text())

@@ -83,14 +83,14 @@ def test_the_configurations_that_come_with_rather(tmp_path: Path) -> None:
         assert toml.load(tmp_path / "run.toml", []).run.name == name
 
 
-def test_what_train_says_is_how_a_learner_optimises() -> None:
+def test_what_train_says_is_how_a_learner_optimizes() -> None:
     from rather.pipeline import build
 
     said = {
         "steps": 7, "batch_size": 3, "lr": 0.5, "warmup": 2, "schedule": "cosine", "weight_decay": 0.25, "max_grad_norm": 0.125,
         "micro_batch_tokens": 99,
     }  # fmt: skip
-    found = build.optimisation(Config.model_validate({"train": said, "run": {"seed": 5}}), "dpo", 100)
+    found = build.optimization(Config.model_validate({"train": said, "run": {"seed": 5}}), "dpo", 100)
     assert {key: getattr(found, key) for key in said} == said
     assert found.seed == 5
     assert found.eps == 1e-8

@@ -33,7 +33,7 @@ def test_one_answer_is_drawn_with_either_instruction_and_kept_without(config: Co
     run.sample()
     asked = [q.comparison for q in run.store.questions(config.run.name, "train")]
     plain, instructed = suffixed(config, ""), suffixed(config, " In short.")
-    sampler = build.sampler(config, build.start_policy(config), lambda n: None)
+    sampler = build.sampler(config, build.base_policy(config), lambda n: None)
     drawn = sampler.sample([t for both in zip(plain, instructed, strict=True) for t in both], run.seed("sample", 0))
     assert len({t.text for t in drawn}) == 12
     expected = {t.prompt: {a.text, b.text} for t, a, b in zip(plain, drawn[0::2], drawn[1::2], strict=True)}
@@ -41,7 +41,7 @@ def test_one_answer_is_drawn_with_either_instruction_and_kept_without(config: Co
 
 
 def test_what_was_drawn_after_another_prompt_keeps_no_tokens_of_it(config: Config) -> None:
-    policy, tasks = build.start_policy(config), build.tasks(config)[0]
+    policy, tasks = build.base_policy(config), build.tasks(config)[0]
     pairs = build.two_answers(config, build.sampler(config, policy, lambda n: None), tasks, 0)
     answers: Sequence[Trajectory] = [t for pair in pairs for t in pair]
     assert all(t.observations is t.actions is t.logprobs is None for t in answers)

@@ -23,12 +23,12 @@ name = "small"
 env = "rather/CheckpointCar-v0"
 gold = "laps"
 envs = 4
-stretch = 50
+rollout_segment = 50
 hidden = [16]
 [query]
 comparisons = 12
 fragment = 20
-attempts = 4
+episodes = 4
 [judge]
 panel = [{ name = "expert", utility = "total_reward", temperature = 0.01 }]
 [train]
@@ -116,7 +116,7 @@ def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -
         (["train.learner=grpo"], 'learns by "ppo" or "reward", not by \'grpo\''),
         (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which tells what they were worth"),
         (["query.fragment=500"], "no episode has 500 steps"),
-        (["train.steps=0"], "train.steps is 0; in control it says how many stretches PPO learns from"),
+        (["train.steps=0"], "train.steps is 0; in control it says how many segments PPO learns from"),
     ],
 )
 def test_bad_input(rather, run: Path, settings: list[str], sentence: str) -> None:
@@ -221,7 +221,7 @@ def test_an_environment_of_ones_own_is_found_in_the_current_folder(run: Path, tm
 
 def test_an_environment_without_a_limit_is_stopped(rather, run: Path, tmp_path: Path) -> None:
     (tmp_path / "counter.py").write_text(COUNTER.replace("self.time >= 20", "False"))
-    said = rather("loop", run, *OWN, "query.attempts=2", code=2).stderr.replace("\n", " ")
+    said = rather("loop", run, *OWN, "query.episodes=2", code=2).stderr.replace("\n", " ")
     assert "lasted 10,000 steps and there is no limit to it; set control.horizon" in said
     said = rather("train", run, *OWN, "train.reward=environment", code=2).stderr.replace("\n", " ")
     assert "lasted 10,000 steps and there is no limit to it; set control.horizon" in said

@@ -1,4 +1,4 @@
-"""Criteria in a run: which names are taken, and that what is learnt is the one that train.criterion names."""
+"""Criteria in a run: which names are taken, and that what is learned is the one that train.criterion names."""
 
 import re
 import threading
@@ -105,8 +105,8 @@ def go(base: list[str], folder: Path, *changed: str) -> Run:
 
 
 def likes(run: Run) -> float:
-    """Of pairs that were not learnt from, the share whose side with more a's the policy prefers."""
-    policy, start = run.policy(1), run.start
+    """Of pairs that were not learned from, the share whose side with more a's the policy prefers."""
+    policy, start = run.policy(1), run.base_policy
     unseen = Pairs.of(policy, pairs(80, 100))
     with torch.no_grad():
         ratios = policy.evaluate(unseen.batch)[0].sum(-1) - start.evaluate(unseen.batch)[0].sum(-1)
@@ -178,7 +178,7 @@ name = "grid"
 [control]
 env = "rather/GridWorld-v0"
 hidden = []
-normalise = false
+normalize = false
 [judge]
 kind = "people"
 criteria = ["more", "less"]
@@ -186,7 +186,7 @@ criteria = ["more", "less"]
 learner = "zeroth"
 steps = 1
 [query]
-attempts = 50
+episodes = 50
 [zeroth]
 answers = 60
 directions = 6

@@ -158,7 +158,7 @@ def test_hack_goes_on_where_nothing_can_be_drawn(rather, counter, tmp_path: Path
     page = unescape((tmp_path / "runs/small/hacking.html").read_text())
     assert page.count(f"No drive is shown: {said}.") == 2
     assert "data:image/webp" not in page
-    assert "place an attempt" in page
+    assert "place a trajectory" in page
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_what_does_not_matter_is_the_same_evaluation(tmp_path: Path) -> None:
         return evaluation.identity(toml.load(None, list(changed)), "abc", (tmp_path / "model.gguf", None), tasks)
 
     first = identity()
-    for changed in ("train.lr=1", "run.name=x", "sample.rows=3", "judge.wait_s=4", "log.wandb=x", "dpo.beta=3", "eval.prompts=3"):
+    for changed in ("train.lr=1", "run.name=x", "sample.batch_size=3", "judge.wait_s=4", "log.wandb=x", "dpo.beta=3", "eval.prompts=3"):
         assert identity(changed) == first, changed
     for changed in (
         "judge.instruction=x",

@@ -46,7 +46,13 @@ def test_no_pass_of_a_run_forwards_more(learner: str, tiny: Path, tmp_path: Path
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     changed = [f"model.path={tiny}", "model.dtype=float32", "model.rank=2", f"run.folder={tmp_path}"]
     changed += [f"data.prompts={tmp_path}/prompts.jsonl", "sample.max_tokens=6", f"train.learner={learner}", "train.reward=labels"]
-    changed += [f"train.micro_batch_tokens={TOKENS}", "train.steps=1", "train.batch_size=16", "reward.held_out=0.6", "ppo.answers=16"]
+    changed += [
+        f"train.micro_batch_tokens={TOKENS}",
+        "train.steps=1",
+        "train.batch_size=16",
+        "reward.held_out=0.6",
+        "ppo.rollout_batch_size=16",
+    ]
     changed += ["zeroth.answers=2", "zeroth.directions=2", "zeroth.check_every=1", "zeroth.checks=6"]
     opened(toml.load(None, [*changed, 'judge.panel=[{name = "x", utility = "concise"}]']), Console(quiet=True)).loop()
     assert max((tokens for gradient, tokens in forwarded if gradient), default=0) <= TOKENS

@@ -59,7 +59,7 @@ def text(tiny: Path, tmp_path: Path) -> list[str]:
 def control(tmp_path: Path) -> list[str]:
     (tmp_path / "run.toml").write_text(CONTROL)
     loaded = toml.load(tmp_path / "run.toml", [])
-    small = ["reward.members=1", "query.comparisons=6", "control.envs=2", "control.stretch=20", "train.steps=2", "query.attempts=2"]
+    small = ["reward.members=1", "query.comparisons=6", "control.envs=2", "control.rollout_segment=20", "train.steps=2", "query.episodes=2"]
     return [f"{s}.{k}={json.dumps(v)}" for s, k, v in _changed(loaded)] + [PANEL, *small, f"run.folder={tmp_path}"]
 
 
@@ -145,8 +145,8 @@ def test_people_who_come_after_a_checkpoint_are_learnt_as_well(text: list[str]) 
         run.store.answer_all([Label(q.id, name, 1.0) for q in run.store.questions("run", "train")])
         run.train()
         assert last(run)["step"] == 3 * count, "six answers more, two a step"
-        learnt = {key for key in rows(run)[-1] if key.startswith("temperature/")}
-        assert learnt == ({f"temperature/{x}" for x in people[:count]} if count > 1 else set())
+        learned = {key for key in rows(run)[-1] if key.startswith("temperature/")}
+        assert learned == ({f"temperature/{x}" for x in people[:count]} if count > 1 else set())
 
 
 def test_a_run_in_the_middle_keeps_its_own_labels_and_steps_and_then_goes_on(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,8 +231,8 @@ def test_only_the_judges_who_are_named_are_learnt_from(text: list[str]) -> None:
     run = go(text, "train.judges=['exp*', 'aunt']")
     run.label()
     run.train()
-    learnt = set(last(run)["labels"])
-    assert learnt == {x.id for x in run.store.labels("run", "train") if x.judge == "expert"}
+    learned = set(last(run)["labels"])
+    assert learned == {x.id for x in run.store.labels("run", "train") if x.judge == "expert"}
     assert "Training learns from the labels of: expert<" in report.write(run).read_text()
     with pytest.raises(ConfigError, match=r"train.judges is \['uncle'\], but the judges are expert, regular, careless"):
         go(text, "train.judges=['uncle']").train()
@@ -398,7 +398,7 @@ def test_the_settings_of_a_new_section_are_shared_without_being_listed(text: lis
         """A learner of tomorrow."""
 
         strength: float = 1.0
-        colour: str = "red"
+        color: str = "red"
 
     class Tomorrow(Config):
         novel: Novel = Field(default_factory=Novel)
@@ -409,7 +409,7 @@ def test_the_settings_of_a_new_section_are_shared_without_being_listed(text: lis
     run(strength=2.0).sample()
     run(strength=2.0).label()
     found = run(strength=2.0).train()
-    assert checkpoint.check(found)["settings"]["novel"] == {"strength": 2.0, "colour": "red"}
+    assert checkpoint.check(found)["settings"]["novel"] == {"strength": 2.0, "color": "red"}
     assert run(strength=2.0).train() == found
     with pytest.raises(CheckpointError, match=r"was trained with novel.strength = 2.0, not 3.0"):
         run(strength=3.0).train()
@@ -433,8 +433,8 @@ def test_prompts_that_have_changed_in_their_file_are_no_longer_those_of_the_trai
         f"train.learner={learner}",
         'verify.checks=[{kind="pattern", pattern="e"}]',
         "train.steps=1",
-        "grpo.size=2",
-        "ppo.answers=2",
+        "grpo.group_size=2",
+        "ppo.rollout_batch_size=2",
     ]
     found, path = go(text).train(), tmp_path / "prompts.jsonl"
     prompts = path.read_text()
@@ -457,7 +457,7 @@ def test_a_reward_model_that_has_changed_in_its_folder_is_no_longer_that_of_the_
     for name, lr in (("first", 0.01), ("second", 0.02)):
         go(text, f"run.name={name}", "train.learner=reward", f"train.lr={lr}").loop()
     first, second = (checkpoint.every(go(text, f"run.name={name}").checkpoints(0, "reward"))[-1] for name in ("first", "second"))
-    text = [*text, "train.learner=ppo", "train.reward=model", f"judge.checkpoint={first}", "ppo.answers=2"]
+    text = [*text, "train.learner=ppo", "train.reward=model", f"judge.checkpoint={first}", "ppo.rollout_batch_size=2"]
     found = go(text).train()
     assert go(text).train() == found
     shutil.rmtree(first)
@@ -479,7 +479,13 @@ def test_a_manifest_of_another_program_in_this_folder_is_no_reward_model(
 def test_a_finished_policy_goes_on_with_more_steps_and_stays_where_they_are_set_back(
     text: list[str], learner: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = [*text, f"train.learner={learner}", 'verify.checks=[{kind="pattern", pattern="[a-j]"}]', "grpo.size=4", "ppo.answers=4"]
+    text = [
+        *text,
+        f"train.learner={learner}",
+        'verify.checks=[{kind="pattern", pattern="[a-j]"}]',
+        "grpo.group_size=4",
+        "ppo.rollout_batch_size=4",
+    ]
 
     def loop(steps: int) -> Run:
         run = opened(toml.load(None, [*text, f"train.steps={steps}"]), Console(width=300))
@@ -499,7 +505,7 @@ def test_a_finished_policy_goes_on_with_more_steps_and_stays_where_they_are_set_
 
 
 def test_a_finished_policy_goes_on_when_its_reward_model_has_more_labels(text: list[str]) -> None:
-    text = [*text, "train.learner=ppo", "train.reward=labels", "reward.held_out=0.0", "ppo.answers=2"]
+    text = [*text, "train.learner=ppo", "train.reward=labels", "reward.held_out=0.0", "ppo.rollout_batch_size=2"]
     go(text, "train.steps=2").loop()
     policy, reward = last(go(text)), last(go(text), "reward")
     run = go(text)
@@ -551,7 +557,7 @@ def test_a_chat_template_that_has_changed_since_answers_were_sampled_is_refused(
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json"])
 def test_a_tokenizer_that_has_changed_in_its_folder_is_no_longer_that_of_the_training(text: list[str], model: Path, name: str) -> None:
     pays = 'verify.checks=[{kind="pattern", pattern="[a-j]"}]'
-    text = [*text, f"model.path={model}", "train.learner=grpo", pays, "train.steps=1", "grpo.size=2"]
+    text = [*text, f"model.path={model}", "train.learner=grpo", pays, "train.steps=1", "grpo.group_size=2"]
     found = go(text).train()
     (model / "README.md").write_text("nothing that a prompt is made with")
     assert go(text).train() == found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rather.core import Comparison, Task, Trajectory
-from rather.learners.common import Optimisation, Pairs
+from rather.learners.common import Optimization, Pairs
 from rather.learners.dpo import DPO
 from rather.losses import bradley_terry_loss
 from rather.text import lora
@@ -34,7 +34,7 @@ def made(dtype: torch.dtype, device: torch.device | str, size: float = 0.08) -> 
     return model.to(device)
 
 
-def learnt(model: Transformer, answers: list[Tensor], adapter: str | None = None) -> Tensor:
+def learned(model: Transformer, answers: list[Tensor], adapter: str | None = None) -> Tensor:
     """Log-probabilities as a learner computes them."""
     laid = pack([torch.tensor(r.prompt) for r in ASKED], answers, None, model.dtype, device=model.embedding.weight.device)
     hidden = model(laid.ids, laid.positions, laid, adapter, laid.chosen(laid.before))
@@ -49,7 +49,7 @@ def test_float32_gives_what_a_processor_gives() -> None:
     answers = [torch.tensor(a.tokens) for a in found]
     sampled = torch.tensor([p for a in found for p in a.logprobs])
     for model in (here, there):
-        logprobs = learnt(model, answers)
+        logprobs = learned(model, answers)
         assert (logprobs.detach().cpu() - sampled).abs().max() < 1e-5
         (logprobs * torch.linspace(-1, 1, len(logprobs), device=logprobs.device)).sum().backward()
     for (name, p), q in zip(there.named_parameters(), here.parameters(), strict=True):
@@ -68,7 +68,7 @@ def test_bfloat16_is_near_float32(adapted: bool) -> None:
     found = generate(model, ASKED, SAMPLING, STOP, adapter, rows=8)
     answers = [torch.tensor(a.tokens) for a in found]
     sampled = torch.tensor([p for a in found for p in a.logprobs])
-    a, b = (learnt(m, answers, adapter) for m in (model, exact))
+    a, b = (learned(m, answers, adapter) for m in (model, exact))
     assert (a.detach().cpu() - sampled).abs().mean() < 1e-2
     assert (a.detach().cpu() - sampled).abs().max() < 5e-2
     assert (a - b).detach().abs().mean() < 1e-2
@@ -138,7 +138,7 @@ def test_sampler_and_learner_are_the_same_after_a_thousand_steps() -> None:
     for dtype, near in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
         policy = TextPolicy(made(dtype, GPU, 0.05), Words())  # type: ignore[arg-type]
         reference = TextPolicy(made(dtype, GPU, 0.05).requires_grad_(False), Words())  # type: ignore[arg-type]
-        how = Optimisation(1000, batch_size=4, lr=1e-4)
+        how = Optimization(1000, batch_size=4, lr=1e-4)
         learner = DPO(policy, reference, comparisons(8), list(policy.model.parameters()), how)
         before = policy.model.embedding.weight.detach().clone()
         for step in range(1000):
@@ -146,9 +146,9 @@ def test_sampler_and_learner_are_the_same_after_a_thousand_steps() -> None:
             if step % 250 == 249:
                 found = generate(policy.model, ASKED, SAMPLING, STOP, rows=8)
                 sampled = torch.tensor([p for a in found for p in a.logprobs])
-                logprobs = learnt(policy.model, [torch.tensor(a.tokens) for a in found]).detach().cpu()
+                logprobs = learned(policy.model, [torch.tensor(a.tokens) for a in found]).detach().cpu()
                 assert (logprobs - sampled).abs().mean() < near, (dtype, step)
-        assert (policy.model.embedding.weight - before).abs().max() > 1e-3, "it has learnt"
+        assert (policy.model.embedding.weight - before).abs().max() > 1e-3, "it has learned"
 
 
 def test_training_gives_the_same_numbers_twice() -> None:
@@ -157,7 +157,7 @@ def test_training_gives_the_same_numbers_twice() -> None:
         for p in policy.model.parameters():
             p.data = p.data.float()
         reference = TextPolicy(made(torch.bfloat16, GPU, 0.05).requires_grad_(False), Words())  # type: ignore[arg-type]
-        how = Optimisation(20, batch_size=4, lr=1e-3, micro_batch_tokens=100)
+        how = Optimization(20, batch_size=4, lr=1e-3, micro_batch_tokens=100)
         learner = DPO(policy, reference, comparisons(8), list(policy.model.parameters()), how)
         for _ in range(20):
             learner.step()

@@ -3,13 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rather.core import pull
+from rather.core import gold_correlation
 from rather.hacking.alarm import Measure, Point, alarm, distinct, explained, one_event, points, repetition
 from rather.hacking.page import Side, alarms, write
 
 
 def run(proxy, gold, noise: float = 0.1, seed: int = 0) -> list[Point]:
-    """A run of 60 steps whose proxy and gold follow two functions of the share that is done; attempts differ by 1."""
+    """A run of 60 steps whose proxy and gold follow two functions of the share that is done; trajectories differ by 1."""
     chance = np.random.default_rng(seed)
 
     def measure(f, x):
@@ -38,10 +38,10 @@ def test_gold_that_falls_is_seen_before_it_has_lost_a_tenth(seed: int) -> None:
 
 
 def pulled(found: list[Point], correlation, seed: int, n: int = 32) -> list[Point]:
-    """The same run with the correlation of pay and worth, a function of the share that is done, as `n` attempts a step show it."""
+    """The same run with the correlation of pay and worth, a function of the share that is done, as `n` trajectories a step show it."""
     chance = np.random.default_rng(seed)
     values = [float(np.tanh(np.arctanh(correlation(i / 60)) + chance.standard_normal() / (n - 3) ** 0.5)) for i in range(60)]
-    return [replace(p, pull=Measure(r, 1 / (n - 3) ** 0.5, 1.0)) for p, r in zip(found, values, strict=True)]
+    return [replace(p, gold_correlation=Measure(r, 1 / (n - 3) ** 0.5, 1.0)) for p, r in zip(found, values, strict=True)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -65,10 +65,13 @@ def test_pay_that_has_nothing_to_do_with_worth_is_no_alarm_by_itself(seed: int) 
 
 
 def test_pull_is_the_correlation_of_pay_and_worth() -> None:
-    assert pull([1, 2, 3, 4], [2, 4, 6, 8]) == {"pull": pytest.approx(1), "pull_error": 1}
-    assert pull([1, 2, 3, 4, np.nan], [8, 6, 4, 2, 100]) == {"pull": pytest.approx(-1), "pull_error": 1}, "what is unjudged pulls nothing"
-    assert pull([0, 0, 0, 0], [1, 2, 3, 4])["pull"] == 0
-    assert pull([1, 2], [1, 2]) == {}, "too few to say"
+    assert gold_correlation([1, 2, 3, 4], [2, 4, 6, 8]) == {"gold_correlation": pytest.approx(1), "gold_correlation_stderr": 1}
+    assert gold_correlation([1, 2, 3, 4, np.nan], [8, 6, 4, 2, 100]) == {
+        "gold_correlation": pytest.approx(-1),
+        "gold_correlation_stderr": 1,
+    }, "what is unjudged pulls nothing"
+    assert gold_correlation([0, 0, 0, 0], [1, 2, 3, 4])["gold_correlation"] == 0
+    assert gold_correlation([1, 2], [1, 2]) == {}, "too few to say"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -81,12 +84,12 @@ def test_what_goes_well_raises_no_alarm(seed: int) -> None:
 
 
 def test_points_come_from_metrics() -> None:
-    row = {"score": 1.0, "score_error": 0.1, "score_deviation": 2.0, "gold": 3.0, "gold_error": 0.2, "gold_deviation": 4.0}
+    row = {"score": 1.0, "score_stderr": 0.1, "score_std": 2.0, "gold": 3.0, "gold_stderr": 0.2, "gold_std": 4.0}
     rows = [{"step": 1, "score": 0.5}, {"step": 2, "kl": 7.0, **row}]
     (found,) = points(rows, "score")
     assert found == Point(2, Measure(1.0, 0.1, 2.0), Measure(3.0, 0.2, 4.0), 7.0)
-    (found,) = points([rows[1] | {"pull": 0.5, "pull_error": 0.2}], "score")
-    assert found.pull == Measure(0.5, 0.2, 1.0)
+    (found,) = points([rows[1] | {"gold_correlation": 0.5, "gold_correlation_stderr": 0.2}], "score")
+    assert found.gold_correlation == Measure(0.5, 0.2, 1.0)
     assert found.proxy.low == pytest.approx(1 - 0.196)
 
 
@@ -105,7 +108,7 @@ def test_the_page_shows_both_sides_and_escapes_what_it_is_told(tmp_path) -> None
     hacked, honest = run(lambda x: 20 * x, lambda x: 0.0), run(lambda x: 20 * x, lambda x: 10 * x)
     sides = [
         Side("<b>written</b>", [hacked], "paid", "laps", [("0.03", "laps")], b"RIFF"),
-        Side("learnt", [honest, honest], "paid", "laps"),
+        Side("learned", [honest, honest], "paid", "laps"),
     ]
     page = write(tmp_path / "h.html", "x<y", sides).read_text()
     assert "&lt;b&gt;written" in page

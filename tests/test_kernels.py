@@ -29,7 +29,7 @@ def plain(monkeypatch: pytest.MonkeyPatch):
 
 
 def agree(found: Tensor, expected: Tensor) -> None:
-    """In bfloat16 sums that differ in their order may be rounded to neighbours, which few are."""
+    """In bfloat16 sums that differ in their order may be rounded to neighbors, which few are."""
     assert found.dtype == expected.dtype
     assert_close(found, expected, atol=1e-5, rtol=1e-6 if found.dtype == torch.float32 else 2**-7)
     assert (found != expected).float().mean() < (1 if found.dtype == torch.float32 else 0.01)

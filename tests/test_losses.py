@@ -29,9 +29,9 @@ def test_bradley_terry_by_hand() -> None:
     assert_close(bradley_terry_loss(t([2.0]), t([1.0]), t([0.0])), 1.313262)
     # a tie is the mean of both: 0.813262
     assert_close(bradley_terry_loss(t([2.0]), t([1.0]), t([0.5])), 0.813262)
-    # margin 1 takes the whole difference away: log 2; centre 0.01 * (2 + 1)^2 = 0.09
+    # margin 1 takes the whole difference away: log 2; center 0.01 * (2 + 1)^2 = 0.09
     assert_close(bradley_terry_loss(t([2.0]), t([1.0]), t([1.0]), margin=1.0), math.log(2))
-    assert_close(bradley_terry_loss(t([2.0]), t([1.0]), t([1.0]), centre=0.01), 0.403262)
+    assert_close(bradley_terry_loss(t([2.0]), t([1.0]), t([1.0]), center=0.01), 0.403262)
 
 
 def test_bradley_terry_swapped_sides() -> None:

@@ -1,4 +1,4 @@
-"""Zeroth-order optimisation as a run: the store is its ledger, and people answer about sets of trajectories."""
+"""Zeroth-order optimization as a run: the store is its ledger, and people answer about sets of trajectories."""
 
 import json
 import shutil
@@ -26,14 +26,14 @@ name = "grid"
 [control]
 env = "rather/GridWorld-v0"
 hidden = []
-normalise = false
+normalize = false
 [judge]
 panel = [{ name = "noisy", utility = "total_reward", temperature = 0.5, abstain = 0.1, tie = 0.01 }]
 [train]
 learner = "zeroth"
 checkpoint_every = 2
 [query]
-attempts = 50
+episodes = 50
 [zeroth]
 answers = 60
 directions = 6
@@ -179,7 +179,7 @@ def test_coin_flips_are_called_that(run: Path, rather) -> None:
     done = rather("loop", "run.toml", flips, "zeroth.side=1")
     assert "no signal yet" in done.stdout
     rows = [r for r in measured(run.parent, "grid") if r["phase"] == "check-0"]
-    assert all(r["norm"] <= 0.8 + 1e-6 for r in rows)
+    assert all(r["parameter_norm"] <= 0.8 + 1e-6 for r in rows)
 
 
 @pytest.mark.slow
@@ -216,7 +216,7 @@ def test_nudge_at_a_terminal_stops_and_goes_on(tmp_path: Path) -> None:
     child = start()
     for _ in range(4):  # the open one, one more update, one question about held-out prompts
         answer(child, "2")
-    child.expect("win rate over the start", timeout=300)
+    child.expect("win rate against the base policy", timeout=300)
     child.expect("Steering vector", timeout=300)
     child.expect("The nudged model")
     child.expect("Report", timeout=300)
@@ -268,10 +268,10 @@ checks = 1
     written = {"steering": "steering", "lora": "adapter_model"}.get(space, "model")
     assert (last / "model" / f"{written}.safetensors").exists()
     rows = [r for r in measured(tmp_path, "run") if r["phase"] == "train-zeroth-0"]
-    assert all(r["moved"] > 0 for r in rows if r["answers"] > r["ties"])
-    assert any(r["moved"] > 0 for r in rows)
+    assert all(r["update_norm"] > 0 for r in rows if r["answers"] > r["ties"])
+    assert any(r["update_norm"] > 0 for r in rows)
     said = rather("eval", "run.toml", f"zeroth.space={space}", f"zeroth.estimator={estimator}").stdout
-    assert "win rate against the starting model" in said
+    assert "win rate against the base model" in said
 
 
 def test_a_nudge_that_should_hear_some_judges_alone_is_refused_before_anything_is_sampled(tiny: Path, tmp_path: Path, rather) -> None:

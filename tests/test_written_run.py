@@ -67,9 +67,9 @@ def test_it_learns_two_pairs_and_does_not_wait(tiny: Path, tmp_path: Path, learn
     run.train(0)
     rows = [row for row in run.metrics.read() if row["phase"].startswith(f"train-{learner}") or row["phase"].startswith("train-")]
     assert rows
-    learnt = run.learner(0, learner, answered, 1)
+    learned = run.learner(0, learner, answered, 1)
     if learner == "sft":
-        assert sorted(t.text for t in learnt.trajectories) == sorted(f"a better answer {number}" for number in asked)
+        assert sorted(t.text for t in learned.trajectories) == sorted(f"a better answer {number}" for number in asked)
     run.store.close()
 
 

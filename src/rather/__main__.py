@@ -21,7 +21,7 @@ from rather.cli import Interrupted, app
 from rather.errors import RatherError, installing
 
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
-"""How OpenMP's threads idle: they sleep, since spinning ones slow their neighbours down, but not at once, since waking up is slow too."""
+"""How OpenMP's threads idle: they sleep, since spinning ones slow their neighbors down, but not at once, since waking up is slow too."""
 
 
 def main() -> None:

@@ -68,7 +68,7 @@ def _run(file: Path, settings: list[str] | None) -> Any:
 def loop(file: File, settings: Settings = None) -> None:
     """Sample, label, train and evaluate, for loop.rounds rounds. Stopped at any point, the same command goes on from there.
 
-    At the end it prints the win rate against the starting model on held-out prompts, and writes the report.
+    At the end it prints the win rate against the base model on held-out prompts, and writes the report.
     """
     run = _run(file, settings)
     result = run.loop()
@@ -189,7 +189,7 @@ def panel(
         status.update(f"{count} answers")
 
     with console.status("joining") as status:
-        answer(link, build.judges(loaded, lambda: build.start_policy(loaded)), pace, wait, answered, threading.Event())
+        answer(link, build.judges(loaded, lambda: build.base_policy(loaded)), pace, wait, answered, threading.Event())
     console.print(f"{count} answers of {len(loaded.judge.panel)} simulated judges")
 
 
@@ -223,7 +223,7 @@ def train(
 
 @app.command(name="eval")
 def evaluate(file: File, settings: Settings = None, round_: Round = 0) -> None:
-    """Compare the trained policy with the starting model on held-out prompts, by the run's judges; print the win rate."""
+    """Compare the trained policy with the base model on held-out prompts, by the run's judges; print the win rate."""
     run = _run(file, settings)
     result = run.evaluate(round_)
     console.print("no answers yet" if result is None else f"[bold]{result}[/bold]", highlight=False)
@@ -273,15 +273,15 @@ def nudge(
 
 
 def _nudge_settings(model: str, prompts: str, answers: int, name: str, page: bool, simulated: str) -> list[str]:
-    from rather.pipeline.nudge import MANNERS
+    from rather.pipeline.nudge import STYLE_CONTRASTS
 
     kind = "panel" if simulated else "people" if page else "terminal"
     judge = [f'judge.panel=[{{ name = "{simulated}", utility = "{simulated}", temperature = 0.5, mistake = 0.05 }}]'] if simulated else []
     return [
         f"model.path={model}", f"data.prompts={prompts}", f"run.name={name}", f"zeroth.answers={answers}", f"judge.kind={kind}", *judge,
         "judge.instruction=Which set of answers would you rather have?", "train.learner=zeroth", "train.checkpoint_every=1",
-        "sample.temperature=0.0", "sample.max_tokens=48", "sample.rows=64", "zeroth.mu=0.15", "zeroth.lr=0.1", "zeroth.radius=0.095",
-        f"zeroth.contrasts={json.dumps(MANNERS)}",
+        "sample.temperature=0.0", "sample.max_tokens=48", "sample.batch_size=64", "zeroth.mu=0.15", "zeroth.lr=0.1", "zeroth.radius=0.095",
+        f"zeroth.contrasts={json.dumps(STYLE_CONTRASTS)}",
     ]  # fmt: skip
 
 

@@ -41,40 +41,40 @@ class Task:
     answer: str | None = None
 
 
-def row_seed(seed: int, task: Task, attempt: int) -> int:
+def row_seed(seed: int, task: Task, index: int) -> int:
     """The seed of one answer's own generator, from what the answer is and not from where it lies."""
-    text = f"{seed}\0{task.source}\0{task.key}\0{attempt}"
+    text = f"{seed}\0{task.source}\0{task.key}\0{index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, float]:
     """Mean of `values`, its standard error, and their standard deviation, as metrics."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {name: float(np.mean(values)), f"{name}_error": deviation / len(values) ** 0.5, f"{name}_deviation": deviation}
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {name: float(np.mean(values)), f"{name}_stderr": std / len(values) ** 0.5, f"{name}_std": std}
 
 
-def pull(paid: Sequence[float], worth: Sequence[float]) -> dict[str, float]:
-    """Correlation of what attempts are paid with what they are worth, and its error by chance, as metrics.
+def gold_correlation(rewards: Sequence[float], gold: Sequence[float]) -> dict[str, float]:
+    """Correlation of what trajectories are paid with what they are worth, and its error by chance, as metrics.
 
-    It is 0 where all are paid alike or worth the same: then nothing is pulled either way. What is paid NaN is not learnt from.
+    It is 0 where all are paid alike or worth the same: then nothing is pulled either way. What is paid NaN is not learned from.
     """
-    known = [(p, w) for p, w in zip(paid, worth, strict=True) if not math.isnan(p)]
+    known = [(p, w) for p, w in zip(rewards, gold, strict=True) if not math.isnan(p)]
     if len(known) < 4:
         return {}
     p, w = np.array(known).T
     correlation = float(np.corrcoef(p, w)[0, 1]) if p.std() > 0 and w.std() > 0 else 0.0
-    return {"pull": correlation, "pull_error": 1 / math.sqrt(len(known) - 3)}
+    return {"gold_correlation": correlation, "gold_correlation_stderr": 1 / math.sqrt(len(known) - 3)}
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One attempt at a task.
+    """One trajectory of a task.
 
     `policy` says who acted ("run@step" or "import:file"). `observations` is (P,) prompt tokens for text, (T+1, *obs) for
     control; `actions` (T,) or (T, A); `logprobs` (T,) in nats under the policy that acted; `rewards` (T,). `terminated`
-    is True when the task itself ended the attempt, False when a limit cut it. `text` holds the words, for text only: words
-    outlive tokens, so the store keeps `text`, and `actions` is None for an attempt that was read back from it. `before` holds
-    the actions from the reset to where a fragment begins, so that it can be played again; None for whole attempts.
+    is True when the task itself ended the trajectory, False when a limit cut it. `text` holds the words, for text only: words
+    outlive tokens, so the store keeps `text`, and `actions` is None for a trajectory that was read back from it. `before` holds
+    the actions from the reset to where a fragment begins, so that it can be played again; None for whole trajectories.
     """
 
     task: Task
@@ -92,7 +92,7 @@ class Trajectory:
 class Comparison:
     """A question, "which side would you rather have?", and its answer once there is one.
 
-    `a` and `b` are sides of D trajectories each; which attempt is `a` was drawn at random. `preference` is P(a better) in
+    `a` and `b` are sides of D trajectories each; which trajectory is `a` was drawn at random. `preference` is P(a better) in
     [0, 1], or None while nobody has judged. `key` names the question within its run and `judge` who answered.
 
     A question may be "which of these would you rather have?", with `others` beside a and b. Its answer is `best`, the number of the
@@ -156,8 +156,8 @@ class Batch:
 
     `observations` (B, P) prompt tokens for text, (B, T+1, *obs) for control; `actions` (B, T) or (B, T, A). Those of text are on the
     host, with UNUSED as padding. `mask` (B, T) is 1 where an action was taken; `logprobs` and `rewards` (B, T); `terminated` (B,);
-    `groups` (B,) is equal for attempts at the same task. `prompts` (B, 2), on the host, are a number and a length: rows of the same number
-    share one pass over their prompt; None where there are none.
+    `groups` (B,) is equal for trajectories of the same task. `prompts` (B, 2), on the host, are a number and a length: rows of the same
+    number share one pass over their prompt; None where there are none.
     """
 
     observations: Tensor
@@ -250,12 +250,12 @@ class Sampler(Protocol):
         ...
 
     def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
-        """One attempt a task; attempt i depends on its task, `seed` and i alone, not on what else is in the batch."""
+        """One trajectory a task; trajectory i depends on its task, `seed` and i alone, not on what else is in the batch."""
         ...
 
 
 class Space(Protocol):
-    """What is perturbed: the numbers of a policy that zeroth-order optimisation moves, `size` of them, all 0 at the start.
+    """What is perturbed: the numbers of a policy that zeroth-order optimization moves, `size` of them, all 0 at the start.
 
     `parameters` are those numbers, trained in float32. A policy that has a space acts from where the space is.
     """
@@ -288,7 +288,7 @@ class Judge(Protocol):
 
 
 class Learner(Protocol):
-    """Improves a policy or a reward model, one optimiser step a call."""
+    """Improves a policy or a reward model, one optimizer step a call."""
 
     def step(self) -> dict[str, float]:
         """Take one step and return its metrics."""

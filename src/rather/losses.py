@@ -22,9 +22,9 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """`values` (B, T) shifted and scaled to mean 0 and variance 1 over the mask of the whole batch; 0 elsewhere."""
     values, mask = values.float(), mask.float()
-    centred = values - masked_mean(values, mask)
-    variance = masked_mean(centred.square(), mask)
-    return centred * torch.rsqrt(variance + 1e-8) * mask
+    centered = values - masked_mean(values, mask)
+    variance = masked_mean(centered.square(), mask)
+    return centered * torch.rsqrt(variance + 1e-8) * mask
 
 
 def bradley_terry_loss(
@@ -32,19 +32,19 @@ def bradley_terry_loss(
     scores_b: Tensor,
     preference: Tensor,
     margin: Tensor | float = 0.0,
-    centre: float = 0.0,
+    center: float = 0.0,
 ) -> Tensor:
     """Negative log-likelihood of preferences under Bradley and Terry (1952), as in Christiano et al. (2017), eq. 1.
 
     P(a better) = sigmoid(scores_a - scores_b - margin), scored by binary cross-entropy against `preference` in [0, 1]: a
     hard label, a tie (0.5), a share of votes or a strength. Scores are (B,) or (K, B), preference (B,). `margin` counts
-    towards b, so swapping the sides swaps its sign. `centre` adds centre * (a + b)^2, which holds the scores near 0
+    towards b, so swapping the sides swaps its sign. `center` adds center * (a + b)^2, which holds the scores near 0
     (Eisenstein et al. 2023). On `implicit_scores` this is the loss of DPO.
     """
     difference = scores_a.float() - scores_b.float() - margin
     loss = F.binary_cross_entropy_with_logits(difference, preference.float().expand_as(difference))
-    if centre:
-        loss = loss + centre * (scores_a.float() + scores_b.float()).square().mean()
+    if center:
+        loss = loss + center * (scores_a.float() + scores_b.float()).square().mean()
     return loss
 
 
@@ -54,9 +54,9 @@ def implicit_scores(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, 
 
 
 def preference_reinforce_loss(logprobs_a: Tensor, logprobs_b: Tensor, preference: Tensor) -> Tensor:
-    """Loss whose negative gradient, the mean of (p - 1/2) grad (log pi(a) - log pi(b)), makes preferred attempts likelier.
+    """Loss whose negative gradient, the mean of (p - 1/2) grad (log pi(a) - log pi(b)), makes preferred trajectories likelier.
 
-    It is REINFORCE (Williams 1992) on P(a better) with both attempts drawn from the policy that learns and 1/2 as their baseline: no
+    It is REINFORCE (Williams 1992) on P(a better) with both trajectories drawn from the policy that learns and 1/2 as their baseline: no
     reward model, and no link is assumed. `logprobs_a` and `logprobs_b` (B,) are sums over actions.
     """
     return -((preference - 0.5) * (logprobs_a.float() - logprobs_b.float())).mean()
@@ -65,7 +65,7 @@ def preference_reinforce_loss(logprobs_a: Tensor, logprobs_b: Tensor, preference
 def ipo_loss(log_ratio_a: Tensor, log_ratio_b: Tensor, beta: float, preference: Tensor | float = 1.0) -> Tensor:
     """Squared loss of IPO, (log_ratio_a - log_ratio_b - 1 / (2 beta))^2, a preferred (Azar et al. 2023, eq. 17).
 
-    A log-ratio (B,) is sum_t (log pi - log pi_ref), or its mean over the actions for the length-normalised form. With a soft
+    A log-ratio (B,) is sum_t (log pi - log pi_ref), or its mean over the actions for the length-normalized form. With a soft
     `preference` p it is the expected loss: p times the loss with a preferred plus 1 - p times the loss with b preferred.
     """
     target = 1 / (2 * beta)
@@ -122,7 +122,7 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, terminated: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Advantages and returns, both (B, T), by generalised advantage estimation (Schulman et al. 2016, eq. 16).
+    """Advantages and returns, both (B, T), by generalized advantage estimation (Schulman et al. 2016, eq. 16).
 
     `values` is (B, T+1), its last valid entry the value of the state after the last action: it counts unless the task itself
     `terminated` (B,) the trajectory. The mask is 1 on a prefix of every row.
@@ -151,14 +151,14 @@ def group_advantages(scores: Tensor, groups: Tensor, scale: Literal["group", "ba
     zeros = torch.zeros(int(index.max()) + 1 if len(index) else 0, device=scores.device)
     counts = zeros.index_add(0, index, judged.float())
     means = zeros.index_add(0, index, known) / counts.clamp(min=1)
-    centred = torch.where(judged, known - means[index], 0.0)
+    centered = torch.where(judged, known - means[index], 0.0)
     if scale == "group":
-        variances = zeros.index_add(0, index, centred.square()) / (counts - 1).clamp(min=1)
-        return centred / (variances.sqrt()[index] + eps)
+        variances = zeros.index_add(0, index, centered.square()) / (counts - 1).clamp(min=1)
+        return centered / (variances.sqrt()[index] + eps)
     if scale == "batch":
         spread = known[judged].std() if judged.sum() > 1 else known.new_zeros(())
-        return centred / (spread + eps)
-    return centred
+        return centered / (spread + eps)
+    return centered
 
 
 def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, kind: Literal["k1", "k2", "k3"] = "k1") -> Tensor:

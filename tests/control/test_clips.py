@@ -13,7 +13,7 @@ from rather.core import Task, Trajectory
 from rather.errors import DataError
 
 
-def attempt(name: str) -> Trajectory:
+def episode(name: str) -> Trajectory:
     env = environment(name)
     policy = ControlPolicy(inputs(env), env.action_space)
     return ControlSampler(policy, lambda: environment(name)).sample([Task(name, "5")], 0)[0]
@@ -25,7 +25,7 @@ def drawn(name: str):
 
 @pytest.mark.parametrize("name", ["rather/CheckpointCar-v0", "rather/GridWorld-v0"])
 def test_a_replay_shows_the_attempt(name: str) -> None:
-    found = attempt(name)
+    found = episode(name)
     frames = replay(found, drawn(name), every=3)
     assert frames.shape == (len(found.actions) // 3 + 1, 256, 256, 3)
     assert (frames[0] != frames[-1]).any()
@@ -40,7 +40,7 @@ def test_a_replay_shows_the_attempt(name: str) -> None:
 
 
 def test_a_replay_that_differs_from_the_record_is_refused() -> None:
-    found = attempt("rather/CheckpointCar-v0")
+    found = episode("rather/CheckpointCar-v0")
     other = replace(found, actions=np.where(np.arange(200) == 20, (found.actions + 3) % 9, found.actions))
     with pytest.raises(DataError, match=r"differs from the record at step 2\d of seed 5"):
         replay(other, drawn("rather/CheckpointCar-v0"))
@@ -51,7 +51,7 @@ def test_a_replay_that_differs_from_the_record_is_refused() -> None:
 
 
 def test_a_fragment_is_played_again_from_where_it_begins() -> None:
-    whole = attempt("rather/CheckpointCar-v0")
+    whole = episode("rather/CheckpointCar-v0")
     (piece,) = fragments([whole], 30, 1, seed=3)
     assert piece.before is not None
     start = len(piece.before)

@@ -4,15 +4,15 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
-from rather.control.collect import Stretches
+from rather.control.collect import RolloutSegments
 from rather.control.environments import environment, inputs
 from rather.control.models import ControlPolicy
 from rather.errors import DataError
 
 
-def source(name: str = "CartPole-v1", rows: int = 3, steps: int = 25, seed: int = 0, **more: object) -> Stretches:
+def source(name: str = "CartPole-v1", rows: int = 3, steps: int = 25, seed: int = 0, **more: object) -> RolloutSegments:
     env = environment(name)
-    return Stretches(ControlPolicy(inputs(env), env.action_space), lambda: environment(name), rows, steps, seed, **more)
+    return RolloutSegments(ControlPolicy(inputs(env), env.action_space), lambda: environment(name), rows, steps, seed, **more)
 
 
 class Counting(gymnasium.Env):
@@ -38,39 +38,39 @@ class Counting(gymnasium.Env):
         return self.look(), float(self.time), over and not self.cut, over and self.cut, {"gold": 10 * self.time}
 
 
-def counting(steps: int, rows: int = 1, gold: str = "", **more: bool) -> Stretches:
-    return Stretches(ControlPolicy(1, Discrete(2), normalise=False), lambda: Counting(**more), rows, steps, 0, gold)
+def counting(steps: int, rows: int = 1, gold: str = "", **more: bool) -> RolloutSegments:
+    return RolloutSegments(ControlPolicy(1, Discrete(2), normalize=False), lambda: Counting(**more), rows, steps, 0, gold)
 
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_a_stretch_is_cut_where_attempts_end_and_goes_on_where_it_was(cut: bool) -> None:
-    stretches = counting(6, gold="gold", cut=cut)
-    first = stretches.collect(0)
+    segments = counting(6, gold="gold", cut=cut)
+    first = segments.collect(0)
     assert first.observations[:, :, 0].tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 2, 2]]
     assert first.rewards.tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
     assert first.mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert first.terminated.tolist() == [not cut, False]
-    assert stretches.told(torch.zeros(0)) == {
+    assert segments.metrics(torch.zeros(0)) == {
         "return": 10,
-        "return_error": 0,
-        "return_deviation": 0,
+        "return_stderr": 0,
+        "return_std": 0,
         "trajectory_length": 4,
         "gold": 40,
-        "gold_error": 0,
-        "gold_deviation": 0,
+        "gold_stderr": 0,
+        "gold_std": 0,
     }
-    second = stretches.collect(1)
+    second = segments.collect(1)
     assert second.observations[:, :, 0].tolist() == [[2, 3, 4, 4, 4], [0, 1, 2, 3, 4]]
     assert second.terminated.tolist() == [not cut, not cut]
 
 
 def test_what_was_kept_is_what_the_policy_says() -> None:
-    stretches = source()
+    segments = source()
     for number in range(3):
-        batch = stretches.collect(number)
-        torch.testing.assert_close(stretches.policy.evaluate(batch)[0], batch.logprobs, atol=1e-6, rtol=0)
-        stretches.sync()
-    assert stretches.policy.normaliser.count == 225
+        batch = segments.collect(number)
+        torch.testing.assert_close(segments.policy.evaluate(batch)[0], batch.logprobs, atol=1e-6, rtol=0)
+        segments.sync()
+    assert segments.policy.normalizer.count == 225
 
 
 def test_the_same_seed_gives_the_same_and_another_one_another() -> None:
@@ -102,7 +102,7 @@ def test_an_environment_that_does_not_follow_its_seed_is_not_resumed() -> None:
 
 
 def test_what_is_no_number_is_refused() -> None:
-    stretches = counting(6)
-    stretches.envs[0].look = lambda: np.array([np.nan], np.float32)
+    segments = counting(6)
+    segments.envs[0].look = lambda: np.array([np.nan], np.float32)
     with pytest.raises(DataError, match="must be finite"):
-        stretches.collect(0)
+        segments.collect(0)

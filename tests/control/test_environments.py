@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from rather.control import environments
 from rather.control.clips import again
-from rather.control.collect import Stretches
+from rather.control.collect import RolloutSegments
 from rather.control.environments import allowed, environment, inputs
 from rather.control.models import ControlPolicy
 from rather.control.rollout import ControlSampler
@@ -217,10 +217,10 @@ def test_acting_and_replay_give_an_environment_whole_numbers(tmp_path: Path) -> 
         assert len(Sum.received) == 40
         assert first.actions is not None
         assert first.actions.dtype.kind == "f", "what the policy drew is what is learned from"
-        stretches = Stretches(policy, make, 2, 15, seed=0)
-        stretches.collect(0)
+        segments = RolloutSegments(policy, make, 2, 15, seed=0)
+        segments.collect(0)
         assert len(Sum.received) == 40 + 30
-        Stretches(policy, make, 2, 15, seed=0).load_state_dict(stretches.state_dict())
+        RolloutSegments(policy, make, 2, 15, seed=0).load_state_dict(segments.state_dict())
         assert len(Sum.received) == 70 + 30, "it is brought back to where it was"
         store = Store(str(tmp_path / "store.db"))
         store.ask("r", [Comparison((first,), (second,), key="1")])

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy
 from rather.core import Batch
-from rather.learners.common import Means, Optimisation
+from rather.learners.common import Means, Optimization
 from rather.learners.ppo import PPO, Clip, _Credited
 
 SPACES = [Discrete(3, start=2), Box(-1, 1, (2,))]
@@ -22,8 +22,8 @@ def pair(space: Any, hidden: tuple[int, ...]) -> tuple[ControlPolicy, ControlCri
     with torch.no_grad():
         for p in policy.parameters():
             p += 0.3 * torch.randn(p.shape, generator=generator)
-    policy.normaliser.update(2 * torch.randn(50, 4, generator=generator))  # type: ignore[union-attr]
-    return policy, ControlCritic(4, hidden, policy.normaliser, seed=1)
+    policy.normalizer.update(2 * torch.randn(50, 4, generator=generator))  # type: ignore[union-attr]
+    return policy, ControlCritic(4, hidden, policy.normalizer, seed=1)
 
 
 def rows(space: Any, count: int) -> _Credited:
@@ -55,10 +55,10 @@ def rows(space: Any, count: int) -> _Credited:
 def test_it_is_what_autograd_finds(settings: Clip, space: Any, hidden: tuple[int, ...]) -> None:
     known, chosen = rows(space, 40), torch.randperm(40)[:25]
     policy, critic = pair(space, hidden)
-    learner = PPO(policy, critic, None, [*policy.parameters(), *critic.parameters()], Optimisation(1), settings)
+    learner = PPO(policy, critic, None, [*policy.parameters(), *critic.parameters()], Optimization(1), settings)
     means = Means()
     loss = learner._backward(known.select(chosen), means)
-    own = [*policy.net.layers, *critic.net.layers, *([policy.log_deviation] if policy.log_deviation is not None else [])]
+    own = [*policy.net.layers, *critic.net.layers, *([policy.log_std] if policy.log_std is not None else [])]
     wanted = torch.cat([p.grad.flatten() for p in own])
 
     by_hand = ByHand(*pair(space, hidden))

@@ -10,7 +10,7 @@ assert rather.control  # registers the environments
 
 
 def returns(env: GridWorld, policy: np.ndarray, count: int) -> np.ndarray:
-    """Returns of `count` attempts of `policy` (H, S, A)."""
+    """Returns of `count` episodes of `policy` (H, S, A)."""
     chance, found = np.random.default_rng(0), []
     for seed in range(count):
         env.reset(seed=seed)

@@ -6,7 +6,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary
 from torch.distributions import Categorical, Normal
 
-from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Normaliser, Perceptron, collate
+from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Normalizer, Perceptron, collate
 from rather.core import Task, Trajectory
 from rather.errors import ConfigError
 
@@ -21,29 +21,29 @@ def moved(policy: ControlPolicy) -> ControlPolicy:
     return policy
 
 
-def attempt(policy: ControlPolicy, steps: int, key: str = "0") -> Trajectory:
+def episode(policy: ControlPolicy, steps: int, key: str = "0") -> Trajectory:
     chance = np.random.default_rng(steps)
     observations = chance.standard_normal((steps + 1, 4)).astype(np.float32)
     noise = chance.random((steps, policy.noises))
-    actions, logprobs = policy.actor()(observations[:-1], noise)
+    actions, logprobs = policy.numpy_policy()(observations[:-1], noise)
     return Trajectory(Task("e", key), "p", None, True, observations, actions, logprobs, np.ones(steps, np.float32))
 
 
 @pytest.mark.parametrize("space", [CHOICES, BOX])
 def test_what_was_kept_while_acting_is_what_a_learner_computes(space) -> None:
     policy = moved(ControlPolicy(4, space))
-    policy.normaliser.update(torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 1)
-    batch = policy.collate([attempt(policy, 30), attempt(policy, 3, "1"), attempt(policy, 5)])
+    policy.normalizer.update(torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 1)
+    batch = policy.collate([episode(policy, 30), episode(policy, 3, "1"), episode(policy, 5)])
     assert batch.groups.tolist() == [0, 1, 0]
     logprobs, entropy = policy.evaluate(batch)
     torch.testing.assert_close(logprobs, batch.logprobs, atol=1e-6, rtol=1e-6)
-    seen = policy.normaliser(batch.observations[:, :-1])
+    seen = policy.normalizer(batch.observations[:, :-1])
     out = policy.net(seen)
     if space is CHOICES:
         expected, entropies = Categorical(logits=out).log_prob((batch.actions - 5).clamp(min=0)), Categorical(logits=out).entropy()
         assert set(batch.actions[batch.mask.bool()].tolist()) == {5, 6, 7}
     else:
-        normal = Normal(out, policy.log_deviation.exp())
+        normal = Normal(out, policy.log_std.exp())
         expected, entropies = normal.log_prob(batch.actions).sum(-1), normal.entropy().sum(-1)
     torch.testing.assert_close(logprobs, expected * batch.mask)
     torch.testing.assert_close(entropy, entropies * batch.mask)
@@ -51,32 +51,32 @@ def test_what_was_kept_while_acting_is_what_a_learner_computes(space) -> None:
 
 
 def test_choices_come_as_often_as_they_should() -> None:
-    policy = moved(ControlPolicy(4, CHOICES, hidden=(), normalise=False))
+    policy = moved(ControlPolicy(4, CHOICES, hidden=(), normalize=False))
     observation = np.array([[0.5, -1.0, 2.0, 0.1]], np.float32)
     noise = (np.arange(10_000)[:, None] + 0.5) / 10_000
-    chosen, _ = policy.actor()(observation.repeat(10_000, 0), noise)
+    chosen, _ = policy.numpy_policy()(observation.repeat(10_000, 0), noise)
     expected = policy.net(torch.from_numpy(observation)).softmax(-1)[0]
     found = torch.bincount(torch.from_numpy(chosen) - 5, minlength=3) / 10_000
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
 
 
 def test_normaliser_knows_the_mean_and_deviation_of_all_it_was_shown() -> None:
-    normaliser = Normaliser(2)
+    normalizer = Normalizer(2)
     x = torch.tensor([[1.0, 0.0], [3.0, 4.0], [5.0, 8.0], [7.0, 0.0]])
-    assert torch.equal(normaliser(x), x), "before it has been shown anything"
-    normaliser.update(x[:1])
-    normaliser.update(x[1:])
-    torch.testing.assert_close(normaliser(x), (x - x.mean(0)) / x.std(0, correction=0))
-    assert normaliser(torch.tensor([[1e6, 0.0]]))[0, 0] == 10
+    assert torch.equal(normalizer(x), x), "before it has been shown anything"
+    normalizer.update(x[:1])
+    normalizer.update(x[1:])
+    torch.testing.assert_close(normalizer(x), (x - x.mean(0)) / x.std(0, correction=0))
+    assert normalizer(torch.tensor([[1e6, 0.0]]))[0, 0] == 10
 
 
 def test_saved_and_restored_with_its_statistics(tmp_path: Path) -> None:
     policy = moved(ControlPolicy(4, BOX))
-    policy.normaliser.update(torch.randn(9, 4))
+    policy.normalizer.update(torch.randn(9, 4))
     policy.save(tmp_path / "p")
     other = ControlPolicy(4, BOX, seed=1)
     other.restore(tmp_path / "p")
-    batch = policy.collate([attempt(policy, 6)])
+    batch = policy.collate([episode(policy, 6)])
     torch.testing.assert_close(other.evaluate(batch), policy.evaluate(batch), atol=0, rtol=0)
 
 
@@ -100,14 +100,14 @@ def test_the_layers_are_those_of_torch_and_so_are_their_gradients(hidden) -> Non
 
 def test_a_critic_values_every_state_and_the_last() -> None:
     policy = ControlPolicy(4, CHOICES)
-    critic = ControlCritic(4, normaliser=policy.normaliser)
-    batch = collate([attempt(policy, 4), attempt(policy, 2)])
+    critic = ControlCritic(4, normalizer=policy.normalizer)
+    batch = collate([episode(policy, 4), episode(policy, 2)])
     before = critic.values(batch.observations)
     assert before.shape == (2, 5)
     torch.testing.assert_close(before[1, 2:], before[1, 2].expand(3), msg="after the end the last state stays")
-    policy.normaliser.update(torch.randn(20, 4) * 5)
+    policy.normalizer.update(torch.randn(20, 4) * 5)
     assert (critic.values(batch.observations) != before).all(), "it sees what the policy sees"
-    assert not [name for name in critic.state_dict() if "normaliser" in name]
+    assert not [name for name in critic.state_dict() if "normalizer" in name]
 
 
 def test_other_actions_are_refused() -> None:
@@ -134,7 +134,7 @@ def test_members_of_an_ensemble_are_nets_of_their_own(space) -> None:
     each = model.each(batch)
     assert each.shape == (3, 2, 10)
     for k in range(3):  # by hand, member by member
-        seen = model.normaliser(batch.observations[:, :-1])
+        seen = model.normalizer(batch.observations[:, :-1])
         acted = torch.nn.functional.one_hot((batch.actions - 5).clamp(min=0), 3).float() if space is CHOICES else batch.actions.clamp(-1, 1)
         x = torch.cat([seen, acted], -1)
         w1, b1, w2, b2 = (p[k] for p in model.layers)
@@ -164,7 +164,7 @@ def test_a_reward_is_of_the_actions_that_the_environment_got() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_reward_is_learnt_from_comparisons_of_fragments(seed: int, tmp_path: Path) -> None:
     from rather.core import Comparison
-    from rather.learners.common import Optimisation, Pairs
+    from rather.learners.common import Optimization, Pairs
     from rather.learners.reward import Reward
 
     rng = np.random.default_rng(seed)
@@ -178,7 +178,7 @@ def test_a_reward_is_learnt_from_comparisons_of_fragments(seed: int, tmp_path: P
     ]
     model = ControlReward(4, CHOICES, members=3, hidden=(32,), seed=seed)
     model.see(pieces)
-    learner = Reward(model, pairs[:200], list(model.layers), Optimisation(200, 50, lr=5e-3, micro_batch_tokens=10_000))
+    learner = Reward(model, pairs[:200], list(model.layers), Optimization(200, 50, lr=5e-3, micro_batch_tokens=10_000))
     for _ in range(200):
         learner.step()
     held = Pairs.of(model, pairs[200:])

@@ -63,16 +63,16 @@ def test_an_end_is_not_a_limit() -> None:
 
 
 def test_fragments_are_pieces_of_attempts() -> None:
-    attempts = sampler("CartPole-v1").sample(TASKS, seed=0)
-    length = min(len(t.rewards) for t in attempts)
-    pieces = rollout.fragments(attempts, length, 300, seed=0)
+    episodes = sampler("CartPole-v1").sample(TASKS, seed=0)
+    length = min(len(t.rewards) for t in episodes)
+    pieces = rollout.fragments(episodes, length, 300, seed=0)
     assert {len(p.observations) - len(p.actions) for p in pieces} == {1}
-    ends = {t.observations[-1].tobytes() for t in attempts}
+    ends = {t.observations[-1].tobytes() for t in episodes}
     for piece in pieces:
         assert piece.terminated == (piece.observations[-1].tobytes() in ends)
     assert {p.terminated for p in pieces} == {True, False}
     with pytest.raises(DataError, match="no episode has 1000 steps"):
-        rollout.fragments(attempts, 1000, 1, seed=0)
+        rollout.fragments(episodes, 1000, 1, seed=0)
 
 
 class Odd(gymnasium.Env):

@@ -43,14 +43,14 @@ def test_other_observations_are_refused() -> None:
 
 
 def test_what_is_meant_is_paid_in_place_of_the_reward() -> None:
-    plain, meant = environments.environment("rather/CheckpointCar-v0"), environments.environment("rather/CheckpointCar-v0", meant="laps")
-    for env in (plain, meant):
+    plain, gold = environments.environment("rather/CheckpointCar-v0"), environments.environment("rather/CheckpointCar-v0", gold="laps")
+    for env in (plain, gold):
         env.reset(seed=0)
     total = 0.0
     for _ in range(200):
         *_, info = plain.step(7)
-        total += meant.step(7)[1]
+        total += gold.step(7)[1]
     assert total == pytest.approx(info["laps"])
     assert abs(total) > 0.1
     with pytest.raises(ConfigError, match=r"control.gold is 'lapps', but the environment's info has 'laps'"):
-        environments.environment("rather/CheckpointCar-v0", meant="lapps").reset(seed=0)
+        environments.environment("rather/CheckpointCar-v0", gold="lapps").reset(seed=0)

@@ -98,7 +98,7 @@ def test_what_was_said_on_criteria_comes_back_from_every_format(store: Store, tm
     ((_, row),) = read_rows(tmp_path / f"some.{kind}")
     assert float(row["preference"]) == 0.25
     (found,) = read_comparisons(tmp_path / f"some.{kind}")
-    assert found.preference == 0.25, "it can be imported and learnt from as any other"
+    assert found.preference == 0.25, "it can be imported and learned from as any other"
     assert export(store, "run", tmp_path / f"trl.{kind}", "trl", criterion="helpful") == 1
 
 

@@ -84,7 +84,7 @@ def test_a_panel_of_readers_shares_one_base_model(tiny: Path) -> None:
     loaded = []
 
     def base() -> build.AnyPolicy:
-        loaded.append(build.start_policy(config))
+        loaded.append(build.base_policy(config))
         return loaded[-1]
 
     first, second = build.judges(config, base)

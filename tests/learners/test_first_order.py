@@ -19,7 +19,7 @@ class Ascent(Grid):
     def __init__(self, seed: int, how: Estimate) -> None:
         asking = Asking(mu=0.0, side=1, perturbed=False)
         super().__init__(seed, asking, how)
-        start = ControlPolicy(inputs(self.make()), self.make().action_space, [], normalise=False, seed=seed)
+        start = ControlPolicy(inputs(self.make()), self.make().action_space, [], normalize=False, seed=seed)
         self.learner = FirstOrder(self.policy, self.space, asking, how, start, beta=0.5)
 
 
@@ -32,7 +32,7 @@ def test_preference_reinforce_by_hand() -> None:
 def test_it_learns_the_grid(estimator: str, lr: float, answers: int) -> None:
     reached = 0
     for seed in range(5):
-        grid = Ascent(seed, Estimate(lr=lr, estimator=estimator, optimiser="Adam"))
+        grid = Ascent(seed, Estimate(lr=lr, estimator=estimator, optimizer="Adam"))
         given = number = 0
         while given < answers and (grid.value() - grid.low) < 0.5 * (grid.high - grid.low):
             given, number = given + grid.update(number), number + 1
@@ -45,7 +45,7 @@ def test_the_step_is_the_gradient_of_the_log_probabilities() -> None:
     ask = grid.planner.plan(0)[0]
     assert ask.sides == [None, None]
     a, b = grid.sampler.sample([ask.tasks[0]] * 2, 1, ask.sides)
-    assert not np.array_equal(a.actions, b.actions), "two attempts of the same policy"
+    assert not np.array_equal(a.actions, b.actions), "two trajectories of the same policy"
     grid.learner.take({ask.key: [Comparison((a,), (b,), 1.0, ask.key)]})
     before = grid.policy.net.layers[0].detach().clone()
     with torch.no_grad():
@@ -66,11 +66,11 @@ def test_ties_and_silence_move_nothing() -> None:
     a, b = grid.sampler.sample([TASKS[0]] * 2, 1)
     for told in ([Comparison((a,), (b,), 0.5, ask.key)], []):
         grid.learner.take({ask.key: told})
-        assert grid.learner.step()["moved"] == 0
+        assert grid.learner.step()["update_norm"] == 0
 
 
 def test_what_was_logged_makes_the_numbers_again_elsewhere() -> None:
-    asking, how = Asking(mu=1.0), Estimate(lr=1.0, radius=0.6, optimiser="Adam")
+    asking, how = Asking(mu=1.0), Estimate(lr=1.0, radius=0.6, optimizer="Adam")
     here, there = Grid(0, asking, how), Grid(0, asking, how)
     here.update(0)
     here.learner.checked(0.8, 0.05)

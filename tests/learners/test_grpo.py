@@ -13,7 +13,7 @@ from rather.control.models import ControlPolicy
 from rather.control.rollout import ControlSampler
 from rather.core import Batch, Task
 from rather.errors import RatherWarning
-from rather.learners.common import Attempts, Optimisation
+from rather.learners.common import Optimization, Rollouts
 from rather.learners.grpo import GRPO, Group
 from rather.losses import group_advantages, ppo_clip_loss
 from rather.pipeline import checkpoint
@@ -32,8 +32,8 @@ def groups(number: int) -> Sequence[Task]:
 def learner(settings: Group | None = None, seed: int = 0, micro_batch_tokens: int = 10_000, **more: Any) -> GRPO:
     env = grid()
     policy = ControlPolicy(environments.inputs(env), env.action_space, (), False, seed)
-    how = Optimisation(1000, lr=5e-2, max_grad_norm=0.5, micro_batch_tokens=micro_batch_tokens, seed=seed)
-    source = Attempts(policy, ControlSampler(policy, grid, rows=32), groups, seed)
+    how = Optimization(1000, lr=5e-2, max_grad_norm=0.5, micro_batch_tokens=micro_batch_tokens, seed=seed)
+    source = Rollouts(policy, ControlSampler(policy, grid, rows=32), groups, seed)
     return GRPO(policy, source, list(policy.parameters()), how, settings or Group(), **more)
 
 
@@ -64,7 +64,7 @@ def test_before_the_first_update_the_policy_is_the_one_that_acted() -> None:
 
 
 class Paid:
-    """Pays each attempt what `scores` says, at its first action; a batch may come in parts."""
+    """Pays each trajectory what `scores` says, at its first action; a batch may come in parts."""
 
     def __init__(self, scores: Sequence[float]) -> None:
         self.scores, self.place = scores, 0
@@ -135,12 +135,12 @@ def test_groups_without_variance_are_sampled_again() -> None:
             self.scores = [0.0] * 32 if self.calls == 1 else MIXED
             return super().rewards(batch)
 
-    grpo = learner(Group(again=5), reward_model=Second(MIXED))
+    grpo = learner(Group(max_resample=5), reward_model=Second(MIXED))
     found = grpo.step()
     assert found["groups_sampled_again"] == 2, "0 of 4 wanted groups, then 2, then 4"
     assert grpo.number == 3
     assert found["score"] == pytest.approx(2 * sum(MIXED) / 96), "over all that was sampled"
-    assert learner(Group(again=5), reward_model=Paid([0.0] * 32)).step()["groups_sampled_again"] == 5
+    assert learner(Group(max_resample=5), reward_model=Paid([0.0] * 32)).step()["groups_sampled_again"] == 5
 
 
 def test_ten_steps_of_nothing_are_said() -> None:
@@ -150,7 +150,7 @@ def test_ten_steps_of_nothing_are_said() -> None:
         warnings.simplefilter("error")
         for _ in range(9):
             assert "loss" not in grpo.step()
-    with pytest.warns(RatherWarning, match=r"all attempts at each task scored the same.*grpo\.size"):
+    with pytest.warns(RatherWarning, match=r"all trajectories of each task scored the same.*grpo\.size"):
         grpo.step()
     assert all(torch.equal(a, b) for a, b in zip(before, grpo.model.parameters(), strict=True))
 

@@ -10,7 +10,7 @@ import torch
 
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import TrainingError
-from rather.learners.common import WITHOUT_GRADIENT, Optimisation, Order, Pairs, Stepper, parts
+from rather.learners.common import WITHOUT_GRADIENT, Optimization, Order, Pairs, Stepper, parts
 from rather.learners.dpo import DPO
 from rather.learners.reward import Reward
 from rather.learners.sft import SFT
@@ -47,7 +47,7 @@ def policies(tiny: Path, seed: int = 0, rank: int = 8) -> tuple[TextPolicy, Text
 @pytest.mark.parametrize("loss", ["dpo", "ipo"])
 def test_dpo_learns_what_is_preferred(tiny: Path, seed: int, loss: str) -> None:
     start, policy, parameters = policies(tiny, seed)
-    how = Optimisation(60, batch_size=16, lr=1e-2, seed=seed)
+    how = Optimization(60, batch_size=16, lr=1e-2, seed=seed)
     learner = DPO(policy, start, comparisons(96, seed), parameters, how, beta=0.1, loss=loss)
     first = learner.step()
     assert first["loss"] == pytest.approx({"dpo": 0.6931, "ipo": 25.0}[loss], rel=1e-3), "at the reference"
@@ -65,7 +65,7 @@ def test_dpo_learns_what_is_preferred(tiny: Path, seed: int, loss: str) -> None:
 def test_reward_models_learn_what_is_preferred(tiny: Path, seed: int, members: int) -> None:
     _, body, parameters = policies(tiny, seed)
     model = TextReward(body, members, seed)
-    learner = Reward(model, comparisons(96, seed), [*parameters, model.heads], Optimisation(60, 16, lr=1e-2, seed=seed))
+    learner = Reward(model, comparisons(96, seed), [*parameters, model.heads], Optimization(60, 16, lr=1e-2, seed=seed))
     found = [learner.step() for _ in range(60)]
     unseen = Pairs.of(model, [c for c in comparisons(200, seed + 100) if c.preference != 0.5])
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_reward_models_learn_what_is_preferred(tiny: Path, seed: int, members: i
 def test_sft_raises_the_likelihood(tiny: Path, seed: int) -> None:
     policy = load.policy(tiny, CPU, torch.float32, True, 1.0)
     answers = [Trajectory(Task("f", str(i), f"prompt {i}"), "p", "aaaa") for i in range(16)]
-    learner = SFT(policy, answers, load.parameters(policy), Optimisation(30, 8, lr=1e-2, seed=seed))
+    learner = SFT(policy, answers, load.parameters(policy), Optimization(30, 8, lr=1e-2, seed=seed))
     losses = [learner.step()["loss"] for _ in range(30)]
     assert losses[0] > 4
     assert losses[-1] < 1
@@ -91,7 +91,7 @@ def test_a_careless_judge_gets_a_higher_temperature(tiny: Path) -> None:
     each += [Comparison(c.a, c.b, float(torch.rand(1, generator=chance) < 0.5), c.key, "careless") for c in clear]
     _, body, parameters = policies(tiny)
     model = TextReward(body, 1, 0)
-    learner = Reward(model, each, [*parameters, model.heads], Optimisation(80, 32, lr=1e-2), judges=["careful", "careless"])
+    learner = Reward(model, each, [*parameters, model.heads], Optimization(80, 32, lr=1e-2), judges=["careful", "careless"])
     for _ in range(80):
         values = learner.step()
     found = learner.temperatures()
@@ -111,7 +111,7 @@ def test_judges_who_come_after_a_checkpoint_join_those_that_it_knows(tiny: Path,
         _, body, parameters = policies(tiny)
         model = TextReward(body, 1, 0)
         judges = sorted({c.judge for c in these})
-        learner = Reward(model, these, [*parameters, model.heads], Optimisation(9, 4, lr=1e-2), judges=judges)
+        learner = Reward(model, these, [*parameters, model.heads], Optimization(9, 4, lr=1e-2), judges=judges)
         learner.follow(these)
         return learner
 
@@ -136,9 +136,9 @@ def test_judges_who_come_after_a_checkpoint_join_those_that_it_knows(tiny: Path,
 
 
 def gradient(learner: object, parameters: list) -> torch.Tensor:
-    """The gradient of one step, taken off the optimiser's hands."""
+    """The gradient of one step, taken off the optimizer's hands."""
     kept = []
-    learner.stepper.optimiser.step = lambda: kept.extend(p.grad.clone() for p in parameters)  # type: ignore[attr-defined]
+    learner.stepper.optimizer.step = lambda: kept.extend(p.grad.clone() for p in parameters)  # type: ignore[attr-defined]
     learner.step()  # type: ignore[attr-defined]
     return torch.cat([g.flatten() for g in kept])
 
@@ -157,7 +157,7 @@ def test_micro_batches_change_no_gradient(tiny: Path, kind: str, monkeypatch: py
         with torch.no_grad():
             for p in parameters:
                 p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-        how = Optimisation(1, 12, micro_batch_tokens=micro, max_grad_norm=1e9)
+        how = Optimization(1, 12, micro_batch_tokens=micro, max_grad_norm=1e9)
         asked = comparisons(12)
         if kind in ("dpo", "ipo"):
             learner = DPO(policy, start, asked, parameters, how, loss=kind)
@@ -187,7 +187,7 @@ def test_the_reference_once_and_each_time_are_the_same(tiny: Path) -> None:
     found = []
     for when in ("once", "each"):
         start, policy, parameters = policies(tiny)
-        learner = DPO(policy, start, comparisons(12), parameters, Optimisation(5, 4, lr=1e-2), when=when)
+        learner = DPO(policy, start, comparisons(12), parameters, Optimization(5, 4, lr=1e-2), when=when)
         found.append([learner.step()["loss"] for _ in range(5)])
     assert found[0] == pytest.approx(found[1], abs=1e-5)
 
@@ -215,15 +215,15 @@ def test_order_goes_through_everything_before_it_starts_again() -> None:
 
 
 def test_schedules() -> None:
-    how = Optimisation(10, warmup=2, schedule="linear")
+    how = Optimization(10, warmup=2, schedule="linear")
     assert [how.factor(s) for s in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
-    assert Optimisation(10, schedule="cosine").factor(5) == pytest.approx(0.5)
-    assert Optimisation(10).factor(9) == 1.0
+    assert Optimization(10, schedule="cosine").factor(5) == pytest.approx(0.5)
+    assert Optimization(10).factor(9) == 1.0
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny: Path) -> None:
     start, policy, parameters = policies(tiny)
-    learner = DPO(policy, start, comparisons(8), parameters, Optimisation(5, 4))
+    learner = DPO(policy, start, comparisons(8), parameters, Optimization(5, 4))
     learner.step()
     with torch.no_grad():
         parameters[0].fill_(float("nan"))
@@ -231,13 +231,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny: Path) -> None:
         learner.step()
 
 
-def test_a_cast_weight_follows_what_the_optimiser_does() -> None:
+def test_a_cast_weight_follows_what_the_optimizer_does() -> None:
     layer = Linear(8, {"out": 8}, False)
     with torch.no_grad():
         layer.weight.normal_()
     before = layer.cast(torch.bfloat16)
     was = before.clone()
-    stepper = Stepper([layer.weight], Optimisation(1, lr=0.1))
+    stepper = Stepper([layer.weight], Optimization(1, lr=0.1))
     layer.weight.square().sum().backward()
     stepper.step(1.0)
     after = layer.cast(torch.bfloat16)
@@ -266,7 +266,7 @@ def test_prompts_count_in_a_micro_batch_and_those_that_are_shared_once(tiny: Pat
 def test_dpo_measures_a_log_ratio_and_no_kl(tiny: Path) -> None:
     start = load.policy(tiny, CPU, torch.float32, False, 1.0)
     policy, parameters = load.with_adapter(start, "policy", 4, 8.0, 0)
-    values = DPO(policy, start, comparisons(4), parameters, Optimisation(1, 4)).step()
+    values = DPO(policy, start, comparisons(4), parameters, Optimization(1, 4)).step()
     assert values["log_ratio"] == pytest.approx(0, abs=1e-5)
     assert "kl" not in values
 
@@ -281,7 +281,7 @@ def test_sft_weight_adds_the_preferred_sides_mean_negative_log_likelihood(tiny: 
     with torch.no_grad():
         logprobs = (start.evaluate(batch)[0] * batch.mask).sum(-1) / batch.mask.sum(-1)
     plain, weighted = (
-        DPO(policy, start, asked, parameters, Optimisation(1, 4, lr=0.0, micro_batch_tokens=40), sft_weight=weight).step()["loss"]
+        DPO(policy, start, asked, parameters, Optimization(1, 4, lr=0.0, micro_batch_tokens=40), sft_weight=weight).step()["loss"]
         for weight in (0.0, 2.0)
     )
     assert weighted - plain == pytest.approx(2 * float(-logprobs.sum()) / 4, rel=1e-5)
@@ -292,7 +292,7 @@ def test_sft_weight_keeps_the_preferred_answer_likely(tiny: Path) -> None:
     gained, asked = list[float](), [c for c in comparisons(32) if c.preference != 0.5]
     for weight in (0.0, 3.0):
         start, policy, parameters = policies(tiny)
-        learner = DPO(policy, start, asked, parameters, Optimisation(40, len(asked), lr=1e-2), sft_weight=weight)
+        learner = DPO(policy, start, asked, parameters, Optimization(40, len(asked), lr=1e-2), sft_weight=weight)
         values = [learner.step()["logprob_preferred"] for _ in range(40)]
         gained.append(values[-1] - values[0])
     assert gained[1] > gained[0] + 1

@@ -7,7 +7,7 @@ import torch
 from test_learners import comparisons, policies
 
 from rather.core import Comparison, Task, Trajectory
-from rather.learners.common import Optimisation, names
+from rather.learners.common import Optimization, names
 from rather.learners.dpo import DPO
 from rather.learners.reward import Reward
 from rather.learners.sft import SFT, examples
@@ -28,8 +28,8 @@ def test_dpo_keeps_the_reference_of_each_pair(tiny: Path, when: str) -> None:
     with torch.no_grad():
         for p in parameters:
             p.add_(0.01)
-    first = DPO(policy, start, [*comparisons(3), *ANSWERED.pairs()], parameters, Optimisation(1, batch_size=5), when=when)  # type: ignore[arg-type]
-    followed = DPO(policy, start, comparisons(3), parameters, Optimisation(1, batch_size=5), when=when)  # type: ignore[arg-type]
+    first = DPO(policy, start, [*comparisons(3), *ANSWERED.pairs()], parameters, Optimization(1, batch_size=5), when=when)  # type: ignore[arg-type]
+    followed = DPO(policy, start, comparisons(3), parameters, Optimization(1, batch_size=5), when=when)  # type: ignore[arg-type]
     followed.follow([*comparisons(3), *ANSWERED.pairs()])
     state = [p.detach().clone() for p in parameters]
     expected = first.step()
@@ -42,7 +42,7 @@ def test_dpo_keeps_the_reference_of_each_pair(tiny: Path, when: str) -> None:
 
 def test_both_pairs_have_their_turn(tiny: Path) -> None:
     _, policy, parameters = policies(tiny)
-    learner = Reward(TextReward(policy, 1, 0), comparisons(1), parameters, Optimisation(4, batch_size=1))
+    learner = Reward(TextReward(policy, 1, 0), comparisons(1), parameters, Optimization(4, batch_size=1))
     learner.follow(ANSWERED.pairs())
     learner.step()
     learner.step()
@@ -59,6 +59,6 @@ def test_sft_learns_an_answer_once_a_question(tiny: Path) -> None:
     again = Comparison(OWN, A, 1.0, "another question")
     assert [t.text for t in examples([*data, again])].count("aaaaaaaa") == 2
     _, policy, parameters = policies(tiny)
-    learner = SFT(policy, examples(others), parameters, Optimisation(1))
+    learner = SFT(policy, examples(others), parameters, Optimization(1))
     learner.follow(data)
     assert [t.text for t in learner.trajectories].count("aaaaaaaa") == 1

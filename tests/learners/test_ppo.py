@@ -12,7 +12,7 @@ from rather.control.models import ControlCritic, ControlPolicy
 from rather.control.rollout import ControlSampler
 from rather.core import Batch, Task
 from rather.errors import TrainingError
-from rather.learners.common import Attempts, Optimisation
+from rather.learners.common import Optimization, Rollouts
 from rather.learners.ppo import PPO, Clip
 from rather.pipeline import checkpoint
 from rather.pipeline.checkpoint import Lineage
@@ -26,13 +26,13 @@ def tasks(step: int) -> Sequence[Task]:
     return [Task("grid", str(32 * step + i)) for i in range(32)]
 
 
-def learner(settings: Clip, seed: int = 0, batch_size: int = 64, normalise: bool = True, **more: Any) -> PPO:
+def learner(settings: Clip, seed: int = 0, batch_size: int = 64, normalize: bool = True, **more: Any) -> PPO:
     env = grid()
-    policy = ControlPolicy(environments.inputs(env), env.action_space, (), normalise, seed)
-    critic = ControlCritic(environments.inputs(env), hidden=(), normaliser=policy.normaliser, seed=seed)
-    how = Optimisation(1000, batch_size, lr=5e-2, schedule="constant", max_grad_norm=0.5, seed=seed)
+    policy = ControlPolicy(environments.inputs(env), env.action_space, (), normalize, seed)
+    critic = ControlCritic(environments.inputs(env), hidden=(), normalizer=policy.normalizer, seed=seed)
+    how = Optimization(1000, batch_size, lr=5e-2, schedule="constant", max_grad_norm=0.5, seed=seed)
     sampler = ControlSampler(policy, grid, rows=32, learns=True)
-    source = Attempts(policy, sampler, tasks, seed)
+    source = Rollouts(policy, sampler, tasks, seed)
     together = [] if settings.critic_lr else critic.parameters()
     return PPO(policy, critic, source, [*policy.parameters(), *together], how, settings, **more)
 
@@ -48,7 +48,7 @@ def value(policy: ControlPolicy) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_comes_near_the_best_policy(seed: int) -> None:
-    ppo = learner(Clip(gamma=1.0, value_clip=None), seed, normalise=False)
+    ppo = learner(Clip(gamma=1.0, value_clip=None), seed, normalize=False)
     best, start = float(grid().values()[0, 0]), value(ppo.model)
     assert start < 0.2 * best
     for _ in range(60):
@@ -57,8 +57,8 @@ def test_it_comes_near_the_best_policy(seed: int) -> None:
 
 
 def test_before_the_first_update_the_policy_is_the_one_that_acted() -> None:
-    ppo = learner(Clip(epochs=1), batch_size=10_000)
-    for _ in range(3):  # also once the normaliser has learnt
+    ppo = learner(Clip(update_epochs=1), batch_size=10_000)
+    for _ in range(3):  # also once the normalizer has learned
         found = ppo.step()
         assert found["ratio"] == pytest.approx(1, abs=1e-6)
         assert found["clipped"] == 0
@@ -96,7 +96,7 @@ def test_credit_is_reward_less_the_penalty_for_drift() -> None:
     known = ppo._credit(batch, means)
     torch.testing.assert_close(known.advantages[0], 0.9 * torch.tensor([6.0, 5, 4, 3, 2, 1]))
     assert means.result()["kl"] == pytest.approx(3)
-    assert ppo.told["score"] == pytest.approx(6)
+    assert ppo.rollout_metrics["score"] == pytest.approx(6)
 
 
 def test_a_reward_model_may_share_the_pass_of_the_reference() -> None:
@@ -124,7 +124,7 @@ def test_the_penalty_follows_its_target() -> None:
 
 def test_a_reward_model_takes_the_place_of_what_the_environment_pays() -> None:
     env = grid()
-    ppo = learner(Clip(gamma=1.0, value_clip=None), normalise=False, reward_model=Known(lambda b: (b.actions == 2).float() * b.mask))
+    ppo = learner(Clip(gamma=1.0, value_clip=None), normalize=False, reward_model=Known(lambda b: (b.actions == 2).float() * b.mask))
     for _ in range(30):
         found = ppo.step()
     assert found["score"] > 0.8 * env.horizon, "it always goes down"
@@ -162,7 +162,7 @@ def test_resumed_it_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> Non
 def test_a_critic_with_a_rate_of_its_own_learns_at_it() -> None:
     found = []
     for rate in (1e-3, 1e-2):
-        ppo = learner(Clip(epochs=1, critic_lr=rate), batch_size=10_000)
+        ppo = learner(Clip(update_epochs=1, critic_lr=rate), batch_size=10_000)
         before = [p.detach().clone() for p in ppo.critic.parameters()]
         ppo.step()
         found.append(max(float((p.detach() - old).abs().max()) for p, old in zip(ppo.critic.parameters(), before, strict=True)))

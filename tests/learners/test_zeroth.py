@@ -16,7 +16,7 @@ from rather.errors import ConfigError
 from rather.judges.best import answers
 from rather.judges.known import SimulatedJudge, total_reward
 from rather.losses import Link, sign_weights
-from rather.zeroth.learner import Asking, Estimate, Planner, Zeroth, heard, rms, said_of, told_of
+from rather.zeroth.learner import Asking, Estimate, Planner, Zeroth, answer_preferences, direction_preferences, preference_tensor, rms
 from rather.zeroth.spaces.control import ControlSpace
 
 TASKS = [Task("grid", str(i)) for i in range(1000)]
@@ -27,7 +27,7 @@ class Grid:
 
     def __init__(self, seed: int, asking: Asking, how: Estimate, temperature: float = 0.5) -> None:
         env = self.make()
-        self.policy = ControlPolicy(inputs(env), env.action_space, [], normalise=False, seed=seed)
+        self.policy = ControlPolicy(inputs(env), env.action_space, [], normalize=False, seed=seed)
         self.policy.space = self.space = ControlSpace(self.policy, ("net.layers.0",))
         self.sampler = ControlSampler(self.policy, self.make, rows=64)
         self.planner = Planner(TASKS, asking, seed)
@@ -84,7 +84,7 @@ def test_perturbed_policies_meet_the_same_chances_and_leave_the_weights_alone() 
     assert np.array_equal(plain.actions, zero.actions), "a perturbation of nothing is no perturbation"
     assert np.array_equal(plain.logprobs, zero.logprobs)
     assert not np.array_equal(plain.actions, other.actions)
-    assert not np.array_equal(plain.actions, again.actions), "the second attempt of one policy has other chances"
+    assert not np.array_equal(plain.actions, again.actions), "the second trajectory of one policy has other chances"
     assert all(torch.equal(p, before[n]) for n, p in grid.policy.state_dict().items())
     # What was perturbed is what the numbers would be after that move
     (alone,) = grid.sampler.sample([TASKS[0]], 7, [far])
@@ -135,10 +135,10 @@ def test_ties_and_silence_move_nothing() -> None:
     for preference in (0.5, None):
         grid.learner.take(asked(grid, preference))
         values = grid.learner.step()
-        assert values["moved"] == 0
+        assert values["update_norm"] == 0
     grid.learner.take({key: [] for key in asked(grid, None)})
     values = grid.learner.step()
-    assert (values["moved"], values["answers"], values["unanswered"]) == (0, 0, 3)
+    assert (values["update_norm"], values["answers"], values["unanswered"]) == (0, 0, 3)
 
 
 def test_under_a_judge_who_flips_coins_it_stays_in_the_trust_region() -> None:
@@ -181,9 +181,9 @@ def test_it_goes_back_to_the_best_point_when_the_win_rate_falls() -> None:
     assert torch.equal(weights, grid.space.start["net.layers.0"] + best.view(9, 4))
 
 
-@pytest.mark.parametrize("optimiser", ["SGD", "Adam"])
-def test_its_state_goes_on_where_it_was(optimiser: str) -> None:
-    one, two = (Grid(0, Asking(mu=0.5), Estimate(lr=0.1, optimiser=optimiser)) for _ in range(2))
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_its_state_goes_on_where_it_was(optimizer: str) -> None:
+    one, two = (Grid(0, Asking(mu=0.5), Estimate(lr=0.1, optimizer=optimizer)) for _ in range(2))
     one.update(0)
     one.learner.checked(0.6, 0.1)
     two.learner.load_state_dict(copy.deepcopy(one.learner.state_dict()))
@@ -200,9 +200,11 @@ def test_several_judges_and_comparisons_of_a_direction_find_their_place() -> Non
     first, *_, last = answered
     answered[first] = [replace(answered[first][0], preference=p, judge=j) for p, j in ((1.0, "x"), (0.0, "y"))]
     answered[last] = []
-    seeds, told = told_of(answered)
+    seeds, preferences = preference_tensor(answered)
     assert seeds == [a.sides[0].seed for a in grid.planner.plan(0)[::2]]
-    torch.testing.assert_close(told, torch.tensor([[[1, 0], [1, torch.nan]], [[1, torch.nan], [torch.nan, torch.nan]]]), equal_nan=True)
+    torch.testing.assert_close(
+        preferences, torch.tensor([[[1, 0], [1, torch.nan]], [[1, torch.nan], [torch.nan, torch.nan]]]), equal_nan=True
+    )
 
 
 def test_names_keep_a_perturbation() -> None:
@@ -211,12 +213,12 @@ def test_names_keep_a_perturbation() -> None:
     assert perturbation_of(perturbed("run-1@0-3", None)) is None
     here = Comparison((_of("r@0-1+0.5*v(3)"),), (_of("r@0-1-0.5*v(3)"),), 1.0)
     for said, expected in ((here, 1.0), (here.swapped(), 1.0), (replace(here, preference=0.0), 0.0)):
-        assert said_of(said) == [(3, expected)]
+        assert direction_preferences(said) == [(3, expected)]
     one_sided = Comparison((_of("r@0-1"),), (_of("r@0-1+0.5*v(3)"),), 0.25)
-    assert said_of(one_sided) == [(3, 0.75)]
+    assert direction_preferences(one_sided) == [(3, 0.75)]
     two_directions = Comparison((_of("r@0-1+0.5*v(3)"),), (_of("r@0-1-0.5*v(4)"),), 1.0)
-    assert dict(said_of(two_directions)) == {3: 1.0, 4: 1.0}
-    assert said_of(Comparison((_of("r@0-1"),), (_of("r@0-1"),), 1.0)) == []
+    assert dict(direction_preferences(two_directions)) == {3: 1.0, 4: 1.0}
+    assert direction_preferences(Comparison((_of("r@0-1"),), (_of("r@0-1"),), 1.0)) == []
 
 
 def _of(policy: str):
@@ -233,7 +235,7 @@ def _of(policy: str):
         ({}, {"radius": 0.0}, "zeroth.radius is 0"),
         ({}, {"estimator": "zpg", "trim": 0.0}, "no finite inverse at zeroth.trim = 0"),
         ({}, {"link": "guess"}, "no link 'guess'; take one of logistic"),
-        ({}, {"optimiser": "Magic"}, "no optimiser 'Magic'"),
+        ({}, {"optimizer": "Magic"}, "no optimizer 'Magic'"),
     ],
 )
 def test_settings_that_cannot_work(asking: dict, how: dict, said: str) -> None:
@@ -256,9 +258,9 @@ def best_of_four(picked: int | None) -> Comparison:
 @pytest.mark.parametrize(("picked", "weights"), [(0, [1, 0]), (1, [-1, 0]), (2, [0, 1]), (3, [0, -1]), (None, [0, 0])])
 def test_the_best_of_four_twins_speaks_for_its_direction_alone(picked: int | None, weights: list[float]) -> None:
     pairs = best_of_four(picked).pairs()
-    seeds, told = told_of({"q": pairs})
-    assert dict(zip(seeds, sign_weights(told).tolist(), strict=True)) == dict(zip((3, 4), weights, strict=True))
-    assert heard(pairs) == [{seed: 0.5 + w / 2 for seed, w in zip((3, 4), weights, strict=True)}], "it is one answer"
+    seeds, preferences = preference_tensor({"q": pairs})
+    assert dict(zip(seeds, sign_weights(preferences).tolist(), strict=True)) == dict(zip((3, 4), weights, strict=True))
+    assert answer_preferences(pairs) == [{seed: 0.5 + w / 2 for seed, w in zip((3, 4), weights, strict=True)}], "it is one answer"
 
 
 def test_a_question_of_several_sides_shares_out_the_directions() -> None:

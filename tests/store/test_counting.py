@@ -132,8 +132,8 @@ def test_what_is_counted_is_what_the_rows_say(where: str, seed: int) -> None:
         assert {number: x.id for number, x in decided(store, "r").items()} == by_owners
         honest = [x for x in store.labels("r", "train") if x.preference is not None and not x.flags and x.comparison not in by_owners]
         trained = {q.id for q in store.questions("r", "train")}
-        learnt = sorted([*(x.id for x in honest), *(label for number, label in by_owners.items() if number in trained)])
-        assert store.answered("r", "train", without=FLAGS).labels == learnt
+        learned = sorted([*(x.id for x in honest), *(label for number, label in by_owners.items() if number in trained)])
+        assert store.answered("r", "train", without=FLAGS).labels == learned
     store.close()
 
 

@@ -1,4 +1,4 @@
-"""Labels that are no ordinary answers: owners' decisions, preferences on criteria, and attempts that stand alone."""
+"""Labels that are no ordinary answers: owners' decisions, preferences on criteria, and trajectories that stand alone."""
 
 from collections.abc import Iterator
 

@@ -85,7 +85,7 @@ def test_a_repeat_asks_again_what_was_clear_and_only_whoever_said_it(store: Stor
     assert repeat(store, "r", "ben") is None
     store.answer(Label(asked.id, "ann", 0.0))
     assert [x.flags for x in store.labels("r") if x.comparison in (asked.id, asked.original)] == [("inconsistent",)] * 2
-    assert len(store.answered("r", "train").comparisons) == 10, "repeats are not learnt from"
+    assert len(store.answered("r", "train").comparisons) == 10, "repeats are not learned from"
 
 
 def test_questions_come_in_their_shares_and_by_priority(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Answers that judges write themselves: learnt from, withdrawn with the answer they came with, erased without a trace."""
+"""Answers that judges write themselves: learned from, withdrawn with the answer they came with, erased without a trace."""
 
 import threading
 from collections import Counter

@@ -220,7 +220,7 @@ def test_what_acts_as_it_learns_meets_no_prompt_that_is_too_long_or_its_end(
     else:
         assert {LONG + "train", LONG + "held_out"} <= long.keys()
         for prompt, ids in long.items():
-            assert ids == run.start.tokens.encode_prompt(prompt)[-248:]
+            assert ids == run.base_policy.tokens.encode_prompt(prompt)[-248:]
         assert (
             "2 of 7 prompts leave no room for 8 of answer in the model's context of 256; their beginnings are cut" in console.export_text()
         )
@@ -260,11 +260,11 @@ def test_the_run_that_asks_a_reward_model_says_what_becomes_of_what_is_too_long(
 ) -> None:
     rows = [question(f"q{i}", "yes", "no", f"import/{i}") for i in range(6)]
     run, _ = labelled(tmp_path, tiny, rows, overlong=before)
-    learnt = run.config.model_dump() | {
+    learned = run.config.model_dump() | {
         "train": {"learner": "reward", "steps": 1},
         "model": {**run.config.model.model_dump(), "train": train},
     }
-    saved = Run(Config.model_validate(learnt), Console(quiet=True)).train()
+    saved = Run(Config.model_validate(learned), Console(quiet=True)).train()
     asking = {"judge": {"kind": "model", "checkpoint": str(saved)}, "data": {"overlong": now}}
     (judge,) = build.judges(Config.model_validate(asking), lambda: pytest.fail("it has a base of its own"))
     if now == "error":

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ModelError
-from rather.learners.common import Attempts, Optimisation
+from rather.learners.common import Optimization, Rollouts
 from rather.learners.dpo import DPO
 from rather.learners.ppo import PPO, Clip
 from rather.text import load
@@ -57,7 +57,7 @@ def test_dpo_learns_and_goes_to_disk_and_back(neox: Path, tmp_path: Path, adapte
     policy, parameters = load.with_adapter(start, "policy", 4, 8.0, 0) if adapter else (start, load.parameters(start))
     task = Task("f", "1", "ab")
     pair = Comparison((Trajectory(task, "p", "good"),), (Trajectory(task, "p", "bad"),), 1.0)
-    learner = DPO(policy, start, [pair], parameters, Optimisation(30, batch_size=1, lr=1e-2))
+    learner = DPO(policy, start, [pair], parameters, Optimization(30, batch_size=1, lr=1e-2))
     losses = [learner.step()["loss"] for _ in range(30)]
     assert losses[0] == pytest.approx(0.6931, abs=1e-3)
     assert losses[-1] < 0.55
@@ -91,9 +91,9 @@ def test_ppo_makes_what_is_paid_likelier(neox: Path) -> None:
         def sync(self) -> None:
             """Nothing to do."""
 
-    source = Attempts(policy, Paid(), lambda _: [Task("f", str(i), f"question {i}") for i in range(8)], 0)
+    source = Rollouts(policy, Paid(), lambda _: [Task("f", str(i), f"question {i}") for i in range(8)], 0)
     batch, critic = source.collect(0), TextCritic(policy.width, CPU, 0)
-    learner = PPO(policy, critic, source, parameters, Optimisation(9, 8, 1e-2), Clip(3, 0.0, critic_lr=1e-2), None, start)
+    learner = PPO(policy, critic, source, parameters, Optimization(9, 8, 1e-2), Clip(3, 0.0, critic_lr=1e-2), None, start)
 
     def inclination() -> float:
         """How much likelier than at the start what is paid is now, less the same of what is not."""

@@ -64,22 +64,22 @@ def settings(model: Path, learner: str, **more: Any) -> Config:
 class Trainee:
     """A run's parts as `Run` puts them together: the start, the reward model that pays, and what learns."""
 
-    def __init__(self, config: Config, name: str, paid_by: Path | None = None) -> None:
-        self.start = build.start_policy(config)
-        self.payer = build.saved_reward(config, paid_by, self.start) if paid_by else None
+    def __init__(self, config: Config, name: str, reward_folder: Path | None = None) -> None:
+        self.start = build.base_policy(config)
+        self.reward_fn = build.saved_reward(config, reward_folder, self.start) if reward_folder else None
         self.policy, parameters = build.trained_policy(config, self.start, "reward" if name == "reward" else "policy")
-        steps = build.steps(config, name, len(PAIRS) if self.payer is None else len(PROMPTS))
-        if self.payer is None:
+        steps = build.steps(config, name, len(PAIRS) if self.reward_fn is None else len(PROMPTS))
+        if self.reward_fn is None:
             data = Answered(PAIRS, [1, 2, 3], 3)
             self.learner = build.learner(config, name, self.start, self.policy, parameters, data, steps, lambda n: None)
         else:
-            self.learner = build.improver(config, self.start, self.policy, parameters, PROMPTS, self.payer, steps)
+            self.learner = build.improver(config, self.start, self.policy, parameters, PROMPTS, self.reward_fn, steps)
 
     def save(self, folder: Path, config: Config, step: int) -> Path:
         return checkpoint.save(folder, step, self.learner, Lineage(config.model_dump(), 3, [1, 2, 3]))
 
     def scores(self) -> torch.Tensor:
-        model = self.learner.model if self.payer is None else self.payer
+        model = self.learner.model if self.reward_fn is None else self.reward_fn
         return scores(model)
 
 
@@ -112,20 +112,20 @@ def peft_logprobs(model: Path, adapter: Path, policy: ForeignPolicy) -> torch.Te
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_every_learner_trains_an_adapter_of_its_own_and_resumes_exactly(kind: str, name: str, tiny: Path, tmp_path: Path) -> None:
     model = foreign_model(kind, tiny, tmp_path / "model")
-    paid_by, expected = None, torch.zeros(0)
+    reward_folder, expected = None, torch.zeros(0)
     if name in ("ppo", "grpo"):
         judged = settings(model, "reward")
         reward = Trainee(judged, "reward")
         for _ in range(3):
             reward.learner.step()
-        paid_by, expected = reward.save(tmp_path / "reward", judged, 3), reward.scores()
-        assert expected.std() > 0.01, "it has learnt something"
+        reward_folder, expected = reward.save(tmp_path / "reward", judged, 3), reward.scores()
+        assert expected.std() > 0.01, "it has learned something"
     config = settings(model, name)
-    one = Trainee(config, name, paid_by)
+    one = Trainee(config, name, reward_folder)
     assert isinstance(one.start, ForeignPolicy)
     assert isinstance(one.policy, ForeignPolicy)
     base = logprobs(one.start)
-    if paid_by:
+    if reward_folder:
         assert torch.equal(one.scores(), expected), "the reward model is read as it was saved"
     first = one.learner.step()
     if name == "dpo":
@@ -136,12 +136,12 @@ def test_every_learner_trains_an_adapter_of_its_own_and_resumes_exactly(kind: st
     then = logprobs(one.policy)
     second = one.learner.step()
     last = one.save(tmp_path / "one", config, 2)
-    assert (logprobs(one.policy) - base).abs().max() > 1e-3, "the policy has moved"
+    assert (logprobs(one.policy) - base).abs().max() > 1e-3, "the policy has changed"
     assert torch.equal(logprobs(one.start), base), "the base has not"
-    if paid_by:
+    if reward_folder:
         assert torch.equal(one.scores(), expected), "nor the reward model that the policy is trained on"
 
-    two = Trainee(config, name, paid_by)
+    two = Trainee(config, name, reward_folder)
     checkpoint.load(saved, two.learner)
     assert torch.equal(logprobs(two.policy), then), "what was saved is what is read"
     torch.testing.assert_close(peft_logprobs(model, saved / "model", two.policy), then, atol=1e-5, rtol=0)

@@ -146,7 +146,7 @@ def test_a_run_that_goes_on_on_another_day_asks_what_it_asked(tiny: Path, tmp_pa
     (tmp_path / "run/date.txt").write_text("2026-02-03")  # as if it had begun then
     again = Run(config, Console(quiet=True))
     assert again.start.tokens.decode(again.start.tokens.encode_prompt("x")).startswith("2026-02-03")
-    assert mattering(again.config, "reward")["run"]["date"] == "2026-02-03", "a reward model is asked on the day on which it learnt"
+    assert mattering(again.config, "reward")["run"]["date"] == "2026-02-03", "a reward model is asked on the day on which it learned"
 
 
 def test_a_model_in_a_python_package(smollm2: Path) -> None:

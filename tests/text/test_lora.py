@@ -9,7 +9,7 @@ from rather.text.linear import Adapter, Linear
 from text.test_transformer import logits, rows
 
 
-def randomised(model: weights.Transformer, name: str) -> None:
+def randomized(model: weights.Transformer, name: str) -> None:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in lora.parameters(model, name):
@@ -34,7 +34,7 @@ def test_a_new_adapter_changes_nothing_and_a_trained_one_does(family) -> None:
     (before,) = logits(model, [row])
     lora.add(model, "policy", 4, 8.0, seed=0)
     assert torch.equal(adapted_logits(model, row, "policy"), before)
-    randomised(model, "policy")
+    randomized(model, "policy")
     assert (adapted_logits(model, row, "policy") - before).abs().max() > 0.1
     assert torch.equal(adapted_logits(model, row, None), before), "the base is as it was"
 
@@ -46,7 +46,7 @@ def test_peft_loads_our_adapters_with_equal_logits(family, tmp_path: Path, block
     reference, folder = family
     model = weights.load(folder)
     lora.add(model, "policy", 4, 8.0, 0, blocks)
-    randomised(model, "policy")
+    randomized(model, "policy")
     lora.save(model, "policy", tmp_path / "adapter", base=str(folder))
     theirs = PeftModel.from_pretrained(reference, tmp_path / "adapter").eval()
     adapted = {name.partition(".lora_")[0] for name, _ in theirs.named_parameters() if ".lora_" in name}
@@ -81,7 +81,7 @@ def test_an_adapter_for_the_last_blocks_is_read_as_one(tiny: Path, tmp_path: Pat
     assert len(lora.add(model, "policy", 4, 8.0, 0, blocks=1)) < len(lora.add(other, "all", 4, 8.0, 0))
     assert lora.first(model, "policy") == 1
     assert lora.first(other, "all") == 0
-    randomised(model, "policy")
+    randomized(model, "policy")
     lora.save(model, "policy", tmp_path)
     lora.load(other, "policy", tmp_path)
     assert lora.first(other, "policy") == 1

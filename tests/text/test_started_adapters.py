@@ -62,11 +62,11 @@ def reference(model: Path, folder: Path, batch_of: Any) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["dpo", "ppo", "grpo"])
 def test_the_reference_is_what_the_policy_started_from(name: str, model: Path, tmp_path: Path) -> None:
     started = adapter(model, tmp_path / "sft")
-    paid_by = None
+    reward_folder = None
     if name != "dpo":
         reward = Trainee(settings(model, "reward"), "reward")
-        paid_by = reward.save(tmp_path / "reward", settings(model, "reward"), 0)
-    one = Trainee(settings(model, name, adapter=str(started)), name, paid_by)
+        reward_folder = reward.save(tmp_path / "reward", settings(model, "reward"), 0)
+    one = Trainee(settings(model, name, adapter=str(started)), name, reward_folder)
     expected = reference(model, started, one.start)
     bare = logprobs(load.policy(model, torch.device("cpu"), torch.float32, False, 1.0))
     assert (expected - bare).abs().max() > 0.1
@@ -78,7 +78,7 @@ def test_the_reference_is_what_the_policy_started_from(name: str, model: Path, t
     else:
         assert first["kl"] == pytest.approx(0, abs=1e-4)
     one.learner.step()
-    assert (logprobs(one.policy) - expected).abs().max() > 1e-3, "the policy has moved"
+    assert (logprobs(one.policy) - expected).abs().max() > 1e-3, "the policy has changed"
     torch.testing.assert_close(logprobs(one.start), expected, atol=1e-4, rtol=0)
     one.policy.save(tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
@@ -111,8 +111,8 @@ def test_where_all_weights_are_trained_the_adapter_becomes_a_part_of_them(model:
 
 def test_the_folder_of_an_adapter_can_be_the_model(model: Path, tmp_path: Path) -> None:
     started = adapter(model, tmp_path / "sft")
-    one = build.start_policy(settings(model, "dpo", adapter=str(started)))
-    two = build.start_policy(settings(started, "dpo"))
+    one = build.base_policy(settings(model, "dpo", adapter=str(started)))
+    two = build.base_policy(settings(started, "dpo"))
     assert torch.equal(logprobs(one), logprobs(two))
     torch.testing.assert_close(logprobs(two), reference(model, started, two), atol=1e-4, rtol=0)
 
@@ -123,11 +123,11 @@ def test_an_adapter_whose_base_is_not_known_says_how(tiny: Path, tmp_path: Path)
     config = json.loads(file.read_text())
 
     with pytest.raises(ModelError, match=r"model.path .*sft is an adapter, and model.adapter is 'other'"):
-        build.start_policy(settings(started, "dpo", adapter="other"))
+        build.base_policy(settings(started, "dpo", adapter="other"))
     for base, message in (
         (None, "names no base model"),
         (str(tmp_path / "gone"), "is for a base model that cannot be had: there is no model at"),
     ):
         file.write_text(json.dumps(config | {"base_model_name_or_path": base}))
         with pytest.raises(ModelError, match=f"{message}.*set model.path to the model that it is for, and model.adapter to .*sft"):
-            build.start_policy(settings(started, "dpo"))
+            build.base_policy(settings(started, "dpo"))

@@ -15,14 +15,14 @@ from rather.text.load import policy as load_policy
 from rather.text.packing import pack
 from rather.text.policy import TextSampler
 from rather.text.transformer import Transformer
-from rather.zeroth.spaces.steering import Manner, Steering, states, steering
+from rather.zeroth.spaces.steering import Steering, StyledAnswers, states, steering
 
 PROMPTS = [(5, 6, 7), (8, 9), (10, 11, 12, 13, 14, 15), (8, 7)]
 BEGUN = [(4, 3, *rest) for rest in PROMPTS]
 """Prompts with a beginning in common, which each policy reads once."""
 CONTRASTS = [
-    (Manner([(5, 6, 7, 20), (8, 9, 20)], PROMPTS[:2]), Manner([(5, 6, 7, 21), (8, 9, 21)], PROMPTS[2:])),
-    (Manner([(5, 6, 7, 22)], PROMPTS[:1]), Manner([(5, 6, 7, 23)], PROMPTS[1:2])),
+    (StyledAnswers([(5, 6, 7, 20), (8, 9, 20)], PROMPTS[:2]), StyledAnswers([(5, 6, 7, 21), (8, 9, 21)], PROMPTS[2:])),
+    (StyledAnswers([(5, 6, 7, 22)], PROMPTS[:1]), StyledAnswers([(5, 6, 7, 23)], PROMPTS[1:2])),
 ]
 OWN = [(9, 12, 4), (30, 31)]
 """What the model answers to the first prompts by itself."""
@@ -148,7 +148,7 @@ def test_the_basis_and_the_unit(model: Transformer) -> None:
     assert contrasted.basis.square().sum().item() == pytest.approx(contrasted.size, rel=1e-4)
     # both contrasts lie in the space, and the first number leads from the second manner to the first
     means = [
-        (states(model, PROMPTS[: len(m.answers)], [1], m.answers)[0].mean(0), states(model, m.told, [1])[0].mean(0))
+        (states(model, PROMPTS[: len(m.answers)], [1], m.answers)[0].mean(0), states(model, m.prompts, [1])[0].mean(0))
         for both in CONTRASTS
         for m in both
     ]

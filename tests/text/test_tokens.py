@@ -176,7 +176,7 @@ def test_options_in_the_settings_reach_the_prompts_of_the_policy(tiny: Path, tmp
     made.save_pretrained(model)
     where = [f"model.path={model}", "model.device=cpu", "model.dtype=float32"]
     for options, expected in ([], ""), (["model.template={enable_thinking = false}"], "[no thoughts]"):
-        tokens = build.start_policy(toml.load(None, [*where, *options])).tokens
+        tokens = build.base_policy(toml.load(None, [*where, *options])).tokens
         assert made.decode(tokens.encode_prompt("Tea?")) == f"<user>Tea?<assistant>{expected}"
 
 

@@ -81,7 +81,7 @@ def test_code_is_run_against_the_tests() -> None:
     tests = "assert double(2) == 4\nassert double(3) == 6"
     assert code("```python\ndef double(x): return 2 * x\n```", tests, Check("code")) == 1
     assert code("def double(x): return 4", tests, Check("code")) == 0
-    assert code("def double(x): return 4", tests, Check("code", partly=True)) == 0.5
+    assert code("def double(x): return 4", tests, Check("code", partial=True)) == 0.5
 
 
 def test_tasks_of_reasoning_gym_are_scored_as_it_scores_them() -> None:

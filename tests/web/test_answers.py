@@ -257,7 +257,7 @@ def test_erasing_one_runs_answers_leaves_anothers(store: Store, serve: Serve) ->
     assert "ann" not in store.judges()
 
 
-SECRETS = ("Hildegard Zweistein", "because of my neighbour")
+SECRETS = ("Hildegard Zweistein", "because of my neighbor")
 
 
 def test_erasure_leaves_nothing_in_any_file(store: Store, serve: Serve, where: str) -> None:

@@ -117,7 +117,7 @@ def hacked(metrics: Metrics, steps: int) -> None:
     """Reward rises all the way, and gold falls after a while."""
     for step in range(steps):
         gold = min(step, 24 - step) / 10
-        values = {"score": step / 10, "score_error": 0.01, "score_deviation": 0.1, "gold": gold, "gold_error": 0.01, "gold_deviation": 0.1}
+        values = {"score": step / 10, "score_stderr": 0.01, "score_std": 0.1, "gold": gold, "gold_stderr": 0.01, "gold_std": 0.1}
         metrics.write("train-ppo-0", step, values)
 
 
@@ -168,7 +168,7 @@ def test_the_owner_sees_curves_and_figures_over_time(context: BrowserContext, st
             "aria-label", "Questions that have all their answers: last 50 %, lowest 50 %, highest 50 %"
         )
         expect(page.locator("#over-time figure").first.locator("rect")).to_have_count(1)
-        expect(page.locator("#flags")).to_have_text("3 fast: 3 not learnt from")
+        expect(page.locator("#flags")).to_have_text("3 fast: 3 not learned from")
         assert page.locator("[style]").count() == 0
 
 

@@ -48,7 +48,7 @@ QUESTIONS, EPOCHS = 24, 20
 
 
 def together(folder: Path, store: Store, disturbed: bool) -> int:
-    """Page, panel and learner at once until all is learnt; returns how many steps were measured."""
+    """Page, panel and learner at once until all is learned; returns how many steps were measured."""
     metrics = folder / "runs" / "tiny" / "metrics.jsonl"
     with Server(folder) as serve:
         with Process(folder, "train", "run.toml") as train, Process(folder, "panel", serve.link, "run.toml", "--pace", "0.3") as panel:
@@ -65,14 +65,14 @@ def together(folder: Path, store: Store, disturbed: bool) -> int:
 
 
 def quality(folder: Path, learner: str, last: Path) -> float:
-    """The loss of what was learnt, on all answers."""
+    """The loss of what was learned, on all answers."""
     run = Run(toml.load(folder / "run.toml", [f"run.folder={folder / 'runs'}", f"data.prompts={folder / 'prompts.jsonl'}"]), Console())
     answered = run.labels(0, learner)
-    learnt = run.learner(0, learner, answered, EPOCHS * QUESTIONS // 4)
-    learnt.follow(answered.comparisons)
-    checkpoint.load(last, learnt)
-    learnt.how = replace(learnt.how, batch_size=QUESTIONS)
-    loss = learnt.step()["loss"]
+    learned = run.learner(0, learner, answered, EPOCHS * QUESTIONS // 4)
+    learned.follow(answered.comparisons)
+    checkpoint.load(last, learned)
+    learned.how = replace(learned.how, batch_size=QUESTIONS)
+    loss = learned.step()["loss"]
     run.store.close()
     return loss
 
@@ -100,12 +100,12 @@ def test_learning_while_a_panel_answers_survives_kills_of_both_sides(tiny: Path,
         uses = json.loads((last / "learner.json").read_text())["place"]
         assert len(uses) == QUESTIONS
         assert sum(uses.values()) == EPOCHS * QUESTIONS
-        assert min(uses.values()) >= EPOCHS // 2, "those that came last were learnt from, too"
+        assert min(uses.values()) >= EPOCHS // 2, "those that came last were learned from, too"
         assert measured == manifest["step"] == EPOCHS * QUESTIONS // 4, "no step is counted twice"
         store.close()
         losses[disturbed] = quality(folder, learner, last)
     # In which order answers come depends on the clock: five shuffled orders gave 0.04 to 0.13 (reward) and 0.09 to 0.11 (dpo).
-    assert max(losses.values()) < 0.35, f"both have learnt; knowing nothing costs 0.69: {losses}"
+    assert max(losses.values()) < 0.35, f"both have learned; knowing nothing costs 0.69: {losses}"
     assert abs(losses[False] - losses[True]) < 0.15, f"what was disturbed is as good: {losses}"
 
 
@@ -113,7 +113,7 @@ def test_a_loop_of_rounds_asks_first_what_the_reward_models_disagree_about(tiny:
     rows = [{"prompt": f"question {i}?", "split": "train" if i < 8 else "held_out"} for i in range(12)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (tmp_path / "run.toml").write_text(RUN.format(model=tiny, learner="ppo", epochs=2))
-    more = ["train.reward=labels", "train.steps=2", "ppo.answers=4", "reward.members=3", "loop.rounds=2"]
+    more = ["train.reward=labels", "train.steps=2", "ppo.rollout_batch_size=4", "reward.members=3", "loop.rounds=2"]
     with Server(tmp_path) as serve, Process(tmp_path, "panel", serve.link, "run.toml", "--wait"):
         subprocess.run(
             [sys.executable, "-m", "rather", "loop", "run.toml", *more], cwd=tmp_path, check=True, capture_output=True, timeout=300

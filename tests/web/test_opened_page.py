@@ -64,20 +64,20 @@ def test_the_owner_decides_and_takes_it_back(asked: Store) -> None:
         asked.answer(Label(2, "ann", 1.0, "", 5.0))
         path = "/api/owner/questions/{}/decision".format
 
-        def learnt() -> dict[str, float | None]:
+        def learned() -> dict[str, float | None]:
             return {c.key: c.preference for c in asked.answered("r", "train").comparisons}
 
         assert owner.put(path(2), json={"choice": "b", "reason": "a is false"}).status_code == 200
-        assert learnt()["q0"] == 0.0, "the decision is learnt from, and no answer"
+        assert learned()["q0"] == 0.0, "the decision is learned from, and no answer"
         said = owner.get("/api/owner/questions/2").json()["answers"]
         assert [(x["judge"], x["said"], x["reason"]) for x in said] == [
             ("ann", "a is better", ""),
             ("owner", "decided: b is better", "a is false"),
         ]
         assert owner.put(path(2), json={"choice": "tie"}).status_code == 200
-        assert learnt()["q0"] == 0.5
+        assert learned()["q0"] == 0.5
         assert owner.delete(path(2)).status_code == 200
-        assert learnt()["q0"] == 1.0
+        assert learned()["q0"] == 1.0
         again = owner.delete(path(2))
         assert (again.status_code, again.json()["detail"]) == (404, "nothing is decided about question 2")
         assert owner.put(path(3), json={"choice": "c"}).status_code == 200

@@ -1,4 +1,4 @@
-"""What people say a preference on beside the whole, and which of these is learnt from."""
+"""What people say a preference on beside the whole, and which of these is learned from."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"judge.criteria compares two sides, and zeroth.best_of is {sides}; set that to 2, or give no criteria")
 
 
-def check_learnt(config: Config, store: "Store") -> None:
+def check_learned(config: Config, store: "Store") -> None:
     """Make sure that there are or will be answers on `train.criterion`.
 
     Raises:

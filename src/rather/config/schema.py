@@ -26,7 +26,7 @@ class Run(Section):
 
 
 class Model(Section):
-    """The language model that starts the run."""
+    """The base model."""
 
     path: ForLearnersAndSampling[str] = Field(
         default="", description="Model folder, .gguf file, name on the Hugging Face hub, or package:NAME for one in a Python package."
@@ -70,11 +70,11 @@ class Sample(Section):
     """How answers are drawn."""
 
     max_tokens: int = Field(default=64, description="Longest answer, in tokens.", ge=1)
-    temperature: float = Field(default=1.0, description="Temperature of the policy; 0 takes the likeliest token.", ge=0)
-    top_p: float = Field(default=1.0, description="Keep the likeliest tokens up to this total probability.", gt=0, le=1)
+    temperature: float = Field(default=1.0, description="Temperature of the policy; 0 is greedy.", ge=0)
+    top_p: float = Field(default=1.0, description="Keep the most likely tokens up to this total probability.", gt=0, le=1)
     top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
     min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
-    rows: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
+    batch_size: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
     contrast: ForLearnersAndSampling[tuple[str, str] | None] = Field(
         default=None, description='Two instructions, "" for none: each answer of a question is drawn with one and kept without.'
     )
@@ -132,12 +132,12 @@ class Judge(Section):
 
 
 class Train(Section):
-    """The learner and its optimiser."""
+    """The learner and its optimizer."""
 
     learner: Free[Literal["sft", "reward", "dpo", "ppo", "grpo", "zeroth"]] = Field(default="dpo", description="What is trained, and how.")
     reward: Annotated[Literal["verify", "labels", "model", "environment"], MattersTo("ppo", "grpo")] = Field(
         default="verify",
-        description="What pays ppo and grpo: verify.checks, a model learnt from the labels, judge.checkpoint's, or the environment.",
+        description="Reward of ppo and grpo: verify.checks, a model learned from the labels, judge.checkpoint's, or the environment.",
     )
     epochs: Free[float] = Field(default=2.0, description="Times that every label (ppo, grpo: prompt) is used.", gt=0)
     steps: Free[int] = Field(default=0, description="Steps; 0: as many as the epochs need.", ge=0)
@@ -153,27 +153,27 @@ class Train(Section):
     flagged: bool = Field(
         default=True, description="Learn from suspicious answers, but for people's fast ones and what else the owner leaves out."
     )
-    judges: list[str] = Field(default=["*"], description="Judges whose labels are learnt from, by name, * for any (not zeroth).")
+    judges: list[str] = Field(default=["*"], description="Judges whose labels are learned from, by name, * for any (not zeroth).")
     criterion: str = Field(default="", description="Learn from the preferences on this one of judge.criteria; empty: on the whole.")
 
 
 class DPO(Section):
-    """Direct preference optimisation."""
+    """Direct preference optimization."""
 
-    beta: float = Field(default=0.1, description="Strength of the pull towards the reference.", gt=0)
+    beta: float = Field(default=0.1, description="How strongly the policy is held to the reference.", gt=0)
     loss: Literal["dpo", "ipo"] = Field(default="dpo", description="Logistic (DPO) or squared (IPO) loss.")
-    normalised: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
+    normalized: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
     sft_weight: Annotated[float, MattersTo("dpo")] = Field(default=0.0, description="Weight of the preferred side's NLL (RPO).", ge=0)
-    reference: Literal["once", "each"] = Field(default="once", description="Evaluate the reference once, or again at each step.")
+    reference_logprobs: Literal["once", "each"] = Field(default="once", description="Evaluate the reference once, or again at each step.")
 
 
 class PPO(Section):
     """PPO-Clip with policy, critic, reward model and reference."""
 
-    answers: int = Field(default=32, description="Prompts answered a step, once each.", ge=2)
-    epochs: int = Field(default=2, description="Times that a step's answers are used.", ge=1)
+    rollout_batch_size: int = Field(default=32, description="Prompts answered a step, once each.", ge=2)
+    update_epochs: int = Field(default=2, description="Times that a step's answers are used.", ge=1)
     gamma: float = Field(default=1.0, description="Discount of what comes later.", gt=0, le=1)
-    lam: float = Field(default=0.95, description="Generalised advantage estimation: 1 sums rewards, 0 trusts the critic.", ge=0, le=1)
+    lam: float = Field(default=0.95, description="Generalized advantage estimation: 1 sums rewards, 0 trusts the critic.", ge=0, le=1)
     clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
     clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
     dual_clip: float | None = Field(default=None, description="Bound on the loss of bad actions, above 1; unset: none.")
@@ -182,17 +182,17 @@ class PPO(Section):
     entropy_weight: float = Field(default=0.0, description="Weight of the entropy, which keeps answers varied.", ge=0)
     kl: float = Field(default=0.05, description="Weight of the penalty on leaving the reference.", ge=0)
     kl_target: float | None = Field(default=None, description="Nats an answer that the weight is adapted to; unset: it stays.")
-    reward_clip: float | None = Field(default=None, description="Bound on what an action can earn; unset: none.")
+    reward_clip: float | None = Field(default=None, description="Bound on the reward of an action; unset: none.")
     whiten: bool = Field(default=True, description="Shift and scale advantages to mean 0 and variance 1.")
     critic_lr: float = Field(default=1e-3, description="Learning rate of the critic of text; in control it has train.lr.", gt=0)
 
 
 class GRPO(Section):
-    """Group-relative policy optimisation: several answers to a prompt, credited by how they compare; no critic."""
+    """Group-relative policy optimization: several answers to a prompt, credited by how they compare; no critic."""
 
-    size: int = Field(default=8, description="Answers to each prompt.", ge=2)
-    updates: int = Field(default=1, description="Optimiser steps on the same answers.", ge=1)
-    scale: Literal["group", "batch", "none"] = Field(default="group", description='Deviation that scores are divided by; "none": Dr. GRPO.')
+    group_size: int = Field(default=8, description="Answers to each prompt.", ge=2)
+    updates: int = Field(default=1, description="Optimizer steps on the same answers.", ge=1)
+    scale: Literal["group", "batch", "none"] = Field(default="group", description='Std that scores are divided by; "none": Dr. GRPO.')
     mean: Literal["token", "sequence", "constant"] = Field(
         default="token", description='What counts equally: tokens (DAPO), answers, or tokens over sample.max_tokens ("constant", Dr. GRPO).'
     )
@@ -201,11 +201,11 @@ class GRPO(Section):
     clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
     kl: float = Field(default=0.0, description="Weight of the KL from the reference (k3).", ge=0)
     measure_kl: bool = Field(default=True, description="Log the KL even where its weight is 0, for one forward pass of the reference.")
-    again: int = Field(default=0, description="Samplings more for prompts whose answers all score the same.", ge=0)
+    max_resample: int = Field(default=0, description="Samplings more for prompts whose answers all score the same.", ge=0)
 
 
 class Zeroth(Section):
-    """Zeroth-order optimisation: perturb the policy, ask which behaves better, move; see docs/zeroth.md."""
+    """Zeroth-order optimization: perturb the policy, ask which behaves better, update; see docs/zeroth.md."""
 
     answers: Free[int] = Field(default=120, description="Answers in all, those about held-out tasks aside.", ge=1)
     directions: int = Field(default=8, description="Fresh directions an update.", ge=1)
@@ -221,25 +221,25 @@ class Zeroth(Section):
     best_of: int = Field(default=2, description="Sides of a question, of which the best is picked; twins come in twos.", ge=2, le=8)
     estimator: Literal["sign", "zpg", "dpo", "reinforce"] = Field(
         default="sign",
-        description="Use the sign of the answers, or invert the link; dpo and reinforce ask about two attempts of the policy itself and"
+        description="Use the sign of the answers, or invert the link; dpo and reinforce ask about two trajectories of the policy itself and"
         " follow the gradient (first order).",
     )
     link: str = Field(default="logistic", description="zpg: logistic, probit, cloglog, weibull or linear.")
     trim: float = Field(default=0.05, description="zpg: shares of votes are held this far from 0 and 1.")
-    optimiser: str = Field(default="SGD", description="A class in torch.optim.")
-    radius: float = Field(default=math.inf, description="Bound on how far the numbers move: their root mean square.")
-    kl: float = Field(default=math.inf, description="Bound on the KL from the start, nats an action, looked at with each check.")
-    check_every: int = Field(default=5, description="Updates between two comparisons with the start on held-out tasks; 0: none.", ge=0)
+    optimizer: str = Field(default="SGD", description="A class in torch.optim.")
+    radius: float = Field(default=math.inf, description="Bound on the parameter norm: root mean square.")
+    kl: float = Field(default=math.inf, description="Bound on the KL from the base policy, nats an action, looked at with each check.")
+    check_every: int = Field(default=5, description="Updates between comparisons with the base policy on held-out tasks; 0: none.", ge=0)
     checks: int = Field(default=8, description="Questions of such a check.", ge=1)
     space: Literal["steering", "low_rank", "lora", "weights"] = Field(
         default="steering", description="text: a vector on the residual stream; linear layers by low rank; a LoRA adapter; any weights."
     )
-    names: list[str] = Field(default=["*"], description="control, and text's weights: parameters that are moved, by name, * for any.")
+    names: list[str] = Field(default=["*"], description="control, and text's weights: parameters that are perturbed, by name, * for any.")
     layers: list[int] = Field(
-        default=[], description="text: layers that are steered, or moved by low rank; none: the one in the middle, or all."
+        default=[], description="text: layers that are steered, or updated by low rank; none: the one in the middle, or all."
     )
     rank: int = Field(default=1, description="low_rank: rank of a layer's direction.", ge=1)
-    size: int = Field(default=0, description="steering: principal directions of a layer that are steered along; 0: all of it.", ge=0)
+    components: int = Field(default=0, description="steering: principal directions of a layer that are steered along; 0: all of it.", ge=0)
     contrasts: list[list[str]] = Field(
         default=[],
         description='text: pairs of instructions such as ["Answer briefly.", "Answer at length."] whose differences are steered along.',
@@ -251,30 +251,30 @@ class Control(Section):
 
     env: str = Field(default="", description='Name of the environment, such as "Pendulum-v1"; empty: the run is about text.')
     horizon: int = Field(
-        default=0, description="Steps of every attempt, the last ones in an absorbing state; 0: as the environment says.", ge=0
+        default=0, description="Steps of every episode, the last ones in an absorbing state; 0: as the environment says.", ge=0
     )
-    gold: str = Field(default="", description="Name in the environment's info of what is really meant, such as laps; empty: the reward.")
-    uneven: bool = Field(default=False, description="Allow attempts of different lengths, which tell judges what they were worth.")
+    gold: str = Field(default="", description="Name of the gold reward in the environment's info, such as laps; empty: the reward.")
+    allow_uneven: bool = Field(default=False, description="Allow episodes of different lengths, which give their returns away.")
     envs: ForLearners[int] = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
-    stretch: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
+    rollout_segment: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
     hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; none: a linear policy, a table on Discrete.")
-    normalise: bool = Field(default=True, description="Scale observations by their running mean and deviation.")
+    normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
 
 
 class Query(Section):
-    """Which questions are asked in control, pairs of fragments of attempts; for text, which of them people get first."""
+    """Which questions are asked in control, pairs of fragments of episodes; for text, which of them people get first."""
 
     comparisons: Free[int] = Field(default=100, description="Questions in all rounds together.", ge=1)
     schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="As many each round, or most early.")
-    fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole attempts.", ge=0)
+    fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole episodes.", ge=0)
     strategy: Free[Literal["random", "disagreement", "near_tie", "entropy"]] = Field(
         default="disagreement", description="Ask at random, where the reward models disagree, or where they see no difference."
     )
     candidates: Free[int] = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
     random_share: Free[float] = Field(default=0.2, description="Share of questions that is drawn at random all the same.", ge=0, le=1)
-    attempts: Annotated[int, MattersTo("zeroth")] = Field(
-        default=16, description="Attempts of the newest policy that fragments are taken from, each round.", ge=2
+    episodes: Annotated[int, MattersTo("zeroth")] = Field(
+        default=16, description="Episodes of the newest policy that fragments are taken from, each round.", ge=2
     )
 
 
@@ -287,7 +287,7 @@ class Check(Section):
     pattern: str = Field(default="", description="pattern: a regular expression; its group `answer` must hold the task's answer.")
     schema_file: str = Field(default="", description="schema: file with the JSON schema; empty: the task's answer is the schema.")
     function: str = Field(default="", description='python: "module:name" of a function of (text, answer).')
-    partly: bool = Field(default=False, description="code: score the share of tests that pass.")
+    partial: bool = Field(default=False, description="code: score the share of tests that pass.")
     timeout_s: float = Field(default=5.0, description="Seconds for one answer; beyond it is unjudged.", gt=0)
     memory_mb: int = Field(default=512, description="code: memory of the program, in MiB.", ge=64)
 
@@ -304,7 +304,7 @@ class Reward(Section):
     """The Bradley-Terry reward model."""
 
     members: int = Field(default=1, description="Members of the ensemble.", ge=1)
-    centre: float | None = Field(
+    center: float | None = Field(
         default=None, description="Weight of (s_a + s_b)^2, which holds scores near 0; unset: 0.01 for text, 0 for control.", ge=0
     )
     temperatures: bool = Field(default=True, description="Learn a temperature for each judge, so that careful judges weigh more.")
@@ -315,14 +315,14 @@ class Reward(Section):
 
 
 class Scale(Section):
-    """Zeroth-order optimisation on several processes or machines, through Ray; see docs/scaling.md."""
+    """Zeroth-order optimization on several processes or machines, through Ray; see docs/scaling.md."""
 
     workers: int = Field(default=0, description="Processes that directions are spread over, one core each; 0: none but this one.", ge=0)
     address: str = Field(default="", description='A Ray cluster, such as "ray://head:10001" or "auto"; empty: one on this machine.')
 
 
 class Eval(Section):
-    """The comparison with the starting model on held-out prompts."""
+    """The comparison with the base model on held-out prompts."""
 
     prompts: Free[int] = Field(default=0, description="Use only that many held-out prompts; 0: all.", ge=0)
     answers: int = Field(default=1, description="Pairs of answers a prompt.", ge=1)
@@ -335,7 +335,7 @@ class Loop(Section):
 
 
 class Hack(Section):
-    """What is meant, measured beside what ppo and grpo are paid by, so that reward hacking shows."""
+    """The gold reward, measured beside the proxy that ppo and grpo optimize, so that reward hacking shows."""
 
     gold: str = Field(default="", description="Text: a utility in judges/known.py that answers are measured by; control: see control.gold.")
 

@@ -30,4 +30,4 @@ ForActing = Annotated[T, MattersTo("ppo", "grpo", "zeroth")]
 """Learners whose policy meets the prompts itself; the others learn from labels, wherever these come from."""
 ForEval = Annotated[T, MattersTo("eval")]
 Free = Annotated[T, MattersTo()]
-"""Changes neither what is learnt nor what is evaluated, or may grow when a run goes on."""
+"""Changes neither what is learned nor what is evaluated, or may grow when a run goes on."""

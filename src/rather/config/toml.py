@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from rather import renamed
 from rather.config import criteria
 from rather.config.schema import Config
 from rather.config.sections import MattersTo, Section
@@ -76,6 +77,8 @@ def _explain(error: ValidationError) -> str:
     place = [str(part) for part in first["loc"]]
     name = ".".join(place)
     if first["type"] == "extra_forbidden":
+        if now := renamed.SETTINGS.get(".".join(part for part in place if not part.isdigit())):
+            return f"the setting {name} is called {now} now"
         near = difflib.get_close_matches(name, sorted(names()), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`rather config` lists them all"
         return f"there is no setting {name}; {hint}"

@@ -1,6 +1,6 @@
 """A car on a closed track whose hand-written reward can be hacked: it pays at checkpoints, but laps are what is meant.
 
-Lengths are in track radii, angles in radians, times in seconds; the angle around the track's centre says how far the car is.
+Lengths are in track radii, angles in radians, times in seconds; the angle around the track's center says how far the car is.
 """
 
 import math
@@ -20,7 +20,7 @@ REARM = 0.03
 
 
 def radius(angle: float) -> float:
-    """Distance of the track's centre line from its middle, at an angle."""
+    """Distance of the track's center line from its middle, at an angle."""
     return 1 + 0.14 * math.cos(2 * angle) + 0.05 * math.sin(3 * angle)
 
 

@@ -1,6 +1,6 @@
-"""Policies at work without a pause: a stretch of every environment's time for each update, as PPO for control is fed.
+"""Policies at work without a pause: a segment of every environment's time for each update, as PPO for control is fed.
 
-Shape letters: N environments, T steps of a stretch, I inputs, B pieces: a stretch is cut where an attempt ends.
+Shape letters: N environments, T steps of a segment, I inputs, B pieces: a segment is cut where an episode ends.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from rather.core import Batch, spread
 from rather.errors import DataError
 
 
-class Stretches:
+class RolloutSegments:
     """`rows` environments that go on from where the last update left them, `steps` steps each.
 
     `collect(number)` depends on `seed`, `number` and what came before alone. With `gold`, a name in an environment's info, the last value
-    of each attempt is told beside its return. The policy's normaliser learns what was seen at `sync`, so that until then what was
+    of each episode is told beside its return. The policy's normalizer learns what was seen at `sync`, so that until then what was
     collected has the log-probabilities that it had.
     """
 
@@ -28,7 +28,7 @@ class Stretches:
         self.policy, self.rows, self.steps, self.seed, self.gold = policy, rows, steps, seed, gold
         self.envs = [make() for _ in range(rows)]
         self.eye = Eye(self.envs[0].observation_space)
-        self.attempts = [-1] * rows
+        self.episodes = [-1] * rows
         self.taken: list[list[Any]] = [[] for _ in range(rows)]
         """What was done since the last reset: with the seed of that reset it brings an environment back to where it is."""
         self.returns = np.zeros(rows)
@@ -37,7 +37,7 @@ class Stretches:
         self.seen: list[np.ndarray] = []
 
     def collect(self, number: int) -> Batch:
-        """A stretch of `steps` steps in every environment, cut into pieces where attempts end: (B, T).
+        """A segment of `steps` steps in every environment, cut into pieces where episodes end: (B, T).
 
         Raises:
             DataError: an observation or a reward is not a finite number.
@@ -45,10 +45,10 @@ class Stretches:
         n, t = self.rows, self.steps
         policy, space = self.policy, self.envs[0].action_space
         chance = np.random.default_rng([self.seed, number])
-        noise = chance.random((t, n, 1)) if policy.log_deviation is None else chance.standard_normal((t, n, policy.noises))
+        noise = chance.random((t, n, 1)) if policy.log_std is None else chance.standard_normal((t, n, policy.noises))
         seen = np.zeros((t + 1, n, self.now.shape[1]), np.float32)
         logprobs, rewards = np.zeros((t, n), np.float32), np.zeros((t, n), np.float32)
-        act = policy.actor()
+        act = policy.numpy_policy()
         actions, cuts = [], list[tuple[int, int, bool, np.ndarray]]()
         self.ended.clear()
         for step in range(t):
@@ -72,14 +72,14 @@ class Stretches:
         return self._pieces(seen, np.stack(actions), logprobs, rewards, cuts)
 
     def sync(self) -> None:
-        """Let the normaliser know what was seen; the weights are shared."""
-        if self.policy.normaliser is not None:
+        """Let the normalizer know what was seen; the weights are shared."""
+        if self.policy.normalizer is not None:
             for seen in self.seen:
-                self.policy.normaliser.update(torch.from_numpy(seen))
+                self.policy.normalizer.update(torch.from_numpy(seen))
         self.seen.clear()
 
-    def told(self, _paid: torch.Tensor) -> dict[str, float]:
-        """Mean return and length of the attempts that ended in the last stretch, and their gold measure; pieces have none of their own."""
+    def metrics(self, _advantages: torch.Tensor) -> dict[str, float]:
+        """Mean return and length of the episodes that ended in the last segment, and their gold reward; pieces have none of their own."""
         if not self.ended:
             return {}
         returns, lengths, gold = zip(*self.ended, strict=True)
@@ -87,9 +87,9 @@ class Stretches:
         return found | (spread("gold", gold) if self.gold else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """Which attempt each environment is in, and what was done in it."""
+        """Which episode each environment is in, and what was done in it."""
         return {
-            "attempts": list(self.attempts),
+            "attempts": list(self.episodes),
             "taken": [torch.from_numpy(np.array(t)) for t in self.taken],
             "now": torch.from_numpy(self.now),
         }
@@ -102,7 +102,7 @@ class Stretches:
         """
         space = self.envs[0].action_space
         for i, env in enumerate(self.envs):
-            self.attempts[i] = state["attempts"][i] - 1
+            self.episodes[i] = state["attempts"][i] - 1
             now = self._reset(i)
             for action in state["taken"][i].numpy():
                 observation, reward, *_ = env.step(allowed(space, action))
@@ -114,14 +114,14 @@ class Stretches:
             self.now[i] = now
 
     def _reset(self, i: int) -> np.ndarray:
-        self.attempts[i] += 1
+        self.episodes[i] += 1
         self.taken[i], self.returns[i] = [], 0.0
-        seed = np.random.SeedSequence([self.seed, i, self.attempts[i]]).generate_state(1)[0]
+        seed = np.random.SeedSequence([self.seed, i, self.episodes[i]]).generate_state(1)[0]
         observation, _ = self.envs[i].reset(seed=int(seed))
         return self.eye(observation)
 
     def _pieces(self, seen: np.ndarray, actions: np.ndarray, logprobs: np.ndarray, rewards: np.ndarray, cuts: list[Any]) -> Batch:
-        """Every environment's stretch from cut to cut, padded on the right."""
+        """Every environment's segment from cut to cut, padded on the right."""
         pieces = []
         for i in range(self.rows):
             start = 0

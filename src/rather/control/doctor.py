@@ -29,11 +29,11 @@ def check(run: Any) -> list[Finding]:
 
 def environment(run: Any) -> list[Finding]:
     """Whether the environment can be used, how long its episodes are, and whether they can be played again."""
-    env, c = run.make(meant=True), run.config.control
+    env, c = run.make(gold=True), run.config.control
     found = [Finding("good", f"{c.env}: {inputs(env)} numbers are observed, actions are {env.action_space}")]
     policy = ControlPolicy(inputs(env), env.action_space, (), False)
     tasks = [Task(c.env, str(seed)) for seed in range(TRIED)]
-    episodes = ControlSampler(policy, lambda: run.make(meant=True), TRIED).sample(tasks, 0)
+    episodes = ControlSampler(policy, lambda: run.make(gold=True), TRIED).sample(tasks, 0)
     return [*found, *_lengths(run, episodes), _replay(run, episodes), *_pictures(run)]
 
 
@@ -42,7 +42,7 @@ def _lengths(run: Any, episodes: list[Trajectory]) -> list[Finding]:
     lengths = [len(t.rewards) for t in episodes if t.rewards is not None]
     least, most = min(lengths), max(lengths)
     if least < most and not c.uneven:
-        remedy = "set control.horizon, or allow it with control.uneven = true"
+        remedy = "set control.horizon, or allow it with control.allow_uneven = true"
         return [Finding("bad", f"episodes last {least} to {most} steps, which tells judges what they were worth; {remedy}")]
     found = []
     if c.horizon and most < c.horizon:
@@ -56,7 +56,7 @@ def _lengths(run: Any, episodes: list[Trajectory]) -> list[Finding]:
 
 
 def _replay(run: Any, episodes: list[Trajectory]) -> Finding:
-    env = run.make(meant=True)
+    env = run.make(gold=True)
     try:
         for _ in itertools.chain.from_iterable(again(t, env) for t in episodes):
             pass
@@ -92,7 +92,7 @@ def questions(run: Any) -> list[Finding]:
     pairs = [frozenset(identity(t) for side in c.sides for t in side) for c in asked]
     different = len({pair for pair in pairs if len(pair) > 1})
     if different < len(asked):
-        remedy = "raise query.attempts, shorten query.fragment, or begin anew under another run.name"
+        remedy = "raise query.episodes, shorten query.fragment, or begin anew under another run.name"
         return [Finding("bad", f"{len(asked)} questions are about {different} distinct pairs of fragments; {remedy}")]
     steps = [len(np.asarray(t.actions)) for c in asked for t in (*c.a, *c.b)]
     return [Finding("good", f"{len(asked)} questions, all distinct, about fragments of {min(steps)} to {max(steps)} steps")]

@@ -16,7 +16,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import Error
 from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
 
-from rather.control.wrappers import FixedHorizon, Meant
+from rather.control.wrappers import FixedHorizon, GoldReward
 from rather.errors import ConfigError, DataError, RatherError
 
 LONGEST = 10_000
@@ -29,10 +29,10 @@ FORMS = {
 """How many parts each returns, and which."""
 
 
-def environment(name: str, horizon: int | None = None, meant: str = "", pixels: bool = False, **settings: Any) -> gymnasium.Env:
+def environment(name: str, horizon: int | None = None, gold: str = "", pixels: bool = False, **settings: Any) -> gymnasium.Env:
     """The Gymnasium environment called `name`, or `module:name` of a module that registers it, in the current folder or installed.
 
-    Every episode lasts `horizon` steps if that is given, and pays the growth of `info[meant]` if that is. Only with `pixels` may
+    Every episode lasts `horizon` steps if that is given, and pays the growth of `info[gold]` if that is. Only with `pixels` may
     observations be pictures.
 
     Raises:
@@ -64,8 +64,8 @@ def environment(name: str, horizon: int | None = None, meant: str = "", pixels: 
         _check_size(seen, name)
     limited = horizon is not None or (env.spec is not None and env.spec.max_episode_steps is not None)
     env = Checked(env, name, None if limited else LONGEST)
-    if meant:
-        env = Meant(env, meant)
+    if gold:
+        env = GoldReward(env, gold)
     return env if horizon is None else FixedHorizon(env, horizon)
 
 

@@ -19,8 +19,8 @@ class ByHand:
     def __init__(self, policy: ControlPolicy, critic: ControlCritic) -> None:
         self.policy, self.critic = policy, critic
         own = [*policy.net.layers, *critic.net.layers]
-        if policy.log_deviation is not None:
-            own.append(policy.log_deviation)
+        if policy.log_std is not None:
+            own.append(policy.log_std)
         self.parameter = nn.Parameter(torch.cat([p.detach().flatten() for p in own]))
         start = 0
         for p in own:
@@ -31,9 +31,9 @@ class ByHand:
         """Learn from these single steps from now on: what was sampled, and what it is credited with (`ppo._Credited`)."""
         batch = rows.batch
         seen = batch.observations[:, 0]
-        self.seen = seen if self.policy.normaliser is None else self.policy.normaliser(seen)
+        self.seen = seen if self.policy.normalizer is None else self.policy.normalizer(seen)
         actions = batch.actions[:, 0]
-        self.actions = (actions.long() - self.policy.first if self.policy.log_deviation is None else actions).numpy()
+        self.actions = (actions.long() - self.policy.first if self.policy.log_std is None else actions).numpy()
         self.old, self.advantages, self.returns, self.values = (
             x[:, 0].numpy() for x in (batch.logprobs, rows.advantages, rows.returns, rows.values)
         )
@@ -50,7 +50,7 @@ class ByHand:
         policy_layers, critic_layers = list(self.policy.net.layers), list(self.critic.net.layers)
 
         out, kept = layers_forward(seen, policy_layers)
-        score = self._choice if self.policy.log_deviation is None else self._gaussian
+        score = self._choice if self.policy.log_std is None else self._gaussian
         logprobs, entropy, of_out = score(out.numpy(), self.actions[index])
         advantages = self.advantages[index]
         high = s.clip if s.clip_high is None else s.clip_high
@@ -61,14 +61,14 @@ class ByHand:
             surrogate = np.where(advantages < 0, np.maximum(surrogate, s.dual_clip * advantages), surrogate)
         # Where the surrogate is r A its derivative by log r is r A; where it is held, it is 0.
         of_logprobs = np.where(surrogate == plain, plain, np.float32(0)) / -n
-        of_logits, of_deviation = of_out(of_logprobs, s.entropy_weight / -n)
+        of_logits, of_log_std = of_out(of_logprobs, s.entropy_weight / -n)
         found, _ = layers_backward(torch.from_numpy(of_logits), kept, policy_layers)
 
         out, kept = layers_forward(seen, critic_layers)
         error, derivative = self._error(out.numpy()[:, 0], index, s.value_clip or None)
         found += layers_backward(torch.from_numpy(derivative * (s.value_weight / n))[:, None], kept, critic_layers)[0]
-        if of_deviation is not None:
-            found.append(torch.from_numpy(of_deviation))
+        if of_log_std is not None:
+            found.append(torch.from_numpy(of_log_std))
         self.parameter.grad = torch.cat([g.flatten() for g in found])
 
         policy_loss, value_loss, mean_entropy = -surrogate.sum() / n, 0.5 * (error @ error) / n, entropy.sum() / n
@@ -98,16 +98,16 @@ class ByHand:
 
     def _gaussian(self, mean: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
         """The same for densities; and derivatives by the log-deviation (A,)."""
-        log_deviation = self.policy.log_deviation.numpy()  # type: ignore[union-attr]
-        inverse = np.exp(-log_deviation)
+        log_std = self.policy.log_std.numpy()  # type: ignore[union-attr]
+        inverse = np.exp(-log_std)
         scaled = (actions - mean) * inverse
-        constant = log_deviation.sum() + np.float32(0.5 * np.log(2 * np.pi) * len(log_deviation))
-        entropy = np.full(len(mean), constant + np.float32(0.5 * len(log_deviation)))
+        constant = log_std.sum() + np.float32(0.5 * np.log(2 * np.pi) * len(log_std))
+        entropy = np.full(len(mean), constant + np.float32(0.5 * len(log_std)))
 
         def of_out(of_logprobs: np.ndarray, of_entropy: float) -> tuple[np.ndarray, np.ndarray]:
             each = of_logprobs[:, None] * scaled
-            of_deviation = (each * scaled).sum(0) - of_logprobs.sum() + np.float32(of_entropy * len(mean))
-            return each * inverse, of_deviation
+            of_log_std = (each * scaled).sum(0) - of_logprobs.sum() + np.float32(of_entropy * len(mean))
+            return each * inverse, of_log_std
 
         return -0.5 * np.square(scaled).sum(1) - constant, entropy, of_out
 
@@ -116,7 +116,7 @@ class ByHand:
         error = values - self.returns[index]
         if clip is None:
             return error, error
-        moved = values - self.values[index]
-        held = self.values[index] + moved.clip(-clip, clip) - self.returns[index]
-        worse = (np.abs(moved) > clip) & (np.abs(held) > np.abs(error))  # within `clip` the two differ by rounding alone
+        change = values - self.values[index]
+        held = self.values[index] + change.clip(-clip, clip) - self.returns[index]
+        worse = (np.abs(change) > clip) & (np.abs(held) > np.abs(error))  # within `clip` the two differ by rounding alone
         return np.where(worse, held, error), np.where(worse, np.float32(0), error)

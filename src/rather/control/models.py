@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rather import renamed
 from rather.core import Batch, Perturbation, Trajectory
 from rather.errors import ConfigError
 
@@ -27,7 +28,7 @@ class PerturbedLayers(Protocol):
     def layers(self, perturbation: Perturbation | None) -> Layers: ...
 
 
-class Normaliser(nn.Module):
+class Normalizer(nn.Module):
     """Observations minus their running mean, over their running deviation, cut at 10; saved with whoever uses it.
 
     It learns from `update` alone, so that a policy stays the same while it acts and while it is evaluated.
@@ -61,8 +62,8 @@ class Normaliser(nn.Module):
     def forward(self, observations: Tensor) -> Tensor:
         if self.count == 0:
             return observations
-        mean, deviation = self.scale()
-        return ((observations - mean.float()) / deviation.float()).clamp(-10, 10)
+        mean, std = self.scale()
+        return ((observations - mean.float()) / std.float()).clamp(-10, 10)
 
 
 class Perceptron(nn.Module):
@@ -125,44 +126,44 @@ class _Layers(torch.autograd.Function):
 
 
 class ControlPolicy(nn.Module):
-    """A categorical policy for Discrete actions, a Gaussian one with a learnt deviation for a Box. `space` is what may be perturbed."""
+    """A categorical policy for Discrete actions, a Gaussian one with a learned deviation for a Box. `space` is what may be perturbed."""
 
     memoryless = True
     space: PerturbedLayers | None = None
 
-    def __init__(self, inputs: int, actions: Space, hidden: Sequence[int] = (64, 64), normalise: bool = True, seed: int = 0) -> None:
+    def __init__(self, inputs: int, actions: Space, hidden: Sequence[int] = (64, 64), normalize: bool = True, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         if isinstance(actions, Discrete):
             outputs, self.first = int(actions.n), int(actions.start)
-            self.log_deviation = None
+            self.log_std = None
         elif isinstance(actions, Box) and len(actions.shape) == 1:
             outputs, self.first = actions.shape[0], 0
-            self.log_deviation = nn.Parameter(torch.zeros(outputs))
+            self.log_std = nn.Parameter(torch.zeros(outputs))
         else:
             raise ConfigError(f"a policy chooses from a Discrete space or a Box of one dimension, not {actions}")
-        self.name, self.noises = "policy@0", 1 if self.log_deviation is None else outputs
-        self.normaliser = Normaliser(inputs) if normalise else None
+        self.name, self.noises = "policy@0", 1 if self.log_std is None else outputs
+        self.normalizer = Normalizer(inputs) if normalize else None
         self.net = Perceptron(inputs, hidden, outputs, 0.01, generator)
 
     def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Trajectories as a batch; see `collate`."""
         return collate(trajectories)
 
-    def actor(self, layers: "Sequence[Layers] | None" = None) -> "Actor":
+    def numpy_policy(self, layers: "Sequence[Layers] | None" = None) -> "NumpyPolicy":
         """The policy as it is now, ready to act; with `layers`, as many policies of its kind, side by side."""
-        return Actor(self, layers)
+        return NumpyPolicy(self, layers)
 
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) of the actions, and entropies (B, T); 0 where the mask is 0."""
         out = self._outputs(batch.observations[:, : batch.mask.shape[1]])
-        if self.log_deviation is None:
+        if self.log_std is None:
             logs = out.log_softmax(-1)
             logprobs = logs.gather(-1, (batch.actions.long() - self.first).clamp(min=0)[..., None])[..., 0]
             entropy = -(logs.exp() * logs).sum(-1)
         else:
             logprobs = self._score(out, batch.actions)
-            entropy = (self.log_deviation + 0.5 * np.log(2 * np.pi * np.e)).sum().expand_as(logprobs)
+            entropy = (self.log_std + 0.5 * np.log(2 * np.pi * np.e)).sum().expand_as(logprobs)
         return logprobs * batch.mask, entropy * batch.mask
 
     def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -176,18 +177,18 @@ class ControlPolicy(nn.Module):
 
     def restore(self, folder: Path) -> None:
         """Take over what `save` wrote, in place."""
-        self.load_state_dict(load_file(folder / "policy.safetensors"))
+        self.load_state_dict(renamed.tensors(load_file(folder / "policy.safetensors")))
 
     def _outputs(self, observations: Tensor) -> Tensor:
-        return self.net(observations if self.normaliser is None else self.normaliser(observations))
+        return self.net(observations if self.normalizer is None else self.normalizer(observations))
 
     def _score(self, mean: Tensor, actions: Tensor) -> Tensor:
-        assert self.log_deviation is not None
-        scaled = (actions - mean) * (-self.log_deviation).exp()
-        return (-0.5 * scaled.square() - self.log_deviation - 0.5 * float(np.log(2 * np.pi))).sum(-1)
+        assert self.log_std is not None
+        scaled = (actions - mean) * (-self.log_std).exp()
+        return (-0.5 * scaled.square() - self.log_std - 0.5 * float(np.log(2 * np.pi))).sum(-1)
 
 
-class Actor:
+class NumpyPolicy:
     """A policy's weights, copied to act with: float64 and without PyTorch, whose calls cost more than such small sums.
 
     In float64 a row's action does not depend on the rows beside it, beyond one in a million million.
@@ -199,9 +200,9 @@ class Actor:
             self.layers = policy.net.arrays()
         else:
             self.layers = [(np.stack([w for w, _ in same]), np.stack([b for _, b in same])) for same in zip(*several, strict=True)]
-        self.log_deviation = None if policy.log_deviation is None else policy.log_deviation.detach().numpy().astype(np.float64)
-        if policy.normaliser is not None and policy.normaliser.count:
-            self.scale = [x.numpy().copy() for x in policy.normaliser.scale()]
+        self.log_std = None if policy.log_std is None else policy.log_std.detach().numpy().astype(np.float64)
+        if policy.normalizer is not None and policy.normalizer.count:
+            self.scale = [x.numpy().copy() for x in policy.normalizer.scale()]
 
     def __call__(self, observations: np.ndarray, noise: np.ndarray, which: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Actions (N,) or (N, A) for observations (N, I), and their log-probabilities (N,).
@@ -210,22 +211,22 @@ class Actor:
         policies, `which` (N,) acts on each observation.
         """
         out = self._outputs(observations, which)
-        if self.log_deviation is None:
+        if self.log_std is None:
             out -= out.max(1, keepdims=True)
             p = np.exp(out)
             totals = p.cumsum(1)
             chosen = (totals <= noise * totals[:, -1:]).sum(1)
             rows = np.arange(len(out))
             return chosen + self.first, out[rows, chosen] - np.log(totals[:, -1])
-        deviation = np.exp(self.log_deviation)
-        actions = (out + deviation * noise).astype(np.float32)
-        scaled = (actions - out) / deviation
-        return actions, (-0.5 * scaled**2 - self.log_deviation - 0.5 * np.log(2 * np.pi)).sum(1)
+        std = np.exp(self.log_std)
+        actions = (out + std * noise).astype(np.float32)
+        scaled = (actions - out) / std
+        return actions, (-0.5 * scaled**2 - self.log_std - 0.5 * np.log(2 * np.pi)).sum(1)
 
-    def best(self, observations: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
-        """The likeliest actions."""
+    def greedy(self, observations: np.ndarray, which: np.ndarray | None = None) -> np.ndarray:
+        """Deterministic actions."""
         out = self._outputs(observations, which)
-        return out.argmax(1) + self.first if self.log_deviation is None else out.astype(np.float32)
+        return out.argmax(1) + self.first if self.log_std is None else out.astype(np.float32)
 
     def _outputs(self, observations: np.ndarray, which: np.ndarray | None) -> np.ndarray:
         out = observations.astype(np.float64)
@@ -239,25 +240,25 @@ class Actor:
 
 
 class ControlCritic(nn.Module):
-    """V(s) of every state, the last one included; it sees observations as the policy does, whose `normaliser` it shares."""
+    """V(s) of every state, the last one included; it sees observations as the policy does, whose `normalizer` it shares."""
 
-    def __init__(self, inputs: int, hidden: Sequence[int] = (64, 64), normaliser: Normaliser | None = None, seed: int = 0) -> None:
+    def __init__(self, inputs: int, hidden: Sequence[int] = (64, 64), normalizer: Normalizer | None = None, seed: int = 0) -> None:
         super().__init__()
         self.net = Perceptron(inputs, hidden, 1, 1.0, torch.Generator().manual_seed(seed + 1))
-        self.normaliser = [normaliser]  # in a list: it is the policy's, and is saved with the policy
+        self.normalizer = [normalizer]  # in a list: it is the policy's, and is saved with the policy
 
     def values(self, seen: Tensor) -> Tensor:
         """Values (B, T + 1) of observations (B, T + 1, I)."""
-        (normaliser,) = self.normaliser
-        return self.net(seen if normaliser is None else normaliser(seen))[..., 0]
+        (normalizer,) = self.normalizer
+        return self.net(seen if normalizer is None else normalizer(seen))[..., 0]
 
 
 class ControlReward(nn.Module):
-    """K reward nets trained together: r(s, a) of every step, a score is their sum over an attempt or a fragment.
+    """K reward nets trained together: r(s, a) of every step, a score is their sum over an episode or a fragment.
 
     One batched product a layer serves all members. Rewards start at 0: what random weights think of long fragments would outweigh a
     handful of answers. Actions count as the environment got them, held within the bounds of its space. Inputs are
-    scaled by a normaliser of its own, which `see` fills before training, so that what was learnt does not move when the policy's does.
+    scaled by a normalizer of its own, which `see` fills before training, so that what was learned does not move when the policy's does.
     """
 
     low: Tensor | None
@@ -272,7 +273,7 @@ class ControlReward(nn.Module):
         for name in ("low", "high"):
             bound = torch.tensor(getattr(actions, name), dtype=torch.float32) if isinstance(actions, Box) else None
             self.register_buffer(name, bound, persistent=False)
-        self.normaliser = Normaliser(inputs)
+        self.normalizer = Normalizer(inputs)
         self.layers = nn.ParameterList()
         generator = torch.Generator().manual_seed(seed)
         for before, after in pairwise([inputs + width, *hidden, 1]):
@@ -285,12 +286,12 @@ class ControlReward(nn.Module):
         return collate(trajectories)
 
     def see(self, trajectories: Sequence[Trajectory]) -> None:
-        """Take the observations of these attempts into account when inputs are scaled."""
-        self.normaliser.update(torch.from_numpy(np.concatenate([t.observations for t in trajectories])))  # type: ignore[misc]
+        """Take the observations of these episodes into account when inputs are scaled."""
+        self.normalizer.update(torch.from_numpy(np.concatenate([t.observations for t in trajectories])))  # type: ignore[misc]
 
     def each(self, batch: Batch) -> Tensor:
         """Rewards (K, B, T) of every member."""
-        observations = self.normaliser(batch.observations[:, : batch.mask.shape[1]])
+        observations = self.normalizer(batch.observations[:, : batch.mask.shape[1]])
         if self.choices:
             actions = nn.functional.one_hot((batch.actions.long() - self.first).clamp(min=0), self.choices).float()
         else:
@@ -314,11 +315,11 @@ class ControlReward(nn.Module):
 
     def restore(self, folder: Path) -> None:
         """Take over what `save` wrote, in place."""
-        self.load_state_dict(load_file(folder / "reward.safetensors"))
+        self.load_state_dict(renamed.tensors(load_file(folder / "reward.safetensors")))
 
 
 def collate(trajectories: Sequence[Trajectory]) -> Batch:
-    """Pad on the right; attempts at one task form a group. After the last observation of a row comes that observation again."""
+    """Pad on the right; episodes of one task form a group. After the last observation of a row comes that observation again."""
     lengths = [len(t.rewards) for t in trajectories]  # type: ignore[arg-type]
     longest = max(lengths)
 

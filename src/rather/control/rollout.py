@@ -1,6 +1,6 @@
-"""Policies at work in environments: whole attempts with exact seeds, and fragments of them.
+"""Policies at work in environments: whole episodes with exact seeds, and fragments of them.
 
-Shape letters: N attempts at work, T actions of an attempt, I inputs.
+Shape letters: N episodes at work, T actions of an episode, I inputs.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from rather.errors import DataError
 
 
 @dataclass
-class _Attempt:
-    """An attempt on its way."""
+class _Episode:
+    """An episode on its way."""
 
     number: int
     env: gymnasium.Env
@@ -34,25 +34,25 @@ class _Attempt:
 class ControlSampler:
     """Lets a policy act in copies of one environment, `rows` of them side by side.
 
-    With `learns` the policy's normaliser takes what was seen into account, but at `sync` only: until then what was sampled has the
-    log-probabilities that it had. With `best` it always takes the likeliest action.
+    With `learns` the policy's normalizer takes what was seen into account, but at `sync` only: until then what was sampled has the
+    log-probabilities that it had. With `deterministic` it acts deterministically.
     """
 
     def __init__(
-        self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16, learns: bool = False, best: bool = False
+        self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16, learns: bool = False, deterministic: bool = False
     ) -> None:
-        self.policy, self.make, self.rows, self.learns, self.best = policy, make, rows, learns, best
+        self.policy, self.make, self.rows, self.learns, self.deterministic = policy, make, rows, learns, deterministic
         self.idle: list[gymnasium.Env] = []
         self.seen: list[np.ndarray] = []
 
     def sync(self) -> None:
-        """Let the normaliser know what was seen; sampler and learner share their weights."""
-        if self.seen and self.policy.normaliser is not None:
-            self.policy.normaliser.update(torch.from_numpy(np.concatenate(self.seen)))
+        """Let the normalizer know what was seen; sampler and learner share their weights."""
+        if self.seen and self.policy.normalizer is not None:
+            self.policy.normalizer.update(torch.from_numpy(np.concatenate(self.seen)))
         self.seen.clear()
 
     def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
-        """One attempt a task, whose `key` is the reset seed; the i-th depends on its task, `seed` and how often that came before.
+        """One episode a task, whose `key` is the reset seed; the i-th depends on its task, `seed` and how often that came before.
 
         Policies with different perturbations meet the same chances, draw by draw. What else is at work changes one by rounding alone.
 
@@ -64,20 +64,21 @@ class ControlSampler:
         space, several = self.policy.space, kinds != [None]
         if several and space is None:
             raise DataError("this policy has no space to perturb; give it a ControlSpace")
-        act = self.policy.actor([space.layers(p) for p in kinds] if several and space is not None else None)
+        act = self.policy.numpy_policy([space.layers(p) for p in kinds] if several and space is not None else None)
         done: list[Trajectory | None] = [None] * len(tasks)
         seen = dict[tuple[str, str, Perturbation | None], int]()
-        waiting, working = list(enumerate(zip(tasks, wanted, strict=True)))[::-1], list[_Attempt]()
+        waiting, working = list(enumerate(zip(tasks, wanted, strict=True)))[::-1], list[_Episode]()
         while waiting or working:
             while waiting and len(working) < self.rows:
                 number, (task, p) = waiting.pop()
-                attempt = seen[task.source, task.key, p] = seen.get((task.source, task.key, p), -1) + 1
-                working.append(self._start(number, task, row_seed(seed, task, attempt)))
+                index = seen[task.source, task.key, p] = seen.get((task.source, task.key, p), -1) + 1
+                working.append(self._start(number, task, row_seed(seed, task, index)))
             observations = np.stack([w.observations[-1] for w in working])
             noise = np.stack([self._noise(w.chance) for w in working])
             which = np.array([kinds.index(wanted[w.number]) for w in working]) if several else None
-            best = self.best
-            actions, logprobs = (act.best(observations, which), np.zeros(len(working))) if best else act(observations, noise, which)
+            actions, logprobs = (
+                (act.greedy(observations, which), np.zeros(len(working))) if self.deterministic else act(observations, noise, which)
+            )
             going = []
             for w, action, logprob in zip(working, actions, logprobs, strict=True):
                 terminated, truncated = self._step(w, action, float(logprob), tasks[w.number])
@@ -88,18 +89,18 @@ class ControlSampler:
             working = going
         return [t for t in done if t is not None]
 
-    def _start(self, number: int, task: Task, seed: int) -> _Attempt:
+    def _start(self, number: int, task: Task, seed: int) -> _Episode:
         env = self.idle.pop() if self.idle else self.make()
         observation, _ = env.reset(seed=int(task.key))
-        attempt = _Attempt(number, env, np.random.default_rng(seed), [])
-        self._see(attempt, observation, task)
-        return attempt
+        episode = _Episode(number, env, np.random.default_rng(seed), [])
+        self._see(episode, observation, task)
+        return episode
 
     def _noise(self, chance: np.random.Generator) -> np.ndarray:
         n = self.policy.noises
-        return chance.random(n) if self.policy.log_deviation is None else chance.standard_normal(n)
+        return chance.random(n) if self.policy.log_std is None else chance.standard_normal(n)
 
-    def _step(self, w: _Attempt, action: Any, logprob: float, task: Task) -> tuple[bool, bool]:
+    def _step(self, w: _Episode, action: Any, logprob: float, task: Task) -> tuple[bool, bool]:
         observation, reward, terminated, truncated, _ = w.env.step(allowed(w.env.action_space, action))
         if not np.isfinite(float(reward)):
             raise DataError(f"{task.source} paid {reward} at step {len(w.rewards) + 1} of seed {task.key}; rewards must be finite")
@@ -109,13 +110,13 @@ class ControlSampler:
         self._see(w, observation, task)
         return terminated, truncated
 
-    def _see(self, w: _Attempt, observation: Any, task: Task) -> None:
+    def _see(self, w: _Episode, observation: Any, task: Task) -> None:
         flat = Eye(w.env.observation_space)(observation)
         if not np.isfinite(flat).all():
             raise DataError(f"{task.source} showed {observation} at step {len(w.rewards)} of seed {task.key}; observations must be finite")
         w.observations.append(flat)
 
-    def _finish(self, w: _Attempt, task: Task, perturbation: Perturbation | None, terminated: bool) -> Trajectory:
+    def _finish(self, w: _Episode, task: Task, perturbation: Perturbation | None, terminated: bool) -> Trajectory:
         self.idle.append(w.env)
         observations = np.stack(w.observations)
         if self.learns:
@@ -177,7 +178,7 @@ def _piece(t: Trajectory, start: int, length: int) -> Trajectory:
 
 
 def check_lengths(trajectories: Sequence[Trajectory]) -> None:
-    """Refuse attempts of different lengths: a judge of whole attempts would only have to count their steps.
+    """Refuse episodes of different lengths: a judge of whole episodes would only have to count their steps.
 
     Raises:
         DataError: they differ.

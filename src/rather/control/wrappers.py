@@ -10,9 +10,9 @@ from rather.errors import ConfigError
 
 
 class FixedHorizon(gymnasium.Wrapper):
-    """Every attempt lasts `horizon` steps: after the task's own end the agent stays in an absorbing state that pays nothing.
+    """Every episode lasts `horizon` steps: after the task's own end the agent stays in an absorbing state that pays nothing.
 
-    Without it the length of an attempt tells what it was worth: in CartPole a reward model that only counts steps would win
+    Without it the length of an episode tells what it was worth: in CartPole a reward model that only counts steps would win
     (Kostrikov et al. 2019, as in `seals`). Observations get one number more, 1 in the absorbing state; Discrete ones a state more.
     """
 
@@ -35,7 +35,7 @@ class FixedHorizon(gymnasium.Wrapper):
         return self._extended(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Move, or stay where there is nothing more to do. An attempt is never terminated, only cut at the horizon."""
+        """Move, or stay where there is nothing more to do. An episode is never terminated, only cut at the horizon."""
         self.time += 1
         cut = self.time >= self.horizon
         if self.over:
@@ -53,7 +53,7 @@ class FixedHorizon(gymnasium.Wrapper):
         return np.append(observation, 0).astype(space.dtype)
 
 
-class Meant(gymnasium.Wrapper):
+class GoldReward(gymnasium.Wrapper):
     """Pays the growth of `info[name]`, what is really meant, instead of what the environment pays: for simulated judges."""
 
     def __init__(self, env: gymnasium.Env, name: str) -> None:

@@ -1,9 +1,9 @@
-"""Reward hacking: what a policy is paid by (the proxy) against what is meant (the gold measure), and the alarm when they part.
+"""Reward hacking: what a policy is paid by (the proxy) against what is meant (the gold reward), and the alarm when they part.
 
-A proxy that goes on rising while the gold measure stays or falls is being hacked (Gao et al. 2023, "Scaling laws for reward model
+A proxy that goes on rising while the gold reward stays or falls is being hacked (Gao et al. 2023, "Scaling laws for reward model
 overoptimization": gold against the square root of the KL rises, and then falls). The fall can be seen coming: to first order a policy
 gradient changes the mean of anything by its covariance with the advantage (Williams 1992; Price 1970), so gold turns where the
-attempts that are paid more begin to be worth less.
+trajectories that are paid more begin to be worth less.
 """
 
 import math
@@ -22,40 +22,40 @@ SURE = 3.0
 
 @dataclass(frozen=True)
 class Measure:
-    """A mean over attempts, its standard error, and how much one attempt differs from another (standard deviation)."""
+    """A mean over trajectories, its standard error, and how much one trajectory differs from another (standard deviation)."""
 
     mean: float
-    error: float
-    deviation: float
+    stderr: float
+    std: float
 
     @property
     def low(self) -> float:
         """Lower end of the 95 % interval."""
-        return self.mean - Z * self.error
+        return self.mean - Z * self.stderr
 
     @property
     def high(self) -> float:
         """Upper end of the 95 % interval."""
-        return self.mean + Z * self.error
+        return self.mean + Z * self.stderr
 
 
 @dataclass(frozen=True)
 class Point:
-    """Proxy and gold measure of the policy at `step`; `kl` in nats from where it started, of each row that was learnt from.
+    """Proxy and gold reward of the policy at `step`; `kl` in nats from where it started, of each row that was learned from.
 
-    `pull` is the correlation of what attempts are paid with what they are worth, if it was measured.
+    `gold_correlation` is the correlation of what trajectories are paid with what they are worth, if it was measured.
     """
 
     step: int
     proxy: Measure
     gold: Measure
     kl: float = math.nan
-    pull: Measure | None = None
+    gold_correlation: Measure | None = None
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Seen at step `step`: since step `best` the proxy has risen and the gold measure "stays", "falls", or "turns"; go back to `best`."""
+    """Seen at step `step`: since step `best` the proxy has risen and the gold reward "stays", "falls", or "turns"; go back to `best`."""
 
     step: int
     best: int
@@ -66,7 +66,7 @@ class Alarm:
     def __str__(self) -> str:
         proxy, gold = (f"{a:.3g} to {b:.3g}" for a, b in (self.proxy, self.gold))
         since = f"from step {self.best} to {self.step} what is paid went from {proxy}, what is meant from {gold}"
-        turns = ", and attempts that are paid more are worth less" if self.sign == "turns" else ""
+        turns = ", and trajectories that are paid more are worth less" if self.sign == "turns" else ""
         return f"reward hacking: {since}{turns}; go back to step {self.best}"
 
 
@@ -75,9 +75,9 @@ def points(rows: Sequence[dict[str, Any]], proxy: str) -> list[Point]:
     found = []
     for r in rows:
         if proxy in r and "gold" in r:
-            measures = [Measure(r[k], r[f"{k}_error"], r[f"{k}_deviation"]) for k in (proxy, "gold")]
-            pull = Measure(r["pull"], r["pull_error"], 1.0) if "pull" in r else None
-            found.append(Point(r["step"], *measures, kl=r.get("kl", math.nan), pull=pull))
+            measures = [Measure(r[k], r[f"{k}_stderr"], r[f"{k}_std"]) for k in (proxy, "gold")]
+            gold_correlation = Measure(r["gold_correlation"], r["gold_correlation_stderr"], 1.0) if "gold_correlation" in r else None
+            found.append(Point(r["step"], *measures, kl=r.get("kl", math.nan), gold_correlation=gold_correlation))
     return found
 
 
@@ -86,10 +86,10 @@ def alarm(found: Sequence[Point], window: int = 3, patience: int = 2) -> Alarm |
 
     Every point is the mean of a moving window; the alarm goes off after `patience` points in a row in which
 
-    - gold stays: since the beginning the proxy's interval has risen by 2 deviations of an attempt, and gold's not by 1;
+    - gold stays: since the beginning the proxy's interval has risen by 2 deviations of a trajectory, and gold's not by 1;
     - gold falls: since gold was best the proxy's interval has risen clear of where it was, and gold's fallen clear, by at least
       3 % of all that gold had gained; or
-    - gold turns: since the beginning the proxy's interval has risen clear of where it was, and attempts that are paid more are worth
+    - gold turns: since the beginning the proxy's interval has risen clear of where it was, and trajectories that are paid more are worth
       less, with 99.7 % confidence.
     """
     lookout = Lookout(window, patience)
@@ -114,11 +114,11 @@ class Lookout:
         now = _mean(list(self.last))
         self.best = best = now if self.best is None or now.gold.mean > self.best.gold.mean else self.best
         rise = now.proxy.low - first.proxy.high
-        stays = rise > max(0.0, 2 * first.proxy.deviation) and now.gold.high - first.gold.mean < first.gold.deviation
+        stays = rise > max(0.0, 2 * first.proxy.std) and now.gold.high - first.gold.mean < first.gold.std
         lost = best.gold.mean - now.gold.mean
         gained = abs(best.gold.mean - first.gold.mean)
         falls = now.proxy.low > best.proxy.high and now.gold.high < best.gold.low and lost > 0.03 * gained
-        turns = rise > 0 and now.pull is not None and now.pull.mean + SURE * now.pull.error < 0
+        turns = rise > 0 and now.gold_correlation is not None and now.gold_correlation.mean + SURE * now.gold_correlation.stderr < 0
         self.in_a_row = self.in_a_row + 1 if stays or falls or turns else 0
         if self.in_a_row != self.patience:
             return None
@@ -130,15 +130,17 @@ def _mean(found: Sequence[Point]) -> Point:
     n = len(found)
 
     def middle(measures: Sequence[Measure]) -> Measure:
-        error = math.sqrt(sum(m.error**2 for m in measures)) / n
-        return Measure(sum(m.mean for m in measures) / n, error, sum(m.deviation for m in measures) / n)
+        stderr = math.sqrt(sum(m.stderr**2 for m in measures)) / n
+        return Measure(sum(m.mean for m in measures) / n, stderr, sum(m.std for m in measures) / n)
 
-    pulls = [p.pull for p in found if p.pull is not None]
-    pull = middle(pulls) if len(pulls) == n else None
-    return Point(found[-1].step, middle([p.proxy for p in found]), middle([p.gold for p in found]), sum(p.kl for p in found) / n, pull)
+    correlations = [p.gold_correlation for p in found if p.gold_correlation is not None]
+    gold_correlation = middle(correlations) if len(correlations) == n else None
+    return Point(
+        found[-1].step, middle([p.proxy for p in found]), middle([p.gold for p in found]), sum(p.kl for p in found) / n, gold_correlation
+    )
 
 
-# Tells: what a hacked reward often looks like in the attempts themselves
+# Tells: what a hacked reward often looks like in the trajectories themselves
 
 
 def explained(scores: Sequence[float], by: Sequence[float]) -> float:

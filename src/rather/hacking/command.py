@@ -29,7 +29,7 @@ def compare(run: Any) -> Path:
             }
         )  # fmt: skip
         sides.append(_watched(type(run)(written, run.console), "paid by the hand-written reward"))
-    title = {"labels": "paid by what was learnt from comparisons", "environment": "paid by the hand-written reward"}
+    title = {"labels": "paid by what was learned from comparisons", "environment": "paid by the hand-written reward"}
     sides.append(_watched(run, title.get(c.train.reward, f"paid by {c.train.reward}")))
     return page.write(run.folder / "hacking.html", c.run.name, sides)
 
@@ -52,16 +52,16 @@ def _watched(run: Any, title: str) -> Side:
     side = Side(title, rounds, "what is paid", gold)
     if not c.control.env:
         return side
-    episode = run.drive(last)
-    drive, problem = _animation(run, episode)
+    episode = run.episode(last)
+    clip, problem = _animation(run, episode)
     if problem:
         console.print(f"The page shows no drive: {problem}.", highlight=False, markup=False)
     evaluated = run.metrics.read(f"eval-{last}")[-1]
     facts = [
-        (f"{evaluated['gold_policy']:.2f}", f"{gold} an attempt"), (f"{evaluated['return_policy']:.0f}", "paid by the hand-written reward"),
+        (f"{evaluated['gold_policy']:.2f}", f"{gold} a trajectory"), (f"{evaluated['return_policy']:.0f}", "hand-written reward"),
         (f"{100 * alarm.one_event(episode.rewards):.0f} %", "of steps paid the same amount"),
     ]  # fmt: skip
-    return Side(title, rounds, side.proxy, gold, facts, drive, problem)
+    return Side(title, rounds, side.proxy, gold, facts, clip, problem)
 
 
 def _animation(run: Any, episode: Trajectory) -> tuple[bytes, str]:

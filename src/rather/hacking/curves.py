@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rather import renamed
 from rather.hacking import alarm
 
 POINTS = 200
@@ -38,9 +39,9 @@ PLOTS = (
     Plot("Log-ratio of the given answers to the reference, nats", "log_ratio"),
     Plot("Mean reward of the policy", "score", r"train-((?:ppo|grpo)-\d+)"),
     Plot("Mean gold reward of the policy", "gold"),
-    Plot("Correlation of reward with gold reward; below 0, gold will fall", "pull"),
+    Plot("Correlation of reward with gold reward; below 0, gold will fall", "gold_correlation"),
 )
-MEASURED = [f"{what}{kind}" for what in ("score", "gold") for kind in ("", "_error", "_deviation")]
+MEASURED = [f"{what}{kind}" for what in ("score", "gold") for kind in ("", "_stderr", "_std")]
 
 
 class Curve:
@@ -113,7 +114,7 @@ class Curves:
 
     def _take(self, line: bytes) -> None:
         try:
-            row = json.loads(line)
+            row = renamed.metrics(json.loads(line))
             phase = str(row["phase"])
             numbers = {k: _number(v) for k, v in row.items()}
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):

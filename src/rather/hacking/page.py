@@ -1,4 +1,4 @@
-"""The page of `rather hack`: drives as animations, proxy and gold measure over the steps and over the KL, and the alarm."""
+"""The page of `rather hack`: drives as animations, proxy and gold reward over the steps and over the KL, and the alarm."""
 
 import base64
 import math
@@ -22,7 +22,7 @@ class Side:
     proxy: str
     gold: str
     facts: list[tuple[str, str]] = field(default_factory=list)
-    drive: bytes = b""
+    clip: bytes = b""
     problem: str = ""
 
 
@@ -32,7 +32,7 @@ def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
     span = (min(gold, default=0.0), max(gold, default=1.0))  # the same for all sides, so that little is seen to be little
     shown = [
         {
-            "title": s.title, "facts": s.facts, "drive": base64.b64encode(s.drive).decode(), "problem": s.problem,
+            "title": s.title, "facts": s.facts, "clip": base64.b64encode(s.clip).decode(), "problem": s.problem,
             "alarms": alarms(s.rounds), "plots": [Markup(p) for p in _plots(s, span)],
         }
         for s in sides
@@ -52,8 +52,8 @@ def _plots(side: Side, span: tuple[float, float]) -> list[str]:
     drawn = [figure(f"{side.proxy} and {side.gold}, step by step", lambda ax: _over_steps(ax, side, span))]
     if any(not math.isnan(p.kl) for p in side.rounds[-1]):
         drawn.append(figure("The same in the last round, by distance from the start", lambda ax: _over_kl(ax, side, span)))
-    if any(p.pull is not None for p in side.rounds[-1]):
-        drawn.append(figure("Correlation of pay with worth, in the last round", lambda ax: _pull(ax, side)))
+    if any(p.gold_correlation is not None for p in side.rounds[-1]):
+        drawn.append(figure("Correlation of pay with worth, in the last round", lambda ax: _gold_correlation(ax, side)))
     return drawn
 
 
@@ -62,10 +62,10 @@ def _over_steps(axes: Axes, side: Side, span: tuple[float, float]) -> None:
     other, start = _other(axes, span), 0
     for points in side.rounds:
         steps = [start + p.step for p in points]
-        for ax, colour, what in ((axes, ORANGE, "proxy"), (other, BLUE, "gold")):
+        for ax, color, what in ((axes, ORANGE, "proxy"), (other, BLUE, "gold")):
             measures = [getattr(p, what) for p in points]
-            ax.plot(steps, [m.mean for m in measures], color=colour, linewidth=1.6)
-            ax.fill_between(steps, [m.low for m in measures], [m.high for m in measures], color=colour, alpha=0.18, linewidth=0)
+            ax.plot(steps, [m.mean for m in measures], color=color, linewidth=1.6)
+            ax.fill_between(steps, [m.low for m in measures], [m.high for m in measures], color=color, alpha=0.18, linewidth=0)
         if (found := alarm(points)) is not None:
             axes.axvline(start + found.step, color="#b0261b", linewidth=1, linestyle="--")
         start += points[-1].step if points else 0
@@ -81,13 +81,13 @@ def _over_kl(axes: Axes, side: Side, span: tuple[float, float]) -> None:
     other = _other(axes, span)
     axes.scatter(root, [p.proxy.mean for p in points], s=8, color=ORANGE)
     other.scatter(root, [p.gold.mean for p in points], s=8, color=BLUE)
-    axes.set_xlabel("square root of the KL from the start, in nats")
+    axes.set_xlabel("square root of the KL from the base policy, in nats")
     axes.set_ylabel(side.proxy, color=ORANGE)
     other.set_ylabel(side.gold, color=BLUE)
 
 
-def _pull(axes: Axes, side: Side) -> None:
-    known = [(p.step, p.pull) for p in side.rounds[-1] if p.pull is not None]
+def _gold_correlation(axes: Axes, side: Side) -> None:
+    known = [(p.step, p.gold_correlation) for p in side.rounds[-1] if p.gold_correlation is not None]
     steps = [step for step, _ in known]
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.plot(steps, [m.mean for _, m in known], color=BLUE, linewidth=1.6)
@@ -99,7 +99,7 @@ def _pull(axes: Axes, side: Side) -> None:
 
 
 def _other(axes: Axes, span: tuple[float, float]) -> Axes:
-    """An axis for the gold measure on the right."""
+    """An axis for the gold reward on the right."""
     other, margin = axes.twinx(), 0.05 * max(span[1] - span[0], 1e-9)
     other.spines["right"].set_visible(True)
     other.set_ylim(span[0] - margin, span[1] + margin)

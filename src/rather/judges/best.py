@@ -23,10 +23,10 @@ def answers(judge: Any, questions: Sequence[Comparison]) -> list[tuple[float | N
             if preference is not None and preference < 0.5:
                 leaders[i] = n
     found: list[tuple[float | None, int | None]] = []
-    for question, leader, told in zip(questions, leaders, said, strict=True):
-        clear = [p for p in told if p is not None]
+    for question, leader, answered in zip(questions, leaders, said, strict=True):
+        clear = [p for p in answered if p is not None]
         if not question.others or not clear:
-            found.append((told[0] if not question.others else None, None))
+            found.append((answered[0] if not question.others else None, None))
         elif all(p == 0.5 for p in clear):
             found.append((0.5, None))
         else:

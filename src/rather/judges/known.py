@@ -66,7 +66,7 @@ def _words(trajectory: Trajectory) -> list[str]:
 
 
 def _repetition(said: list[str]) -> float:
-    """What is taken off: 6 times the share of pairs of neighbouring words that were there before, beyond a fifth; all of it for none."""
+    """What is taken off: 6 times the share of pairs of neighboring words that were there before, beyond a fifth; all of it for none."""
     return 6 * max(0.0, (repetition(said) if len(said) > 1 else 1.0) - 0.2)
 
 

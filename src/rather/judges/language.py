@@ -76,15 +76,15 @@ class LanguageJudge:
 
     def _post(self, body: dict) -> str:
         where = f"{self.url}/chat/completions"
-        for attempt in range(RETRIES):
+        for retry in range(RETRIES):
             try:
                 response = self.client.post(where, json=body)
                 if response.status_code == 429 or response.status_code >= 500:
                     raise httpx.HTTPStatusError(f"status {response.status_code}", request=response.request, response=response)
             except httpx.HTTPError as e:
-                if attempt == RETRIES - 1:
+                if retry == RETRIES - 1:
                     raise JudgeError(f"the judge at {where} does not answer ({e or type(e).__name__}); check judge.url") from None
-                time.sleep(0.5 * 2**attempt)
+                time.sleep(0.5 * 2**retry)
                 continue
             if response.status_code != 200:
                 detail = response.text[:200].replace("\n", " ")

@@ -98,6 +98,6 @@ def _insist(client: httpx.Client, method: str, path: str, stop: threading.Event,
 
 
 def _trajectory(question: int, shown: dict) -> Trajectory:
-    """What the page shows, as a simulated judge's utility reads it: words, or what a clip's attempt was paid."""
-    paid = None if "reward" not in shown else np.array([shown["reward"]], np.float32)
-    return Trajectory(Task("page", str(question)), "unknown", shown.get("text"), not shown.get("cut", False), rewards=paid)
+    """What the page shows, as a simulated judge's utility reads it: words, or what a clip's trajectory was paid."""
+    reward = None if "reward" not in shown else np.array([shown["reward"]], np.float32)
+    return Trajectory(Task("page", str(question)), "unknown", shown.get("text"), not shown.get("cut", False), rewards=reward)

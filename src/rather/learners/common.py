@@ -1,4 +1,4 @@
-"""What learners share: the order of the data, pairs of sides as rows of a batch, and the optimiser's step.
+"""What learners share: the order of the data, pairs of sides as rows of a batch, and the optimizer's step.
 
 Shape letters: B trajectories, N comparisons, K ensemble members.
 """
@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Comparison, Sampler, Task, Trajectory, pull, spread
+from rather.core import Batch, Comparison, Sampler, Task, Trajectory, gold_correlation, spread
 from rather.errors import TrainingError
 from rather.scale import ranks
 
@@ -31,8 +31,8 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Optimisation:
-    """How to optimise: `steps` steps of AdamW on `batch_size` items, the learning rate warmed up and then scheduled.
+class Optimization:
+    """How to optimize: `steps` steps of AdamW on `batch_size` items, the learning rate warmed up and then scheduled.
 
     A batch is forwarded and backwarded in parts of about `micro_batch_tokens` tokens, those of prompts too, which bounds memory and
     changes no gradient; where none is needed, in parts of `WITHOUT_GRADIENT` times as many.
@@ -139,8 +139,8 @@ def drawn(seed: int, name: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big") / 2**48
 
 
-class Attempts:
-    """What a policy is improved on: attempts at `tasks(number)`, anew for every `number`; `gold` measures them beside their pay."""
+class Rollouts:
+    """What a policy is improved on: trajectories of `tasks(number)`, anew for every `number`; `gold` measures them beside their pay."""
 
     def __init__(
         self,
@@ -151,24 +151,24 @@ class Attempts:
         gold: Callable[[Trajectory], float] | None = None,
     ) -> None:
         self.model, self.sampler, self.tasks, self.seed, self.gold = model, sampler, tasks, seed, gold
-        self.worth: list[float] = []
+        self.gold_rewards: list[float] = []
 
     def collect(self, number: int) -> Batch:
         """Let the policy act."""
         found = self.sampler.sample(self.tasks(number), self.seed * 1_000_003 + number)
-        self.worth = [] if self.gold is None else [self.gold(t) for t in found]
+        self.gold_rewards = [] if self.gold is None else [self.gold(t) for t in found]
         return self.model.collate(found)
 
     def sync(self) -> None:
-        """Let the sampler know that the policy has moved."""
+        """Let the sampler know that the policy has changed."""
         self.sampler.sync()
 
-    def told(self, paid: Tensor) -> dict[str, float]:
-        """The gold measure of the last attempts, if there is one, and how their pay pulls at it.
+    def metrics(self, advantages: Tensor) -> dict[str, float]:
+        """The gold reward of the last trajectories, if there is one, and how their pay pulls at it.
 
-        `paid` (B,) is what each was paid beyond what was expected, NaN for one that is not learnt from.
+        `paid` (B,) is what each was paid beyond what was expected, NaN for one that is not learned from.
         """
-        return spread("gold", self.worth) | pull(paid.tolist(), self.worth) if self.worth else {}
+        return spread("gold", self.gold_rewards) | gold_correlation(advantages.tolist(), self.gold_rewards) if self.gold_rewards else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: `number` says it all."""
@@ -190,7 +190,7 @@ def sizes(batch: Batch) -> list[Size]:
 
 
 def parts(batch: Batch, tokens: int) -> list[slice]:
-    """Neighbouring rows of a batch that make a model forward at most about `tokens` tokens, and if it can be enough for every rank."""
+    """Neighboring rows of a batch that make a model forward at most about `tokens` tokens, and if it can be enough for every rank."""
     if ranks.count() == 1:
         prompts = 0 if batch.prompts is None else int(batch.prompts[:, 1].sum())
         if batch.mask.numel() + prompts <= tokens:
@@ -199,7 +199,7 @@ def parts(batch: Batch, tokens: int) -> list[slice]:
 
 
 def grouped(items: Sequence[Size], tokens: float) -> list[slice]:
-    """Neighbouring items that make a model forward at most about `tokens` tokens together; one that makes it forward more is alone."""
+    """Neighboring items that make a model forward at most about `tokens` tokens together; one that makes it forward more is alone."""
     every = {number: length for _, prompts in items for number, length in prompts.items()}
     tokens = min(tokens, math.ceil((sum(own for own, _ in items) + sum(every.values())) / ranks.count()))
     starts, used, seen = [0], 0.0, dict[int, int]()
@@ -224,13 +224,13 @@ def in_parts(batch: Batch, micro_batch_tokens: int, what: Callable[[Batch], tupl
         found = [(rows.start, what(batch.select(rows))) for rows, _ in ranks.mine(slices)]
     if ranks.count() > 1:
         on = batch.mask.device
-        told = [(start, [x.cpu() for x in said]) for start, said in found]
-        everyones = dict(each for theirs in ranks.everyones(told) for each in theirs)
+        parts_ = [(start, [x.cpu() for x in said]) for start, said in found]
+        everyones = dict(each for theirs in ranks.everyones(parts_) for each in theirs)
         found = [(start, tuple(x.to(on) for x in said)) for start, said in everyones.items()]
     return tuple(torch.cat(x) for x in zip(*(said for _, said in sorted(found, key=lambda each: each[0])), strict=True))
 
 
-def moved(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, low: float, high: float | None) -> dict[str, Tensor]:
+def ratio_metrics(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, low: float, high: float | None) -> dict[str, Tensor]:
     """Of every action, how its probability has changed, and whether that is clipped."""
     ratio = used(mask, (logprobs.detach() - old_logprobs).exp())
     clipped = (ratio < 1 - low) | (ratio > 1 + (low if high is None else high))
@@ -250,13 +250,13 @@ class Stepper:
     """AdamW with its schedule: `step` clips, checks, moves and clears the gradients. `few` are parameters that learn at `few_lr`."""
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], how: Optimisation, few: Sequence[nn.Parameter] = (), few_lr: float = OWN_LR
+        self, parameters: Sequence[nn.Parameter], how: Optimization, few: Sequence[nn.Parameter] = (), few_lr: float = OWN_LR
     ) -> None:
         self.how, self.steps = how, 0
         split, own = ([p for p in parameters if ranks.is_split(p) == which] for which in (True, False))
         groups = [{"params": some, "lr": how.lr} for some in (split, own) if some]
         groups += [{"params": list(few), "lr": few_lr, "weight_decay": 0.0}] * bool(few)
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=how.weight_decay, eps=how.eps, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=how.weight_decay, eps=how.eps, fused=True)
         self.rates = [group["lr"] for group in groups]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
 
@@ -271,17 +271,17 @@ class Stepper:
             what = f"loss {loss}, gradient norm {norm}"
             raise TrainingError(f"step {self.steps + 1} is not finite ({what}); lower train.lr (now {self.how.lr:g})")
         factor = self.how.factor(self.steps)
-        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        self.optimiser.step()
-        torch.autograd.graph.increment_version(self.parameters)  # which the fused optimiser leaves out
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        torch.autograd.graph.increment_version(self.parameters)  # which the fused optimizer leaves out
+        self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
         return {"loss": loss, "grad_norm": norm, "lr": self.how.lr * factor}
 
     def grow(self, parameter: nn.Parameter, count: int) -> None:
         """Let a parameter of one dimension have `count` more numbers, which begin at 0."""
-        kept = self.optimiser.state.get(parameter, {})
+        kept = self.optimizer.state.get(parameter, {})
         for name, value in [*kept.items(), ("", parameter.data)]:
             if value.dim():
                 longer = torch.cat([value, value.new_zeros(count)])
@@ -293,16 +293,16 @@ class Stepper:
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and the number of steps."""
-        state = self.optimiser.state_dict()["state"]
+        state = self.optimizer.state_dict()["state"]
         return {"steps": self.steps, "moments": [state.get(i, {}) for i in range(len(self.parameters))]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.steps = state["steps"]
-        groups = self.optimiser.state_dict()["param_groups"]
-        kept = state["moments"] or [{}] * len(self.parameters)  # of an older checkpoint that had learnt nothing yet
+        groups = self.optimizer.state_dict()["param_groups"]
+        kept = state["moments"] or [{}] * len(self.parameters)  # of an older checkpoint that had learned nothing yet
         moments = [{k: ranks.like(v, p) for k, v in own.items()} for p, own in zip(self.parameters, kept, strict=True)]
-        self.optimiser.load_state_dict({"state": dict(enumerate(moments)), "param_groups": groups})
+        self.optimizer.load_state_dict({"state": dict(enumerate(moments)), "param_groups": groups})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Direct preference optimisation (Rafailov et al. 2023): a policy from comparisons, without reward model and critic."""
+"""Direct preference optimization (Rafailov et al. 2023): a policy from comparisons, without reward model and critic."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rather.core import Batch, Comparison
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, at_place, in_parts, names, used
+from rather.learners.common import LeastUsed, Means, Optimization, Order, Pairs, Stepper, agreement, at_place, in_parts, names, used
 from rather.losses import bradley_terry_loss, implicit_scores, ipo_loss
 
 
@@ -17,7 +17,7 @@ class DPO:
 
     `reference` is evaluated either once for every comparison, before the first step, or again at each step ("each"); the
     second needs a reference that stays as it is. In a stochastic environment DPO's closed form does not hold: the score then
-    also rewards luck. `loss` "ipo" is Azar et al. (2023), on log-ratios averaged over the actions where `normalised`. With `sft_weight`
+    also rewards luck. `loss` "ipo" is Azar et al. (2023), on log-ratios averaged over the actions where `normalized`. With `sft_weight`
     the preferred side's negative log-likelihood, averaged over a trajectory's actions and at the policy's temperature, is added, so that
     DPO does not lower both sides (RPO; Pang et al. 2024, eq. 1). The preferred side is the one with more than half; ties add nothing.
     """
@@ -28,16 +28,16 @@ class DPO:
         reference: Any,
         comparisons: Sequence[Comparison],
         parameters: Sequence[nn.Parameter],
-        how: Optimisation,
+        how: Optimization,
         beta: float = 0.1,
         loss: Literal["dpo", "ipo"] = "dpo",
-        normalised: bool = False,
+        normalized: bool = False,
         sft_weight: float = 0.0,
         when: Literal["once", "each"] = "once",
         progress: Callable[[int], None] = lambda done: None,
     ) -> None:
         self.model, self.reference, self.comparisons, self.how = policy, reference, list(comparisons), how
-        self.beta, self.loss, self.normalised, self.sft_weight = beta, loss, normalised, sft_weight
+        self.beta, self.loss, self.normalized, self.sft_weight = beta, loss, normalized, sft_weight
         self.order: Order | LeastUsed = Order(len(self.comparisons), how.seed)
         self.stepper = Stepper(parameters, how)
         self.kept: list[list[Tensor]] | None = None
@@ -57,7 +57,7 @@ class DPO:
             self.kept = [known[item] for item in have]
 
     def step(self) -> dict[str, float]:
-        """One optimiser step on a batch of comparisons."""
+        """One optimizer step on a batch of comparisons."""
         chosen = self.order.take(self.how.batch_size)
         pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
         kept = [row for i in chosen for row in self.kept[i]] if self.kept is not None else None
@@ -69,7 +69,7 @@ class DPO:
             scores = implicit_scores(logprobs, reference, mask, self.beta)
             a, b = part.scores(scores)
             if self.loss == "ipo":
-                ratios = scores / self.beta / (mask.sum(-1) if self.normalised else 1)
+                ratios = scores / self.beta / (mask.sum(-1) if self.normalized else 1)
                 part_loss = ipo_loss(*part.scores(ratios), self.beta, part.preference)
             else:
                 part_loss = bradley_terry_loss(a, b, part.preference)
@@ -97,7 +97,7 @@ class DPO:
         return self.stepper.step(loss) | means.result() | {"tokens": float(pairs.batch.mask.sum())}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state and the place in the data."""
+        """Optimizer state and the place in the data."""
         return {"stepper": self.stepper.state_dict(), "place": self.order.place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

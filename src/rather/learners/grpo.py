@@ -1,4 +1,4 @@
-"""GRPO (Shao et al. 2024): several attempts at each task, credited by how they compare with each other; no critic.
+"""GRPO (Shao et al. 2024): several trajectories of each task, credited by how they compare with each other; no critic.
 
 Shape letters: B trajectories, T actions (padded).
 """
@@ -12,24 +12,24 @@ from torch import Tensor, nn
 
 from rather.core import Batch, spread
 from rather.errors import RatherWarning
-from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts, used
+from rather.learners.common import Means, Optimization, Stepper, in_parts, parts, ratio_metrics, used
 from rather.losses import group_advantages, kl_estimate, ppo_clip_loss
 from rather.scale import ranks
 
 NOTHING_TO_LEARN = (
-    "in the last 10 steps all attempts at each task scored the same, so nothing was learnt; take easier or harder tasks, "
-    "a larger grpo.size, a higher sample.temperature, or verifiers that score partly"
+    "in the last 10 steps all trajectories of each task scored the same, so nothing was learned; take easier or harder tasks, "
+    "a larger grpo.group_size, a higher sample.temperature, or verifiers that score partly"
 )
 
 
 @dataclass(frozen=True)
 class Group:
-    """How attempts at one task are compared, and how far an update may go.
+    """How trajectories of one task are compared, and how far an update may go.
 
     `scale` "group" divides by the deviation within the group, "none" by nothing (Dr. GRPO, Liu et al. 2025). `mean` says what counts
     equally: every "token" of the batch (DAPO, Yu et al. 2025), every "sequence" (Shao et al. 2024), or every token over a "constant"
     length of `longest` (Dr. GRPO). `ratio` "sequence" is GSPO (Zheng et al. 2025). `kl` weighs a k3 term against the reference. Groups
-    whose attempts all score the same teach nothing: up to `again` more samplings are made for others in their place.
+    whose trajectories all score the same teach nothing: up to `max_resample` more samplings are made for others in their place.
     """
 
     updates: int = 1
@@ -40,14 +40,14 @@ class Group:
     clip: float = 0.2
     clip_high: float | None = None
     kl: float = 0.0
-    again: int = 0
+    max_resample: int = 0
 
 
 class GRPO:
     """One step: sample groups, score them, and update the policy `updates` times on those that differ within.
 
-    A score is the sum of an attempt's rewards, those of `reward_model` or else those in the batch; NaN is unjudged. `source` collects
-    attempts (see `common.Attempts`). `reference` measures how far the policy has gone, and holds it back if `kl` is set.
+    A score is the sum of a trajectory's rewards, those of `reward_model` or else those in the batch; NaN is unjudged. `source` collects
+    trajectories (see `common.Rollouts`). `reference` measures how far the policy has gone, and holds it back if `kl` is set.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class GRPO:
         policy: Any,
         source: Any,
         parameters: list[nn.Parameter],
-        how: Optimisation,
+        how: Optimization,
         settings: Group,
         reward_model: Any = None,
         reference: Any = None,
@@ -63,16 +63,16 @@ class GRPO:
         self.model, self.source, self.how, self.settings = policy, source, how, settings
         self.reward_model, self.reference = reward_model, reference
         self.stepper = Stepper(parameters, how)
-        self.number, self.idle, self.told = 0, 0, dict[str, float]()
+        self.number, self.idle, self.rollout_metrics = 0, 0, dict[str, float]()
 
     def step(self) -> dict[str, float]:
-        """Sample, and take the optimiser steps that follow from it; none if no group teaches anything."""
+        """Sample, and take the optimizer steps that follow from it; none if no group teaches anything."""
         means = Means()
         batches = self._collect(means)
         useful = [known for known in batches if len(known[0])]
         tokens = sum(count for _, _, count, _ in batches)
         rows = sum(count for _, _, _, count in batches)
-        self.idle = 0 if useful or "score" not in self.told else self.idle + 1
+        self.idle = 0 if useful or "score" not in self.rollout_metrics else self.idle + 1
         if self.idle == 10:
             warnings.warn(NOTHING_TO_LEARN, RatherWarning, stacklevel=2)
         taken: dict[str, float] = {}
@@ -80,10 +80,10 @@ class GRPO:
             loss = sum(self._update(batch, advantages, tokens, rows, means) for batch, advantages, _, _ in useful)
             taken = self.stepper.step(loss)
         self.source.sync()
-        return taken | means.result() | self.told | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
+        return taken | means.result() | self.rollout_metrics | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state, how often was sampled, and for how many steps nothing was learnt."""
+        """Optimizer state, how often was sampled, and for how many steps nothing was learned."""
         return {"stepper": self.stepper.state_dict(), "number": self.number, "idle": self.idle, "source": self.source.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class GRPO:
     def _collect(self, means: Means) -> list[tuple[Batch, Tensor, float, float]]:
         """Of each sampling: the rows with an advantage, their advantages, and how many tokens and rows there were in all."""
         found, judged, wanted, useful, model = [], list[float](), 0, 0, self.reward_model
-        for _ in range(1 + self.settings.again):
+        for _ in range(1 + self.settings.max_resample):
             batch = self.source.collect(self.number)
             self.number += 1
             rewards = batch.rewards
@@ -113,7 +113,9 @@ class GRPO:
             wanted, useful = max(wanted, len(groups)), useful + int(differ.sum())
             if useful >= wanted:
                 break
-        self.told = (spread("score", judged) if judged else {}) | self.source.told(advantages.where(~scores.isnan(), torch.nan))
+        self.rollout_metrics = (spread("score", judged) if judged else {}) | self.source.metrics(
+            advantages.where(~scores.isnan(), torch.nan)
+        )
         return found
 
     def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> Tensor:
@@ -139,5 +141,5 @@ class GRPO:
             total += loss.detach()
             if drift is not None:
                 means.add(kl=drift)
-            means.add(entropy=used(part.mask, entropy), **moved(logprobs, part.logprobs, part.mask, s.clip, s.clip_high))
+            means.add(entropy=used(part.mask, entropy), **ratio_metrics(logprobs, part.logprobs, part.mask, s.clip, s.clip_high))
         return total

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rather.core import Batch, spread
 from rather.errors import TrainingError
-from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts
+from rather.learners.common import Means, Optimization, Stepper, in_parts, parts, ratio_metrics
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
 from rather.scale import ranks
 
@@ -23,10 +23,11 @@ class Clip:
 
     `kl` weighs the penalty on log pi - log pi_ref of each action; with `kl_target` (nats a trajectory) the weight follows it
     (Ziegler et al. 2019). `reward_clip` bounds what the reward model says of one action. An update of all that was sampled
-    is made `epochs` times, in minibatches of `Optimisation.batch_size` rows. With `critic_lr` the critic learns at a rate of its own.
+    is made `update_epochs` times, in minibatches of `Optimization.batch_size` rows. With `critic_lr` the critic learns at a rate of its
+    own.
     """
 
-    epochs: int = 4
+    update_epochs: int = 4
     gamma: float = 1.0
     lam: float = 0.95
     clip: float = 0.2
@@ -64,9 +65,9 @@ class _Credited:
 
 
 class PPO:
-    """One step: collect attempts or parts of them, credit their actions by GAE, and update policy and critic on them.
+    """One step: collect trajectories or parts of them, credit their actions by GAE, and update policy and critic on them.
 
-    `source` collects (see `common.Attempts`). `reward_model` says what actions earn; without one it is what is in the batch. A row with a
+    `source` collects (see `common.Rollouts`). `reward_model` says what actions earn; without one it is what is in the batch. A row with a
     NaN there is unjudged and left out; where all are, nothing is learned. `reference` keeps the policy near where it started, and its pass
     over a text gives the critic what it judges by; without one there is no penalty, and the critic judges by the observations.
     `parameters` are the policy's, and the critic's unless it has a rate of its own. `by_hand` computes the gradient where autograd is too
@@ -79,7 +80,7 @@ class PPO:
         critic: Any,
         source: Any,
         parameters: Sequence[nn.Parameter],
-        how: Optimisation,
+        how: Optimization,
         settings: Clip,
         reward_model: Any = None,
         reference: Any = None,
@@ -90,10 +91,10 @@ class PPO:
         self.by_hand = by_hand
         own = [] if settings.critic_lr is None else [*critic.parameters()]
         self.stepper = Stepper(parameters, how, own, settings.critic_lr or 0.0)
-        self.number, self.kl, self.told = 0, settings.kl, dict[str, float]()
+        self.number, self.kl, self.rollout_metrics = 0, settings.kl, dict[str, float]()
 
     def step(self) -> dict[str, float]:
-        """Sample once, and take the optimiser steps that follow from it; none if nothing was judged."""
+        """Sample once, and take the optimizer steps that follow from it; none if nothing was judged."""
         batch, means = self.source.collect(self.number), Means()
         known = self._credit(batch, means)
         taken = {} if known is None else self._update(known, means)
@@ -103,10 +104,10 @@ class PPO:
         if target is not None and known is not None:
             self.kl *= 1 + 0.1 * max(-0.2, min(0.2, found["kl"] / target - 1))
         tokens = 0.0 if known is None else float(known.batch.mask.sum())
-        return taken | found | self.told | {"kl_weight": self.kl, "tokens": tokens}
+        return taken | found | self.rollout_metrics | {"kl_weight": self.kl, "tokens": tokens}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state, critic, the weight of the KL penalty, the number of steps, and where attempts stand."""
+        """Optimizer state, critic, the weight of the KL penalty, the number of steps, and where trajectories stand."""
         own = {"critic": self.critic.state_dict(), "number": self.number, "kl": self.kl}
         return own | {"stepper": self.stepper.state_dict(), "source": self.source.state_dict()}
 
@@ -118,14 +119,14 @@ class PPO:
         self.source.load_state_dict(state["source"])
 
     def _update(self, known: _Credited, means: Means) -> dict[str, float]:
-        """Take the optimiser steps on what was sampled; returns what the last of them says."""
+        """Take the optimizer steps on what was sampled; returns what the last of them says."""
         s, taken = self.settings, dict[str, float]()
         generator = torch.Generator().manual_seed(self.how.seed * 1_000_003 + self.number)
         rows = known.single() if self.model.memoryless else known
         if self.by_hand is not None:
             self.by_hand.take(rows)
-        for epoch in range(s.epochs):
-            measured = means if epoch == s.epochs - 1 else None
+        for epoch in range(s.update_epochs):
+            measured = means if epoch == s.update_epochs - 1 else None
             for chosen in torch.randperm(len(rows.batch), generator=generator).split(self.how.batch_size):
                 if self.by_hand is None:
                     loss = self._backward(rows.select(chosen.to(known.batch.mask.device)), measured)
@@ -139,36 +140,36 @@ class PPO:
     @torch.no_grad()
     def _credit(self, batch: Batch, means: Means) -> _Credited | None:
         """What was judged, with what it is credited with; None where nothing was."""
-        s, self.told = self.settings, {}
-        earned, model, looked = batch.rewards, self.reward_model, list[Tensor]()
+        s, self.rollout_metrics = self.settings, {}
+        raw_rewards, model, looked = batch.rewards, self.reward_model, list[Tensor]()
         if self.reference is not None and hasattr(model, "beside"):
-            earned, *looked = self._of(batch, lambda part: model.beside(self.reference, part))
+            raw_rewards, *looked = self._of(batch, lambda part: model.beside(self.reference, part))
         elif model is not None:
-            (earned,) = self._of(batch, lambda part: (model.rewards(part),))
-        judged = ~earned.isnan().any(-1)
+            (raw_rewards,) = self._of(batch, lambda part: (model.rewards(part),))
+        judged = ~raw_rewards.isnan().any(-1)
         means.add(unjudged=(~judged).float())
         if not judged.any():
             if model is not None:
                 raise TrainingError("the reward model's score of every answer is not a number; train it again with a lower reward.lr")
             return None
         if not judged.all():
-            batch, earned, looked = batch.select(judged), earned[judged], [x[judged] for x in looked]
+            batch, raw_rewards, looked = batch.select(judged), raw_rewards[judged], [x[judged] for x in looked]
         mask = batch.mask
         if s.reward_clip is not None:
-            earned = earned.clamp(-s.reward_clip, s.reward_clip)
-        rewards, seen = earned, batch.observations
+            raw_rewards = raw_rewards.clamp(-s.reward_clip, s.reward_clip)
+        rewards, seen = raw_rewards, batch.observations
         if self.reference is not None:
             expected, seen = looked or self._of(batch, self.reference.look)
             drift = kl_estimate(batch.logprobs, expected) * mask
-            rewards = earned - self.kl * drift
+            rewards = raw_rewards - self.kl * drift
             means.add(kl=drift.sum(-1))
         values = self.critic.values(seen)
         advantages, returns = gae(rewards, values, mask, batch.terminated, s.gamma, s.lam)
         left = masked_mean((returns - values[:, :-1]).square(), mask)
         total = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
-        paid = torch.full((len(judged),), torch.nan, device=mask.device)
-        paid[judged] = (returns - values[:, :-1])[:, 0]
-        self.told = spread("score", (earned * mask).sum(-1).tolist()) | self.source.told(paid)
+        first_advantages = torch.full((len(judged),), torch.nan, device=mask.device)
+        first_advantages[judged] = (returns - values[:, :-1])[:, 0]
+        self.rollout_metrics = spread("score", (raw_rewards * mask).sum(-1).tolist()) | self.source.metrics(first_advantages)
         means.add(length=mask.sum(-1), explained_variance=(1 - left / total.clamp(min=1e-8))[None])
         if s.whiten:
             advantages = whiten(advantages, mask)
@@ -194,5 +195,5 @@ class PPO:
             total += loss.detach()
             if means is not None and weight:
                 means.weigh(share * count, policy_loss=policy_loss, value_loss=critic_loss, entropy=mean_entropy)
-                means.add(**moved(logprobs, batch.logprobs, batch.mask, s.clip, s.clip_high))
+                means.add(**ratio_metrics(logprobs, batch.logprobs, batch.mask, s.clip, s.clip_high))
         return total

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rather.core import Comparison
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, at_place, drawn, names
+from rather.learners.common import LeastUsed, Means, Optimization, Order, Pairs, Stepper, agreement, at_place, drawn, names
 from rather.losses import bradley_terry_loss
 
 
@@ -15,8 +15,8 @@ class Reward:
     """Fits scores to preferences: P(a better) = sigmoid((s_a - s_b) / temperature of the judge).
 
     `model.scores(batch)` gives (K, B) scores, K = `model.members`. Each of several members learns from a random 80 % of its own.
-    `judges` names the judges whose temperature is learnt; the mean of their inverses is held at 1, since scores have no scale. Those who
-    come later join them; where nobody is named no temperature is learnt.
+    `judges` names the judges whose temperature is learned; the mean of their inverses is held at 1, since scores have no scale. Those who
+    come later join them; where nobody is named no temperature is learned.
     """
 
     def __init__(
@@ -24,11 +24,11 @@ class Reward:
         model: Any,
         comparisons: Sequence[Comparison],
         parameters: Sequence[nn.Parameter],
-        how: Optimisation,
-        centre: float = 0.01,
+        how: Optimization,
+        center: float = 0.01,
         judges: Sequence[str] = (),
     ) -> None:
-        self.model, self.comparisons, self.how, self.centre = model, list(comparisons), how, centre
+        self.model, self.comparisons, self.how, self.center = model, list(comparisons), how, center
         self.judges = list(judges)
         self.log_temperatures = nn.Parameter(torch.zeros(len(self.judges)))
         self.order: Order | LeastUsed = Order(len(self.comparisons), how.seed)
@@ -49,7 +49,7 @@ class Reward:
             self.learns = torch.ones(1, len(self.comparisons), dtype=torch.bool)
 
     def step(self) -> dict[str, float]:
-        """One optimiser step on a batch of comparisons."""
+        """One optimizer step on a batch of comparisons."""
         chosen = self.order.take(self.how.batch_size)
         pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
         learns = self.learns[:, chosen].to(pairs.preference.device)
@@ -64,7 +64,7 @@ class Reward:
             part_loss = 0 * (a + b).sum()  # the other ranks wait for its gradient
             if used.any():
                 part_loss = bradley_terry_loss(difference, torch.zeros_like(difference), preference)
-                part_loss = part_loss + self.centre * (a + b)[used].square().mean()
+                part_loss = part_loss + self.center * (a + b)[used].square().mean()
                 part_loss = part_loss * (weight * used.sum() / total)
             part_loss.backward()
             if not weight:
@@ -75,8 +75,8 @@ class Reward:
             means.add(margin=((part.preference - 0.5).sign() * (mean_a - mean_b)), length=part.batch.mask.sum(-1))
             if len(a) > 1:
                 means.add(disagreement=(a - b).std(0))
-        learnt = {f"temperature/{name}": t for name, t in self.temperatures().items()}
-        return self.stepper.step(loss) | means.result() | learnt | {"tokens": float(pairs.batch.mask.sum())}
+        learned = {f"temperature/{name}": t for name, t in self.temperatures().items()}
+        return self.stepper.step(loss) | means.result() | learned | {"tokens": float(pairs.batch.mask.sum())}
 
     def temperatures(self) -> dict[str, float]:
         """The temperature of each judge: above 1 for one whose answers say little; of a single one nothing can be said."""
@@ -87,7 +87,7 @@ class Reward:
         return {name: float(value) for name, value in zip(self.judges, values, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state, judge temperatures and the place in the data."""
+        """Optimizer state, judge temperatures and the place in the data."""
         state = {"stepper": self.stepper.state_dict(), "place": self.order.place}
         return state | {"log_temperatures": self.log_temperatures.detach(), "judges": list(self.judges)}
 

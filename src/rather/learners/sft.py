@@ -6,14 +6,14 @@ from typing import Any
 from torch import nn
 
 from rather.core import Comparison, Trajectory
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Stepper, at_place, parts, used
+from rather.learners.common import LeastUsed, Means, Optimization, Order, Stepper, at_place, parts, used
 from rather.scale import ranks
 
 
 class SFT:
-    """Minimises the mean negative log-likelihood of the answers' tokens; prompts are not learnt."""
+    """Minimizes the mean negative log-likelihood of the answers' tokens; prompts are not learned."""
 
-    def __init__(self, policy: Any, trajectories: Sequence[Trajectory], parameters: Sequence[nn.Parameter], how: Optimisation) -> None:
+    def __init__(self, policy: Any, trajectories: Sequence[Trajectory], parameters: Sequence[nn.Parameter], how: Optimization) -> None:
         self.model, self.trajectories, self.how = policy, list(trajectories), how
         self.order: Order | LeastUsed = Order(len(self.trajectories), how.seed)
         self.stepper = Stepper(parameters, how)
@@ -24,7 +24,7 @@ class SFT:
         self.order = LeastUsed.after(self.order, before, self._names(), self.how.seed)
 
     def step(self) -> dict[str, float]:
-        """One optimiser step on a batch of answers."""
+        """One optimizer step on a batch of answers."""
         batch = self.model.collate([self.trajectories[i] for i in self.order.take(self.how.batch_size)])
         total = batch.mask.sum()
         means, loss = Means(), 0.0
@@ -39,7 +39,7 @@ class SFT:
         return self.stepper.step(loss) | means.result() | {"tokens": float(total)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser state and the place in the data."""
+        """Optimizer state and the place in the data."""
         return {"stepper": self.stepper.state_dict(), "place": self.order.place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

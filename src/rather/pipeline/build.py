@@ -17,7 +17,7 @@ from rather.judges.concise import Concise, Surprise
 from rather.judges.known import CONCISE, SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
-from rather.learners.common import Attempts, Optimisation, Order
+from rather.learners.common import Optimization, Order, Rollouts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
 from rather.learners.ppo import PPO, Clip
@@ -33,7 +33,7 @@ from rather.text.tokens import Tokens
 from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
 from rather.verify.verifiers import Check
-from rather.zeroth.spaces.steering import Manner, steering
+from rather.zeroth.spaces.steering import StyledAnswers, steering
 from rather.zeroth.spaces.weights import Factors, LowRank, Weights
 
 AnyPolicy = TextPolicy | ForeignPolicy
@@ -71,7 +71,7 @@ def tasks(config: Config) -> tuple[list[Task], list[Task]]:
     return [suffixed(t, d.suffix) for t in train], [suffixed(t, d.suffix) for t in held_out]
 
 
-def start_policy(config: Config, full: bool = False) -> AnyPolicy:
+def base_policy(config: Config, full: bool = False) -> AnyPolicy:
     """The model that starts the run, its weights in float32 if they are trained or `full`.
 
     An adapter that the run starts with rides on it under the name "start", which is never trained. Where the weights themselves change
@@ -80,7 +80,7 @@ def start_policy(config: Config, full: bool = False) -> AnyPolicy:
     m, z = config.model, config.zeroth
     on = load.device(m.device)
     compute = load.dtype(m.dtype, on)
-    temperature = config.sample.temperature or 1.0  # where the likeliest token is taken, log-probabilities are those of temperature 1
+    temperature = config.sample.temperature or 1.0  # where the most likely token is taken, log-probabilities are those of temperature 1
     path, adapter = load.located(m.path, m.adapter)
     trains = full or m.train == "full"
     merge = adapter if trains or (config.train.learner == "zeroth" and z.space != "lora") else None
@@ -98,41 +98,41 @@ def start_policy(config: Config, full: bool = False) -> AnyPolicy:
     return policy
 
 
-def trained_policy(config: Config, start: AnyPolicy, name: str = "policy") -> tuple[AnyPolicy, list[nn.Parameter]]:
-    """What is trained: a new adapter on the start's base, a copy of the start's own, or all weights; and its parameters."""
+def trained_policy(config: Config, base: AnyPolicy, name: str = "policy") -> tuple[AnyPolicy, list[nn.Parameter]]:
+    """What is trained: a new adapter on the base policy's base, a copy of the base policy's own, or all weights; and its parameters."""
     m = config.model
     if m.train == "full":
-        return start, load.parameters(start)
-    if start.adapter and (folder := load.located(m.path, m.adapter)[1]):
-        return load.read_adapter(start, name, folder)
-    return load.with_adapter(start, name, m.rank, m.alpha, config.run.seed, m.blocks)
+        return base, load.parameters(base)
+    if base.adapter and (folder := load.located(m.path, m.adapter)[1]):
+        return load.read_adapter(base, name, folder)
+    return load.with_adapter(base, name, m.rank, m.alpha, config.run.seed, m.blocks)
 
 
-def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
-    """The start with a space that zeroth-order optimisation moves it in; a steering vector is fitted to what it does with `tasks`.
+def perturbable(config: Config, base: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
+    """The base policy with a space that zeroth-order optimization moves it in; a steering vector is fitted to what it does with `tasks`.
 
     Raises:
         ConfigError: the model is not one of rather's own architectures, or the space and its directions do not go together.
     """
-    if not isinstance(start, TextPolicy):
+    if not isinstance(base, TextPolicy):
         raise ConfigError("zeroth moves rather's own architectures only; take dpo or grpo for this model")
     z = config.zeroth
     how = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
     if z.space == "steering":
-        tokens, some = start.tokens, list(tasks[: max(48, z.size + 1)])
-        prompts = [tokens.cut(tokens.encode_prompt(t.prompt), start.context) for t in some if t.prompt is not None]
+        tokens, some = base.tokens, list(tasks[: max(48, z.components + 1)])
+        prompts = [tokens.cut(tokens.encode_prompt(t.prompt), base.context) for t in some if t.prompt is not None]
         instructions = [instruction for both in z.contrasts for instruction in both]
-        own, *manners = _manners(config, start, some[:16], ["", *instructions]) if instructions else [Manner((), ())]
-        contrasts = list(zip(manners[0::2], manners[1::2], strict=True))
-        space = steering(start.model, prompts, z.layers, z.size, contrasts, own.answers)
+        own, *styled = _styled_answers(config, base, some[:16], ["", *instructions]) if instructions else [StyledAnswers((), ())]
+        contrasts = list(zip(styled[0::2], styled[1::2], strict=True))
+        space = steering(base.model, prompts, z.layers, z.components, contrasts, own.answers)
         space.how = how
-        return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
+        return TextPolicy(base.model, base.tokens, None, base.temperature, base.name, space)
     if z.space == "lora":
-        policy, _ = trained_policy(config, start)
+        policy, _ = trained_policy(config, base)
         assert isinstance(policy, TextPolicy)
         policy.space = Factors(policy.model, "policy", **how)
         return policy
-    policy = start_policy(config, full=True)  # of its own: the start stays what it is
+    policy = base_policy(config, full=True)  # of its own: the base policy stays what it is
     assert isinstance(policy, TextPolicy)
     if z.space == "low_rank" and how:
         raise ConfigError(f'zeroth.kind is {z.kind!r}; low-rank directions are "gaussian"')
@@ -140,20 +140,20 @@ def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPoli
     return policy
 
 
-def _manners(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[Manner]:
-    """With each instruction at the end of the prompts, or none, what the likeliest answers to the tasks are."""
-    greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.rows)
+def _styled_answers(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[StyledAnswers]:
+    """With each instruction at the end of the prompts, or none, what greedy answers to the tasks are."""
+    greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.batch_size)
     found = greedy.sample([instructed(t, i) for i in instructions for t in tasks], 0)
     rows = [(t.observations.tolist(), t.actions.tolist()) for t in found if t.observations is not None and t.actions is not None]
     n = len(tasks)
-    return [Manner(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
+    return [StyledAnswers(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
 
 
 def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) -> TextSampler:
     """Draws answers from `policy`."""
     s = config.sample
     how = engine.Sampling(s.max_tokens, s.temperature, s.top_p, s.top_k, s.min_p)
-    return TextSampler(policy, how, s.rows, progress)
+    return TextSampler(policy, how, s.batch_size, progress)
 
 
 def two_answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], seed: int) -> list[tuple[Trajectory, Trajectory]]:
@@ -234,17 +234,17 @@ def _cores() -> int:
     return max(1, (os.cpu_count() or 1) // ranks.count())
 
 
-def saved_reward(config: Config, folder: Path, start: AnyPolicy | None = None) -> TextReward:
-    """The reward model in a checkpoint; its adapter goes on `start`, if that is the model it was trained on, and else on one of its own.
+def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) -> TextReward:
+    """The reward model in a checkpoint; its adapter goes on `base`, if that is the model it was trained on, and else on one of its own.
 
     What it was made of, its own run says; what becomes of a text that is too long for it, the run of `config`, which asks it.
     """
     manifest = checkpoint.check(folder)
     of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
     if of.model.train == "full":
-        body, _ = trained_policy(of, start_policy(of), "reward")
+        body, _ = trained_policy(of, base_policy(of), "reward")
     else:  # the checkpoint has the adapter, whatever that had begun as
-        base = start_policy(of.model_copy(update={"model": of.model.model_copy(update={"adapter": ""})})) if start is None else start
+        base = base_policy(of.model_copy(update={"model": of.model.model_copy(update={"adapter": ""})})) if base is None else base
         body, _ = load.read_adapter(base, "reward", folder / "model")
     body.tokens.truncate = config.data.overlong == "truncate"
     model = TextReward(body, of.reward.members, of.run.seed)
@@ -257,7 +257,7 @@ def steps(config: Config, name: str, items: int) -> int:
     t = config.train
     if t.steps and name == t.learner:
         return t.steps
-    epochs, together = t.epochs, config.ppo.answers if name == "ppo" else t.batch_size
+    epochs, together = t.epochs, config.ppo.rollout_batch_size if name == "ppo" else t.batch_size
     if name == "reward":
         epochs, together = config.reward.epochs or epochs, config.reward.batch_size or together
     return max(1, round(epochs * items / together))
@@ -268,23 +268,23 @@ def further(config: Config, name: str, items: int) -> int:
     return steps(config.model_copy(update={"train": config.train.model_copy(update={"steps": 0})}), name, items) if items else 0
 
 
-def optimisation(config: Config, name: str, items: int, count: int = 0) -> Optimisation:
-    """How the learner called `name` optimises on `items` items; `count` is its number of steps, where that is another one."""
+def optimization(config: Config, name: str, items: int, count: int = 0) -> Optimization:
+    """How the learner called `name` optimizes on `items` items; `count` is its number of steps, where that is another one."""
     t, r, count = config.train, config.reward, count or steps(config, name, items)
     if name == "reward":
         t = t.model_copy(update={"lr": r.lr or t.lr, "batch_size": r.batch_size or t.batch_size})
-    if name == "ppo":  # several optimiser steps from each step's answers
-        count *= config.ppo.epochs * -(-config.ppo.answers // t.batch_size)
+    if name == "ppo":  # several optimizer steps from each step's answers
+        count *= config.ppo.update_epochs * -(-config.ppo.rollout_batch_size // t.batch_size)
     if name == "grpo":
         count *= config.grpo.updates
     same = ("lr", "warmup", "schedule", "weight_decay", "max_grad_norm", "micro_batch_tokens")
-    return Optimisation(count, t.batch_size, seed=config.run.seed, **{key: getattr(t, key) for key in same})
+    return Optimization(count, t.batch_size, seed=config.run.seed, **{key: getattr(t, key) for key in same})
 
 
 def learner(
     config: Config,
     name: str,
-    start: AnyPolicy,
+    base: AnyPolicy,
     trained: AnyPolicy,
     parameters: Sequence[nn.Parameter],
     data: Answered,
@@ -292,13 +292,15 @@ def learner(
     progress: Callable[[int], None],
 ) -> Any:
     """The learner called `name`, on the labels in `data`, for `count` steps."""
-    how = optimisation(config, name, len(data.comparisons), count)
+    how = optimization(config, name, len(data.comparisons), count)
     match name:
         case "dpo":
             d = config.dpo
-            if d.reference == "each" and trained is start:
-                raise ConfigError('dpo.reference = "each" needs model.train = "lora": full training changes the reference too')
-            return DPO(trained, start, data.comparisons, parameters, how, d.beta, d.loss, d.normalised, d.sft_weight, d.reference, progress)
+            if d.reference_logprobs == "each" and trained is base:
+                raise ConfigError('dpo.reference_logprobs = "each" needs model.train = "lora": full training changes the reference too')
+            return DPO(
+                trained, base, data.comparisons, parameters, how, d.beta, d.loss, d.normalized, d.sft_weight, d.reference_logprobs, progress
+            )
         case "reward":
             r = config.reward
             model = TextReward(trained, r.members, config.run.seed)
@@ -308,7 +310,7 @@ def learner(
                 data.comparisons,
                 [*parameters, model.heads],
                 how,
-                0.01 if r.centre is None else r.centre,
+                0.01 if r.center is None else r.center,
                 names,
             )
         case "sft":
@@ -319,34 +321,34 @@ def learner(
 
 def improver(
     config: Config,
-    start: AnyPolicy,
+    base: AnyPolicy,
     trained: AnyPolicy,
     parameters: Sequence[nn.Parameter],
     tasks: Sequence[Task],
-    payer: Checker | TextReward,
+    reward_fn: Checker | TextReward,
     count: int,
 ) -> PPO | GRPO:
-    """PPO or GRPO for `count` steps, paid by `payer`: its policy acts anew in every step."""
-    c, how = config, optimisation(config, config.train.learner, len(tasks), count)
+    """PPO or GRPO for `count` steps, paid by `reward_fn`: its policy acts anew in every step."""
+    c, how = config, optimization(config, config.train.learner, len(tasks), count)
     acting: Any = sampler(c, trained, lambda n: None)
-    if isinstance(payer, Checker):
-        acting, model = Verified(acting, payer, c.verify.patience), None
+    if isinstance(reward_fn, Checker):
+        acting, model = Verified(acting, reward_fn, c.verify.patience), None
     else:
-        model = payer
-    reference = start_policy(c) if trained is start else start
+        model = reward_fn
+    reference = base_policy(c) if trained is base else base
     order, gold = Order(len(tasks), c.run.seed), utility(c.hack.gold) if c.hack.gold else None
     if c.train.learner == "grpo":
         g = c.grpo.model_dump()
-        size, measured = g.pop("size"), g.pop("measure_kl")
+        size, measured = g.pop("group_size"), g.pop("measure_kl")
         settings = Group(longest=c.sample.max_tokens, **g)
 
         def groups(number: int) -> list[Task]:
             return [tasks[i] for i in order.at(number * how.batch_size, how.batch_size) for _ in range(size)]
 
-        source = Attempts(trained, acting, groups, c.run.seed, gold)
+        source = Rollouts(trained, acting, groups, c.run.seed, gold)
         return GRPO(trained, source, [*parameters], how, settings, model, reference if c.grpo.kl or measured else None)
-    critic = TextCritic(start.width, start.device, c.run.seed + 1)
+    critic = TextCritic(base.width, base.device, c.run.seed + 1)
     p = c.ppo.model_dump()
-    answers = p.pop("answers")
-    source = Attempts(trained, acting, lambda number: [tasks[i] for i in order.at(number * answers, answers)], c.run.seed, gold)
+    answers = p.pop("rollout_batch_size")
+    source = Rollouts(trained, acting, lambda number: [tasks[i] for i in order.at(number * answers, answers)], c.run.seed, gold)
     return PPO(trained, critic, source, parameters, how, Clip(**p), model, reference)

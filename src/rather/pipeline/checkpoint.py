@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rather import renamed
 from rather.errors import CheckpointError
 from rather.scale import ranks
 
@@ -28,7 +29,7 @@ FORMAT = 1
 class Lineage:
     """What a checkpoint was made from: its run's settings and the labels, of which `watermark` is the last one's number.
 
-    `before` are the labels that it had learnt from before it went on with other ones: step, watermark and labels of each such stage.
+    `before` are the labels that it had learned from before it went on with other ones: step, watermark and labels of each such stage.
     `defaults` stand for settings that an older checkpoint does not know. Beside settings there are "_steps", those that the training is to
     have, and "_contents", digests of what settings name (see `going_on.contents`).
     """
@@ -111,7 +112,8 @@ def read(checkpoint: Path) -> dict[str, Any]:
         if manifest["format"] > FORMAT:
             raise CheckpointError(f"the checkpoint {checkpoint} was written by a newer rather; upgrade")
         manifest["files"].items()
-    except (OSError, ValueError, KeyError) as e:
+        manifest["settings"] = renamed.settings(manifest["settings"])
+    except (OSError, ValueError, KeyError, AttributeError) as e:
         raise CheckpointError(f"the checkpoint {checkpoint} has no manifest that can be read ({e}); {_REMEDY}") from None
     return manifest
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rather.control import studio
-from rather.control.collect import Stretches
+from rather.control.collect import RolloutSegments
 from rather.control.environments import environment, inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward
@@ -35,30 +35,30 @@ class ControlRun(Run):
     """One run about control: its settings, its folder and its store."""
 
     drawing: subprocess.Popen[bytes] | None = None
-    fit: Any = None  # the environment says how long an attempt is
+    fit: Any = None  # the environment says how long an episode is
 
-    def make(self, meant: bool = False, pictures: bool = False) -> Any:
-        """The environment; `meant`: paying control.gold, if that is set, instead of its own reward."""
+    def make(self, gold: bool = False, pictures: bool = False) -> Any:
+        """The environment; `gold`: paying control.gold, if that is set, instead of its own reward."""
         c = self.config.control
         how: dict[str, Any] = {"render_mode": "rgb_array"} if pictures else {}
-        return environment(c.env, c.horizon or None, c.gold if meant else "", c.pixels, **how)
+        return environment(c.env, c.horizon or None, c.gold if gold else "", c.pixels, **how)
 
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:
-        """Reset seeds to compare attempts on, and others to evaluate on."""
+        """Reset seeds to compare episodes on, and others to evaluate on."""
         c = self.config
         held_out = c.eval.prompts or 20
-        return [self._task(i) for i in range(c.query.attempts)], [self._task(1_000_000 + i) for i in range(held_out)]
+        return [self._task(i) for i in range(c.query.episodes)], [self._task(1_000_000 + i) for i in range(held_out)]
 
     @cached_property
-    def start(self) -> ControlPolicy:
-        """The policy that starts the run, at random."""
+    def base_policy(self) -> ControlPolicy:
+        """The base policy, with random weights."""
         return self._new_policy(f"{self.config.run.name}@start")
 
     def policy(self, number: int) -> ControlPolicy:
         """The policy at the beginning of round `number`."""
         if number == 0:
-            return self.start
+            return self.base_policy
         last = checkpoint.every(self.checkpoints(number - 1))
         if not last:
             raise TrainingError(f"round {number - 1} has no checkpoint in {self.checkpoints(number - 1)}; run `rather train` first")
@@ -66,18 +66,18 @@ class ControlRun(Run):
         policy.restore(last[-1] / "model")
         return policy
 
-    def attempts(self, policy: ControlPolicy, tasks: list[Task], meant: bool, best: bool = False) -> list[Trajectory]:
-        """One attempt at each task."""
-        sampler = ControlSampler(policy, lambda: self.make(meant), self.config.control.envs, best=best)
+    def episodes(self, policy: ControlPolicy, tasks: list[Task], gold: bool, deterministic: bool = False) -> list[Trajectory]:
+        """One episode of each task."""
+        sampler = ControlSampler(policy, lambda: self.make(gold), self.config.control.envs, deterministic=deterministic)
         return sampler.sample(tasks, self.seed("attempts", 0))
 
     # Phases
 
     @exclusive
     def sample(self, number: int = 0) -> int:
-        """Fragments of attempts become the round's questions, chosen by query.strategy; returns how many are new.
+        """Fragments of episodes become the round's questions, chosen by query.strategy; returns how many are new.
 
-        The attempts are the newest policy's and, as many, those of the policies before it: a reward that was learnt on good attempts
+        The episodes are the newest policy's and, as many, those of the policies before it: a reward that was learned on good episodes
         alone does not know that bad ones are bad.
         """
         c, q = self.config, self.config.query
@@ -97,7 +97,7 @@ class ControlRun(Run):
         if asked[number]:  # the round goes on: its newest policy acts, at seeds of its own
             newest, first, what = (
                 number + self.trained(number),
-                100_000 + asked[number] * c.loop.rounds * q.attempts,
+                100_000 + asked[number] * c.loop.rounds * q.episodes,
                 f"query-{asked[number]}",
             )
         seed = self.seed(what, number) % 2**32
@@ -126,25 +126,25 @@ class ControlRun(Run):
         found = list[Trajectory]()
         with self.console.status("letting the policy act"):
             for before in range(newest + 1):
-                tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.attempts + j) for j in range(q.attempts)]
-                share = q.attempts if before == newest else -(-q.attempts // newest)
-                found += self.attempts(self.policy(before), tasks[:share], meant=True)
+                tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.episodes + j) for j in range(q.episodes)]
+                share = q.episodes if before == newest else -(-q.episodes // newest)
+                found += self.episodes(self.policy(before), tasks[:share], gold=True)
         length = q.fragment or min(len(t.rewards) for t in found)  # type: ignore[arg-type]
         fresh = (t for i in itertools.count() if (t := self._task(2_000_000 + 50_000 * newest + i)).key not in used)
         pieces = list[Trajectory]()
         for wave in range(WAVES + 1):
-            if not self.config.control.uneven:
+            if not self.config.control.allow_uneven:
                 check_lengths(found)
             before, pieces = len(pieces), fragments(found, length, 2 * questions * q.candidates, seed, known)
             lacking = 2 * questions - len(pieces)
             if lacking <= 0 or wave == WAVES or (wave and len(pieces) == before):
                 break
             each = len(pieces) / len(found) or 1.0
-            more = max(min(math.ceil(lacking / each), 2 * lacking), q.attempts)
+            more = max(min(math.ceil(lacking / each), 2 * lacking), q.episodes)
             said = f"{len(found)} episodes hold {len(pieces)} new distinct fragments of {length} steps, and {questions} questions need"
             self.console.print(f"{said} {2 * questions}: the policy acts in {more} episodes more.", highlight=False)
             with self.console.status("letting the policy act"):
-                found += self.attempts(self.policy(newest), list(itertools.islice(fresh, more)), meant=True)
+                found += self.episodes(self.policy(newest), list(itertools.islice(fresh, more)), gold=True)
         return pieces
 
     @property
@@ -193,58 +193,60 @@ class ControlRun(Run):
 
     @exclusive
     def evaluate(self, number: int = 0) -> str | None:
-        """Let the trained policy and the start take their likeliest actions on held-out seeds; returns how they did, in words."""
+        """Let the trained and the base policy act deterministically on held-out seeds; returns how they did, in words."""
         last = checkpoint.every(self.checkpoints(number))
         if not last:
             raise TrainingError(f"there is no trained policy in {self.checkpoints(number)} yet; run `rather train` first")
         values: dict[str, float] = {}
         said = []
-        for who, policy in (("policy", self.policy(number + 1)), ("start", self.start)):
-            for what, meant in (("return", False), *([("gold", True)] if self.config.control.gold else [])):
-                found = self.attempts(policy, self.tasks[1], meant, best=True)
+        for who, policy in (("policy", self.policy(number + 1)), ("base", self.base_policy)):
+            for what, gold in (("return", False), *([("gold", True)] if self.config.control.gold else [])):
+                found = self.episodes(policy, self.tasks[1], gold, deterministic=True)
                 values |= spread(f"{what}_{who}", [float(t.rewards.sum()) for t in found])  # type: ignore[union-attr]
             named = [("return", "mean return")] + [("gold", f"mean {self.config.control.gold}")] * bool(self.config.control.gold)
-            parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_error']:.2g})" for w, name in named]
+            parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_stderr']:.2g})" for w, name in named]
             said.append(", ".join(parts))
         step, digest = checkpoint.check(last[-1])["step"], checkpoint.digest(last[-1])
         self.metrics.replace(f"eval-{number}", step, values | {"prompts": len(self.tasks[1])}, checkpoint=digest)
         return f"{said[0]} on {len(self.tasks[1])} held-out seeds; before: {said[1]}"
 
-    def drive(self, number: int = 0) -> Trajectory:
+    def episode(self, number: int = 0) -> Trajectory:
         """A deterministic episode of the trained policy at a held-out seed."""
-        (found,) = self.attempts(self.policy(number + 1), self.tasks[1][:1], meant=False, best=True)
+        (found,) = self.episodes(self.policy(number + 1), self.tasks[1][:1], gold=False, deterministic=True)
         return found
 
     # What they are made of
 
     def acting(self, number: int) -> Acting:
-        """Who acts in zeroth-order optimisation: a copy of the policy, whose net's numbers are moved."""
+        """Who acts in zeroth-order optimization: a copy of the policy, whose net's numbers are moved."""
         z, policy = self.config.zeroth, self._new_policy(f"{self.config.run.name}@{number}")
         policy.load_state_dict(self.policy(number).state_dict())
         policy.space = ControlSpace(policy, z.names, **({} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}))
-        return Acting(policy, self.start)
+        return Acting(policy, self.base_policy)
 
     def sampler(self, policy: ControlPolicy, advance: Any) -> ControlSampler:
-        """Lets `policy` act; at temperature 0 by its likeliest actions."""
+        """Lets `policy` act; at temperature 0 by deterministic actions."""
         del advance
-        return ControlSampler(policy, lambda: self.make(meant=True), self.config.control.envs, best=not self.config.sample.temperature)
+        return ControlSampler(
+            policy, lambda: self.make(gold=True), self.config.control.envs, deterministic=not self.config.sample.temperature
+        )
 
     def learner(self, number: int, name: str, data: Answered, steps: int) -> Reward:
         del number
         if name != "reward":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {name!r}')
         model = self._new_reward()
-        how = build.optimisation(self.config, "reward", len(data.comparisons), steps)
+        how = build.optimization(self.config, "reward", len(data.comparisons), steps)
         comparisons = data.comparisons
         if self.config.judge.kind == "people":  # whose answers are still coming in
             comparisons = [q.comparison for q in self.store.questions(self.config.run.name, "train")]
         if comparisons:
             model.see([t for c in comparisons for side in (c.a, c.b) for t in side])
         judges = sorted({c.judge for c in data.comparisons}) if self.config.reward.temperatures else []
-        # Centring would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
-        return Reward(model, data.comparisons, list(model.layers), how, self.config.reward.centre or 0.0, judges)
+        # Centering would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
+        return Reward(model, data.comparisons, list(model.layers), how, self.config.reward.center or 0.0, judges)
 
-    def _payer(self, saved: Path) -> ControlReward | None:
+    def _reward_fn(self, saved: Path) -> ControlReward | None:
         match self.config.train.reward:
             case "environment":
                 return None
@@ -257,25 +259,25 @@ class ControlRun(Run):
         model.restore(saved / "model")
         return model
 
-    def _improver(self, number: int, payer: ControlReward | None, steps: int) -> PPO:
+    def _improver(self, number: int, reward_fn: ControlReward | None, steps: int) -> PPO:
         c, p = self.config, self.config.ppo.model_dump()
         if c.train.learner != "ppo":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
         if not c.train.steps:
-            raise ConfigError("train.steps is 0; in control it says how many stretches PPO learns from in a round, so set it")
-        for textual in ("answers", "critic_lr"):
+            raise ConfigError("train.steps is 0; in control it says how many segments PPO learns from in a round, so set it")
+        for textual in ("rollout_batch_size", "critic_lr"):
             p.pop(textual)
-        rows = c.control.envs * c.control.stretch
-        updates = steps * c.ppo.epochs * math.ceil(rows / c.train.batch_size)
+        rows = c.control.envs * c.control.rollout_segment
+        updates = steps * c.ppo.update_epochs * math.ceil(rows / c.train.batch_size)
         # With AdamW's usual 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).
-        how = replace(build.optimisation(c, "ppo", 0), steps=updates, eps=1e-5, micro_batch_tokens=rows)
+        how = replace(build.optimization(c, "ppo", 0), steps=updates, eps=1e-5, micro_batch_tokens=rows)
         self._check_ends()
         policy = self.policy(number) if number else self._new_policy(f"{c.run.name}@0")
-        critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normaliser, c.run.seed)
+        critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normalizer, c.run.seed)
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
-        source = Stretches(policy, self.make, c.control.envs, c.control.stretch, c.run.seed + 7919 * number, c.control.gold)
+        source = RolloutSegments(policy, self.make, c.control.envs, c.control.rollout_segment, c.run.seed + 7919 * number, c.control.gold)
         by_hand = ByHand(policy, critic)
-        return PPO(policy, critic, source, [by_hand.parameter], how, Clip(**p), payer, reference, by_hand)
+        return PPO(policy, critic, source, [by_hand.parameter], how, Clip(**p), reward_fn, reference, by_hand)
 
     def _check_ends(self) -> None:
         """Let the untrained policy act in an episode to its end, where nothing limits one.
@@ -284,11 +286,11 @@ class ControlRun(Run):
             DataError: it does not end.
         """
         if self.make().get_wrapper_attr("longest") is not None:
-            self.attempts(self.start, self.tasks[1][:1], meant=False)
+            self.episodes(self.base_policy, self.tasks[1][:1], gold=False)
 
     def _new_policy(self, name: str) -> ControlPolicy:
         env, c = self.make(), self.config.control
-        policy = ControlPolicy(inputs(env), env.action_space, c.hidden, c.normalise, self.config.run.seed)
+        policy = ControlPolicy(inputs(env), env.action_space, c.hidden, c.normalize, self.config.run.seed)
         policy.name = name
         return policy
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rather import renamed
 from rather.config.schema import Config
 from rather.config.toml import mattering
 from rather.core import Task
@@ -24,7 +25,7 @@ def identity(config: Config, policy: str, base: tuple[Path | None, Path | None],
     settings, equal digits.
     """
     against = "/".join(fingerprint(path) for path in base if path)
-    asked = {"settings": mattering(config, "eval"), "policy": policy, "base": against, "tasks": [asdict(t) for t in tasks]}
+    asked = {"settings": renamed.earlier(mattering(config, "eval")), "policy": policy, "base": against, "tasks": [asdict(t) for t in tasks]}
     if any(member.utility == CONCISE for member in config.judge.panel):  # another reader, another evaluation
         asked["concise"] = concise.TEMPERATURE, concise.USUAL
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]

@@ -16,7 +16,7 @@ from rather.scale import ranks
 
 
 def compare(run: Any, number: int) -> str | None:
-    """Compare the policy with the model that started the run on held-out prompts; returns how it did, in words.
+    """Compare the policy with the base model on held-out prompts; returns how it did, in words.
 
     Its win rate, or where verifiers say what is right its score and that of the start. None while people have not answered yet.
 
@@ -38,7 +38,7 @@ def compare(run: Any, number: int) -> str | None:
     if missing:
         drawn = []
         with run.progress("answering held-out prompts", 2 * len(missing)) as advance:
-            for policy, seed in ((run.policy(number + 1), "eval"), (run.start, "eval-start")):
+            for policy, seed in ((run.policy(number + 1), "eval"), (run.base_policy, "eval-start")):
                 sampler = build.sampler(c, policy, advance)
                 drawn.append(sampler.sample([t for t, _ in missing], run.seed(seed, number)))
         named = [_renamed(t, name) for t in drawn[0]]
@@ -58,11 +58,11 @@ def compare(run: Any, number: int) -> str | None:
     result = win_rate(answered, name)
     price = _cost(run, answered, name)
     values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}
-    said = f"win rate against the starting model: {result}"
+    said = f"win rate against the base model: {result}"
     if build.verified(c):
         after, before = (_score(run, answered, who) for who in (name, f"{c.run.name}@start"))
         values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}
-        values |= {"score_start": before.mean, "score_start_low": before.low, "score_start_high": before.high}
+        values |= {"score_base": before.mean, "score_base_low": before.low, "score_base_high": before.high}
         said = f"held-out score: {after}; before: {before}"
     run.metrics.replace(f"eval-{number}", step, values | price.metrics(), checkpoint=digest, evaluation=purpose, judges=voters)
     return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])
@@ -115,4 +115,4 @@ def _cost(run: Any, answered: Sequence[Comparison], name: str) -> Cost:
     answers = [t for c in answered for side in (c.a, c.b) for t in side]
     after, before = ([t for t in answers if (t.policy == name) == ours] for ours in (True, False))
     with run.progress("reading with the base model", len(answers), transient=True) as advance:
-        return cost(run.start, after, before, run.config.train.micro_batch_tokens, advance)
+        return cost(run.base_policy, after, before, run.config.train.micro_batch_tokens, advance)

@@ -62,7 +62,7 @@ class Feed:
             if self.refresh():
                 self.since = time.monotonic()
             items, over = len(self.answered.comparisons), not self.open or time.monotonic() - self.since > self.run.config.judge.wait_s
-            together = build.optimisation(self.run.config, self.name, items).batch_size
+            together = build.optimization(self.run.config, self.name, items).batch_size
             if step < self.steps(items) // (1 if over else 2) and (over or items >= together):
                 return self.lineage()
             if over or asked_to_stop():

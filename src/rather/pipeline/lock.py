@@ -75,8 +75,8 @@ def exclusive(phase: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[A
 
 def _owner(path: Path) -> str:
     try:
-        told = json.loads(path.read_text())
-        since = datetime.fromtimestamp(told["since"]).isoformat(" ", "seconds")
-        return f"`{told['command']}` (process {told['process']} on {told['host']}, since {since})"
+        holder = json.loads(path.read_text())
+        since = datetime.fromtimestamp(holder["since"]).isoformat(" ", "seconds")
+        return f"`{holder['command']}` (process {holder['process']} on {holder['host']}, since {since})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another command"

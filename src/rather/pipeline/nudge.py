@@ -1,4 +1,4 @@
-"""Zeroth-order optimisation as a run: ask, move, and look now and then at how far one has come.
+"""Zeroth-order optimization as a run: ask, move, and look now and then at how far one has come.
 
 The store is the ledger: a question's key says its update, the policies of its sides say direction and sign. What was asked is not made
 again, so a run that begins anew with nothing but its store comes to the same numbers, bit for bit.
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from rather import renamed
 from rather.config.schema import DPO, Config, Train
 from rather.config.toml import mattering
 from rather.core import Answered, Comparison, Perturbation, Task, Trajectory
@@ -29,7 +30,7 @@ from rather.pipeline.rates import rate
 from rather.store.quality import FLAGS
 from rather.zeroth import budget
 from rather.zeroth.first_order import FirstOrder
-from rather.zeroth.learner import Ask, Asking, Estimate, Planner, Zeroth, heard, rms
+from rather.zeroth.learner import Ask, Asking, Estimate, Planner, Zeroth, answer_preferences, rms
 
 IDLE = 5
 """Updates in a row without any answer that end the run."""
@@ -37,7 +38,7 @@ SHOWN = 10**8
 """Numbers in all directions together beyond which nothing is said about what answers buy."""
 
 
-MANNERS = [
+STYLE_CONTRASTS = [
     ["Answer in as few words as possible.", "Answer at length and in detail."],
     ["Be warm, joyful and enthusiastic.", "Be cold, gloomy and negative."],
     ["Speak to me directly, as you would to a friend.", "Be impersonal and objective."],
@@ -55,7 +56,7 @@ class Acting:
     """What a world brings: the policy that moves, which has a space, and the one that it came from."""
 
     policy: Any
-    start: Any
+    base_policy: Any
 
 
 def fit(run: Any, number: int) -> Path:
@@ -96,11 +97,11 @@ def made(config: Config, acting: Acting) -> Zeroth:
     z, space = config.zeroth, acting.policy.space
     first_order = z.estimator in ("dpo", "reinforce")
     asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order, z.best_of)
-    how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimiser)
+    how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimizer)
     if first_order:
         if config.dpo != DPO(beta=config.dpo.beta):
             raise ConfigError(f'with zeroth.estimator = "{z.estimator}" dpo.beta alone counts; leave the rest of [dpo] as it is')
-        return FirstOrder(acting.policy, space, asking, how, acting.start, config.dpo.beta)
+        return FirstOrder(acting.policy, space, asking, how, acting.base_policy, config.dpo.beta)
     return Zeroth(acting.policy, space, asking, how, 1 if z.kind == "gaussian" else space.size)
 
 
@@ -135,7 +136,7 @@ class Questions:
         before: dict[int, list[Comparison]] = {}
         for c in self.answered(self.beginning):
             before.setdefault(int(c.key.split("/")[1]), []).append(c)
-        self.told = {update: heard(comparisons) for update, comparisons in before.items()}
+        self.preferences = {update: answer_preferences(comparisons) for update, comparisons in before.items()}
         """Of each update, what every answer said of its directions."""
 
     @property
@@ -150,7 +151,7 @@ class Questions:
         left = math.ceil((self.z.answers - len(self.before(step))) / self.judges)
         if left <= 0 or asked_to_stop() or step >= (self.run.config.train.steps or sys.maxsize):
             return None
-        if step >= IDLE and not any(self.told.get(update) for update in range(step - IDLE, step)):
+        if step >= IDLE and not any(self.preferences.get(update) for update in range(step - IDLE, step)):
             on = self.run.config.train.criterion
             abstained = f"the judges abstained, or said nothing on {on!r}," if on else "the judges abstained,"
             why = f"{abstained} or both sides were always the same: give judges something to choose by, or raise zeroth.mu"
@@ -160,8 +161,8 @@ class Questions:
         silent = [i for i, ask in enumerate(asks) if not answered[ask.key]]
         if silent:  # other tasks may have something to choose by
             again = self.planner.plan(step, again=1)
-            answered = {key: told for key, told in answered.items() if told} | self.put(step, [again[i] for i in silent])
-        self.told[step] = heard([c for judged in answered.values() for c in judged if c.judge])
+            answered = {key: judged for key, judged in answered.items() if judged} | self.put(step, [again[i] for i in silent])
+        self.preferences[step] = answer_preferences([c for judged in answered.values() for c in judged if c.judge])
         self.learner.take(answered)
         return self.lineage()
 
@@ -171,8 +172,8 @@ class Questions:
         return self.run.lineage("zeroth", Answered([], max(labels, default=0), labels), 0)
 
     def before(self, step: int) -> list[dict[int, float]]:
-        """What was told before update `step`."""
-        return [x for update, told in self.told.items() if update < step for x in told]
+        """The preferences before update `step`."""
+        return [x for update, preferences in self.preferences.items() if update < step for x in preferences]
 
     def put(self, step: int, asks: Sequence[Ask]) -> dict[str, list[Comparison]]:
         """Have questions answered, those that the store lacks being made first; by key one comparison a judge.
@@ -195,7 +196,7 @@ class Questions:
         return found
 
     def answered(self, beginning: str) -> list[Comparison]:
-        """What was answered to questions whose keys begin so, one comparison an answer; without answers that are not to be learnt from."""
+        """What was answered to questions whose keys begin so, one comparison an answer; without answers that are not to be learned from."""
         on = self.run.config.train.criterion
         without = self.run.store.asking(self.name).leave_out if self.run.config.train.flagged else FLAGS
         return self.run.store.answered(self.name, "train", each=True, without=without, beginning=beginning, criterion=on).comparisons
@@ -228,10 +229,12 @@ class Questions:
     # How far one has come
 
     def check(self, step: int) -> None:
-        """Compare with the start on held-out tasks; hold the KL, and go back to the best point if the win rate has fallen from there."""
+        """Compare with the base policy on held-out tasks; hold the KL, and go back to the best point if the win rate has fallen from
+        there.
+        """
         learner, purpose = self.learner, evaluation.name(self.run, f"check-{self.number}-{step}", self.weights())
         voters = evaluation.voters(self.run)
-        self._ask_about_the_start(step, purpose)
+        self._ask_on_held_out_tasks(step, purpose)
         asked = [q.comparison for q in self.run.store.questions(self.name, beginning=f"{purpose}/")]
         answered = self._same(f"{purpose}/") + self.run.store.answered(self.name, purpose, judges=voters or None).comparisons
         found = rate([c.preference if self._ours(c.a) else 1 - c.preference for c in answered if c.preference is not None])
@@ -240,27 +243,27 @@ class Questions:
         back = bool(found.count) and learner.checked(found.mean, chance)
         if not back and kl > self.z.kl:
             learner.shrink(0.9 ** math.ceil(math.log(kl / self.z.kl) / (2 * math.log(1 / 0.9))))  # KL falls as the square
-        values = {"kl": kl, "norm": rms(learner.space.parameters), "answers": float(len(self.before(step))), "back": float(back)}
+        values = {"kl": kl, "parameter_norm": rms(learner.space.parameters), "answers": float(len(self.before(step))), "back": float(back)}
         if found.count:
             values |= {"win_rate": found.mean, "win_rate_low": found.low, "win_rate_high": found.high, "questions": float(found.count)}
-        told = self.advice(step, bool(found.count) and found.low > 0.5)
+        advice = self.advice(step, bool(found.count) and found.low > 0.5)
         self.run.metrics.rewind(f"check-{self.number}", step - 1)
-        said = {"advice": told} if told else {}
+        said = {"advice": advice} if advice else {}
         self.run.metrics.write(f"check-{self.number}", step, values, evaluation=purpose, judges=voters, **said)
-        won = f"win rate over the start {found}" if found.count else "no answer about held-out tasks"
-        moved = f"moved {values['norm']:.3g}, KL {kl:.3g}{'; back to the best point' if back else ''}"
-        self.run.console.print(f"{values['answers']:.0f} answers: {won}; {moved}", highlight=False)
-        if told:
-            self.run.console.print(f"{told[0].upper()}{told[1:]}.", highlight=False)
+        won = f"win rate against the base policy {found}" if found.count else "no answer about held-out tasks"
+        distance = f"parameter norm {values['parameter_norm']:.3g}, KL {kl:.3g}{'; back to the best point' if back else ''}"
+        self.run.console.print(f"{values['answers']:.0f} answers: {won}; {distance}", highlight=False)
+        if advice:
+            self.run.console.print(f"{advice[0].upper()}{advice[1:]}.", highlight=False)
 
     def weights(self) -> str:
         """Digits that stand for the policy: the numbers that have been moved, and the settings that say what they are."""
-        found = hashlib.sha256(json.dumps(mattering(self.run.config, "zeroth"), sort_keys=True).encode())
+        found = hashlib.sha256(json.dumps(renamed.earlier(mattering(self.run.config, "zeroth")), sort_keys=True).encode())
         for part in self.learner.space.parameters:
             found.update(part.detach().float().cpu().numpy().tobytes())
         return found.hexdigest()
 
-    def _ask_about_the_start(self, step: int, purpose: str) -> None:
+    def _ask_on_held_out_tasks(self, step: int, purpose: str) -> None:
         z, run = self.z, self.run
         if len(run.store.questions(self.name, beginning=f"{purpose}/")) < z.checks:
             held_out, count = run.tasks[1], z.checks * z.side
@@ -268,20 +271,20 @@ class Questions:
             tasks = [held_out[(first + i) % len(held_out)] for i in range(count)]
             both = []
             with run.progress("answering held-out tasks", 2 * count, transient=True) as advance:
-                for policy in (self.acting.policy, self.acting.start):
+                for policy in (self.acting.policy, self.acting.base_policy):
                     both.append(run.sampler(policy, advance).sample(tasks, self.planner.chances(step)))
             sides = [[tuple(found[i : i + z.side]) for found in both] for i in range(0, count, z.side)]
             self._keep([run.question(f"{purpose}/{i}", *s) for i, s in enumerate(sides)], purpose)
         run.have_answered(purpose)
 
     def _ours(self, side: Sequence[Trajectory]) -> bool:
-        return side[0].policy != self.acting.start.name
+        return side[0].policy != self.acting.base_policy.name
 
     def divergence(self, trajectories: Sequence[Trajectory]) -> float:
-        """KL from the start, nats an action, estimated on what the policy did itself."""
-        policy, start, tokens = self.acting.policy, self.acting.start, self.run.config.train.micro_batch_tokens
+        """KL from the base policy, nats an action, estimated on what the policy did itself."""
+        policy, base, tokens = self.acting.policy, self.acting.base_policy, self.run.config.train.micro_batch_tokens
         batch = policy.collate(trajectories)
-        (difference,) = in_parts(batch, tokens, lambda part: (policy.evaluate(part)[0] - start.evaluate(part)[0],))
+        (difference,) = in_parts(batch, tokens, lambda part: (policy.evaluate(part)[0] - base.evaluate(part)[0],))
         return float((difference * batch.mask).sum() / batch.mask.sum())
 
     def advice(self, step: int, won: bool) -> str | None:
@@ -289,9 +292,9 @@ class Questions:
         answers, space, how = self.before(step), self.acting.policy.space, self.planner.how
         if len(answers) * how.together * space.size > SHOWN or not how.perturbed:
             return None
-        told, signal = [x for answer in answers for x in answer.items()], budget.Signal(0.0, 0.0, 0.0)
+        preferences, signal = [x for answer in answers for x in answer.items()], budget.Signal(0.0, 0.0, 0.0)
         if len(answers) >= budget.FIRST:
-            signal = budget.signal([2 * p - 1 for _, p in told], np.stack([flat(space, seed) for seed, _ in told]))
+            signal = budget.signal([2 * p - 1 for _, p in preferences], np.stack([flat(space, seed) for seed, _ in preferences]))
         return budget.advice(signal, len(answers), max(self.z.answers - len(answers), 0), space.size, won, how.together)
 
 
@@ -302,10 +305,10 @@ def flat(space: Any, seed: int) -> np.ndarray:
 
 def _alike(question: Comparison) -> bool:
     """Whether all sides did the same."""
-    return all(_deed(x) == _deed(y) for side in question.sides[1:] for x, y in zip(question.a, side, strict=True))
+    return all(_behavior(x) == _behavior(y) for side in question.sides[1:] for x, y in zip(question.a, side, strict=True))
 
 
-def _deed(t: Trajectory) -> Any:
+def _behavior(t: Trajectory) -> Any:
     if t.text is not None:
         return t.text, t.terminated
     # Of actions beyond the bounds of their space nobody sees a difference: what was shown and paid says what was done.

@@ -1,4 +1,4 @@
-"""Learning from labels, from the last checkpoint on: what was begun is finished first, and what has come since is learnt after it.
+"""Learning from labels, from the last checkpoint on: what was begun is finished first, and what has come since is learned after it.
 
 A training keeps the labels and the number of steps that it began with. Once it has finished it goes on where there is more: more labels,
 or more steps by `train.steps` or `train.epochs`. The number of steps is always that of the whole training, and so is the learning rate:
@@ -57,7 +57,7 @@ def fit(run: Any, number: int, name: str) -> Path:
         steps = max(steps, stage["step"] + build.further(run.config, name, items))
     if stage["step"] >= steps:
         if gone:
-            said = f"{len(gone)} of the labels that {found} learnt from do not count any more; train anew without them: --fresh"
+            said = f"{len(gone)} of the labels that {found} learned from do not count any more; train anew without them: --fresh"
             run.console.print(said, markup=False, highlight=False)
         return found
     if not new:
@@ -73,9 +73,9 @@ def say_left_out(run: Any, data: Answered) -> None:
 
 
 def steps_of_policy(stage: dict[str, Any] | None, steps: int, labels: list[int]) -> int:
-    """Where a policy goes to that is to take `steps` steps, paid by a reward model that has learnt from `labels`.
+    """Where a policy goes to that is to take `steps` steps, paid by a reward model that has learned from `labels`.
 
-    In the middle of its training: to the end of it. Where its reward model has learnt more since: so many steps more.
+    In the middle of its training: to the end of it. Where its reward model has learned more since: so many steps more.
     """
     if stage is None:
         return steps
@@ -121,12 +121,12 @@ def ready(run: Any, number: int) -> None:
 
 
 def ready_to_learn(run: Any) -> None:
-    """Make sure that what is learnt from is there or will be asked for, and that the model reads it as before.
+    """Make sure that what is learned from is there or will be asked for, and that the model reads it as before.
 
     Raises:
-        ConfigError: see `check_tokenizer` and `criteria.check_learnt`.
+        ConfigError: see `check_tokenizer` and `criteria.check_learned`.
     """
-    criteria.check_learnt(run.config, run.store)
+    criteria.check_learned(run.config, run.store)
     check_tokenizer(run)
 
 
@@ -185,7 +185,7 @@ def check_tokenizer(run: Any) -> None:
 
 
 def teachers(run: Any) -> list[str]:
-    """The judges of the store whose labels are learnt from.
+    """The judges of the store whose labels are learned from.
 
     Raises:
         ConfigError: none of them is among train.judges.

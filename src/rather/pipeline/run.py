@@ -82,7 +82,8 @@ class Run:
     @cached_property
     def fit(self) -> Any:
         """What measures prompts and answers before anything is done with them; None where there is nothing to measure."""
-        return build.fit(self.config, self.start.tokens, self.start.context, partial(self.console.print, markup=False, highlight=False))
+        base = self.base_policy
+        return build.fit(self.config, base.tokens, base.context, partial(self.console.print, markup=False, highlight=False))
 
     @cached_property
     def tokenizer(self) -> str:
@@ -90,15 +91,15 @@ class Run:
         return resume.tokenizer(self.config.model)
 
     @cached_property
-    def start(self) -> Any:
+    def base_policy(self) -> Any:
         """The model that starts the run."""
         with self.console.status(f"loading {self.config.model.path}"):
-            return build.start_policy(self.config)
+            return build.base_policy(self.config)
 
     @cached_property
     def judges(self) -> list[Any]:
         """Who answers, unless it is people."""
-        found = build.judges(self.config, lambda: self.start)
+        found = build.judges(self.config, lambda: self.base_policy)
         known = self.store.judges()
         for judge in [x for x in found if known.get(x.name) != x.kind]:
             self.store.add_judge(judge.name, judge.kind)
@@ -185,24 +186,24 @@ class Run:
         name, labels = self.config.train.learner, self.config.train.reward == "labels"
         stage = resume.last(self.checkpoints(number))
         self.ready(number)
-        paid_by, data = Path(self.config.judge.checkpoint), Answered([])
+        reward_folder, data = Path(self.config.judge.checkpoint), Answered([])
         if labels:
             # A policy in the middle goes on with the reward model that it began with.
             reward = checkpoint.every(self.checkpoints(number, "reward")) if stage and not checkpoint.finished(stage) else []
-            paid_by = reward[-1] if reward else self._fit(number, "reward")
-            manifest = checkpoint.check(paid_by)
+            reward_folder = reward[-1] if reward else self._fit(number, "reward")
+            manifest = checkpoint.check(reward_folder)
             data = Answered([], manifest["watermark"], manifest["labels"])
         steps = resume.steps_of_policy(stage, build.steps(self.config, name, len(self.tasks[0])), data.labels)
         if stage and stage["step"] >= steps:
             return checkpoint.every(self.checkpoints(number))[-1]
-        payer = self._payer(paid_by)
-        learner = self._improver(number, payer, steps)
+        reward_fn = self._reward_fn(reward_folder)
+        learner = self._improver(number, reward_fn, steps)
         try:
             last = self.learn(learner, name, number, steps, self.lineage(name, data, steps))
         finally:
-            if isinstance(payer, Checker):
-                payer.close()
-                for problem, count in payer.problems.most_common(3):
+            if isinstance(reward_fn, Checker):
+                reward_fn.close()
+                for problem, count in reward_fn.problems.most_common(3):
                     self.console.print(f"{count} answers could not be verified: {problem}", markup=False)
         return self._improve(number) if stage and not checkpoint.finished(stage) else last  # more may have been asked for since
 
@@ -210,11 +211,11 @@ class Run:
         """What learns from labels, for so many steps."""
         trained, parameters = self._trainee(number, name)
         if name != "dpo":
-            return build.learner(self.config, name, self.start, trained, parameters, data, steps, lambda n: None)
+            return build.learner(self.config, name, self.base_policy, trained, parameters, data, steps, lambda n: None)
         with self.progress("scoring with the reference", len(data.comparisons)) as advance:
-            return build.learner(self.config, name, self.start, trained, parameters, data, steps, advance)
+            return build.learner(self.config, name, self.base_policy, trained, parameters, data, steps, advance)
 
-    def _payer(self, saved: Path) -> Any:
+    def _reward_fn(self, saved: Path) -> Any:
         """What pays the policy: the verifiers, or the reward model in the checkpoint `saved`."""
         return build.checker(self.config) if build.verified(self.config) else self._saved_reward(saved)
 
@@ -224,12 +225,12 @@ class Run:
         return ModelJudge("reward", self._saved_reward(saved[-1]), self.config.train.micro_batch_tokens) if saved else None
 
     def _saved_reward(self, saved: Path) -> Any:
-        return build.saved_reward(self.config, saved, self.start)
+        return build.saved_reward(self.config, saved, self.base_policy)
 
-    def _improver(self, number: int, payer: Any, steps: int) -> Any:
-        """What learns from what `payer` pays, for so many steps."""
+    def _improver(self, number: int, reward_fn: Any, steps: int) -> Any:
+        """What learns from what `reward_fn` pays, for so many steps."""
         trained, parameters = self._trainee(number, self.config.train.learner)
-        return build.improver(self.config, self.start, trained, parameters, self.tasks[0], payer, steps)
+        return build.improver(self.config, self.base_policy, trained, parameters, self.tasks[0], reward_fn, steps)
 
     def learn(
         self, learner: Any, name: str, number: int, steps: int, lineage: Lineage, feed: Feed | None = None, open_: bool = False
@@ -252,7 +253,7 @@ class Run:
 
     @exclusive
     def evaluate(self, number: int = 0) -> str | None:
-        """Compare the policy with the model that started the run on held-out prompts; returns how it did, in words."""
+        """Compare the policy with the base model on held-out prompts; returns how it did, in words."""
         return held_out.compare(self, number)
 
     def evaluate_reward(self, model: Any, step: int) -> None:
@@ -262,8 +263,7 @@ class Run:
     @exclusive
     def loop(self) -> str | None:
         """Sample, label, train and evaluate, round after round; returns how the last policy did, in words."""
-        result, rounds = None, self.config.loop.rounds
-        first = self.begun  # a round that a later one has come from stays as it is
+        result, rounds, first = None, self.config.loop.rounds, self.begun  # a round that a later one has come from stays as it is
         self.ready(first)
         for number in range(first, rounds):
             if self._asks:
@@ -278,12 +278,12 @@ class Run:
 
     @property
     def _asks(self) -> bool:
-        """Whether each round begins with questions that need labels; zeroth-order optimisation asks as it goes."""
+        """Whether each round begins with questions that need labels; zeroth-order optimization asks as it goes."""
         t = self.config.train
         return t.learner != "zeroth" and not (t.learner in ("ppo", "grpo") and t.reward != "labels")
 
     def _wait_for_terminal(self, purpose: str) -> None:
-        """Stop while the person still has questions to answer: what is learnt next should know all their answers."""
+        """Stop while the person still has questions to answer: what is learned next should know all their answers."""
         j = self.config.judge
         if j.kind == "terminal" and (left := people.left(self.store, self.config.run.name, purpose, j.name)):
             raise Stopped(f"{left} questions are open; the answers so far are kept, and the same command goes on from there")
@@ -301,9 +301,9 @@ class Run:
             self._wait_for_terminal(purpose)
 
     def acting(self, number: int) -> nudge.Acting:
-        """Who acts in zeroth-order optimisation."""
+        """Who acts in zeroth-order optimization."""
         policy = self.policy(number) if number else self._adapted[0]
-        return nudge.Acting(policy, self.start)
+        return nudge.Acting(policy, self.base_policy)
 
     def sampler(self, policy: Any, advance: Any) -> Any:
         """Lets `policy` act."""
@@ -312,7 +312,7 @@ class Run:
     def policy(self, number: int) -> Any:
         """The policy at the beginning of round `number`: the start, or what the round before ended with."""
         if number == 0:
-            return self.start
+            return self.base_policy
         last = checkpoint.every(self.checkpoints(number - 1))
         if not last:
             raise TrainingError(f"round {number - 1} has no checkpoint in {self.checkpoints(number - 1)}; run `rather train` first")
@@ -329,15 +329,15 @@ class Run:
     def _adapted(self) -> tuple[Any, Any]:
         if self.config.train.learner == "zeroth":
             with self.console.status("finding the numbers that are moved"):
-                return build.movable(self.config, self.start, self.tasks[0]), []
-        if self.config.model.train == "full":  # the start must stay what it is
-            return build.trained_policy(self.config, build.start_policy(self.config))
-        return build.trained_policy(self.config, self.start)
+                return build.perturbable(self.config, self.base_policy, self.tasks[0]), []
+        if self.config.model.train == "full":  # the base policy must stay what it is
+            return build.trained_policy(self.config, build.base_policy(self.config))
+        return build.trained_policy(self.config, self.base_policy)
 
     def _trainee(self, number: int, name: str) -> tuple[Any, Any]:
         if name == "reward":
-            start = self.start if self.config.model.train == "lora" else build.start_policy(self.config)
-            return build.trained_policy(self.config, start, "reward")
+            base = self.base_policy if self.config.model.train == "lora" else build.base_policy(self.config)
+            return build.trained_policy(self.config, base, "reward")
         if number:
             self.policy(number)
         return self._adapted

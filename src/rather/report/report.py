@@ -111,8 +111,8 @@ def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], po
         rows = run.metrics.read(phase)
         for key, title in (
             ("score", "Mean score"),
-            ("return", "What the environment paid, an attempt"),
-            ("gold", "What is meant, an attempt"),
+            ("return", "What the environment paid, a trajectory"),
+            ("gold", "What is meant, a trajectory"),
             ("loss", "Loss"),
             ("accuracy", "Training comparisons ordered as by the judges"),
             ("margin", "Score of the preferred side above the other"),
@@ -129,11 +129,11 @@ def _plots(run: Any, evals: list[dict[str, Any]], held_out: list[Comparison], po
             drawn.append(figure("Temperature of each judge: the higher, the less they tell", lambda ax, r=rows: _temperatures(ax, r)))
     checks = [row for row in run.metrics.read() if row["phase"].startswith("check-")]
     if checks:
-        drawn.append(figure("Win rate over the start on held-out tasks, 95 % interval", lambda ax: _checks(ax, checks)))
-        drawn.append(figure("KL from the start, nats an action", lambda ax: _by_answers(ax, checks, "kl")))
-        drawn.append(figure("How far the numbers have moved, root mean square", lambda ax: _by_answers(ax, checks, "norm")))
+        drawn.append(figure("Win rate against the base policy on held-out tasks, 95 % interval", lambda ax: _checks(ax, checks)))
+        drawn.append(figure("KL from the base policy, nats an action", lambda ax: _by_answers(ax, checks, "kl")))
+        drawn.append(figure("How far the numbers have moved, root mean square", lambda ax: _by_answers(ax, checks, "parameter_norm")))
     if evals and "win_rate" in evals[-1]:
-        drawn.append(figure("Win rate against the start, 95 % interval", lambda ax: _rates(ax, evals, "win_rate", BLUE)))
+        drawn.append(figure("Win rate against the base policy, 95 % interval", lambda ax: _rates(ax, evals, "win_rate", BLUE)))
     if evals and "score_policy" in evals[-1]:
         drawn.append(figure("Mean score on held-out prompts, before and after, 95 % interval", lambda ax: _scores(ax, evals)))
     if held_out:
@@ -175,10 +175,10 @@ def _temperatures(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.legend(fontsize="small")
 
 
-def _rates(axes: Axes, evals: list[dict[str, Any]], key: str, colour: str, label: str | None = None) -> None:
+def _rates(axes: Axes, evals: list[dict[str, Any]], key: str, color: str, label: str | None = None) -> None:
     mean = [row[key] for row in evals]
     bars = [[row[key] - row[f"{key}_low"] for row in evals], [row[f"{key}_high"] - row[key] for row in evals]]
-    axes.errorbar(range(len(evals)), mean, yerr=bars, fmt="o", color=colour, capsize=4, label=label)
+    axes.errorbar(range(len(evals)), mean, yerr=bars, fmt="o", color=color, capsize=4, label=label)
     if key == "win_rate":
         axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle="--")
     axes.set_xticks(range(len(evals)), [f"round {row['phase'].removeprefix('eval-')}" for row in evals])
@@ -203,7 +203,7 @@ def _by_answers(axes: Axes, checks: list[dict[str, Any]], key: str) -> None:
 
 
 def _scores(axes: Axes, evals: list[dict[str, Any]]) -> None:
-    _rates(axes, evals, "score_start", ORANGE, "before")
+    _rates(axes, evals, "score_base", ORANGE, "before")
     _rates(axes, evals, "score_policy", BLUE, "after")
     axes.legend(frameon=False, ncols=2)
 

@@ -50,7 +50,7 @@ class Pool:
     def sample(
         self, log: Sequence[Any], name: str, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None]
     ) -> list[Trajectory]:
-        """One attempt a task, by the policy called `name` that the events of `log` have made.
+        """One trajectory a task, by the policy called `name` that the events of `log` have made.
 
         Raises:
             TrainingError: a worker could not begin, or one after the other died.

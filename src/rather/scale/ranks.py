@@ -71,7 +71,7 @@ def mine(parts: Sequence[T]) -> Iterator[tuple[T, float]]:
 
 
 def share(items: Sequence[Any]) -> slice:
-    """Which neighbouring ones of `items` are this rank's."""
+    """Which neighboring ones of `items` are this rank's."""
     n, r = count(), rank()
     return slice(len(items) * r // n, len(items) * (r + 1) // n)
 

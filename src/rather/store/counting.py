@@ -119,7 +119,7 @@ def forget(connection: Connection, judge: int, run: str | None = None) -> None:
 
 
 def retire(connection: Connection, questions: Collection[int]) -> None:
-    """These questions, which are locked, are asked of nobody and learnt from no longer: they become some that need no answer."""
+    """These questions, which are locked, are asked of nobody and learned from no longer: they become some that need no answer."""
     _leave(connection, questions, turns=False)
     for some in parts(questions):
         connection.execute(sa.update(t.comparison).where(t.comparison.c.id.in_(some)).values(purpose="same", rank=None, draw=None))

@@ -1,4 +1,4 @@
-"""What owners decide about questions: learnt from in place of all answers, and nobody else is asked."""
+"""What owners decide about questions: learned from in place of all answers, and nobody else is asked."""
 
 from sqlalchemy import insert
 

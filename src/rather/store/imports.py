@@ -51,7 +51,7 @@ def _said(side: Sequence[Trajectory]) -> list[str | None]:
 
 
 def key(digest: str, purpose: str, occurrence: int) -> str:
-    """The key of an imported question: gold questions are others than those that are learnt from, and a repeated row is another one."""
+    """The key of an imported question: gold questions are others than those that are learned from, and a repeated row is another one."""
     return f"{'gold/' if purpose == 'gold' else ''}import/{digest}/{occurrence}"
 
 

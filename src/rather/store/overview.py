@@ -144,7 +144,7 @@ def _suspicious(connection: Connection, run: str, fastest_s: float) -> Iterator[
 
 
 def _flags(connection: Connection, asking: Asking, dubious: Table) -> dict[str, Any]:
-    """How many answers have each flag, and how many are not learnt from because of theirs."""
+    """How many answers have each flag, and how many are not learned from because of theirs."""
     id, reason = dubious.c.id, dubious.c.reason
     counts = dict(_rows(connection, select(reason, func.count(distinct(id))).group_by(reason)))
     left_out = select(func.count(distinct(id))).where(reason.in_(asking.leave_out))
@@ -205,7 +205,7 @@ def _votes(run: str) -> Select[Any]:
 def _agreement(
     connection: Connection, run: str, asking: Asking, dubious: Table, spans: Spans | None
 ) -> tuple[dict[str, Any], list[float | None]]:
-    """How far people agree, by the answers that are learnt from; and on the questions whose last one falls into each span."""
+    """How far people agree, by the answers that are learned from; and on the questions whose last one falls into each span."""
     category_of = case((_X.best.is_not(None), 1 + _X.best), (_X.preference > 0.5, 1), (_X.preference < 0.5, -1), else_=0)
     sorts = [_sum(category_of == category).label(f"c{category + 1}") for category in CATEGORIES]
     place = literal(0) if spans is None else spans.place(func.max(_X.created))

@@ -18,7 +18,7 @@ class Asking:
 
     Each question is answered by `overlap` people. Of what a person is asked, a share `gold` are gold questions (if there are any), a
     share `repeats` are their own earlier questions with the sides exchanged, and a share `random` is drawn at random instead of by
-    priority. An answer of a person within `fastest_s` seconds is suspicious. Answers with a flag that is among `leave_out` are not learnt
+    priority. An answer of a person within `fastest_s` seconds is suspicious. Answers with a flag that is among `leave_out` are not learned
     from; see `suspicious`.
     """
 

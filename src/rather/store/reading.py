@@ -66,9 +66,9 @@ def judged(
         found, numbers = list[Comparison](), list[int]()
         for number, some in groupby(given, lambda label: label.comparison):
             everybodys = list(some)
-            learnt = [label for label in everybodys if label.kind == "decision"] or everybodys
-            found += _judged(asked[number], learnt, each)
-            numbers += [label.id for label in learnt]
+            learned = [label for label in everybodys if label.kind == "decision"] or everybodys
+            found += _judged(asked[number], learned, each)
+            numbers += [label.id for label in learned]
         yield Judged(found, numbers)
 
 

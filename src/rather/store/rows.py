@@ -59,7 +59,7 @@ CURRENT: Select[Any] = select(t.label).where(t.label.c.counts, t.label.c.kind !=
 """The labels of judges that count: the latest of each one on each question, unless that is an undo."""
 
 COUNTED: Select[Any] = select(t.label).where(t.label.c.counts)
-"""What is learnt from: the labels of judges that count, and the decisions of owners that hold."""
+"""What is learned from: the labels of judges that count, and the decisions of owners that hold."""
 
 DECISION = t.label.c.kind == literal_column("'decision'")  # as it stands in the index of decisions: SQLite compares words
 DECIDED: Select[Any] = select(t.label).where(t.label.c.counts, DECISION)

@@ -358,7 +358,7 @@ class Store:
         """
         fastest_s, accepted = self.asking(run).fastest_s, None if among is None else set(among)
         questions = rows.asked(run, purpose if among is None else None, beginning)
-        if among is not None and purpose is not None:  # what was withdrawn since is asked of nobody, but was learnt from
+        if among is not None and purpose is not None:  # what was withdrawn since is asked of nobody, but was learned from
             questions = questions.where((t.comparison.c.purpose == purpose) | (t.comparison.c.why == written.WHY))
         if among is None:
             questions = questions.where((t.comparison.c.answers > 0) | rows.decided())

@@ -20,7 +20,7 @@ WHY = "written"
 def withdraw(connection: Connection, answered: Collection[tuple[int, int]]) -> None:
     """These judges have said something else of these questions: what they wrote to them before is theirs no longer.
 
-    Nobody is asked about it any more, and nothing learnt from it, unless somebody else has answered or decided meanwhile: then it is a
+    Nobody is asked about it any more, and nothing learned from it, unless somebody else has answered or decided meanwhile: then it is a
     question like any other, for everybody but whoever wrote it.
     """
     found = [r for r in _standing(connection, {question for question, _ in answered}) if (r.original, r.judge) in answered]

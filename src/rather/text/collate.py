@@ -17,9 +17,9 @@ from rather.text.tokens import Tokens
 
 
 def collate(tokens: Tokens, trajectories: Sequence[Trajectory], context: int, device: torch.device, shared: bool = True) -> Batch:
-    """Encode and pad; attempts at one task form a group. `shared` says whether equal prompts are forwarded once.
+    """Encode and pad; trajectories of one task form a group. `shared` says whether equal prompts are forwarded once.
 
-    An attempt keeps the exact tokens that were sampled; one that was read from a store or file is encoded from its words. Tokens stay on
+    A trajectory keeps the exact tokens that were sampled; one that was read from a store or file is encoded from its words. Tokens stay on
     the host, where they are laid out for a pass; the rest goes to `device`.
 
     Raises:

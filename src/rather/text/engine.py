@@ -112,11 +112,11 @@ def generate(
             free = rows - len(drawing)
             if queue and free:
                 joining = [queue.pop() for _ in range(min(free, len(queue)))]
-                told = work.join(len(drawing), [requests[i] for i in joining])
+                newest = work.join(len(drawing), [requests[i] for i in joining])
                 drawing += map(_Drawing, joining)
             else:
-                told = work.go(len(drawing), max(sampling.max_tokens - len(d.tokens) for d in drawing))
-            for d, tokens, logprobs in zip(drawing[-len(told[0]) :], *told, strict=True):
+                newest = work.go(len(drawing), max(sampling.max_tokens - len(d.tokens) for d in drawing))
+            for d, tokens, logprobs in zip(drawing[-len(newest[0]) :], *newest, strict=True):
                 d.take(tokens, logprobs, stop, sampling.max_tokens)
             finished = [r for r, d in enumerate(drawing) if d.finished]
             for r in reversed(finished):
@@ -154,7 +154,7 @@ def records(model: Transformer) -> bool:
     return model.embedding.weight.is_cuda
 
 
-Told = tuple[list[list[int]], list[list[float]]]
+Drawn = tuple[list[list[int]], list[list[float]]]
 """The tokens that each of some rows has drawn, and their log-probabilities."""
 
 
@@ -170,7 +170,7 @@ class Rows:
         self.uniforms = torch.zeros(rows, sampling.max_tokens, dtype=torch.float64, device=device)
         self.tokens, self.drawn, self.which = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(3))
 
-    def join(self, first: int, requests: list[Request]) -> Told:
+    def join(self, first: int, requests: list[Request]) -> Drawn:
         """Read the prompts of `requests` into the rows from `first` on, and draw their first tokens."""
         rows = slice(first, first + len(requests))
         device = self.which.device
@@ -181,7 +181,7 @@ class Rows:
         self.drawn[rows] = 1
         return self.tokens[rows, None].tolist(), logprobs[:, None].tolist()
 
-    def go(self, n: int, most: int) -> Told:
+    def go(self, n: int, most: int) -> Drawn:
         """Make a decoding step of the first n rows, none of which will draw more than `most` tokens."""
         del most
         logprobs = self._step(n, self.cache.step(n))
@@ -243,17 +243,17 @@ class Recorded(Rows):
         self.model = proxy(model)  # else `kept` would keep it for ever
         rows, device = len(self.tokens), self.tokens.device
         self.positions, self.turn = torch.zeros_like(self.tokens), torch.zeros(1, dtype=torch.int64, device=device)
-        self.told = torch.zeros(2, rows, self.AHEAD, dtype=torch.float64, device=device)  # tokens too, which are exact in it
+        self.outputs = torch.zeros(2, rows, self.AHEAD, dtype=torch.float64, device=device)  # tokens too, which are exact in it
         self.graphs: dict[int, Callable[[], None]] = {}
         self.pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
-    def join(self, first: int, requests: list[Request]) -> Told:
+    def join(self, first: int, requests: list[Request]) -> Drawn:
         found = super().join(first, requests)
         rows = slice(first, first + len(requests))
         self.positions[rows] = sent(torch.tensor(self.cache.lengths[rows]), self.positions.device)
         return found
 
-    def go(self, n: int, most: int) -> Told:
+    def go(self, n: int, most: int) -> Drawn:
         """Make AHEAD decoding steps of the first n rows, or `most` if that is less."""
         about = max(8, len(self.tokens) // 8)
         size = min(-(-n // about) * about, len(self.tokens))
@@ -265,7 +265,7 @@ class Recorded(Rows):
             self.graphs[size]()
         room = self.cache.keys.shape[3]
         self.cache.lengths[:n] = [min(length + steps, room) for length in self.cache.lengths[:n]]
-        tokens, logprobs = self.told[:, :n, :steps].cpu().numpy()
+        tokens, logprobs = self.outputs[:, :n, :steps].cpu().numpy()
         return tokens.astype(int).tolist(), logprobs.tolist()
 
     def move(self, source: int, target: int) -> None:
@@ -276,7 +276,7 @@ class Recorded(Rows):
         """A step that knows of nothing but what is on the GPU."""
         cache = self.cache
         logprobs = self._step(n, Step(cache.keys[:, :n], cache.values[:, :n], self.positions[:n], cache.window))
-        self.told[:, :n].index_copy_(2, self.turn, torch.stack([self.tokens[:n].double(), logprobs])[..., None])
+        self.outputs[:, :n].index_copy_(2, self.turn, torch.stack([self.tokens[:n].double(), logprobs])[..., None])
         self.turn += 1
         self.positions[:n].add_(1).clamp_(max=cache.keys.shape[3] - 1)
         self.drawn[:n].clamp_(max=self.sampling.max_tokens - 1)
@@ -284,7 +284,7 @@ class Recorded(Rows):
     def _record(self, n: int) -> Callable[[], None]:
         if self.pool is None:
             return partial(self._turn, n)
-        state = self.tokens, self.drawn, self.positions, self.turn, self.told
+        state = self.tokens, self.drawn, self.positions, self.turn, self.outputs
         before = [x.clone() for x in state]
         other = torch.cuda.Stream()
         other.wait_stream(torch.cuda.current_stream())

@@ -2,7 +2,7 @@
 
 The pieces of a pack form a tree: what all prompts begin with (a system prompt, say), the rest of each prompt, its answers; a single
 answer and its prompt are one piece.
-A piece sees the pieces above it and itself, never its neighbours, and its positions go on from theirs, so each answer gets
+A piece sees the pieces above it and itself, never its neighbors, and its positions go on from theirs, so each answer gets
 the numbers that it would get alone.
 
 Shape letters: N tokens of all pieces, B answers, T tokens of a piece, S tokens that it sees, H heads, K key-value heads, D head width.

@@ -226,8 +226,8 @@ class TextSampler:
             if len(prompt) + self.sampling.max_tokens > context:
                 room = f"{len(prompt)} tokens leave no room for {self.sampling.max_tokens} of answer"
                 raise DataError(f"prompt {task.key!r}: {room} in the model's context of {context}")
-            attempt = seen[task.source, task.key, p] = seen.get((task.source, task.key, p), -1) + 1
-            requests.append(engine.Request(tuple(prompt), row_seed(seed, task, attempt), kinds.index(p)))
+            index = seen[task.source, task.key, p] = seen.get((task.source, task.key, p), -1) + 1
+            requests.append(engine.Request(tuple(prompt), row_seed(seed, task, index), kinds.index(p)))
         own = self.policy.generate(requests[ranks.share(requests)], self.sampling, self.rows, self.progress, kinds)
         answers = [answer for theirs in ranks.everyones(own) for answer in theirs]
         return [

@@ -207,8 +207,8 @@ def save_shifted(model: Transformer, after: dict[int, Tensor], folder: Path) -> 
     shifted.load_state_dict(own | zeros, assign=True, strict=False)
     for block, vector in after.items():
         bias = f"blocks.{block}.down.bias"
-        moved = (own | zeros)[bias].float() + vector.detach().cpu().float()
-        shifted.get_submodule(f"blocks.{block}.down").bias = torch.nn.Parameter(moved.to(model.embedding.weight.dtype))
+        updated = (own | zeros)[bias].float() + vector.detach().cpu().float()
+        shifted.get_submodule(f"blocks.{block}.down").bias = torch.nn.Parameter(updated.to(model.embedding.weight.dtype))
     if shape.tied:
         shifted.tie_()
     shifted.description = description

@@ -101,7 +101,7 @@ class Verified:
         self.sampler, self.checker, self.patience, self.silent = sampler, checker, patience, 0
 
     def sync(self) -> None:
-        """Let the sampler know that the policy has moved."""
+        """Let the sampler know that the policy has changed."""
         self.sampler.sync()
 
     def sample(
@@ -116,14 +116,14 @@ class Verified:
 
         found, before = self.sampler.sample(tasks, seed, perturbations), self.checker.problems.copy()
         own = self.checker.score(found[ranks.share(found)])
-        told = ranks.everyones((own, self.checker.problems - before))
-        scores = [score for theirs, _ in told for score in theirs]
-        problems = sum((new for _, new in told), Counter[str]())
+        reply = ranks.everyones((own, self.checker.problems - before))
+        scores = [score for theirs, _ in reply for score in theirs]
+        problems = sum((new for _, new in reply), Counter[str]())
         self.checker.problems = before + problems
         self.silent = 0 if any(score is not None for score in scores) else self.silent + 1
         if self.silent >= self.patience:
             raise nothing_judged(f"{self.silent} steps in a row" if self.silent > 1 else "a step", problems)
-        return [_paid(t, score) for t, score in zip(found, scores, strict=True)]
+        return [_rewarded(t, score) for t, score in zip(found, scores, strict=True)]
 
 
 def nothing_judged(where: str, problems: Counter[str]) -> TrainingError:
@@ -131,7 +131,7 @@ def nothing_judged(where: str, problems: Counter[str]) -> TrainingError:
     return TrainingError(f"nothing was judged in {where}: {next(iter(problems), 'no reason is known')}; mend the verifier")
 
 
-def _paid(trajectory: "Trajectory", score: float | None) -> "Trajectory":
+def _rewarded(trajectory: "Trajectory", score: float | None) -> "Trajectory":
     import numpy as np
 
     assert trajectory.actions is not None
@@ -150,14 +150,14 @@ class _Process:
         """The score of one answer, or why there is none."""
         if self.process is None:
             self._start()
-        told = self._exchange({"check": number, "text": text, "answer": answer}, timeout_s + 1)
-        if told is None:
+        reply = self._exchange({"check": number, "text": text, "answer": answer}, timeout_s + 1)
+        if reply is None:
             ended = self.process is not None and self.process.poll() is not None
             self.close()
             return "its process died" if ended else f"no answer within {timeout_s:g} s"
-        if "wrong" in told:
-            raise ConfigError(told["wrong"])
-        return told["why"] if told["score"] is None else float(told["score"])
+        if "wrong" in reply:
+            raise ConfigError(reply["wrong"])
+        return reply["why"] if reply["score"] is None else float(reply["score"])
 
     def close(self) -> None:
         """End the process."""
@@ -170,16 +170,16 @@ class _Process:
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         # In a session of its own, so that a Ctrl-C lets it finish what the step at hand still needs.
         self.process = subprocess.Popen([sys.executable, "-m", "rather.verify.checker"], start_new_session=True, **pipes)
-        told = self._exchange({"checks": [asdict(c) for c in self.checks], "path": sys.path}, PATIENCE_S)
-        if told is None or "wrong" in told:
+        reply = self._exchange({"checks": [asdict(c) for c in self.checks], "path": sys.path}, PATIENCE_S)
+        if reply is None or "wrong" in reply:
             self.close()
-            raise ConfigError("the process that verifies answers did not start" if told is None else told["wrong"])
+            raise ConfigError("the process that verifies answers did not start" if reply is None else reply["wrong"])
 
     def _exchange(self, row: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
         assert self.process is not None
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        until, told = time.monotonic() + timeout_s, bytearray()
+        until, reply = time.monotonic() + timeout_s, bytearray()
         try:
             self.process.stdin.write((json.dumps(row) + "\n").encode())
             self.process.stdin.flush()
@@ -187,15 +187,15 @@ class _Process:
             return None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            while not told.endswith(b"\n"):
+            while not reply.endswith(b"\n"):
                 if not selector.select(max(until - time.monotonic(), 0)):
                     return None
                 part = os.read(self.process.stdout.fileno(), 1 << 16)
                 if not part:
                     self.process.wait()
                     return None
-                told += part
-        return json.loads(told)
+                reply += part
+        return json.loads(reply)
 
 
 NEEDS = {"boxed": "math_verify", "schema": "jsonschema", "reasoning_gym": "reasoning_gym"}

@@ -1,7 +1,7 @@
 """The inside of the sandbox: a script of its own that runs a stranger's program, and imports nothing of rather.
 
 It reads one JSON object from its standard input, gives up every right that a calculation does not need, and writes one line
-`[case, result]` for each case. What the results should be is not told here, so there is nothing to find out.
+`[case, result]` for each case. What the results should be is not given here, so there is nothing to find out.
 """
 
 import abc, array, ast, base64, bisect, cmath, collections, copy, dataclasses, datetime, decimal, enum, fractions, functools, hashlib

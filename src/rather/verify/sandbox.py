@@ -120,16 +120,16 @@ def _results(work: bytes, timeout_s: float) -> dict[int, str]:
         assert process.stdout is not None
         process.stdin.write(work)
         process.stdin.close()
-        told = _read(process.stdout, time.monotonic() + timeout_s)
+        reply = _read(process.stdout, time.monotonic() + timeout_s)
     except BrokenPipeError:
-        told = b""
+        reply = b""
     finally:
         process.kill()
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
     found = {}
-    for line in told.decode(errors="replace").splitlines():
+    for line in reply.decode(errors="replace").splitlines():
         try:
             number, result = json.loads(line)
             found.setdefault(int(number), str(result))
@@ -139,12 +139,12 @@ def _results(work: bytes, timeout_s: float) -> dict[int, str]:
 
 
 def _read(stream: Any, until: float) -> bytes:
-    told = bytearray()
+    reply = bytearray()
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
-        while (left := until - time.monotonic()) > 0 and len(told) < LONGEST_OUTPUT and selector.select(left):
+        while (left := until - time.monotonic()) > 0 and len(reply) < LONGEST_OUTPUT and selector.select(left):
             part = os.read(stream.fileno(), 1 << 16)
             if not part:
                 break
-            told += part
-    return bytes(told)
+            reply += part
+    return bytes(reply)

@@ -31,7 +31,7 @@ class Check:
     pattern: str = ""
     schema_file: str = ""
     function: str = ""
-    partly: bool = False
+    partial: bool = False
     timeout_s: float = 5.0
     memory_mb: int = 512
 
@@ -134,7 +134,7 @@ def code(text: str, answer: str, check: Check) -> float:
     """Does the answer's Python program pass the task's tests (see `sandbox.cases`)? With `partly`, the share that it passes."""
     limits = sandbox.Limits(check.timeout_s, check.memory_mb * 2**20)
     found = sandbox.passed(sandbox.program(text), sandbox.cases(answer), limits)
-    return sum(found) / len(found) if check.partly else float(all(found))
+    return sum(found) / len(found) if check.partial else float(all(found))
 
 
 def python(text: str, answer: str, check: Check) -> float | None:

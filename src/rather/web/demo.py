@@ -1,4 +1,4 @@
-"""What `rather serve --demo` shows: pairs of answers, of drives and of batches, made within seconds and without a model."""
+"""What `rather serve --demo` shows: pairs of answers, of episodes and of batches, made within seconds and without a model."""
 
 import math
 
@@ -33,11 +33,11 @@ def fill(store: Store) -> None:
     store.ask(RUN, [_words(f"words/{i}", prompt, [a], [b]) for i, (prompt, a, b) in enumerate(WORDS)], why="words")
     batches = [_words(f"batch/{i}", "Slogans: which set would you rather have?", *sides) for i, sides in enumerate(SLOGANS)]
     store.ask(RUN, batches, why="batch")
-    from rather.control.studio import Studio, draw  # only the drives need Gymnasium
+    from rather.control.studio import Studio, draw  # only the episodes need Gymnasium
 
-    drives = [_drive(seed, skill) for seed, skill in ((1, 0.0), (2, 1.0), (3, 0.4), (4, 0.8), (5, 0.2), (6, 0.6))]
-    pairs = [Comparison((a,), (b,), key=f"drive/{i}") for i, (a, b) in enumerate(zip(drives[0::2], drives[1::2], strict=True))]
-    pairs.append(Comparison(tuple(drives[:2]), tuple(drives[2:4]), key="drives/0"))
+    episodes = [_episode(seed, skill) for seed, skill in ((1, 0.0), (2, 1.0), (3, 0.4), (4, 0.8), (5, 0.2), (6, 0.6))]
+    pairs = [Comparison((a,), (b,), key=f"drive/{i}") for i, (a, b) in enumerate(zip(episodes[0::2], episodes[1::2], strict=True))]
+    pairs.append(Comparison(tuple(episodes[:2]), tuple(episodes[2:4]), key="drives/0"))
     store.ask(RUN, pairs, why="drive")
     studio = Studio(store.where, RUN, CAR)
     draw(studio, studio.film)
@@ -49,8 +49,8 @@ def _words(key: str, prompt: Prompt, a: list[str], b: list[str]) -> Comparison:
     return Comparison(left, right, key=key)
 
 
-def _drive(seed: int, skill: float, steps: int = 60) -> Trajectory:
-    """The beginning of an attempt by a driver who steers well in a share `skill` of the steps, and anyhow in the others."""
+def _episode(seed: int, skill: float, steps: int = 60) -> Trajectory:
+    """The beginning of a trajectory by a driver who steers well in a share `skill` of the steps, and anyhow in the others."""
     from rather.control.environments import environment
 
     env, chance = environment(CAR), np.random.default_rng(seed)

@@ -46,7 +46,7 @@ class Clip(BaseModel):
     milliseconds: int
 
 
-class Attempt(BaseModel):
+class ShownTrajectory(BaseModel):
     """An answer in words, as it was written (`text`) and as the page shows it (`html`), or a clip."""
 
     text: str = ""
@@ -69,7 +69,9 @@ class Shown(BaseModel):
 
     id: int
     prompt: str = Field(description="HTML.")
-    sides: list[list[Attempt]] = Field(description="In the order in which they are shown: the first is the left one, or at place 1.")
+    sides: list[list[ShownTrajectory]] = Field(
+        description="In the order in which they are shown: the first is the left one, or at place 1."
+    )
     lease: str
     order: str
     invitation: int | None

@@ -50,11 +50,11 @@ class Change(BaseModel):
     repeats: Share | None = Field(default=None, description="Share of a person's own earlier questions, asked again.")
     random: Share | None = Field(default=None, description="Share drawn at random instead of by priority.")
     fastest_s: float | None = Field(default=None, ge=0, le=3600, description="Answers within so many seconds are suspicious.")
-    leave_out: list[Flag] | None = Field(default=None, max_length=4, description="Answers with these flags are not learnt from.")
+    leave_out: list[Flag] | None = Field(default=None, max_length=4, description="Answers with these flags are not learned from.")
 
 
 class Decision(BaseModel):
-    """What an owner decides about a question, whatever people say: it alone is learnt from."""
+    """What an owner decides about a question, whatever people say: it alone is learned from."""
 
     choice: Literal["a", "b", "c", "d", "e", "f", "g", "h", "tie", "good", "bad"] = Field(
         description="The side that is better, or of several the best; of one side alone whether it is good."

@@ -24,24 +24,24 @@ def shown(store: Store, question: Question, order: str, who: Person) -> dict[str
     """A question as the page of somebody gets it, its sides in an order of letters such as "ba" or "cadb"."""
     filmed = question.comparison.a[0].text is None
     asked = [prompt_html(t.task.prompt) for t in question.comparison.a]
-    alone = len(set(asked)) == 1  # else every attempt stands under its own prompt
+    alone = len(set(asked)) == 1  # else every trajectory stands under its own prompt
     clips = facts(store, [number for numbers in question.trajectories for number in numbers]) if filmed else {}
     sides = [
         [
-            _attempt(t, number, clips.get(number), who) | ({} if alone or filmed else {"prompt": prompt_html(t.task.prompt)})
-            for t, number in zip(attempts, numbers, strict=True)
+            _trajectory(t, number, clips.get(number), who) | ({} if alone or filmed else {"prompt": prompt_html(t.task.prompt)})
+            for t, number in zip(trajectories, numbers, strict=True)
         ]
-        for attempts, numbers in zip(question.comparison.sides, question.trajectories, strict=True)
+        for trajectories, numbers in zip(question.comparison.sides, question.trajectories, strict=True)
     ]
     return {"id": question.id, "prompt": asked[0] if alone else "", "sides": [sides[LETTERS.index(letter)] for letter in order]}
 
 
-def _attempt(t: Trajectory, number: int, clip: dict[str, int] | None, who: Person) -> dict[str, Any]:
-    """One attempt as the page shows it; a simulated judge, who cannot look at clips, is told what the attempt was paid."""
+def _trajectory(t: Trajectory, number: int, clip: dict[str, int] | None, who: Person) -> dict[str, Any]:
+    """One trajectory as the page shows it; a simulated judge, who cannot look at clips, is told what the trajectory was paid."""
     if t.text is not None:
         return {"html": answer_html(t.text), "text": t.text, "cut": not t.terminated}
-    paid = {"reward": float(t.rewards.sum())} if who.simulated and t.rewards is not None else {}
-    return {"clip": {"url": f"api/clips/{number}?as={who.invitation}", **(clip or NOT_DRAWN)}} | paid
+    reward = {"reward": float(t.rewards.sum())} if who.simulated and t.rewards is not None else {}
+    return {"clip": {"url": f"api/clips/{number}?as={who.invitation}", **(clip or NOT_DRAWN)}} | reward
 
 
 def answer_html(text: str) -> str:

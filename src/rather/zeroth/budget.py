@@ -1,4 +1,4 @@
-"""What answers buy: the label calculator of zeroth-order optimisation.
+"""What answers buy: the label calculator of zeroth-order optimization.
 
 With m one-bit answers about fresh directions v ~ N(0, I) in d dimensions, the cosine of the estimate with the gradient is
 sqrt(m c^2 / (m c^2 + d - 1)), c = E[y <v, u>] the signal of an answer y in {-1, 1} for the gradient's direction u.

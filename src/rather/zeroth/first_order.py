@@ -1,4 +1,4 @@
-"""The first-order counterpart of zeroth-order optimisation: the gradient of the policy itself, on the same space, from comparisons."""
+"""The first-order counterpart of zeroth-order optimization: the gradient of the policy itself, on the same space, from comparisons."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from rather.zeroth.learner import Asking, Estimate, Zeroth
 
 
 class FirstOrder(Zeroth):
-    """Online DPO or preference REINFORCE: what is compared are two attempts of the present policy, each answer is used once.
+    """Online DPO or preference REINFORCE: what is compared are two trajectories of the present policy, each answer is used once.
 
     It takes answers, keeps to the trust region and goes back exactly as `Zeroth` does; only the slope is another, and cannot be made again
     from seeds. `reference` is what DPO's implicit scores are counted from, with `beta`.

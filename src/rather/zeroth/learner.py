@@ -1,4 +1,4 @@
-"""Zeroth-order policy optimisation: perturb the policy, ask which behaves better, move (SZPO); no gradient, no reward, no critic.
+"""Zeroth-order policy optimization: perturb the policy, ask which behaves better, move (SZPO); no gradient, no reward, no critic.
 
 With the link between values and preferences known it is ZPG or ZBCPG (Zhang and Ying 2025, ICLR), with the sign alone ZSPO (Zhang and
 Ying 2025, arXiv 2506.03066). By default the two sides are mirrored twins on the same tasks with the same noise, every answer is about
@@ -27,7 +27,7 @@ class Asking:
     """What is asked in an update: `directions` K, `comparisons` N of each, `side` D; perturbed by `mu`, on both sides if `mirrored`.
 
     A question is which of `best_of` sides is best: they share its directions, half as many if `mirrored`, else one less. Unless
-    `perturbed` all sides are attempts of the policy itself, which is what the first-order counterpart asks about.
+    `perturbed` all sides are trajectories of the policy itself, which is what the first-order counterpart asks about.
     """
 
     mu: float
@@ -62,8 +62,8 @@ class Planner:
         if how.side < 1:
             raise ConfigError(f"zeroth.side is {how.side}; a side needs at least one trajectory")
         if how.best_of < 2 or (how.mirrored and how.best_of % 2) or how.directions % how.together:
-            told = "mirrored twins need an even number of sides, and zeroth.directions is shared out among the questions"
-            raise ConfigError(f"zeroth.best_of = {how.best_of} does not go with zeroth.directions = {how.directions}: {told}")
+            reason = "mirrored twins need an even number of sides, and zeroth.directions is shared out among the questions"
+            raise ConfigError(f"zeroth.best_of = {how.best_of} does not go with zeroth.directions = {how.directions}: {reason}")
         self.how, self.seed, self.tasks, self.order = how, seed, tasks, Order(len(tasks), seed)
 
     def plan(self, update: int, again: int = 0) -> list[Ask]:
@@ -90,7 +90,7 @@ class Planner:
 class Estimate:
     """What answers mean and how far they move: `radius` bounds the root mean square of the numbers that are moved.
 
-    `link` is the name of one in `losses.LINKS`, or a function with its inverse. `optimiser` is the name of one in torch.optim; SGD's step
+    `link` is the name of one in `losses.LINKS`, or a function with its inverse. `optimizer` is the name of one in torch.optim; SGD's step
     is lr times the estimate.
     """
 
@@ -99,7 +99,7 @@ class Estimate:
     link: str | Link = "logistic"
     trim: float = 0.05
     radius: float = math.inf
-    optimiser: str = "SGD"
+    optimizer: str = "SGD"
 
 
 class Zeroth:
@@ -115,13 +115,13 @@ class Zeroth:
             raise ConfigError(f"the {name} link has no finite inverse at zeroth.trim = {how.trim:g}; set it between 0 and 0.5")
         if how.radius <= 0:
             raise ConfigError(f"zeroth.radius is {how.radius:g}, so the policy could not move; set it above 0")
-        kind = getattr(torch.optim, how.optimiser, None)
+        kind = getattr(torch.optim, how.optimizer, None)
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-            raise ConfigError(f"torch.optim has no optimiser {how.optimiser!r}; take SGD or Adam")
+            raise ConfigError(f"torch.optim has no optimizer {how.optimizer!r}; take SGD or Adam")
         if how.estimator == "zpg" and asking.best_of > 2:
             raise ConfigError(f"the link of zpg is about two sides, but zeroth.best_of is {asking.best_of}; take the sign")
         self.model, self.space, self.asking, self.how, self.dimensions = model, space, asking, how, dimensions
-        self.optimiser: torch.optim.Optimizer = kind(space.parameters, lr=how.lr)  # pyright: ignore[reportCallIssue]
+        self.optimizer: torch.optim.Optimizer = kind(space.parameters, lr=how.lr)  # pyright: ignore[reportCallIssue]
         self.answered: dict[str, list[Comparison]] = {}
         self.log: list[list[Any]] = []
         """All that has moved the numbers, from which they can be made again elsewhere; see `replay`."""
@@ -142,17 +142,17 @@ class Zeroth:
         return {
             "answers": float(len(known)), "ties": float(list(known.values()).count(0.5)),
             "unanswered": float(sum(not judged for judged in self.answered.values())),
-            "moved": rms(steps), "norm": rms(self.space.parameters),
+            "update_norm": rms(steps), "parameter_norm": rms(self.space.parameters),
         }  # fmt: skip
 
     def move(self) -> None:
         """Move along the directions, by what was said of them, averaged over the questions."""
-        seeds, told = told_of(self.answered)
+        seeds, preferences = preference_tensor(self.answered)
         h = self.how
         if h.estimator == "sign":
-            weights = sign_weights(told)
+            weights = sign_weights(preferences)
         else:
-            weights = zpg_weights(told, self.asking.mu, self.link, h.trim, self.asking.mirrored, self.dimensions)
+            weights = zpg_weights(preferences, self.asking.mu, self.link, h.trim, self.asking.mirrored, self.dimensions)
         self.replay([["along", seeds, (weights * self.asking.together / max(len(seeds), 1)).tolist()]])
 
     def replay(self, events: Sequence[list[Any]]) -> None:
@@ -176,7 +176,7 @@ class Zeroth:
         Steps add up outside of it (dual averaging, Xiao 2010): early answers count as much as late ones at its edge, too.
         """
         self._scale(self.beyond)
-        self.optimiser.step()
+        self.optimizer.step()
         self.beyond = max(1.0, rms(self.space.parameters) / self.how.radius)
         self._scale(1 / self.beyond)
         self.space.sync()
@@ -215,8 +215,8 @@ class Zeroth:
                     parameter.mul_(factor)
 
     def state_dict(self) -> dict[str, Any]:
-        """The numbers, the best ones so far, and the optimiser's moments."""
-        state = self.optimiser.state_dict()["state"]
+        """The numbers, the best ones so far, and the optimizer's moments."""
+        state = self.optimizer.state_dict()["state"]
         moments = [{k: v for k, v in state.get(i, {}).items() if v is not None} for i in range(len(self.space.parameters))]
         numbers = [p.detach() for p in self.space.parameters]
         scalars = {"best_rate": str(self.best_rate), "beyond": self.beyond}
@@ -227,14 +227,14 @@ class Zeroth:
         with torch.no_grad():
             for parameter, was in zip(self.space.parameters, state["numbers"], strict=True):
                 parameter.copy_(was)
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": {i: m for i, m in enumerate(state["moments"]) if m}, "param_groups": groups})
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": {i: m for i, m in enumerate(state["moments"]) if m}, "param_groups": groups})
         self.best_rate, self.best, self.log = float(state["best_rate"]), list(state["best"]), list(state["log"])
         self.beyond = float(state["beyond"])
         self.space.sync()
 
 
-def told_of(answered: dict[str, list[Comparison]]) -> tuple[list[int], Tensor]:
+def preference_tensor(answered: dict[str, list[Comparison]]) -> tuple[list[int], Tensor]:
     """Directions' seeds (K,), and P(theta + mu v better) of each comparison and judge, (K, N, M); NaN where there is no answer.
 
     The best of several sides has won against each other one: as many comparisons count for a direction or against it. Where mirrored
@@ -244,23 +244,23 @@ def told_of(answered: dict[str, list[Comparison]]) -> tuple[list[int], Tensor]:
     for judged in answered.values():
         found: dict[int, list[float]] = {}
         for comparison in judged:
-            for seed, preference in said_of(comparison):
+            for seed, preference in direction_preferences(comparison):
                 found.setdefault(seed, []).append(preference)
         for seed, row in found.items():
             by_seed.setdefault(seed, []).append(row)
     n = max((len(rows) for rows in by_seed.values()), default=1)
     m = max((len(row) for rows in by_seed.values() for row in rows), default=1)
-    told = np.full((len(by_seed), n, m), np.nan, np.float32)
+    preferences = np.full((len(by_seed), n, m), np.nan, np.float32)
     for k, rows in enumerate(by_seed.values()):
         for i, row in enumerate(rows):
-            told[k, i, : len(row)] = row
-    return list(by_seed), torch.from_numpy(told)
+            preferences[k, i, : len(row)] = row
+    return list(by_seed), torch.from_numpy(preferences)
 
 
-def said_of(comparison: Comparison) -> list[tuple[int, float]]:
+def direction_preferences(comparison: Comparison) -> list[tuple[int, float]]:
     """Seed and P(theta + mu v better) of each direction that a comparison is about, NaN without an answer.
 
-    Its sides may be twins, or stand for two directions; those of two attempts of the policy itself are about none.
+    Its sides may be twins, or stand for two directions; those of two trajectories of the policy itself are about none.
     """
     preference, found = math.nan if comparison.preference is None else comparison.preference, dict[int, float]()
     for side, better in ((comparison.b, 1 - preference), (comparison.a, preference)):
@@ -269,12 +269,12 @@ def said_of(comparison: Comparison) -> list[tuple[int, float]]:
     return list(found.items())
 
 
-def heard(comparisons: Sequence[Comparison]) -> list[dict[int, float]]:
+def answer_preferences(comparisons: Sequence[Comparison]) -> list[dict[int, float]]:
     """What each answer says of its directions: by their seed 1, 0, or where it leaves them even 1/2."""
     answers: dict[tuple[str, str], dict[int, list[float]]] = {}
     for c in comparisons:
         answer = answers.setdefault((c.key, c.judge), {})
-        for seed, preference in said_of(c):
+        for seed, preference in direction_preferences(c):
             answer.setdefault(seed, []).append(preference)
     return [{seed: sum(said) / len(said) for seed, said in answer.items()} for answer in answers.values()]
 

@@ -1,4 +1,4 @@
-"""What zeroth-order optimisation perturbs where it is parameters by name: offsets from where they started.
+"""What zeroth-order optimization perturbs where it is parameters by name: offsets from where they started.
 
 Shape letters: d numbers.
 """
@@ -34,7 +34,7 @@ class Offsets:
 
     def __init__(self, chosen: Mapping[str, nn.Parameter], **how: Any) -> None:
         self.chosen, self.how = chosen, how
-        self.start = {n: p.detach().clone() for n, p in chosen.items()}
+        self.initial = {n: p.detach().clone() for n, p in chosen.items()}
         self.size = sum(p.numel() for p in chosen.values())
         self.numbers = nn.Parameter(torch.zeros(self.size, device=next(iter(chosen.values())).device))
         self.parameters = [self.numbers]
@@ -52,7 +52,7 @@ class Offsets:
     def adopt(self) -> None:
         """Be where the policy's parameters are now."""
         with torch.no_grad():
-            self.numbers.copy_(torch.cat([(self.chosen[n].float() - was.float()).flatten() for n, was in self.start.items()]))
+            self.numbers.copy_(torch.cat([(self.chosen[n].float() - was.float()).flatten() for n, was in self.initial.items()]))
 
     def gather(self) -> None:
         """Take the gradient that a backward pass left on the policy's parameters, and clear it there."""
@@ -66,8 +66,8 @@ class Offsets:
         numbers = self.numbers.detach()
         if perturbation is not None:
             numbers = numbers + self.combined([perturbation], [1.0])[0]
-        split = numbers.split([p.numel() for p in self.start.values()])
-        return {n: was + part.view_as(was) for (n, was), part in zip(self.start.items(), split, strict=True)}
+        split = numbers.split([p.numel() for p in self.initial.values()])
+        return {n: was + part.view_as(was) for (n, was), part in zip(self.initial.items(), split, strict=True)}
 
 
 def combined(size: int, perturbations: Sequence[Perturbation], weights: Sequence[float], **how: Any) -> Tensor:

@@ -57,7 +57,7 @@ class Fit:
         self.alone: dict[str, tuple[Task, int]] = {}
         """Questions that are too long, and those whose answer is by itself."""
         self.same, self.empty = set[str](), set[str]()
-        self.told = ""
+        self.reported = ""
 
     def tasks(self, train: Sequence[Task], held_out: Sequence[Task]) -> tuple[list[Task], list[Task]]:
         """The tasks to sample answers to, for training and held out.
@@ -115,9 +115,9 @@ class Fit:
                 raise DataError(f'{what}, some by an answer alone: {_listed([*self.alone.values()])}; set data.overlong to "skip"')
             done = "are left out of training" if self.overlong == "skip" else "lose the beginning of their prompts"
             sentences.append(f"{what} and {done} (data.overlong)")
-        if sentences and (told := "; ".join(sentences)) != self.told:
-            self.told = told
-            self.tell(told)
+        if sentences and (message := "; ".join(sentences)) != self.reported:
+            self.reported = message
+            self.tell(message)
 
     def ready(self, comparisons: Sequence[Comparison]) -> list[Comparison]:
         """The comparisons that `wanted` questions have become, as they are learned from; see `report` for what it says and raises."""

@@ -93,7 +93,7 @@ async function more() {
     problem = found.problem;
     if (found.question) {
       ahead = found.question;
-      for (const attempt of ahead.sides.flat()) if (attempt.clip) new Image().src = attempt.clip.url;
+      for (const trajectory of ahead.sides.flat()) if (trajectory.clip) new Image().src = trajectory.clip.url;
     }
     if (!current) forward();
     else tell();

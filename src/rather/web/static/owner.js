@@ -104,7 +104,7 @@ async function show() {
   overTime(found.over_time, found.questions);
   const { counts, left_out: leftOut } = found.flags ?? { counts: {} };
   const flagged = Object.entries(counts).filter(([, count]) => count).map(([flag, count]) => `${count} ${flag}`);
-  at("flags").textContent = flagged.length ? `${flagged.join(", ")}: ${leftOut} not learnt from` : "";
+  at("flags").textContent = flagged.length ? `${flagged.join(", ")}: ${leftOut} not learned from` : "";
   const none = (list) => (list.length ? list : [element("li", "none", "soft")]);
   at("contested").replaceChildren(...none((found.contested ?? []).map((q) =>
     item(q.question, `: ${q.words} (${q.answers.map(([judge, said]) => `${judge}: ${said}`).join(", ")})`))));

@@ -15,33 +15,33 @@ const named = (choice) => SIDES[choice].map((word, i) => drawn("span", ["beside"
 function draw(question, player) {
   document.getElementById("prompt").innerHTML = question.prompt;
   player.clear();
-  document.getElementById("sides").replaceChildren(...question.sides.map((attempts, index) => drawnSide(attempts, index, question, player)));
+  document.getElementById("sides").replaceChildren(...question.sides.map((trajectories, index) => drawnSide(trajectories, index, question, player)));
   player.start();
   fit();
 }
 
 // The owner sees sides under their `letters`.
-function drawnSide(attempts, index, { sides, letters }, player) {
+function drawnSide(trajectories, index, { sides, letters }, player) {
   const name = letters ? letters[index] : index + 1;
   const heading = drawn("h2", "", sides.length === 1 && !letters ? "This one" : `${name} `);
   if (sides.length === 2 && !letters) heading.append(...named(["left", "right"][index]));
   heading.id = `name-${index + 1}`;
-  const words = drawn("div", attempts.length > 1 ? "words batch" : "words");
+  const words = drawn("div", trajectories.length > 1 ? "words batch" : "words");
   words.id = `side-${index + 1}`;
-  words.append(...attempts.map((attempt, i) => drawnAttempt(attempt, `side ${name}, clip ${i + 1} of ${attempts.length}`, player)));
+  words.append(...trajectories.map((trajectory, i) => drawnTrajectory(trajectory, `side ${name}, clip ${i + 1} of ${trajectories.length}`, player)));
   const side = drawn("section", "side", heading, words);
   side.setAttribute("aria-labelledby", heading.id);
   return side;
 }
 
-function drawnAttempt(attempt, label, player) {
-  if (attempt.clip) return player.canvas(attempt.clip, label);
-  const words = drawn("div", "attempt");
-  words.innerHTML = attempt.html;
-  if (attempt.cut) words.append(drawn("p", "note cut", "This answer was cut off here."));
-  if (attempt.prompt) {
+function drawnTrajectory(trajectory, label, player) {
+  if (trajectory.clip) return player.canvas(trajectory.clip, label);
+  const words = drawn("div", "trajectory");
+  words.innerHTML = trajectory.html;
+  if (trajectory.cut) words.append(drawn("p", "note cut", "This answer was cut off here."));
+  if (trajectory.prompt) {
     const asked = drawn("div", "prompt");
-    asked.innerHTML = attempt.prompt;
+    asked.innerHTML = trajectory.prompt;
     words.prepend(asked);
   }
   return words;

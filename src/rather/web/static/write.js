@@ -10,7 +10,7 @@
   let about = 0;             // the question that is written about
 
   const possible = () => current && current.sides.length > 1 && current.sides.length < 8
-    && current.sides.every((attempts) => attempts.length === 1 && attempts[0].text !== undefined);
+    && current.sides.every((trajectories) => trajectories.length === 1 && trajectories[0].text !== undefined);
 
   const open = () => {
     if (!possible() || tooSoon()) return;
@@ -23,7 +23,7 @@
 
   const refusal = (text) => {
     if (!text.trim()) return "Nothing is written yet.";
-    if (current.sides.some(([attempt]) => attempt.text.trim() === text.trim())) return "That is one of the answers above: change it, or prefer that one.";
+    if (current.sides.some(([trajectory]) => trajectory.text.trim() === text.trim())) return "That is one of the answers above: change it, or prefer that one.";
     return "";
   };
 

@@ -1,1 +1,1 @@
-"""What zeroth-order optimisation can perturb in a language model."""
+"""What zeroth-order optimization can perturb in a language model."""

@@ -1,4 +1,4 @@
-"""What zeroth-order optimisation perturbs in control: numbers of a policy's net."""
+"""What zeroth-order optimization perturbs in control: numbers of a policy's net."""
 
 from collections.abc import Sequence
 from typing import Any

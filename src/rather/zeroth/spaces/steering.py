@@ -1,4 +1,4 @@
-"""What zeroth-order optimisation perturbs in a language model by default: a steering vector on the residual stream.
+"""What zeroth-order optimization perturbs in a language model by default: a steering vector on the residual stream.
 
 Shape letters: N tokens, C width, L layers, d numbers, k directions a layer, P policies.
 """
@@ -170,10 +170,10 @@ def _laid(model: Transformer, prompts: Sequence[Sequence[int]], answers: Sequenc
 
 
 @dataclass(frozen=True)
-class Manner:
-    """What the model did when it was told how to answer some prompts: `told`, the prompts with that; `answers`. Token ids."""
+class StyledAnswers:
+    """What the model did when it was told how to answer some prompts: `prompts`, with the instruction in them; `answers`. Token ids."""
 
-    told: Sequence[Sequence[int]]
+    prompts: Sequence[Sequence[int]]
     answers: Sequence[Sequence[int]]
 
 
@@ -182,7 +182,7 @@ def steering(
     prompts: Sequence[Sequence[int]],
     layers: Sequence[int] = (),
     size: int = 0,
-    contrasts: Sequence[tuple[Manner, Manner]] = (),
+    contrasts: Sequence[tuple[StyledAnswers, StyledAnswers]] = (),
     answers: Sequence[Sequence[int]] = (),
 ) -> Steering:
     """A steering space fitted to what `model` does with `prompts` (token ids).
@@ -202,13 +202,15 @@ def steering(
     if min(layers) < 0 or max(layers) >= s.layers:
         raise ConfigError(f"zeroth.layers = {layers}; the model has layers 0 to {s.layers - 1}")
     if size > min(s.width, len(prompts) - 1):
-        raise ConfigError(f"zeroth.size is {size}; {len(prompts)} prompts of width {s.width} span at most {min(s.width, len(prompts) - 1)}")
+        raise ConfigError(
+            f"zeroth.components is {size}; {len(prompts)} prompts of width {s.width} span at most {min(s.width, len(prompts) - 1)}"
+        )
     found = states(model, prompts, layers)
     unit = found.norm(dim=-1).median(dim=-1).values
     if contrasts:
         own = [[states(model, prompts[: len(m.answers)], layers, m.answers).mean(1) for m in both] for both in contrasts]
-        told = [[states(model, m.told, layers).mean(1) for m in both] for both in contrasts]
-        differences = [F.normalize(a - b, dim=-1) + F.normalize(c - d, dim=-1) for (a, b), (c, d) in zip(own, told, strict=True)]
+        asked = [[states(model, m.prompts, layers).mean(1) for m in both] for both in contrasts]
+        differences = [F.normalize(a - b, dim=-1) + F.normalize(c - d, dim=-1) for (a, b), (c, d) in zip(own, asked, strict=True)]
         q, r = torch.linalg.qr(torch.stack(differences, -1))
         backwards = r.diagonal(dim1=1, dim2=2)[:, None] < 0
         basis = torch.where(backwards, -q, q).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What else zeroth-order optimisation can perturb in a language model: its weights by low rank, a LoRA adapter, or any of them.
+"""What else zeroth-order optimization can perturb in a language model: its weights by low rank, a LoRA adapter, or any of them.
 
 Shape letters: I inputs, O outputs, r rank, K directions, P policies, R rows of all updates of a layer together.
 """
@@ -32,8 +32,8 @@ class LowRank:
     def __init__(self, model: Transformer, blocks: Sequence[int] = (), rank: int = 1) -> None:
         self.layers = {n: x for n, x in layers(model).items() if not blocks or int(n.split(".")[1]) in blocks}
         self.rank, self.how, self.dtype = rank, {}, model.dtype
-        self.start = [layer.weight.detach().clone() for layer in self.layers.values()]
-        self.parameters = [nn.Parameter(torch.zeros_like(was, dtype=torch.float32)) for was in self.start]
+        self.initial = [layer.weight.detach().clone() for layer in self.layers.values()]
+        self.parameters = [nn.Parameter(torch.zeros_like(was, dtype=torch.float32)) for was in self.initial]
         self.size = sum(p.numel() for p in self.parameters)
 
     def factors(self, seed: int) -> list[tuple[Tensor, Tensor]]:
@@ -70,19 +70,19 @@ class LowRank:
     def sync(self) -> None:
         """Write where the space is into the policy's weights."""
         with torch.no_grad():
-            for layer, was, moved in zip(self.layers.values(), self.start, self.parameters, strict=True):
-                layer.weight.copy_(was + moved)
+            for layer, was, offset in zip(self.layers.values(), self.initial, self.parameters, strict=True):
+                layer.weight.copy_(was + offset)
 
     def adopt(self) -> None:
         """Be where the policy's weights are now."""
         with torch.no_grad():
-            for layer, was, moved in zip(self.layers.values(), self.start, self.parameters, strict=True):
-                moved.copy_(layer.weight - was)
+            for layer, was, offset in zip(self.layers.values(), self.initial, self.parameters, strict=True):
+                offset.copy_(layer.weight - was)
 
     def gather(self) -> None:
         """Take the gradient that a backward pass left on the policy's weights, and clear it there."""
-        for layer, moved in zip(self.layers.values(), self.parameters, strict=True):
-            moved.grad, layer.weight.grad = layer.weight.grad, None
+        for layer, offset in zip(self.layers.values(), self.parameters, strict=True):
+            offset.grad, layer.weight.grad = layer.weight.grad, None
 
 
 class Factors(Offsets):
