@@ -10,13 +10,26 @@ SOURCE = Path(__file__).parent.parent / "src" / "rather"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 ROOMS = [
-    *("core", "losses", "errors", "interrupt", "settings", "store", "kernels", "scale", "data", "verify", "learners", "text", "control"),
-    *("judges", "zeroth", "config", "pipeline", "report", "hacking", "web", "doctor", "cli_store", "cli", "__init__", "__main__"),
+    *(
+        "core",
+        "losses",
+        "errors",
+        "interrupt",
+        "renamed",
+        "settings",
+        "store",
+        "kernels",
+        "scale",
+        "data",
+        "verify",
+        "learners",
+        "text",
+        "control",
+    ),
+    *("judges", "config", "zeroth", "pipeline", "report", "hacking", "web", "doctor", "cli_store", "cli", "__init__", "__main__"),
 ]
 """In this order: each may import those before it."""
-ROOT = {"core", "losses", "errors", "interrupt", "settings", "doctor", "cli_store", "cli", "__init__", "__main__"}
-OPEN = [{"pipeline.control_run", "pipeline.run", "pipeline.nudge"}]
-"""Circles that are still to be opened."""
+ROOT = {"core", "losses", "errors", "interrupt", "renamed", "settings", "doctor", "cli_store", "cli", "__init__", "__main__"}
 ONLY_IN = {
     "transformers": "text",
     "tokenizers": "text",
@@ -85,8 +98,7 @@ def test_the_root_holds_little() -> None:
 
 def test_no_circle() -> None:
     """Not even by an import inside a function."""
-    found = [circle for circle in circles(IMPORTS) if circle not in OPEN]
-    assert not found
+    assert not circles(IMPORTS)
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rather import settings
+from rather import renamed, settings
 from rather.config import criteria
 from rather.config.schema import Config
 from rather.errors import ConfigError
@@ -66,6 +66,8 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     name = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
+        if now := renamed.SETTINGS.get(".".join(part for part in first["loc"] if isinstance(part, str))):
+            return f"the setting {name} is called {now} now"
         near = difflib.get_close_matches(name, sorted(names()), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`rather config` lists them all"
         return f"there is no setting {name}; {hint}"

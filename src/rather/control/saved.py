@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rather import renamed
 from rather.errors import CheckpointError
 
 
@@ -26,7 +27,7 @@ def restore_module(module: nn.Module, path: Path) -> None:
         CheckpointError: the file cannot be read, or is of a module with other parameters.
     """
     try:
-        module.load_state_dict(load_file(path))
+        module.load_state_dict(renamed.tensors(load_file(path)))
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f"{path} cannot be read ({e})") from None
     except RuntimeError as e:

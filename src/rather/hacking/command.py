@@ -50,7 +50,8 @@ def _watched(run: Run, title: str) -> Side:
         console.print(f"The page shows no drive: {problem}.", highlight=False, markup=False)
     evaluated = run.metrics.read(f"eval-{last}")[-1]
     facts = [
-        (f"{evaluated['gold_policy']:.2f}", f"{gold} a trajectory"), (f"{evaluated['return_policy']:.0f}", "paid by the hand-written reward"),
+        (f"{evaluated['gold_policy']:.2f}", f"{gold} a trajectory"),
+        (f"{evaluated['return_policy']:.0f}", "paid by the hand-written reward"),
         (f"{100 * alarm.one_event(episode.rewards):.0f} %", "of steps paid the same amount"),  # type: ignore[arg-type]
     ]  # fmt: skip
     return Side(title, rounds, side.proxy, gold, facts, clip, problem)

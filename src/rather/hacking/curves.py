@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rather import renamed
 from rather.hacking import alarm
 
 POINTS = 200
@@ -113,7 +114,7 @@ class Curves:
 
     def _take(self, line: bytes) -> None:
         try:
-            row = json.loads(line)
+            row = renamed.metrics(json.loads(line))
             phase = str(row["phase"])
             numbers = {k: _number(v) for k, v in row.items()}
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):

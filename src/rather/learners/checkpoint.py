@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rather import renamed
 from rather.core import Learner
 from rather.errors import CheckpointError
 from rather.scale import ranks
@@ -113,7 +114,8 @@ def read(checkpoint: Path) -> dict[str, Any]:
         if manifest["format"] > FORMAT:
             raise CheckpointError(f"the checkpoint {checkpoint} was written by a newer rather; upgrade")
         manifest["files"].items()
-    except (OSError, ValueError, KeyError) as e:
+        manifest["settings"] = renamed.settings(manifest["settings"])
+    except (OSError, ValueError, KeyError, AttributeError) as e:
         raise CheckpointError(f"the checkpoint {checkpoint} has no manifest that can be read ({e}); {_REMEDY}") from None
     return manifest
 

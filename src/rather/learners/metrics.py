@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rather import renamed
 from rather.errors import ConfigError
 
 Mirror = Callable[[str, int, dict[str, float]], None]
@@ -42,9 +43,9 @@ class Metrics:
             self.write(phase, step, values, **words)
 
     def read(self, phase: str | None = None) -> list[dict[str, Any]]:
-        """All lines, or those of one phase; a last line that was cut off is left out."""
+        """All lines, or those of one phase, under the names of today; an unfinished last line is left out."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        rows = [renamed.metrics(json.loads(line)) for line in lines if line.endswith("\n")]
         return [row for row in rows if phase is None or row["phase"] == phase]
 
     def rewind(self, phase: str, step: int) -> None:

@@ -310,7 +310,7 @@ def learner(
         case "dpo":
             if config.dpo.reference_logprobs == "each" and trained is base:
                 raise ConfigError('dpo.reference_logprobs = "each" needs model.train = "lora": full training changes the reference too')
-            return DPO(trained, comparisons, start, parameters, progress=progress, **how, **config.dpo.model_dump())
+            return DPO(trained, comparisons, base, parameters, progress=progress, **how, **config.dpo.model_dump())
         case "reward":
             model = RewardModel(trained, config.reward.members, config.run.seed, parameters=parameters)
             own = {key: getattr(config.reward, key) for key in RewardSettings.model_fields}

@@ -100,13 +100,13 @@ class ControlDomain:
         del progress
         return self._sampler(policy, gold=True, deterministic=not self.config.sample.temperature)
 
-    def _sampler(self, policy: Policy, gold: bool, best: bool) -> ControlSampler:
+    def _sampler(self, policy: Policy, gold: bool, deterministic: bool) -> ControlSampler:
         assert isinstance(policy, ControlPolicy)
         return ControlSampler(policy, lambda: self.make(gold), self.config.control.envs, deterministic=deterministic)
 
     def episodes(self, policy: Policy, tasks: list[Task], gold: bool, deterministic: bool = False) -> list[Trajectory]:
         """One episode of each task."""
-        return self._sampler(policy, meant, best).sample(tasks, build.seed(self.config, "attempts", 0))
+        return self._sampler(policy, gold, deterministic).sample(tasks, build.seed(self.config, "attempts", 0))
 
     # What is asked
 
@@ -285,12 +285,12 @@ class ControlDomain:
     def measured(self, policy: Callable[[], Policy]) -> tuple[dict[str, float], str]:
         """Let the trained policy and the base policy act deterministically on held-out seeds."""
         values: dict[str, float] = {}
-        said, gold = [], self.config.control.gold
+        said, measure = list[str](), self.config.control.gold
         for who, acting in (("policy", policy()), ("base", self.base_policy)):
-            for what, gold in (("return", False), *([("gold", True)] if gold else [])):
+            for what, gold in (("return", False), *([("gold", True)] if measure else [])):
                 found = self.episodes(acting, self.tasks[1], gold, deterministic=True)
                 values |= spread(f"{what}_{who}", [float(t.rewards.sum()) for t in found])  # type: ignore[union-attr]
-            named = [("return", "mean return")] + [("gold", f"mean {gold}")] * bool(gold)
+            named = [("return", "mean return")] + [("gold", f"mean {measure}")] * bool(measure)
             parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_stderr']:.2g})" for w, name in named]
             said.append(", ".join(parts))
         return values, f"{said[0]} on {len(self.tasks[1])} held-out seeds; before: {said[1]}"

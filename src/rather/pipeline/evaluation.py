@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from rather import renamed
 from rather.config.schema import Config
 from rather.config.toml import mattering
 from rather.core import Task, task_facts
@@ -21,7 +22,12 @@ def identity(config: Config, policy: str, base: tuple[Path | None, Path | None],
     settings, equal digits.
     """
     against = "/".join(fingerprint(path) for path in base if path)
-    asked = {"settings": mattering(config, "eval"), "policy": policy, "base": against, "tasks": [task_facts(t) for t in tasks]}
+    asked = {
+        "settings": renamed.earlier(mattering(config, "eval")),
+        "policy": policy,
+        "base": against,
+        "tasks": [task_facts(t) for t in tasks],
+    }
     if config.judge.kind == "function":
         asked["function"] = config.judge.function
     if any(member.utility == CONCISE for member in config.judge.panel):  # another reader, another evaluation

@@ -112,8 +112,7 @@ class Run(State):
     @exclusive
     def loop(self) -> str | None:
         """Sample, label, train and evaluate, round after round; returns how the last policy did, in words."""
-        result, rounds = None, self.config.loop.rounds
-        first = self.begun  # a round that a later one has come from stays as it is
+        result, rounds, first = None, self.config.loop.rounds, self.begun  # a round that a later one has come from stays as it is
         self.ready(first)
         for number in range(first, rounds):
             if build.asks_first(self.config):

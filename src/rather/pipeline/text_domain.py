@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from rather.config.schema import Config
-from rather.core import Answered, Comparison, LabelLearner, Learner, Policy, RewardModel, Space, Task
+from rather.core import Answered, Comparison, LabelLearner, Learner, Policy, RewardModel, Space, Task, task_facts
 from rather.learners.progress import progress
 from rather.pipeline import build, evaluation
 from rather.pipeline.build import AnyPolicy
@@ -62,7 +61,7 @@ class TextDomain:
         """Digests of the tokenizer and of the prompts."""
         found = {"model.path": self.tokenizer}
         if "data" in sections:
-            asked = json.dumps([asdict(task) for task in build.tasks(self.config)[0]])  # without the model, which measures them
+            asked = json.dumps([task_facts(task) for task in build.tasks(self.config)[0]])  # without the model, which measures them
             found["data.prompts"] = hashlib.sha256(asked.encode()).hexdigest()
         return found
 

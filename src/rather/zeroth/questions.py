@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from rather import renamed
 from rather.config.schema import Config
 from rather.config.toml import mattering
 from rather.core import Answered, Comparison, Judge, Perturbation, Policy, Rate, Sampler, Space, Task, Trajectory
@@ -228,7 +229,7 @@ class Questions:
 
     def weights(self) -> str:
         """Digits that stand for the policy: the numbers that have been moved, and the settings that say what they are."""
-        found = hashlib.sha256(json.dumps(mattering(self.run.config, "zeroth"), sort_keys=True).encode())
+        found = hashlib.sha256(json.dumps(renamed.earlier(mattering(self.run.config, "zeroth")), sort_keys=True).encode())
         for part in self.learner.space.parameters:
             found.update(part.detach().float().cpu().numpy().tobytes())
         return found.hexdigest()
