@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -101,7 +100,7 @@ def _graceful() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a wish that can be asked for; the second one interrupts at once."""
     asked = False
 
-    def note(*_: Any) -> None:
+    def note(*_: object) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
