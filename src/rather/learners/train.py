@@ -151,7 +151,7 @@ def _graceful() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a wish that can be asked for; the second one interrupts at once."""
     asked = False
 
-    def note(*_: Any) -> None:
+    def note(*_: object) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt

@@ -21,22 +21,27 @@ class Domain(Protocol):
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:
         """Training and held-out tasks."""
+        ...
 
     @cached_property
     def tokenizer(self) -> str:
         """Digits that stand for how words become tokens; none where there are no words."""
+        ...
 
     def contents(self, sections: dict[str, dict[str, Any]]) -> dict[str, str]:
         """Digests of what settings in these sections name, by setting."""
+        ...
 
     # Who acts
 
     @cached_property
     def base_policy(self) -> Policy:
         """The policy that a run starts from, which stays what it is."""
+        ...
 
     def base_files(self) -> tuple[Path | None, Path | None]:
         """Where the base policy comes from, and the adapter on it; None where there is none."""
+        ...
 
     def reader(self) -> Policy:
         """The base model, for judges who ask how likely words are.
@@ -44,23 +49,29 @@ class Domain(Protocol):
         Raises:
             ConfigError: there are no words.
         """
+        ...
 
     def restored(self, folder: Path, name: str) -> Policy:
         """The trained policy that `save` wrote to `folder`, under a name."""
+        ...
 
     def perturbable(self, policy: Policy, number: int) -> tuple[Policy, Space]:
         """What zeroth-order optimization moves in round `number`, which begins with `policy`, and the space that it moves in."""
+        ...
 
     def sampler(self, policy: Policy, progress: Callable[[int], None]) -> Sampler:
         """Lets `policy` act."""
+        ...
 
     # What is asked
 
     def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
         """The questions that round `number` still lacks, some at a time."""
+        ...
 
     def draw(self, store: Store) -> None:
         """Have what people need to see drawn in the background, if anything is missing."""
+        ...
 
     def show(self, store: Store) -> None:
         """See `draw`, and wait until there is something to see.
@@ -68,6 +79,7 @@ class Domain(Protocol):
         Raises:
             DataError: nothing can be drawn.
         """
+        ...
 
     def check_shown(self) -> None:
         """Make sure that whoever answers can see the questions.
@@ -75,14 +87,17 @@ class Domain(Protocol):
         Raises:
             ConfigError: a terminal cannot show them.
         """
+        ...
 
     # What learns
 
     def learnable(self, comparison: Comparison) -> bool:
         """Whether the sides of a question differ and fit the policy."""
+        ...
 
     def prepared(self, comparisons: Sequence[Comparison]) -> list[Comparison]:
         """Comparisons of questions that are `learnable`, as they are learned from."""
+        ...
 
     def learner(self, name: str, data: Answered, steps: int, store: Store) -> LabelLearner:
         """What learns from the labels in `data`, for so many steps.
@@ -90,12 +105,15 @@ class Domain(Protocol):
         Raises:
             ConfigError: the learner called `name` does not learn from labels, or not in this domain.
         """
+        ...
 
     def reward_model(self, saved: Path) -> RewardModel:
         """The reward model in a checkpoint."""
+        ...
 
     def reward_fn(self, saved: Path) -> Checker | RewardModel | None:
         """What pays the policy: verifiers, the reward model in the checkpoint `saved`, or nothing but the environment."""
+        ...
 
     def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> Learner:
         """What learns from what `reward_fn` pays, for so many steps, in round `number`, which begins with `policy`."""
@@ -104,12 +122,15 @@ class Domain(Protocol):
 
     def measured(self, policy: Callable[[], Policy]) -> tuple[dict[str, float], str] | None:
         """What policy and base policy come to on held-out tasks, as metrics and in words; None where judges have to compare them."""
+        ...
 
     def twin(self) -> Config | None:
         """The settings of the same run paid by a hand-written reward instead of labels; None where there is none."""
+        ...
 
     def episode(self, policy: Policy) -> tuple[Trajectory, bytes, str] | None:
         """An episode of the policy to look at, as WebP or why it cannot be drawn; None where nothing moves."""
+        ...
 
 
 def domain_of(config: Config, console: Console) -> Domain:

@@ -28,6 +28,7 @@ class InFolder(Protocol):
     @property
     def folder(self) -> Path:
         """The run's folder."""
+        ...
 
 
 S = TypeVar("S", bound=InFolder)

@@ -22,21 +22,27 @@ class Rounds(Protocol):
     @cached_property
     def store(self) -> Store:
         """The preference store."""
+        ...
 
     def policy(self, number: int) -> Policy:
         """The policy at the beginning of round `number`."""
+        ...
 
     def trained(self, number: int) -> bool:
         """Whether the policy of round `number` has begun to learn."""
+        ...
 
     def reward_before(self, number: int) -> ModelJudge | None:
         """The reward model of the round before, if there is one."""
+        ...
 
     def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
         """A question whose sides stand in an order that is drawn at random."""
+        ...
 
     def labels(self, number: int, name: str, among: Collection[int] | None = None) -> Answered:
         """What the learner called `name` learns from in round `number`."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -47,32 +47,41 @@ class Asks(Protocol):
     @cached_property
     def store(self) -> Store:
         """Where questions and answers are."""
+        ...
 
     @property
     def judges(self) -> Sequence[Judge]:
         """Who answers, unless it is people."""
+        ...
 
     @property
     def voters(self) -> list[str]:
         """The judges whose answers count in an evaluation; none is named where all do."""
+        ...
 
     def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
         """A question whose sides stand in an order that is drawn at random."""
+        ...
 
     def have_answered(self, purpose: str) -> None:
         """Have the open questions of a purpose answered."""
+        ...
 
     def evaluation(self, of: str, weights: str) -> str:
         """The purpose of what is asked in an evaluation of the policy with these weights."""
+        ...
 
     def rate(self, values: Sequence[float]) -> Rate:
         """Their mean, with its interval."""
+        ...
 
     def note(self, phase: str, step: int, values: dict[str, float], **words: Any) -> None:
         """Write a line of metrics in place of those of `phase` from `step` on."""
+        ...
 
     def progress(self, title: str, total: int, transient: bool = False) -> AbstractContextManager[Callable[..., None]]:
         """A bar of `total` steps."""
+        ...
 
 
 @dataclass(frozen=True)
