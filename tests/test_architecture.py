@@ -11,7 +11,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 ROOMS = [
     *("core", "losses", "errors", "interrupt", "settings", "store", "kernels", "scale", "data", "verify", "learners", "text", "control"),
-    *("judges", "zeroth", "config", "pipeline", "report", "hacking", "web", "doctor", "cli_store", "cli", "__init__", "__main__"),
+    *("config", "judges", "zeroth", "pipeline", "report", "hacking", "web", "doctor", "cli_store", "cli", "__init__", "__main__"),
 ]
 """In this order: each may import those before it."""
 ROOT = {"core", "losses", "errors", "interrupt", "settings", "doctor", "cli_store", "cli", "__init__", "__main__"}

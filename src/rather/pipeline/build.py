@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -37,8 +37,7 @@ from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
 from rather.verify.functions import load_function
 from rather.verify.verifiers import Check
-from rather.zeroth.spaces.steering import Manner, steering
-from rather.zeroth.spaces.weights import Factors, LowRank, Weights
+from rather.zeroth.spaces import text
 
 AnyPolicy = TextPolicy | ForeignPolicy
 
@@ -114,44 +113,15 @@ def trained_policy(config: Config, start: AnyPolicy, name: str = "policy") -> tu
 
 
 def movable(config: Config, start: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
-    """The start with a space that zeroth-order optimisation moves it in; a steering vector is fitted to what it does with `tasks`.
+    """The start with a space that zeroth-order optimisation moves it in; see `spaces.text.movable`."""
 
-    Raises:
-        ConfigError: the model is not one of rather's own architectures, or the space and its directions do not go together.
-    """
-    if not isinstance(start, TextPolicy):
-        raise ConfigError("zeroth moves rather's own architectures only; take dpo or grpo for this model")
-    z = config.zeroth
-    how = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
-    if z.space == "steering":
-        tokens, some = start.tokens, list(tasks[: max(48, z.size + 1)])
-        prompts = [tokens.cut(tokens.encode_prompt(t.prompt), start.context) for t in some if t.prompt is not None]
-        instructions = [instruction for both in z.contrasts for instruction in both]
-        own, *manners = _manners(config, start, some[:16], ["", *instructions]) if instructions else [Manner((), ())]
-        contrasts = list(zip(manners[0::2], manners[1::2], strict=True))
-        space = steering(start.model, prompts, z.layers, z.size, contrasts, own.answers)
-        space.how = how
-        return TextPolicy(start.model, start.tokens, None, start.temperature, start.name, space)
-    if z.space == "lora":
-        policy, _ = trained_policy(config, start)
+    def own(what: Literal["lora", "full"]) -> TextPolicy:
+        policy = trained_policy(config, start)[0] if what == "lora" else start_policy(config, full=True)
         assert isinstance(policy, TextPolicy)
-        policy.space = Factors(policy.model, "policy", **how)
         return policy
-    policy = start_policy(config, full=True)  # of its own: the start stays what it is
-    assert isinstance(policy, TextPolicy)
-    if z.space == "low_rank" and how:
-        raise ConfigError(f'zeroth.kind is {z.kind!r}; low-rank directions are "gaussian"')
-    policy.space = LowRank(policy.model, z.layers, z.rank) if z.space == "low_rank" else Weights(policy.model, z.names, **how)
-    return policy
 
-
-def _manners(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[Manner]:
-    """With each instruction at the end of the prompts, or none, what the likeliest answers to the tasks are."""
-    greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.rows)
-    found = greedy.sample([instructed(t, i) for i in instructions for t in tasks], 0)
-    rows = [(t.observations.tolist(), t.actions.tolist()) for t in found if t.observations is not None and t.actions is not None]
-    n = len(tasks)
-    return [Manner(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
+    greedy = TextSampler(start, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.rows)
+    return text.movable(config.zeroth, start, tasks, greedy, own)
 
 
 def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) -> TextSampler:
