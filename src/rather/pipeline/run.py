@@ -26,6 +26,7 @@ from rather.judges.best import answers
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
+from rather.learners.learner import reporter
 from rather.learners.metrics import Metrics, mirrors
 from rather.learners.progress import progress
 from rather.learners.train import Feed, Stopped, train
@@ -238,18 +239,8 @@ class Run:
         """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
         t = self.config.train
         with self.progress(f"training {name}", steps) as advance:
-            at = 0
-
-            def report(step: int, values: dict[str, float]) -> None:
-                nonlocal at
-                shown = "  ".join(
-                    f"{k} {values[k]:.3f}" for k in ("loss", "accuracy", "score", "return", "gold", "kl", "log_ratio") if k in values
-                )
-                advance(step - at, f"training {name}  {shown}")
-                at = step
-
             phase, upto, folder = f"train-{name}-{number}", sys.maxsize if open_ else steps, self.checkpoints(number, name)
-            return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, report, feed)
+            return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, reporter(name, advance), feed)
 
     @exclusive
     def evaluate(self, number: int = 0) -> str | None:
