@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import rather
+from rather.config.schema import Zeroth
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import CheckpointError, ConfigError, DataError, ModelError, RatherError, TrainingError
 from rather.learners.dpo_settings import DPOOptions, DPOSettings
@@ -21,6 +22,7 @@ from rather.learners.reward_settings import RewardOptions, RewardSettings
 from rather.learners.settings import Optimization, OptimizationOptions, Sampling, SamplingOptions
 from rather.losses import bradley_terry_loss
 from rather.text.policy import LanguageModel
+from rather.zeroth.order import IN_RUNS, ZerothOptions
 
 ROWS = [{"prompt": f"q {i}", "chosen": "a" * (3 + i % 3), "rejected": "b" * (3 + i % 2)} for i in range(16)]
 QUICK: dict[str, Any] = {"lr": 1e-2, "batch_size": 4, "adapter": rather.LoRA(rank=4)}
@@ -77,11 +79,13 @@ def test_every_public_name_is_there_and_another_one_is_not() -> None:
         (RewardOptions, [RewardSettings, Optimization]),
         (PPOOptions, [PPOSettings, Optimization, Sampling]),
         (GRPOOptions, [GRPOSettings, Optimization, Sampling]),
+        (ZerothOptions, [Zeroth, Sampling]),
     ],
 )
 def test_keyword_arguments_are_the_settings(options: Any, sections: list[Any]) -> None:
-    """`loss` is an argument of DPO by itself, since it may be a function, too."""
-    fields = {name: field.annotation for section in sections for name, field in section.model_fields.items() if name != "loss"}
+    """`loss` is an argument of DPO by itself, since it may be a function, too, and `answers` one of ZerothOrder."""
+    without = {"loss"} if options is DPOOptions else {"answers", *IN_RUNS} if options is ZerothOptions else set()
+    fields = {name: field.annotation for section in sections for name, field in section.model_fields.items() if name not in without}
     assert typing.get_type_hints(options) == fields
     assert sum(len(s.model_fields) for s in sections) == len({n for s in sections for n in s.model_fields}), "no name means two things"
 
@@ -269,6 +273,42 @@ def test_comparisons_come_from_rows_files_and_data_sets(pairs: list[Comparison],
     assert {c.preference for c in pairs} == {0.0, 1.0}, "which side is a was drawn"
     with pytest.raises(DataError, match="item 1 of rows has 'prompt', 'chosen'; needed are prompt, chosen, rejected"):
         rather.comparisons([ROWS[0], {"prompt": "x", "chosen": "y"}])
+
+
+@pytest.mark.parametrize("space", ["steering", "lora"])
+def test_zeroth_order_goes_where_a_judge_wants_it(model: LanguageModel, space: Any, tmp_path: Path) -> None:
+    """With one answer on a side prompt, a and b are words; what is asked adds up to the answers there are."""
+    asked = []
+
+    def judge(prompt: str, a: str, b: str) -> str:
+        asked.append(prompt)
+        scores = [sum(c in "abcdefghijklmnop" for c in x) for x in (a, b)]
+        return "tie" if scores[0] == scores[1] else "a" if scores[0] > scores[1] else "b"
+
+    prompts, shape = [f"x {i}" for i in range(6)], {"max_tokens": 12, "side": 1, "directions": 4}
+    before = model.generate(prompts, max_tokens=12, seed=1)
+    zeroth = rather.ZerothOrder(model, prompts, judge=judge, answers=10, space=space, seed=1, folder=tmp_path, **shape)
+    assert [m["answers"] for m in zeroth] == [4, 4, 2]
+    assert set(asked) <= set(prompts)
+    assert 0 < len(asked) <= 10
+    assert model.generate(prompts, max_tokens=12, seed=1) == before
+    assert any(p.abs().max() > 0 for p in zeroth.parameters)
+    again = rather.ZerothOrder(model, prompts, judge=judge, answers=10, space=space, seed=1, folder=tmp_path, **shape).train()
+    assert all(torch.equal(a, b) for a, b in zip(zeroth.parameters, again.parameters, strict=True))
+    with pytest.raises(ConfigError, match="ZerothOrder has no argument 'direction'; did you mean directions?"):
+        rather.ZerothOrder(model, prompts, judge=judge, direction=4)  # type: ignore[call-arg]
+
+
+def test_a_win_rate_has_its_interval(model: LanguageModel, pairs: list[Comparison]) -> None:
+    sft = rather.SFT(model, [{"prompt": "q", "completion": "aaaa"}] * 4, steps=30, lr=2e-2, batch_size=4, adapter="full").train()
+    rate = rather.win_rate(sft.policy, model, ["q"] * 12, lambda prompt, a, b: float(a.count("a") > b.count("a")), max_tokens=6)
+    assert rate.count == 12
+    assert rate.mean > 0.8
+    assert rate.low < rate.mean <= rate.high
+    same = rather.win_rate(model, model, ["q"] * 12, lambda prompt, a, b: "a", max_tokens=6)
+    assert 0.1 < same.mean < 0.9, "the first side is either's"
+    with pytest.raises(ConfigError, match="^judge is 'me'; give a function"):
+        rather.win_rate(model, model, ["q"], "me")
 
 
 T = Trajectory(Task("f", "1", "x"), "p", "y")

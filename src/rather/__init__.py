@@ -14,16 +14,22 @@ if TYPE_CHECKING:
     from rather.learners.ppo import PPO as PPO
     from rather.learners.settings import LoRA as LoRA
     from rather.learners.sft import SFT as SFT
+    from rather.pipeline.compare import win_rate as win_rate
+    from rather.store.store import Store as Store
     from rather.text.open import load as load
     from rather.text.reward_model import RewardModel as RewardModel
     from rather.verify.functions import batched as batched
+    from rather.zeroth.order import ZerothOrder as ZerothOrder
 
 PLACES = {
-    "comparisons": "data.rows", "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "PPO": "learners.ppo",
-    "RewardModel": "text.reward_model", "SFT": "learners.sft", "batched": "verify.functions", "load": "text.open",
+    "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "PPO": "learners.ppo", "RewardModel": "text.reward_model",
+    "SFT": "learners.sft", "Store": "store.store", "ZerothOrder": "zeroth.order", "batched": "verify.functions",
+    "comparisons": "data.rows", "load": "text.open", "win_rate": "pipeline.compare",
 }  # fmt: skip
 """Where each public name is."""
-__all__ = ["DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardModel", "batched", "comparisons", "control", "load"]
+__all__ = [
+    "DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardModel", "Store", "ZerothOrder", "batched", "comparisons", "control", "load", "win_rate",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

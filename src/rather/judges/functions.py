@@ -14,6 +14,8 @@ ANSWERS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 class FunctionJudge:
     """Asks a function of (prompt, a, b), where a and b are the words of the two sides; a side of several answers is a list of them.
 
+    Where these are answers to different prompts, prompt is the list of those.
+
     It returns "a", "b" or "tie", the probability in [0, 1] that a is better, or None to abstain. It may be async, and
     `rather.batched`: then it gets lists of prompts, of a and of b, and returns a list as long.
     """
@@ -53,8 +55,9 @@ class FunctionJudge:
         return preference
 
 
-def _prompt(comparison: Comparison) -> Prompt:
-    return comparison.a[0].task.prompt or ""
+def _prompt(comparison: Comparison) -> Prompt | list[Prompt]:
+    prompts = [t.task.prompt or "" for t in comparison.a]
+    return prompts[0] if all(prompt == prompts[0] for prompt in prompts) else prompts
 
 
 def _words(side: Sequence[Trajectory]) -> str | list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -141,7 +141,6 @@ def perturbable(config: Config, base: AnyPolicy, tasks: Sequence[Task]) -> TextP
     if z.space == "lora":
         policy, _ = trained_policy(config, base)
         assert isinstance(policy, TextPolicy)
-        policy.space = Factors(policy.model, "policy", **how)
         return policy
     policy = base_policy(config, full=True)  # of its own: the base policy stays what it is
     assert isinstance(policy, TextPolicy)

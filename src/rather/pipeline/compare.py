@@ -1,0 +1,49 @@
+"""Two policies compared from a program."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Unpack
+
+from rather.core import Comparison
+from rather.data.rows import tasks
+from rather.errors import ConfigError
+from rather.judges.given import judge_of
+from rather.learners import common
+from rather.learners.settings import Sampling, SamplingOptions
+from rather.pipeline import rates
+from rather.pipeline.rates import Rate
+from rather.settings import given
+from rather.text.policy import LanguageModel
+
+
+def win_rate(
+    policy: LanguageModel,
+    base: LanguageModel,
+    prompts: str | Sequence[Any],
+    judge: Any,
+    *,
+    answers: int = 1,
+    seed: int = 0,
+    **options: Unpack[SamplingOptions],
+) -> Rate:
+    """How often `judge` prefers the answers of `policy` to those of `base`, with a 95 % interval over the prompts.
+
+    `answers` pairs of answers are compared for each prompt; which of a pair comes first is drawn. `judge` is a function of (prompt, a, b),
+    a reward model or any judge; pairs on which it abstains are left out.
+
+    Raises:
+        ConfigError: an argument is not known, its value is wrong, or there are no prompts.
+        DataError: a prompt cannot be read.
+        JudgeError: the function returned something else than an answer.
+    """
+    (sampling,) = given("win_rate", options, Sampling)
+    asked = [task for task in tasks(prompts) for _ in range(answers)]
+    if not asked:
+        raise ConfigError("prompts is empty or answers is 0; give prompts to compare on")
+    ours, theirs = (who.sampler(sampling).sample(asked, seed + i) for i, who in enumerate((policy, base)))
+    questions = []
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        pair = Comparison((replace(a, policy="policy"),), (replace(b, policy="base"),), key=f"{a.task.key}/{i}")
+        questions.append(pair if common.drawn(seed, pair.key) < 0.5 else pair.swapped())
+    said = zip(questions, judge_of(judge).judge(questions), strict=True)
+    return rates.win_rate([replace(q, preference=p) for q, p in said if p is not None], "policy")
