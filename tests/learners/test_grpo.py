@@ -150,7 +150,7 @@ def test_ten_steps_of_nothing_are_said() -> None:
         warnings.simplefilter("error")
         for _ in range(9):
             assert "loss" not in grpo.step()
-    with pytest.warns(RatherWarning, match=r"all trajectories of each task scored the same.*grpo\.size"):
+    with pytest.warns(RatherWarning, match=r"all trajectories of each task scored the same.*grpo\.group_size"):
         grpo.step()
     assert all(torch.equal(a, b) for a, b in zip(before, grpo.model.parameters(), strict=True))
 

@@ -72,8 +72,8 @@ class Sample(Section):
     max_tokens: int = Field(default=64, description="Longest answer, in tokens.", ge=1)
     temperature: float = Field(default=1.0, description="Temperature of the policy; 0 is greedy.", ge=0)
     top_p: float = Field(default=1.0, description="Keep the most likely tokens up to this total probability.", gt=0, le=1)
-    top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
-    min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
+    top_k: int = Field(default=0, description="Keep that many most likely tokens; 0: all.", ge=0)
+    min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the most likely one.", ge=0, le=1)
     batch_size: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
     contrast: ForLearnersAndSampling[tuple[str, str] | None] = Field(
         default=None, description='Two instructions, "" for none: each answer of a question is drawn with one and kept without.'

@@ -1,4 +1,4 @@
-"""`rather hack`: a run, and for control its twin that is paid by the hand-written reward, watched for reward hacking."""
+"""`rather hack`: a run, and for control its twin that is trained on the hand-written reward, watched for reward hacking."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ def compare(run: Any) -> Path:
     """Take the run through its loop, and its twin if it has one; write the page and return its path.
 
     Raises:
-        ConfigError: nothing measures what is meant.
+        ConfigError: there is no gold reward.
     """
     c = run.config
     if c.train.learner not in ("ppo", "grpo"):
-        raise ConfigError(f'train.learner is "{c.train.learner}"; only ppo and grpo are paid by a proxy that can be hacked')
+        raise ConfigError(f'train.learner is "{c.train.learner}"; only ppo and grpo have a proxy reward that can be hacked')
     if not (c.control.gold or c.hack.gold):
-        raise ConfigError("nothing says what is meant; set control.gold to a name in the environment's info, or hack.gold to a utility")
+        raise ConfigError("there is no gold reward; set control.gold to a name in the environment's info, or hack.gold to a utility")
     sides = []
     if c.control.env and c.train.reward == "labels":
         written = c.model_copy(
@@ -28,9 +28,9 @@ def compare(run: Any) -> Path:
                 "train": c.train.model_copy(update={"reward": "environment", "steps": c.train.steps * c.loop.rounds}),
             }
         )  # fmt: skip
-        sides.append(_watched(type(run)(written, run.console), "paid by the hand-written reward"))
-    title = {"labels": "paid by what was learned from comparisons", "environment": "paid by the hand-written reward"}
-    sides.append(_watched(run, title.get(c.train.reward, f"paid by {c.train.reward}")))
+        sides.append(_watched(type(run)(written, run.console), "trained on the hand-written reward"))
+    title = {"labels": "trained on a reward learned from comparisons", "environment": "trained on the hand-written reward"}
+    sides.append(_watched(run, title.get(c.train.reward, f"trained on the reward of {c.train.reward}")))
     return page.write(run.folder / "hacking.html", c.run.name, sides)
 
 
@@ -47,9 +47,9 @@ def _watched(run: Any, title: str) -> Side:
     for sentence in found:
         console.print(f"[bold red]{sentence}[/bold red]", highlight=False)
     if not found:
-        console.print("[green]no alarm[/green]: what is meant has kept up with what is paid")
+        console.print("[green]no alarm[/green]: the gold reward has kept up with the proxy reward")
     gold = c.control.gold or c.hack.gold
-    side = Side(title, rounds, "what is paid", gold)
+    side = Side(title, rounds, "proxy reward", gold)
     if not c.control.env:
         return side
     episode = run.episode(last)
@@ -59,7 +59,7 @@ def _watched(run: Any, title: str) -> Side:
     evaluated = run.metrics.read(f"eval-{last}")[-1]
     facts = [
         (f"{evaluated['gold_policy']:.2f}", f"{gold} a trajectory"), (f"{evaluated['return_policy']:.0f}", "hand-written reward"),
-        (f"{100 * alarm.one_event(episode.rewards):.0f} %", "of steps paid the same amount"),
+        (f"{100 * alarm.one_event(episode.rewards):.0f} %", "of steps had the same reward"),
     ]  # fmt: skip
     return Side(title, rounds, side.proxy, gold, facts, clip, problem)
 

@@ -67,7 +67,7 @@ class _Credited:
 class PPO:
     """One step: collect trajectories or parts of them, credit their actions by GAE, and update policy and critic on them.
 
-    `source` collects (see `common.Rollouts`). `reward_model` says what actions earn; without one it is what is in the batch. A row with a
+    `source` collects (see `common.Rollouts`). `reward_model` gives the rewards; without one they are those in the batch. A row with a
     NaN there is unjudged and left out; where all are, nothing is learned. `reference` keeps the policy near where it started, and its pass
     over a text gives the critic what it judges by; without one there is no penalty, and the critic judges by the observations.
     `parameters` are the policy's, and the critic's unless it has a rate of its own. `by_hand` computes the gradient where autograd is too

@@ -179,7 +179,7 @@ def fit(config: Config, tokens: Tokens, context: int, tell: Callable[[str], None
 
 
 def verified(config: Config) -> bool:
-    """Whether the policy is paid by verifiers; then they compare it with its start, too."""
+    """Whether the reward is that of verifiers; then they compare the policy with the base policy, too."""
     return config.train.learner in ("ppo", "grpo") and config.train.reward == "verify"
 
 
@@ -328,7 +328,7 @@ def improver(
     reward_fn: Checker | TextReward,
     count: int,
 ) -> PPO | GRPO:
-    """PPO or GRPO for `count` steps, paid by `reward_fn`: its policy acts anew in every step."""
+    """PPO or GRPO for `count` steps on the rewards of `reward_fn`, with new rollouts in every step."""
     c, how = config, optimization(config, config.train.learner, len(tasks), count)
     acting: Any = sampler(c, trained, lambda n: None)
     if isinstance(reward_fn, Checker):

@@ -218,7 +218,7 @@ class ControlRun(Run):
     # What they are made of
 
     def acting(self, number: int) -> Acting:
-        """Who acts in zeroth-order optimization: a copy of the policy, whose net's numbers are moved."""
+        """Who acts in zeroth-order optimization: a copy of the policy, whose net is perturbed."""
         z, policy = self.config.zeroth, self._new_policy(f"{self.config.run.name}@{number}")
         policy.load_state_dict(self.policy(number).state_dict())
         policy.space = ControlSpace(policy, z.names, **({} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}))
@@ -243,7 +243,7 @@ class ControlRun(Run):
         if comparisons:
             model.see([t for c in comparisons for side in (c.a, c.b) for t in side])
         judges = sorted({c.judge for c in data.comparisons}) if self.config.reward.temperatures else []
-        # Centering would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
+        # Centering would say that two good fragments are no better than two bad ones: scores of fragments need no fixed level.
         return Reward(model, data.comparisons, list(model.layers), how, self.config.reward.center or 0.0, judges)
 
     def _reward_fn(self, saved: Path) -> ControlReward | None:

@@ -18,7 +18,7 @@ from rather.scale import ranks
 def compare(run: Any, number: int) -> str | None:
     """Compare the policy with the base model on held-out prompts; returns how it did, in words.
 
-    Its win rate, or where verifiers say what is right its score and that of the start. None while people have not answered yet.
+    Its win rate, or where verifiers say what is right its score and that of the base policy. None while people have not answered yet.
 
     Raises:
         TrainingError: there is no policy, or its verifiers judged nothing.

@@ -257,7 +257,7 @@ class Questions:
             self.run.console.print(f"{advice[0].upper()}{advice[1:]}.", highlight=False)
 
     def weights(self) -> str:
-        """Digits that stand for the policy: the numbers that have been moved, and the settings that say what they are."""
+        """Digits that stand for the policy: the numbers of its space, and the settings that say what they are."""
         found = hashlib.sha256(json.dumps(renamed.earlier(mattering(self.run.config, "zeroth")), sort_keys=True).encode())
         for part in self.learner.space.parameters:
             found.update(part.detach().float().cpu().numpy().tobytes())
@@ -311,5 +311,5 @@ def _alike(question: Comparison) -> bool:
 def _behavior(t: Trajectory) -> Any:
     if t.text is not None:
         return t.text, t.terminated
-    # Of actions beyond the bounds of their space nobody sees a difference: what was shown and paid says what was done.
+    # Of actions beyond the bounds of their space nobody sees a difference: observations and rewards say what was done.
     return np.asarray(t.observations).tobytes(), np.asarray(t.rewards).tobytes()

@@ -167,7 +167,7 @@ class Run:
 
     @exclusive
     def train(self, number: int = 0) -> Path:
-        """Learn from the labels there are, or from what the policy does and is paid for; returns the last checkpoint."""
+        """Learn from the labels there are, or from the policy's rollouts and their rewards; returns the last checkpoint."""
         resume.ready_to_learn(self)
         match self.config.train.learner:
             case "ppo" | "grpo":
@@ -182,7 +182,7 @@ class Run:
         return (live if self.config.judge.kind == "people" else resume).fit(self, number, name)
 
     def _improve(self, number: int) -> Path:
-        """Let the policy act and learn from what it is paid: by verifiers, or by a reward model, which is trained first if need be."""
+        """Train the policy on rewards of its rollouts: of verifiers, or of a reward model, which is trained first if need be."""
         name, labels = self.config.train.learner, self.config.train.reward == "labels"
         stage = resume.last(self.checkpoints(number))
         self.ready(number)
@@ -216,11 +216,11 @@ class Run:
             return build.learner(self.config, name, self.base_policy, trained, parameters, data, steps, advance)
 
     def _reward_fn(self, saved: Path) -> Any:
-        """What pays the policy: the verifiers, or the reward model in the checkpoint `saved`."""
+        """The source of rewards: the verifiers, or the reward model in the checkpoint `saved`."""
         return build.checker(self.config) if build.verified(self.config) else self._saved_reward(saved)
 
     def _reward_before(self, number: int) -> ModelJudge | None:
-        """The reward model of the round before, which knows what it would like to be told; None if there was none."""
+        """The reward model of the round before, which knows where it is unsure; None if there was none."""
         saved = checkpoint.every(self.checkpoints(number - 1, "reward")) if number else []
         return ModelJudge("reward", self._saved_reward(saved[-1]), self.config.train.micro_batch_tokens) if saved else None
 
@@ -228,7 +228,7 @@ class Run:
         return build.saved_reward(self.config, saved, self.base_policy)
 
     def _improver(self, number: int, reward_fn: Any, steps: int) -> Any:
-        """What learns from what `reward_fn` pays, for so many steps."""
+        """What learns from the rewards of `reward_fn`, for so many steps."""
         trained, parameters = self._trainee(number, self.config.train.learner)
         return build.improver(self.config, self.base_policy, trained, parameters, self.tasks[0], reward_fn, steps)
 
@@ -310,7 +310,7 @@ class Run:
         return build.sampler(self.config, policy, advance)
 
     def policy(self, number: int) -> Any:
-        """The policy at the beginning of round `number`: the start, or what the round before ended with."""
+        """The policy at the beginning of round `number`: the base policy, or what the round before ended with."""
         if number == 0:
             return self.base_policy
         last = checkpoint.every(self.checkpoints(number - 1))
@@ -328,7 +328,7 @@ class Run:
     @cached_property
     def _adapted(self) -> tuple[Any, Any]:
         if self.config.train.learner == "zeroth":
-            with self.console.status("finding the numbers that are moved"):
+            with self.console.status("building the space of perturbations"):
                 return build.perturbable(self.config, self.base_policy, self.tasks[0]), []
         if self.config.model.train == "full":  # the base policy must stay what it is
             return build.trained_policy(self.config, build.base_policy(self.config))
