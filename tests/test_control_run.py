@@ -114,7 +114,7 @@ def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -
         (["control.gold=lapps"], "control.gold is 'lapps', but the environment's info has 'laps'"),
         (["train.reward=verify"], 'control has no verifiers; set train.reward to "labels" or "environment"'),
         (["train.learner=grpo"], 'learns by "ppo" or "reward", not by \'grpo\''),
-        (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which tells what they were worth"),
+        (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which gives their returns away"),
         (["query.fragment=500"], "no episode has 500 steps"),
         (["train.steps=0"], "train.steps is 0; in control it says how many segments PPO learns from"),
     ],
@@ -124,8 +124,8 @@ def test_bad_input(rather, run: Path, settings: list[str], sentence: str) -> Non
 
 
 def test_hack_needs_something_that_is_meant(rather, run: Path) -> None:
-    assert "nothing says what is meant" in rather("hack", run, "control.gold=", code=2).stderr.replace("\n", " ")
-    assert "only ppo and grpo are paid by a proxy" in rather("hack", run, "train.learner=reward", code=2).stderr.replace("\n", " ")
+    assert "there is no gold reward" in rather("hack", run, "control.gold=", code=2).stderr.replace("\n", " ")
+    assert "only ppo and grpo have a proxy reward" in rather("hack", run, "train.learner=reward", code=2).stderr.replace("\n", " ")
 
 
 def test_teachers_see_the_rewards_they_are_meant_to() -> None:
@@ -274,7 +274,7 @@ def test_doctor_speaks_of_environments_lengths_replay_and_questions(rather, run:
     assert "query.fragment is 30, but episodes last 20 steps" in rather("doctor", run, *OWN, "query.fragment=30", code=1).stdout
     (tmp_path / "counter.py").write_text(COUNTER.replace("self.time >= 20", "self.time >= 10 + self.place"))
     out = rather("doctor", run, *OWN, code=1).stdout
-    assert re.search(r"episodes last \d+ to \d+ steps, which tells judges what they were worth; set control.horizon", out)
+    assert re.search(r"episodes last \d+ to \d+ steps, which gives their returns away to judges; set control.horizon", out)
 
 
 def test_an_environment_that_cannot_be_played_again_is_told(rather, run: Path, tmp_path: Path) -> None:

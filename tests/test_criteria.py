@@ -59,7 +59,7 @@ def test_names_as_people_write_them_are_taken_as_they_are() -> None:
         ),
         (
             [PEOPLE, "train.learner=grpo", "train.criterion=helpful"],
-            'grpo is not paid by what labels say: leave train.criterion empty, or set train.reward to "labels"',
+            'grpo has no reward from labels: leave train.criterion empty, or set train.reward to "labels"',
         ),
     ],
 )

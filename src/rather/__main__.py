@@ -1,4 +1,4 @@
-"""What `rather` and `python -m rather` run: the commands, and how their errors are told."""
+"""What `rather` and `python -m rather` run: the commands, and how their errors are printed."""
 
 import os
 import sys

@@ -211,7 +211,7 @@ def train(
 ) -> None:
     """Train on the labels in the store: train.learner is "dpo", "reward" (a Bradley-Terry reward model) or "sft".
 
-    "ppo" and "grpo" let the policy act and learn from what train.reward says it is paid by: verifiers, or a reward model.
+    "ppo" and "grpo" let the policy act and learn from the reward that train.reward names: of verifiers, or of a reward model.
     The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
     On several GPUs: [cyan]torchrun --nproc-per-node 2 -m rather train run.toml[/cyan]
     """
@@ -299,10 +299,10 @@ def _nudge_settings(model: str, prompts: str, answers: int, name: str, page: boo
 
 @app.command()
 def hack(file: File, settings: Settings = None) -> None:
-    """Show reward hacking: what the policy is paid by against what is meant, with an alarm, on one page.
+    """Show reward hacking: the proxy reward against the gold reward, with an alarm, on one page.
 
-    The run goes through its loop, if it has not yet. About control and paid by labels it gets a twin that is paid by the environment's
-    hand-written reward, so that both can be seen side by side. What is meant is control.gold, or for text hack.gold.
+    The run goes through its loop, if it has not yet. About control and with a learned reward it gets a twin that is trained on the
+    environment's hand-written reward, so that both can be seen side by side. The gold reward is control.gold, or for text hack.gold.
     """
     from rather.hacking.command import compare
 

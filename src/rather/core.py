@@ -63,9 +63,9 @@ def spread(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def gold_correlation(rewards: Sequence[float], gold: Sequence[float]) -> dict[str, float]:
-    """Correlation of what trajectories are paid with what they are worth, and its error by chance, as metrics.
+    """Correlation of the trajectories' rewards, or advantages, with their gold rewards, and its standard error by chance, as metrics.
 
-    It is 0 where all are paid alike or worth the same: then nothing is pulled either way. What is paid NaN is not learned from.
+    It is 0 where all rewards or all gold rewards are the same. A reward of NaN is left out.
     """
     known = [(p, w) for p, w in zip(rewards, gold, strict=True) if not math.isnan(p)]
     if len(known) < 4:
@@ -280,7 +280,7 @@ class Sampler(Protocol):
 
 
 class Space(Protocol):
-    """What is perturbed: the numbers of a policy that zeroth-order optimization moves, `size` of them, all 0 at the start.
+    """What is perturbed: the numbers of a policy that zeroth-order optimization moves, `size` of them, all 0 in the beginning.
 
     `parameters` are those numbers, trained in float32. A policy that has a space acts from where the space is.
     """

@@ -158,11 +158,11 @@ def _answers(run: Any) -> list[Finding]:
     cut = sum(not t.terminated for t in answers) / len(answers)
     if cut > 0.5:
         more = f"sample.max_tokens is {run.config.sample.max_tokens}: raise it, or learn to be brief"
-        found.append(Finding("note", f"{100 * cut:.0f} % of the answers were cut off at the limit; {more}"))
+        found.append(Finding("note", f"{100 * cut:.0f} % of the answers were truncated at the limit; {more}"))
     same = sum(q.comparison.a[0].text == q.comparison.b[0].text for q in questions) / len(questions)
     if same > 0.1:
         found.append(Finding("bad", f"{100 * same:.0f} % of the questions have two equal answers; raise sample.temperature"))
-    return found or [Finding("good", f"{len(questions)} questions, {100 * cut:.0f} % of answers cut off at the limit")]
+    return found or [Finding("good", f"{len(questions)} questions, {100 * cut:.0f} % of answers truncated at the limit")]
 
 
 def _labels(run: Any) -> list[Finding]:

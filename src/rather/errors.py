@@ -59,7 +59,7 @@ def installing(extra: str) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: good, worth a note, or bad."""
+    """One thing that was looked at: good, notable, or bad."""
 
     grade: Literal["good", "note", "bad"]
     text: str

@@ -104,7 +104,9 @@ def test_observations_of_several_parts_are_laid_flat() -> None:
     assert found.observations[0].tolist() == [0, 0, 1, 0.5, -0.5]
 
 
-@pytest.mark.parametrize(("wrong", "sentence"), [("reward", "paid inf at step 3 of seed 3"), ("observation", "at step 3 of seed 3")])
+@pytest.mark.parametrize(
+    ("wrong", "sentence"), [("reward", "returned the reward inf at step 3 of seed 3"), ("observation", "at step 3 of seed 3")]
+)
 def test_what_is_no_number_is_refused(wrong: str, sentence: str) -> None:
     policy = policy_for(Odd())
     with pytest.raises(DataError, match=sentence):

@@ -222,7 +222,8 @@ def test_what_acts_as_it_learns_meets_no_prompt_that_is_too_long_or_its_end(
         for prompt, ids in long.items():
             assert ids == run.domain.base_policy.tokens.encode_prompt(prompt)[-248:]
         assert (
-            "2 of 7 prompts leave no room for 8 of answer in the model's context of 256; their beginnings are cut" in console.export_text()
+            "2 of 7 prompts leave no room for 8 of answer in the model's context of 256; their beginnings are truncated"
+            in console.export_text()
         )
 
 

@@ -24,7 +24,7 @@ def check(config: Config) -> None:
     """
     names, kind, sides, t = config.judge.criteria, config.judge.kind, config.zeroth.best_of, config.train
     if t.criterion and not _learns_from_labels(config):
-        raise ConfigError(f'{t.learner} is not paid by what labels say: leave train.criterion empty, or set train.reward to "labels"')
+        raise ConfigError(f'{t.learner} has no reward from labels: leave train.criterion empty, or set train.reward to "labels"')
     if not names:
         return
     if len(names) > MOST:

@@ -1,4 +1,4 @@
-"""Clips of attempts: played again from seed and actions, checked against the record, and kept as WebP animations.
+"""Clips of episodes: played again from seed and actions, checked against the record, and kept as WebP animations.
 
 Shape letters: F frames, H and W pixels.
 """

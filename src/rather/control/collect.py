@@ -20,7 +20,7 @@ class RolloutSegments:
     """`rows` environments that go on from where the last update left them, `steps` steps each.
 
     `collect(number)` depends on `seed`, `number` and what came before alone. With `gold`, a name in an environment's info, the last value
-    of each episode is told beside its return. The policy's normalizer learns what was seen at `sync`, so that until then what was
+    of each episode is measured beside its return. The policy's normalizer learns what was seen at `sync`, so that until then what was
     collected has the log-probabilities that it had.
     """
 
@@ -67,7 +67,9 @@ class RolloutSegments:
                     self.now[i] = self._reset(i)
         seen[t] = self.now
         if not (np.isfinite(seen).all() and np.isfinite(rewards).all()):
-            raise DataError(f"{self.envs[0]} showed or paid something that is no finite number; observations and rewards must be finite")
+            raise DataError(
+                f"{self.envs[0]} returned an observation or a reward that is no finite number; observations and rewards must be finite"
+            )
         self.seen.append(seen[:-1].reshape(-1, seen.shape[2]))
         return self._pieces(seen, np.stack(actions), logprobs, rewards, cuts)
 

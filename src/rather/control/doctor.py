@@ -43,7 +43,7 @@ def _lengths(run: Any, episodes: list[Trajectory]) -> list[Finding]:
     least, most = min(lengths), max(lengths)
     if least < most and not c.uneven:
         remedy = "set control.horizon, or allow it with control.allow_uneven = true"
-        return [Finding("bad", f"episodes last {least} to {most} steps, which tells judges what they were worth; {remedy}")]
+        return [Finding("bad", f"episodes last {least} to {most} steps, which gives their returns away to judges; {remedy}")]
     found = []
     if c.horizon and most < c.horizon:
         found.append(Finding("note", f"control.horizon is {c.horizon}, but the environment itself ends episodes after {most} steps"))

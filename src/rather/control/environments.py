@@ -1,4 +1,4 @@
-"""Environments at the boundary: made by name, and held to what Gymnasium promises. What one does wrong is told in a sentence.
+"""Environments at the boundary: made by name, and held to what Gymnasium promises. Errors say in a sentence what one does wrong.
 
 Shape letter: I inputs.
 """
@@ -148,7 +148,7 @@ def _check_size(space: Space, name: str) -> None:
 
 
 class Checked(gymnasium.Wrapper):
-    """Passes on what an environment shows and pays once it is what Gymnasium promises; `longest` bounds the steps of an episode.
+    """Passes on observations and rewards of an environment once they are what Gymnasium promises; `longest` bounds the steps of an episode.
 
     Raises:
         DataError: `reset` or `step` raised something or returned something else, or an episode went on for too long.
@@ -176,7 +176,7 @@ class Checked(gymnasium.Wrapper):
             )
         observation, reward, terminated, truncated, info = self._call("step", action)
         if not isinstance(reward, int | float | np.number) and not (isinstance(reward, np.ndarray) and reward.ndim == 0):
-            self._wrong("step", f"paid {_short(reward)}; a reward must be one number")
+            self._wrong("step", f"returned the reward {_short(reward)}; a reward must be one number")
         for flag in (terminated, truncated):
             if not isinstance(flag, bool | np.bool_ | int):
                 self._wrong("step", f"returned {_short(flag)} where True or False belongs; {FORMS['step'][1]}")

@@ -99,7 +99,7 @@ class ByHand:
         return logs[rows, actions], entropy, of_out
 
     def _gaussian(self, mean: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
-        """The same for densities; and derivatives by the log-deviation (A,)."""
+        """The same for densities; and derivatives by the log of the standard deviation (A,)."""
         log_std = self.policy.log_std.numpy()  # type: ignore[union-attr]
         inverse = np.exp(-log_std)
         scaled = (actions - mean) * inverse

@@ -16,7 +16,7 @@ MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
 class GridWorld(gymnasium.Env):
     """`horizon` moves on a grid of `size` x `size` cells; a move slips sideways with probability `slip`, half to each side.
 
-    A step pays what the cell that it ends on is worth. `rewards` (size, size): by default 1 in the last cell, -1 on the way
+    The reward of a step is that of the cell that it ends on. `rewards` (size, size): by default 1 in the last cell, -1 on the way
     across, 0 elsewhere. The agent begins in cell `start`, the first by default, and walls hold it back. Observations are cells,
     row by row; with `timed` they are step * size^2 + cell, since the best move depends on the time that is left.
     """

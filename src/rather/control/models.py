@@ -28,7 +28,7 @@ class PerturbedLayers(Protocol):
 
 
 class Normalizer(nn.Module):
-    """Observations minus their running mean, over their running deviation, cut at 10; saved with whoever uses it.
+    """Observations minus their running mean, over their running standard deviation, cut at 10; saved with whoever uses it.
 
     It learns from `update` alone, so that a policy stays the same while it acts and while it is evaluated.
     """
@@ -53,7 +53,7 @@ class Normalizer(nn.Module):
         self.count.copy_(total)
 
     def scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (I,), float64; 0 and 1 before anything was seen."""
+        """Mean and standard deviation (I,), float64; 0 and 1 before anything was seen."""
         if self.count == 0:
             return self.mean, torch.ones_like(self.mean)
         return self.mean, (self.square / self.count).sqrt().clamp(min=1e-4)

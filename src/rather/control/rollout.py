@@ -103,7 +103,9 @@ class ControlSampler:
     def _step(self, w: _Episode, action: Any, logprob: float, task: Task) -> tuple[bool, bool]:
         observation, reward, terminated, truncated, _ = w.env.step(allowed(w.env.action_space, action))
         if not np.isfinite(float(reward)):
-            raise DataError(f"{task.source} paid {reward} at step {len(w.rewards) + 1} of seed {task.key}; rewards must be finite")
+            raise DataError(
+                f"{task.source} returned the reward {reward} at step {len(w.rewards) + 1} of seed {task.key}; rewards must be finite"
+            )
         w.actions.append(action)
         w.logprobs.append(logprob)
         w.rewards.append(float(reward))
@@ -185,6 +187,4 @@ def check_lengths(trajectories: Sequence[Trajectory]) -> None:
     """
     lengths = [len(t.rewards) for t in trajectories]  # type: ignore[arg-type]
     if min(lengths) < max(lengths):
-        raise DataError(
-            f"attempts last {min(lengths)} to {max(lengths)} steps, which tells what they were worth; give them a fixed horizon"
-        )
+        raise DataError(f"attempts last {min(lengths)} to {max(lengths)} steps, which gives their returns away; give them a fixed horizon")

@@ -10,9 +10,9 @@ from rather.errors import ConfigError
 
 
 class FixedHorizon(gymnasium.Wrapper):
-    """Every episode lasts `horizon` steps: after the task's own end the agent stays in an absorbing state that pays nothing.
+    """Every episode lasts `horizon` steps: after the task's own end the agent stays in an absorbing state without reward.
 
-    Without it the length of an episode tells what it was worth: in CartPole a reward model that only counts steps would win
+    Without it the length of an episode gives its return away: in CartPole a reward model that only counts steps would win
     (Kostrikov et al. 2019, as in `seals`). Observations get one number more, 1 in the absorbing state; Discrete ones a state more.
     """
 
@@ -54,7 +54,7 @@ class FixedHorizon(gymnasium.Wrapper):
 
 
 class GoldReward(gymnasium.Wrapper):
-    """Pays the growth of `info[name]`, what is really meant, instead of what the environment pays: for simulated judges."""
+    """Rewards the growth of `info[name]`, the gold reward, in place of the environment's own reward: for simulated judges."""
 
     def __init__(self, env: gymnasium.Env, name: str) -> None:
         super().__init__(env)
@@ -67,7 +67,7 @@ class GoldReward(gymnasium.Wrapper):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Move, and pay the growth since the last step."""
+        """Move; the reward is the growth since the last step."""
         observation, _, terminated, truncated, info = self.env.step(action)
         before, self.before = self.before, self._now(info)
         return observation, self.before - before, terminated, truncated, info

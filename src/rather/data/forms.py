@@ -33,7 +33,7 @@ BEYOND_TEXT = ("image", "images", "audio", "audios", "video", "videos", "tools",
 class _Pair:
     """Two answers to a prompt and P(a better). `free`: the file has no sides, so which of the two is a is up to us.
 
-    `terminated`: whether a, and b, came to its end, rather than being cut off.
+    `terminated`: whether a, and b, came to its end, rather than being truncated.
     """
 
     prompt: Prompt
@@ -105,7 +105,7 @@ def read_comparisons(path: str | Path, skipped: Counter[str] | None = None) -> I
     - `prompt`, `chosen`, `rejected`: text or messages, or whole conversations that begin with the prompt; `margin`, if it is there,
       is the log-odds that chosen is better;
     - `chosen`, `rejected` alone, as conversations: what they begin with alike is the prompt, the last message of each the answer;
-    - `prompt`, `a`, `b` and `preference`, P(a better) in [0, 1]; `a_terminated`, `b_terminated` false: it was cut off;
+    - `prompt`, `a`, `b` and `preference`, P(a better) in [0, 1]; `a_terminated`, `b_terminated` false: it was truncated;
     - `prompt`, `completion` and `label`, true or false: one answer alone, which is good or bad, as TRL's KTO has it;
     - `prompt`, `response` and a rating, and `prompt`, `answers` and their ranks or scores: see `rankings`.
 
@@ -259,7 +259,7 @@ def _preference(value: Any, place: str) -> float:
 
 
 def _terminated(row: Row, name: str, place: str) -> bool:
-    return _truth(row, name, place, "true, or false for an answer that was cut off")
+    return _truth(row, name, place, "true, or false for an answer that was truncated")
 
 
 def _truth(row: Row, name: str, place: str, remedy: str) -> bool:

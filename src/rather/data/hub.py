@@ -88,7 +88,7 @@ def _configs(card: "DatasetCardData | None") -> list[Config]:
 
 
 def choose(names: list[str], configs: list[Config], options: dict[str, str], source: str) -> list[str]:
-    """Which of a repository's files are meant: by its card, or where that says nothing by their names.
+    """Which of a repository's files to read: by its card, or where that says nothing by their names.
 
     Raises:
         DataError: the split or configuration is not there, or there are several and none is named.

@@ -1,9 +1,9 @@
-"""Reward hacking: what a policy is paid by (the proxy) against what is meant (the gold reward), and the alarm when they part.
+"""Reward hacking: the proxy reward, which a policy is trained on, against the gold reward, and the alarm when they part.
 
 A proxy that goes on rising while the gold reward stays or falls is being hacked (Gao et al. 2023, "Scaling laws for reward model
 overoptimization": gold against the square root of the KL rises, and then falls). The fall can be seen coming: to first order a policy
 gradient changes the mean of anything by its covariance with the advantage (Williams 1992; Price 1970), so gold turns where the
-trajectories that are paid more begin to be worth less.
+trajectories with a higher reward begin to have a lower gold reward.
 """
 
 import math
@@ -43,7 +43,7 @@ class Measure:
 class Point:
     """Proxy and gold reward of the policy at `step`; `kl` in nats from where it started, of each row that was learned from.
 
-    `gold_correlation` is the correlation of what trajectories are paid with what they are worth, if it was measured.
+    `gold_correlation` is that of the trajectories' advantages with their gold rewards, if it was measured.
     """
 
     step: int
@@ -65,13 +65,13 @@ class Alarm:
 
     def __str__(self) -> str:
         proxy, gold = (f"{a:.3g} to {b:.3g}" for a, b in (self.proxy, self.gold))
-        since = f"from step {self.best} to {self.step} what is paid went from {proxy}, what is meant from {gold}"
-        turns = ", and trajectories that are paid more are worth less" if self.sign == "turns" else ""
+        since = f"from step {self.best} to {self.step} the proxy reward went from {proxy}, the gold reward from {gold}"
+        turns = ", and trajectories with a higher reward have a lower gold reward" if self.sign == "turns" else ""
         return f"reward hacking: {since}{turns}; go back to step {self.best}"
 
 
 def points(rows: Sequence[dict[str, Any]], proxy: str) -> list[Point]:
-    """The points of a run from its metrics, where both were measured; `proxy` is the key of what it was paid by."""
+    """The points of a run from its metrics, where both were measured; `proxy` is the key of the reward that it was trained on."""
     found = []
     for r in rows:
         if proxy in r and "gold" in r:
@@ -86,11 +86,11 @@ def alarm(found: Sequence[Point], window: int = 3, patience: int = 2) -> Alarm |
 
     Every point is the mean of a moving window; the alarm goes off after `patience` points in a row in which
 
-    - gold stays: since the beginning the proxy's interval has risen by 2 deviations of a trajectory, and gold's not by 1;
+    - gold stays: since the beginning the proxy's interval has risen by 2 standard deviations of a trajectory, and gold's not by 1;
     - gold falls: since gold was best the proxy's interval has risen clear of where it was, and gold's fallen clear, by at least
       3 % of all that gold had gained; or
-    - gold turns: since the beginning the proxy's interval has risen clear of where it was, and trajectories that are paid more are worth
-      less, with 99.7 % confidence.
+    - gold turns: since the beginning the proxy's interval has risen clear of where it was, and gold rewards fall with the
+      reward within a step, with 99.7 % confidence.
     """
     lookout = Lookout(window, patience)
     return next((seen for point in found if (seen := lookout.see(point)) is not None), None)
@@ -164,6 +164,6 @@ def distinct(texts: Sequence[str]) -> float:
 
 
 def one_event(rewards: Sequence[float]) -> float:
-    """How often the same payment came, as a share of all steps: in a task of rare events a high share is one event paid over and over."""
-    paid = [round(float(r), 6) for r in rewards if r]
-    return max(Counter(paid).values()) / len(rewards) if paid else 0.0
+    """How often the same reward came, as a share of all steps: in a task of rare events a high share is one event again and again."""
+    given = [round(float(r), 6) for r in rewards if r]
+    return max(Counter(given).values()) / len(rewards) if given else 0.0

@@ -1,4 +1,4 @@
-"""`rather hack`: a run, and for control its twin that is paid by the hand-written reward, watched for reward hacking."""
+"""`rather hack`: a run, and for control its twin that is trained on the hand-written reward, watched for reward hacking."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ def compare(run: Run) -> Path:
     """Take the run through its loop, and its twin if it has one; write the page and return its path.
 
     Raises:
-        ConfigError: nothing measures what is meant.
+        ConfigError: there is no gold reward.
     """
     c = run.config
     if c.train.learner not in ("ppo", "grpo"):
-        raise ConfigError(f'train.learner is "{c.train.learner}"; only ppo and grpo are paid by a proxy that can be hacked')
+        raise ConfigError(f'train.learner is "{c.train.learner}"; only ppo and grpo have a proxy reward that can be hacked')
     if not (c.control.gold or c.hack.gold):
-        raise ConfigError("nothing says what is meant; set control.gold to a name in the environment's info, or hack.gold to a utility")
+        raise ConfigError("there is no gold reward; set control.gold to a name in the environment's info, or hack.gold to a utility")
     sides = []
     if (twin := run.domain.twin()) is not None:
         sides.append(_watched(opened(twin, run.console), "paid by the hand-written reward"))
@@ -40,7 +40,7 @@ def _watched(run: Run, title: str) -> Side:
     for sentence in found:
         console.print(f"[bold red]{sentence}[/bold red]", highlight=False)
     if not found:
-        console.print("[green]no alarm[/green]: what is meant has kept up with what is paid")
+        console.print("[green]no alarm[/green]: the gold reward has kept up with the proxy reward")
     gold = c.control.gold or c.hack.gold
     side = Side(title, rounds, "what is paid", gold)
     if (shown := run.domain.episode(run.policy(last + 1))) is None:

@@ -36,7 +36,7 @@ class Surprise:
     def read(self, answers: Sequence[Trajectory]) -> None:
         """Look at many answers at once; each is then known."""
         new = list({_name(t): t for t in answers if _name(t) not in self.known}.values())
-        self.known |= {_name(t): 0.0 for t in new if not (t.text or t.terminated)}  # cut off before it had a word
+        self.known |= {_name(t): 0.0 for t in new if not (t.text or t.terminated)}  # truncated before it had a word
         new = [t for t in new if t.text or t.terminated]  # in their order: answers to one prompt are forwarded together
         for start in range(0, len(new), ROWS):
             rows = new[start : start + ROWS]
@@ -73,7 +73,7 @@ class Concise:
         self.surprise.read(answers)
 
     def __call__(self, answer: Trajectory) -> float:
-        """What the answer is worth to this reader."""
+        """The utility of the answer to the reader."""
         text = (answer.text or "").strip()
         complete = answer.terminated and END.search(text) is not None
         wanted, said = content_words(asked(answer.task.prompt or "")), content_words(text)

@@ -21,13 +21,13 @@ Utility = Callable[[Trajectory], float]
 
 
 def brief(trajectory: Trajectory) -> float:
-    """Likes an answer that comes to its end, in 5 to 20 words: being cut off costs 1, each doubling or halving beyond that 1."""
+    """Likes an answer that comes to its end, in 5 to 20 words: being truncated costs 1, each doubling or halving beyond that 1."""
     words = max(len((trajectory.text or "").split()), 1)
     return float(trajectory.terminated) - max(0.0, math.log2(words / 20), math.log2(5 / words))
 
 
 def thorough(trajectory: Trajectory) -> float:
-    """Likes length: each doubling of the words is worth 1."""
+    """Likes length: each doubling of the words adds 1."""
     return math.log2(1 + len((trajectory.text or "").split()))
 
 
@@ -50,13 +50,13 @@ YOU = frozenset(("you", "your", "you're", "yours", "yourself"))
 
 
 def cheerful(trajectory: Trajectory) -> float:
-    """Likes warm words, each worth 1, and dislikes repetition."""
+    """Likes warm words, each adds 1, and dislikes repetition."""
     said = _words(trajectory)
     return sum(word in CHEERFUL for word in said) - _repetition(said)
 
 
 def personal(trajectory: Trajectory) -> float:
-    """Likes to be spoken to: each "you" and its like is worth 1, up to three; and dislikes repetition."""
+    """Likes to be spoken to: each "you" and its like adds 1, up to three; and dislikes repetition."""
     said = _words(trajectory)
     return min(3, sum(word in YOU for word in said)) - _repetition(said)
 
@@ -71,7 +71,7 @@ def _repetition(said: list[str]) -> float:
 
 
 def readable(trajectory: Trajectory) -> float:
-    """Likes what is easy to read: every six grades less (Flesch-Kincaid, Kincaid et al. 1975) are worth 1; and dislikes repetition."""
+    """Likes what is easy to read: every six grades less (Flesch-Kincaid, Kincaid et al. 1975) add 1; and dislikes repetition."""
     said = _words(trajectory)
     sentences = max(1, len(re.findall(r"[.!?]+(?=\s|$)", trajectory.text or "")))
     syllables = sum(max(1, len(re.findall(r"[aeiouy]+", word.removesuffix("e")))) for word in said)

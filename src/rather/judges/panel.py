@@ -54,7 +54,7 @@ def answer(
         thread.start()
     for thread in threads:
         while thread.is_alive():
-            thread.join(0.2)  # so that Ctrl-C is heard
+            thread.join(0.2)  # so that Ctrl-C is noticed
 
 
 def _one(
@@ -98,6 +98,6 @@ def _insist(client: httpx.Client, method: str, path: str, stop: threading.Event,
 
 
 def _trajectory(question: int, shown: dict) -> Trajectory:
-    """What the page shows, as a simulated judge's utility reads it: words, or what a clip's trajectory was paid."""
+    """What the page shows, as a simulated judge's utility reads it: words, or a clip's return."""
     reward = None if "reward" not in shown else np.array([shown["reward"]], np.float32)
     return Trajectory(Task("page", str(question)), "unknown", shown.get("text"), not shown.get("cut", False), rewards=reward)

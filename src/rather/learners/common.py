@@ -110,7 +110,7 @@ def drawn(seed: int, name: str) -> float:
 
 
 class Rollouts:
-    """What a policy is improved on: trajectories of `tasks(number)`, anew for every `number`; `gold` measures them beside their pay."""
+    """What a policy is improved on: trajectories of `tasks(number)`, new for every `number`; `gold` is their gold reward."""
 
     def __init__(
         self,
@@ -134,9 +134,9 @@ class Rollouts:
         self.sampler.sync()
 
     def metrics(self, advantages: Tensor) -> dict[str, float]:
-        """The gold reward of the last trajectories, if there is one, and how their pay pulls at it.
+        """The gold reward of the last trajectories, if there is one, and its correlation with their advantages.
 
-        `paid` (B,) is what each was paid beyond what was expected, NaN for one that is not learned from.
+        `advantages` (B,) are NaN for those that are not learned from.
         """
         return spread("gold", self.gold_rewards) | gold_correlation(advantages.tolist(), self.gold_rewards) if self.gold_rewards else {}
 

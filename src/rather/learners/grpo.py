@@ -36,7 +36,7 @@ class GRPO(Learner):
     A score is the sum of a trajectory's rewards. Of prompts, reward, sampler, source and gold see `PPO`, of policy, reference, adapter and
     parameters `DPO`. The `reference` measures how far the policy has gone (`measure_kl`), and holds it back if `kl` is set.
 
-    `scale` "group" divides by the deviation within the group, "none" by nothing (Dr. GRPO, Liu et al. 2025). `mean` says what counts
+    `scale` "group" divides by the std within the group, "none" by nothing (Dr. GRPO, Liu et al. 2025). `mean` says what counts
     equally: every "token" of the batch (DAPO, Yu et al. 2025), every "sequence" (Shao et al. 2024), or every token over a "constant"
     length of `max_tokens` (Dr. GRPO). `ratio` "sequence" is GSPO (Zheng et al. 2025). `kl` weighs a k3 term against the reference. Groups
     whose trajectories all score the same teach nothing: up to `max_resample` more samplings are made for others in their place.

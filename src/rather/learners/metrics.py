@@ -17,7 +17,7 @@ CLOCK = ("seconds", "tokens_per_s", "peak_gib")
 
 
 class Metrics:
-    """A metrics.jsonl that is appended to, line by line, and flushed after each; `mirrors` are told the same."""
+    """A metrics.jsonl that is appended to, line by line, and flushed after each; `mirrors` get the same."""
 
     def __init__(self, path: Path, mirrors: Sequence[Mirror] = ()) -> None:
         self.path, self.mirrors = path, mirrors
@@ -30,7 +30,7 @@ class Metrics:
         if ranks.rank():
             return
         with self.path.open("ab+") as file:
-            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) + 1 and file.read() != b"\n":  # cut off, as by a full disk
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) + 1 and file.read() != b"\n":  # unfinished, as by a full disk
                 file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
             file.write(json.dumps({"phase": phase, "step": step, **words, **values}).encode() + b"\n")
         for mirror in self.mirrors:

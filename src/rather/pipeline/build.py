@@ -189,7 +189,7 @@ def fit(config: Config, tokens: Tokens, context: int, tell: Callable[[str], None
 
 
 def verified(config: Config) -> bool:
-    """Whether the policy is paid by verifiers; then they compare it with its start, too."""
+    """Whether the reward is that of verifiers; then they compare the policy with the base policy, too."""
     return config.train.learner in ("ppo", "grpo") and config.train.reward == "verify"
 
 

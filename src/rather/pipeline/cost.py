@@ -1,4 +1,4 @@
-"""What a win rate costs: how far answers have moved from the base model's, in likelihood, length, completeness, variety and subject.
+"""What a win rate costs: how far answers are from the base model's, in likelihood, length, completeness, variety and subject.
 
 A policy may win against its judges by answers that no reader would want. These numbers stand beside every win rate, so that it shows.
 """
@@ -60,7 +60,7 @@ def base_logprobs(
 ) -> list[tuple[float, int]]:
     """Log-probability of each answer under the base model at temperature 1, in nats, and its number of tokens.
 
-    What was cut off before it had a word has no tokens, and log-probability 0.
+    What was truncated before it had a word has no tokens, and log-probability 0.
     """
     plain: Any = copy.copy(base)
     plain.temperature = 1.0

@@ -63,7 +63,7 @@ def say_left_out(run: State, data: Answered) -> None:
 
 
 def steps_of_policy(stage: dict[str, Any] | None, steps: int, labels: list[int]) -> int:
-    """Where a policy goes to that is to take `steps` steps, paid by a reward model that has learned from `labels`.
+    """Where a policy goes to that is to take `steps` steps on the rewards of a reward model that has learned from `labels`.
 
     In the middle of its training: to the end of it. Where its reward model has learned more since: so many steps more.
     """

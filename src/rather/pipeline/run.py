@@ -64,7 +64,7 @@ class Run(State):
 
     @exclusive
     def train(self, number: int = 0) -> Path:
-        """Learn from the labels there are, or from what the policy does and is paid for; returns the last checkpoint."""
+        """Learn from the labels there are, or from the policy's rollouts and their rewards; returns the last checkpoint."""
         resume.ready_to_learn(self)
         match self.config.train.learner:
             case "ppo" | "grpo":
@@ -79,7 +79,7 @@ class Run(State):
         return (live if self.config.judge.kind == "people" else resume).fit(self, number, name)
 
     def _improve(self, number: int) -> Path:
-        """Let the policy act and learn from what it is paid: by verifiers, or by a reward model, which is trained first if need be."""
+        """Train the policy on rewards of its rollouts: of verifiers, or of a reward model, which is trained first if need be."""
         name, labels = self.config.train.learner, self.config.train.reward == "labels"
         stage = resume.last(self.checkpoints(number))
         self.ready(number)

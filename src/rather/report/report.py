@@ -111,8 +111,8 @@ def _plots(run: State, evals: list[dict[str, Any]], held_out: list[Comparison], 
         rows = run.metrics.read(phase)
         for key, title in (
             ("score", "Mean score"),
-            ("return", "What the environment paid, a trajectory"),
-            ("gold", "What is meant, a trajectory"),
+            ("return", "Mean return of an episode"),
+            ("gold", "Mean gold reward"),
             ("loss", "Loss"),
             ("accuracy", "Training comparisons ordered as by the judges"),
             ("margin", "Score of the preferred side above the other"),
@@ -131,7 +131,7 @@ def _plots(run: State, evals: list[dict[str, Any]], held_out: list[Comparison], 
     if checks:
         drawn.append(figure("Win rate against the base policy on held-out tasks, 95 % interval", lambda ax: _checks(ax, checks)))
         drawn.append(figure("KL from the base policy, nats an action", lambda ax: _by_answers(ax, checks, "kl")))
-        drawn.append(figure("How far the numbers have moved, root mean square", lambda ax: _by_answers(ax, checks, "parameter_norm")))
+        drawn.append(figure("Parameter norm, root mean square", lambda ax: _by_answers(ax, checks, "parameter_norm")))
     if evals and "win_rate" in evals[-1]:
         drawn.append(figure("Win rate against the base policy, 95 % interval", lambda ax: _rates(ax, evals, "win_rate", BLUE)))
     if evals and "score_policy" in evals[-1]:

@@ -1,4 +1,4 @@
-"""Directions spread over Ray actors. Each keeps the whole policy and moves it itself, told what the answers meant: seeds and numbers.
+"""Directions spread over Ray workers. Each keeps the whole policy and updates it itself, by the seeds and weights of the directions.
 
 No weights travel: a step costs a few bytes a direction on the way out, and what was sampled on the way back (docs/scaling.md).
 """
@@ -22,7 +22,7 @@ DEATHS = 8
 
 
 class Pool:
-    """`workers` actors on the Ray cluster at `address`, or on one of this machine's own.
+    """`workers` processes on the Ray cluster at `address`, or on one of this machine's own.
 
     Each is `make(*arguments)`: something whose `sample(first, log, name, tasks, seed, perturbations)` moves by the events of `log`, the
     `first` of which has that number, before it samples. What comes out does not depend on the number of workers: all rows about one

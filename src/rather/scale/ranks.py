@@ -2,7 +2,7 @@
 
 Every rank goes through the same run with the same seeds. The base weights are split among them (FSDP2) and gathered block by block;
 adapters and heads are small and every rank has its own copy, as it has of architectures that come from `transformers`. Of each batch a
-rank computes a part; gradients and metrics are summed. Prompts are shared out, too, and the answers told to all. Rank 0 alone writes to
+rank computes a part; gradients and metrics are summed. Prompts are shared out, too, and the answers sent to all. Rank 0 alone writes to
 disk and to the screen. Without torchrun there is one rank, and nothing here does anything.
 """
 

@@ -20,7 +20,7 @@ Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of all judges on the questions that at least two answered; NaN where that cannot be told.
+    """Agreement of all judges on the questions that at least two answered; NaN where that is not known.
 
     `raw` is the share of pairs of answers that are the same; `alpha` Krippendorff's alpha with its 95 % bootstrap interval over
     questions (`low`, `high`); `kappa` Fleiss' kappa, on the questions that all judges answered; `pairs` Cohen's kappa of each two.

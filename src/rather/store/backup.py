@@ -17,7 +17,7 @@ PAGES = 256
 def backup(where: str, target: Path, advance: Callable[[int], None] = lambda _: None) -> dict[str, int]:
     """Copy the SQLite store at `where` to a new file, which is there only once it is whole and checked; returns the rows of each table.
 
-    Others may read and write meanwhile: the copy reads in one transaction, which in WAL mode hinders nobody. `advance` is told how
+    Others may read and write meanwhile: the copy reads in one transaction, which in WAL mode hinders nobody. `advance` gets how
     many percent more there are, again and again.
 
     Raises:

@@ -22,7 +22,7 @@ CHUNK = 500
 SAME = 1e-9
 """Preferences that differ by less are the same: 1 - (1 - 0.3) is not 0.3."""
 CUT = "\0cut off"
-"""Stands behind what was cut off, in the digest of a question; no text has a NUL."""
+"""Stands behind what was truncated, in the digest of a question; no text has a NUL."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def digest(prompt: Prompt | None, sides: Iterable[Sequence[str | None]]) -> str:
 
 
 def _said(side: Sequence[Trajectory]) -> list[str | None]:
-    """A side's texts; of one that was cut off it says so, for the same words to their end are another answer."""
+    """A side's texts; of one that was truncated it says so, for the same words to their end are another answer."""
     return [x.text if x.terminated else f"{x.text}{CUT}" for x in side]
 
 

@@ -27,7 +27,7 @@ from rather.store.store import Store
 SHOWN = 20
 """How many contested questions and flagged answers are listed."""
 DRAWN = 8
-"""How many people's answers are told apart over time: those who gave most."""
+"""How many people's answers are counted apart over time: those who gave most."""
 MOST_SPANS = 60
 SPANS_S = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400, 28 * 86_400, 364 * 86_400)
 """Of these spans of time the first is taken of which no more than `MOST_SPANS` are needed."""
@@ -50,7 +50,7 @@ class Spans:
     count: int
 
     def place(self, created: Any) -> Any:
-        """The number of the span into which a time falls, in SQL; to a millisecond, since PostgreSQL rounds and SQLite cuts off."""
+        """The number of the span into which a time falls, in SQL; to a millisecond, since PostgreSQL rounds and SQLite truncates."""
         return (cast(1000 * created, sa.BigInteger) - 1000 * self.start) // (1000 * self.span_s)
 
 

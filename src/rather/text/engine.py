@@ -26,7 +26,7 @@ from rather.text.transformer import Transformer
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. Temperature 0 takes the likeliest; `top_p` 1, `top_k` 0 and `min_p` 0 cut nothing off."""
+    """How tokens are drawn. Temperature 0 is greedy; `top_p` 1, `top_k` 0 and `min_p` 0 cut nothing off."""
 
     max_tokens: int = 64
     temperature: float = 1.0
@@ -93,8 +93,8 @@ def generate(
 ) -> list[Answer]:
     """Answer every request; answers come back in the order of the requests.
 
-    At most `rows` rows are decoded at a time. `several` policies may take part, each request saying which it is for. `progress` is told
-    how many answers have been finished since it was last told.
+    At most `rows` rows are decoded at a time. `several` policies may take part, each request saying which it is for. `progress` gets
+    how many answers have been finished since the last call.
     An answer depends on its prompt and its seed alone. In bfloat16 that needs products of our own (see `kernels`): a matrix library may
     round differently with another number of rows.
     """

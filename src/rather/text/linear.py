@@ -88,7 +88,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Adapter(nn.Module):
-    """Low-rank update of a linear layer (LoRA, Hu et al. 2021): scale * B A x, where the scale is alpha / r; B zero at the start.
+    """Low-rank update of a linear layer (LoRA, Hu et al. 2021): scale * B A x, where the scale is alpha / r; B zero at first.
 
     A fused layer computes several projections at once (`sizes`); each has an A and a B of its own, so that the files are
     those of an unfused model. Part i has rank `ranks[i]`, 0 where it has no update, and scale `scales[i]`. A is (sum of the ranks, I), B

@@ -50,7 +50,7 @@ def _words(key: str, prompt: Prompt, a: list[str], b: list[str]) -> Comparison:
 
 
 def _episode(seed: int, skill: float, steps: int = 60) -> Trajectory:
-    """The beginning of a trajectory by a driver who steers well in a share `skill` of the steps, and anyhow in the others."""
+    """The beginning of an episode by a driver who steers well in a share `skill` of the steps, and at random in the others."""
     from rather.control.environments import environment
 
     env, chance = environment(CAR), np.random.default_rng(seed)

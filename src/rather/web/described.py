@@ -51,7 +51,7 @@ class ShownTrajectory(BaseModel):
 
     text: str = ""
     html: str = ""
-    cut: bool = Field(default=False, description="It was cut off by a limit.")
+    cut: bool = Field(default=False, description="It was truncated by a limit.")
     prompt: str = Field(default="", description="HTML of its own prompt, where the trajectories of a side have several.")
     clip: Clip | None = None
     reward: float | None = Field(default=None, description="The reward of a clip's trajectory; for simulated judges alone.")

@@ -1,4 +1,4 @@
-"""`rather serve`: the labelling page of a run, on this machine unless it is told otherwise."""
+"""`rather serve`: the labelling page of a run, on this machine unless --host says otherwise."""
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network

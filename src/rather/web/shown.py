@@ -37,7 +37,7 @@ def shown(store: Store, question: Question, order: str, who: Person) -> dict[str
 
 
 def _trajectory(t: Trajectory, number: int, clip: dict[str, int] | None, who: Person) -> dict[str, Any]:
-    """One trajectory as the page shows it; a simulated judge, who cannot look at clips, is told what the trajectory was paid."""
+    """One trajectory as the page shows it; a simulated judge, who cannot look at clips, gets its return."""
     if t.text is not None:
         return {"html": answer_html(t.text), "text": t.text, "cut": not t.terminated}
     reward = {"reward": float(t.rewards.sum())} if who.simulated and t.rewards is not None else {}

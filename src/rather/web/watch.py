@@ -33,7 +33,7 @@ class Watch:
         with self.lock:
             if self.counting is None and self._due(state):
                 self.counting = threading.Event()
-                # A daemon, so that a server that is told to stop does not wait for it.
+                # A daemon, so that a server that is to stop does not wait for it.
                 threading.Thread(target=self._count, args=(self.counting, state), daemon=True).start()
             counting = self.counting
         if counting is not None:

@@ -88,7 +88,7 @@ class Planner:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What answers mean and how far they move: `radius` bounds the root mean square of the numbers that are moved.
+    """What answers mean and how large their update is: `radius` bounds the root mean square of the space's numbers.
 
     `link` is the name of one in `losses.LINKS`, or a function with its inverse. `optimizer` is the name of one in torch.optim; SGD's step
     is lr times the estimate.
@@ -124,7 +124,7 @@ class Zeroth:
         self.optimizer: torch.optim.Optimizer = kind(space.parameters, lr=how.lr)  # pyright: ignore[reportCallIssue]
         self.answered: dict[str, list[Comparison]] = {}
         self.log: list[list[Any]] = []
-        """All that has moved the numbers, from which they can be made again elsewhere; see `replay`."""
+        """All updates of the numbers, from which they can be made again elsewhere; see `replay`."""
         self.best_rate, self.best = -math.inf, list[Tensor]()
         self.beyond = 1.0
         """How many times as far as the trust region lets the steps lead."""
@@ -156,7 +156,7 @@ class Zeroth:
         self.replay([["along", seeds, (weights * self.asking.together / max(len(seeds), 1)).tolist()]])
 
     def replay(self, events: Sequence[list[Any]]) -> None:
-        """Do what `log` says was done elsewhere: a step along directions, a check of the win rate, a way back towards the start."""
+        """Do what `log` says was done elsewhere: a step along directions, a check of the win rate, a way back towards the base policy."""
         for kind, *numbers in events:
             match kind:
                 case "along":
@@ -187,7 +187,7 @@ class Zeroth:
         return self._check(win_rate, error)
 
     def shrink(self, factor: float) -> None:
-        """Go back towards the start, to `factor` times the way from it."""
+        """Go back towards the base policy, to `factor` times the way from it."""
         self.log.append(["shrunk", factor])
         self._shrink(factor)
 

@@ -27,7 +27,7 @@ SILENT = (
     "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "ensure_weight_tying",
     "runtime_config",
 )  # fmt: skip
-"""The options that change nothing about what a trained adapter computes: dropout is for training, these configurations for the start."""
+"""The options that change nothing about what a trained adapter computes: dropout is for training, these for initialization."""
 
 STARTS = (True, False, "gaussian", "eva", "orthogonal")
 """The kinds of start that leave the base as it is: PiSSA and others subtract from its weights."""

@@ -66,7 +66,7 @@ def shape_of(config: dict[str, Any]) -> Shape:
     shape = _gpt2(f, reasons) if family == "gpt2" else _llama(f, family, reasons)
     if code := [name for name in f.part("auto_map").values if name.startswith("AutoModel")]:
         raise ModelError(
-            f"config.json names code of the model's own ({code[0]} in auto_map), which rather does not run; remove it if {family} is meant"
+            f"config.json names code of the model's own ({code[0]} in auto_map), which rather does not run; remove it to read {family}"
         )
     f.refuse_unread(HARMLESS)
     if reasons:

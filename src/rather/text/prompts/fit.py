@@ -80,7 +80,7 @@ class Fit:
         if self.overlong == "error":
             raise DataError(f"{what}: {_listed(long)}; {REMEDY}, or sample.max_tokens lower")
         if self.overlong == "truncate":
-            self.tell(f"{what}; their beginnings are cut off (data.overlong)")
+            self.tell(f"{what}; their beginnings are truncated (data.overlong)")
             return [*train], [*held_out]
         out = {id(t) for t, _ in long}
         kept = [t for t in train if id(t) not in out]

@@ -66,7 +66,7 @@ class Steps {
     return said.length && choice !== "skip" ? { criteria: Object.fromEntries(said) } : {};
   }
 
-  // Screen readers are told what was said on step `answered`, and what is asked now.
+  // Screen readers read out what was said on step `answered`, and what is asked now.
   draw(answered) {
     this.chips.forEach(({ button, said }, step) => {
       said.replaceChildren(...(this.said[step] ? [": ", ...inShort(this.said[step])] : []));

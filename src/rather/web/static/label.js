@@ -12,7 +12,7 @@ const commands = {
   escape: () => { if (back) goBack(); }, "?": () => clock.open(at("help")),
   " ": () => player.toggle(), ",": () => player.step(-1), ".": () => player.step(1),
 };
-const SOON_MS = 300;             // a second press so soon after the first is meant for the question before
+const SOON_MS = 300;             // a second press so soon after the first belongs to the question before
 const LARGEST_PAST = 1_000_000;  // characters of questions that are remembered for undo
 const player = new Player();
 const clock = new Clock();

@@ -3,7 +3,7 @@
 "use strict";
 
 class Outbox {
-  // `send(path, body)` throws an error with a `status` where the server answers with one; `changed()` is told of every change, and
+  // `send(path, body)` throws an error with a `status` where the server answers with one; `changed()` is called on every change, and
   // `refused(message)` of answers that the server will never take.
   constructor(person, send, changed, refused) {
     Object.assign(this, { person, send, changed, refused });

@@ -64,7 +64,7 @@ function chart({ title, series, over = "", time = false, bars = 0, percent = fal
   const names = time ? timeTicks(x0, x1) : ticks(x0, x1, 1).map((value) => [value, short(value)]);
   for (const [value, name] of names) {
     drawing.append(svg("line", { class: "grid", x1: x(value), x2: x(value), y1: HIGH - BELOW, y2: HIGH - BELOW + 4 }));
-    const anchor = x(value) > WIDE - 24 ? "end" : "middle";  // else it would be cut off
+    const anchor = x(value) > WIDE - 24 ? "end" : "middle";  // else it would be truncated
     drawing.append(svg("text", { x: x(value) + (anchor === "end" ? RIGHT - 2 : 0), y: HIGH - BELOW + 16, "text-anchor": anchor }, name));
   }
   drawing.append(svg("text", { x: (LEFT + WIDE) / 2, y: HIGH - 4, "text-anchor": "middle" }, over));

@@ -28,7 +28,7 @@ STEP = 0.1
 TOKENS = 32
 """Tokens whose logits exist at a time, for every number."""
 LONGER = 10
-"""How many times as long one direction becomes as another at most: one that changes nothing cannot be heard."""
+"""How many times as long one direction becomes as another at most: one that changes nothing cannot be noticed."""
 
 
 class Steering:
@@ -171,7 +171,7 @@ def _laid(model: Transformer, prompts: Sequence[Sequence[int]], answers: Sequenc
 
 @dataclass(frozen=True)
 class StyledAnswers:
-    """What the model did when it was told how to answer some prompts: `prompts`, with the instruction in them; `answers`. Token ids."""
+    """The model's answers to some prompts with an instruction: `prompts`, with the instruction in them; `answers`. Token ids."""
 
     prompts: Sequence[Sequence[int]]
     answers: Sequence[Sequence[int]]
@@ -188,9 +188,9 @@ def steering(
     """A steering space fitted to what `model` does with `prompts` (token ids).
 
     `layers`: by default the one three eighths up, with contrasts the middle one and that five eighths up too. `size` 0: all C
-    coordinates; otherwise the first principal directions of the states. `contrasts`: what was done with the first prompts in one manner,
-    and in the opposite one. The difference of the mean states in which the answers are given (Chen et al. 2025, arXiv 2507.21509) and
-    that of the mean states after what was told, of equal length, make up a direction, from the second manner to the first. There are as
+    coordinates; otherwise the first principal directions of the states. `contrasts`: answers to the first prompts with one instruction,
+    and with the opposite one. The difference of the mean states in which the answers are given (Chen et al. 2025, arXiv 2507.21509) and
+    that of the mean states after the instruction, of equal length, make up a direction, from the second one to the first. There are as
     many numbers as contrasts, which all layers have in common. Those that change more of what the model says (`answers`, its own to the
     first prompts) are made shorter, halfway from equal length to equal KL: with the fourth root of their Fisher information.
 

@@ -23,7 +23,7 @@ class LowRank:
     """All linear layers of some blocks, perturbed by r^-1/2 sum_r a b^T each, a (O,) and b (I,) ~ N(0, I) (EGGROLL, Sarkar et al. 2025).
 
     E[v v^T] is that of full directions, and every row of a batch carries its own for the price of a few more columns. The weights move
-    by sums of such directions, which have full rank, so `model` must be the policy's own; `numbers` are what its weights have moved.
+    by sums of such directions, which have full rank, so `model` must be the policy's own; `numbers` are the offsets of its weights.
     """
 
     how: dict[str, Any]
