@@ -1,6 +1,7 @@
 """Pendulum learns to stand up from 75 comparisons of 1.25-second fragments; the environment's own reward plays no part.
 
 python examples/control_from_comparisons.py [rounds] [comparisons a round] [environment steps a round]
+Expect a mean return of about -160 in the end (untrained: -1170), in 45 seconds of CPU time.
 """
 
 import sys

