@@ -41,6 +41,13 @@ def test_the_readme_names_the_two_commands_and_no_file_that_is_not_there() -> No
         assert (ROOT / name).exists(), name
 
 
+def test_the_readme_is_short_and_the_citation_names_the_version() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 100
+    version = re.search('^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version
+    assert f"\nversion: {version[1]}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_no_machine_path_in_the_tree() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert listed
@@ -50,9 +57,9 @@ def test_no_machine_path_in_the_tree() -> None:
             assert "/work/" + "main" not in path.read_text(), name
 
 
-def test_the_readme_states_the_headlines_as_they_were_measured() -> None:
+def test_the_benchmarks_state_the_headlines_as_they_were_measured() -> None:
     rows = json.loads((ROOT / "bench/results/headlines.json").read_text())
-    lines = (ROOT / "README.md").read_text().splitlines()
+    lines = [line for page in ("README.md", "docs/benchmarks.md") for line in (ROOT / page).read_text().splitlines()]
     stated = {name: line for name in rows for line in lines if f"`{name}`" in line}
     assert stated.keys() == rows.keys()
     for name, row in rows.items():

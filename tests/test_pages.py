@@ -15,11 +15,12 @@ from rather.cli import app
 from rather.config import toml
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [block for name, block in found if re.fullmatch(language, name)]
 
 
 RUN = [page for page in PAGES if blocks(page, "sh")]
@@ -27,7 +28,7 @@ RUN = [page for page in PAGES if blocks(page, "sh")]
 
 def commands(page: Path) -> list[list[str]]:
     """Each call of `rather` in a page's blocks and in its sentences, as its arguments."""
-    lines = [line for block in blocks(page, "(?:sh|console)?") for line in block.splitlines()]
+    lines = [line for block in blocks(page, "(?:sh|console)?") for line in block.replace("\\\n", " ").splitlines()]
     lines += re.findall(r"`(rather [^`]+)`", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE))
     parts = [shlex.split(part, comments=True) for line in lines if "rather " in line for part in re.split(r"&&|[>|]", line)]
     return [words[1:] for words in parts if words[:1] == ["rather"]]
