@@ -206,7 +206,7 @@ class GRPO(Section):
 
 
 class Zeroth(Section):
-    """Zeroth-order optimisation: perturb the policy, ask which behaves better, move; see docs/zeroth.md."""
+    """Zeroth-order optimisation: perturb the policy, ask which behaves better, move; see docs/concepts/zeroth-order.md."""
 
     answers: Free[int] = Field(default=120, description="Answers in all, those about held-out tasks aside.", ge=1)
     directions: int = Field(default=8, description="Fresh directions an update.", ge=1)
@@ -282,7 +282,7 @@ class Query(Section):
 class Check(Section):
     """One verifier."""
 
-    kind: str = Field(description="number, boxed, pattern, schema, code, python or reasoning_gym; see docs/rlvr.md.")
+    kind: str = Field(description="number, boxed, pattern, schema, code, python or reasoning_gym; see docs/guides/verifier.md.")
     weight: float = Field(default=1.0, description="Weight of its score among the others'.", ge=0)
     tolerance: float = Field(default=0.0, description="number: relative error that still counts as right.", ge=0)
     pattern: str = Field(default="", description="pattern: a regular expression; its group `answer` must hold the task's answer.")
@@ -316,7 +316,7 @@ class Reward(Section):
 
 
 class Scale(Section):
-    """Zeroth-order optimisation on several processes or machines, through Ray; see docs/scaling.md."""
+    """Zeroth-order optimisation on several processes or machines, through Ray; see docs/guides/many-machines.md."""
 
     workers: int = Field(default=0, description="Processes that directions are spread over, one core each; 0: none but this one.", ge=0)
     address: str = Field(default="", description='A Ray cluster, such as "ray://head:10001" or "auto"; empty: one on this machine.')

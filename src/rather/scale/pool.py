@@ -1,6 +1,6 @@
 """Directions spread over Ray actors. Each keeps the whole policy and moves it itself, told what the answers meant: seeds and numbers.
 
-No weights travel: a step costs a few bytes a direction on the way out, and what was sampled on the way back (docs/scaling.md).
+No weights travel: a step costs a few bytes a direction on the way out, and what was sampled on the way back (docs/guides/many-machines.md).
 """
 
 import logging
