@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 import common
+from fixed import fixed
 from rather.core import Comparison, Perturbation, Task, Trajectory
-from rather.learners.common import WITHOUT_GRADIENT, Attempts, Optimisation, in_parts
+from rather.learners.common import WITHOUT_GRADIENT, Attempts, in_parts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
 from rather.text import engine, lora
@@ -217,7 +218,7 @@ class Bench:
         """Steps of 8 groups of 8, all weights trained: as fast as can be, and in little memory."""
         trained, w = made(self.shape, self.on, True), self.work
         tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(w.groups)]
-        parameters, how = list(trained.model.parameters()), Optimisation(100, lr=1e-6, micro_batch_tokens=9216)  # four groups
+        parameters, how = list(trained.model.parameters()), fixed(100, lr=1e-6, micro_batch_tokens=9216)  # four groups
         source = Attempts(trained, Paid(trained, w.answer), lambda n: [t for t in tasks for _ in range(w.rows // w.groups)], 0)
         learner = GRPO(trained, source, parameters, how, Group())
         self.note("GRPO step, 8 x 8", learner.step)
@@ -240,9 +241,9 @@ class Bench:
 
         tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(pairs)]
         asked = [Comparison(side(t), side(t), preference=1.0, key=t.key) for t in tasks]
-        how = Optimisation(100, lr=1e-6, micro_batch_tokens=12288, batch_size=pairs)  # all of them
+        how = fixed(100, lr=1e-6, micro_batch_tokens=12288, batch_size=pairs)  # all of them
         for name, when in (("DPO step, reference in it", "each"), ("DPO step, reference before", "once")):
-            learner = DPO(trained, reference, asked, parameters, how, when=when)  # type: ignore[arg-type]
+            learner = DPO(trained, asked, reference, parameters, **how, when=when)  # type: ignore[arg-type]
             self.note(name, learner.step, 11)
             learner.stepper.step = partial(forget, parameters)  # type: ignore[method-assign]
             self.note(f"{name}, no optimiser", learner.step, 11)

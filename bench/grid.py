@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 import common
+from fixed import fixed
 from rather.control.environments import inputs
 from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy
 from rather.core import Batch, Comparison, Perturbation, Task, Trajectory, perturbed, row_seed
-from rather.learners.common import Attempts, Optimisation
+from rather.learners.common import Attempts
 from rather.learners.ppo import PPO, Clip
 from rather.losses import LINKS
 from rather.zeroth.first_order import FirstOrder
@@ -262,7 +263,7 @@ def improved(grid: Grid, weights: np.ndarray) -> None:
             p.zero_()
         table = grid.space.start["net.layers.0"]
         grid.space.start["net.layers.0"] = policy.net.layers[0].data  # the grid acts by what PPO moves
-    how = Optimisation(steps=1, batch_size=320, lr=PPO_RATE, max_grad_norm=10.0, seed=grid.number)
+    how = fixed(steps=1, batch_size=320, lr=PPO_RATE, max_grad_norm=10.0, seed=grid.number)
     source, settings = Attempts(policy, grid, lambda _: TASKS, grid.number), Clip(kl=0.0)
     reward_model = Visits(torch.tensor(weights, dtype=torch.float32))
     ppo = PPO(policy, critic, source, [*policy.parameters(), *critic.parameters()], how, settings, reward_model)

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 import common
+from fixed import fixed
 from rather.control.environments import environment, inputs
 from rather.control.models import ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, fragments
 from rather.core import Comparison, Task, Trajectory
 from rather.judges.known import SimulatedJudge, total_reward
-from rather.learners.common import Optimisation
 from rather.learners.reward import Reward
 
 SEEDS = range(10)
@@ -39,9 +39,9 @@ def learn(seed: int, answered: list[Comparison], judges: list[str]) -> tuple[Con
     env = environment(NAME)
     model = ControlReward(inputs(env), env.action_space, 1, (64, 64), seed)
     model.see([t for c in answered for t in (*c.a, *c.b)])
-    how = Optimisation(EPOCHS * len(answered) // 15, 15, 3e-4, seed=seed, micro_batch_tokens=10**6)
-    learner = Reward(model, answered, list(model.layers), how, 0.0, judges)
-    for _ in range(how.steps):
+    how = fixed(EPOCHS * len(answered) // 15, 15, 3e-4, seed=seed, micro_batch_tokens=10**6)
+    learner = Reward(model, answered, list(model.layers), center=0.0, temperatures=bool(judges), **how)
+    for _ in range(how["steps"]):
         learner.step()
     return model, learner.temperatures()
 

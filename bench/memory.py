@@ -43,7 +43,7 @@ steps = 1
 [reward]
 held_out = 0.0
 [ppo]
-epochs = 1
+update_epochs = 1
 """
 PAID = ["train.reward=model", "judge.checkpoint=runs/run/checkpoints/reward-0/step-000001"]
 

@@ -6,14 +6,16 @@ import numpy as np
 import torch
 
 import common
+from fixed import fixed
 from rather.core import Comparison, Task, Trajectory
-from rather.learners.common import Attempts, Optimisation
+from rather.learners.common import Attempts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO, Group
 from rather.learners.ppo import PPO, Clip
 from rather.learners.reward import Reward
 from rather.text import engine, load
-from rather.text.policy import TextCritic, TextReward, TextSampler
+from rather.text.policy import TextCritic, TextSampler
+from rather.text.reward_model import RewardModel
 
 BLOCKS = 5
 """Of 30 blocks those that PPO's reward model adapts: the last, so that it and the reference see a text in one pass below them."""
@@ -64,7 +66,7 @@ elif task == "grpo":
         chosen = range(number * common.GROUPS, (number + 1) * common.GROUPS)
         return [Task("bench", str(i), prompts[i]) for i in chosen for _ in range(common.SIZE)]
 
-    how = Optimisation(100, lr=1e-6, micro_batch_tokens=1280)  # two groups
+    how = fixed(100, lr=1e-6, micro_batch_tokens=1280)  # two groups
     learner = GRPO(policy, Attempts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
     clock = common.Clock().time(learner.step)
     tokens = common.GROUPS * common.SIZE * common.NEW
@@ -74,22 +76,22 @@ elif task == "ppo":  # the reward model is an adapter on the frozen start, which
     tasks = [Task("bench", str(i), prompt) for i, prompt in enumerate(prompts)]
     start = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0, False)
     judged, _ = load.with_adapter(start, "reward", 16, 32.0, 0, BLOCKS)
-    critic, model = TextCritic(start.width, start.device, 0), TextReward(judged, 1, 0)
+    critic, model = TextCritic(start.width, start.device, 0), RewardModel(judged, 1, 0, parameters=[])
     sampler = TextSampler(policy, engine.Sampling(common.NEW), common.EPISODES)
     source = Attempts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
-    how = Optimisation(100, common.EPISODES, lr=1e-6, micro_batch_tokens=3072)  # half of them
+    how = fixed(100, common.EPISODES, lr=1e-6, micro_batch_tokens=3072)  # half of them
     learner = PPO(policy, critic, source, load.parameters(policy), how, Clip(epochs=1, critic_lr=1e-3), model, start)
     clock = common.Clock().time(learner.step)
     tokens = common.EPISODES * common.NEW
 else:
-    how = Optimisation(100, common.PAIRS, lr=1e-6, micro_batch_tokens=1536)  # all of them
+    how = fixed(100, common.PAIRS, lr=1e-6, micro_batch_tokens=1536)  # all of them
     asked, parameters = comparisons(common.PAIRS * 4), load.parameters(policy)
     if task == "dpo":  # as in TRL's default, the reference is scored in every step; it is a copy of the start
         reference = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0)
-        learner = DPO(policy, reference, asked, parameters, how, when="each")
+        learner = DPO(policy, asked, reference, parameters, **how, when="each")
     else:
-        model = TextReward(policy, 1, 0)
-        learner = Reward(model, asked, [*parameters, model.heads], how)
+        model = RewardModel(policy, 1, 0, parameters=[])
+        learner = Reward(model, asked, [*parameters, model.heads], **how)
     clock = common.Clock().time(learner.step)
     tokens = common.PAIRS * 2 * (common.PROMPT + common.ANSWER)
 name = f"rather {variant}" + f", reward model on {BLOCKS} of 30 blocks" * (task == "ppo")

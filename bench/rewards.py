@@ -30,9 +30,9 @@ def ours(seed: int, members: int) -> float:
     import gymnasium
     import torch
 
+    from fixed import fixed
     from rather.control.models import ControlReward
     from rather.core import Comparison, Task, Trajectory
-    from rather.learners.common import Optimisation
     from rather.learners.reward import Reward
 
     torch.set_num_threads(1)
@@ -46,9 +46,7 @@ def ours(seed: int, members: int) -> float:
     start = time.process_time()
     model.see(sides)
     steps = EPOCHS * COUNT // BATCH
-    learner = Reward(
-        model, comparisons, list(model.layers), Optimisation(steps, BATCH, 1e-3, micro_batch_tokens=10**6, seed=seed), centre=0.0
-    )
+    learner = Reward(model, comparisons, list(model.layers), fixed(steps, BATCH, 1e-3, micro_batch_tokens=10**6, seed=seed), centre=0.0)
     for _ in range(steps):
         learner.step()
     return time.process_time() - start

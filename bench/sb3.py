@@ -26,13 +26,13 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     """CPU seconds of training, and returns of 20 attempts with the likeliest actions."""
     import torch
 
+    from fixed import fixed
     from rather.control.collect import Stretches
     from rather.control.environments import environment, inputs
     from rather.control.gradients import ByHand
     from rather.control.models import ControlCritic, ControlPolicy
     from rather.control.rollout import ControlSampler
     from rather.core import Task
-    from rather.learners.common import Optimisation
     from rather.learners.ppo import PPO, Clip
 
     torch.set_num_threads(1)
@@ -42,7 +42,7 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     rows = t["envs"] * t["stretch"]
     rounds = -(-t["steps"] // rows)
     schedule = "linear" if t["fade"] else "constant"
-    how = Optimisation(
+    how = fixed(
         rounds * t["epochs"] * (rows // t["batch"]), t["batch"], t["lr"], schedule=schedule, max_grad_norm=0.5, eps=1e-5, micro_batch_tokens=rows,
         seed=seed,
     )  # fmt: skip

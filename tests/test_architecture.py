@@ -10,11 +10,11 @@ SOURCE = Path(__file__).parent.parent / "src" / "rather"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 ROOMS = [
-    *("core", "losses", "errors", "interrupt", "store", "kernels", "config", "scale", "data", "text", "control", "verify", "learners"),
-    *("judges", "zeroth", "pipeline", "report", "hacking", "web", "doctor", "cli_store", "cli", "__init__", "__main__"),
+    *("core", "losses", "errors", "interrupt", "settings", "store", "kernels", "scale", "data", "verify", "learners", "text", "control"),
+    *("judges", "zeroth", "config", "pipeline", "report", "hacking", "web", "doctor", "cli_store", "cli", "__init__", "__main__"),
 ]
 """In this order: each may import those before it."""
-ROOT = {"core", "losses", "errors", "interrupt", "doctor", "cli_store", "cli", "__init__", "__main__"}
+ROOT = {"core", "losses", "errors", "interrupt", "settings", "doctor", "cli_store", "cli", "__init__", "__main__"}
 OPEN = [{"pipeline.control_run", "pipeline.run", "pipeline.nudge"}]
 """Circles that are still to be opened."""
 ONLY_IN = {
@@ -149,7 +149,7 @@ def test_the_text_engine_stays_small() -> None:
         said = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
         told = {line for n in said for line in range(n.lineno, (n.end_lineno or n.lineno) + 1)}
         count += sum(bool(line.strip()) and i not in told for i, line in enumerate(text.splitlines(), 1))
-    assert 1000 < count < 1750
+    assert 1000 < count < 1950
 
 
 def test_the_picture_of_the_rooms_is_as_the_code() -> None:

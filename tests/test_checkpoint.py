@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from rather.errors import CheckpointError
-from rather.pipeline import checkpoint
-from rather.pipeline.metrics import CLOCK, Metrics
+from rather.learners import checkpoint
+from rather.learners.metrics import CLOCK, Metrics
 
 SCRIPT = """
 import sys, time
@@ -21,27 +21,27 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from learners.test_learners import comparisons
-from rather.pipeline.checkpoint import Lineage
-from rather.learners.common import Optimisation
+from rather.learners.checkpoint import Lineage
+from fixed import fixed
 from rather.learners.dpo import DPO
 from rather.learners.reward import Reward
-from rather.pipeline.metrics import Metrics
+from rather.learners.metrics import Metrics
 from rather.text import load
-from rather.text.policy import TextReward
-from rather.pipeline.train import train
+from rather.text.reward_model import RewardModel
+from rather.learners.train import train
 
 model, folder, kind, pause = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], float(sys.argv[4])
 full = kind == "dpo-full"
 dtype = torch.bfloat16 if kind == "dpo-bfloat16" else torch.float32
 start = load.policy(model, torch.device("cpu"), dtype, full, 1.0)
 trained, parameters = (start, load.parameters(start)) if full else load.with_adapter(start, "policy", 4, 8.0, 0)
-how = Optimisation(12, 4, lr=1e-2, warmup=2, schedule="cosine")
+how = fixed(12, 4, lr=1e-2, warmup=2, schedule="cosine")
 if kind == "reward":
-    reward = TextReward(trained, 2, 0)
+    reward = RewardModel(trained, 2, 0, parameters=[])
     each = [c.__class__(c.a, c.b, c.preference, c.key, "ab"[i % 2]) for i, c in enumerate(comparisons(10))]
-    learner = Reward(reward, each, [*parameters, reward.heads], how, judges=["a", "b"])
+    learner = Reward(reward, each, [*parameters, reward.heads], **how)
 else:
-    learner = DPO(trained, start, comparisons(10), parameters, how)
+    learner = DPO(trained, comparisons(10), start, parameters, **how)
 step = learner.step
 def slow():
     time.sleep(pause)

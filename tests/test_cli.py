@@ -138,7 +138,7 @@ def test_verifiers_that_raise_on_every_answer_end_the_run(rather: Rather, run: P
     (tmp_path / "mine.py").write_text("def broken(text, answer):\n    return text['answer']\n")
     with run.open("a") as file:
         file.write('[verify]\npatience = 2\nchecks = [{ kind = "python", function = "mine:broken" }]\n')
-    done = rather("train", run, f"train.learner={learner}", "train.steps=30", "ppo.answers=4", code=2)
+    done = rather("train", run, f"train.learner={learner}", "train.steps=30", "ppo.rollout_batch_size=4", code=2)
     assert "nothing was judged in 2 steps in a row: python: raised TypeError: string indices must be integers" in done.stderr
     assert "easier" not in done.stderr + done.stdout
     rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
@@ -169,7 +169,7 @@ def test_an_evaluation_that_verifies_nothing_says_why_and_goes_on_once_that_is_m
     (tmp_path / "mine.py").write_text(VOWELS)
     with run.open("a") as file:
         file.write('[verify]\nchecks = [{ kind = "python", function = "mine:share" }]\n')
-    settings = ("train.learner=ppo", "train.steps=1", "ppo.answers=4")
+    settings = ("train.learner=ppo", "train.steps=1", "ppo.rollout_batch_size=4")
     rather("train", run, *settings)
     (tmp_path / "mine.py").write_text("def share(text, answer):\n    return text['answer']\n")
     said = "nothing was judged in the evaluation: python: raised TypeError: string indices must be integers"
@@ -204,7 +204,7 @@ def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) ->
 
 
 def test_ppo_on_a_reward_model_learnt_from_the_labels(rather: Rather, run: Path, tmp_path: Path) -> None:
-    settings = ("train.learner=ppo", "train.reward=labels", "train.steps=3", "ppo.answers=8", "train.epochs=4")
+    settings = ("train.learner=ppo", "train.reward=labels", "train.steps=3", "ppo.rollout_batch_size=8", "train.epochs=4")
     out = rather("loop", run, *settings).stdout
     assert "orders held-out questions right" in out
     assert "Win rate against the starting model" in out

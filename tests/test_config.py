@@ -90,10 +90,8 @@ def test_what_train_says_is_how_a_learner_optimises() -> None:
         "steps": 7, "batch_size": 3, "lr": 0.5, "warmup": 2, "schedule": "cosine", "weight_decay": 0.25, "max_grad_norm": 0.125,
         "micro_batch_tokens": 99,
     }  # fmt: skip
-    found = build.optimisation(Config.model_validate({"train": said, "run": {"seed": 5}}), "dpo", 100)
-    assert {key: getattr(found, key) for key in said} == said
-    assert found.seed == 5
-    assert found.eps == 1e-8
+    found = build.optimization(Config.model_validate({"train": said, "run": {"seed": 5}}), "dpo", 7)
+    assert found.items() >= (said | {"seed": 5}).items()
 
 
 def test_an_example_that_is_not_there_names_those_that_are() -> None:

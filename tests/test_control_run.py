@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rather.core import Label
-from rather.pipeline.metrics import CLOCK
+from rather.learners.metrics import CLOCK
 from rather.store import Store
 from rather.store.clips import facts
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from rather.config import toml
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import CheckpointError, ConfigError, TrainingError
+from rather.learners import checkpoint
 from rather.learners.common import Pairs
-from rather.pipeline import checkpoint
 from rather.pipeline.run import Run, opened
 from rather.store import Store
 

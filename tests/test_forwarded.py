@@ -17,7 +17,8 @@ from rather.learners.common import WITHOUT_GRADIENT
 from rather.pipeline.cost import base_logprobs
 from rather.pipeline.run import opened
 from rather.text import load
-from rather.text.policy import TextPolicy, TextReward
+from rather.text.policy import TextPolicy
+from rather.text.reward_model import RewardModel
 
 TOKENS = 30  # a comparison of two answers of 7 tokens to one prompt of 13 has 27
 
@@ -46,7 +47,13 @@ def test_no_pass_of_a_run_forwards_more(learner: str, tiny: Path, tmp_path: Path
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     changed = [f"model.path={tiny}", "model.dtype=float32", "model.rank=2", f"run.folder={tmp_path}"]
     changed += [f"data.prompts={tmp_path}/prompts.jsonl", "sample.max_tokens=6", f"train.learner={learner}", "train.reward=labels"]
-    changed += [f"train.micro_batch_tokens={TOKENS}", "train.steps=1", "train.batch_size=16", "reward.held_out=0.6", "ppo.answers=16"]
+    changed += [
+        f"train.micro_batch_tokens={TOKENS}",
+        "train.steps=1",
+        "train.batch_size=16",
+        "reward.held_out=0.6",
+        "ppo.rollout_batch_size=16",
+    ]
     changed += ["zeroth.answers=2", "zeroth.directions=2", "zeroth.check_every=1", "zeroth.checks=6"]
     opened(toml.load(None, [*changed, 'judge.panel=[{name = "x", utility = "concise"}]']), Console(quiet=True)).loop()
     assert max((tokens for gradient, tokens in forwarded if gradient), default=0) <= TOKENS
@@ -65,7 +72,7 @@ def test_in_parts_a_model_says_the_same(what: str, tiny: Path, forwarded: list[t
             return torch.tensor([surprise(t) for t in answers])
         if what == "cost":
             return torch.tensor(base_logprobs(policy, answers, tokens))
-        model = TextReward(policy, 3, 0)
+        model = RewardModel(policy, 3, 0, parameters=[])
         torch.nn.init.normal_(model.heads)
         pairs = [Comparison((a,), (b,)) for a, b in zip(answers[0::2], answers[1::2], strict=True)]
         return ModelJudge("reward", model, tokens).differences(pairs)

@@ -16,15 +16,16 @@ from rich.console import Console
 from rather import cli
 from rather.config import toml
 from rather.config.schema import Config
-from rather.config.sections import Section
 from rather.control import studio
 from rather.core import Label
 from rather.errors import CheckpointError, ConfigError, DataError
-from rather.pipeline import build, checkpoint, live, resume, run, train
-from rather.pipeline.metrics import CLOCK
+from rather.learners import checkpoint, train
+from rather.learners.metrics import CLOCK
+from rather.learners.train import Stopped
+from rather.pipeline import build, live, resume, run
 from rather.pipeline.run import Run, opened
-from rather.pipeline.train import Stopped
 from rather.report import report
+from rather.settings import Section
 from rather.store import clips
 from test_control_run import RUN as CONTROL
 
@@ -433,8 +434,8 @@ def test_prompts_that_have_changed_in_their_file_are_no_longer_those_of_the_trai
         f"train.learner={learner}",
         'verify.checks=[{kind="pattern", pattern="e"}]',
         "train.steps=1",
-        "grpo.size=2",
-        "ppo.answers=2",
+        "grpo.group_size=2",
+        "ppo.rollout_batch_size=2",
     ]
     found, path = go(text).train(), tmp_path / "prompts.jsonl"
     prompts = path.read_text()
@@ -457,7 +458,7 @@ def test_a_reward_model_that_has_changed_in_its_folder_is_no_longer_that_of_the_
     for name, lr in (("first", 0.01), ("second", 0.02)):
         go(text, f"run.name={name}", "train.learner=reward", f"train.lr={lr}").loop()
     first, second = (checkpoint.every(go(text, f"run.name={name}").checkpoints(0, "reward"))[-1] for name in ("first", "second"))
-    text = [*text, "train.learner=ppo", "train.reward=model", f"judge.checkpoint={first}", "ppo.answers=2"]
+    text = [*text, "train.learner=ppo", "train.reward=model", f"judge.checkpoint={first}", "ppo.rollout_batch_size=2"]
     found = go(text).train()
     assert go(text).train() == found
     shutil.rmtree(first)
@@ -479,7 +480,13 @@ def test_a_manifest_of_another_program_in_this_folder_is_no_reward_model(
 def test_a_finished_policy_goes_on_with_more_steps_and_stays_where_they_are_set_back(
     text: list[str], learner: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = [*text, f"train.learner={learner}", 'verify.checks=[{kind="pattern", pattern="[a-j]"}]', "grpo.size=4", "ppo.answers=4"]
+    text = [
+        *text,
+        f"train.learner={learner}",
+        'verify.checks=[{kind="pattern", pattern="[a-j]"}]',
+        "grpo.group_size=4",
+        "ppo.rollout_batch_size=4",
+    ]
 
     def loop(steps: int) -> Run:
         run = opened(toml.load(None, [*text, f"train.steps={steps}"]), Console(width=300))
@@ -499,7 +506,7 @@ def test_a_finished_policy_goes_on_with_more_steps_and_stays_where_they_are_set_
 
 
 def test_a_finished_policy_goes_on_when_its_reward_model_has_more_labels(text: list[str]) -> None:
-    text = [*text, "train.learner=ppo", "train.reward=labels", "reward.held_out=0.0", "ppo.answers=2"]
+    text = [*text, "train.learner=ppo", "train.reward=labels", "reward.held_out=0.0", "ppo.rollout_batch_size=2"]
     go(text, "train.steps=2").loop()
     policy, reward = last(go(text)), last(go(text), "reward")
     run = go(text)
@@ -551,7 +558,7 @@ def test_a_chat_template_that_has_changed_since_answers_were_sampled_is_refused(
 @pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json"])
 def test_a_tokenizer_that_has_changed_in_its_folder_is_no_longer_that_of_the_training(text: list[str], model: Path, name: str) -> None:
     pays = 'verify.checks=[{kind="pattern", pattern="[a-j]"}]'
-    text = [*text, f"model.path={model}", "train.learner=grpo", pays, "train.steps=1", "grpo.size=2"]
+    text = [*text, f"model.path={model}", "train.learner=grpo", pays, "train.steps=1", "grpo.group_size=2"]
     found = go(text).train()
     (model / "README.md").write_text("nothing that a prompt is made with")
     assert go(text).train() == found

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fixed import fixed
 from rather.core import Comparison, Task, Trajectory
-from rather.learners.common import Optimisation, Pairs
+from rather.learners.common import Pairs
 from rather.learners.dpo import DPO
 from rather.losses import bradley_terry_loss
 from rather.text import lora
@@ -138,7 +139,7 @@ def test_sampler_and_learner_are_the_same_after_a_thousand_steps() -> None:
     for dtype, near in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
         policy = TextPolicy(made(dtype, GPU, 0.05), Words())  # type: ignore[arg-type]
         reference = TextPolicy(made(dtype, GPU, 0.05).requires_grad_(False), Words())  # type: ignore[arg-type]
-        how = Optimisation(1000, batch_size=4, lr=1e-4)
+        how = fixed(1000, batch_size=4, lr=1e-4)
         learner = DPO(policy, reference, comparisons(8), list(policy.model.parameters()), how)
         before = policy.model.embedding.weight.detach().clone()
         for step in range(1000):
@@ -157,7 +158,7 @@ def test_training_gives_the_same_numbers_twice() -> None:
         for p in policy.model.parameters():
             p.data = p.data.float()
         reference = TextPolicy(made(torch.bfloat16, GPU, 0.05).requires_grad_(False), Words())  # type: ignore[arg-type]
-        how = Optimisation(20, batch_size=4, lr=1e-3, micro_batch_tokens=100)
+        how = fixed(20, batch_size=4, lr=1e-3, micro_batch_tokens=100)
         learner = DPO(policy, reference, comparisons(8), list(policy.model.parameters()), how)
         for _ in range(20):
             learner.step()

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from rather.errors import ConfigError
-from rather.pipeline.metrics import Metrics, mirrors
+from rather.learners.metrics import Metrics, mirrors
 
 
 def test_tensorboard_is_told_what_the_file_is_told(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rather.config import toml
 from rather.core import perturbation_of
-from rather.pipeline.metrics import CLOCK
+from rather.learners.metrics import CLOCK
 from rather.pipeline.run import opened
 from rather.store import Store
 from rather.text.load import locate

@@ -21,10 +21,10 @@ from test_cli import RUN, VOWELS, Rather
 
 MORE = """
 [ppo]
-answers = 6
-epochs = 2
+rollout_batch_size = 6
+update_epochs = 2
 [grpo]
-size = 4
+group_size = 4
 kl = 0.1
 [reward]
 members = 2
@@ -35,7 +35,7 @@ checks = [{ kind = "python", function = "mine:share" }]
 LEARNERS = {
     "dpo": ["train.learner=dpo"],
     "dpo-full": ["train.learner=dpo", "model.train=full", "model.gradient_checkpointing=true"],
-    "dpo-each": ["train.learner=dpo", "dpo.reference=each", "train.batch_size=1"],
+    "dpo-each": ["train.learner=dpo", "dpo.reference_logprobs=each", "train.batch_size=1"],
     "sft": ["train.learner=sft", "train.micro_batch_tokens=20"],
     "reward": ["train.learner=reward", "model.train=full", "train.micro_batch_tokens=24"],
     "grpo": ["train.learner=grpo", "model.train=full", "sample.rows=3"],

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 from rather.config import toml as toml
 from rather.core import Comparison, Label, Task, Trajectory
+from rather.learners.metrics import Metrics
 from rather.pipeline.cost import Cost, Traits
-from rather.pipeline.metrics import Metrics
 from rather.report import report
 from rather.store import Store
 

@@ -1,9 +1,44 @@
-"""From "I'd rather have this one" to better policies: preference learning for language models and control."""
+"""From "I'd rather have this one" to better policies: preference learning for language models and control.
+
+Names are loaded when they are first used, so that `import rather` is quick and needs no PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rather import control as control
+    from rather.data.rows import comparisons as comparisons
+    from rather.learners.dpo import DPO as DPO
+    from rather.learners.grpo import GRPO as GRPO
+    from rather.learners.ppo import PPO as PPO
+    from rather.learners.settings import LoRA as LoRA
+    from rather.learners.sft import SFT as SFT
+    from rather.text.open import load as load
+    from rather.text.reward_model import RewardModel as RewardModel
+    from rather.verify.functions import batched as batched
+
+PLACES = {
+    "comparisons": "data.rows", "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "PPO": "learners.ppo",
+    "RewardModel": "text.reward_model", "SFT": "learners.sft", "batched": "verify.functions", "load": "text.open",
+}  # fmt: skip
+"""Where each public name is."""
+__all__ = ["DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardModel", "batched", "comparisons", "control", "load"]
 
 
-def __getattr__(name: str) -> str:
-    if name != "__version__":
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("rather")
+    if name == "control":
+        return import_module("rather.control")
+    if name not in PLACES:
         raise AttributeError(f"module 'rather' has no attribute {name!r}")
-    from importlib.metadata import version
+    found = getattr(import_module(f"rather.{PLACES[name]}"), name)
+    globals()[name] = found
+    return found
 
-    return version("rather")
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "__version__"])

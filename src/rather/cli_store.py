@@ -69,7 +69,7 @@ def import_(
     people like other ones, and the file says which answer is right.
     """
     from rather.data import transfer
-    from rather.pipeline.progress import progress
+    from rather.learners.progress import progress
 
     config, store = open_store(file, settings)
     skipped, purpose = Counter[str](), "gold" if gold else "train"
@@ -109,7 +109,7 @@ def export(
 ) -> None:
     """Write the run's answers to a file."""
     from rather.data import transfer
-    from rather.pipeline.progress import progress
+    from rather.learners.progress import progress
     from rather.store import tally
 
     config, store = open_store(file, settings)
@@ -132,7 +132,7 @@ def backup(
     like any other: [cyan]rather serve run.toml run.store=FILE[/cyan]. A PostgreSQL store is copied by pg_dump.
     """
     from rather.config import toml as toml
-    from rather.pipeline.progress import progress
+    from rather.learners.progress import progress
     from rather.store.backup import backup
 
     config = toml.load(file, settings or [])
@@ -144,7 +144,7 @@ def backup(
 @commands.command()
 def status(file: File, settings: Settings = None) -> None:
     """How far the run is: questions, answers of each judge, agreement, checkpoints, the last metrics."""
-    from rather.pipeline.metrics import Metrics
+    from rather.learners.metrics import Metrics
     from rather.store import tally
 
     config, store = open_store(file, settings)
@@ -180,7 +180,7 @@ def _table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence
 
 def count_answers(store: "Store", run: str) -> "Counted":
     """What the judges of a run have answered, with a bar while the store counts."""
-    from rather.pipeline.progress import progress
+    from rather.learners.progress import progress
     from rather.store import tally
 
     with progress(console, "counting answers", tally.questions(store, run, "train"), transient=True) as advance:

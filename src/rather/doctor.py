@@ -12,7 +12,8 @@ import torch
 
 from rather import kernels
 from rather.errors import Finding, RatherError
-from rather.pipeline import build, checkpoint
+from rather.learners import checkpoint
+from rather.pipeline import build
 from rather.store.agreement import measure
 from rather.text import foreign, load
 from rather.text.files import description

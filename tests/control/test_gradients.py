@@ -10,8 +10,9 @@ from gymnasium.spaces import Box, Discrete
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy
 from rather.core import Batch
-from rather.learners.common import Means, Optimisation
-from rather.learners.ppo import PPO, Clip, _Credited
+from rather.learners.common import Means
+from rather.learners.ppo import PPO, _Credited
+from rather.learners.ppo_settings import PPOSettings
 
 SPACES = [Discrete(3, start=2), Box(-1, 1, (2,))]
 
@@ -45,17 +46,17 @@ def rows(space: Any, count: int) -> _Credited:
 @pytest.mark.parametrize(
     "settings",
     [
-        Clip(value_clip=None),
-        Clip(value_clip=0.3, clip=0.1, clip_high=0.4, value_weight=0.7),
-        Clip(value_clip=0.3, dual_clip=1.5, entropy_weight=0.2),
-        Clip(value_clip=20.0),
+        PPOSettings(value_clip=0),
+        PPOSettings(value_clip=0.3, clip=0.1, clip_high=0.4, value_weight=0.7),
+        PPOSettings(value_clip=0.3, dual_clip=1.5, entropy_weight=0.2),
+        PPOSettings(value_clip=20.0),
     ],
     ids=["plain", "clipped", "dual", "wide"],
 )
-def test_it_is_what_autograd_finds(settings: Clip, space: Any, hidden: tuple[int, ...]) -> None:
+def test_it_is_what_autograd_finds(settings: PPOSettings, space: Any, hidden: tuple[int, ...]) -> None:
     known, chosen = rows(space, 40), torch.randperm(40)[:25]
     policy, critic = pair(space, hidden)
-    learner = PPO(policy, critic, None, [*policy.parameters(), *critic.parameters()], Optimisation(1), settings)
+    learner = PPO(policy, (), None, None, [*policy.parameters()], critic=critic, source=policy, steps=1, **settings.model_dump())
     means = Means()
     loss = learner._backward(known.select(chosen), means)
     own = [*policy.net.layers, *critic.net.layers, *([policy.log_deviation] if policy.log_deviation is not None else [])]

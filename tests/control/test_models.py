@@ -163,8 +163,9 @@ def test_a_reward_is_of_the_actions_that_the_environment_got() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_reward_is_learnt_from_comparisons_of_fragments(seed: int, tmp_path: Path) -> None:
+    from fixed import fixed
     from rather.core import Comparison
-    from rather.learners.common import Optimisation, Pairs
+    from rather.learners.common import Pairs
     from rather.learners.reward import Reward
 
     rng = np.random.default_rng(seed)
@@ -178,7 +179,7 @@ def test_a_reward_is_learnt_from_comparisons_of_fragments(seed: int, tmp_path: P
     ]
     model = ControlReward(4, CHOICES, members=3, hidden=(32,), seed=seed)
     model.see(pieces)
-    learner = Reward(model, pairs[:200], list(model.layers), Optimisation(200, 50, lr=5e-3, micro_batch_tokens=10_000))
+    learner = Reward(model, pairs[:200], list(model.layers), **fixed(200, 50, lr=5e-3, micro_batch_tokens=10_000))
     for _ in range(200):
         learner.step()
     held = Pairs.of(model, pairs[200:])

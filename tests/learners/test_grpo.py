@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from fixed import fixed
 from rather.control import environments
 from rather.control.grid import GridWorld
 from rather.control.models import ControlPolicy
 from rather.control.rollout import ControlSampler
 from rather.core import Batch, Task
 from rather.errors import RatherWarning
-from rather.learners.common import Attempts, Optimisation
-from rather.learners.grpo import GRPO, Group
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
+from rather.learners.common import Attempts
+from rather.learners.grpo import GRPO
 from rather.losses import group_advantages, ppo_clip_loss
-from rather.pipeline import checkpoint
-from rather.pipeline.checkpoint import Lineage
 
 
 def grid() -> GridWorld:
@@ -29,12 +30,12 @@ def groups(number: int) -> Sequence[Task]:
     return [Task("grid", str(4 * number + i)) for i in range(4) for _ in range(8)]
 
 
-def learner(settings: Group | None = None, seed: int = 0, micro_batch_tokens: int = 10_000, **more: Any) -> GRPO:
+def learner(settings: dict[str, Any] | None = None, seed: int = 0, micro_batch_tokens: int = 10_000, **more: Any) -> GRPO:
     env = grid()
     policy = ControlPolicy(environments.inputs(env), env.action_space, (), False, seed)
-    how = Optimisation(1000, lr=5e-2, max_grad_norm=0.5, micro_batch_tokens=micro_batch_tokens, seed=seed)
+    how = fixed(1000, lr=5e-2, max_grad_norm=0.5, micro_batch_tokens=micro_batch_tokens, seed=seed)
     source = Attempts(policy, ControlSampler(policy, grid, rows=32), groups, seed)
-    return GRPO(policy, source, list(policy.parameters()), how, settings or Group(), **more)
+    return GRPO(policy, parameters=list(policy.parameters()), source=source, **how, **(settings or {}), **more)
 
 
 def value(policy: ControlPolicy) -> float:
@@ -60,7 +61,7 @@ def test_before_the_first_update_the_policy_is_the_one_that_acted() -> None:
         found = grpo.step()
         assert found["ratio"] == pytest.approx(1, abs=1e-6)
         assert found["clipped"] == 0
-    assert learner(Group(updates=4)).step()["ratio"] != pytest.approx(1, abs=1e-6)
+    assert learner({"updates": 4}).step()["ratio"] != pytest.approx(1, abs=1e-6)
 
 
 class Paid:
@@ -76,8 +77,8 @@ class Paid:
         return rewards
 
 
-def gradient(settings: Group, scores: Sequence[float], **more: Any) -> torch.Tensor:
-    grpo = learner(settings, reward_model=Paid(scores), **more)
+def gradient(settings: dict[str, Any], scores: Sequence[float], **more: Any) -> torch.Tensor:
+    grpo = learner(settings, reward=Paid(scores), **more)
     kept = []
     grpo.stepper.step = lambda loss: kept.append(torch.cat([p.grad.flatten() for p in grpo.model.parameters()])) or {}
     grpo.step()
@@ -89,7 +90,7 @@ MIXED = [1.0, 0, 0, 0, 1, 0, 0, 0] + [1.0] * 8 + [0.0] * 8 + [1.0, 1, 0, 0, 0, 0
 
 @pytest.mark.parametrize("mean", ["token", "sequence", "constant"])
 def test_groups_without_variance_are_counted_and_not_forwarded(mean: str) -> None:
-    grpo = learner(Group(mean=mean, longest=10), reward_model=Paid(MIXED))
+    grpo = learner({"mean": mean, "max_tokens": 10}, reward=Paid(MIXED))
     forwarded, evaluate = [], grpo.model.evaluate
     grpo.model.evaluate = lambda batch: forwarded.append(len(batch)) or evaluate(batch)
     assert grpo.step()["groups_without_variance"] == 0.5
@@ -102,24 +103,24 @@ def test_groups_without_variance_are_counted_and_not_forwarded(mean: str) -> Non
     ppo_clip_loss(policy.evaluate(batch)[0], batch.logprobs, advantages, batch.mask, mean=over).backward()
     expected = torch.cat([p.grad.flatten() for p in policy.parameters()])
     scale = 6 / 10 if mean == "constant" else 1
-    torch.testing.assert_close(gradient(Group(mean=mean, longest=10), MIXED), scale * expected)
+    torch.testing.assert_close(gradient({"mean": mean, "max_tokens": 10}, MIXED), scale * expected)
 
 
 @pytest.mark.parametrize("mean", ["token", "sequence"])
 def test_micro_batches_change_no_gradient(mean: str) -> None:
     drifted = learner(seed=1).model
-    settings = Group(mean=mean, kl=0.5)
+    settings = {"mean": mean, "kl": 0.5}
     with torch.no_grad():
         drifted.net.layers[0].add_(0.3 * torch.randn(drifted.net.layers[0].shape, generator=torch.Generator().manual_seed(3)))
     whole, split = (gradient(settings, MIXED, micro_batch_tokens=n, reference=drifted) for n in (10_000, 13))
     torch.testing.assert_close(whole, split)
-    assert not torch.allclose(whole, gradient(Group(mean=mean), MIXED), atol=1e-4), "the penalty counts"
+    assert not torch.allclose(whole, gradient({"mean": mean}, MIXED), atol=1e-4), "the penalty counts"
 
 
 def test_an_unjudged_attempt_is_left_out() -> None:
     scores = [*MIXED]
     scores[1] = float("nan")
-    grpo = learner(reward_model=Paid(scores))
+    grpo = learner(reward=Paid(scores))
     found = grpo.step()
     assert found["unjudged"] == pytest.approx(1 / 32)
     assert found["score"] == pytest.approx(sum(MIXED) / 31)
@@ -135,22 +136,22 @@ def test_groups_without_variance_are_sampled_again() -> None:
             self.scores = [0.0] * 32 if self.calls == 1 else MIXED
             return super().rewards(batch)
 
-    grpo = learner(Group(again=5), reward_model=Second(MIXED))
+    grpo = learner({"max_resample": 5}, reward=Second(MIXED))
     found = grpo.step()
     assert found["groups_sampled_again"] == 2, "0 of 4 wanted groups, then 2, then 4"
     assert grpo.number == 3
     assert found["score"] == pytest.approx(2 * sum(MIXED) / 96), "over all that was sampled"
-    assert learner(Group(again=5), reward_model=Paid([0.0] * 32)).step()["groups_sampled_again"] == 5
+    assert learner({"max_resample": 5}, reward=Paid([0.0] * 32)).step()["groups_sampled_again"] == 5
 
 
 def test_ten_steps_of_nothing_are_said() -> None:
-    grpo = learner(reward_model=Paid([1.0] * 32))
+    grpo = learner(reward=Paid([1.0] * 32))
     before = [p.clone() for p in grpo.model.parameters()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(9):
             assert "loss" not in grpo.step()
-    with pytest.warns(RatherWarning, match=r"all attempts at each task scored the same.*grpo\.size"):
+    with pytest.warns(RatherWarning, match=r"all attempts at each task scored the same.*grpo\.group_size"):
         grpo.step()
     assert all(torch.equal(a, b) for a, b in zip(before, grpo.model.parameters(), strict=True))
 
@@ -171,7 +172,7 @@ def test_resumed_it_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> Non
 
 
 def test_one_that_has_learnt_nothing_yet_goes_on_all_the_same(tmp_path: Path) -> None:
-    idle, second = learner(reward_model=Paid([1.0] * 32)), learner(reward_model=Paid(MIXED))
+    idle, second = learner(reward=Paid([1.0] * 32)), learner(reward=Paid(MIXED))
     idle.step()
     checkpoint.load(checkpoint.save(tmp_path, 1, idle, Lineage({}, 0, []), 1), second)
     assert (second.stepper.steps, second.number, second.idle) == (0, 1, 1)

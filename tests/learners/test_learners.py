@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 import torch
 
+from fixed import fixed
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import TrainingError
-from rather.learners.common import WITHOUT_GRADIENT, Optimisation, Order, Pairs, Stepper, parts
+from rather.learners.common import WITHOUT_GRADIENT, Order, Pairs, Stepper, parts
 from rather.learners.dpo import DPO
 from rather.learners.reward import Reward
+from rather.learners.settings import Optimization
 from rather.learners.sft import SFT
 from rather.text import load
 from rather.text.linear import Linear
-from rather.text.policy import TextPolicy, TextReward, pack_batch
+from rather.text.policy import TextPolicy, pack_batch
+from rather.text.reward_model import RewardModel
 from rather.text.transformer import Transformer
 
 CPU = torch.device("cpu")
@@ -47,8 +50,8 @@ def policies(tiny: Path, seed: int = 0, rank: int = 8) -> tuple[TextPolicy, Text
 @pytest.mark.parametrize("loss", ["dpo", "ipo"])
 def test_dpo_learns_what_is_preferred(tiny: Path, seed: int, loss: str) -> None:
     start, policy, parameters = policies(tiny, seed)
-    how = Optimisation(60, batch_size=16, lr=1e-2, seed=seed)
-    learner = DPO(policy, start, comparisons(96, seed), parameters, how, beta=0.1, loss=loss)
+    how = fixed(60, batch_size=16, lr=1e-2, seed=seed)
+    learner = DPO(policy, comparisons(96, seed), start, parameters, **how, beta=0.1, loss=loss)
     first = learner.step()
     assert first["loss"] == pytest.approx({"dpo": 0.6931, "ipo": 25.0}[loss], rel=1e-3), "at the reference"
     for _ in range(59):
@@ -64,8 +67,8 @@ def test_dpo_learns_what_is_preferred(tiny: Path, seed: int, loss: str) -> None:
 @pytest.mark.parametrize("members", [1, 3])
 def test_reward_models_learn_what_is_preferred(tiny: Path, seed: int, members: int) -> None:
     _, body, parameters = policies(tiny, seed)
-    model = TextReward(body, members, seed)
-    learner = Reward(model, comparisons(96, seed), [*parameters, model.heads], Optimisation(60, 16, lr=1e-2, seed=seed))
+    model = RewardModel(body, members, seed, parameters=[])
+    learner = Reward(model, comparisons(96, seed), [*parameters, model.heads], **fixed(60, 16, lr=1e-2, seed=seed))
     found = [learner.step() for _ in range(60)]
     unseen = Pairs.of(model, [c for c in comparisons(200, seed + 100) if c.preference != 0.5])
     with torch.no_grad():
@@ -78,7 +81,7 @@ def test_reward_models_learn_what_is_preferred(tiny: Path, seed: int, members: i
 def test_sft_raises_the_likelihood(tiny: Path, seed: int) -> None:
     policy = load.policy(tiny, CPU, torch.float32, True, 1.0)
     answers = [Trajectory(Task("f", str(i), f"prompt {i}"), "p", "aaaa") for i in range(16)]
-    learner = SFT(policy, answers, load.parameters(policy), Optimisation(30, 8, lr=1e-2, seed=seed))
+    learner = SFT(policy, answers, load.parameters(policy), **fixed(30, 8, lr=1e-2, seed=seed))
     losses = [learner.step()["loss"] for _ in range(30)]
     assert losses[0] > 4
     assert losses[-1] < 1
@@ -90,8 +93,8 @@ def test_a_careless_judge_gets_a_higher_temperature(tiny: Path) -> None:
     each = [Comparison(c.a, c.b, c.preference, c.key, "careful") for c in clear]
     each += [Comparison(c.a, c.b, float(torch.rand(1, generator=chance) < 0.5), c.key, "careless") for c in clear]
     _, body, parameters = policies(tiny)
-    model = TextReward(body, 1, 0)
-    learner = Reward(model, each, [*parameters, model.heads], Optimisation(80, 32, lr=1e-2), judges=["careful", "careless"])
+    model = RewardModel(body, 1, 0, parameters=[])
+    learner = Reward(model, each, [*parameters, model.heads], **fixed(80, 32, lr=1e-2), temperatures=True)
     for _ in range(80):
         values = learner.step()
     found = learner.temperatures()
@@ -109,9 +112,8 @@ def test_judges_who_come_after_a_checkpoint_join_those_that_it_knows(tiny: Path,
 
     def made(these: list[Comparison]) -> Reward:
         _, body, parameters = policies(tiny)
-        model = TextReward(body, 1, 0)
-        judges = sorted({c.judge for c in these})
-        learner = Reward(model, these, [*parameters, model.heads], Optimisation(9, 4, lr=1e-2), judges=judges)
+        model = RewardModel(body, 1, 0, parameters=[])
+        learner = Reward(model, these, [*parameters, model.heads], **fixed(9, 4, lr=1e-2))
         learner.follow(these)
         return learner
 
@@ -157,20 +159,20 @@ def test_micro_batches_change_no_gradient(tiny: Path, kind: str, monkeypatch: py
         with torch.no_grad():
             for p in parameters:
                 p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
-        how = Optimisation(1, 12, micro_batch_tokens=micro, max_grad_norm=1e9)
+        how = fixed(1, 12, micro_batch_tokens=micro, max_grad_norm=1e9)
         asked = comparisons(12)
         if kind in ("dpo", "ipo"):
-            learner = DPO(policy, start, asked, parameters, how, loss=kind)
+            learner = DPO(policy, asked, start, parameters, **how, loss=kind)
         elif kind == "dpo with sft":
             asked[0] = replace(asked[0], a=asked[0].a + asked[1].a)
-            learner = DPO(policy, start, asked, parameters, how, sft_weight=1.0)
+            learner = DPO(policy, asked, start, parameters, **how, sft_weight=1.0)
         elif kind == "sft":
-            learner = SFT(policy, [c.a[0] for c in asked], parameters, how)
+            learner = SFT(policy, [c.a[0] for c in asked], parameters, **how)
         else:
-            model = TextReward(policy, 3 if kind == "ensemble" else 1, 0)
+            model = RewardModel(policy, 3 if kind == "ensemble" else 1, 0, parameters=[])
             parameters = [*parameters, model.heads]
             asked = [replace(c, judge="ab"[i % 2]) for i, c in enumerate(asked)]
-            learner = Reward(model, asked, parameters, how, judges=["a", "b"])
+            learner = Reward(model, asked, parameters, **how)
             with torch.no_grad():
                 learner.log_temperatures.copy_(torch.tensor([0.5, -0.5]))
         found.append(gradient(learner, parameters))
@@ -187,7 +189,7 @@ def test_the_reference_once_and_each_time_are_the_same(tiny: Path) -> None:
     found = []
     for when in ("once", "each"):
         start, policy, parameters = policies(tiny)
-        learner = DPO(policy, start, comparisons(12), parameters, Optimisation(5, 4, lr=1e-2), when=when)
+        learner = DPO(policy, comparisons(12), start, parameters, **fixed(5, 4, lr=1e-2), reference_logprobs=when)
         found.append([learner.step()["loss"] for _ in range(5)])
     assert found[0] == pytest.approx(found[1], abs=1e-5)
 
@@ -215,15 +217,15 @@ def test_order_goes_through_everything_before_it_starts_again() -> None:
 
 
 def test_schedules() -> None:
-    how = Optimisation(10, warmup=2, schedule="linear")
-    assert [how.factor(s) for s in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
-    assert Optimisation(10, schedule="cosine").factor(5) == pytest.approx(0.5)
-    assert Optimisation(10).factor(9) == 1.0
+    how = Optimization(warmup=2, schedule="linear")
+    assert [how.factor(s, 10) for s in (0, 1, 2, 6)] == [0.5, 1.0, 1.0, 0.5]
+    assert Optimization(schedule="cosine").factor(5, 10) == pytest.approx(0.5)
+    assert Optimization(schedule="constant").factor(9, 10) == 1.0
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny: Path) -> None:
     start, policy, parameters = policies(tiny)
-    learner = DPO(policy, start, comparisons(8), parameters, Optimisation(5, 4))
+    learner = DPO(policy, comparisons(8), start, parameters, **fixed(5, 4))
     learner.step()
     with torch.no_grad():
         parameters[0].fill_(float("nan"))
@@ -237,7 +239,7 @@ def test_a_cast_weight_follows_what_the_optimiser_does() -> None:
         layer.weight.normal_()
     before = layer.cast(torch.bfloat16)
     was = before.clone()
-    stepper = Stepper([layer.weight], Optimisation(1, lr=0.1))
+    stepper = Stepper([layer.weight], Optimization(lr=0.1, schedule="constant"), 1)
     layer.weight.square().sum().backward()
     stepper.step(1.0)
     after = layer.cast(torch.bfloat16)
@@ -266,7 +268,7 @@ def test_prompts_count_in_a_micro_batch_and_those_that_are_shared_once(tiny: Pat
 def test_dpo_measures_a_log_ratio_and_no_kl(tiny: Path) -> None:
     start = load.policy(tiny, CPU, torch.float32, False, 1.0)
     policy, parameters = load.with_adapter(start, "policy", 4, 8.0, 0)
-    values = DPO(policy, start, comparisons(4), parameters, Optimisation(1, 4)).step()
+    values = DPO(policy, comparisons(4), start, parameters, **fixed(1, 4)).step()
     assert values["log_ratio"] == pytest.approx(0, abs=1e-5)
     assert "kl" not in values
 
@@ -281,7 +283,7 @@ def test_sft_weight_adds_the_preferred_sides_mean_negative_log_likelihood(tiny: 
     with torch.no_grad():
         logprobs = (start.evaluate(batch)[0] * batch.mask).sum(-1) / batch.mask.sum(-1)
     plain, weighted = (
-        DPO(policy, start, asked, parameters, Optimisation(1, 4, lr=0.0, micro_batch_tokens=40), sft_weight=weight).step()["loss"]
+        DPO(policy, asked, start, parameters, **fixed(1, 4, lr=0.0, micro_batch_tokens=40), sft_weight=weight).step()["loss"]
         for weight in (0.0, 2.0)
     )
     assert weighted - plain == pytest.approx(2 * float(-logprobs.sum()) / 4, rel=1e-5)
@@ -292,7 +294,7 @@ def test_sft_weight_keeps_the_preferred_answer_likely(tiny: Path) -> None:
     gained, asked = list[float](), [c for c in comparisons(32) if c.preference != 0.5]
     for weight in (0.0, 3.0):
         start, policy, parameters = policies(tiny)
-        learner = DPO(policy, start, asked, parameters, Optimisation(40, len(asked), lr=1e-2), sft_weight=weight)
+        learner = DPO(policy, asked, start, parameters, **fixed(40, len(asked), lr=1e-2), sft_weight=weight)
         values = [learner.step()["logprob_preferred"] for _ in range(40)]
         gained.append(values[-1] - values[0])
     assert gained[1] > gained[0] + 1

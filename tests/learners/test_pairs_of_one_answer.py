@@ -6,12 +6,13 @@ import pytest
 import torch
 from test_learners import comparisons, policies
 
+from fixed import fixed
 from rather.core import Comparison, Task, Trajectory
-from rather.learners.common import Optimisation, names
+from rather.learners.common import names
 from rather.learners.dpo import DPO
 from rather.learners.reward import Reward
 from rather.learners.sft import SFT, examples
-from rather.text.policy import TextReward
+from rather.text.reward_model import RewardModel
 
 TASK = Task("f", "x", "prompt x")
 OWN, A, B = ((Trajectory(TASK, "p", words),) for words in ("aaaaaaaa", "bb", "bbbbbb"))
@@ -28,8 +29,8 @@ def test_dpo_keeps_the_reference_of_each_pair(tiny: Path, when: str) -> None:
     with torch.no_grad():
         for p in parameters:
             p.add_(0.01)
-    first = DPO(policy, start, [*comparisons(3), *ANSWERED.pairs()], parameters, Optimisation(1, batch_size=5), when=when)  # type: ignore[arg-type]
-    followed = DPO(policy, start, comparisons(3), parameters, Optimisation(1, batch_size=5), when=when)  # type: ignore[arg-type]
+    first = DPO(policy, [*comparisons(3), *ANSWERED.pairs()], start, parameters, **fixed(1, batch_size=5), reference_logprobs=when)  # type: ignore[arg-type]
+    followed = DPO(policy, comparisons(3), start, parameters, **fixed(1, batch_size=5), reference_logprobs=when)  # type: ignore[arg-type]
     followed.follow([*comparisons(3), *ANSWERED.pairs()])
     state = [p.detach().clone() for p in parameters]
     expected = first.step()
@@ -42,7 +43,7 @@ def test_dpo_keeps_the_reference_of_each_pair(tiny: Path, when: str) -> None:
 
 def test_both_pairs_have_their_turn(tiny: Path) -> None:
     _, policy, parameters = policies(tiny)
-    learner = Reward(TextReward(policy, 1, 0), comparisons(1), parameters, Optimisation(4, batch_size=1))
+    learner = Reward(RewardModel(policy, 1, 0, parameters=[]), comparisons(1), parameters, **fixed(4, batch_size=1))
     learner.follow(ANSWERED.pairs())
     learner.step()
     learner.step()
@@ -59,6 +60,6 @@ def test_sft_learns_an_answer_once_a_question(tiny: Path) -> None:
     again = Comparison(OWN, A, 1.0, "another question")
     assert [t.text for t in examples([*data, again])].count("aaaaaaaa") == 2
     _, policy, parameters = policies(tiny)
-    learner = SFT(policy, examples(others), parameters, Optimisation(1))
+    learner = SFT(policy, examples(others), parameters, **fixed(1))
     learner.follow(data)
     assert [t.text for t in learner.trajectories].count("aaaaaaaa") == 1

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from fixed import fixed
 from rather.control import environments
 from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy
 from rather.control.rollout import ControlSampler
 from rather.core import Batch, Task
 from rather.errors import TrainingError
-from rather.learners.common import Attempts, Optimisation
-from rather.learners.ppo import PPO, Clip
-from rather.pipeline import checkpoint
-from rather.pipeline.checkpoint import Lineage
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
+from rather.learners.common import Attempts
+from rather.learners.ppo import PPO
 
 
 def grid() -> GridWorld:
@@ -26,15 +27,16 @@ def tasks(step: int) -> Sequence[Task]:
     return [Task("grid", str(32 * step + i)) for i in range(32)]
 
 
-def learner(settings: Clip, seed: int = 0, batch_size: int = 64, normalise: bool = True, **more: Any) -> PPO:
+def learner(settings: dict[str, Any], seed: int = 0, batch_size: int = 64, normalise: bool = True, **more: Any) -> PPO:
     env = grid()
     policy = ControlPolicy(environments.inputs(env), env.action_space, (), normalise, seed)
     critic = ControlCritic(environments.inputs(env), hidden=(), normaliser=policy.normaliser, seed=seed)
-    how = Optimisation(1000, batch_size, lr=5e-2, schedule="constant", max_grad_norm=0.5, seed=seed)
+    how = fixed(1000, batch_size, lr=5e-2, max_grad_norm=0.5, seed=seed)
     sampler = ControlSampler(policy, grid, rows=32, learns=True)
     source = Attempts(policy, sampler, tasks, seed)
-    together = [] if settings.critic_lr else critic.parameters()
-    return PPO(policy, critic, source, [*policy.parameters(), *together], how, settings, **more)
+    settings = {"update_epochs": 4, "critic_lr": None} | settings
+    together = [] if settings["critic_lr"] else critic.parameters()
+    return PPO(policy, parameters=[*policy.parameters(), *together], critic=critic, source=source, **how, **settings, **more)
 
 
 def value(policy: ControlPolicy) -> float:
@@ -48,7 +50,7 @@ def value(policy: ControlPolicy) -> float:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_it_comes_near_the_best_policy(seed: int) -> None:
-    ppo = learner(Clip(gamma=1.0, value_clip=None), seed, normalise=False)
+    ppo = learner({"gamma": 1.0, "value_clip": 0}, seed, normalise=False)
     best, start = float(grid().values()[0, 0]), value(ppo.model)
     assert start < 0.2 * best
     for _ in range(60):
@@ -57,7 +59,7 @@ def test_it_comes_near_the_best_policy(seed: int) -> None:
 
 
 def test_before_the_first_update_the_policy_is_the_one_that_acted() -> None:
-    ppo = learner(Clip(epochs=1), batch_size=10_000)
+    ppo = learner({"update_epochs": 1}, batch_size=10_000)
     for _ in range(3):  # also once the normaliser has learnt
         found = ppo.step()
         assert found["ratio"] == pytest.approx(1, abs=1e-6)
@@ -85,9 +87,9 @@ class Known:
 
 def test_credit_is_reward_less_the_penalty_for_drift() -> None:
     # every action is half a nat likelier than under the reference and earns 3, of which 1 counts; kl 0.2: 1 - 0.1 a step
-    settings = Clip(gamma=1.0, lam=1.0, kl=0.2, whiten=False, reward_clip=1.0)
+    settings = {"gamma": 1.0, "lam": 1.0, "kl": 0.2, "whiten": False, "reward_clip": 1.0}
     drifted, paid = Known(lambda b: b.logprobs - 0.5), Known(lambda b: 3 * b.mask)
-    ppo = learner(settings, reference=drifted, reward_model=paid)
+    ppo = learner(settings, reference=drifted, reward=paid)
     ppo.critic = Known(None)
     batch = ppo.model.collate(ppo.source.sampler.sample(tasks(0)[:2], 0))
     from rather.learners.common import Means
@@ -111,27 +113,27 @@ def test_a_reward_model_may_share_the_pass_of_the_reference() -> None:
     found = []
     for kind, reference, pays in ((Known, Known, 2.0), (Sharing, Seen, 1.0)):
         paid = kind(lambda b, pays=pays: pays * b.mask)
-        ppo = learner(Clip(kl=0.2), reference=reference(lambda b: b.logprobs - 0.5), reward_model=paid)
+        ppo = learner({"kl": 0.2}, reference=reference(lambda b: b.logprobs - 0.5), reward=paid)
         found.append(ppo.step())
     assert found[0] == found[1]
 
 
 def test_the_penalty_follows_its_target() -> None:
     for target, grows in ((0.5, True), (50.0, False)):
-        ppo = learner(Clip(kl=0.2, kl_target=target), reference=Known(lambda b: b.logprobs - 0.5))
+        ppo = learner({"kl": 0.2, "kl_target": target}, reference=Known(lambda b: b.logprobs - 0.5))
         assert (ppo.step()["kl_weight"] > 0.2) == grows  # a drift of 3 nats a trajectory
 
 
 def test_a_reward_model_takes_the_place_of_what_the_environment_pays() -> None:
     env = grid()
-    ppo = learner(Clip(gamma=1.0, value_clip=None), normalise=False, reward_model=Known(lambda b: (b.actions == 2).float() * b.mask))
+    ppo = learner({"gamma": 1.0, "value_clip": 0}, normalise=False, reward=Known(lambda b: (b.actions == 2).float() * b.mask))
     for _ in range(30):
         found = ppo.step()
     assert found["score"] > 0.8 * env.horizon, "it always goes down"
 
 
 def test_single_steps_are_those_of_the_trajectories() -> None:
-    ppo = learner(Clip())
+    ppo = learner({})
     batch = ppo.model.collate(ppo.source.sampler.sample(tasks(0)[:3], 0))
     from rather.learners.common import Means
 
@@ -145,7 +147,7 @@ def test_single_steps_are_those_of_the_trajectories() -> None:
 
 
 def test_resumed_it_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
-    settings, lineage = Clip(kl_target=1.0), Lineage({}, 0, [])
+    settings, lineage = {"kl_target": 1.0}, Lineage({}, 0, [])
     whole, first, second = (learner(settings, reference=Known(lambda b: b.logprobs - 0.1)) for _ in range(3))
     for _ in range(4):
         expected = whole.step()
@@ -162,7 +164,7 @@ def test_resumed_it_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> Non
 def test_a_critic_with_a_rate_of_its_own_learns_at_it() -> None:
     found = []
     for rate in (1e-3, 1e-2):
-        ppo = learner(Clip(epochs=1, critic_lr=rate), batch_size=10_000)
+        ppo = learner({"update_epochs": 1, "critic_lr": rate}, batch_size=10_000)
         before = [p.detach().clone() for p in ppo.critic.parameters()]
         ppo.step()
         found.append(max(float((p.detach() - old).abs().max()) for p, old in zip(ppo.critic.parameters(), before, strict=True)))
@@ -170,7 +172,7 @@ def test_a_critic_with_a_rate_of_its_own_learns_at_it() -> None:
 
 
 def test_where_nothing_was_judged_nothing_is_learned_and_the_next_step_goes_on() -> None:
-    ppo = learner(Clip(kl=0.2, kl_target=0.5), reference=Known(lambda b: b.logprobs - 0.5))
+    ppo = learner({"kl": 0.2, "kl_target": 0.5}, reference=Known(lambda b: b.logprobs - 0.5))
     judged, collect = [False, True], ppo.source.collect
 
     def collected(number: int) -> Batch:
@@ -187,6 +189,6 @@ def test_where_nothing_was_judged_nothing_is_learned_and_the_next_step_goes_on()
 
 
 def test_a_reward_model_without_a_number_for_any_answer_ends_the_training() -> None:
-    ppo = learner(Clip(), reward_model=Known(lambda b: torch.nan * b.mask))
+    ppo = learner({}, reward=Known(lambda b: torch.nan * b.mask))
     with pytest.raises(TrainingError, match="score of every answer is not a number"):
         ppo.step()

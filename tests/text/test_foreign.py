@@ -6,15 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fixed import fixed
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ModelError
-from rather.learners.common import Attempts, Optimisation
+from rather.learners.common import Attempts
 from rather.learners.dpo import DPO
-from rather.learners.ppo import PPO, Clip
+from rather.learners.ppo import PPO
 from rather.text import load
 from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextCritic, TextReward, TextSampler
+from rather.text.policy import TextCritic, TextSampler
+from rather.text.reward_model import RewardModel
 
 CPU = torch.device("cpu")
 
@@ -40,7 +42,7 @@ def test_sampling_evaluation_and_scores(neox: Path) -> None:
     logprobs, entropy = policy.evaluate(batch)
     torch.testing.assert_close(logprobs, batch.logprobs, atol=1e-5, rtol=0)
     assert (entropy[batch.mask.bool()] > 0).all()
-    assert TextReward(policy, 2, 0).scores(batch).shape == (2, 3)
+    assert RewardModel(policy, 2, 0, parameters=[]).scores(batch).shape == (2, 3)
     same, states = policy.look(batch)
     torch.testing.assert_close(same, logprobs)
     n = batch.mask.sum(-1).long()
@@ -57,7 +59,7 @@ def test_dpo_learns_and_goes_to_disk_and_back(neox: Path, tmp_path: Path, adapte
     policy, parameters = load.with_adapter(start, "policy", 4, 8.0, 0) if adapter else (start, load.parameters(start))
     task = Task("f", "1", "ab")
     pair = Comparison((Trajectory(task, "p", "good"),), (Trajectory(task, "p", "bad"),), 1.0)
-    learner = DPO(policy, start, [pair], parameters, Optimisation(30, batch_size=1, lr=1e-2))
+    learner = DPO(policy, [pair], start, parameters, **fixed(30, batch_size=1, lr=1e-2))
     losses = [learner.step()["loss"] for _ in range(30)]
     assert losses[0] == pytest.approx(0.6931, abs=1e-3)
     assert losses[-1] < 0.55
@@ -92,8 +94,9 @@ def test_ppo_makes_what_is_paid_likelier(neox: Path) -> None:
             """Nothing to do."""
 
     source = Attempts(policy, Paid(), lambda _: [Task("f", str(i), f"question {i}") for i in range(8)], 0)
+    how = fixed(9, 8, 1e-2, update_epochs=3, gamma=0.01, critic_lr=1e-2)
     batch, critic = source.collect(0), TextCritic(policy.width, CPU, 0)
-    learner = PPO(policy, critic, source, parameters, Optimisation(9, 8, 1e-2), Clip(3, 0.0, critic_lr=1e-2), None, start)
+    learner = PPO(policy, (), None, start, parameters, critic=critic, source=source, **how)
 
     def inclination() -> float:
         """How much likelier than at the start what is paid is now, less the same of what is not."""

@@ -9,12 +9,14 @@ from safetensors.torch import load_file
 
 from rather.config.schema import Config
 from rather.core import Answered, Comparison, Task, Trajectory
-from rather.pipeline import build, checkpoint
-from rather.pipeline.checkpoint import Lineage
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
+from rather.pipeline import build
 from rather.text import foreign, load
 from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextReward, TextSampler
+from rather.text.policy import TextSampler
+from rather.text.reward_model import RewardModel
 
 MODELS, LEARNERS = ("phi3", "gemma2", "mixtral", "mamba", "gemma3"), ("dpo", "reward", "ppo", "grpo")
 FAST = [("gemma2", "ppo"), ("phi3", "dpo"), ("mamba", "dpo"), ("gemma3", "dpo")]
@@ -84,7 +86,7 @@ class Trainee:
 
 
 @torch.no_grad()
-def scores(model: TextReward) -> torch.Tensor:
+def scores(model: RewardModel) -> torch.Tensor:
     return model.scores(model.collate([t for c in PAIRS for t in (*c.a, *c.b)]))
 
 

@@ -9,7 +9,8 @@ from rather.errors import DataError
 from rather.text import load, lora, transformer
 from rather.text.engine import Sampling
 from rather.text.packing import pack
-from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
+from rather.text.policy import TextCritic, TextPolicy, TextSampler
+from rather.text.reward_model import RewardModel
 from rather.text.transformer import TokenLogprobs
 
 CPU = torch.device("cpu")
@@ -152,7 +153,7 @@ def test_the_token_that_ends_an_answer_is_none_of_its_words_whether_or_not_it_is
 
 
 def test_reward_scores_do_not_depend_on_the_batch(policy: TextPolicy) -> None:
-    model = TextReward(policy, members=3, seed=0)
+    model = RewardModel(policy, members=3, seed=0, parameters=[])
     rows = answers()
     batch = model.collate(rows)
     scores = model.scores(batch)
@@ -165,9 +166,9 @@ def test_reward_scores_do_not_depend_on_the_batch(policy: TextPolicy) -> None:
 
 
 def test_reward_model_to_disk_and_back(tiny: Path, tmp_path: Path) -> None:
-    def build() -> TextReward:
+    def build() -> RewardModel:
         adapted, _ = load.with_adapter(load.policy(tiny, CPU, torch.float32, False, 1.0), "reward", 4, 8.0, 0)
-        return TextReward(adapted, 2, seed=1)
+        return RewardModel(adapted, 2, seed=1, parameters=[])
 
     model = build()
     with torch.no_grad():
@@ -184,7 +185,7 @@ def test_reward_model_to_disk_and_back(tiny: Path, tmp_path: Path) -> None:
 def test_a_reward_model_beside_its_base_gives_what_both_give_alone_and_shares_the_blocks_below_its_adapter(tiny: Path, blocks: int) -> None:
     start = load.policy(tiny, CPU, torch.float32, False, 1.0)
     body, parameters = load.with_adapter(start, "reward", 4, 8.0, 0, blocks)
-    model, batch = TextReward(body, 2, seed=1), start.collate(answers())
+    model, batch = RewardModel(body, 2, seed=1, parameters=[]), start.collate(answers())
     passes = []
     with torch.no_grad():
         for p in parameters:

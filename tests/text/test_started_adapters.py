@@ -11,7 +11,7 @@ import torch
 from rather.errors import ModelError
 from rather.pipeline import build
 from rather.text import load
-from rather.text.policy import TextReward
+from rather.text.reward_model import RewardModel
 from text.test_foreign_adapters import PAIRS, Trainee, foreign_model, settings
 
 
@@ -90,7 +90,7 @@ def test_the_reward_model_starts_from_the_adapter_and_is_read_without_it(model: 
     started = adapter(model, tmp_path / "sft")
     config = settings(model, "reward", adapter=str(started))
     one = Trainee(config, "reward")
-    assert isinstance(one.learner.model, TextReward)
+    assert isinstance(one.learner.model, RewardModel)
     torch.testing.assert_close(logprobs(one.policy), reference(model, started, one.start), atol=1e-4, rtol=0)
     one.learner.step()
     saved, expected = one.save(tmp_path / "checkpoints", config, 1), one.scores()

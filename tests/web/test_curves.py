@@ -14,7 +14,7 @@ from conftest import served
 from rather.core import Label
 from rather.hacking import alarm
 from rather.hacking.curves import POINTS, Curves
-from rather.pipeline.metrics import Metrics
+from rather.learners.metrics import Metrics
 from rather.store import Store
 from rather.store.people import invite
 

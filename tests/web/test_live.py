@@ -11,7 +11,7 @@ from process import Process, Server, until
 from rich.console import Console
 
 from rather.config import toml
-from rather.pipeline import checkpoint
+from rather.learners import checkpoint
 from rather.pipeline.run import Run
 from rather.store import Store
 
@@ -113,7 +113,7 @@ def test_a_loop_of_rounds_asks_first_what_the_reward_models_disagree_about(tiny:
     rows = [{"prompt": f"question {i}?", "split": "train" if i < 8 else "held_out"} for i in range(12)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (tmp_path / "run.toml").write_text(RUN.format(model=tiny, learner="ppo", epochs=2))
-    more = ["train.reward=labels", "train.steps=2", "ppo.answers=4", "reward.members=3", "loop.rounds=2"]
+    more = ["train.reward=labels", "train.steps=2", "ppo.rollout_batch_size=4", "reward.members=3", "loop.rounds=2"]
     with Server(tmp_path) as serve, Process(tmp_path, "panel", serve.link, "run.toml", "--wait"):
         subprocess.run(
             [sys.executable, "-m", "rather", "loop", "run.toml", *more], cwd=tmp_path, check=True, capture_output=True, timeout=300

@@ -1,4 +1,7 @@
-"""Every setting of a run: one pydantic model a section, unknown keys refused, every key described; settings.py reads and writes them."""
+"""Every setting of a run: one pydantic model a section, unknown keys refused, every key described; toml.py reads and writes them.
+
+The settings of learners stand beside the learners.
+"""
 
 import math
 from datetime import date
@@ -7,7 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from rather.config.sections import ForActing, ForEval, ForLearners, ForLearnersAndSampling, Free, MattersTo, Section
+from rather.learners.dpo_settings import DPOSettings
+from rather.learners.grpo_settings import GRPOSettings
+from rather.learners.ppo_settings import PPOSettings
+from rather.learners.reward_settings import RewardSettings
+from rather.learners.settings import Optimization, Sampling
+from rather.settings import ForActing, ForEval, ForLearners, ForLearnersAndSampling, Free, MattersTo, Section
 
 
 def _day(value: object) -> str:
@@ -66,14 +74,9 @@ class Data(Section):
     overlong: Literal["error", "skip", "truncate"] = Field(default="error", description="What is too long: refused, left out, or cut.")
 
 
-class Sample(Section):
+class Sample(Sampling):
     """How answers are drawn."""
 
-    max_tokens: int = Field(default=64, description="Longest answer, in tokens.", ge=1)
-    temperature: float = Field(default=1.0, description="Temperature of the policy; 0 takes the likeliest token.", ge=0)
-    top_p: float = Field(default=1.0, description="Keep the likeliest tokens up to this total probability.", gt=0, le=1)
-    top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
-    min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)
     rows: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
     contrast: ForLearnersAndSampling[tuple[str, str] | None] = Field(
         default=None, description='Two instructions, "" for none: each answer of a question is drawn with one and kept without.'
@@ -132,77 +135,24 @@ class Judge(Section):
     concurrency: Free[int] = Field(default=8, description="Requests to the endpoint at a time.", ge=1)
 
 
-class Train(Section):
-    """The learner and its optimiser."""
+class Learning(Section):
+    """What is trained, and how."""
 
     learner: Free[Literal["sft", "reward", "dpo", "ppo", "grpo", "zeroth"]] = Field(default="dpo", description="What is trained, and how.")
     reward: Annotated[Literal["verify", "labels", "model", "environment"], MattersTo("ppo", "grpo")] = Field(
         default="verify",
         description="What pays ppo and grpo: verify.checks, a model learnt from the labels, judge.checkpoint's, or the environment.",
     )
-    epochs: Free[float] = Field(default=2.0, description="Times that every label (ppo, grpo: prompt) is used.", gt=0)
-    steps: Free[int] = Field(default=0, description="Steps; 0: as many as the epochs need.", ge=0)
-    batch_size: int = Field(default=8, description="Comparisons (sft: answers, ppo: answers of a minibatch, grpo: prompts) a step.", ge=1)
-    lr: float = Field(default=1e-4, description="Learning rate.", gt=0)
-    warmup: int = Field(default=0, description="Steps in which the learning rate rises from 0.", ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", description="How the learning rate falls after that.")
-    weight_decay: float = Field(default=0.0, description="Decoupled weight decay of AdamW.", ge=0)
-    max_grad_norm: float = Field(default=1.0, description="Gradients are scaled down to this norm.", gt=0)
-    micro_batch_tokens: int = Field(default=1536, description="Tokens forwarded at a time, prompts too (no gradient: 4 times that).", ge=1)
-    checkpoint_every: Free[int] = Field(default=20, description="Steps between checkpoints.", ge=1)
-    keep: Free[int] = Field(default=2, description="Checkpoints that are kept.", ge=1)
+
+
+class Train(Optimization, Learning):  # in this order the learner is the section's first key
+    """The learner and its optimiser."""
+
     flagged: bool = Field(
         default=True, description="Learn from suspicious answers, but for people's fast ones and what else the owner leaves out."
     )
     judges: list[str] = Field(default=["*"], description="Judges whose labels are learnt from, by name, * for any (not zeroth).")
     criterion: str = Field(default="", description="Learn from the preferences on this one of judge.criteria; empty: on the whole.")
-
-
-class DPO(Section):
-    """Direct preference optimisation."""
-
-    beta: float = Field(default=0.1, description="Strength of the pull towards the reference.", gt=0)
-    loss: Literal["dpo", "ipo"] = Field(default="dpo", description="Logistic (DPO) or squared (IPO) loss.")
-    normalised: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
-    sft_weight: Annotated[float, MattersTo("dpo")] = Field(default=0.0, description="Weight of the preferred side's NLL (RPO).", ge=0)
-    reference: Literal["once", "each"] = Field(default="once", description="Evaluate the reference once, or again at each step.")
-
-
-class PPO(Section):
-    """PPO-Clip with policy, critic, reward model and reference."""
-
-    answers: int = Field(default=32, description="Prompts answered a step, once each.", ge=2)
-    epochs: int = Field(default=2, description="Times that a step's answers are used.", ge=1)
-    gamma: float = Field(default=1.0, description="Discount of what comes later.", gt=0, le=1)
-    lam: float = Field(default=0.95, description="Generalised advantage estimation: 1 sums rewards, 0 trusts the critic.", ge=0, le=1)
-    clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
-    clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
-    dual_clip: float | None = Field(default=None, description="Bound on the loss of bad actions, above 1; unset: none.")
-    value_clip: float = Field(default=0.2, description="How far a value may move in an update; 0: as far as it likes.", ge=0)
-    value_weight: float = Field(default=0.5, description="Weight of the critic's loss.", ge=0)
-    entropy_weight: float = Field(default=0.0, description="Weight of the entropy, which keeps answers varied.", ge=0)
-    kl: float = Field(default=0.05, description="Weight of the penalty on leaving the reference.", ge=0)
-    kl_target: float | None = Field(default=None, description="Nats an answer that the weight is adapted to; unset: it stays.")
-    reward_clip: float | None = Field(default=None, description="Bound on what an action can earn; unset: none.")
-    whiten: bool = Field(default=True, description="Shift and scale advantages to mean 0 and variance 1.")
-    critic_lr: float = Field(default=1e-3, description="Learning rate of the critic of text; in control it has train.lr.", gt=0)
-
-
-class GRPO(Section):
-    """Group-relative policy optimisation: several answers to a prompt, credited by how they compare; no critic."""
-
-    size: int = Field(default=8, description="Answers to each prompt.", ge=2)
-    updates: int = Field(default=1, description="Optimiser steps on the same answers.", ge=1)
-    scale: Literal["group", "batch", "none"] = Field(default="group", description='Deviation that scores are divided by; "none": Dr. GRPO.')
-    mean: Literal["token", "sequence", "constant"] = Field(
-        default="token", description='What counts equally: tokens (DAPO), answers, or tokens over sample.max_tokens ("constant", Dr. GRPO).'
-    )
-    ratio: Literal["token", "sequence"] = Field(default="token", description="Probability ratio of tokens, or of whole answers (GSPO).")
-    clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
-    clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
-    kl: float = Field(default=0.0, description="Weight of the KL from the reference (k3).", ge=0)
-    measure_kl: bool = Field(default=True, description="Log the KL even where its weight is 0, for one forward pass of the reference.")
-    again: int = Field(default=0, description="Samplings more for prompts whose answers all score the same.", ge=0)
 
 
 class Zeroth(Section):
@@ -301,14 +251,10 @@ class Verify(Section):
     patience: Free[int] = Field(default=3, description="Steps in a row without one judged answer that end the training.", ge=1)
 
 
-class Reward(Section):
+class Reward(RewardSettings):
     """The Bradley-Terry reward model."""
 
     members: int = Field(default=1, description="Members of the ensemble.", ge=1)
-    centre: float | None = Field(
-        default=None, description="Weight of (s_a + s_b)^2, which holds scores near 0; unset: 0.01 for text, 0 for control.", ge=0
-    )
-    temperatures: bool = Field(default=True, description="Learn a temperature for each judge, so that careful judges weigh more.")
     held_out: float = Field(default=0.2, description="Share of questions kept back to measure accuracy and calibration.", ge=0, lt=1)
     epochs: Free[float | None] = Field(default=None, description="Times that every label is used; unset: train.epochs.", gt=0)
     lr: float | None = Field(default=None, description="Learning rate; unset: train.lr.", gt=0)
@@ -357,9 +303,9 @@ class Config(Section):
     sample: Sample = Field(default_factory=Sample)
     judge: Judge = Field(default_factory=Judge)
     train: ForLearners[Train] = Field(default_factory=Train)
-    dpo: Annotated[DPO, MattersTo("dpo", "zeroth")] = Field(default_factory=DPO)
-    ppo: Annotated[PPO, MattersTo("ppo")] = Field(default_factory=PPO)
-    grpo: Annotated[GRPO, MattersTo("grpo")] = Field(default_factory=GRPO)
+    dpo: Annotated[DPOSettings, MattersTo("dpo", "zeroth")] = Field(default_factory=DPOSettings)
+    ppo: Annotated[PPOSettings, MattersTo("ppo")] = Field(default_factory=PPOSettings)
+    grpo: Annotated[GRPOSettings, MattersTo("grpo")] = Field(default_factory=GRPOSettings)
     verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)
     zeroth: Annotated[Zeroth, MattersTo("zeroth")] = Field(default_factory=Zeroth)
     control: ForLearnersAndSampling[Control] = Field(default_factory=Control)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
+from rather import settings
 from rather.config import criteria
 from rather.config.schema import Config
-from rather.config.sections import MattersTo, Section
 from rather.errors import ConfigError
+from rather.settings import Section
 
 
 def load(path: Path | None, overrides: list[str]) -> Config:
@@ -42,18 +42,9 @@ def load(path: Path | None, overrides: list[str]) -> Config:
 
 def mattering(config: Config, use: str) -> dict[str, dict[str, Any]]:
     """The settings that matter to a learner, to "sample" or to "eval": all but those that are declared otherwise where they are defined."""
-    found: dict[str, dict[str, Any]] = {}
-    for section, field in type(config).model_fields.items():
-        values = getattr(config, section)
-        if _matters(field, use):
-            kept = {key for key, inner in type(values).model_fields.items() if _matters(inner, use)}
-            found[section] = values.model_dump(include=kept)
+    fields = type(config).model_fields.items()
+    found = {name: settings.mattering(getattr(config, name), use) for name, field in fields if settings.matters(field.metadata, use)}
     return {section: values for section, values in found.items() if values}
-
-
-def _matters(field: FieldInfo, use: str) -> bool:
-    declared = [mark for mark in field.metadata if isinstance(mark, MattersTo)]
-    return all(use in mark.uses for mark in declared)
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -73,14 +64,12 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
-    name = ".".join(place)
+    name = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, sorted(names()), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`rather config` lists them all"
         return f"there is no setting {name}; {hint}"
-    got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-    return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}{got}"
+    return settings.wrong(error)
 
 
 def names() -> set[str]:

@@ -40,7 +40,7 @@ class ByHand:
 
     @torch.no_grad()
     def backward(self, chosen: Tensor, s: Any) -> tuple[float, dict[str, float]]:
-        """Leave in `parameter.grad` the gradient on the `chosen` (N,) steps under the settings `s` (`ppo.Clip`).
+        """Leave in `parameter.grad` the gradient on the `chosen` (N,) steps under the settings `s` (`PPOSettings`).
 
         Returns:
             The loss, and what it is made of: policy_loss, value_loss, entropy, ratio, clipped.

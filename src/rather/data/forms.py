@@ -118,10 +118,15 @@ def read_comparisons(path: str | Path, skipped: Counter[str] | None = None) -> I
     Raises:
         DataError: see `read_rows`; a row of another form; a preference outside [0, 1]; content that is no text.
     """
+    yield from compared(path, read_rows(path), skipped)
+
+
+def compared(path: str | Path, rows: Rows, skipped: Counter[str] | None) -> Iterator[Comparison]:
+    """The comparisons that rows say, which come from `path`; see `read_comparisons`."""
     source, numbers = name_of(path), count()
     rated: list[tuple[str, Row]] = []
     # None stands for the end of the file, where the last rated answers are compared.
-    for place, row in _chain(_understood(read_rows(path), path, _columns)):
+    for place, row in _chain(_understood(rows, path, _columns)):
         if rated and (row is None or not rankings.is_rated(row) or row["prompt"] != rated[0][1]["prompt"]):
             for rows in _by_judge(rated):
                 yield from _compared(_rated(rows, skipped), rows[0], source, numbers)

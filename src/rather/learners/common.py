@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from rather.core import Batch, Comparison, Sampler, Task, Trajectory, pull, spread
 from rather.errors import TrainingError
+from rather.learners.settings import Optimization
 from rather.scale import ranks
 
 
@@ -28,37 +29,6 @@ class Model(Protocol):
     def save(self, folder: Path) -> None: ...
 
     def restore(self, folder: Path) -> None: ...
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """How to optimise: `steps` steps of AdamW on `batch_size` items, the learning rate warmed up and then scheduled.
-
-    A batch is forwarded and backwarded in parts of about `micro_batch_tokens` tokens, those of prompts too, which bounds memory and
-    changes no gradient; where none is needed, in parts of `WITHOUT_GRADIENT` times as many.
-    """
-
-    steps: int
-    batch_size: int = 8
-    lr: float = 1e-4
-    warmup: int = 0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    eps: float = 1e-8
-    micro_batch_tokens: int = 1536
-    seed: int = 0
-
-    def factor(self, step: int) -> float:
-        """What the learning rate is multiplied with at `step`, counted from 0."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        progress = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)
-        if self.schedule == "linear":
-            return 1 - progress
-        if self.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
-        return 1.0
 
 
 class Order:
@@ -247,16 +217,25 @@ OWN_LR = 0.05
 
 
 class Stepper:
-    """AdamW with its schedule: `step` clips, checks, moves and clears the gradients. `few` are parameters that learn at `few_lr`."""
+    """AdamW with its schedule: `step` clips, checks, moves and clears the gradients.
+
+    `last` is the number of steps that the schedule of the learning rate is made for. `few` are parameters that learn at `few_lr`.
+    """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], how: Optimisation, few: Sequence[nn.Parameter] = (), few_lr: float = OWN_LR
+        self,
+        parameters: Sequence[nn.Parameter],
+        how: Optimization,
+        last: int,
+        few: Sequence[nn.Parameter] = (),
+        few_lr: float = OWN_LR,
+        eps: float = 1e-8,
     ) -> None:
-        self.how, self.steps = how, 0
+        self.how, self.last, self.steps = how, last, 0
         split, own = ([p for p in parameters if ranks.is_split(p) == which] for which in (True, False))
         groups = [{"params": some, "lr": how.lr} for some in (split, own) if some]
         groups += [{"params": list(few), "lr": few_lr, "weight_decay": 0.0}] * bool(few)
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=how.weight_decay, eps=how.eps, fused=True)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=how.weight_decay, eps=eps, fused=True)
         self.rates = [group["lr"] for group in groups]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
 
@@ -270,7 +249,7 @@ class Stepper:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = f"loss {loss}, gradient norm {norm}"
             raise TrainingError(f"step {self.steps + 1} is not finite ({what}); lower train.lr (now {self.how.lr:g})")
-        factor = self.how.factor(self.steps)
+        factor = self.how.factor(self.steps, self.last)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         self.optimiser.step()

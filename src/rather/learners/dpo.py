@@ -1,55 +1,103 @@
 """Direct preference optimisation (Rafailov et al. 2023): a policy from comparisons, without reward model and critic."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rather.core import Batch, Comparison
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, at_place, in_parts, names, used
+from rather.errors import TrainingError
+from rather.learners.common import LeastUsed, Means, Order, Pairs, Stepper, agreement, at_place, in_parts, names, used
+from rather.learners.dpo_settings import DPOOptions, DPOSettings
+from rather.learners.inputs import batches, check_comparisons, trainee
+from rather.learners.learner import Learner, digest
+from rather.learners.settings import LoRA, Optimization
+from rather.learners.train import Callback
 from rather.losses import bradley_terry_loss, implicit_scores, ipo_loss
+from rather.settings import given
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Scores (N,) of the sides a and b, and P(a better) (N,): the mean loss, or the loss (N,) of each pair."""
 
 
-class DPO:
+class DPO(Learner):
     """Bradley-Terry on implicit scores beta * sum_t (log pi - log pi_ref); soft preferences give conservative DPO.
 
-    `reference` is evaluated either once for every comparison, before the first step, or again at each step ("each"); the
-    second needs a reference that stays as it is. In a stochastic environment DPO's closed form does not hold: the score then
-    also rewards luck. `loss` "ipo" is Azar et al. (2023), on log-ratios averaged over the actions where `normalised`. With `sft_weight`
-    the preferred side's negative log-likelihood, averaged over a trajectory's actions and at the policy's temperature, is added, so that
-    DPO does not lower both sides (RPO; Pang et al. 2024, eq. 1). The preferred side is the one with more than half; ties add nothing.
+    The given `policy` stays as it is, and is the `reference` unless another one is given: what learns is a new adapter on it, a copy of the
+    one that it has, or with `adapter` "full" a copy of all its weights. With `parameters` these learn in place instead.
+
+    `loss` is "dpo", "ipo" (Azar et al. 2023, on log-ratios averaged over the actions where `normalized`) or a function of the scores of a
+    and b and P(a better). With `sft_weight` the preferred side's negative log-likelihood, averaged over a trajectory's actions and at the
+    policy's temperature, is added, so that DPO does not lower both sides (RPO; Pang et al. 2024, eq. 1). The preferred side is the one with
+    more than half; ties add nothing. `reference_logprobs` says whether the reference is evaluated "once" for every comparison, before the
+    first step, or again at each step ("each"), which needs a reference that stays as it is. In a stochastic environment DPO's closed form
+    does not hold: the score then also rewards luck.
+
+    Raises:
+        ConfigError: an argument is not known, or its value is wrong.
     """
+
+    name = "dpo"
 
     def __init__(
         self,
         policy: Any,
-        reference: Any,
         comparisons: Sequence[Comparison],
-        parameters: Sequence[nn.Parameter],
-        how: Optimisation,
-        beta: float = 0.1,
-        loss: Literal["dpo", "ipo"] = "dpo",
-        normalised: bool = False,
-        sft_weight: float = 0.0,
-        when: Literal["once", "each"] = "once",
+        reference: Any = None,
+        parameters: Sequence[nn.Parameter] | None = None,
+        *,
+        loss: str | Loss = "dpo",
+        adapter: LoRA | Literal["full"] | None = None,
+        seed: int = 0,
+        callbacks: Sequence[Callback] = (),
+        folder: Path | str | None = None,
         progress: Callable[[int], None] = lambda done: None,
+        **options: Unpack[DPOOptions],
     ) -> None:
-        self.model, self.reference, self.comparisons, self.how = policy, reference, list(comparisons), how
-        self.beta, self.loss, self.normalised, self.sft_weight = beta, loss, normalised, sft_weight
-        self.order: Order | LeastUsed = Order(len(self.comparisons), how.seed)
-        self.stepper = Stepper(parameters, how)
+        named = {"loss": loss} if isinstance(loss, str) else {}
+        self.own, how = given("DPO", {**options, **named}, DPOSettings, Optimization)
+        self.reference = policy if reference is None else reference
+        self.comparisons = check_comparisons(comparisons)
+        model, parameters = trainee(policy, adapter, seed, parameters)
+        data = digest([[c.key, c.judge, c.preference, [t.text for t in (*c.a, *c.b)]] for c in self.comparisons])
+        settings = {"dpo": self.own, "data": {"comparisons": data}}
+        super().__init__(model, how.steps_on(len(self.comparisons)), how, seed, settings, callbacks, folder)
+        self.loss: Loss | None = None if isinstance(loss, str) else loss
+        self.order: Order | LeastUsed = Order(len(self.comparisons), seed)
+        self.stepper = Stepper(parameters, how, self.steps)
         self.kept: list[list[Tensor]] | None = None
-        if when == "once":
+        if self.own.reference_logprobs == "once":
             self.kept = self._evaluate_reference(self.comparisons, progress)
+
+    @property
+    def taken(self) -> int:
+        """Steps that have been taken."""
+        return self.stepper.steps
+
+    @property
+    def epoch(self) -> int:
+        """Steps in which every comparison is used once."""
+        return -(-len(self.comparisons) // self.how.batch_size)
+
+    @torch.no_grad()
+    def evaluate(self, data: Sequence[Comparison]) -> dict[str, float]:
+        """The share of comparisons that the implicit scores order as they were judged, ties left out."""
+        means = Means()
+        for pairs in batches(self.model, check_comparisons(data), self.how.batch_size):
+            for part, *_ in pairs.split(self.how.micro_batch_tokens):
+                ratios = self.model.evaluate(part.batch)[0] - self.reference.evaluate(part.batch)[0]
+                means.add(accuracy=agreement(*part.scores((ratios * part.batch.mask).sum(-1)), part.preference))
+        return means.result()
 
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from these from now on; those that were there before keep their place."""
         before, now = names(self.comparisons), names(comparisons)
         had, have = list(map(_item, before, self.comparisons)), list(map(_item, now, comparisons))
         self.comparisons = list(comparisons)
-        self.order = LeastUsed.after(self.order, before, now, self.how.seed)
+        self.order = LeastUsed.after(self.order, before, now, self.seed)
         if self.kept is not None:
             known = dict(zip(had, self.kept, strict=True))
             new = {item: c for item, c in zip(have, comparisons, strict=True) if item not in known}
@@ -58,7 +106,7 @@ class DPO:
 
     def step(self) -> dict[str, float]:
         """One optimiser step on a batch of comparisons."""
-        chosen = self.order.take(self.how.batch_size)
+        own, chosen = self.own, self.order.take(self.how.batch_size)
         pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
         kept = [row for i in chosen for row in self.kept[i]] if self.kept is not None else None
         means, loss = Means(), 0.0
@@ -66,18 +114,20 @@ class DPO:
             logprobs, entropy = self.model.evaluate(part.batch)
             reference = self._reference(part.batch, None if kept is None else kept[rows])
             mask = part.batch.mask
-            scores = implicit_scores(logprobs, reference, mask, self.beta)
+            scores = implicit_scores(logprobs, reference, mask, own.beta)
             a, b = part.scores(scores)
-            if self.loss == "ipo":
-                ratios = scores / self.beta / (mask.sum(-1) if self.normalised else 1)
-                part_loss = ipo_loss(*part.scores(ratios), self.beta, part.preference)
+            if self.loss is not None:
+                part_loss = checked(self.loss, a, b, part.preference)
+            elif own.loss == "ipo":
+                ratios = scores / own.beta / (mask.sum(-1) if own.normalized else 1)
+                part_loss = ipo_loss(*part.scores(ratios), own.beta, part.preference)
             else:
                 part_loss = bradley_terry_loss(a, b, part.preference)
             sign = (part.preference - 0.5).sign()
-            if self.sft_weight:
+            if own.sft_weight:
                 mean_a, mean_b = part.scores((logprobs * mask).sum(-1) / mask.sum(-1).clamp(min=1))
                 preferred = torch.where(sign > 0, mean_a, mean_b) * (sign != 0)
-                part_loss = part_loss - self.sft_weight * preferred.mean()
+                part_loss = part_loss - own.sft_weight * preferred.mean()
             part_loss = part_loss * (weight * len(part) / len(pairs))
             part_loss.backward()
             if not weight:
@@ -103,7 +153,7 @@ class DPO:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.stepper.load_state_dict(state["stepper"])
-        self.order = at_place(state["place"], names(self.comparisons), self.how.seed)
+        self.order = at_place(state["place"], names(self.comparisons), self.seed)
 
     def _reference(self, batch: Batch, kept: list[Tensor] | None) -> Tensor:
         if kept is None:
@@ -133,3 +183,16 @@ class DPO:
 def _item(name: str, c: Comparison) -> tuple[Any, ...]:
     """An item with what its sides are: another answer to several sides says other pairs under the same name."""
     return name, *(x.text if x.text is not None else np.asarray(x.actions).tobytes() for x in (*c.a, *c.b))
+
+
+def checked(loss: Loss, a: Tensor, b: Tensor, preference: Tensor) -> Tensor:
+    """The mean of a loss function that was given.
+
+    Raises:
+        TrainingError: it returned something else than one number, or one number a pair.
+    """
+    found = loss(a, b, preference)
+    if not isinstance(found, Tensor) or found.shape not in ((), a.shape):
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise TrainingError(f"the function given as loss returned {what} for {len(a)} pairs; return a tensor of shape () or ({len(a)},)")
+    return found.mean()

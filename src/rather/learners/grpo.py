@@ -4,66 +4,93 @@ Shape letters: B trajectories, T actions (padded).
 """
 
 import warnings
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, spread
+from rather.core import Batch, Sampler, Task, Trajectory, spread
+from rather.data.rows import tasks
 from rather.errors import RatherWarning
-from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts, used
+from rather.learners.common import Means, Order, Stepper, in_parts, moved, parts, used
+from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
+from rather.learners.inputs import acting, mean_score, rollouts
+from rather.learners.learner import Learner, digest
+from rather.learners.settings import LoRA, Optimization, Sampling
+from rather.learners.train import Callback
 from rather.losses import group_advantages, kl_estimate, ppo_clip_loss
 from rather.scale import ranks
+from rather.settings import given
 
 NOTHING_TO_LEARN = (
     "in the last 10 steps all attempts at each task scored the same, so nothing was learnt; take easier or harder tasks, "
-    "a larger grpo.size, a higher sample.temperature, or verifiers that score partly"
+    "a larger grpo.group_size, a higher sample.temperature, or verifiers that score partly"
 )
 
 
-@dataclass(frozen=True)
-class Group:
-    """How attempts at one task are compared, and how far an update may go.
+class GRPO(Learner):
+    """One step: sample groups, score them, and update the policy `updates` times on those that differ within.
+
+    A score is the sum of an attempt's rewards. Of prompts, reward, sampler, source and gold see `PPO`, of policy, reference, adapter and
+    parameters `DPO`. The `reference` measures how far the policy has gone (`measure_kl`), and holds it back if `kl` is set.
 
     `scale` "group" divides by the deviation within the group, "none" by nothing (Dr. GRPO, Liu et al. 2025). `mean` says what counts
     equally: every "token" of the batch (DAPO, Yu et al. 2025), every "sequence" (Shao et al. 2024), or every token over a "constant"
-    length of `longest` (Dr. GRPO). `ratio` "sequence" is GSPO (Zheng et al. 2025). `kl` weighs a k3 term against the reference. Groups
-    whose attempts all score the same teach nothing: up to `again` more samplings are made for others in their place.
+    length of `max_tokens` (Dr. GRPO). `ratio` "sequence" is GSPO (Zheng et al. 2025). `kl` weighs a k3 term against the reference. Groups
+    whose attempts all score the same teach nothing: up to `max_resample` more samplings are made for others in their place.
+
+    Raises:
+        ConfigError: an argument is not known, or its value is wrong.
+        DataError: a prompt cannot be read.
     """
 
-    updates: int = 1
-    scale: Literal["group", "batch", "none"] = "group"
-    mean: Literal["token", "sequence", "constant"] = "token"
-    longest: int = 1
-    ratio: Literal["token", "sequence"] = "token"
-    clip: float = 0.2
-    clip_high: float | None = None
-    kl: float = 0.0
-    again: int = 0
-
-
-class GRPO:
-    """One step: sample groups, score them, and update the policy `updates` times on those that differ within.
-
-    A score is the sum of an attempt's rewards, those of `reward_model` or else those in the batch; NaN is unjudged. `source` collects
-    attempts (see `common.Attempts`). `reference` measures how far the policy has gone, and holds it back if `kl` is set.
-    """
+    name = "grpo"
+    best = ("score", 1.0)
 
     def __init__(
         self,
         policy: Any,
-        source: Any,
-        parameters: list[nn.Parameter],
-        how: Optimisation,
-        settings: Group,
-        reward_model: Any = None,
+        prompts: Any = (),
+        reward: Any = None,
         reference: Any = None,
+        parameters: Sequence[nn.Parameter] | None = None,
+        *,
+        sampler: Sampler | None = None,
+        source: Any = None,
+        gold: Callable[[Trajectory], float] | None = None,
+        adapter: LoRA | Literal["full"] | None = None,
+        seed: int = 0,
+        callbacks: Sequence[Callback] = (),
+        folder: Path | str | None = None,
+        **options: Unpack[GRPOOptions],
     ) -> None:
-        self.model, self.source, self.how, self.settings = policy, source, how, settings
-        self.reward_model, self.reference = reward_model, reference
-        self.stepper = Stepper(parameters, how)
+        self.own, how, sampling = given("GRPO", options, GRPOSettings, Optimization, Sampling)
+        s, reading = self.own, tasks(prompts)
+        model, reference, parameters = acting(policy, reference, adapter, seed, parameters, sampling)
+        self.reference = reference if s.kl or s.measure_kl else None
+        order, each = None if source else Order(len(reading), seed), how.batch_size
+
+        def groups(number: int) -> list[Task]:
+            assert order is not None
+            return [reading[i] for i in order.at(number * each, each) for _ in range(s.group_size)]
+
+        self.source, self.reward_model = rollouts(model, groups, sampler, source, reward, sampling, seed, gold)
+        settings = {"grpo": s, "sample": sampling, "data": {"prompts": digest([t.prompt for t in reading])}}
+        super().__init__(model, how.steps_on(len(reading)), how, seed, settings, callbacks, folder)
+        self.stepper = Stepper(parameters, how, self.steps * s.updates)
+        self.longest, self.done = sampling.max_tokens, 0
         self.number, self.idle, self.told = 0, 0, dict[str, float]()
+
+    @property
+    def taken(self) -> int:
+        """Steps that have been taken; `number` counts the samplings, of which a step may make several."""
+        return self.done
+
+    def evaluate(self, data: Any) -> dict[str, float]:
+        """The mean score of one answer to each of other prompts."""
+        return mean_score(self.source, self.reward_model, tasks(data), self.how.micro_batch_tokens)
 
     def step(self) -> dict[str, float]:
         """Sample, and take the optimiser steps that follow from it; none if no group teaches anything."""
@@ -76,26 +103,29 @@ class GRPO:
         if self.idle == 10:
             warnings.warn(NOTHING_TO_LEARN, RatherWarning, stacklevel=2)
         taken: dict[str, float] = {}
-        for _ in range(self.settings.updates if useful else 0):
+        for _ in range(self.own.updates if useful else 0):
             loss = sum(self._update(batch, advantages, tokens, rows, means) for batch, advantages, _, _ in useful)
             taken = self.stepper.step(loss)
         self.source.sync()
+        self.done += 1
         return taken | means.result() | self.told | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser state, how often was sampled, and for how many steps nothing was learnt."""
-        return {"stepper": self.stepper.state_dict(), "number": self.number, "idle": self.idle, "source": self.source.state_dict()}
+        own = {"stepper": self.stepper.state_dict(), "number": self.number, "idle": self.idle, "taken": self.done}
+        return own | {"source": self.source.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.stepper.load_state_dict(state["stepper"])
         self.number, self.idle = state["number"], state["idle"]
+        self.done = state.get("taken", self.number)  # which older checkpoints do not say
         self.source.load_state_dict(state["source"])
 
     def _collect(self, means: Means) -> list[tuple[Batch, Tensor, float, float]]:
         """Of each sampling: the rows with an advantage, their advantages, and how many tokens and rows there were in all."""
         found, judged, wanted, useful, model = [], list[float](), 0, 0, self.reward_model
-        for _ in range(1 + self.settings.again):
+        for _ in range(1 + self.own.max_resample):
             batch = self.source.collect(self.number)
             self.number += 1
             rewards = batch.rewards
@@ -103,7 +133,7 @@ class GRPO:
                 (rewards,) = in_parts(batch, self.how.micro_batch_tokens, lambda part: (model.rewards(part),))
             scores = (rewards * batch.mask).sum(-1)
             # On the CPU, where sums come out the same on every rank: an advantage of 0 decides what is forwarded.
-            advantages = group_advantages(scores.cpu(), batch.groups.cpu(), self.settings.scale).to(scores.device)
+            advantages = group_advantages(scores.cpu(), batch.groups.cpu(), self.own.scale).to(scores.device)
             groups, index = torch.unique(batch.groups, return_inverse=True)
             differ = torch.zeros(len(groups), device=scores.device).index_add(0, index, (advantages != 0).float()) > 0
             judged += scores[~scores.isnan()].tolist()
@@ -118,14 +148,14 @@ class GRPO:
 
     def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> Tensor:
         """Gather the gradient of `batch`; the loss is a mean over all that was sampled, forwarded or not."""
-        s, total = self.settings, torch.zeros((), device=advantages.device)
+        s, total = self.own, torch.zeros((), device=advantages.device)
         for rows_, weight in ranks.mine(parts(batch, self.how.micro_batch_tokens)):
             part = batch.select(rows_)
             logprobs, entropy = self.model.evaluate(part)
             mean = "sequence" if s.mean == "sequence" else "token"
             loss = ppo_clip_loss(logprobs, part.logprobs, advantages[rows_], part.mask, s.clip, s.clip_high, None, s.ratio, mean)
             here = part.mask.sum()
-            loss = loss * {"token": here / tokens, "sequence": len(part) / rows, "constant": here / (rows * s.longest)}[s.mean]
+            loss = loss * {"token": here / tokens, "sequence": len(part) / rows, "constant": here / (rows * self.longest)}[s.mean]
             drift = None
             if self.reference is not None:
                 with torch.no_grad():

@@ -5,41 +5,24 @@ Shape letters: B trajectories, T actions (padded), N single steps.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, spread
+from rather.core import Batch, Sampler, Task, Trajectory, spread
+from rather.data.rows import tasks
 from rather.errors import TrainingError
-from rather.learners.common import Means, Optimisation, Stepper, in_parts, moved, parts
+from rather.learners.common import Means, Order, Stepper, in_parts, moved, parts
+from rather.learners.inputs import acting, mean_score, rollouts
+from rather.learners.learner import Learner, digest
+from rather.learners.ppo_settings import PPOOptions, PPOSettings
+from rather.learners.settings import LoRA, Optimization, Sampling
+from rather.learners.train import Callback
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
 from rather.scale import ranks
-
-
-@dataclass(frozen=True)
-class Clip:
-    """How far a step may go from what was sampled, and what a state and an action are credited with.
-
-    `kl` weighs the penalty on log pi - log pi_ref of each action; with `kl_target` (nats a trajectory) the weight follows it
-    (Ziegler et al. 2019). `reward_clip` bounds what the reward model says of one action. An update of all that was sampled
-    is made `epochs` times, in minibatches of `Optimisation.batch_size` rows. With `critic_lr` the critic learns at a rate of its own.
-    """
-
-    epochs: int = 4
-    gamma: float = 1.0
-    lam: float = 0.95
-    clip: float = 0.2
-    clip_high: float | None = None
-    dual_clip: float | None = None
-    value_clip: float | None = 0.2
-    value_weight: float = 0.5
-    entropy_weight: float = 0.0
-    kl: float = 0.05
-    kl_target: float | None = None
-    reward_clip: float | None = None
-    whiten: bool = True
-    critic_lr: float | None = None
+from rather.settings import given
 
 
 @dataclass(frozen=True)
@@ -63,34 +46,75 @@ class _Credited:
         return _Credited(batch, *(x[row, t][:, None] for x in (self.seen, self.advantages, self.returns, self.values)))
 
 
-class PPO:
+class PPO(Learner):
     """One step: collect attempts or parts of them, credit their actions by GAE, and update policy and critic on them.
 
-    `source` collects (see `common.Attempts`). `reward_model` says what actions earn; without one it is what is in the batch. A row with a
-    NaN there is unjudged and left out; where all are, nothing is learned. `reference` keeps the policy near where it started, and its pass
-    over a text gives the critic what it judges by; without one there is no penalty, and the critic judges by the observations.
-    `parameters` are the policy's, and the critic's unless it has a rate of its own. `by_hand` computes the gradient where autograd is too
-    slow (`control.gradients`).
+    `prompts` are what `data.rows.tasks` reads, answered by `sampler` (the policy's own); a `source` stands for both and collects by itself
+    (see `common.Attempts`). `reward` is a reward model, a function or a list of functions (see `verify.functions`); without one the reward
+    is what is in the batch. A row with a NaN there is unjudged and left out; where all are, nothing is learned. `gold` measures attempts
+    beside it.
+
+    Of policy, reference, adapter and parameters see `DPO`. The `reference` keeps the policy near where it started, and its pass over a text
+    gives the critic what it judges by; with `parameters` and no reference there is no penalty, and the critic judges by the observations.
+    The critic learns at `critic_lr`, or where that is None as a part of `parameters`. `kl` weighs the penalty on log pi - log pi_ref of
+    each action; with `kl_target` (nats a trajectory) the weight follows it (Ziegler et al. 2019). `by_hand` computes the gradient where
+    autograd is too slow (`control.gradients`).
+
+    Raises:
+        ConfigError: an argument is not known, or its value is wrong.
+        DataError: a prompt cannot be read.
     """
+
+    name = "ppo"
+    best = ("score", 1.0)
 
     def __init__(
         self,
         policy: Any,
-        critic: Any,
-        source: Any,
-        parameters: Sequence[nn.Parameter],
-        how: Optimisation,
-        settings: Clip,
-        reward_model: Any = None,
+        prompts: Any = (),
+        reward: Any = None,
         reference: Any = None,
+        parameters: Sequence[nn.Parameter] | None = None,
+        *,
+        critic: Any = None,
+        sampler: Sampler | None = None,
+        source: Any = None,
+        gold: Callable[[Trajectory], float] | None = None,
         by_hand: Any = None,
+        eps: float = 1e-8,
+        adapter: LoRA | Literal["full"] | None = None,
+        seed: int = 0,
+        callbacks: Sequence[Callback] = (),
+        folder: Path | str | None = None,
+        **options: Unpack[PPOOptions],
     ) -> None:
-        self.model, self.critic, self.source = policy, critic, source
-        self.how, self.settings, self.reward_model, self.reference = how, settings, reward_model, reference
+        self.own, how, sampling = given("PPO", options, PPOSettings, Optimization, Sampling)
+        s, reading = self.own, tasks(prompts)
+        model, self.reference, parameters = acting(policy, reference, adapter, seed, parameters, sampling)
+        order, answers = None if source else Order(len(reading), seed), s.rollout_batch_size
+
+        def some(number: int) -> list[Task]:
+            assert order is not None
+            return [reading[i] for i in order.at(number * answers, answers)]
+
+        self.source, self.reward_model = rollouts(model, some, sampler, source, reward, sampling, seed, gold)
+        self.critic = model.critic(seed + 1) if critic is None else critic
+        settings = {"ppo": s, "sample": sampling, "data": {"prompts": digest([t.prompt for t in reading])}}
+        super().__init__(model, how.steps_on(len(reading), answers), how, seed, settings, callbacks, folder)
         self.by_hand = by_hand
-        own = [] if settings.critic_lr is None else [*critic.parameters()]
-        self.stepper = Stepper(parameters, how, own, settings.critic_lr or 0.0)
-        self.number, self.kl, self.told = 0, settings.kl, dict[str, float]()
+        own = [] if s.critic_lr is None else [*self.critic.parameters()]
+        updates = self.steps * s.update_epochs * -(-answers // how.batch_size)
+        self.stepper = Stepper(parameters, how, updates, own, s.critic_lr or 0.0, eps)
+        self.number, self.kl, self.told = 0, s.kl, dict[str, float]()
+
+    @property
+    def taken(self) -> int:
+        """Steps that have been taken."""
+        return self.number
+
+    def evaluate(self, data: Any) -> dict[str, float]:
+        """The mean score of one answer to each of other prompts."""
+        return mean_score(self.source, self.reward_model, tasks(data), self.how.micro_batch_tokens)
 
     def step(self) -> dict[str, float]:
         """Sample once, and take the optimiser steps that follow from it; none if nothing was judged."""
@@ -99,7 +123,7 @@ class PPO:
         taken = {} if known is None else self._update(known, means)
         self.number += 1
         self.source.sync()
-        found, target = means.result(), self.settings.kl_target
+        found, target = means.result(), self.own.kl_target
         if target is not None and known is not None:
             self.kl *= 1 + 0.1 * max(-0.2, min(0.2, found["kl"] / target - 1))
         tokens = 0.0 if known is None else float(known.batch.mask.sum())
@@ -119,13 +143,13 @@ class PPO:
 
     def _update(self, known: _Credited, means: Means) -> dict[str, float]:
         """Take the optimiser steps on what was sampled; returns what the last of them says."""
-        s, taken = self.settings, dict[str, float]()
-        generator = torch.Generator().manual_seed(self.how.seed * 1_000_003 + self.number)
+        s, taken = self.own, dict[str, float]()
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.number)
         rows = known.single() if self.model.memoryless else known
         if self.by_hand is not None:
             self.by_hand.take(rows)
-        for epoch in range(s.epochs):
-            measured = means if epoch == s.epochs - 1 else None
+        for epoch in range(s.update_epochs):
+            measured = means if epoch == s.update_epochs - 1 else None
             for chosen in torch.randperm(len(rows.batch), generator=generator).split(self.how.batch_size):
                 if self.by_hand is None:
                     loss = self._backward(rows.select(chosen.to(known.batch.mask.device)), measured)
@@ -139,7 +163,7 @@ class PPO:
     @torch.no_grad()
     def _credit(self, batch: Batch, means: Means) -> _Credited | None:
         """What was judged, with what it is credited with; None where nothing was."""
-        s, self.told = self.settings, {}
+        s, self.told = self.own, {}
         earned, model, looked = batch.rewards, self.reward_model, list[Tensor]()
         if self.reference is not None and hasattr(model, "beside"):
             earned, *looked = self._of(batch, lambda part: model.beside(self.reference, part))
@@ -179,7 +203,7 @@ class PPO:
 
     def _backward(self, chosen: _Credited, means: Means | None) -> Tensor:
         """Leave the gradient in the parameters; the loss is a mean over all actions in `chosen`, however it is split."""
-        s, total, count = self.settings, torch.zeros((), device=chosen.batch.mask.device), chosen.batch.mask.sum()
+        s, total, count = self.own, torch.zeros((), device=chosen.batch.mask.device), chosen.batch.mask.sum()
         for rows, weight in ranks.mine(parts(chosen.batch, self.how.micro_batch_tokens)):
             part = chosen if rows.stop == len(chosen.batch) and not rows.start else chosen.select(rows)
             batch = part.batch

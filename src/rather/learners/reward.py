@@ -1,49 +1,88 @@
 """A Bradley-Terry reward model (Christiano et al. 2017; Ouyang et al. 2022), as an ensemble, with a temperature per judge."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 
 from rather.core import Comparison
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Pairs, Stepper, agreement, at_place, drawn, names
+from rather.learners.common import LeastUsed, Means, Order, Pairs, Stepper, agreement, at_place, drawn, names
+from rather.learners.inputs import batches, check_comparisons
+from rather.learners.learner import Learner, digest
+from rather.learners.reward_settings import RewardOptions, RewardSettings
+from rather.learners.settings import Optimization
+from rather.learners.train import Callback
 from rather.losses import bradley_terry_loss
+from rather.settings import given
 
 
-class Reward:
+class Reward(Learner):
     """Fits scores to preferences: P(a better) = sigmoid((s_a - s_b) / temperature of the judge).
 
-    `model.scores(batch)` gives (K, B) scores, K = `model.members`. Each of several members learns from a random 80 % of its own.
-    `judges` names the judges whose temperature is learnt; the mean of their inverses is held at 1, since scores have no scale. Those who
-    come later join them; where nobody is named no temperature is learnt.
+    `model.scores(batch)` gives (K, B) scores, K = `model.members`, whose `parameters` learn. Each of several members learns from a random
+    80 % of its own. With `temperatures` that of each judge is learned; the mean of their inverses is held at 1, since scores have no
+    scale. Judges who come later join them. `center` weighs (s_a + s_b)^2.
+
+    Raises:
+        ConfigError: an argument is not known, or its value is wrong.
     """
+
+    name = "reward"
 
     def __init__(
         self,
         model: Any,
         comparisons: Sequence[Comparison],
         parameters: Sequence[nn.Parameter],
-        how: Optimisation,
-        centre: float = 0.01,
-        judges: Sequence[str] = (),
+        *,
+        seed: int = 0,
+        callbacks: Sequence[Callback] = (),
+        folder: Path | str | None = None,
+        **options: Unpack[RewardOptions],
     ) -> None:
-        self.model, self.comparisons, self.how, self.centre = model, list(comparisons), how, centre
-        self.judges = list(judges)
+        own, how = given("RewardModel.fit", options, RewardSettings, Optimization)
+        self.comparisons = check_comparisons(comparisons)
+        data = digest([[c.key, c.judge, c.preference, [t.text for t in (*c.a, *c.b)]] for c in self.comparisons])
+        settings = {"reward": own, "data": {"comparisons": data}}
+        super().__init__(model, how.steps_on(len(self.comparisons)), how, seed, settings, callbacks, folder)
+        self.center = 0.01 if own.center is None else own.center
+        self.judges = sorted({c.judge for c in self.comparisons}) if own.temperatures else []
         self.log_temperatures = nn.Parameter(torch.zeros(len(self.judges)))
-        self.order: Order | LeastUsed = Order(len(self.comparisons), how.seed)
-        self.stepper = Stepper(parameters, how, [self.log_temperatures] if self.judges else [])
+        self.order: Order | LeastUsed = Order(len(self.comparisons), seed)
+        self.stepper = Stepper(parameters, how, self.steps, [self.log_temperatures] if self.judges else [])
         members = model.members
-        generator = torch.Generator().manual_seed(how.seed)
+        generator = torch.Generator().manual_seed(seed)
         self.learns = torch.rand(members, len(self.comparisons), generator=generator) < (0.8 if members > 1 else 1.1)
+
+    @property
+    def taken(self) -> int:
+        """Steps that have been taken."""
+        return self.stepper.steps
+
+    @property
+    def epoch(self) -> int:
+        """Steps in which every comparison is used once."""
+        return -(-len(self.comparisons) // self.how.batch_size)
+
+    @torch.no_grad()
+    def evaluate(self, data: Sequence[Comparison]) -> dict[str, float]:
+        """The share of comparisons that the mean score orders as they were judged, ties left out."""
+        means = Means()
+        for pairs in batches(self.model, check_comparisons(data), self.how.batch_size):
+            for part, *_ in pairs.split(self.how.micro_batch_tokens):
+                a, b = part.scores(self.model.scores(part.batch).mean(0))
+                means.add(accuracy=agreement(a, b, part.preference))
+        return means.result()
 
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from these from now on; those that were there before keep their place."""
         before, now, self.comparisons = names(self.comparisons), names(comparisons), list(comparisons)
-        self.order = LeastUsed.after(self.order, before, now, self.how.seed)
+        self.order = LeastUsed.after(self.order, before, now, self.seed)
         self._join()
         if self.model.members > 1:
-            rows = [[drawn(self.how.seed, f"{member}/{name}") < 0.8 for name in now] for member in range(self.model.members)]
+            rows = [[drawn(self.seed, f"{member}/{name}") < 0.8 for name in now] for member in range(self.model.members)]
             self.learns = torch.tensor(rows)
         else:
             self.learns = torch.ones(1, len(self.comparisons), dtype=torch.bool)
@@ -64,7 +103,7 @@ class Reward:
             part_loss = 0 * (a + b).sum()  # the other ranks wait for its gradient
             if used.any():
                 part_loss = bradley_terry_loss(difference, torch.zeros_like(difference), preference)
-                part_loss = part_loss + self.centre * (a + b)[used].square().mean()
+                part_loss = part_loss + self.center * (a + b)[used].square().mean()
                 part_loss = part_loss * (weight * used.sum() / total)
             part_loss.backward()
             if not weight:
@@ -101,7 +140,7 @@ class Reward:
         if temperatures.shape != (len(judges),):
             raise ValueError(f"{temperatures.numel()} temperatures for the judges {', '.join(judges)}")
         self.stepper.load_state_dict(state["stepper"])
-        self.order = at_place(state["place"], names(self.comparisons), self.how.seed)
+        self.order = at_place(state["place"], names(self.comparisons), self.seed)
         self.judges, self.log_temperatures.data = list(judges), temperatures.to(self.log_temperatures, copy=True)
         self._join()
 

@@ -1,27 +1,82 @@
 """Supervised fine-tuning: raise the likelihood of given answers."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Unpack
 
+import torch
 from torch import nn
 
 from rather.core import Comparison, Trajectory
-from rather.learners.common import LeastUsed, Means, Optimisation, Order, Stepper, at_place, parts, used
+from rather.data.rows import answers
+from rather.learners.common import LeastUsed, Means, Order, Stepper, at_place, parts, used
+from rather.learners.inputs import trainee
+from rather.learners.learner import Learner, digest
+from rather.learners.settings import LoRA, Optimization, OptimizationOptions
+from rather.learners.train import Callback
 from rather.scale import ranks
+from rather.settings import given
 
 
-class SFT:
-    """Minimises the mean negative log-likelihood of the answers' tokens; prompts are not learnt."""
+class SFT(Learner):
+    """Minimizes the mean negative log-likelihood of the answers' tokens; prompts are not learned.
 
-    def __init__(self, policy: Any, trajectories: Sequence[Trajectory], parameters: Sequence[nn.Parameter], how: Optimisation) -> None:
-        self.model, self.trajectories, self.how = policy, list(trajectories), how
-        self.order: Order | LeastUsed = Order(len(self.trajectories), how.seed)
-        self.stepper = Stepper(parameters, how)
+    `rows` are trajectories, or what `data.rows.answers` reads: rows with prompt and completion, conversations, a file. Of policy, adapter
+    and parameters see `DPO`.
+
+    Raises:
+        ConfigError: an argument is not known, or its value is wrong.
+        DataError: a row cannot be read.
+    """
+
+    name = "sft"
+    best = ("loss", -1.0)
+
+    def __init__(
+        self,
+        policy: Any,
+        rows: Any,
+        parameters: Sequence[nn.Parameter] | None = None,
+        *,
+        adapter: LoRA | Literal["full"] | None = None,
+        seed: int = 0,
+        callbacks: Sequence[Callback] = (),
+        folder: Path | str | None = None,
+        **options: Unpack[OptimizationOptions],
+    ) -> None:
+        (how,) = given("SFT", options, Optimization)
+        self.trajectories = answers(rows)
+        model, parameters = trainee(policy, adapter, seed, parameters)
+        settings = {"data": {"rows": digest([[t.task.prompt, t.text] for t in self.trajectories])}}
+        super().__init__(model, how.steps_on(len(self.trajectories)), how, seed, settings, callbacks, folder)
+        self.order: Order | LeastUsed = Order(len(self.trajectories), seed)
+        self.stepper = Stepper(parameters, how, self.steps)
+
+    @property
+    def taken(self) -> int:
+        """Steps that have been taken."""
+        return self.stepper.steps
+
+    @property
+    def epoch(self) -> int:
+        """Steps in which every answer is used once."""
+        return -(-len(self.trajectories) // self.how.batch_size)
+
+    @torch.no_grad()
+    def evaluate(self, data: Any) -> dict[str, float]:
+        """The mean negative log-likelihood of the tokens of other answers."""
+        means, held_out = Means(), answers(data)
+        for start in range(0, len(held_out), self.how.batch_size):
+            batch = self.model.collate(held_out[start : start + self.how.batch_size])
+            for rows, _ in ranks.mine(parts(batch, self.how.micro_batch_tokens)):
+                part = batch.select(rows)
+                means.add(loss=used(part.mask, -self.model.evaluate(part)[0]))
+        return means.result()
 
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from the preferred sides of these from now on; those that were there before keep their place."""
         before, self.trajectories = self._names(), examples(comparisons)
-        self.order = LeastUsed.after(self.order, before, self._names(), self.how.seed)
+        self.order = LeastUsed.after(self.order, before, self._names(), self.seed)
 
     def step(self) -> dict[str, float]:
         """One optimiser step on a batch of answers."""
@@ -45,7 +100,7 @@ class SFT:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.stepper.load_state_dict(state["stepper"])
-        self.order = at_place(state["place"], self._names(), self.how.seed)
+        self.order = at_place(state["place"], self._names(), self.seed)
 
     def _names(self) -> list[str]:
         return [f"{t.task.source}/{t.task.key}/{t.text}" for t in self.trajectories]

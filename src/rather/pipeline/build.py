@@ -18,18 +18,20 @@ from rather.judges.functions import FunctionJudge
 from rather.judges.known import CONCISE, SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
-from rather.learners.common import Attempts, Optimisation, Order
+from rather.learners import checkpoint
 from rather.learners.dpo import DPO
-from rather.learners.grpo import GRPO, Group
-from rather.learners.ppo import PPO, Clip
+from rather.learners.grpo import GRPO
+from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
+from rather.learners.reward_settings import RewardSettings
+from rather.learners.settings import Optimization, Sampling
 from rather.learners.sft import SFT, examples
-from rather.pipeline import checkpoint
 from rather.scale import ranks
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextCritic, TextPolicy, TextReward, TextSampler
+from rather.text.policy import TextCritic, TextPolicy, TextSampler
 from rather.text.prompts.fit import Fit, instructed, suffixed
+from rather.text.reward_model import RewardModel
 from rather.text.tokens import Tokens
 from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
@@ -241,7 +243,7 @@ def _cores() -> int:
     return max(1, (os.cpu_count() or 1) // ranks.count())
 
 
-def saved_reward(config: Config, folder: Path, start: AnyPolicy | None = None) -> TextReward:
+def saved_reward(config: Config, folder: Path, start: AnyPolicy | None = None) -> RewardModel:
     """The reward model in a checkpoint; its adapter goes on `start`, if that is the model it was trained on, and else on one of its own.
 
     What it was made of, its own run says; what becomes of a text that is too long for it, the run of `config`, which asks it.
@@ -254,7 +256,7 @@ def saved_reward(config: Config, folder: Path, start: AnyPolicy | None = None) -
         base = start_policy(of.model_copy(update={"model": of.model.model_copy(update={"adapter": ""})})) if start is None else start
         body, _ = load.read_adapter(base, "reward", folder / "model")
     body.tokens.truncate = config.data.overlong == "truncate"
-    model = TextReward(body, of.reward.members, of.run.seed)
+    model = RewardModel(body, of.reward.members, of.run.seed)
     model.restore(folder / "model")
     return model
 
@@ -264,7 +266,7 @@ def steps(config: Config, name: str, items: int) -> int:
     t = config.train
     if t.steps and name == t.learner:
         return t.steps
-    epochs, together = t.epochs, config.ppo.answers if name == "ppo" else t.batch_size
+    epochs, together = t.epochs, config.ppo.rollout_batch_size if name == "ppo" else t.batch_size
     if name == "reward":
         epochs, together = config.reward.epochs or epochs, config.reward.batch_size or together
     return max(1, round(epochs * items / together))
@@ -275,17 +277,11 @@ def further(config: Config, name: str, items: int) -> int:
     return steps(config.model_copy(update={"train": config.train.model_copy(update={"steps": 0})}), name, items) if items else 0
 
 
-def optimisation(config: Config, name: str, items: int, count: int = 0) -> Optimisation:
-    """How the learner called `name` optimises on `items` items; `count` is its number of steps, where that is another one."""
-    t, r, count = config.train, config.reward, count or steps(config, name, items)
-    if name == "reward":
-        t = t.model_copy(update={"lr": r.lr or t.lr, "batch_size": r.batch_size or t.batch_size})
-    if name == "ppo":  # several optimiser steps from each step's answers
-        count *= config.ppo.epochs * -(-config.ppo.answers // t.batch_size)
-    if name == "grpo":
-        count *= config.grpo.updates
-    same = ("lr", "warmup", "schedule", "weight_decay", "max_grad_norm", "micro_batch_tokens")
-    return Optimisation(count, t.batch_size, seed=config.run.seed, **{key: getattr(t, key) for key in same})
+def optimization(config: Config, name: str, steps: int) -> dict[str, Any]:
+    """How the learner called `name` optimizes in so many steps, as its keyword arguments."""
+    t, r = config.train, config.reward
+    found = {key: getattr(t, key) for key in Optimization.model_fields} | {"steps": steps, "seed": config.run.seed}
+    return found | ({"lr": r.lr or t.lr, "batch_size": r.batch_size or t.batch_size} if name == "reward" else {})
 
 
 def learner(
@@ -299,27 +295,18 @@ def learner(
     progress: Callable[[int], None],
 ) -> Any:
     """The learner called `name`, on the labels in `data`, for `count` steps."""
-    how = optimisation(config, name, len(data.comparisons), count)
+    how, comparisons = optimization(config, name, count or steps(config, name, len(data.comparisons))), data.comparisons
     match name:
         case "dpo":
-            d = config.dpo
-            if d.reference == "each" and trained is start:
-                raise ConfigError('dpo.reference = "each" needs model.train = "lora": full training changes the reference too')
-            return DPO(trained, start, data.comparisons, parameters, how, d.beta, d.loss, d.normalised, d.sft_weight, d.reference, progress)
+            if config.dpo.reference_logprobs == "each" and trained is start:
+                raise ConfigError('dpo.reference_logprobs = "each" needs model.train = "lora": full training changes the reference too')
+            return DPO(trained, comparisons, start, parameters, progress=progress, **how, **config.dpo.model_dump())
         case "reward":
-            r = config.reward
-            model = TextReward(trained, r.members, config.run.seed)
-            names = sorted({c.judge for c in data.comparisons}) if r.temperatures else []
-            return Reward(
-                model,
-                data.comparisons,
-                [*parameters, model.heads],
-                how,
-                0.01 if r.centre is None else r.centre,
-                names,
-            )
+            model = RewardModel(trained, config.reward.members, config.run.seed, parameters=parameters)
+            own = {key: getattr(config.reward, key) for key in RewardSettings.model_fields}
+            return Reward(model, comparisons, model.trained, **how, **own)
         case "sft":
-            return SFT(trained, examples(data.comparisons), parameters, how)
+            return SFT(trained, examples(comparisons), parameters, **how)
         case _:
             raise ConfigError(f"{name} does not learn from labels alone")
 
@@ -330,30 +317,20 @@ def improver(
     trained: AnyPolicy,
     parameters: Sequence[nn.Parameter],
     tasks: Sequence[Task],
-    payer: Checker | TextReward,
+    payer: Checker | RewardModel,
     count: int,
 ) -> PPO | GRPO:
     """PPO or GRPO for `count` steps, paid by `payer`: its policy acts anew in every step."""
-    c, how = config, optimisation(config, config.train.learner, len(tasks), count)
+    c, how = config, optimization(config, config.train.learner, count)
     acting: Any = sampler(c, trained, lambda n: None)
     if isinstance(payer, Checker):
         acting, model = Verified(acting, payer, c.verify.patience), None
     else:
         model = payer
     reference = start_policy(c) if trained is start else start
-    order, gold = Order(len(tasks), c.run.seed), utility(c.hack.gold) if c.hack.gold else None
+    given: dict[str, Any] = {"sampler": acting, "gold": utility(c.hack.gold) if c.hack.gold else None, **how}
+    given |= {key: getattr(c.sample, key) for key in Sampling.model_fields}
     if c.train.learner == "grpo":
-        g = c.grpo.model_dump()
-        size, measured = g.pop("size"), g.pop("measure_kl")
-        settings = Group(longest=c.sample.max_tokens, **g)
-
-        def groups(number: int) -> list[Task]:
-            return [tasks[i] for i in order.at(number * how.batch_size, how.batch_size) for _ in range(size)]
-
-        source = Attempts(trained, acting, groups, c.run.seed, gold)
-        return GRPO(trained, source, [*parameters], how, settings, model, reference if c.grpo.kl or measured else None)
+        return GRPO(trained, tasks, model, reference, parameters, **given, **c.grpo.model_dump())
     critic = TextCritic(start.width, start.device, c.run.seed + 1)
-    p = c.ppo.model_dump()
-    answers = p.pop("answers")
-    source = Attempts(trained, acting, lambda number: [tasks[i] for i in order.at(number * answers, answers)], c.run.seed, gold)
-    return PPO(trained, critic, source, parameters, how, Clip(**p), model, reference)
+    return PPO(trained, tasks, model, reference, parameters, critic=critic, **given, **c.ppo.model_dump())

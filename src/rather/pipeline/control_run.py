@@ -4,7 +4,6 @@ import itertools
 import math
 import subprocess
 import time
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from rather.control.rollout import ControlSampler, check_lengths, fragments, ide
 from rather.control.studio import Studio
 from rather.core import Answered, Task, Trajectory, spread
 from rather.errors import ConfigError, DataError, TrainingError
-from rather.learners.ppo import PPO, Clip
+from rather.learners import checkpoint
+from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
-from rather.pipeline import build, checkpoint, query, resume
+from rather.pipeline import build, query, resume
 from rather.pipeline.lock import exclusive
 from rather.pipeline.nudge import Acting
 from rather.pipeline.run import Run
@@ -234,15 +234,15 @@ class ControlRun(Run):
         if name != "reward":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {name!r}')
         model = self._new_reward()
-        how = build.optimisation(self.config, "reward", len(data.comparisons), steps)
+        how = build.optimization(self.config, "reward", steps or build.steps(self.config, "reward", len(data.comparisons)))
         comparisons = data.comparisons
         if self.config.judge.kind == "people":  # whose answers are still coming in
             comparisons = [q.comparison for q in self.store.questions(self.config.run.name, "train")]
         if comparisons:
             model.see([t for c in comparisons for side in (c.a, c.b) for t in side])
-        judges = sorted({c.judge for c in data.comparisons}) if self.config.reward.temperatures else []
         # Centring would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
-        return Reward(model, data.comparisons, list(model.layers), how, self.config.reward.centre or 0.0, judges)
+        center, temperatures = self.config.reward.center or 0.0, self.config.reward.temperatures
+        return Reward(model, data.comparisons, list(model.layers), center=center, temperatures=temperatures, **how)
 
     def _payer(self, saved: Path) -> ControlReward | None:
         match self.config.train.reward:
@@ -258,24 +258,22 @@ class ControlRun(Run):
         return model
 
     def _improver(self, number: int, payer: ControlReward | None, steps: int) -> PPO:
-        c, p = self.config, self.config.ppo.model_dump()
+        c = self.config
         if c.train.learner != "ppo":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
         if not c.train.steps:
             raise ConfigError("train.steps is 0; in control it says how many stretches PPO learns from in a round, so set it")
-        for textual in ("answers", "critic_lr"):
-            p.pop(textual)
         rows = c.control.envs * c.control.stretch
-        updates = steps * c.ppo.epochs * math.ceil(rows / c.train.batch_size)
         # With AdamW's usual 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).
-        how = replace(build.optimisation(c, "ppo", 0), steps=updates, eps=1e-5, micro_batch_tokens=rows)
+        how = build.optimization(c, "ppo", steps) | {"eps": 1e-5, "micro_batch_tokens": rows}
+        how |= c.ppo.model_dump() | {"rollout_batch_size": rows, "critic_lr": None}
         self._check_ends()
         policy = self.policy(number) if number else self._new_policy(f"{c.run.name}@0")
         critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normaliser, c.run.seed)
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
         source = Stretches(policy, self.make, c.control.envs, c.control.stretch, c.run.seed + 7919 * number, c.control.gold)
         by_hand = ByHand(policy, critic)
-        return PPO(policy, critic, source, [by_hand.parameter], how, Clip(**p), payer, reference, by_hand)
+        return PPO(policy, (), payer, reference, [by_hand.parameter], critic=critic, source=source, by_hand=by_hand, **how)
 
     def _check_ends(self) -> None:
         """Let the untrained policy act in an episode to its end, where nothing limits one.

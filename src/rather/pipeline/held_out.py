@@ -9,7 +9,8 @@ import torch
 from rather.core import Comparison, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.judges.model import ModelJudge
-from rather.pipeline import build, checkpoint, evaluation, live, resume
+from rather.learners import checkpoint
+from rather.pipeline import build, evaluation, live, resume
 from rather.pipeline.cost import Cost, cost
 from rather.pipeline.rates import Rate, calibration, rate, win_rate
 from rather.scale import ranks

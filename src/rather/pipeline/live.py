@@ -14,8 +14,9 @@ from typing import Any
 
 from rather.config import criteria
 from rather.core import Answered, Comparison
-from rather.pipeline import build, checkpoint, resume
-from rather.pipeline.checkpoint import Lineage
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
+from rather.pipeline import build, resume
 from rather.store.clips import undrawable
 from rather.store.decisions import decided
 from rather.store.written import WHY
@@ -62,7 +63,7 @@ class Feed:
             if self.refresh():
                 self.since = time.monotonic()
             items, over = len(self.answered.comparisons), not self.open or time.monotonic() - self.since > self.run.config.judge.wait_s
-            together = build.optimisation(self.run.config, self.name, items).batch_size
+            together = build.optimization(self.run.config, self.name, 0)["batch_size"]
             if step < self.steps(items) // (1 if over else 2) and (over or items >= together):
                 return self.lineage()
             if over or asked_to_stop():

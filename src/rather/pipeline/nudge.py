@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from rather.config.schema import DPO, Config, Train
+from rather.config.schema import Config, Train
 from rather.config.toml import mattering
 from rather.core import Answered, Comparison, Perturbation, Task, Trajectory
 from rather.errors import ConfigError, TrainingError
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
 from rather.learners.common import in_parts
-from rather.pipeline import checkpoint, evaluation
-from rather.pipeline.checkpoint import Lineage
+from rather.learners.dpo_settings import DPOSettings
+from rather.pipeline import evaluation
 from rather.pipeline.rates import rate
 from rather.store.quality import FLAGS
 from rather.zeroth import budget
@@ -98,7 +100,7 @@ def made(config: Config, acting: Acting) -> Zeroth:
     asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order, z.best_of)
     how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimiser)
     if first_order:
-        if config.dpo != DPO(beta=config.dpo.beta):
+        if config.dpo != DPOSettings(beta=config.dpo.beta):
             raise ConfigError(f'with zeroth.estimator = "{z.estimator}" dpo.beta alone counts; leave the rest of [dpo] as it is')
         return FirstOrder(acting.policy, space, asking, how, acting.start, config.dpo.beta)
     return Zeroth(acting.policy, space, asking, how, 1 if z.kind == "gaussian" else space.size)

@@ -17,8 +17,9 @@ from rather.config.schema import Config, Model
 from rather.config.toml import mattering
 from rather.core import Answered, task_facts
 from rather.errors import ConfigError
-from rather.pipeline import build, checkpoint, evaluation
-from rather.pipeline.checkpoint import Lineage
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
+from rather.pipeline import build, evaluation
 from rather.scale import ranks
 from rather.text import load
 from rather.verify.checker import Checker, nothing_judged

@@ -24,13 +24,14 @@ from rather.errors import ConfigError, TrainingError
 from rather.judges import people
 from rather.judges.best import answers
 from rather.judges.model import ModelJudge
-from rather.pipeline import build, checkpoint, held_out, live, nudge, resume
-from rather.pipeline.checkpoint import Lineage
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
+from rather.learners.metrics import Metrics, mirrors
+from rather.learners.progress import progress
+from rather.learners.train import Feed, Stopped, train
+from rather.pipeline import build, held_out, live, nudge, resume
 from rather.pipeline.lock import exclusive
-from rather.pipeline.metrics import Metrics, mirrors
-from rather.pipeline.progress import progress
 from rather.pipeline.query import priorities
-from rather.pipeline.train import Feed, Stopped, train
 from rather.scale import ranks
 from rather.store import Store
 from rather.store.quality import FLAGS

@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, func, insert, select
 
-from rather.core import Answered, Comparison, Label
+from rather.core import Answered, Comparison, Label, Prompt
 from rather.errors import DataError, StoreError
-from rather.store import answering, counting, leasing, quality, reading, rows, written
+from rather.store import answering, counting, intake, leasing, quality, reading, rows, written
 from rather.store import engine as opening
 from rather.store import tables as t
 from rather.store.judges import number_of, writer
@@ -118,6 +118,16 @@ class Store:
             whys = why if isinstance(why, str) else [why[i] for i in new.values()]
             known |= dict(zip(new, rows.add_questions(connection, run, asked, purpose, whys, given), strict=True))
         return [known[c.key] for c in comparisons]
+
+    def compare(self, prompt: Prompt, answers: Sequence[str], run: str = "run", source: str = "program") -> int:
+        """Ask people which of 2 to 8 answers is best: a question for the labelling page of `run`, without waiting; returns its number.
+
+        A question that has been asked before keeps its number. `source` says which program asks. `answered` reads what people said.
+
+        Raises:
+            DataError: the prompt says nothing, or the answers do not differ.
+        """
+        return self.ask(run, [intake.asked(prompt, answers, source)], why="asked")[0]
 
     def keys(self, run: str, purpose: str | None) -> set[str]:
         """The keys of a run's questions of one purpose, or of all but those whose answers are known."""

@@ -5,32 +5,34 @@ Answers are evaluated and drawn row by row, so that no architecture's padding, p
 Shape letters: B trajectories, T answer tokens (padded), C width.
 """
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rather.core import UNUSED, Batch, Perturbation, Trajectory
 from rather.errors import DataError, ModelError
+from rather.learners.settings import LoRA
 from rather.scale import ranks
 from rather.text import engine, foreign_lora
 from rather.text.collate import collate
 from rather.text.files import quantization
 from rather.text.files.description import read_config
 from rather.text.files.stored import folder_tensors
+from rather.text.policy import LanguageModel, free_name, refuse_second
 from rather.text.tokens import Tokens
 
 
-class ForeignPolicy:
+class ForeignPolicy(LanguageModel):
     """A causal language model of `transformers` as a policy; adapters are `peft`'s (see `foreign_lora`).
 
     Several policies may share `inner`, each with an adapter of its own; with `adapter` None a policy is the base alone.
     """
-
-    memoryless = False
 
     def __init__(self, inner: Any, tokens: Tokens, adapter: str | None = None, temperature: float = 1.0, name: str = "policy") -> None:
         self.inner, self.tokens, self.adapter = inner, tokens, adapter
@@ -76,7 +78,7 @@ class ForeignPolicy:
         return torch.stack(found)
 
     @torch.no_grad()
-    def generate(
+    def answer(
         self,
         requests: Sequence[engine.Request],
         sampling: engine.Sampling,
@@ -112,8 +114,42 @@ class ForeignPolicy:
         progress(1)
         return engine.Answer(tokens, logprobs, tokens[-1] in self.tokens.stop)
 
-    def save(self, folder: Path) -> None:
+    def trainable(self, adapter: LoRA | Literal["full"] | None, seed: int) -> "tuple[ForeignPolicy, list[nn.Parameter]]":
+        """A policy to train that leaves this one as it is, and its parameters; see `LanguageModel.trainable`.
+
+        Raises:
+            ConfigError: a new adapter is asked for, but the policy has one.
+            ModelError: the adapter is for some of the blocks, which rather does not know here, or `peft` is missing.
+        """
+        if adapter == "full":
+            inner = self._merged().float().requires_grad_(True)
+            return ForeignPolicy(inner, self.tokens, None, self.temperature, self.name), foreign_lora.every(inner)
+        name = free_name(getattr(self.inner, "peft_config", {}))
+        if self.adapter is None:
+            new = adapter or LoRA()
+            if new.blocks:
+                raise ModelError("LoRA: blocks can be set for rather's own architectures only")
+            parameters = foreign_lora.add(self.inner, name, new.rank, new.alpha, seed)
+        else:
+            refuse_second(adapter)
+            with TemporaryDirectory() as folder:
+                foreign_lora.save(self.inner, self.adapter, Path(folder))
+                parameters = foreign_lora.load(self.inner, name, Path(folder))
+        return ForeignPolicy(self.inner, self.tokens, name, self.temperature, self.name), parameters
+
+    def _merged(self) -> Any:
+        """A copy of the model with the adapter as a part of its weights."""
+        inner = copy.deepcopy(self.inner)
+        return inner if not hasattr(inner, "peft_config") else foreign_lora.baked(inner, self.adapter)
+
+    def merge(self, folder: Path | str) -> None:
+        """Write the model with the adapter as a part of its weights, as a Hugging Face folder."""
+        self._merged().save_pretrained(folder)
+        self.tokens.save(Path(folder))
+
+    def save(self, folder: Path | str) -> None:
         """Write the adapter in PEFT's format, or the whole model with its tokenizer."""
+        folder = Path(folder)
         if ranks.rank():  # every rank has all of it
             return
         if self.adapter is not None:

@@ -76,6 +76,17 @@ def merged(inner: Any, folder: Path) -> Any:
     return PeftModel.from_pretrained(inner, str(folder)).merge_and_unload()
 
 
+def baked(inner: Any, name: str | None) -> Any:
+    """`inner` with the adapter called `name` (None: none) as a part of its weights, in place, and without any adapter beside it."""
+    for at, layer in [(at, module) for at, module in inner.named_modules() if any(module is x for x in _layers(inner))]:
+        if name is not None and name in layer.lora_A:
+            layer.merge(adapter_names=[name])
+        parent, _, own = at.rpartition(".")
+        setattr(inner.get_submodule(parent), own, layer.get_base_layer())
+    del inner.peft_config
+    return inner
+
+
 def activate(inner: Any, name: str | None) -> None:
     """Let the adapter called `name` alone act; None: none of them. `peft` would also stop the gradient of all others."""
     for layer in _layers(inner):

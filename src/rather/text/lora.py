@@ -100,6 +100,18 @@ def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
     return parameters(model, name)
 
 
+def names(model: Transformer) -> set[str]:
+    """The names of the adapters on `model`."""
+    return {name for layer in layers(model).values() for name in layer.adapters}
+
+
+def copied(model: Transformer, name: str, new: str) -> list[nn.Parameter]:
+    """Put a copy of the adapter called `name` on `model` as `new`; returns its parameters, which can be trained."""
+    for layer in layers(model, name).values():
+        layer.adapters[new] = copy.deepcopy(layer.adapters[name]).requires_grad_(True)
+    return parameters(model, new)
+
+
 @torch.no_grad()
 def updates(model: Transformer, name: str) -> "dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]":
     """What the adapter called `name` adds, as `decoder.Several` takes it: the same for all rows."""

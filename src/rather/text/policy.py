@@ -1,25 +1,28 @@
-"""Language models as policies, samplers and reward models: from trajectories to packed tokens and back.
+"""Language models as policies, samplers and critics: from trajectories to packed tokens and back.
 
-Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded), K ensemble members, C width.
+Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded), C width.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rather.core import UNUSED, Batch, Perturbation, Task, Trajectory, perturbed, row_seed
-from rather.errors import DataError, ModelError
+from rather.core import UNUSED, Batch, Perturbation, Prompt, Task, Trajectory, perturbed, row_seed
+from rather.data.rows import tasks
+from rather.errors import ConfigError, DataError
+from rather.learners.settings import LoRA, Sampling, SamplingOptions
 from rather.scale import ranks
+from rather.settings import given
 from rather.text import engine, lora, weights
 from rather.text.collate import collate
-from rather.text.foreign import ForeignPolicy
 from rather.text.packing import Packed, pack, sent
 from rather.text.tokens import Tokens
 from rather.text.transformer import TokenLogprobs, Transformer
@@ -35,15 +38,104 @@ def pack_batch(batch: Batch, model: Transformer) -> Packed:
     return pack(prompts, answers, model.shape.window, model.dtype, device=model.embedding.weight.device)
 
 
-class TextPolicy:
+class LanguageModel(ABC):
     """A language model as a policy: the state is the text so far, an action is a token.
 
-    With `adapter` None it is the base alone: the reference of a policy that is an adapter on the same base. `space` may be
-    perturbed (see `spaces`). `space.beside`: its numbers are added to what the model computes; else they are in the weights, where `adopt`
-    finds them. `space.in_turn`: the model is `at` one perturbation after the other, since they cannot be sampled from together.
+    Log-probabilities are those at its `temperature`. Several policies may share their weights, each with an `adapter` of its own; with
+    None a policy is the base alone.
     """
 
     memoryless = False
+    tokens: Tokens
+    adapter: str | None
+    temperature: float
+    name: str
+    context: int
+    width: int
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @abstractmethod
+    def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
+        """Trajectories as a batch."""
+
+    @abstractmethod
+    def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T) of the actions, and entropies (B, T) without gradient."""
+
+    @abstractmethod
+    def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T), and the hidden states (B, T + 1, C) before each token of an answer and after its last, 0 beyond."""
+
+    @abstractmethod
+    def ends(self, batch: Batch) -> Tensor:
+        """Hidden states (B, C) of the last token of each answer."""
+
+    @abstractmethod
+    def answer(
+        self,
+        requests: Sequence[engine.Request],
+        sampling: engine.Sampling,
+        rows: int,
+        progress: Callable[[int], None],
+        perturbations: Sequence[Perturbation | None] = (None,),
+    ) -> list[engine.Answer]:
+        """Answer every request, `rows` at a time; `Request.policy` says under which of the `perturbations`."""
+
+    @abstractmethod
+    def save(self, folder: Path | str) -> None:
+        """Write the adapter in PEFT's format, or the whole model with its tokenizer as a Hugging Face folder."""
+
+    @abstractmethod
+    def merge(self, folder: Path | str) -> None:
+        """Write the model with the adapter as a part of its weights, as a Hugging Face folder that needs nothing else."""
+
+    @abstractmethod
+    def restore(self, folder: Path) -> None:
+        """Take over the weights that `save` wrote, in place."""
+
+    @abstractmethod
+    def trainable(self, adapter: LoRA | Literal["full"] | None, seed: int) -> "tuple[LanguageModel, list[nn.Parameter]]":
+        """A policy to train that leaves this one as it is, and its parameters (float32).
+
+        It is a new LoRA adapter on the same weights (None: `LoRA()`), a copy of the adapter that this policy has (None alone), or a copy
+        of all weights ("full").
+
+        Raises:
+            ConfigError: a new adapter is asked for, but the policy has one.
+        """
+
+    def sampler(self, sampling: Sampling) -> "TextSampler":
+        """What draws this policy's answers."""
+        return TextSampler(self, engine.Sampling(**sampling.model_dump()))
+
+    def critic(self, seed: int) -> "TextCritic":
+        """A new critic for this policy's hidden states."""
+        return TextCritic(self.width, self.device, seed)
+
+    def generate(self, prompts: Sequence[Prompt], *, seed: int = 0, **options: Unpack[SamplingOptions]) -> list[str]:
+        """One answer to each prompt, plain text or a conversation; the same `seed` gives the same answers.
+
+        Raises:
+            ConfigError: an argument is not known, or its value is wrong.
+            DataError: a prompt cannot be read, or leaves no room for `max_tokens` of answer.
+        """
+        (sampling,) = given("generate", options, Sampling)
+        if isinstance(prompts, str):
+            raise DataError("prompts is one text; give a list, such as [text]")
+        return [t.text or "" for t in self.sampler(sampling).sample(tasks(prompts), seed)]
+
+
+class TextPolicy(LanguageModel):
+    """A language model of rather's own architectures.
+
+    With `adapter` None it is the base alone: the reference of a policy that is an adapter on the same base. A `space` may be
+    perturbed (see `spaces`). `space.beside`: its numbers are added to what the model computes; else they are in the weights, where `adopt`
+    finds them. `space.in_turn`: the model is `at` one perturbation after the other, since they cannot be sampled from together.
+    """
 
     def __init__(
         self,
@@ -120,7 +212,7 @@ class TextPolicy:
         shift = self.space.shift() if self.beside else None
         return self.model(laid.ids, laid.positions, laid, self.adapter, wanted, shift, lower)
 
-    def generate(
+    def answer(
         self,
         requests: Sequence[engine.Request],
         sampling: engine.Sampling,
@@ -153,8 +245,24 @@ class TextPolicy:
         mark = "" if self.adapter is None else f".{self.adapter}."
         return {name: p.detach() for name, p in self.model.named_parameters() if mark in f".{name}."}
 
-    def save(self, folder: Path) -> None:
+    def trainable(self, adapter: LoRA | Literal["full"] | None, seed: int) -> "tuple[TextPolicy, list[nn.Parameter]]":
+        """A policy to train that leaves this one as it is, and its parameters; see `LanguageModel.trainable`."""
+        if adapter == "full":
+            model = lora.merged(self.model, self.adapter) if self.adapter else copy.deepcopy(self.model)
+            model = model.float().requires_grad_(True)  # activations are computed in the model's dtype as before
+            return TextPolicy(model, self.tokens, None, self.temperature, self.name), list(model.parameters())
+        name = free_name(lora.names(self.model))
+        if self.adapter is None:
+            new = adapter or LoRA()
+            parameters = lora.add(self.model, name, new.rank, new.alpha, seed, new.blocks)
+        else:
+            refuse_second(adapter)
+            parameters = lora.copied(self.model, self.adapter, name)
+        return TextPolicy(self.model, self.tokens, name, self.temperature, self.name), parameters
+
+    def save(self, folder: Path | str) -> None:
         """Write the adapter in PEFT's format, the steering vector, or the whole model with its tokenizer as a Hugging Face folder."""
+        folder = Path(folder)
         if self.beside:
             self.space.save(folder)
         elif self.adapter is not None:
@@ -165,12 +273,13 @@ class TextPolicy:
                     weights.save(self.model, folder)
                     self.tokens.save(folder)
 
-    def merge(self, folder: Path) -> None:
-        """Write what the space has made of the model as a Hugging Face folder that needs nothing else.
+    def merge(self, folder: Path | str) -> None:
+        """Write what adapter or space have made of the model as a Hugging Face folder that needs nothing else.
 
         Raises:
             ModelError: the model has no place for a steering vector.
         """
+        folder = Path(folder)
         if self.beside:
             weights.save_shifted(self.model, {i: x[0] for i, x in self.space.after().items()}, folder)
         else:
@@ -193,12 +302,27 @@ class TextPolicy:
             self.space.adopt()
 
 
+def free_name(taken: Collection[str]) -> str:
+    """A name for a new adapter beside those that are there."""
+    return next(name for i in count(1) if (name := "policy" if i == 1 else f"policy_{i}") not in taken)
+
+
+def refuse_second(adapter: LoRA | None) -> None:
+    """Make sure that no new adapter is asked for where a policy has one.
+
+    Raises:
+        ConfigError: one is.
+    """
+    if adapter is not None:
+        raise ConfigError(f"adapter is {adapter}, but the model has an adapter, of which a copy is trained; leave adapter out")
+
+
 class TextSampler:
     """Draws answers from a policy with the policy's own weights."""
 
     def __init__(
         self,
-        policy: TextPolicy | ForeignPolicy,
+        policy: LanguageModel,
         sampling: engine.Sampling,
         rows: int = 32,
         progress: Callable[[int], None] = lambda n: None,
@@ -228,7 +352,7 @@ class TextSampler:
                 raise DataError(f"prompt {task.key!r}: {room} in the model's context of {context}")
             attempt = seen[task.source, task.key, p] = seen.get((task.source, task.key, p), -1) + 1
             requests.append(engine.Request(tuple(prompt), row_seed(seed, task, attempt), kinds.index(p)))
-        own = self.policy.generate(requests[ranks.share(requests)], self.sampling, self.rows, self.progress, kinds)
+        own = self.policy.answer(requests[ranks.share(requests)], self.sampling, self.rows, self.progress, kinds)
         answers = [answer for theirs in ranks.everyones(own) for answer in theirs]
         return [
             Trajectory(
@@ -242,61 +366,6 @@ class TextSampler:
             )
             for task, p, r, a in zip(tasks, wanted, requests, answers, strict=True)
         ]
-
-
-class TextReward(nn.Module):
-    """K linear heads on a language model that score whole answers from the hidden state of the last token.
-
-    The K members of an ensemble share the `body`, whose adapter or weights are trained with them.
-    """
-
-    def __init__(self, body: TextPolicy | ForeignPolicy, members: int, seed: int) -> None:
-        super().__init__()
-        self.body = body
-        self.members = members
-        generator = torch.Generator().manual_seed(seed)
-        self.heads = nn.Parameter((torch.randn(members, body.width, generator=generator) / body.width).to(body.device))
-
-    def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
-        """Trajectories as a batch; see `collate`."""
-        return self.body.collate(trajectories)
-
-    def scores(self, batch: Batch, *begun: Begun) -> Tensor:
-        """Scores (K, B) of each member, float32."""
-        return self.heads @ self.body.ends(batch, *begun).float().T
-
-    def rewards(self, batch: Batch, *begun: Begun) -> Tensor:
-        """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
-        rewards = torch.zeros_like(batch.mask)
-        last = batch.mask.sum(-1).long() - 1
-        return rewards.scatter(1, last[:, None], self.scores(batch, *begun).mean(0)[:, None])
-
-    def beside(self, reference: TextPolicy | ForeignPolicy, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """`rewards`, and what `reference.look` gives; the blocks that the two have in common see the batch once."""
-        begun = self.body.begin(batch, reference) if isinstance(self.body, TextPolicy) and isinstance(reference, TextPolicy) else ()
-        return self.rewards(batch, *begun), *reference.look(batch, *begun)
-
-    def save(self, folder: Path) -> None:
-        """Write the body as a policy is written, and the heads as reward_heads.safetensors."""
-        self.body.save(folder)
-        if ranks.rank() == 0:
-            save_file({"heads": self.heads.detach().cpu()}, folder / "reward_heads.safetensors")
-
-    def restore(self, folder: Path) -> None:
-        """Take over the weights that `save` wrote, in place.
-
-        Raises:
-            ModelError: `folder` holds no reward model, or one with another number of members.
-        """
-        self.body.restore(folder)
-        try:
-            heads = load_file(folder / "reward_heads.safetensors")["heads"]
-        except (OSError, KeyError, SafetensorError) as e:
-            raise ModelError(f"{folder} holds no reward model: {e}") from None
-        if heads.shape != self.heads.shape:
-            raise ModelError(f"{folder} has {len(heads)} ensemble members, not {len(self.heads)}; set reward.members to it")
-        with torch.no_grad():
-            self.heads.copy_(heads)
 
 
 class TextCritic(nn.Module):

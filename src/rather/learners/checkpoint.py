@@ -38,6 +38,7 @@ class Lineage:
     labels: list[int]
     before: list[dict[str, Any]] = field(default_factory=list)
     defaults: dict[str, Any] = field(default_factory=dict)
+    remedy: str = "set it back, train with --fresh, or use another run.name"
 
 
 def save(folder: Path, step: int, learner: Any, lineage: Lineage, keep: int = 2) -> Path:
@@ -153,7 +154,7 @@ def check_same(checkpoint: Path, lineage: Lineage) -> None:
     """
     was, now = read(checkpoint)["settings"], lineage.settings
     for what in differences(was, now, lineage.defaults):
-        raise CheckpointError(f"{checkpoint} was trained with {what}; set it back, train with --fresh, or use another run.name")
+        raise CheckpointError(f"{checkpoint} was trained with {what}; {lineage.remedy}")
     for name, digest in now.get("_contents", {}).items():
         if was.get("_contents", {}).get(name, digest) != digest:
             section, _, key = name.partition(".")

@@ -4,28 +4,42 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from rather.pipeline import checkpoint
-from rather.pipeline.checkpoint import Lineage
-from rather.pipeline.metrics import Metrics
+from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
+from rather.learners.metrics import Metrics
 from rather.scale import ranks
 
 Feed = Callable[[int, Callable[[], bool]], Lineage | None]
+Callback = Callable[[int, dict[str, float]], object]
+"""Gets the number of steps taken and the metrics of the last one; the training ends where it returns True."""
 
 
 class Stopped(KeyboardInterrupt):
     """The run was asked to stop and did, with everything on disk."""
 
 
+class Steps(Protocol):
+    """What the loop needs of a learner."""
+
+    model: Any
+
+    def step(self) -> dict[str, float]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 def train(
-    learner: Any,
+    learner: Steps,
     steps: int,
     folder: Path,
     lineage: Lineage,
@@ -33,10 +47,32 @@ def train(
     phase: str = "train",
     every: int = 20,
     keep: int = 2,
-    progress: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    progress: Callback = lambda step, values: None,
     feed: Feed | None = None,
 ) -> Path:
-    """Take the learner to `steps` steps, from the newest checkpoint in `folder` on; returns the last checkpoint.
+    """Take the learner to `steps` steps, from the newest checkpoint in `folder` on; returns the last checkpoint. See `training`."""
+    for _ in training(learner, steps, folder, lineage, metrics, phase, every, keep, progress, feed):
+        pass
+    return checkpoint.every(folder)[-1]
+
+
+def training(
+    learner: Steps,
+    steps: int,
+    folder: Path | None,
+    lineage: Lineage,
+    metrics: Metrics | None = None,
+    phase: str = "train",
+    every: int = 20,
+    keep: int = 2,
+    progress: Callback = lambda step, values: None,
+    feed: Feed | None = None,
+    callbacks: Sequence[Callback] = (),
+    taken: int = 0,
+) -> Iterator[dict[str, float]]:
+    """Take the learner to `steps` steps, from the newest checkpoint in `folder` on, and yield the metrics of each step.
+
+    Without a folder nothing is written, and the learner goes on from the `taken` steps that it has taken.
 
     A `feed` is asked before every step, with the number of steps taken and whether the run was asked to stop: it brings what has come in
     since and says what the next checkpoint is made from, or None when there is nothing more to learn from.
@@ -48,21 +84,28 @@ def train(
         CheckpointError: the newest checkpoint is damaged, or was made with other settings.
         Stopped: Ctrl-C.
     """
-    found = checkpoint.every(folder)
-    step = 0
+    found = [] if folder is None else checkpoint.every(folder)
+    step = taken
     if found:
         lineage = checkpoint.gone_on(found[-1], lineage)
         step = checkpoint.load(found[-1], learner)["step"]
     saved = step if found else None
-    metrics.rewind(phase, step)
+
+    def save() -> None:
+        nonlocal saved
+        if folder is not None and step != saved:
+            checkpoint.save(folder, step, learner, lineage, keep)
+            saved = step
+
+    if metrics is not None:
+        metrics.rewind(phase, step)
     progress(step, {})
-    with _graceful() as asked_to_stop:
+    with _graceful() if folder is not None else nullcontext(lambda: False) as asked_to_stop:
         while step < steps:
             if feed is not None:
                 known = feed(step, asked_to_stop)
                 if known is None:
-                    if step != saved:
-                        checkpoint.save(folder, step, learner, lineage, keep)
+                    save()
                     if asked_to_stop():
                         raise Stopped(f"stopped after step {step}; the same command goes on from there")
                     break
@@ -73,16 +116,24 @@ def train(
             seconds = time.perf_counter() - start
             if "tokens" in values:
                 values["tokens_per_s"] = values["tokens"] / seconds
-            metrics.write(phase, step, values | {"seconds": seconds, "peak_gib": peak_gib()})
+            values |= {"seconds": seconds, "peak_gib": peak_gib()}
+            ended = [callback(step, values) is True for callback in callbacks]
+            if metrics is not None:
+                metrics.write(phase, step, values)
             progress(step, values)
             stopping = ranks.anyone(asked_to_stop())
-            if step % every == 0 or step == steps or stopping:
-                checkpoint.save(folder, step, learner, lineage, keep)
-                saved = step
+            if step % every == 0 or step == steps or stopping or any(ended):
+                save()
+            try:
+                yield values
+            except GeneratorExit:  # whoever iterates has had enough
+                save()
+                raise
+            if any(ended):
+                return
             if stopping and step < steps:
                 of = f" of {steps}" if steps < sys.maxsize else ""
                 raise Stopped(f"stopped after step {step}{of}; the same command goes on from there")
-    return checkpoint.every(folder)[-1]
 
 
 def peak_gib() -> float:

@@ -1,0 +1,27 @@
+"""The settings of DPO."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rather.learners.settings import OptimizationOptions
+from rather.settings import MattersTo, Section
+
+
+class DPOSettings(Section):
+    """Direct preference optimisation."""
+
+    beta: float = Field(default=0.1, description="Strength of the pull towards the reference.", gt=0)
+    loss: Literal["dpo", "ipo"] = Field(default="dpo", description="Logistic (DPO) or squared (IPO) loss.")
+    normalized: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
+    sft_weight: Annotated[float, MattersTo("dpo")] = Field(default=0.0, description="Weight of the preferred side's NLL (RPO).", ge=0)
+    reference_logprobs: Literal["once", "each"] = Field(default="once", description="Evaluate the reference once, or again at each step.")
+
+
+class DPOOptions(OptimizationOptions, total=False):
+    """The settings of `DPO` as keyword arguments, but for `loss`."""
+
+    beta: float
+    normalized: bool
+    sft_weight: float
+    reference_logprobs: Literal["once", "each"]

@@ -1,0 +1,40 @@
+"""The settings of GRPO."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from rather.learners.settings import OptimizationOptions, SamplingOptions
+from rather.settings import Section
+
+
+class GRPOSettings(Section):
+    """Group-relative policy optimisation: several answers to a prompt, credited by how they compare; no critic."""
+
+    group_size: int = Field(default=8, description="Answers to each prompt.", ge=2)
+    updates: int = Field(default=1, description="Optimiser steps on the same answers.", ge=1)
+    scale: Literal["group", "batch", "none"] = Field(default="group", description='Deviation that scores are divided by; "none": Dr. GRPO.')
+    mean: Literal["token", "sequence", "constant"] = Field(
+        default="token", description='What counts equally: tokens (DAPO), answers, or tokens over sample.max_tokens ("constant", Dr. GRPO).'
+    )
+    ratio: Literal["token", "sequence"] = Field(default="token", description="Probability ratio of tokens, or of whole answers (GSPO).")
+    clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
+    clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
+    kl: float = Field(default=0.0, description="Weight of the KL from the reference (k3).", ge=0)
+    measure_kl: bool = Field(default=True, description="Log the KL even where its weight is 0, for one forward pass of the reference.")
+    max_resample: int = Field(default=0, description="Samplings more for prompts whose answers all score the same.", ge=0)
+
+
+class GRPOOptions(OptimizationOptions, SamplingOptions, total=False):
+    """The settings of `GRPO` as keyword arguments."""
+
+    group_size: int
+    updates: int
+    scale: Literal["group", "batch", "none"]
+    mean: Literal["token", "sequence", "constant"]
+    ratio: Literal["token", "sequence"]
+    clip: float
+    clip_high: float | None
+    kl: float
+    measure_kl: bool
+    max_resample: int

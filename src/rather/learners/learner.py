@@ -1,0 +1,206 @@
+"""What every learner is to whoever uses it: steps one by one, an iterator over their metrics, or a training with held-out data."""
+
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from rather.errors import ConfigError
+from rather.learners.checkpoint import Lineage
+from rather.learners.common import Stepper
+from rather.learners.metrics import Metrics
+from rather.learners.progress import progress
+from rather.learners.settings import Optimization
+from rather.learners.train import Callback, training
+from rather.settings import Section, mattering
+
+SHOWN = ("loss", "accuracy", "eval_accuracy", "score", "return", "gold", "kl", "log_ratio")
+"""The metrics that stand beside a progress bar."""
+
+
+class Learner(ABC):
+    """Improves a policy or a reward model, `step` by `step`, `steps` of them in all.
+
+    With a `folder` it writes checkpoints and metrics.jsonl there, and `train` goes on from the newest checkpoint, exactly. Callbacks get
+    (step, metrics) after each step of `train` or of an iteration, and end it by returning True. `settings` are the sections that a
+    checkpoint must have been trained with.
+    """
+
+    name: ClassVar[str]
+    """What the learner is called in a run's settings."""
+    best: ClassVar[tuple[str, float]] = ("accuracy", 1.0)
+    """What `evaluate` measures that early stopping goes by, and whether more of it is better (1) or worse (-1)."""
+    model: Any
+    stepper: Stepper
+
+    def __init__(
+        self,
+        model: Any,
+        steps: int,
+        optimization: Optimization,
+        seed: int,
+        settings: Mapping[str, Section | dict[str, Any]],
+        callbacks: Sequence[Callback],
+        folder: Path | str | None,
+    ) -> None:
+        self.model, self.steps, self.how, self.seed = model, steps, optimization, seed
+        self.callbacks, self.folder = list(callbacks), None if folder is None else Path(folder)
+        self.settings: dict[str, Section | dict[str, Any]] = {**settings, "train": optimization}
+
+    @property
+    def policy(self) -> Any:
+        """The policy that is trained."""
+        return self.model
+
+    @property
+    @abstractmethod
+    def taken(self) -> int:
+        """Steps that have been taken."""
+
+    @property
+    def epoch(self) -> int:
+        """Steps in which everything that is learned from is used once."""
+        return self.steps
+
+    @abstractmethod
+    def step(self) -> dict[str, float]:
+        """Take one step and return its metrics."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact resume needs beside the weights: tensors, numbers and strings, nested."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back."""
+
+    def evaluate(self, data: Sequence[Any]) -> dict[str, float]:
+        """How well the model does on held-out data."""
+        raise ConfigError(f"{type(self).__name__} cannot be evaluated on {len(data)} held-out items; leave eval out")
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        """Train, and yield the metrics of each step."""
+        return self._training(None, lambda step, values: None)
+
+    def train(self, eval: Sequence[Any] | None = None, patience: int | None = None, eval_every: int = 0) -> Self:
+        """Take all steps that are left.
+
+        With `eval` the model is evaluated every `eval_every` steps (0: each epoch). With `patience` training ends after so many
+        evaluations in a row that are no better than the best one, whose weights the model then has.
+
+        Raises:
+            ConfigError: there is a `patience` but nothing to evaluate on.
+            TrainingError: a loss is not finite.
+            CheckpointError: the checkpoint in `folder` is damaged, or was trained with other settings or other data.
+        """
+        if patience is not None and eval is None:
+            raise ConfigError(f"patience is {patience}, but there is no eval to measure by; give train held-out data as eval")
+        if patience is not None and patience < 1:
+            raise ConfigError(f"patience is {patience}; set it to at least 1 evaluation")
+        if eval is not None and not len(eval):
+            raise ConfigError("eval is empty; give held-out data, or leave it out")
+        held_out = None if eval is None else HeldOut(self, eval, eval_every or self.epoch, patience)
+        console = Console(stderr=True)
+        shows = console.is_terminal or console.is_jupyter
+        with progress(console, f"training {self.name}", self.steps) if shows else nullcontext(lambda *_: None) as advance:
+            for _ in self._training(held_out, reporter(self.name, advance)):
+                pass
+        if held_out is not None:
+            held_out.restore()
+        return self
+
+    def _training(self, held_out: "HeldOut | None", report: Callback) -> Iterator[dict[str, float]]:
+        metrics = None if self.folder is None else Metrics(self.folder / "metrics.jsonl")
+        lineage = self._lineage()
+        yield from training(
+            self if held_out is None else held_out, self.steps, self.folder, lineage, metrics, self.name, self.how.checkpoint_every,
+            self.how.keep, report, lambda *_: None if held_out is not None and held_out.over else lineage,
+            [*([] if held_out is None else [held_out]), *self.callbacks], self.taken,
+        )  # fmt: skip
+
+    def _lineage(self) -> Lineage:
+        sections = {name: mattering(s, self.name) if isinstance(s, Section) else s for name, s in self.settings.items()}
+        return Lineage(sections | {"_steps": self.steps}, 0, [], remedy="set it back, or train into another folder")
+
+
+class HeldOut:
+    """A learner that is evaluated on held-out data now and then, as a callback, and what early stopping has to remember."""
+
+    def __init__(self, learner: Learner, data: Sequence[Any], every: int, patience: int | None) -> None:
+        self.learner, self.data, self.every, self.patience = learner, data, every, patience
+        self.best, self.since, self.weights = -math.inf, 0, list[Tensor]()
+
+    @property
+    def model(self) -> Any:
+        """The learner's model."""
+        return self.learner.model
+
+    @property
+    def over(self) -> bool:
+        """Whether it has been no better than the best one for too long."""
+        return self.patience is not None and self.since >= self.patience
+
+    def step(self) -> dict[str, float]:
+        """One step of the learner."""
+        return self.learner.step()
+
+    @torch.no_grad()
+    def __call__(self, step: int, values: dict[str, float]) -> bool:
+        if step % self.every and step != self.learner.steps:
+            return False
+        found = self.learner.evaluate(self.data)
+        values |= {f"eval_{name}": value for name, value in found.items()}
+        if self.patience is None:
+            return False
+        name, sign = self.learner.best
+        if sign * found[name] > self.best:
+            self.best, self.since = sign * found[name], 0
+            self.weights = [p.detach().clone() for p in self.learner.stepper.parameters]
+        else:
+            self.since += 1
+        return self.over
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the best weights back, if any were kept."""
+        for parameter, was in zip(self.learner.stepper.parameters, self.weights, strict=False):
+            parameter.copy_(was)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The learner's, and the best weights so far."""
+        own = {"best": str(self.best), "since": self.since, "weights": list(self.weights)}
+        return self.learner.state_dict() | {"held_out": own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back; it may be of a training that was not evaluated."""
+        self.learner.load_state_dict(state)
+        if "held_out" in state:
+            own = state["held_out"]
+            self.best, self.since = float(own["best"]), own["since"]
+            pairs = zip(own["weights"], self.learner.stepper.parameters, strict=False)
+            self.weights = [was.to(p) for was, p in pairs]
+
+
+def reporter(name: str, advance: Callable[..., None]) -> Callback:
+    """A callback that moves a progress bar on, with the metrics that matter beside it."""
+    at = 0
+
+    def report(step: int, values: dict[str, float]) -> None:
+        nonlocal at
+        advance(step - at, "  ".join([f"training {name}", *(f"{k} {values[k]:.3f}" for k in SHOWN if k in values)]))
+        at = step
+
+    return report
+
+
+def digest(items: Sequence[Any]) -> str:
+    """Digits that stand for what is learned from."""
+    return hashlib.sha256(json.dumps(items, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,22 @@
+"""The settings of the reward model's learner."""
+
+from pydantic import Field
+
+from rather.learners.settings import OptimizationOptions
+from rather.settings import Section
+
+
+class RewardSettings(Section):
+    """What the learner of a reward model takes, in a run or from Python."""
+
+    center: float | None = Field(
+        default=None, description="Weight of (s_a + s_b)^2, which holds scores near 0; unset: 0.01 for text, 0 for control.", ge=0
+    )
+    temperatures: bool = Field(default=True, description="Learn a temperature for each judge, so that careful judges weigh more.")
+
+
+class RewardOptions(OptimizationOptions, total=False):
+    """The settings of `Reward` as keyword arguments."""
+
+    center: float | None
+    temperatures: bool

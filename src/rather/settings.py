@@ -1,0 +1,77 @@
+"""What a section of settings is, how a setting says what it matters to, and settings that are given as keyword arguments."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rather.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A TOML section; a key that is not listed is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MattersTo:
+    """Declares that a setting or a section matters to some uses alone: to learners by name, to "sample" and to "eval".
+
+    What is not declared matters to all of them: neither training nor sampling goes on from what was made with another value, and an
+    evaluation with another value is another evaluation. `config.toml.mattering` reads it.
+    """
+
+    def __init__(self, *uses: str) -> None:
+        self.uses = frozenset(uses)
+
+
+T = TypeVar("T")
+LEARNERS = ("sft", "reward", "dpo", "ppo", "grpo", "zeroth")
+ForLearners = Annotated[T, MattersTo(*LEARNERS)]
+ForLearnersAndSampling = Annotated[T, MattersTo(*LEARNERS, "sample")]
+ForActing = Annotated[T, MattersTo("ppo", "grpo", "zeroth")]
+"""Learners whose policy meets the prompts itself; the others learn from labels, wherever these come from."""
+ForEval = Annotated[T, MattersTo("eval")]
+Free = Annotated[T, MattersTo()]
+"""Changes neither what is learnt nor what is evaluated, or may grow when a run goes on."""
+
+
+def given(caller: str, options: Mapping[str, Any], *sections: type[Section]) -> list[Any]:
+    """Keyword arguments as settings: one object for each of `sections`, with the settings that it knows.
+
+    Raises:
+        ConfigError: an argument is in none of the sections, or its value is wrong; the message names `caller` and the argument.
+    """
+    known = {name for section in sections for name in section.model_fields}
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"{caller} has no argument {name!r}; {nearest(name, known)}")
+    try:
+        return [section(**{name: value for name, value in options.items() if name in section.model_fields}) for section in sections]
+    except ValidationError as e:
+        raise ConfigError(f"{caller}: {wrong(e)}") from None
+
+
+def wrong(error: ValidationError) -> str:
+    """The first setting in an error whose value is wrong, and why."""
+    first = error.errors()[0]
+    got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}{got}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint in an error about a name that is not known."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}"
+
+
+def mattering(section: Section, use: str) -> dict[str, Any]:
+    """The settings of a section that matter to a use, see `MattersTo`."""
+    fields = type(section).model_fields
+    return section.model_dump(include={name for name, field in fields.items() if matters(field.metadata, use)})
+
+
+def matters(marks: Iterable[Any], use: str) -> bool:
+    """Whether what has these marks matters to a use."""
+    return all(use in mark.uses for mark in marks if isinstance(mark, MattersTo))

@@ -1,0 +1,49 @@
+"""A language model as a program asks for it, by its name and with defaults for the rest."""
+
+from collections.abc import Mapping
+from datetime import date as day
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from rather.errors import ConfigError
+from rather.text import load as files
+from rather.text import lora
+from rather.text.policy import LanguageModel, TextPolicy, free_name
+
+
+def load(
+    path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: str = "auto",
+    chat: bool | None = None,
+    template: Mapping[str, Any] | None = None,
+    date: str = "",
+) -> LanguageModel:
+    """A language model by its folder, .gguf file, name on the Hugging Face hub or package:NAME; or an adapter, which names its base.
+
+    `adapter` is the folder or name of a LoRA adapter in PEFT's format. `dtype` is what activations are computed in; "auto" is bfloat16
+    where the hardware multiplies it. `device` is "cpu", "cuda" or "cuda:1"; "auto" is a GPU if there is one. `chat` says whether plain
+    prompts go through the chat template (None: if the model has one), `template` gives its options, such as {"enable_thinking": False},
+    and `date` the day that it may name, as 2026-11-29 (empty: today).
+
+    Raises:
+        ConfigError: `dtype` is not known.
+        ModelError: there is no such model, adapter or device, or it cannot be read.
+    """
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ConfigError(f'load: dtype is {dtype!r}; take "auto", "float32" or "bfloat16"')
+    where, beside = files.located(str(path), "" if adapter is None else str(adapter))
+    on = files.device(device)
+    found = files.policy(where, on, files.dtype(dtype, on), False, 1.0, chat, template, date or str(day.today()))
+    found.name = where.stem
+    return found if beside is None else load_adapter(found, beside)[0]
+
+
+def load_adapter(base: LanguageModel, folder: Path) -> tuple[LanguageModel, list[nn.Parameter]]:
+    """A policy with the adapter in `folder` under a name that is free on `base`; and its parameters."""
+    names = lora.names(base.model) if isinstance(base, TextPolicy) else getattr(base.inner, "peft_config", {})  # type: ignore[attr-defined]
+    return files.read_adapter(base, free_name(names), folder)  # type: ignore[arg-type]

@@ -1,0 +1,147 @@
+"""A reward model: heads on a language model that score whole answers.
+
+Shape letters: B trajectories, T answer tokens (padded), K ensemble members, C width.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self, Unpack
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rather.core import Batch, Comparison, Prompt, Task, Trajectory
+from rather.errors import ConfigError, ModelError
+from rather.learners.common import in_parts
+from rather.learners.inputs import trainee
+from rather.learners.reward import Reward
+from rather.learners.reward_settings import RewardOptions
+from rather.learners.settings import LoRA
+from rather.learners.train import Callback
+from rather.scale import ranks
+from rather.text.open import load, load_adapter
+from rather.text.policy import Begun, LanguageModel, TextPolicy
+
+HEADS = "reward_heads.safetensors"
+TOKENS = 1536
+"""Tokens that are scored at a time, times `WITHOUT_GRADIENT`."""
+
+
+class RewardModel(nn.Module):
+    """K linear heads on a language model that score whole answers from the hidden state of the last token.
+
+    The K `members` of an ensemble share a body, which is trained with them: a new adapter on `model`, which stays as it is, a copy of the
+    adapter that it has, or with `adapter` "full" a copy of all its weights. With `parameters` the body is `model` itself, in which these
+    learn.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        members: int = 1,
+        seed: int = 0,
+        *,
+        adapter: LoRA | Literal["full"] | None = None,
+        parameters: Sequence[nn.Parameter] | None = None,
+    ) -> None:
+        super().__init__()
+        if members < 1:
+            raise ConfigError(f"RewardModel: members is {members!r}; an ensemble has at least 1")
+        body, self.learned = trainee(model, adapter, seed, parameters)
+        self.body: LanguageModel = body
+        self.members, self.seed = members, seed
+        generator = torch.Generator().manual_seed(seed)
+        self.heads = nn.Parameter((torch.randn(members, body.width, generator=generator) / body.width).to(body.device))
+
+    def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
+        """Trajectories as a batch; see `collate`."""
+        return self.body.collate(trajectories)
+
+    def scores(self, batch: Batch, *begun: Begun) -> Tensor:
+        """Scores (K, B) of each member, float32."""
+        return self.heads @ self.body.ends(batch, *begun).float().T
+
+    def rewards(self, batch: Batch, *begun: Begun) -> Tensor:
+        """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
+        rewards = torch.zeros_like(batch.mask)
+        last = batch.mask.sum(-1).long() - 1
+        return rewards.scatter(1, last[:, None], self.scores(batch, *begun).mean(0)[:, None])
+
+    def beside(self, reference: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """`rewards`, and what `reference.look` gives; the blocks that the two have in common see the batch once."""
+        begun = self.body.begin(batch, reference) if isinstance(self.body, TextPolicy) and isinstance(reference, TextPolicy) else ()
+        return self.rewards(batch, *begun), *reference.look(batch, *begun)
+
+    def fit(
+        self,
+        comparisons: Sequence[Comparison],
+        eval: Sequence[Comparison] | None = None,
+        patience: int | None = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+        folder: Path | str | None = None,
+        **options: Unpack[RewardOptions],
+    ) -> Self:
+        """Learn from comparisons; `eval` and `patience` as in `Learner.train`, the rest as in `learners.reward.Reward`."""
+        Reward(self, comparisons, self.trained, seed=self.seed, callbacks=callbacks, folder=folder, **options).train(eval, patience)
+        return self
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """All that learns: the body's parameters, and the heads."""
+        return [*self.learned, self.heads]
+
+    def score(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        """The mean score of the members for each of several answers to a prompt."""
+        if isinstance(answers, str):
+            raise ConfigError("answers is one text; give a list, such as [text]")
+        task = Task("score", "0", prompt)
+        batch = self.collate([Trajectory(task, "score", text) for text in answers])
+        (scores,) = in_parts(batch, TOKENS, lambda part: (self.scores(part).mean(0),))
+        return scores.tolist()
+
+    @classmethod
+    def load(cls, folder: Path | str, model: LanguageModel | None = None) -> Self:
+        """The reward model that `save` wrote; its adapter goes on `model`, or on the base model that it names.
+
+        Raises:
+            ModelError: there is no reward model in `folder`, or its base model cannot be had.
+        """
+        folder = Path(folder)
+        try:
+            with safe_open(folder / HEADS, "pt") as file:
+                members = file.get_slice("heads").get_shape()[0]
+        except (OSError, SafetensorError) as e:
+            raise ModelError(f"{folder} holds no reward model: {e}") from None
+        if model is None or not (folder / "adapter_config.json").exists():
+            body, parameters = load(folder).trainable(None if (folder / "adapter_config.json").exists() else "full", 0)
+        else:
+            body, parameters = load_adapter(model, folder)
+        found = cls(body, members, parameters=parameters)
+        found.restore(folder)
+        return found
+
+    def save(self, folder: Path | str) -> None:
+        """Write the body as a policy is written, and the heads as reward_heads.safetensors."""
+        folder = Path(folder)
+        self.body.save(folder)
+        if ranks.rank() == 0:
+            save_file({"heads": self.heads.detach().cpu()}, folder / HEADS)
+
+    def restore(self, folder: Path) -> None:
+        """Take over the weights that `save` wrote, in place.
+
+        Raises:
+            ModelError: `folder` holds no reward model, or one with another number of members.
+        """
+        self.body.restore(folder)
+        try:
+            heads = load_file(folder / HEADS)["heads"]
+        except (OSError, KeyError, SafetensorError) as e:
+            raise ModelError(f"{folder} holds no reward model: {e}") from None
+        if heads.shape != self.heads.shape:
+            raise ModelError(f"{folder} has {len(heads)} ensemble members, not {len(self.heads)}; set reward.members to it")
+        with torch.no_grad():
+            self.heads.copy_(heads)
