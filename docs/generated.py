@@ -126,7 +126,12 @@ def rest() -> str:
     for name, schema in described["components"]["schemas"].items():
         needed = schema.get("required", [])
         fields = [
-            [f"`{key}`", kind(field), "required" if key in needed else f"`{json.dumps(field.get('default'))}`", field.get("description", "")]
+            [
+                f"`{key}`",
+                kind(field),
+                "required" if key in needed else f"`{json.dumps(field.get('default'))}`",
+                field.get("description", ""),
+            ]
             for key, field in schema.get("properties", {}).items()
         ]
         parts += [f"### {name}", schema.get("description", ""), table(("field", "type", "default", "meaning"), fields)]

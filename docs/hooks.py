@@ -25,6 +25,8 @@ CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 
 def site_uri(path: Path) -> str:
     """Where a file of the repository stands in the site."""
+    if path == ROOT / "README.md":  # what the site begins with says the same
+        return "index.md"
     path = path / "index.md" if path.is_dir() else path
     return path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT).as_posix()
 
@@ -51,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files outside docs/ that pages link to, and those that these link to."""
     left = [ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", ROOT / "CHANGELOG.md", ROOT / "bench/results"]
     left += [path for page in DOCS.rglob("*.md") for path in links(page, page.read_text(encoding="utf-8"))]
-    added = set[Path]()
+    added = {ROOT / "README.md"}
     while left:
         path = left.pop()
         if path in added:
