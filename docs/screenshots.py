@@ -1,4 +1,4 @@
-"""Takes the pictures of the labelling page for docs/labelling.md: `make screenshots`. Needs Debian's Chromium."""
+"""Takes the pictures of the labelling page for docs/guides/people.md: `make screenshots`. Needs Debian's Chromium."""
 
 import shutil
 import tempfile

@@ -34,7 +34,7 @@ def commands(page: Path) -> list[list[str]]:
     return [words[1:] for words in parts if words[:1] == ["rather"]]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_command_of_a_page_exists(page: Path) -> None:
     group = typer.main.get_command(app)
     keys = toml.names()
@@ -91,7 +91,7 @@ def test_pages_run_where_every_folder_is_read_only_or_not_at_all(tmp_path: Path)
 
 @pytest.mark.slow
 @MOUNTS
-@pytest.mark.parametrize("page", RUN, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", RUN, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_page_runs_as_written(page: Path, installed: Path, tmp_path: Path) -> None:
     """From an installed wheel, in an empty folder, with read-only packages and home, without a compiler."""
     home, work, tools = tmp_path / "home", tmp_path / "work", tmp_path / "bin"

@@ -128,7 +128,7 @@ def serve(
     At first start it prints the owner's link, once. The owner opens it and makes a link for everybody who is to answer.
     `rather serve --demo` shows the page with words, mathematics, clips and batches, in the folder runs/demo-page.
 
-    Behind a TLS proxy: [cyan]rather serve run.toml --url https://example.org/labels[/cyan]; docs/labelling.md shows nginx and Caddy.
+    Behind a TLS proxy: [cyan]rather serve run.toml --url https://example.org/labels[/cyan]; docs/guides/serving.md has nginx and Caddy.
     """
     from rather.hacking.curves import Curves
     from rather.web.project import Project

@@ -56,7 +56,7 @@ def import_(
     file: File,
     data: Annotated[
         Path,
-        typer.Argument(help="JSONL, CSV or Parquet: prompt, chosen, rejected; or prompt, a, b, preference (docs/files.md has more)."),
+        typer.Argument(help="JSONL, CSV or Parquet: prompt, chosen, rejected; or prompt, a, b, preference (docs/reference/files.md)."),
     ],
     settings: Settings = None,
     gold: Annotated[bool, typer.Option("--gold", help="As gold questions, which show how attentive people are.")] = False,

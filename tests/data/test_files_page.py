@@ -1,4 +1,4 @@
-"""Every example of docs/files.md is read as the page says."""
+"""Every example of docs/reference/files.md is read as the page says."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 
 from rather.data.forms import read_comparisons
 
-PAGE = (Path(__file__).parents[2] / "docs/files.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/reference/files.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```jsonl\n(.*?)```\n```json\n(.*?)```", PAGE, re.S)
 
 

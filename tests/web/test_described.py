@@ -103,7 +103,7 @@ def test_a_program_that_knows_only_the_description_answers_undoes_and_lists(
 
 def test_the_program_on_the_page_of_docs_runs_as_it_stands(store: Store, serve: Serve, tmp_path: Path) -> None:
     store.ask("r", [question(i, left="a longer one") for i in range(8)])
-    (program,) = re.findall(r"^```python\n(.*?)^```", (DOCS / "labelling.md").read_text(), re.DOTALL | re.MULTILINE)
+    (program,) = re.findall(r"^```python\n(.*?)^```", (DOCS / "reference/rest.md").read_text(), re.DOTALL | re.MULTILINE)
     link = "http://127.0.0.1:8008/join#..."
     assert program.count(link) == 1
     (tmp_path / "program.py").write_text(program.replace(link, f"{serve()}/join#{invite(store, 'machine', simulated=True)}"))

@@ -232,7 +232,7 @@ class Query(Section):
 class Check(Section):
     """One verifier."""
 
-    kind: str = Field(description="number, boxed, pattern, schema, code, python or reasoning_gym; see docs/rlvr.md.")
+    kind: str = Field(description="number, boxed, pattern, schema, code, python or reasoning_gym; see docs/guides/verifier.md.")
     weight: float = Field(default=1.0, description="Weight of its score among the others'.", ge=0)
     tolerance: float = Field(default=0.0, description="number: relative error that still counts as right.", ge=0)
     pattern: str = Field(default="", description="pattern: a regular expression; its group `answer` must hold the task's answer.")

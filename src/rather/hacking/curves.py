@@ -21,7 +21,7 @@ TAIL = 200
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves of one key of metrics.jsonl, over another one or over rounds, a curve for each phase that matches; see docs/metrics.md."""
+    """Curves of one key of metrics.jsonl, over another one or over rounds, a curve for each phase that matches."""
 
     title: str
     key: str

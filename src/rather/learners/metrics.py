@@ -1,4 +1,4 @@
-"""What a run measures, one JSON object a line in metrics.jsonl; docs/metrics.md explains every key."""
+"""What a run measures, one JSON object a line in metrics.jsonl; docs/reference/metrics.md explains every key."""
 
 import hashlib
 import json

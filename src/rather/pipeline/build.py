@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -39,7 +39,7 @@ from rather.verify.checker import Checker, Verified
 from rather.verify.functions import load_function
 from rather.verify.verifiers import Check
 from rather.zeroth.spaces.steering import StyledAnswers, steering
-from rather.zeroth.spaces.weights import Factors, LowRank, Weights
+from rather.zeroth.spaces.weights import LowRank, Weights
 
 AnyPolicy = TextPolicy | ForeignPolicy
 

@@ -1,6 +1,6 @@
 """Directions spread over Ray workers. Each keeps the whole policy and updates it itself, by the seeds and weights of the directions.
 
-No weights travel: a step costs a few bytes a direction on the way out, and what was sampled on the way back (docs/scaling.md).
+No weights travel: a step costs a few bytes a direction on the way out, and what was sampled on the way back (docs/guides/many-machines.md).
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 With the link between values and preferences known it is ZPG or ZBCPG (Zhang and Ying 2025, ICLR), with the sign alone ZSPO (Zhang and
 Ying 2025, arXiv 2506.03066). By default the two sides are mirrored twins on the same tasks with the same noise, every answer is about
-a fresh direction, and several trajectories stand on a side: per answer that goes furthest (docs/zeroth.md).
+a fresh direction, and several trajectories stand on a side: per answer that goes furthest (docs/concepts/zeroth-order.md).
 
 Shape letters: K directions an update, N comparisons of each, M judges, D trajectories a side.
 """
