@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -38,8 +38,7 @@ from rather.verify import tasks as made_tasks
 from rather.verify.checker import Checker, Verified
 from rather.verify.functions import load_function
 from rather.verify.verifiers import Check
-from rather.zeroth.spaces.steering import StyledAnswers, steering
-from rather.zeroth.spaces.weights import LowRank, Weights
+from rather.zeroth.spaces import text as spaces
 
 AnyPolicy = TextPolicy | ForeignPolicy
 
@@ -120,43 +119,15 @@ def trained_policy(config: Config, base: AnyPolicy, name: str = "policy") -> tup
 
 
 def perturbable(config: Config, base: AnyPolicy, tasks: Sequence[Task]) -> TextPolicy:
-    """The base policy with a space that zeroth-order optimization moves it in; a steering vector is fitted to what it does with `tasks`.
+    """The base policy with a space that zeroth-order optimization moves it in; see `spaces.text.perturbable`."""
 
-    Raises:
-        ConfigError: the model is not one of rather's own architectures, or the space and its directions do not go together.
-    """
-    if not isinstance(base, TextPolicy):
-        raise ConfigError("zeroth moves rather's own architectures only; take dpo or grpo for this model")
-    z = config.zeroth
-    how = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
-    if z.space == "steering":
-        tokens, some = base.tokens, list(tasks[: max(48, z.components + 1)])
-        prompts = [tokens.cut(tokens.encode_prompt(t.prompt), base.context) for t in some if t.prompt is not None]
-        instructions = [instruction for both in z.contrasts for instruction in both]
-        own, *styled = _styled_answers(config, base, some[:16], ["", *instructions]) if instructions else [StyledAnswers((), ())]
-        contrasts = list(zip(styled[0::2], styled[1::2], strict=True))
-        space = steering(base.model, prompts, z.layers, z.components, contrasts, own.answers)
-        space.how = how
-        return TextPolicy(base.model, base.tokens, None, base.temperature, base.name, space)
-    if z.space == "lora":
-        policy, _ = trained_policy(config, base)
+    def own(what: Literal["lora", "full"]) -> TextPolicy:
+        policy = trained_policy(config, base)[0] if what == "lora" else base_policy(config, full=True)
         assert isinstance(policy, TextPolicy)
         return policy
-    policy = base_policy(config, full=True)  # of its own: the base policy stays what it is
-    assert isinstance(policy, TextPolicy)
-    if z.space == "low_rank" and how:
-        raise ConfigError(f'zeroth.kind is {z.kind!r}; low-rank directions are "gaussian"')
-    policy.space = LowRank(policy.model, z.layers, z.rank) if z.space == "low_rank" else Weights(policy.model, z.names, **how)
-    return policy
 
-
-def _styled_answers(config: Config, policy: TextPolicy, tasks: Sequence[Task], instructions: Sequence[str]) -> list[StyledAnswers]:
-    """With each instruction at the end of the prompts, or none, what greedy answers to the tasks are."""
-    greedy = TextSampler(policy, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.batch_size)
-    found = greedy.sample([instructed(t, i) for i in instructions for t in tasks], 0)
-    rows = [(t.observations.tolist(), t.actions.tolist()) for t in found if t.observations is not None and t.actions is not None]
-    n = len(tasks)
-    return [StyledAnswers(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
+    greedy = TextSampler(base, engine.Sampling(config.sample.max_tokens, 0.0), config.sample.batch_size)
+    return spaces.perturbable(config.zeroth, base, tasks, greedy, own)
 
 
 def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) -> TextSampler:

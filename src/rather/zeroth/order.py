@@ -21,7 +21,7 @@ from rather.settings import given
 from rather.text.policy import LanguageModel, TextPolicy
 from rather.zeroth.first_order import FirstOrder
 from rather.zeroth.learner import Ask, Asking, Estimate, Planner, Zeroth
-from rather.zeroth.spaces.text import movable
+from rather.zeroth.spaces.text import perturbable
 
 IN_RUNS = ("check_every", "checks", "kl")
 """Settings about comparisons on held-out prompts, which runs alone make."""
@@ -42,7 +42,7 @@ class ZerothOptions(SamplingOptions, total=False):
     estimator: Literal["sign", "zpg", "dpo", "reinforce"]
     link: str
     trim: float
-    optimiser: str
+    optimizer: str
     radius: float
     space: Literal["steering", "low_rank", "lora", "weights"]
     names: list[str]
@@ -89,11 +89,11 @@ class ZerothOrder(Learner):
             assert isinstance(copy, TextPolicy)
             return copy
 
-        model = movable(z, policy, reading, policy.sampler(sampling.model_copy(update={"temperature": 0.0})), own)
+        model = perturbable(z, policy, reading, policy.sampler(sampling.model_copy(update={"temperature": 0.0})), own)
         model.temperature, self.sampler = sampling.temperature or 1.0, model.sampler(sampling)
         first_order = z.estimator in ("dpo", "reinforce")
         asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order, z.best_of)
-        how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimiser)
+        how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimizer)
         if first_order:
             self.learner: Zeroth = FirstOrder(model, model.space, asking, how, policy)
         else:

@@ -8,11 +8,11 @@ from rather.core import Sampler, Task
 from rather.errors import ConfigError
 from rather.text.policy import TextPolicy
 from rather.text.prompts.fit import instructed
-from rather.zeroth.spaces.steering import Manner, steering
+from rather.zeroth.spaces.steering import StyledAnswers, steering
 from rather.zeroth.spaces.weights import Factors, LowRank, Weights
 
 
-def movable(
+def perturbable(
     z: Zeroth, base: Any, tasks: Sequence[Task], greedy: Sampler, own: Callable[[Literal["lora", "full"]], TextPolicy]
 ) -> TextPolicy:
     """The model with the space that `z` names; a steering vector is fitted to what it does with `tasks`, answered by `greedy`.
@@ -26,12 +26,12 @@ def movable(
         raise ConfigError("zeroth moves rather's own architectures only; take dpo or grpo for this model")
     how = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
     if z.space == "steering":
-        tokens, some = base.tokens, list(tasks[: max(48, z.size + 1)])
+        tokens, some = base.tokens, list(tasks[: max(48, z.components + 1)])
         prompts = [tokens.cut(tokens.encode_prompt(t.prompt), base.context) for t in some if t.prompt is not None]
         instructions = [instruction for both in z.contrasts for instruction in both]
-        first, *manners = _manners(greedy, some[:16], ["", *instructions]) if instructions else [Manner((), ())]
-        contrasts = list(zip(manners[0::2], manners[1::2], strict=True))
-        space = steering(base.model, prompts, z.layers, z.size, contrasts, first.answers)
+        first, *styled = _styled_answers(greedy, some[:16], ["", *instructions]) if instructions else [StyledAnswers((), ())]
+        contrasts = list(zip(styled[0::2], styled[1::2], strict=True))
+        space = steering(base.model, prompts, z.layers, z.components, contrasts, first.answers)
         space.how = how
         return TextPolicy(base.model, base.tokens, base.adapter, base.temperature, base.name, space)
     if z.space == "lora":
@@ -46,9 +46,9 @@ def movable(
     return policy
 
 
-def _manners(greedy: Sampler, tasks: Sequence[Task], instructions: Sequence[str]) -> list[Manner]:
-    """With each instruction at the end of the prompts, or none, what the likeliest answers to the tasks are."""
+def _styled_answers(greedy: Sampler, tasks: Sequence[Task], instructions: Sequence[str]) -> list[StyledAnswers]:
+    """With each instruction at the end of the prompts, or none, what greedy answers to the tasks are."""
     found = greedy.sample([instructed(t, i) for i in instructions for t in tasks], 0)
     rows = [(t.observations.tolist(), t.actions.tolist()) for t in found if t.observations is not None and t.actions is not None]
     n = len(tasks)
-    return [Manner(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
+    return [StyledAnswers(*zip(*rows[i : i + n], strict=True)) for i in range(0, len(rows), n)]
