@@ -191,8 +191,10 @@ def test_a_loss_of_ones_own(model: LanguageModel, pairs: list[Comparison]) -> No
     named = rather.DPO(model, pairs, steps=3, **QUICK)
     own = rather.DPO(model, pairs, steps=3, loss=bradley_terry_loss, **QUICK)
     each = rather.DPO(model, pairs, steps=3, loss=lambda a, b, p: torch.nn.functional.softplus(torch.where(p > 0.5, b - a, a - b)), **QUICK)
+    elsewhere = rather.DPO(model, pairs, steps=3, loss="rather.losses:bradley_terry_loss", **QUICK)
     for _ in range(3):
         loss = named.step()["loss"]
+        assert elsewhere.step()["loss"] == loss
         assert own.step()["loss"] == loss
         assert each.step()["loss"] == pytest.approx(loss, abs=1e-5)
     with pytest.raises(TrainingError, match=r"given as loss returned a float for 4 pairs; return a tensor of shape \(\) or \(4,\)"):
@@ -319,7 +321,7 @@ T = Trajectory(Task("f", "1", "x"), "p", "y")
     [
         (lambda m, p: rather.DPO(m, p, bata=1), "^DPO has no argument 'bata'; did you mean beta?"),
         (lambda m, p: rather.DPO(m, p, beta=-1), r"^DPO: beta: input should be greater than 0 \(got -1\)"),
-        (lambda m, p: rather.DPO(m, p, loss="hinge"), r"^DPO: loss: input should be 'dpo' or 'ipo' \(got 'hinge'\)"),
+        (lambda m, p: rather.DPO(m, p, loss="hinge"), '^DPO: loss: take "dpo", "ipo", or "module:name" of a function'),
         (lambda m, p: rather.DPO(m, p, adapter=16), r"^adapter is 16; give rather.LoRA\(rank=16\)"),
         (lambda m, p: rather.DPO(m, p, adapter=rather.LoRA(rank=0)), "^LoRA: rank is 0; set it above 0"),
         (lambda m, p: rather.DPO("model", p), "^the policy is a str, not a model; rather.load reads one"),

@@ -57,7 +57,8 @@ def wrong(error: ValidationError) -> str:
     """The first setting in an error whose value is wrong, and why."""
     first = error.errors()[0]
     got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg'][0].lower()}{first['msg'][1:]}{got}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, first['loc']))}: {message[0].lower()}{message[1:]}{got}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

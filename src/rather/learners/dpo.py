@@ -18,6 +18,7 @@ from rather.learners.settings import LoRA, Optimization
 from rather.learners.train import Callback
 from rather.losses import bradley_terry_loss, implicit_scores, ipo_loss
 from rather.settings import given
+from rather.verify.functions import load_function
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Scores (N,) of the sides a and b, and P(a better) (N,): the mean loss, or the loss (N,) of each pair."""
@@ -29,12 +30,12 @@ class DPO(Learner):
     The given `policy` stays as it is, and is the `reference` unless another one is given: what learns is a new adapter on it, a copy of the
     one that it has, or with `adapter` "full" a copy of all its weights. With `parameters` these learn in place instead.
 
-    `loss` is "dpo", "ipo" (Azar et al. 2023, on log-ratios averaged over the actions where `normalized`) or a function of the scores of a
-    and b and P(a better). With `sft_weight` the preferred side's negative log-likelihood, averaged over a trajectory's actions and at the
-    policy's temperature, is added, so that DPO does not lower both sides (RPO; Pang et al. 2024, eq. 1). The preferred side is the one with
-    more than half; ties add nothing. `reference_logprobs` says whether the reference is evaluated "once" for every comparison, before the
-    first step, or again at each step ("each"), which needs a reference that stays as it is. In a stochastic environment DPO's closed form
-    does not hold: the score then also rewards luck.
+    `loss` is "dpo", "ipo" (Azar et al. 2023, on log-ratios averaged over the actions where `normalized`), a function of the scores of a
+    and b and P(a better), or its "module:name". With `sft_weight` the preferred side's negative log-likelihood, averaged over a
+    trajectory's actions and at the policy's temperature, is added, so that DPO does not lower both sides (RPO; Pang et al. 2024, eq. 1).
+    The preferred side is the one with more than half; ties add nothing. `reference_logprobs` says whether the reference is evaluated "once"
+    for every comparison, before the first step, or again at each step ("each"), which needs a reference that stays as it is. In a
+    stochastic environment DPO's closed form does not hold: the score then also rewards luck.
 
     Raises:
         ConfigError: an argument is not known, or its value is wrong.
@@ -65,7 +66,7 @@ class DPO(Learner):
         data = digest([[c.key, c.judge, c.preference, [t.text for t in (*c.a, *c.b)]] for c in self.comparisons])
         settings = {"dpo": self.own, "data": {"comparisons": data}}
         super().__init__(model, how.steps_on(len(self.comparisons)), how, seed, settings, callbacks, folder)
-        self.loss: Loss | None = None if isinstance(loss, str) else loss
+        self.loss: Loss | None = None if loss in ("dpo", "ipo") else load_function(loss, "dpo.loss") if isinstance(loss, str) else loss
         self.order: Order | LeastUsed = Order(len(self.comparisons), seed)
         self.stepper = Stepper(parameters, how, self.steps)
         self.kept: list[list[Tensor]] | None = None

@@ -2,10 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rather.learners.settings import OptimizationOptions
 from rather.settings import MattersTo, Section
+
+
+def _loss(name: str) -> str:
+    if name not in ("dpo", "ipo") and ":" not in name:
+        raise ValueError('take "dpo", "ipo", or "module:name" of a function')
+    return name
 
 
 class DPOSettings(Section):
