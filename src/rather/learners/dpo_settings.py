@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from rather.learners.settings import OptimizationOptions
 from rather.settings import MattersTo, Section
