@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rather.errors import ConfigError, RatherError, TrainingError, installing
-from rather.verify.functions import compared
+from rather.verify.functions import RewardFunctions, compared
 from rather.verify.verifiers import VERIFIERS, Check, is_batched, together
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Checker:
 class Verified:
     """A sampler whose answers come with their score as the reward of the last token; NaN for one without a score."""
 
-    def __init__(self, sampler: "Sampler", checker: Checker, patience: int = 3) -> None:
+    def __init__(self, sampler: "Sampler", checker: Checker | RewardFunctions, patience: int = 3) -> None:
         self.sampler, self.checker, self.patience, self.silent = sampler, checker, patience, 0
 
     def sync(self) -> None:
