@@ -116,8 +116,16 @@ def share(text, answer):
 """
 
 
+LIKED = """
+def share(completion, liked):
+    return sum(c in liked for c in completion) / max(len(completion), 1)
+"""
+
+
 def test_grpo_on_a_function_of_the_users(rather: Rather, run: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(VOWELS)
+    (tmp_path / "mine.py").write_text(LIKED)
+    rows = [json.loads(row) for row in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row | {"liked": "aeiou"}) + "\n" for row in rows))
     with run.open("a") as file:
         file.write('[verify]\nchecks = [{ kind = "python", function = "mine:share" }]\n')
     settings = ("train.learner=grpo", "train.steps=30", "model.train=full", "eval.answers=4")

@@ -3,6 +3,7 @@
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rather.core import Comparison, Task, Trajectory
@@ -30,8 +31,12 @@ def test_what_a_function_may_say() -> None:
     def broken(prompt: str, a: str, b: str) -> str:
         raise KeyError("x")
 
-    with pytest.raises(JudgeError, match="broken raised KeyError: 'x'"):
-        FunctionJudge(broken).judge(PAIRS)
+    async def broken_later(prompt: str, a: str, b: str) -> str:
+        return broken(prompt, a, b)
+
+    for function in (broken, broken_later):
+        with pytest.raises(JudgeError, match=r"broken(_later)? raised KeyError for the prompt 'Which\?': 'x'"):
+            FunctionJudge(function).judge(PAIRS)
 
 
 def test_one_by_one_batched_and_async_are_asked_the_same() -> None:
@@ -52,10 +57,35 @@ def test_one_by_one_batched_and_async_are_asked_the_same() -> None:
         assert answers(FunctionJudge(function), [three]) == [(0.0, 2)], "the best of three"
 
 
-def test_sides_of_several_answers_are_lists() -> None:
-    seen = list[object]()
-    FunctionJudge(lambda prompt, a, b: seen.append((a, b))).judge([Comparison(side("x", "y"), side("z"))])
-    assert seen == [(["x", "y"], "z")]
+def to(prompts: str, *texts: str) -> tuple[Trajectory, ...]:
+    """An answer to each of some prompts of one letter."""
+    return tuple(Trajectory(Task("t", p, p), "p", text) for p, text in zip(prompts, texts, strict=True))
+
+
+def test_sides_of_several_answers_are_compared_answer_by_answer() -> None:
+    seen = list[tuple[str, str, str]]()
+
+    def shorter(prompt: str, a: str, b: str) -> str | None:
+        seen.append((prompt, a, b))
+        return None if prompt == "r" else "a" if len(a) < len(b) else "b" if len(b) < len(a) else "tie"
+
+    sides = to("pqr", "1", "22", "3"), to("pqr", "11", "33", "4")
+    one = Comparison(to("p", "long"), to("p", "no"))
+    # a wins the first pair, the second is a tie, on the third the function abstains: (1 + 0.5) / 2
+    assert FunctionJudge(shorter).judge([Comparison(*sides), one]) == [0.75, 0.0]
+    assert seen == [("p", "1", "11"), ("q", "22", "33"), ("r", "3", "4"), ("p", "long", "no")]
+    assert FunctionJudge(lambda prompt, a, b: None).judge([Comparison(*sides)]) == [None]
+    for other in (to("pq", "1", "2"), to("pqx", "1", "2", "3"), ()):
+        with pytest.raises(JudgeError, match=f"has sides of 3 and {len(other)} answers, which are not to the same prompts"):
+            FunctionJudge(shorter).judge([Comparison(sides[0], other)])
+
+
+def test_in_control_it_sees_trajectories() -> None:
+    def driven(*rewards: float) -> tuple[Trajectory, ...]:
+        return (Trajectory(Task("car", "1"), "p", actions=np.zeros(len(rewards)), rewards=np.array(rewards)),)
+
+    judge = FunctionJudge(lambda prompt, a, b: float(a.rewards.sum() > b.rewards.sum()))
+    assert judge.judge([Comparison(driven(1, 2), driven(4)), Comparison(driven(1, 2), driven(0, 0, 0))]) == [0, 1]
 
 
 def test_a_run_is_judged_by_a_function_in_its_folder(rather, run: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from clients import answer, given, program
 
 from conftest import served
+from rather.core import Comparison, Task, Trajectory
 from rather.errors import DataError
 from rather.store import Store
 from rather.store.quality import Asking
@@ -57,9 +60,37 @@ def test_the_order_of_the_sides_is_drawn(store: Store) -> None:
         ("p", ["a", " "], r"answers\[1\] is ' '; give words"),
         ("p", ["a", "b", "a"], r"answers\[2\] is the same as answers\[0\]"),
         ("p", ["a", 3], r"answers\[1\] is 3; give words"),
+        ("p", iter("ab"), "give a list of 2 to 8 answers"),
+        ("p", list("abcdefghi"), "give a list of 2 to 8 answers"),
+        ("p", ["a", "b\0"], r"answers\[1\] holds the character U\+0000"),
+        ("\ud83d", ["a", "b"], r"prompt holds the character U\+D83D"),
+        ([{"role": "user", "content": "x", "calls": [{"name\0": 1}]}], ["a", "b"], r"prompt\[0\] holds the character U\+0000"),
+        ([{"role": "user", "content": "x", "when": object()}], ["a", "b"], r"prompt\[0\] has a field that cannot be kept"),
     ],
 )
 def test_what_is_no_question_is_refused(store: Store, prompt, answers, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         store.compare(prompt, answers)
     assert store.questions("run", "train") == []
+
+
+def test_programs_that_ask_the_same_at_once_ask_one_question(either: Store, elsewhere: Store) -> None:
+    begin = threading.Barrier(6)
+
+    def ask(i: int) -> list[int]:
+        found = []
+        for number in range(20):
+            begin.wait(30)
+            found.append((either, elsewhere)[i % 2].compare(f"Question {number}?", ["First.", "Second."]))
+        return found
+
+    with ThreadPoolExecutor(6) as pool:
+        (first, *others) = pool.map(ask, range(6))
+    assert len(set(first)) == 20
+    assert all(found == first for found in others)
+
+
+def test_a_question_of_more_sides_than_letters_is_refused(store: Store) -> None:
+    a, b, *others = ((Trajectory(Task("t", "1", "p"), "x", str(i)),) for i in range(9))
+    with pytest.raises(DataError, match="'k' has 9 sides; there are 8 at most"):
+        store.ask("run", [Comparison(a, b, key="k", others=tuple(others))])

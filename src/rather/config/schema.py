@@ -237,7 +237,7 @@ class Check(Section):
     tolerance: float = Field(default=0.0, description="number: relative error that still counts as right.", ge=0)
     pattern: str = Field(default="", description="pattern: a regular expression; its group `answer` must hold the task's answer.")
     schema_file: str = Field(default="", description="schema: file with the JSON schema; empty: the task's answer is the schema.")
-    function: str = Field(default="", description='python: "module:name" of a function of (text, answer).')
+    function: str = Field(default="", description='python: "module:name" of a function of (prompt, completion, **columns).')
     partial: bool = Field(default=False, description="code: score the share of tests that pass.")
     timeout_s: float = Field(default=5.0, description="Seconds for one answer; beyond it is unjudged.", gt=0)
     memory_mb: int = Field(default=512, description="code: memory of the program, in MiB.", ge=64)

@@ -35,7 +35,7 @@ from rather.text.prompts.fit import Fit, instructed, suffixed
 from rather.text.reward_model import RewardModel
 from rather.text.tokens import Tokens
 from rather.verify import tasks as made_tasks
-from rather.verify.checker import Checker, Verified
+from rather.verify.checker import Checker, Columns, Verified
 from rather.verify.functions import load_function
 from rather.verify.verifiers import Check
 from rather.zeroth.spaces import text as spaces
@@ -70,15 +70,19 @@ def seed(config: Config, what: str, number: int) -> int:
 
 def tasks(config: Config) -> tuple[list[Task], list[Task]]:
     """Training and held-out tasks."""
+    d, (train, held_out) = config.data, _every_task(config)
+    train, held_out = train[: d.limit or None], held_out[: config.eval.prompts or None]
+    return [suffixed(t, d.suffix) for t in train], [suffixed(t, d.suffix) for t in held_out]
+
+
+def _every_task(config: Config) -> tuple[list[Task], list[Task]]:
+    """All tasks that there are, as they stand there."""
     d = config.data
     if d.prompts.startswith(made_tasks.PREFIX):
         whole = any(check.kind == "reasoning_gym" for check in config.verify.checks)
-        train, held_out = made_tasks.made(d.prompts, d.count, d.held_out, config.run.seed, whole)
-    else:
-        others = any(check.kind == "python" for check in config.verify.checks)
-        train, held_out = read_tasks(d.prompts, d.column, d.held_out, verified(config), others)
-    train, held_out = train[: d.limit or None], held_out[: config.eval.prompts or None]
-    return [suffixed(t, d.suffix) for t in train], [suffixed(t, d.suffix) for t in held_out]
+        return made_tasks.made(d.prompts, d.count, d.held_out, config.run.seed, whole)
+    others = any(check.kind == "python" for check in config.verify.checks)
+    return read_tasks(d.prompts, d.column, d.held_out, verified(config), others)
 
 
 def base_policy(config: Config, full: bool = False) -> AnyPolicy:
@@ -214,8 +218,13 @@ def panel(config: Config, reader: Callable[[], Policy]) -> list[SimulatedJudge]:
 
 
 def checker(config: Config) -> Checker:
-    """The verifiers."""
-    return Checker([Check(**check.model_dump()) for check in config.verify.checks], config.verify.workers or _cores())
+    """The verifiers; what was read back from the store gets its columns from the prompt file."""
+
+    def columns() -> Columns:
+        return {(t.source, t.key): t.row for some in _every_task(config) for t in some}
+
+    checks = [Check(**check.model_dump()) for check in config.verify.checks]
+    return Checker(checks, config.verify.workers or _cores(), columns=columns)
 
 
 def _cores() -> int:

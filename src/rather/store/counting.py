@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from rather.store import tables as t
 
@@ -43,6 +43,12 @@ def asked(connection: Connection, run: str, questions: int) -> None:
     """So many new questions may be asked of anybody."""
     if questions:
         _add(connection, t.asked, {"run": run}, {"questions": questions})
+
+
+def turn(connection: Connection, run: str) -> None:
+    """Let programs that ask questions of a run take turns: two that ask the same one would both find that it is not there."""
+    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(run, 7281))))
 
 
 def lock(connection: Connection, questions: Collection[int]) -> None:

@@ -103,9 +103,12 @@ class Store:
             DataError: a question has as many sides as no question of its purpose has.
         """
         for c in comparisons:
+            if len(c.sides) > len(rows.LETTERS):
+                raise DataError(f"question {c.key!r} has {len(c.sides)} sides; there are {len(rows.LETTERS)} at most")
             if (len(c.sides) == 1) != (purpose == "unpaired"):
                 raise DataError(f"question {c.key!r} has {len(c.sides)} sides; one alone is what 'unpaired' ones have, and only they")
         with self.transaction(write=True) as connection:
+            counting.turn(connection, run)
             there, known = select(t.comparison.c.key, t.comparison.c.id).where(t.comparison.c.run == run), dict[str, int]()
             for some in counting.parts(dict.fromkeys(c.key for c in comparisons)):
                 known |= {r.key: r.id for r in connection.execute(there.where(t.comparison.c.key.in_(some)))}

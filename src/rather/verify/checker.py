@@ -1,6 +1,7 @@
 """Verifiers at work: in processes of their own, so that one that hangs or dies costs an answer its score and nothing more.
 
-`python -m rather.verify.checker` is such a process: it reads a line of JSON for each answer and writes one with its score.
+`python -m rather.verify.checker` is such a process: it reads lines of JSON, of one answer or of many for a batched function, and
+answers each with their scores.
 """
 
 import importlib
@@ -13,19 +14,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rather.errors import ConfigError, RatherError, TrainingError, installing
 from rather.verify.functions import RewardFunctions, compared
-from rather.verify.verifiers import VERIFIERS, Check
+from rather.verify.verifiers import VERIFIERS, Check, is_batched, together
 
 if TYPE_CHECKING:
     from rather.core import Comparison, Perturbation, Sampler, Task, Trajectory
 
+Columns = Mapping[tuple[str, str], Mapping[str, Any]]
+"""Columns of tasks, by their source and key."""
 PATIENCE_S = 60.0
 """How long a process may take to import what its verifiers need."""
 
@@ -34,11 +39,12 @@ class Checker:
     """Scores answers by several verifiers: the mean of their scores by weight.
 
     An answer that one of them cannot judge (it returned None, raised, hung or died) has no score at all; `problems` counts why.
+    `columns` finds the columns of a task by its source and key, for answers that were read back from the store, which keeps none.
     """
 
     kind = "verifier"
 
-    def __init__(self, checks: Sequence[Check], workers: int = 0, name: str = "verifier") -> None:
+    def __init__(self, checks: Sequence[Check], workers: int = 0, name: str = "verifier", columns: Callable[[], Columns] = dict) -> None:
         for check in checks:
             if check.kind not in VERIFIERS:
                 raise ConfigError(f"there is no verifier {check.kind!r}; take one of {', '.join(VERIFIERS)}")
@@ -47,7 +53,8 @@ class Checker:
         self.checks, self.name = list(checks), name
         self.problems = Counter[str]()
         self.count = workers or os.cpu_count() or 1
-        self.idle: queue.Queue[_Process] | None = None
+        self.columns = cache(columns)
+        self.idle: queue.LifoQueue[_Process] | None = None
 
     def score(self, trajectories: Sequence["Trajectory"]) -> list[float | None]:
         """A score in [0, 1] for each (if its verifiers keep to that), or None.
@@ -56,11 +63,20 @@ class Checker:
             RatherError: a verifier is set up wrongly, or a task lacks what it needs.
         """
         if self.idle is None:
-            self.idle = queue.Queue()
+            self.idle = queue.LifoQueue()  # a batched function is asked in the process that has it already
             for _ in range(self.count):
                 self.idle.put(_Process(self.checks))
-        with ThreadPoolExecutor(self.count) as pool:
-            return list(pool.map(self._one, trajectories))
+        totals = dict.fromkeys(range(len(trajectories)), 0.0)
+        for number, check in enumerate(self.checks):
+            asked = {i: self._row(check, trajectories[i]) for i in totals}
+            for i, score in zip(asked, self._scores(number, check, list(asked.values())), strict=True):
+                if isinstance(score, str):
+                    self.problems[f"{check.kind}: {score}"] += 1
+                    del totals[i]
+                else:
+                    totals[i] += check.weight * score
+        weight = sum(c.weight for c in self.checks)
+        return [totals[i] / weight if i in totals else None for i in range(len(trajectories))]
 
     def judge(self, comparisons: Sequence["Comparison"]) -> list[float | None]:
         """The side with the higher mean score, 0.5 where they are equal; None where an answer has no score."""
@@ -72,18 +88,36 @@ class Checker:
             self.idle.get().close()
         self.idle = None
 
-    def _one(self, trajectory: "Trajectory") -> float | None:
+    def _row(self, check: Check, trajectory: "Trajectory") -> dict[str, Any]:
+        """What a verifier is given; a function of the user's may want all that is known."""
+        task = trajectory.task
+        row: dict[str, Any] = {"text": trajectory.text or "", "answer": task.answer or ""}
+        if check.kind == "python":
+            columns = task.row or self.columns().get((task.source, task.key), {})
+            row |= {"prompt": task.prompt or "", "columns": dict(columns)}
+        return row
+
+    def _scores(self, number: int, check: Check, rows: list[dict[str, Any]]) -> list[float | str]:
+        """The scores by one verifier, or why there is none: of all rows at once where it is batched, else of some at a time."""
+        if not rows:
+            return []
+        with self._process() as process:
+            if process.batched(number):
+                return process.ask(number, rows, check.timeout_s * len(rows))
+
+        def one(row: dict[str, Any]) -> float | str:
+            with self._process() as process:
+                return process.ask(number, [row], check.timeout_s)[0]
+
+        with ThreadPoolExecutor(self.count) as pool:
+            return list(pool.map(one, rows))
+
+    @contextmanager
+    def _process(self) -> "Iterator[_Process]":
         assert self.idle is not None
         process = self.idle.get()
         try:
-            total = 0.0
-            for number, check in enumerate(self.checks):
-                score = process.ask(number, trajectory, check.timeout_s)
-                if isinstance(score, str):
-                    self.problems[f"{check.kind}: {score}"] += 1
-                    return None
-                total += check.weight * score
-            return total / sum(c.weight for c in self.checks)
+            yield process
         finally:
             self.idle.put(process)
 
@@ -138,23 +172,26 @@ class _Process:
     """One process with all verifiers; started when it is first needed, and again after it died."""
 
     def __init__(self, checks: Sequence[Check]) -> None:
-        self.checks, self.process = checks, None
+        self.checks, self.process, self.together = checks, None, [False] * len(checks)
 
-    def ask(self, number: int, trajectory: "Trajectory", timeout_s: float) -> float | str:
-        """The score of one answer, or why there is none."""
+    def batched(self, number: int) -> bool:
+        """Whether a verifier is a function that takes many answers at once."""
+        if self.process is None and self.checks[number].kind == "python":
+            self._start()
+        return self.together[number]
+
+    def ask(self, number: int, rows: Sequence[dict[str, Any]], timeout_s: float) -> list[float | str]:
+        """The score of each answer, or why there is none."""
         if self.process is None:
             self._start()
-        task, row = trajectory.task, {"check": number, "text": trajectory.text or "", "answer": trajectory.task.answer or ""}
-        if self.checks[number].kind == "python":  # a function of the user's, which may want all that is known
-            row["known"] = {"prompt": task.prompt or "", "columns": dict(task.row)}
-        reply = self._exchange(row, timeout_s + 1)
+        reply = self._exchange({"check": number, "rows": rows}, timeout_s + 1)
         if reply is None:
             ended = self.process is not None and self.process.poll() is not None
             self.close()
-            return "its process died" if ended else f"no answer within {timeout_s:g} s"
+            return ["its process died" if ended else f"no answer within {timeout_s:g} s"] * len(rows)
         if "wrong" in reply:
             raise ConfigError(reply["wrong"])
-        return reply["why"] if reply["score"] is None else float(reply["score"])
+        return [reply["why"] if score is None else float(score) for score in reply["scores"]]
 
     def close(self) -> None:
         """End the process."""
@@ -171,6 +208,7 @@ class _Process:
         if reply is None or "wrong" in reply:
             self.close()
             raise ConfigError("the process that verifies answers did not start" if reply is None else reply["wrong"])
+        self.together = reply["batched"]
 
     def _exchange(self, row: dict[str, Any], timeout_s: float) -> dict[str, Any] | None:
         assert self.process is not None
@@ -218,23 +256,27 @@ def main() -> None:
         for check in checks:
             if check.kind in NEEDS:
                 importlib.import_module(NEEDS[check.kind])
+        batched = [is_batched(check) for check in checks]
     except ModuleNotFoundError as e:
         tell(wrong=f"the package {e.name} is missing; {installing('verify')}")
         return
-    tell(ready=True)
+    except RatherError as e:
+        tell(wrong=str(e))
+        return
+    tell(batched=batched)
     for line in sys.stdin:
-        row = json.loads(line)
-        check = checks[row["check"]]
+        asked = json.loads(line)
+        check, rows = checks[asked["check"]], asked["rows"]
         if hasattr(signal, "setitimer"):  # whoever hangs while nobody waits any more, since the run was killed, ends by itself
-            signal.setitimer(signal.ITIMER_REAL, 2 * check.timeout_s + 5)
+            signal.setitimer(signal.ITIMER_REAL, 2 * check.timeout_s * len(rows) + 5)
         try:
-            score = VERIFIERS[check.kind](row["text"], row["answer"], check, **row.get("known", {}))
+            scores = together(check, rows) if check.kind == "python" else [VERIFIERS[check.kind](**row, check=check) for row in rows]
         except RatherError as e:
             tell(wrong=str(e))
         except Exception as e:  # noqa: BLE001, whatever a verifier raises, the answer is unjudged
-            tell(score=None, why=f"raised {type(e).__name__}: {e}"[:200])
+            tell(scores=[None] * len(rows), why=f"raised {type(e).__name__}: {e}"[:200])
         else:
-            tell(score=score, why="it cannot judge")
+            tell(scores=scores, why="it cannot judge")
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
 

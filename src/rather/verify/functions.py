@@ -5,10 +5,14 @@ import difflib
 import importlib
 import inspect
 import math
+import os
 import sys
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +20,7 @@ from rather.core import Comparison, Prompt, Trajectory
 from rather.errors import ConfigError, DataError, RatherError
 
 F = TypeVar("F", bound=Callable[..., Any])
+Failed = Callable[[str, Exception], RatherError]
 BATCHED = "_rather_batched"
 CONCURRENT = 64
 """Calls of an async function that may wait at a time."""
@@ -73,40 +78,60 @@ class Answer:
         return cls(task.prompt or "", trajectory.text or "", {**task.row, **own})
 
 
-def reward(function: Callable[..., Any], answers: Sequence[Answer]) -> list[float | None]:
+def reward(function: Callable[..., Any], answers: Sequence[Answer], failed: Failed | None = None) -> list[float | None]:
     """What a function of (prompt, completion, **columns) makes of each answer: a finite number, or None where it cannot judge.
 
-    A function gets the columns that its parameters name, all of them where it takes **columns. One that has neither a parameter `prompt`
-    nor `completion`, and takes two, is called with (completion, answer).
+    A function gets the columns that its parameters name, all of them where it takes **columns. One of two other parameters, such as
+    (text, answer), is called with the completion and the task's answer. `failed` is as in `called`.
 
     Raises:
-        ConfigError: it takes a column that the prompts lack.
+        ConfigError: it takes a column that a prompt lacks.
         DataError: it returned something else.
     """
-    taken = [_arguments(function, answer) for answer in answers]
-    found = called(function, taken)
-    return [None if value is None else _number(function, value) for value in found]
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:
+        raise ConfigError(f"the parameters of {named(function)} are not known; call it from a function of (prompt, completion)") from None
+    calls = [_arguments(function, parameters, answer) for answer in answers]
+    places = [f" for the prompt {answer.prompt!r:.60}" for answer in answers]
+    found = called(function, calls, failed, places)
+    return [None if value is None else _number(function, value, place) for value, place in zip(found, places, strict=True)]
 
 
-def _arguments(function: Callable[..., Any], answer: Answer) -> tuple[Sequence[Any], dict[str, Any]]:
+def _arguments(function: Callable[..., Any], parameters: Sequence[inspect.Parameter], answer: Answer) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of one call, by position and by name."""
-    parameters = inspect.signature(function).parameters.values()
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    names = {p.name for p in parameters}
-    if not names & {"prompt", "completion"} and len(positional) == 2:
-        return (answer.completion, answer.columns.get("answer", "")), {}
-    every = {**answer.columns, "prompt": answer.prompt, "completion": answer.completion}
-    if any(p.kind == p.VAR_KEYWORD for p in parameters):
-        return (), every
-    lacking = [p.name for p in parameters if p.name not in every and p.default is p.empty and p.kind != p.VAR_POSITIONAL]
+    known = {**answer.columns, "prompt": answer.prompt, "completion": answer.completion}
+    every = any(p.kind == p.VAR_KEYWORD for p in parameters)
+    single = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    if not every and "answer" in known and _are_text_and_answer(single, known):
+        return [answer.completion, known["answer"]], {}
+    lacking = [p.name for p in single if p.name not in known and p.default is p.empty]
     if lacking:
-        have = ", ".join(map(repr, every))
-        raise ConfigError(f"the function {named(function)} takes {lacking[0]!r}, which the prompts do not have; there are {have}")
-    return (), {name: every[name] for name in names if name in every}
+        have = ", ".join(map(repr, known))
+        raise ConfigError(
+            f"the function {named(function)} takes {lacking[0]!r}, which the prompt {answer.prompt!r:.60} does not have; there are {have}"
+        )
+    first = [p.name for p in single if p.kind == p.POSITIONAL_ONLY and p.name in known]
+    names = known if every else {p.name for p in single}
+    return [known[name] for name in first], {name: value for name, value in known.items() if name in names and name not in first}
 
 
-def called(function: Callable[..., Any], calls: Sequence[tuple[Sequence[Any], dict[str, Any]]]) -> list[Any]:
-    """What a function returns in each call; a batched one is called once, an async one concurrently.
+def _are_text_and_answer(parameters: Sequence[inspect.Parameter], known: Mapping[str, Any]) -> bool:
+    """Whether a function takes the completion and the task's answer by position: two parameters that are called like nothing else."""
+    names = [p.name for p in parameters]
+    bare = len(parameters) == 2 and all(p.default is p.empty and p.kind != p.KEYWORD_ONLY for p in parameters)
+    return bare and (names == ["text", "answer"] or not (set(names) - {"answer"}) & set(known))
+
+
+def called(
+    function: Callable[..., Any],
+    calls: Sequence[tuple[Sequence[Any], Mapping[str, Any]]],
+    failed: Failed | None = None,
+    places: Sequence[str] = (),
+) -> list[Any]:
+    """What a function returns in each call; a batched one is called once, an async one up to `CONCURRENT` times at once.
+
+    `failed` makes an error of ours of what the function raises in a call, and of the call's place among `places`.
 
     Raises:
         DataError: a batched one did not return a value a row.
@@ -114,55 +139,107 @@ def called(function: Callable[..., Any], calls: Sequence[tuple[Sequence[Any], di
     if not calls:
         return []
     if hasattr(function, BATCHED):
-        positional = [list(column) for column in zip(*(args for args, _ in calls), strict=True)]
-        keys = dict.fromkeys(key for _, keywords in calls for key in keywords)
-        found = _waited(function(*positional, **{key: [keywords.get(key) for _, keywords in calls] for key in keys}))
-        values = found.tolist() if hasattr(found, "tolist") else found
-        if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != len(calls):
-            raise DataError(f"the batched function {named(function)} returned {values!r:.80} for {len(calls)} rows; return a list as long")
-        return list(values)
-    found = [function(*args, **keywords) for args, keywords in calls]
-    if any(map(inspect.isawaitable, found)):
-        return _waited(_gathered(found))
-    return found
+        with _failing(failed, ""):
+            return _together(function, calls)
+    places, found = places or [""] * len(calls), list[Any]()
+    try:
+        for (positional, keywords), place in zip(calls, places, strict=True):
+            with _failing(failed, place):
+                found.append(function(*positional, **keywords))
+    except BaseException:
+        _close(found)
+        raise
+    return _waited(_gathered(found, failed, places)) if any(map(inspect.isawaitable, found)) else found
 
 
-async def _gathered(calls: Sequence[Any]) -> list[Any]:
+@contextmanager
+def _failing(failed: Failed | None, place: str) -> Iterator[None]:
+    """Let `failed` make an error of what is raised, unless that is one of ours."""
+    try:
+        yield
+    except Exception as e:
+        if failed is None or isinstance(e, RatherError):
+            raise
+        raise failed(place, e) from e
+
+
+def _together(function: Callable[..., Any], calls: Sequence[tuple[Sequence[Any], Mapping[str, Any]]]) -> list[Any]:
+    """What a batched function returns, called once with a list for each argument; None stands where a row has no such column."""
+    positional = [list(column) for column in zip(*(args for args, _ in calls), strict=True)]
+    keys = dict.fromkeys(key for _, keywords in calls for key in keywords)
+    found = _waited(function(*positional, **{key: [keywords.get(key) for _, keywords in calls] for key in keys}))
+    values = found.tolist() if hasattr(found, "tolist") else found
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != len(calls):
+        raise DataError(f"the batched function {named(function)} returned {values!r:.80} for {len(calls)} rows; return a list as long")
+    return list(values)
+
+
+async def _gathered(found: Sequence[Any], failed: Failed | None, places: Sequence[str]) -> list[Any]:
+    """The results of calls, some of them awaitable; the first that fails ends the others."""
     free = asyncio.Semaphore(CONCURRENT)
 
-    async def one(call: Any) -> Any:
+    async def one(call: Any, place: str) -> Any:
         async with free:
-            return await call
+            with _failing(failed, place):
+                return await call if inspect.isawaitable(call) else call
 
-    return await asyncio.gather(*map(one, calls))
+    tasks = [asyncio.ensure_future(one(call, place)) for call, place in zip(found, places, strict=True)]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        _close(found)
+
+
+def _close(found: Sequence[Any]) -> None:
+    """Close coroutines that nobody has awaited."""
+    for call in found:
+        if inspect.iscoroutine(call):
+            call.close()
 
 
 def _waited(found: Any) -> Any:
-    """The result of what may be awaitable; in a notebook, whose loop is running, in a thread of its own."""
+    """The result of what may be awaitable.
+
+    All of them run in one loop, in a thread of its own: what an async function keeps from call to call, such as an HTTP client's
+    connections, belongs to the loop it began in; and in a notebook another loop is running.
+    """
     if not inspect.isawaitable(found):
         return found
 
     async def result() -> Any:
         return await found
 
+    waiting = asyncio.run_coroutine_threadsafe(result(), _loop(os.getpid()))
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(result())
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, result()).result()
+        return waiting.result()
+    finally:
+        waiting.cancel()  # where Ctrl-C ended the wait
 
 
-def _number(function: Callable[..., Any], value: Any) -> float:
-    try:
-        number = float(value) if not isinstance(value, str) else math.nan
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"the reward function {named(function)} returned {value!r:.80}; return a finite number, or None if it cannot judge")
+@cache
+def _loop(process: int) -> asyncio.AbstractEventLoop:
+    """The loop of a process: a forked one has none of its parent's threads."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=f"async functions of {process}", daemon=True).start()
+    return loop
+
+
+def _number(function: Callable[..., Any], value: Any, place: str) -> float:
+    if not math.isfinite(number := as_number(value)):
+        what = f"the reward function {named(function)} returned {value!r:.80}{place}"
+        raise DataError(f"{what}; return a finite number, or None if it cannot judge")
     return number
+
+
+def as_number(value: Any) -> float:
+    """What a function returned as a number, also where that is an array or a tensor of one; NaN where it is none."""
+    try:
+        return math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last is PyTorch's
+        return math.nan
 
 
 class RewardFunctions:
@@ -188,7 +265,7 @@ class RewardFunctions:
         answers = [Answer.of(t) for t in trajectories]
         scores: list[float | None] = [0.0] * len(answers)
         for function, weight in zip(self.functions, self.weights, strict=True):
-            for i, value in enumerate(self._rewards(function, answers)):
+            for i, value in enumerate(reward(function, answers, partial(_raised, function))):
                 if value is None:
                     self.problems[f"{named(function)} returned None"] += 1
                     scores[i] = None
@@ -203,13 +280,9 @@ class RewardFunctions:
     def close(self) -> None:
         """Nothing runs beside this process."""
 
-    def _rewards(self, function: Callable[..., Any], answers: Sequence[Answer]) -> list[float | None]:
-        try:
-            return reward(function, answers)
-        except RatherError:
-            raise
-        except Exception as e:
-            raise DataError(f"the reward function {named(function)} raised {type(e).__name__}: {e}") from e
+
+def _raised(function: Callable[..., Any], place: str, e: Exception) -> DataError:
+    return DataError(f"the reward function {named(function)} raised {type(e).__name__}{place}: {e}")
 
 
 def compared(score: Callable[[Sequence[Trajectory]], list[float | None]], comparisons: Sequence[Comparison]) -> list[float | None]:

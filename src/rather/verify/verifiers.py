@@ -8,19 +8,16 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from rather.core import Prompt
 from rather.errors import ConfigError, DataError
 from rather.verify import sandbox
-from rather.verify.functions import Answer, load_function, reward
+from rather.verify.functions import BATCHED, Answer, load_function, reward
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
 NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -140,10 +137,24 @@ def code(text: str, answer: str, check: Check) -> float:
     return sum(found) / len(found) if check.partial else float(all(found))
 
 
-def python(text: str, answer: str, check: Check, prompt: Prompt = "", columns: Mapping[str, Any] = EMPTY) -> float | None:
+def python(text: str, answer: str, check: Check) -> float | None:
     """What `function` ("module:name") makes of an answer (see `functions.reward`): a score, or None if it cannot judge."""
-    asked = Answer(prompt, text, {**columns, "answer": answer})
-    return reward(_function(check.function), [asked])[0]
+    return together(check, [{"text": text, "answer": answer, "prompt": "", "columns": {}}])[0]
+
+
+def together(check: Check, rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """What a user's function makes of many answers; a batched one gets them all at once."""
+    answers = [Answer(row["prompt"], row["text"], {**row["columns"], "answer": row["answer"]}) for row in rows]
+    return reward(_function(check.function), answers)
+
+
+def is_batched(check: Check) -> bool:
+    """Whether a verifier is a function of many answers at once.
+
+    Raises:
+        ConfigError: it is a function that cannot be loaded.
+    """
+    return check.kind == "python" and hasattr(_function(check.function), BATCHED)
 
 
 @cache
