@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from rather.pipeline.metrics import CLOCK
 from rich.console import Console
 from safetensors import safe_open
 
 from rather import renamed
 from rather.config import toml
 from rather.errors import CheckpointError, ConfigError
+from rather.learners.metrics import CLOCK
 from rather.pipeline import checkpoint
 from rather.pipeline.run import Run, opened
 from rather.report import report

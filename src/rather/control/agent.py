@@ -165,7 +165,7 @@ class PPO:
         """So many episodes of the policy as it is now, with the environment's own rewards; see `rather.control.rollouts`."""
         if episodes < 1:
             raise ConfigError(f"episodes is {episodes}; let the policy act in 1 episode at least")
-        sampler = ControlSampler(self.policy, self.make, min(episodes, 16), best=deterministic)
+        sampler = ControlSampler(self.policy, self.make, min(episodes, 16), deterministic=deterministic)
         tasks = [Task(title(self.env), str(EVALUATION * (seed + 1) + i)) for i in range(episodes)]
         return sampler.sample(tasks, self.seed)
 

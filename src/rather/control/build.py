@@ -16,6 +16,7 @@ from rather.control.collect import RolloutSegments
 from rather.control.environments import inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Perceptron
+from rather.control.rewards import FunctionReward
 from rather.control.settings import PPOSettings, RewardSettings
 from rather.core import Comparison, RewardModel
 from rather.errors import ConfigError
@@ -90,7 +91,12 @@ def reward_model(env: gymnasium.Env, s: RewardSettings, seed: int, networks: Seq
 
 
 def ppo(
-    policy: ControlPolicy, critic: ControlCritic, source: RolloutSegments, s: PPOSettings, seed: int, reward_model: RewardModel | None
+    policy: ControlPolicy,
+    critic: ControlCritic,
+    source: RolloutSegments,
+    s: PPOSettings,
+    seed: int,
+    reward: RewardModel | FunctionReward | None,
 ) -> PPO:
     """PPO that learns from the rollout segments of `source`; gradients are by hand where both networks are ours.
 
@@ -104,7 +110,7 @@ def ppo(
         parameters = list(dict.fromkeys(p for net in (policy, critic) for p in net.parameters() if p.requires_grad))
     rows = s.envs * s.rollout_segment
     return PPO(
-        policy, (), reward_model, None, parameters, critic=critic, source=source, by_hand=by_hand, eps=1e-5, seed=seed,
+        policy, (), reward, None, parameters, critic=critic, source=source, by_hand=by_hand, eps=1e-5, seed=seed,
         rollout_batch_size=rows, micro_batch_tokens=rows, update_epochs=s.update_epochs, batch_size=s.batch_size, lr=s.lr,
         warmup=s.warmup, schedule=s.schedule, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, gamma=s.gamma, lam=s.lam,
         clip=s.clip, clip_high=s.clip_high, dual_clip=s.dual_clip, value_clip=s.value_clip, value_weight=s.value_weight,

@@ -116,7 +116,8 @@ class Domain(Protocol):
         ...
 
     def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> Learner:
-        """What learns from what `reward_fn` pays, for so many steps, in round `number`, which begins with `policy`."""
+        """What learns from the rewards of `reward_fn`, for so many steps, in round `number`, which begins with `policy`."""
+        ...
 
     # How it did
 
