@@ -284,10 +284,9 @@ def test_zeroth_order_goes_where_a_judge_wants_it(model: LanguageModel, space: A
 
     def judge(prompt: str, a: str, b: str) -> str:
         asked.append(prompt)
-        scores = [sum(c in "abcdefghijklmnop" for c in x) for x in (a, b)]
-        return "tie" if scores[0] == scores[1] else "a" if scores[0] > scores[1] else "b"
+        return "a" if sorted(a) < sorted(b) else "b"
 
-    prompts, shape = [f"x {i}" for i in range(6)], {"max_tokens": 12, "side": 1, "directions": 4}
+    prompts, shape = [f"x {i}" for i in range(6)], {"max_tokens": 12, "side": 1, "directions": 4, "mu": 2.0}
     before = model.generate(prompts, max_tokens=12, seed=1)
     zeroth = rather.ZerothOrder(model, prompts, judge=judge, answers=10, space=space, seed=1, folder=tmp_path, **shape)
     assert [m["answers"] for m in zeroth] == [4, 4, 2]
