@@ -19,8 +19,8 @@ from safetensors import safe_open
 from rather import renamed
 from rather.config import toml
 from rather.errors import CheckpointError, ConfigError
+from rather.learners import checkpoint
 from rather.learners.metrics import CLOCK
-from rather.pipeline import checkpoint
 from rather.pipeline.run import Run, opened
 from rather.report import report
 from rather.verify.checker import Checker

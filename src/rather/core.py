@@ -251,12 +251,16 @@ class Policy(Model, Protocol):
         ...
 
 
-class RewardModel(Model, Protocol):
-    """Scores trajectories: a score is the masked sum of the rewards."""
+class RewardSource(Protocol):
+    """Says what each action is rewarded with."""
 
     def rewards(self, batch: Batch) -> Tensor:
         """Rewards (B, T)."""
         ...
+
+
+class RewardModel(Model, RewardSource, Protocol):
+    """Scores trajectories: a score is the masked sum of the rewards."""
 
 
 class Critic(Protocol):

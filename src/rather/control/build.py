@@ -16,9 +16,8 @@ from rather.control.collect import RolloutSegments
 from rather.control.environments import inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Perceptron
-from rather.control.rewards import FunctionReward
 from rather.control.settings import PPOSettings, RewardSettings
-from rather.core import Comparison, RewardModel
+from rather.core import Comparison, RewardSource
 from rather.errors import ConfigError
 from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
@@ -96,7 +95,7 @@ def ppo(
     source: RolloutSegments,
     s: PPOSettings,
     seed: int,
-    reward: RewardModel | FunctionReward | None,
+    reward: RewardSource | None,
 ) -> PPO:
     """PPO that learns from the rollout segments of `source`; gradients are by hand where both networks are ours.
 
