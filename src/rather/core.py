@@ -39,7 +39,7 @@ class Task:
     key: str
     prompt: Prompt | None = None
     answer: str | None = None
-    row: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    row: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False, compare=False)
 
 
 def task_facts(task: Task) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Label:
     flags: tuple[str, ...] = ()
     id: int | None = None
     best: int | None = None
-    criteria: Mapping[str, float] = field(default_factory=dict, hash=False)
+    criteria: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,8 +286,15 @@ class Space(Protocol):
 class Judge(Protocol):
     """Answers comparisons: a person, a simulated person, a reward model, a language model, a verifier."""
 
-    name: str
-    kind: str
+    @property
+    def name(self) -> str:
+        """Under which its answers are kept."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What it is: "person", "simulated", ..."""
+        ...
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[float | None]:
         """P(a better) of each, or None where the judge abstains."""
@@ -316,5 +323,5 @@ class Answered:
 
     comparisons: list[Comparison]
     watermark: int = 0
-    labels: list[int] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    labels: list[int] = field(default_factory=list[int])
+    left_out: Counter[str] = field(default_factory=Counter[str])
