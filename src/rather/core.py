@@ -41,7 +41,7 @@ class Task:
     key: str
     prompt: Prompt | None = None
     answer: str | None = None
-    row: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    row: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False, compare=False)
 
 
 def task_facts(task: Task) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class Label:
     flags: tuple[str, ...] = ()
     id: int | None = None
     best: int | None = None
-    criteria: Mapping[str, float] = field(default_factory=dict, hash=False)
+    criteria: Mapping[str, float] = field(default_factory=dict[str, float], hash=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,12 +310,12 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """Who it is, in the store."""
+        """Under which its answers are kept."""
         ...
 
     @property
     def kind(self) -> str:
-        """What it is, in the store."""
+        """What it is: "person", "simulated", ..."""
         ...
 
     def judge(self, comparisons: Sequence[Comparison]) -> list[float | None]:
@@ -371,5 +371,5 @@ class Answered:
 
     comparisons: list[Comparison]
     watermark: int = 0
-    labels: list[int] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    labels: list[int] = field(default_factory=list[int])
+    left_out: Counter[str] = field(default_factory=Counter[str])

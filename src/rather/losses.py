@@ -7,7 +7,7 @@ gets the same gradient.
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -147,7 +147,7 @@ def group_advantages(scores: Tensor, groups: Tensor, scale: Literal["group", "ba
     """
     judged = ~scores.isnan()
     known = torch.where(judged, scores, 0.0).float()
-    index = torch.unique(groups, return_inverse=True)[1]
+    index = cast("Tensor", torch.unique(groups, return_inverse=True)[1])  # pyright: ignore[reportUnknownMemberType], untyped in torch
     zeros = torch.zeros(int(index.max()) + 1 if len(index) else 0, device=scores.device)
     counts = zeros.index_add(0, index, judged.float())
     means = zeros.index_add(0, index, known) / counts.clamp(min=1)
@@ -182,12 +182,38 @@ class Link(NamedTuple):
 
 
 LN2 = math.log(2)
-LINKS = {
+
+
+def _cloglog(x: Tensor) -> Tensor:
+    return -torch.expm1(-LN2 * x.exp())
+
+
+def _cloglog_inverse(p: Tensor) -> Tensor:
+    return (-torch.log1p(-p) / LN2).log()
+
+
+def _weibull(x: Tensor) -> Tensor:
+    return -torch.expm1(-LN2 * (1 + x / 4).clamp(min=0).square())
+
+
+def _weibull_inverse(p: Tensor) -> Tensor:
+    return 4 * (torch.log1p(-p) / -LN2).sqrt() - 4
+
+
+def _linear(x: Tensor) -> Tensor:
+    return ((1 + x) / 2).clamp(0, 1)
+
+
+def _linear_inverse(p: Tensor) -> Tensor:
+    return 2 * p - 1
+
+
+LINKS: dict[str, Link] = {
     "logistic": Link(torch.sigmoid, torch.logit),
-    "probit": Link(torch.special.ndtr, torch.special.ndtri),
-    "cloglog": Link(lambda x: -torch.expm1(-LN2 * x.exp()), lambda p: (-torch.log1p(-p) / LN2).log()),
-    "weibull": Link(lambda x: -torch.expm1(-LN2 * (1 + x / 4).clamp(min=0).square()), lambda p: 4 * (torch.log1p(-p) / -LN2).sqrt() - 4),
-    "linear": Link(lambda x: ((1 + x) / 2).clamp(0, 1), lambda p: 2 * p - 1),
+    "probit": Link(torch.special.ndtr, torch.special.ndtri),  # pyright: ignore[reportUnknownMemberType], untyped in torch
+    "cloglog": Link(_cloglog, _cloglog_inverse),
+    "weibull": Link(_weibull, _weibull_inverse),
+    "linear": Link(_linear, _linear_inverse),
 }
 """Bradley and Terry's, Thurstone's, the complementary log-log, Weibull's distribution of shape 2, and a straight line.
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from rather.core import Comparison
+from rather.core import Comparison, Judge
 
 
-def answers(judge: Any, questions: Sequence[Comparison]) -> list[tuple[float | None, int | None]]:
+def answers(judge: Judge, questions: Sequence[Comparison]) -> list[tuple[float | None, int | None]]:
     """Preference and number of the best side of each, as labels keep them; the number is None for a question of two sides.
 
     The best of several is who remains when each side meets the best so far, in their order, in which chance has put them; a duel that is

@@ -4,11 +4,12 @@ import copy
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from rather.core import Trajectory
 from rather.judges.wording import asked, content_words, repetition, words
 from rather.learners.common import in_parts
+from rather.text.foreign import ForeignPolicy
+from rather.text.policy import TextPolicy
 
 ROWS = 16
 """Answers that the base model reads at a time."""
@@ -28,7 +29,7 @@ class Surprise:
     below (compare typical sampling, Meister et al. 2023, eq. 5).
     """
 
-    def __init__(self, policy: Any, micro_batch_tokens: int = 1536) -> None:
+    def __init__(self, policy: TextPolicy | ForeignPolicy, micro_batch_tokens: int = 1536) -> None:
         self.policy, self.micro_batch_tokens = copy.copy(policy), micro_batch_tokens
         self.policy.temperature = TEMPERATURE
         self.known: dict[tuple[str, str, bool], float] = {}
