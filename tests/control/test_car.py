@@ -63,7 +63,7 @@ def test_a_line_pays_in_both_directions_but_only_once_the_car_has_been_away() ->
     # over line 1 at pi / 3, back at once, back again, away from it, and over it
     for angle in (1.0, 1.06, 1.04, 1.06, 1.12, 1.03):
         before, car.angle = car.angle, angle
-        paid.append(car._pay(before))
+        paid.append(car._reward(before))
     assert abs(1.06 - math.pi / 3) < REARM < 1.12 - math.pi / 3
     assert paid == [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 
@@ -72,9 +72,9 @@ def test_lines_at_the_seam_of_the_angle_pay_too() -> None:
     car = CheckpointCar()
     car.reset(seed=0)
     car.asleep, car.angle = None, -math.pi + 0.05
-    assert car._pay(math.pi - 0.05) == 1.0, "line 3 lies at pi"
+    assert car._reward(math.pi - 0.05) == 1.0, "line 3 lies at pi"
     car.asleep, car.angle = None, 0.05
-    assert car._pay(-0.05) == 1.0, "line 0 lies at 0"
+    assert car._reward(-0.05) == 1.0, "line 0 lies at 0"
 
 
 def test_the_wall_stops_the_car() -> None:
