@@ -194,7 +194,7 @@ def test_what_acts_as_it_learns_meets_no_prompt_that_is_too_long_or_its_end(
         "run": {"folder": str(tmp_path)}, "model": {"path": str(tiny), "dtype": "float32", "rank": 2},
         "data": {"prompts": str(tmp_path / "prompts.jsonl"), "overlong": overlong}, "sample": {"max_tokens": 8},
         "train": {"learner": learner, "steps": 2, "batch_size": 4}, "verify": {"checks": [{"kind": "pattern", "pattern": "[a-m]"}]},
-        "ppo": {"answers": 8}, "grpo": {"size": 2}, "eval": {"answers": 2},
+        "ppo": {"rollout_batch_size": 8}, "grpo": {"group_size": 2}, "eval": {"answers": 2},
         "zeroth": {"answers": 8, "directions": 2, "side": 2, "check_every": 1, "checks": 2, "contrasts": [["Be brief.", "Be " + "o" * 20]]},
     }  # fmt: skip
     console = Console(record=True, width=500, file=io.StringIO())

@@ -57,8 +57,8 @@ def settings(model: Path, learner: str, **more: Any) -> Config:
             "model": {"path": str(model), "dtype": "float32", "device": "cpu", "rank": 4, "alpha": 8.0} | more,
             "sample": {"max_tokens": 6},
             "train": {"learner": learner, "reward": "labels", "lr": 1e-2, "batch_size": 2, "epochs": 5.0, "schedule": "constant"},
-            "ppo": {"answers": 4, "epochs": 1},
-            "grpo": {"size": 4},
+            "ppo": {"rollout_batch_size": 4, "update_epochs": 1},
+            "grpo": {"group_size": 4},
         }
     )
 

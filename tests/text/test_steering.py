@@ -218,7 +218,7 @@ def test_the_states_of_answers_are_those_that_predict_them(model: Transformer) -
 def test_spaces_that_cannot_be(model: Transformer, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"layers = \[7\]; the model has layers 0 to 1"):
         steering(model, PROMPTS, [7])
-    with pytest.raises(ConfigError, match="size is 9; 4 prompts"):
+    with pytest.raises(ConfigError, match="components is 9; 4 prompts"):
         steering(model, PROMPTS, size=9)
     with pytest.raises(ModelError, match="holds no steering vector"):
         Steering.load(tmp_path)
