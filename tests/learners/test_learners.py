@@ -283,7 +283,7 @@ def test_sft_weight_adds_the_preferred_sides_mean_negative_log_likelihood(tiny: 
     with torch.no_grad():
         logprobs = (start.evaluate(batch)[0] * batch.mask).sum(-1) / batch.mask.sum(-1)
     plain, weighted = (
-        DPO(policy, asked, start, parameters, **fixed(1, 4, lr=0.0, micro_batch_tokens=40), sft_weight=weight).step()["loss"]
+        DPO(policy, asked, start, parameters, **fixed(1, 4, lr=1e-12, micro_batch_tokens=40), sft_weight=weight).step()["loss"]
         for weight in (0.0, 2.0)
     )
     assert weighted - plain == pytest.approx(2 * float(-logprobs.sum()) / 4, rel=1e-5)
