@@ -194,7 +194,7 @@ class Bench:
         asked = self.requests(policy, sizes[0])
         adapted = partial(engine.generate, policy.model, asked, sampling, frozenset(), "policy", rows=len(asked))
         self.note(f"generation, {sizes[0]} rows, LoRA of rank 16", adapted, 4)
-        self.allow_uneven(policy)
+        self.uneven(policy)
 
     def uneven(self, policy: TextPolicy) -> None:
         """The share of computed rows that became a token, where one token in so many ends an answer: lengths are geometric."""
