@@ -55,7 +55,7 @@ def test_gold_that_turns_is_seen_before_it_falls(seed: int) -> None:
     assert found.sign == "turns"
     assert 30 < found.step < 50, "it is best at 30"
     assert later is None or later.step > found.step
-    assert "worth less" in str(found)
+    assert "lower gold reward" in str(found)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -336,7 +336,7 @@ def test_an_empty_answer_says_so(written: str, said: str) -> None:
 
 def test_an_answer_that_was_cut_off_says_so_in_words(look: Callable[..., Page]) -> None:
     page = look(of("It was a", " ", terminated=False))
-    expect(page.locator(".attempt")).to_have_count(2)
+    expect(page.locator(".trajectory")).to_have_count(2)
     assert page.locator("main").aria_snapshot().count("This answer was cut off here.") == 2
     assert "This answer has nothing but spaces." in page.locator("main").aria_snapshot()
 

@@ -41,7 +41,7 @@ def _lengths(run: Any, episodes: list[Trajectory]) -> list[Finding]:
     c, fragment = run.config.control, run.config.query.fragment
     lengths = [len(t.rewards) for t in episodes if t.rewards is not None]
     least, most = min(lengths), max(lengths)
-    if least < most and not c.uneven:
+    if least < most and not c.allow_uneven:
         remedy = "set control.horizon, or allow it with control.allow_uneven = true"
         return [Finding("bad", f"episodes last {least} to {most} steps, which gives their returns away to judges; {remedy}")]
     found = []
