@@ -114,7 +114,7 @@ def test_a_step_is_the_mean_of_the_directions_by_their_answers() -> None:
     grid.learner.step()
     v = [direction(ask.sides[0].seed, grid.space.size) for ask in grid.planner.plan(0)]
     np.testing.assert_allclose(grid.space.numbers.detach(), 0.2 * (v[0] - v[1] + v[2]) / 3, atol=1e-6)
-    assert torch.equal(grid.policy.net.layers[0].detach(), grid.space.start["net.layers.0"] + grid.space.numbers.view(9, 4))
+    assert torch.equal(grid.policy.net.layers[0].detach(), grid.space.initial["net.layers.0"] + grid.space.numbers.view(9, 4))
 
 
 def test_a_link_may_be_a_function_with_its_inverse() -> None:
@@ -178,7 +178,7 @@ def test_it_goes_back_to_the_best_point_when_the_win_rate_falls() -> None:
     assert grid.learner.checked(0.55, 0.1)
     assert torch.equal(grid.space.numbers, best)
     weights = grid.policy.net.layers[0].detach()
-    assert torch.equal(weights, grid.space.start["net.layers.0"] + best.view(9, 4))
+    assert torch.equal(weights, grid.space.initial["net.layers.0"] + best.view(9, 4))
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])

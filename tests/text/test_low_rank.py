@@ -97,7 +97,7 @@ def test_all_weights_are_put_together_for_each_policy_and_given_back(family) -> 
     with found.at(p):
         v = torch.from_numpy(direction(3, found.size))
         name, first = next(iter(model.named_parameters()))
-        torch.testing.assert_close(first.flatten(), found.start[name].flatten() + 0.05 * v[: first.numel()])
+        torch.testing.assert_close(first.flatten(), found.initial[name].flatten() + 0.05 * v[: first.numel()])
         assert checksum(model) != before
     assert checksum(model) == before
     assert set(Weights(model, ["blocks.0.*", "norm.weight"]).chosen) == {

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from rather.learners.settings import OptimizationOptions
 from rather.settings import MattersTo, Section
@@ -18,7 +18,9 @@ class DPOSettings(Section):
     """Direct preference optimization."""
 
     beta: float = Field(default=0.1, description="How strongly the policy is held to the reference.", gt=0)
-    loss: Literal["dpo", "ipo"] = Field(default="dpo", description="Logistic (DPO) or squared (IPO) loss.")
+    loss: Annotated[str, AfterValidator(_loss)] = Field(
+        default="dpo", description='Logistic (dpo) or squared (ipo) loss, or "module:name" of a function of (score_a, score_b, preference).'
+    )
     normalized: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
     sft_weight: Annotated[float, MattersTo("dpo")] = Field(default=0.0, description="Weight of the preferred side's NLL (RPO).", ge=0)
     reference_logprobs: Literal["once", "each"] = Field(default="once", description="Evaluate the reference once, or again at each step.")

@@ -240,12 +240,12 @@ def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) ->
     manifest = checkpoint.check(folder)
     of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
     if of.model.train == "full":
-        body, _ = trained_policy(of, base_policy(of), "reward")
+        body, parameters = trained_policy(of, base_policy(of), "reward")
     else:  # the checkpoint has the adapter, whatever that had begun as
         base = base_policy(of.model_copy(update={"model": of.model.model_copy(update={"adapter": ""})})) if base is None else base
-        body, _ = load.read_adapter(base, "reward", folder / "model")
+        body, parameters = load.read_adapter(base, "reward", folder / "model")
     body.tokens.truncate = config.data.overlong == "truncate"
-    model = RewardModel(body, of.reward.members, of.run.seed)
+    model = RewardModel(body, of.reward.members, of.run.seed, parameters=parameters)
     model.restore(folder / "model")
     return model
 

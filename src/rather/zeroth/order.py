@@ -48,7 +48,7 @@ class ZerothOptions(SamplingOptions, total=False):
     names: list[str]
     layers: list[int]
     rank: int
-    size: int
+    components: int
     contrasts: list[list[str]]
 
 
