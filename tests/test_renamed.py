@@ -136,6 +136,8 @@ def test_every_new_name_is_a_setting_and_no_old_one_is() -> None:
     }
     assert renamed.settings(values) == now
     assert renamed.settings(now) == now
+    dotted = {"_contents": {"data.prompts": "abc", "model.path": "def"}}
+    assert renamed.settings(dotted) == dotted, "a name with a dot stays whole"
     assert renamed.earlier(now) == values
 
 

@@ -67,4 +67,5 @@ def _section(name: str, value: Any, names: Mapping[str, str]) -> Any:
     if not isinstance(value, dict):
         return value
     full = {key: f"{name}.{key}" for key in value}
-    return {names.get(full[key], key).rpartition(".")[2]: _section(full[key], item, names) for key, item in value.items()}
+    now = {key: names[full[key]].rpartition(".")[2] if full[key] in names else key for key in value}
+    return {now[key]: _section(full[key], item, names) for key, item in value.items()}
