@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,7 +70,7 @@ def quality(folder: Path, learner: str, last: Path) -> float:
     learned = run.learner(0, learner, answered, EPOCHS * QUESTIONS // 4)
     learned.follow(answered.comparisons)
     checkpoint.load(last, learned)
-    learned.how = replace(learned.how, batch_size=QUESTIONS)
+    learned.how = learned.how.model_copy(update={"batch_size": QUESTIONS})
     loss = learned.step()["loss"]
     run.store.close()
     return loss
