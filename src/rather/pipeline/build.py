@@ -209,7 +209,7 @@ def panel(config: Config, reader: Callable[[], Policy]) -> list[SimulatedJudge]:
     if not members or len({p.name for p in members}) < len(members):
         raise ConfigError("judge.panel needs at least one judge, and each needs a name of its own")
     if any(p.utility == CONCISE for p in members):
-        concise = Concise(Surprise(reader(), config.train.micro_batch_tokens))
+        concise = Concise(Surprise(reader(), config.train.micro_batch_tokens))  # type: ignore[arg-type]
     made = []
     for p in members:
         likes, read = (concise, concise.read) if concise and p.utility == CONCISE else (utility(p.utility), None)
