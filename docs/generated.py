@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import rather
-from rather.cli import app
+from rather.cli.app import app
 from rather.config.schema import Config
 from rather.store import Store
 from rather.web.app import create

@@ -10,7 +10,7 @@ import torch
 import typer
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from rather import cli
+from rather.cli import app as cli
 from rather.errors import ModelError
 from rather.text import load
 from text.test_quantization import CASES, FP8, compressed, write

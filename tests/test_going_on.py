@@ -13,7 +13,7 @@ import pytest
 from pydantic import Field
 from rich.console import Console
 
-from rather import cli
+from rather.cli import page
 from rather.config import toml
 from rather.config.schema import Config
 from rather.control import studio
@@ -382,9 +382,9 @@ def test_the_page_refuses_before_anything_is_asked(
     path = tmp_path / "served.toml"
     path.write_text(toml.document(toml.load(None, [*known, "loop.rounds=1", "judge.kind=people"])))
     with pytest.raises(AssertionError, match="it puts"):
-        cli.serve(path)
+        page.serve(path)
     with pytest.raises(CheckpointError, match=r"was trained with train.lr = [0.]+1, not 0.5; set it back"):
-        cli.serve(path, ["train.lr=0.5"])
+        page.serve(path, ["train.lr=0.5"])
 
 
 def test_control_refuses_before_anything_is_asked(control: list[str]) -> None:

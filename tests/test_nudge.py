@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pexpect
@@ -229,8 +230,14 @@ def test_nudge_at_a_terminal_stops_and_goes_on(tmp_path: Path) -> None:
     assert store.judges() == {"me": "person"}
 
 
-@pytest.mark.parametrize("space", ["steering", "low_rank", "lora", "weights"])
-@pytest.mark.parametrize("estimator", ["sign", "dpo"])
+@pytest.mark.parametrize(
+    ("space", "estimator"),
+    [("steering", "sign"), ("low_rank", "dpo")]
+    + [
+        pytest.param(space, estimator, marks=pytest.mark.slow)
+        for space, estimator in [("low_rank", "sign"), ("steering", "dpo"), *product(("lora", "weights"), ("sign", "dpo"))]
+    ],
+)
 def test_every_space_of_a_language_model_moves_and_goes_on(tiny: Path, tmp_path: Path, rather, space: str, estimator: str) -> None:
     rows = [{"prompt": f"Say {i}", "split": "held_out" if i < 4 else "train"} for i in range(12)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from rather.cli import app
+from rather.cli.app import app
 from rather.config import toml
 
 ROOT = Path(__file__).parent.parent

@@ -4,7 +4,7 @@ import pytest
 
 import words
 
-CEILING = 69
+CEILING = 60
 """Those that are left: names in files that must stay what they are, and words in another sense. It may fall, not rise."""
 
 

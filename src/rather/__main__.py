@@ -3,7 +3,7 @@
 import os
 import sys
 
-from rather import interrupt
+from rather.cli import interrupt
 
 if __name__ == "__main__" or os.path.basename(sys.argv[0]) == "rather":  # noqa: PTH119, before anything that takes long to import
     interrupt.install()
@@ -16,9 +16,9 @@ from importlib.metadata import requires
 
 from rich.markup import escape
 
-from rather.cli import Interrupted, app
+from rather.cli.app import Interrupted, app
+from rather.cli.terminal import Terminal
 from rather.errors import RatherError, installing
-from rather.pipeline.terminal import Terminal
 
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 """How OpenMP's threads idle: they sleep, since spinning ones slow their neighbors down, but not at once, since waking up is slow too."""

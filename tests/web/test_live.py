@@ -108,6 +108,7 @@ def test_learning_while_a_panel_answers_survives_kills_of_both_sides(tiny: Path,
     assert abs(losses[False] - losses[True]) < 0.15, f"what was disturbed is as good: {losses}"
 
 
+@pytest.mark.slow
 def test_a_loop_of_rounds_asks_first_what_the_reward_models_disagree_about(tiny: Path, tmp_path: Path) -> None:
     rows = [{"prompt": f"question {i}?", "split": "train" if i < 8 else "held_out"} for i in range(12)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

@@ -131,7 +131,7 @@ def through(network: nn.Module, x: Tensor) -> Tensor:
 
 
 class ControlPolicy(nn.Module):
-    """A categorical policy for Discrete actions, a Gaussian one with a learned deviation for a Box. `space` is what may be perturbed.
+    """A categorical policy for Discrete actions, a Gaussian one with a learned std for a Box. `space` is what may be perturbed.
 
     A `network` maps observations (B, I) to logits (B, number of choices) or means (B, A); without one it is a `Perceptron`.
     """

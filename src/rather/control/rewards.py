@@ -74,7 +74,7 @@ class FunctionReward:
 
 
 def reward_of(reward: Reward | None, env: gymnasium.Env) -> RewardModel | ControlReward | FunctionReward | None:
-    """What PPO is given as its reward model; None: the environment pays.
+    """What PPO is given as its reward model; None: the environment's own reward.
 
     Raises:
         ConfigError: it does not fit the environment, or is nothing that can reward.

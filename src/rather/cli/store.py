@@ -3,52 +3,19 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from rather.pipeline.terminal import Terminal
+from rather.cli.options import File, Settings, console, open_store
 
 if TYPE_CHECKING:
     from rather.store import Store
     from rather.store.tally import Counted
 
 commands = typer.Typer()
-console = Terminal()
-
-
-def complete_file(incomplete: str) -> list[tuple[str, str]]:
-    """Run files, for the tab key."""
-    from rather.config import completion
-
-    return completion.run_files(incomplete)
-
-
-def complete_settings(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Settings, for the tab key."""
-    from rather.config import completion
-
-    return completion.settings(incomplete, context.params.get("settings") or ())
-
-
-def complete_first(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Both, for a command whose first word may be either."""
-    return [*complete_file(incomplete), *complete_settings(context, incomplete)]
-
-
-File = Annotated[Path, typer.Argument(help="The run's TOML file; `rather config` writes one.", autocompletion=complete_file)]
-Settings = Annotated[list[str] | None, typer.Argument(help="Settings to change: section.key=value ...", autocompletion=complete_settings)]
-
-
-def open_store(file: Path, settings: list[str] | None) -> tuple[Any, Any]:
-    """A run's settings and its store, for commands that need no model: without importing torch."""
-    from rather.config import toml as toml
-    from rather.store import Store
-
-    config = toml.load(file, settings or [])
-    return config, Store(config.store)
 
 
 @commands.command(name="import")

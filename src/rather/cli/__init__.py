@@ -1,0 +1,1 @@
+"""The command line: each command is one library call, all are driven by one TOML file with overrides."""

@@ -1,0 +1,120 @@
+"""All commands under one name, and those about no run's phase: config and doctor."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from rather import __version__
+from rather.cli import interrupt, page, run, store
+from rather.cli.options import Settings, complete_file, complete_first, console, open_run
+from rather.data import examples
+from rather.errors import ConfigError
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Ctrl-C, with what there is to say about it."""
+
+
+class Commands(TyperGroup):
+    """Lets `main` say what a Ctrl-C left behind; Typer alone would end without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            interrupt.working = True
+            return super().invoke(ctx)
+        except KeyboardInterrupt as e:
+            raise Interrupted(str(e) or interrupt.KEPT) from e
+        finally:
+            interrupt.working = False
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""[bold]rather[/bold]: from "I'd rather have this one" to better policies.
+
+A run is one TOML file. The usual way through it:
+
+  rather config > run.toml      a file with every setting, described
+  rather loop run.toml          sample, label, train, evaluate; Ctrl-C and the same command go on later
+  rather report run.toml        one HTML page with the plots
+  rather hack run.toml          is the reward being hacked?
+
+Any setting can be changed on the command line: [cyan]rather loop run.toml train.lr=1e-4 run.seed=3[/cyan]""",
+)
+
+for group in (run, page, store):
+    app.add_typer(group.commands)
+
+
+@app.command()
+def config(
+    file: Annotated[
+        Path | None, typer.Argument(help="A run's TOML file; without one: the defaults.", autocompletion=complete_first)
+    ] = None,
+    settings: Settings = None,
+    example: Annotated[
+        str,
+        typer.Option(
+            help="Print an example run instead: " + ", ".join(examples.descriptions()) + ".",
+            autocompletion=lambda: examples.descriptions().items(),
+        ),
+    ] = "",
+) -> None:
+    """Print every setting with its value and what it means, as a TOML file to start from.
+
+    rather config model.path=models/mine data.prompts=prompts.jsonl > run.toml
+
+    rather config --example pendulum > run.toml
+    """
+    from rather.config import toml as toml
+
+    if file is not None and "=" in str(file) and not file.exists():
+        file, settings = None, [str(file), *(settings or [])]
+    if not example:
+        sys.stdout.write(toml.document(toml.load(file, settings or [])))
+    elif file is not None or settings:
+        raise ConfigError("--example prints a file as it is; give settings to the command that runs it: rather loop run.toml run.seed=3")
+    else:
+        sys.stdout.write(examples.settings(example))
+
+
+@app.command()
+def doctor(
+    file: Annotated[
+        Path | None, typer.Argument(help="A run's TOML file; without one: only the machine.", autocompletion=complete_file)
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """Say what is wrong with this machine or a run, and what to do about it. Exits with 1 if something is."""
+    from rather import doctor
+
+    run = None if file is None else open_run(file, settings)
+    findings = doctor.machine(text=run is None or not run.config.control.env)
+    if run is not None:
+        findings += doctor.run(run)
+    for finding in findings:
+        grade = {"good": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "bad": "[red]bad[/red]"}[finding.grade]
+        console.print(f"{grade}  {escape(finding.text)}")
+    if any(f.grade == "bad" for f in findings):
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+) -> None:
+    """Options that hold for every command."""
+    context.obj = debug
+    if version:
+        console.print(f"rather {__version__}")
+        raise typer.Exit
