@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -22,7 +22,7 @@ class Interrupted(Exception):  # noqa: N818
 class Commands(TyperGroup):
     """Lets `main` say what a Ctrl-C left behind; Typer alone would end without a word."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: typer.Context) -> object:
         """Run the command."""
         try:
             interrupt.working = True

@@ -16,7 +16,7 @@ ESCAPED = ("'", "=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t"
 """Beginnings of text that get an apostrophe: what spreadsheets run (also in full width), and what reads as something else."""
 
 
-def cell(value: Any) -> Any:
+def cell(value: object) -> object:
     """What is written into a cell."""
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)

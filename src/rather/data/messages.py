@@ -11,7 +11,7 @@ HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-def read_prompt(value: Any, place: str, column: str = "prompt") -> Prompt:
+def read_prompt(value: object, place: str, column: str = "prompt") -> Prompt:
     r"""A prompt: text, messages, or a text of turns `\n\nHuman: ... \n\nAssistant:`, which becomes messages.
 
     Raises:
@@ -27,7 +27,7 @@ def read_prompt(value: Any, place: str, column: str = "prompt") -> Prompt:
     raise DataError(f"{place}: the {column} {short(value)} is neither text nor a list of messages with role and content")
 
 
-def is_messages(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+def is_messages(value: object) -> TypeGuard[list[dict[str, Any]]]:
     """Whether a value is a list of messages, by its looks."""
     return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and "role" in m for m in value)
 
@@ -55,7 +55,7 @@ def read_message(value: dict[str, Any], place: str) -> Message:
     return {"role": role, "content": content, **present}
 
 
-def _part(part: Any, place: str) -> str:
+def _part(part: object, place: str) -> str:
     if isinstance(part, str):
         return part
     present = {k: v for k, v in part.items() if v is not None} if isinstance(part, dict) else {}
@@ -67,7 +67,7 @@ def _part(part: Any, place: str) -> str:
     raise DataError(f"{place} has content of the type {name!r}; models are given text alone, so leave such rows out")
 
 
-def _plain(value: Any, place: str) -> None:
+def _plain(value: object, place: str) -> None:
     if isinstance(value, dict):
         for item in value.values():
             _plain(item, place)
@@ -78,7 +78,7 @@ def _plain(value: Any, place: str) -> None:
         raise DataError(f"{place} holds a {type(value).__name__}; write it as text")
 
 
-def read_answer(value: Any, place: str) -> str:
+def read_answer(value: object, place: str) -> str:
     """An answer: text, or one message of the assistant that is text alone.
 
     Raises:
@@ -111,7 +111,7 @@ def common(first: Sequence[Message], second: Sequence[Message]) -> int:
     return next((i for i in range(upto) if first[i] != second[i]), upto)
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """A value as an error shows it."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -66,7 +66,7 @@ def read_ranked(row: dict[str, Any], place: str) -> Iterator[Compared]:
         yield a, b, 1.0 if i < j else 0.5 if i == j else 0.0
 
 
-def log_odds(margin: Any, place: str) -> float:
+def log_odds(margin: object, place: str) -> float:
     """P(chosen better) from the margin by which it is.
 
     Raises:

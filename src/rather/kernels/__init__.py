@@ -329,7 +329,7 @@ def pieces(q: Tensor, k: Tensor, v: Tensor, tree: tuple[Tensor, ...], window: in
     return on_gpu(q).pieces(q, k, v, tree, window)
 
 
-def pieces_backward(q: Tensor, *more: Any) -> tuple[Tensor, Tensor, Tensor]:
+def pieces_backward(q: Tensor, *more: Tensor | tuple[Tensor, ...] | int | None) -> tuple[Tensor, Tensor, Tensor]:
     """What reaches q, k and v, given what `pieces` was given, what it gave, and the gradient that reaches that (N, H, D)."""
     return on_gpu(q).pieces_backward(q, *more)
 

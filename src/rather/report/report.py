@@ -28,7 +28,7 @@ STYLE: Any = {
 }  # fmt: skip
 
 
-def render(page: str, package: str = "rather.report", **values: Any) -> str:
+def render(page: str, package: str = "rather.report", **values: object) -> str:
     """A page of `package`, which may extend those of the report, with `values` filled in, escaped unless they are Markup."""
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("rather.report")])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

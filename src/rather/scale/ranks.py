@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -70,17 +70,17 @@ def mine(parts: Sequence[T]) -> Iterator[tuple[T, float]]:
         yield parts[min(i, len(parts) - 1)], float(i < len(parts))
 
 
-def share(items: Sequence[Any]) -> slice:
+def share(items: Sequence[object]) -> slice:
     """Which neighboring ones of `items` are this rank's."""
     n, r = count(), rank()
     return slice(len(items) * r // n, len(items) * (r + 1) // n)
 
 
-def everyones(own: Any) -> list[Any]:
+def everyones(own: T) -> list[T]:
     """What each rank has here, rank by rank."""
     if count() == 1:
         return [own]
-    found = [None] * count()
+    found = [own] * count()
     dist.all_gather_object(found, own)
     return found
 

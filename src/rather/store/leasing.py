@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Float, Integer, Row, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import BindParameter, Connection, Float, Integer, Row, Select, bindparam, func, insert, select, tuple_, update
 
 from rather.store import counting, rows
 from rather.store import tables as t
@@ -25,7 +25,7 @@ FEW = 8
 """How many are looked at again: others may be faster with the first ones."""
 
 
-def _value(name: str) -> Any:
+def _value(name: str) -> BindParameter[Any]:
     return bindparam(name)
 
 
@@ -67,7 +67,7 @@ PASSED = select(func.count()).select_from(_BEFORE.limit(bindparam("many")).subqu
 
 
 @cache
-def at_level(purpose: str | None, shift: bool, wrapped: bool) -> Any:
+def at_level(purpose: str | None, shift: bool, wrapped: bool) -> Select[Any, Any]:
     """The first questions with so many answers that the judge may get, by score or at random from `shift` on, and where they stand."""
     order = _C.draw if shift else _C.rank
     wanted = select(order, _C.id).where(_C.run == _RUN, _C.answers == bindparam("level"), *_MAY_GET, ~rows.decided())
@@ -81,7 +81,7 @@ def at_level(purpose: str | None, shift: bool, wrapped: bool) -> Any:
 
 
 @cache
-def known(purpose: str) -> Any:
+def known(purpose: str) -> Select[Any, Any]:
     """The first of the questions whose answers are known; of repeats, the judge's own."""
     # Of the indexes that by purpose is to be taken, so that by answers must not fit.
     wanted = select(_C.id, _C.answers).where(_C.run == _RUN, _C.purpose == purpose, _C.answers + 0 < _OVERLAP, *_MAY_GET)

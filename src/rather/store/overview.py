@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from sqlalchemy import Connection, Select, Table, Text, and_, case, cast, distinct, func, insert, literal, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, Text, and_, case, cast, distinct, func, insert, literal, select
 
 from rather.store import rows
 from rather.store import tables as t
@@ -49,7 +49,7 @@ class Spans:
     span_s: int
     count: int
 
-    def place(self, created: Any) -> Any:
+    def place(self, created: ColumnElement[float]) -> ColumnElement[int]:
         """The number of the span into which a time falls, in SQL; to a millisecond, since PostgreSQL rounds and SQLite truncates."""
         return (cast(1000 * created, sa.BigInteger) - 1000 * self.start) // (1000 * self.span_s)
 
@@ -115,11 +115,11 @@ def figures(store: Store, run: str) -> Figures:
     return Figures(began, time.monotonic() - since, counted, people)
 
 
-def _rows(connection: Connection, wanted: Any) -> Sequence[Any]:
+def _rows(connection: Connection, wanted: sa.Executable) -> Sequence[Any]:
     return connection.execute(wanted).all()
 
 
-def _sum(condition: Any) -> Any:
+def _sum(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.sum(case((condition, 1), else_=0))
 
 
@@ -188,7 +188,7 @@ def _people(connection: Connection, run: str, dubious: Table) -> tuple[dict[str,
     return {names[judge].name: one for judge, one in found.items()}, position
 
 
-def _medians(run: str) -> Any:
+def _medians(run: str) -> Select[Any, Any]:
     """The median of everybody's seconds."""
     place = func.row_number().over(partition_by=_X.judge, order_by=_X.seconds).label("place")
     count = func.count().over(partition_by=_X.judge).label("count")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, select
 
 from rather.errors import StoreError
 from rather.store import counting, rows, written
@@ -181,7 +181,7 @@ def _person(r: Row[Any]) -> Person:
     return Person(r.name, r.role, r.kind == "simulated", r.expires, r.run, r.judge, r.id)
 
 
-def lets_into(run: str) -> Any:
+def lets_into(run: str) -> ColumnElement[bool]:
     """Which invitations are to that run, or to every one."""
     return (t.invitation.c.run == run) | t.invitation.c.run.is_(None)
 

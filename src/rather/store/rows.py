@@ -7,7 +7,7 @@ from sys import intern
 from typing import Any, Literal
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, Table, delete, func, literal_column, null, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, Row, Select, Table, delete, func, literal_column, null, select
 
 from rather.core import Comparison, Label, Prompt, Task, Trajectory
 from rather.store import counting
@@ -71,31 +71,31 @@ READY = ~_BARE.where(t.trajectory.c.text.is_(None), t.clip.c.webp.is_(None)).cor
 """Whether all that a question shows can be shown: a control trajectory needs its clip."""
 
 
-def decided() -> Any:
+def decided() -> ColumnElement[bool]:
     """Whether an owner has decided the question."""
     made = DECIDED.where(t.label.c.comparison == t.comparison.c.id)
     return made.with_only_columns(t.label.c.comparison).correlate(t.comparison).exists()
 
 
-def answered_by(judge: int) -> Any:
+def answered_by(judge: int | BindParameter[int]) -> ColumnElement[bool]:
     """Whether the judge has answered the question."""
     mine = CURRENT.where(t.label.c.judge == judge, t.label.c.comparison == t.comparison.c.id)
     return mine.with_only_columns(t.label.c.comparison).correlate(t.comparison).exists()
 
 
-def of_purpose(purpose: str | None) -> Any:
+def of_purpose(purpose: str | None) -> ColumnElement[bool]:
     """Questions of one purpose, or without one all but those whose answers are known; sides that are the "same" need none."""
     return t.comparison.c.rank.is_not(None) if purpose is None else t.comparison.c.purpose == purpose
 
 
-def meant_for(judge: int) -> Any:
+def meant_for(judge: int | BindParameter[int]) -> ColumnElement[bool]:
     """Whether the judge may be asked: repeats are for the one who has answered before, what they wrote themselves for others."""
     others = select(t.probe.c.comparison).where(t.probe.c.comparison == t.comparison.c.id, t.probe.c.judge != judge)
     own = select(t.written.c.comparison).where(t.written.c.comparison == t.comparison.c.id, t.written.c.judge == judge)
     return ~others.correlate(t.comparison).exists() & ~own.correlate(t.comparison).exists()
 
 
-def of_what_they_wrote() -> Any:
+def of_what_they_wrote() -> ColumnElement[bool]:
     """Whether a label is about an answer that its judge wrote."""
     own = select(t.written.c.comparison).where(t.written.c.comparison == t.label.c.comparison, t.written.c.judge == t.label.c.judge)
     return own.correlate(t.label).exists()

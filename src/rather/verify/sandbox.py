@@ -36,7 +36,7 @@ class Case:
     """What a program is given, as jail.py reads it, and what should come back."""
 
     given: dict[str, Any]
-    expected: Any
+    expected: object
 
 
 def cases(tests: str) -> list[Case]:
@@ -103,7 +103,7 @@ def _is(found: str | None, test: Case) -> bool:
     if found is None:
         return False
     if "input" in test.given:
-        return [line.rstrip() for line in found.rstrip().splitlines()] == [x.rstrip() for x in test.expected.rstrip().splitlines()]
+        return [line.rstrip() for line in found.rstrip().splitlines()] == [x.rstrip() for x in str(test.expected).rstrip().splitlines()]
     try:
         return bool(ast.literal_eval(found) == test.expected)
     except (ValueError, SyntaxError, RecursionError, MemoryError):

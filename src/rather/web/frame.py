@@ -3,12 +3,12 @@
 import asyncio
 import json
 from contextlib import AsyncExitStack
-from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LONGEST_BODY = 128 * 1024
 """Of an answer that somebody writes themselves, whose 20,000 characters may take six bytes each in JSON."""
@@ -32,18 +32,18 @@ class Frame:
     of them delay nobody else.
     """
 
-    def __init__(self, app: Any, url: str = "") -> None:
+    def __init__(self, app: ASGIApp, url: str = "") -> None:
         self.app = app
         self.outer = urlsplit(url)
         self.turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         turn, begun = AsyncExitStack(), False
 
-        async def framed(message: Any) -> None:
+        async def framed(message: Message) -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
@@ -71,7 +71,7 @@ class Frame:
             return
         rest = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def received() -> Any:
+        async def received() -> Message:
             return rest.pop() if rest else await receive()
 
         async with turn:
@@ -84,17 +84,17 @@ class Frame:
                     if not begun:
                         await refuse(503, "the server is being stopped; nothing is lost, send it again later")
 
-    def _outer(self, scope: Any) -> Any:
+    def _outer(self, scope: Scope) -> Scope:
         if not self.outer.netloc:
             return scope
         prefix, path = self.outer.path, scope["path"]
         if path != prefix and not path.startswith(f"{prefix}/"):
             path = prefix + path
         headers = [(b"host", self.outer.netloc.encode())] + [(k, v) for k, v in scope["headers"] if k != b"host"]
-        return scope | {"scheme": self.outer.scheme, "root_path": prefix, "path": path, "headers": headers}
+        return {**scope, "scheme": self.outer.scheme, "root_path": prefix, "path": path, "headers": headers}
 
 
-async def _whole(receive: Any) -> bytes | None:
+async def _whole(receive: Receive) -> bytes | None:
     """The body of a request, or None if it did not come to its end."""
     parts = []
     while True:

@@ -2,10 +2,9 @@
 
 import secrets
 import time
-from typing import Any
 
 from fastapi import HTTPException, Request, Security
-from fastapi.security import HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from rather.store import Store
 from rather.store.people import Person, bearer
@@ -31,13 +30,13 @@ class Guard:
         self.store, self.run = store, run
         self.left: dict[int, tuple[float, float]] = {}
 
-    def __call__(self, request: Request, _: Any = Security(BEARER)) -> Person:
+    def __call__(self, request: Request, _: HTTPAuthorizationCredentials | None = Security(BEARER)) -> Person:
         """The person.
 
         Raises:
             HTTPException: 401 nobody, 403 not from our page, 413 too long, 429 too fast.
         """
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        scheme, _separator, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             found = self._here(bearer(self.store, token))
         else:
@@ -50,7 +49,7 @@ class Guard:
             self._not_too_fast(found.judge)
         return found
 
-    def owner(self, request: Request, _: Any = Security(BEARER)) -> Person:
+    def owner(self, request: Request, _: HTTPAuthorizationCredentials | None = Security(BEARER)) -> Person:
         """The person, who must be an owner."""
         found = self(request)
         if found.role != "owner":

@@ -18,6 +18,7 @@ from typing import Any
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 REQUEST_S = 10
@@ -187,7 +188,7 @@ class Server(uvicorn.Server):
         OSError: it cannot listen there, or the certificate cannot be read.
     """
 
-    def __init__(self, app: Any, listener: Listener, certificate: str = "", key: str = "") -> None:
+    def __init__(self, app: ASGIApp, listener: Listener, certificate: str = "", key: str = "") -> None:
         tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key or None} if certificate else {}
         # Neither an access log, where the path of an invite link would stand, nor warnings, which strangers could fill a disk with.
         config = uvicorn.Config(
