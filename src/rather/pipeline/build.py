@@ -11,10 +11,10 @@ from typing import Any, Literal
 from torch import nn
 
 from rather.config.schema import Config
-from rather.core import Answered, Judge, LabelLearner, Policy, Sampler, Task, Trajectory
+from rather.core import Answered, Judge, LabelLearner, Sampler, Task, Trajectory
 from rather.data.forms import read_tasks
 from rather.errors import ConfigError
-from rather.judges.concise import Concise, Surprise
+from rather.judges.concise import Concise, Reader, Surprise
 from rather.judges.functions import FunctionJudge
 from rather.judges.known import CONCISE, SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
@@ -174,7 +174,7 @@ def asks_first(config: Config) -> bool:
     return t.learner != "zeroth" and not (t.learner in ("ppo", "grpo") and t.reward != "labels")
 
 
-def judges(config: Config, reader: Callable[[], Policy]) -> list[Judge]:
+def judges(config: Config, reader: Callable[[], Reader]) -> list[Judge]:
     """Who answers the questions; none for people, who are asked by `judges.people`. `reader` gives the base model to those who need it."""
     j = config.judge
     match "verifier" if verified(config) else j.kind:
@@ -199,7 +199,7 @@ def judges(config: Config, reader: Callable[[], Policy]) -> list[Judge]:
             return []
 
 
-def panel(config: Config, reader: Callable[[], Policy]) -> list[SimulatedJudge]:
+def panel(config: Config, reader: Callable[[], Reader]) -> list[SimulatedJudge]:
     """The simulated judges; those who like what is concise share one reading of the answers by the base model.
 
     Raises:
@@ -209,8 +209,8 @@ def panel(config: Config, reader: Callable[[], Policy]) -> list[SimulatedJudge]:
     if not members or len({p.name for p in members}) < len(members):
         raise ConfigError("judge.panel needs at least one judge, and each needs a name of its own")
     if any(p.utility == CONCISE for p in members):
-        concise = Concise(Surprise(reader(), config.train.micro_batch_tokens))  # type: ignore[arg-type]
-    made = []
+        concise = Concise(Surprise(reader(), config.train.micro_batch_tokens))
+    made = list[SimulatedJudge]()
     for p in members:
         likes, read = (concise, concise.read) if concise and p.utility == CONCISE else (utility(p.utility), None)
         made.append(SimulatedJudge(utility=likes, read=read, seed=config.run.seed, **p.model_dump(exclude={"utility"})))

@@ -41,7 +41,7 @@ def win_rate(
     if not asked:
         raise ConfigError("prompts is empty or answers is 0; give prompts to compare on")
     ours, theirs = (who.sampler(sampling).sample(asked, seed + i) for i, who in enumerate((policy, base)))
-    questions = []
+    questions = list[Comparison]()
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         pair = Comparison((replace(a, policy="policy"),), (replace(b, policy="base"),), key=f"{a.task.key}/{i}")
         questions.append(pair if common.drawn(seed, pair.key) < 0.5 else pair.swapped())

@@ -41,7 +41,7 @@ def compare(run: State, number: int) -> str | None:
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
     name = f"{c.run.name}@{number}-{step}-{digest}"
     if missing:
-        drawn = []
+        drawn = list[list[Trajectory]]()
         with run.progress("answering held-out prompts", 2 * len(missing)) as advance:
             for policy, seed in ((run.policy(number + 1), "eval"), (run.domain.base_policy, "eval-start")):
                 sampler = run.domain.sampler(policy, advance)
@@ -97,7 +97,7 @@ def check_reward(run: State, model: Model, step: int) -> None:
     scored = judge.scores(held)
     a, b = (torch.cat([pair[i].mean(0) for pair in scored]) for i in (0, 1))
     preferences = [c.preference for c in held if c.preference is not None]
-    result = calibration(torch.sigmoid(a - b).tolist(), preferences)
+    result = calibration([float(p) for p in torch.sigmoid(a - b)], preferences)
     words = [float(len((t.text or "").split())) for side in "ab" for c in held for t in getattr(c, side)[:1]]
     for phase in ("reward-eval", "calibration"):
         run.metrics.rewind(phase, -1)

@@ -37,6 +37,6 @@ class FirstOrder(Zeroth):
                 loss = bradley_terry_loss(*part.scores(implicit_scores(logprobs, reference, mask, self.beta)), part.preference)
             else:
                 loss = preference_reinforce_loss(*part.scores((logprobs * mask).sum(-1)), part.preference)
-            (loss * (len(part) / len(pairs))).backward()
+            torch.autograd.backward(loss * (len(part) / len(pairs)))
         self.space.gather()
         self.descend()

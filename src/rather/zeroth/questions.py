@@ -249,7 +249,7 @@ class Questions:
             held_out, count = self.held_out, z.checks * z.side
             first = step // z.check_every * count
             tasks = [held_out[(first + i) % len(held_out)] for i in range(count)]
-            both = []
+            both = list[list[Trajectory]]()
             with run.progress("answering held-out tasks", 2 * count, transient=True) as advance:
                 for policy in (self.acting.policy, self.acting.base):
                     both.append(self.acting.sampler(policy, advance).sample(tasks, self.planner.chances(step)))
