@@ -26,7 +26,7 @@ ROOMS = [
         "text",
         "control",
     ),
-    *("judges", "config", "zeroth", "pipeline", "report", "hacking", "web", "doctor", "cli_store", "cli", "__init__", "__main__"),
+    *("judges", "config", "report", "zeroth", "pipeline", "hacking", "web", "doctor", "cli_store", "cli", "__init__", "__main__"),
 ]
 """In this order: each may import those before it."""
 ROOT = {"core", "losses", "errors", "interrupt", "renamed", "settings", "doctor", "cli_store", "cli", "__init__", "__main__"}

@@ -62,9 +62,9 @@ Round = Annotated[int, typer.Option("--round", help="Round of the outer loop, fr
 
 def _run(file: Path, settings: list[str] | None) -> "Run":
     from rather.config import toml as toml
-    from rather.pipeline.run import opened
+    from rather.pipeline.run import Run
 
-    return opened(toml.load(file, settings or []), console)
+    return Run(toml.load(file, settings or []), console)
 
 
 @app.command()
@@ -196,7 +196,7 @@ def panel(
         count += 1
         status.update(f"{count} answers")
 
-    judges = build.panel(loaded, domain_of(loaded, console).reader)
+    judges = build.panel(loaded, lambda: domain_of(loaded, console).reader())
     with console.status("joining") as status:
         answer(link, judges, pace, wait, answered, threading.Event())
     console.print(f"{count} answers of {len(loaded.judge.panel)} simulated judges")
@@ -265,11 +265,11 @@ def nudge(
     runs/NAME/checkpoints, which `rather` loads, and with --merge a whole model.
     """
     from rather.config import toml as toml
-    from rather.pipeline.run import opened
+    from rather.pipeline.run import Run
     from rather.text.policy import TextPolicy
 
     loaded = toml.load(None, [*_nudge_settings(model, prompts, answers, name, page, simulated), *(settings or [])])
-    run = opened(loaded, console)
+    run = Run(loaded, console)
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "run.toml").write_text(toml.document(loaded))
     if page:
@@ -353,7 +353,7 @@ def doctor(
     from rather import doctor
 
     run = None if file is None else _run(file, settings)
-    findings = doctor.machine(text=run is None or not run.config.control.env)
+    findings = doctor.machine(None if run is None else run.domain)
     if run is not None:
         findings += doctor.run(run)
     for finding in findings:
@@ -364,9 +364,7 @@ def doctor(
 
 
 def _write_report(run: "Run") -> None:
-    from rather.report import report
-
-    console.print(f"Report: {report.write(run)}", soft_wrap=True)
+    console.print(f"Report: {run.report().save()}", soft_wrap=True)
 
 
 def _put_aside(folder: Path) -> None:

@@ -101,6 +101,12 @@ class Answering:
         if not self.store.answered(self.run, purpose, beginning=f"{key.partition('/')[0]}/", judges=[checker.name]).comparisons:
             raise nothing_judged("the open questions" if purpose == "train" else "the evaluation", checker.problems)
 
+    def close(self) -> None:
+        """End the verifiers' processes, until they are asked again."""
+        for judge in self.__dict__.get("judges", ()):
+            if isinstance(judge, Checker):
+                judge.close()
+
     def have_answered(self, purpose: str) -> None:
         """Have the open questions of a purpose answered, by whoever answers.
 

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
-from rather.core import Comparison
+from rather.core import Comparison, Rate
 from rather.data.rows import tasks
 from rather.errors import ConfigError
 from rather.judges.given import judge_of
 from rather.learners import common
 from rather.learners.settings import Sampling, SamplingOptions
-from rather.pipeline import rates
-from rather.pipeline.rates import Rate
+from rather.report import rates
 from rather.settings import given
 from rather.text.policy import LanguageModel
 

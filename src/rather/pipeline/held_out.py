@@ -6,14 +6,14 @@ from functools import partial
 
 import torch
 
-from rather.core import Comparison, Model, Trajectory
+from rather.core import Comparison, Model, Rate, Trajectory
 from rather.errors import ConfigError
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
 from rather.pipeline import build
-from rather.pipeline.cost import Cost, cost
-from rather.pipeline.rates import Rate, calibration, rate, win_rate
 from rather.pipeline.state import State
+from rather.report.cost import Cost, cost
+from rather.report.rates import calibration, rate, win_rate
 from rather.scale import ranks
 from rather.verify.checker import Checker
 
@@ -122,4 +122,4 @@ def _cost(run: State, answered: Sequence[Comparison], name: str) -> Cost:
     answers = [t for c in answered for side in (c.a, c.b) for t in side]
     after, before = ([t for t in answers if (t.policy == name) == ours] for ours in (True, False))
     with run.progress("reading with the base model", len(answers), transient=True) as advance:
-        return cost(run.domain.base_policy, after, before, run.config.train.micro_batch_tokens, advance)
+        return cost(run.domain.reader(), after, before, run.config.train.micro_batch_tokens, advance)

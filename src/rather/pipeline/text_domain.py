@@ -12,8 +12,9 @@ from torch import nn
 
 from rather.config.schema import Config
 from rather.core import Answered, Comparison, LabelLearner, Learner, Policy, RewardModel, Space, Task, task_facts
+from rather.errors import Check, Finding
 from rather.learners.progress import progress
-from rather.pipeline import build, evaluation
+from rather.pipeline import build, evaluation, text_doctor
 from rather.pipeline.build import AnyPolicy
 from rather.pipeline.query import Chosen, Rounds, priorities
 from rather.store import Store
@@ -32,8 +33,10 @@ TOKENIZER = ("tokenizer*", "chat_template*", "*tokens*.json", "vocab*", "merges.
 class TextDomain:
     """Language models that answer prompts."""
 
+    parallel = True
+
     def __init__(self, config: Config, console: Console) -> None:
-        self.config, self.console = config, console
+        self.config, self.console = build.dated(config), console
 
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:
@@ -184,3 +187,13 @@ class TextDomain:
 
     def episode(self, policy: Policy) -> None:
         """Answers do not move."""
+
+    # What may be wrong
+
+    def machine(self) -> list[Finding]:
+        """What this machine offers to language models."""
+        return text_doctor.machine()
+
+    def checks(self, store: Store) -> list[Check]:
+        """The model, its tokenizer, the prompts and the answers."""
+        return text_doctor.Looks(self.config, store).checks

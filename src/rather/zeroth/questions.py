@@ -21,9 +21,10 @@ from rich.console import Console
 from rather import renamed
 from rather.config.schema import Config
 from rather.config.toml import mattering
-from rather.core import Answered, Comparison, Judge, Perturbation, Policy, Rate, Sampler, Space, Task, Trajectory
+from rather.core import Answered, Comparison, Judge, Perturbation, Policy, Sampler, Space, Task, Trajectory
 from rather.errors import TrainingError
 from rather.learners.common import in_parts
+from rather.report.rates import rate
 from rather.store import Store
 from rather.store.quality import FLAGS
 from rather.zeroth import budget
@@ -69,10 +70,6 @@ class Asks(Protocol):
 
     def evaluation(self, of: str, weights: str) -> str:
         """The purpose of what is asked in an evaluation of the policy with these weights."""
-        ...
-
-    def rate(self, values: Sequence[float]) -> Rate:
-        """Their mean, with its interval."""
         ...
 
     def note(self, phase: str, step: int, values: dict[str, float], **words: Any) -> None:
@@ -218,7 +215,7 @@ class Questions:
         self._ask_on_held_out_tasks(step, purpose)
         asked = [q.comparison for q in self.run.store.questions(self.name, beginning=f"{purpose}/")]
         answered = self._same(f"{purpose}/") + self.run.store.answered(self.name, purpose, judges=voters or None).comparisons
-        found = self.run.rate([c.preference if self._ours(c.a) else 1 - c.preference for c in answered if c.preference is not None])
+        found = rate([c.preference if self._ours(c.a) else 1 - c.preference for c in answered if c.preference is not None])
         kl = self.divergence([t for c in asked for t in (c.a if self._ours(c.a) else c.b)])
         chance = math.sqrt(2) * (found.high - found.low) / 2  # by which two such rates differ without a cause
         back = bool(found.count) and learner.checked(found.mean, chance)

@@ -72,8 +72,8 @@ def base_logprobs(
         batch = plain.collate([answers[i] for i in rows])
         (logprobs,) = in_parts(batch, micro_batch_tokens, lambda part: plain.evaluate(part)[:1])
         totals, tokens = (logprobs * batch.mask).sum(-1), batch.mask.sum(-1)
-        for i, total, n in zip(rows, totals.tolist(), tokens.tolist(), strict=True):
-            scored[i] = (total, int(n))
+        for i, total, n in zip(rows, totals, tokens, strict=True):
+            scored[i] = (float(total), int(n))
         progress(len(rows))
     return scored
 
