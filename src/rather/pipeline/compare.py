@@ -1,13 +1,14 @@
 """Two policies compared from a program."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Unpack
 
 from rather.core import Comparison, Rate
 from rather.data.rows import tasks
 from rather.errors import ConfigError
-from rather.judges.given import judge_of
+from rather.judges.given import JudgeLike, judge_of
 from rather.learners import common
 from rather.learners.settings import Sampling, SamplingOptions
 from rather.report import rates
@@ -18,8 +19,8 @@ from rather.text.policy import LanguageModel
 def win_rate(
     policy: LanguageModel,
     base: LanguageModel,
-    prompts: str | Sequence[Any],
-    judge: Any,
+    prompts: str | Path | Iterable[Any],
+    judge: JudgeLike,
     *,
     answers: int = 1,
     seed: int = 0,

@@ -112,7 +112,7 @@ class ControlDomain:
         assert isinstance(policy, ControlPolicy)
         z, moved = self.config.zeroth, self._new_policy(f"{self.config.run.name}@{number}")
         moved.load_state_dict(policy.state_dict())
-        moved.space = ControlSpace(moved, z.names, **({} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}))
+        moved.space = ControlSpace(moved, z.names, kind=z.kind, block=z.block)
         return moved, moved.space
 
     def sampler(self, policy: Policy, progress: Callable[[int], None]) -> ControlSampler:

@@ -10,6 +10,7 @@ from rather.core import Comparison, Model, Rate, Trajectory
 from rather.errors import ConfigError
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
+from rather.learners.progress import progress
 from rather.pipeline import build
 from rather.pipeline.state import State
 from rather.report.cost import Cost, cost
@@ -42,7 +43,7 @@ def compare(run: State, number: int) -> str | None:
     name = f"{c.run.name}@{number}-{step}-{digest}"
     if missing:
         drawn = list[list[Trajectory]]()
-        with run.progress("answering held-out prompts", 2 * len(missing)) as advance:
+        with progress(run.console, "answering held-out prompts", 2 * len(missing)) as advance:
             for policy, seed in ((run.policy(number + 1), "eval"), (run.domain.base_policy, "eval-start")):
                 sampler = run.domain.sampler(policy, advance)
                 drawn.append(sampler.sample([t for t, _ in missing], build.seed(c, seed, number)))
@@ -121,5 +122,5 @@ def _cost(run: State, answered: Sequence[Comparison], name: str) -> Cost:
     """What the policy called `name` has become beside the base model, in the answers that were compared."""
     answers = [t for c in answered for side in (c.a, c.b) for t in side]
     after, before = ([t for t in answers if (t.policy == name) == ours] for ours in (True, False))
-    with run.progress("reading with the base model", len(answers), transient=True) as advance:
+    with progress(run.console, "reading with the base model", len(answers), transient=True) as advance:
         return cost(run.domain.reader(), after, before, run.config.train.micro_batch_tokens, advance)

@@ -6,8 +6,7 @@ What a phase has done is in the store or in a checkpoint, so there is no other s
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -184,7 +183,7 @@ class State:
     ) -> Path:
         """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
         t = self.config.train
-        with self.progress(f"training {name}", steps) as advance:
+        with progress(self.console, f"training {name}", steps) as advance:
             at = 0
 
             def report(step: int, values: dict[str, float]) -> None:
@@ -204,14 +203,3 @@ class State:
             self.answering.close()
         if "store" in self.__dict__:
             self.store.close()
-
-    # What is said
-
-    def note(self, phase: str, step: int, values: dict[str, float], **words: Any) -> None:
-        """Write a line of metrics in place of those of `phase` from `step` on."""
-        self.metrics.rewind(phase, step - 1)
-        self.metrics.write(phase, step, values, **words)
-
-    def progress(self, title: str, total: int, transient: bool = False) -> AbstractContextManager[Callable[..., None]]:
-        """A bar of `total` steps."""
-        return progress(self.console, title, total, transient)

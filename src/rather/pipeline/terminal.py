@@ -14,7 +14,7 @@ OPERATORS = frozenset({"=", "%", "+-", "<", ">"})
 class Terminal(Console):
     """A Rich console that breaks sentences by `broken`; in a pipe or a file, where nobody sees columns, it does not break them."""
 
-    def print(self, *objects: Any, **options: Any) -> None:
+    def print(self, *objects: object, **options: Any) -> None:
         """Print as Rich does; a single sentence that is not to be `soft_wrap` is broken by us."""
         if len(objects) == 1 and isinstance(objects[0], str) and not options.get("soft_wrap"):
             text = self.render_str(objects[0], markup=options.pop("markup", None), highlight=options.pop("highlight", None))

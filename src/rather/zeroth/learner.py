@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rather.core import Comparison, Model, Perturbation, Space, Task, perturbation_of, row_seed
+from rather.core import Comparison, Model, Perturbation, Space, Task, Trajectory, perturbation_of, row_seed
 from rather.errors import ConfigError
 from rather.learners.common import Order
 from rather.losses import LINKS, Link, sign_weights, zpg_weights
@@ -279,6 +279,18 @@ def answer_preferences(comparisons: Sequence[Comparison]) -> list[dict[int, floa
         for seed, preference in direction_preferences(c):
             answer.setdefault(seed, []).append(preference)
     return [{seed: sum(said) / len(said) for seed, said in answer.items()} for answer in answers.values()]
+
+
+def alike(question: Comparison) -> bool:
+    """Whether all sides did the same."""
+    return all(_behavior(x) == _behavior(y) for side in question.sides[1:] for x, y in zip(question.a, side, strict=True))
+
+
+def _behavior(t: Trajectory) -> tuple[object, object]:
+    if t.text is not None:
+        return t.text, t.terminated
+    # Of actions beyond the bounds of their space nobody sees a difference: what was shown and paid says what was done.
+    return np.asarray(t.observations).tobytes(), np.asarray(t.rewards).tobytes()
 
 
 def rms(numbers: Sequence[Tensor]) -> float:

@@ -25,7 +25,7 @@ def perturbable(
     """
     if not isinstance(base, TextPolicy):
         raise ConfigError("zeroth moves rather's own architectures only; take dpo or grpo for this model")
-    how: DirectionOptions = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
+    how: DirectionOptions = {"kind": z.kind, "block": z.block}
     if z.space == "steering":
         tokens, some = base.tokens, list(tasks[: max(48, z.components + 1)])
         prompts = [tokens.cut(tokens.encode_prompt(t.prompt), base.context) for t in some if t.prompt is not None]
@@ -40,7 +40,7 @@ def perturbable(
         assert policy.adapter is not None
         policy.space = Factors(policy.model, policy.adapter, **how)
         return policy
-    if z.space == "low_rank" and how:
+    if z.space == "low_rank" and z.kind != "gaussian":
         raise ConfigError(f'zeroth.kind is {z.kind!r}; low-rank directions are "gaussian"')
     policy = own("full")
     policy.space = LowRank(policy.model, z.layers, z.rank) if z.space == "low_rank" else Weights(policy.model, z.names, **how)
