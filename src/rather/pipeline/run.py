@@ -38,12 +38,13 @@ class Run(State):
     def __init__(self, settings: str | Path | Config, console: Console | None = None, **changes: object) -> None:
         config = toml.load(settings, changes)
         console = Terminal(force_jupyter=None if find_spec("ipywidgets") else False) if console is None else console
-        super().__init__(domain_of(config, console), console)
-        if ranks.wanted() > 1 and not (self.domain.parallel and config.train.learner != "zeroth" and config.judge.kind != "people"):
+        domain = domain_of(config, console)
+        if ranks.wanted() > 1 and not (domain.parallel and config.train.learner != "zeroth" and config.judge.kind != "people"):
             what = "on text, with a learner other than zeroth, and not while people answer"
             raise ConfigError(f"several ranks can train {what}; start this in one process")
         if ranks.wanted() > ranks.count():
             raise ConfigError("torchrun has started several ranks, which `rather train` alone can use; start this in one process")
+        super().__init__(domain, console)
 
     def ready(self, number: int) -> None:
         """Make sure that training can go on in round `number`, before anything is sampled or asked."""
