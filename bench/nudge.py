@@ -42,7 +42,7 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
     from rather.core import Policy, Trajectory
     from rather.judges.known import utility
     from rather.pipeline import build
-    from rather.pipeline.run import opened
+    from rather.pipeline.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
         panel = f'judge.panel=[{{ name = "{criterion}", utility = "{criterion}", temperature = 0.5, mistake = 0.05 }}]'
@@ -60,7 +60,7 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
         worth, found = utility(criterion), []
         for budget in BUDGETS:
             known = toml.load(Path("src/rather/data/examples/nudge.toml"), [*said, f"zeroth.answers={budget}"])
-            run = opened(known, Console(quiet=True))
+            run = Run(known, Console(quiet=True))
             run.train()
             greedy = known.model_copy(update={"sample": known.sample.model_copy(update={"temperature": 0.0})})
             base, held_out = run.domain.base_policy, run.domain.tasks[1]

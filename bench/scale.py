@@ -13,7 +13,7 @@ import common
 from rather.config import toml
 from rather.core import Comparison
 from rather.pipeline.nudge import Replica, acting, made
-from rather.pipeline.run import opened
+from rather.pipeline.run import Run
 from rather.scale.pool import Pool
 
 WORKERS, DIRECTIONS, UPDATES = (0, 1, 2, 4), 64, 6
@@ -30,7 +30,7 @@ def measure(env: str, workers: int, folder: str) -> dict[str, float]:
     from rather.zeroth.learner import Planner
 
     said = [f"control.env={env}", *TASKS[env], "train.learner=zeroth", f"zeroth.directions={DIRECTIONS}", "zeroth.side=4", "zeroth.mu=0.5"]
-    run = opened(toml.load(None, [*said, f"run.folder={folder}", "run.threads=1"]), Console(quiet=True))
+    run = Run(toml.load(None, [*said, f"run.folder={folder}", "run.threads=1"]), Console(quiet=True))
     who = acting(run.domain, run.policy(0), 0)
     learner = made(run.config, who)
     planner = Planner(run.domain.tasks[0], learner.asking, 0)

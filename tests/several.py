@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from rather.config import toml
-from rather.pipeline.run import opened
+from rather.pipeline.run import Run
 from rather.scale import ranks
 
 
@@ -17,7 +17,7 @@ def train(folder: Path, file: Path, runs: list[list[str]]) -> None:
     os.chdir(folder)
     torch.set_num_threads(1)
     for changes in runs:
-        opened(toml.load(file, changes), Console(quiet=True)).train()
+        Run(toml.load(file, changes), Console(quiet=True)).train()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from rich.console import Console
 from rather.config import toml
 from rather.errors import BusyError
 from rather.pipeline.lock import alone
-from rather.pipeline.run import opened
+from rather.pipeline.run import Run
 
 HOLD = """
 import os, sys, time
@@ -36,11 +36,11 @@ def test_the_lock_says_who_holds_it_and_is_freed_when_its_owner_dies(tmp_path: P
     with pytest.raises(BusyError, match=rf"\(process {process} on \S+, since 20\S+ \S+\) is at work in {tmp_path}; wait"), alone(tmp_path):
         pass
     known = [f"run.folder={tmp_path.parent}", f"run.name={tmp_path.name}"]
-    run = opened(toml.load(None, known), Console(quiet=True))
+    run = Run(toml.load(None, known), Console(quiet=True))
     for phase in (run.loop, run.sample, run.label, run.train, run.evaluate):
         with pytest.raises(BusyError):
             phase()
-    assert opened(toml.load(None, [*known, "judge.kind=terminal"]), Console(quiet=True)).label() == 0, "a person may answer meanwhile"
+    assert Run(toml.load(None, [*known, "judge.kind=terminal"]), Console(quiet=True)).label() == 0, "a person may answer meanwhile"
     assert run.store.questions(tmp_path.name) == [], "whoever reads may"
     owner.send_signal(how)
     owner.wait()
@@ -114,7 +114,7 @@ def test_a_folder_that_can_only_be_read(tiny: Path, tmp_path: Path) -> None:
         f'[model]\npath = "{tiny}"\ndtype = "float32"\n[data]\nprompts = "prompts.jsonl"\n[sample]\nmax_tokens = 4\n'
         f'[run]\nfolder = "{tmp_path}/runs"\n'
     )
-    run = opened(toml.load(tmp_path / "run.toml", [f"data.prompts={tmp_path}/prompts.jsonl"]), Console(quiet=True))
+    run = Run(toml.load(tmp_path / "run.toml", [f"data.prompts={tmp_path}/prompts.jsonl"]), Console(quiet=True))
     run.loop()
     said = run.evaluate()
     assert said is not None

@@ -12,7 +12,7 @@ from rather.config.schema import Config
 from rather.core import Task, Trajectory
 from rather.errors import ConfigError, DataError
 from rather.pipeline import build
-from rather.pipeline.run import opened
+from rather.pipeline.run import Run
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def suffixed(config: Config, suffix: str) -> list[Task]:
 
 
 def test_one_answer_is_drawn_with_either_instruction_and_kept_without(config: Config) -> None:
-    run = opened(config, Console(quiet=True))
+    run = Run(config, Console(quiet=True))
     run.sample()
     asked = [q.comparison for q in run.store.questions(config.run.name, "train")]
     plain, instructed = suffixed(config, ""), suffixed(config, " In short.")
@@ -54,7 +54,7 @@ def test_what_was_drawn_after_another_prompt_keeps_no_tokens_of_it(config: Confi
 
 def test_a_prompt_that_is_too_long_with_an_instruction_is_found_before_anything_is_sampled(config: Config) -> None:
     long = config.model_copy(update={"sample": config.sample.model_copy(update={"contrast": ("", "In short. " * 100)})})
-    run = opened(long, Console(quiet=True))
+    run = Run(long, Console(quiet=True))
     with pytest.raises(DataError, match="6 of 8 prompts leave no room for 6 of answer"):
         run.sample()
     assert not run.store.keys(config.run.name, "train")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from rather.core import Task, Trajectory
 from rather.judges.wording import asked, content_words, repetition, words
-from rather.pipeline.cost import Cost, Traits, base_logprobs, cost, traits
+from rather.report.cost import Cost, Traits, base_logprobs, cost, traits
 from rather.text import load
 
 

@@ -18,7 +18,7 @@ from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import CheckpointError, ConfigError, TrainingError
 from rather.learners import checkpoint
 from rather.learners.common import Pairs
-from rather.pipeline.run import Run, opened
+from rather.pipeline.run import Run
 from rather.store import Store
 
 PEOPLE = "judge.kind=people"
@@ -101,7 +101,7 @@ def base(tiny: Path, tmp_path: Path) -> list[str]:
 
 
 def go(base: list[str], folder: Path, *changed: str) -> Run:
-    return opened(toml.load(None, [*base, f"run.folder={folder}", *changed]), Console(quiet=True))
+    return Run(toml.load(None, [*base, f"run.folder={folder}", *changed]), Console(quiet=True))
 
 
 def likes(run: Run) -> float:
@@ -212,7 +212,7 @@ def moved(folder: Path, criterion: str) -> dict[str, Any]:
     """Where one update with answers on that criterion leads to."""
     folder.mkdir()
     (folder / "run.toml").write_text(NUDGE)
-    run = opened(toml.load(folder / "run.toml", [f"run.folder={folder}", f"train.criterion={criterion}"]), Console(quiet=True))
+    run = Run(toml.load(folder / "run.toml", [f"run.folder={folder}", f"train.criterion={criterion}"]), Console(quiet=True))
     run.store.add_judge("ann", "person")
     stop = threading.Event()
     thread = threading.Thread(target=answer, args=(run.store, stop))

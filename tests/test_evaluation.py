@@ -13,7 +13,7 @@ from rather.core import Label, Task
 from rather.pipeline import evaluation
 from rather.pipeline import run as runs
 from rather.pipeline.run import Run
-from rather.report import report
+from rather.report.report import Report
 
 LONG = 'judge.panel=[{ name = "expert", utility = "thorough", temperature = 0.01 }]'
 BRIEF = 'judge.panel=[{ name = "expert", utility = "brief", temperature = 0.01 }]'
@@ -33,7 +33,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def opened(known: list[str], *changed: str) -> Run:
-    return runs.opened(toml.load(None, [*known, *changed]), Console(quiet=True))
+    return runs.Run(toml.load(None, [*known, *changed]), Console(quiet=True))
 
 
 def evaluated(known: list[str], *changed: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def test_whoever_else_answers_on_the_page_does_not_count(trained: list[str]) -> 
     questions = run.store.questions("run", row["evaluation"])
     run.store.answer_all([Label(q.id, "passer-by", float(q.comparison.a[0].policy.endswith("start"))) for q in questions])
     assert evaluated(trained, BRIEF) == row
-    assert f"{100 * row['win_rate']:.0f} %" in report.write(run).read_text()
+    assert f"{100 * row['win_rate']:.0f} %" in Report.of(run).html
 
 
 def test_what_does_not_matter_is_the_same_evaluation(tmp_path: Path) -> None:

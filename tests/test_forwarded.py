@@ -14,8 +14,8 @@ from rather.core import Batch, Comparison, Task, Trajectory
 from rather.judges.concise import Surprise
 from rather.judges.model import ModelJudge
 from rather.learners.common import WITHOUT_GRADIENT
-from rather.pipeline.cost import base_logprobs
-from rather.pipeline.run import opened
+from rather.pipeline.run import Run
+from rather.report.cost import base_logprobs
 from rather.text import load
 from rather.text.policy import TextPolicy
 from rather.text.reward_model import RewardModel
@@ -55,7 +55,7 @@ def test_no_pass_of_a_run_forwards_more(learner: str, tiny: Path, tmp_path: Path
         "ppo.rollout_batch_size=16",
     ]
     changed += ["zeroth.answers=2", "zeroth.directions=2", "zeroth.check_every=1", "zeroth.checks=6"]
-    opened(toml.load(None, [*changed, 'judge.panel=[{name = "x", utility = "concise"}]']), Console(quiet=True)).loop()
+    Run(toml.load(None, [*changed, 'judge.panel=[{name = "x", utility = "concise"}]']), Console(quiet=True)).loop()
     assert max((tokens for gradient, tokens in forwarded if gradient), default=0) <= TOKENS
     assert TOKENS < max(tokens for gradient, tokens in forwarded if not gradient) <= WITHOUT_GRADIENT * TOKENS
 

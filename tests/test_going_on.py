@@ -23,15 +23,15 @@ from rather.learners import checkpoint, train
 from rather.learners.metrics import CLOCK
 from rather.learners.train import Stopped
 from rather.pipeline import answering, build, live, text_domain
-from rather.pipeline.run import Run, opened
-from rather.report import report
+from rather.pipeline.run import Run
+from rather.report.report import Report
 from rather.settings import Section
 from rather.store import clips
 from test_control_run import RUN as CONTROL
 
 
 def go(known: list[str], *changed: str) -> Run:
-    return opened(toml.load(None, [*known, *changed]), Console(quiet=True))
+    return Run(toml.load(None, [*known, *changed]), Console(quiet=True))
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def stop(run: Run, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["panel", "people"])
 def test_training_says_how_many_answers_are_left_out_and_why(text: list[str], kind: str) -> None:
     said = io.StringIO()
-    run = opened(toml.load(None, [*text, f"judge.kind={kind}", "judge.wait_s=0"]), Console(file=said, width=200))
+    run = Run(toml.load(None, [*text, f"judge.kind={kind}", "judge.wait_s=0"]), Console(file=said, width=200))
     run.sample()
     run.store.add_judge("ann", "person")
     numbers = [q.id for q in run.store.questions("run", "train")]
@@ -234,14 +234,14 @@ def test_only_the_judges_who_are_named_are_learnt_from(text: list[str]) -> None:
     run.train()
     learned = set(last(run)["labels"])
     assert learned == {x.id for x in run.store.labels("run", "train") if x.judge == "expert"}
-    assert "Training learns from the labels of: expert<" in report.write(run).read_text()
+    assert "Training learns from the labels of: expert<" in Report.of(run).html
     with pytest.raises(ConfigError, match=r"train.judges is \['uncle'\], but the judges are expert, regular, careless"):
         go(text, "train.judges=['uncle']").train()
 
 
 def test_old_questions_of_another_seed_are_said_to_be(text: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     go(text).sample()
-    run = opened(toml.load(None, [*text, "run.seed=3", "data.limit=7"]), Console(width=300))
+    run = Run(toml.load(None, [*text, "run.seed=3", "data.limit=7"]), Console(width=300))
     run.sample()
     assert "note: questions of round 0 were sampled with run.seed = 0, not 3, and stay as they are" in capsys.readouterr().out
     go(text, "data.limit=7").sample()
@@ -254,13 +254,13 @@ def test_old_questions_of_other_settings_are_said_to_be(
     shutil.copytree(tiny, tmp_path / "other")
     go(text).sample()
     more = [*text, f"model.path={tmp_path}/other", "data.suffix=!", "sample.temperature=0.5", "data.limit=7", "train.lr=1e-3"]
-    opened(toml.load(None, more), Console(width=1000)).sample()
+    Run(toml.load(None, more), Console(width=1000)).sample()
     changed = f"model.path = '{tiny}', not '{tmp_path}/other', data.suffix = '', not '!', sample.temperature = 1.0, not 0.5"
     said = f"note: questions of round 0 were sampled with {changed}, and stay as they are; to sample again use another run.name\n"
     assert said in capsys.readouterr().out
     assert len(go(more).store.keys("run", "train")) == 7
     go(text, "data.limit=8").sample()
-    opened(toml.load(None, [*more, "data.limit=8"]), Console(width=1000)).sample()
+    Run(toml.load(None, [*more, "data.limit=8"]), Console(width=1000)).sample()
     assert capsys.readouterr().out == said, "once, and nothing is sampled"
 
 
@@ -406,7 +406,7 @@ def test_the_settings_of_a_new_section_are_shared_without_being_listed(text: lis
         novel: Novel = Field(default_factory=Novel)
 
     def run(**novel: Any) -> Run:
-        return opened(Tomorrow.model_validate(toml.load(None, text).model_dump() | {"novel": novel}), Console(quiet=True))
+        return Run(Tomorrow.model_validate(toml.load(None, text).model_dump() | {"novel": novel}), Console(quiet=True))
 
     run(strength=2.0).sample()
     run(strength=2.0).label()
@@ -473,7 +473,7 @@ def test_a_manifest_of_another_program_in_this_folder_is_no_reward_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("manifest.json").write_text('{"name": "a web page"}')
-    run = opened(toml.load(None, text), Console(quiet=True))
+    run = Run(toml.load(None, text), Console(quiet=True))
     assert "judge.checkpoint" not in run.contents({"judge": {"checkpoint": ""}})
 
 
@@ -490,7 +490,7 @@ def test_a_finished_policy_goes_on_with_more_steps_and_stays_where_they_are_set_
     ]
 
     def loop(steps: int) -> Run:
-        run = opened(toml.load(None, [*text, f"train.steps={steps}"]), Console(width=300))
+        run = Run(toml.load(None, [*text, f"train.steps={steps}"]), Console(width=300))
         assert "held-out score" in (run.loop() or "")
         run.judges[0].close()
         return run

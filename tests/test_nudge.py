@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from rather.config import toml
 from rather.core import perturbation_of
 from rather.learners.metrics import CLOCK
-from rather.pipeline.run import opened
+from rather.pipeline.run import Run
 from rather.store import Store
 from rather.text.load import locate
 
@@ -139,7 +139,7 @@ def test_a_check_never_mixes_judges_or_tasks(run: Path) -> None:
     text = f"run.folder={run.parent / 'runs'}"
     first, second = (f'judge.panel=[{{ name = "{name}", utility = "total_reward", temperature = 0.5 }}]' for name in ("ann", "ben"))
     for changed in ([first], [second], [second, "eval.prompts=5"], [first]):
-        opened(toml.load(run, [text, "zeroth.answers=18", "zeroth.kl=inf", *changed]), Console(quiet=True)).train()
+        Run(toml.load(run, [text, "zeroth.answers=18", "zeroth.kl=inf", *changed]), Console(quiet=True)).train()
     store = Store(str(run.parent / "runs/grid/store.db"))
     purpose = {q.id: q.purpose for q in store.questions("grid") if q.purpose.startswith("check-0-3")}
     asked = {(purpose[x.comparison], x.judge) for x in store.labels("grid") if x.comparison in purpose}

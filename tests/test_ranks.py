@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import several
 from rather.config.schema import Config
 from rather.errors import ConfigError
-from rather.pipeline.run import opened
+from rather.pipeline.run import Run
 from rather.scale import ranks
 from test_cli import RUN, VOWELS, Rather
 
@@ -130,9 +130,9 @@ def test_what_ranks_cannot_share_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     for changes in ({"train": {"learner": "zeroth"}}, {"control": {"env": "CartPole-v1"}}, {"judge": {"kind": "people"}}):
         with pytest.raises(ConfigError, match="several ranks can train on text"):
-            opened(Config.model_validate(changes), Console(quiet=True))
+            Run(Config.model_validate(changes), Console(quiet=True))
     with pytest.raises(ConfigError, match="`rather train` alone can use"):
-        opened(Config(), Console(quiet=True))
+        Run(Config(), Console(quiet=True))
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:

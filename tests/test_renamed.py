@@ -21,8 +21,8 @@ from rather.config import toml
 from rather.errors import CheckpointError, ConfigError
 from rather.learners import checkpoint
 from rather.learners.metrics import CLOCK
-from rather.pipeline.run import Run, opened
-from rather.report import report
+from rather.pipeline.run import Run
+from rather.report.report import Report
 from rather.verify.checker import Checker
 
 RUNS = {"dpo": "dpo", "grpo": "grpo", "ppo": "ppo", "zeroth": "zeroth", "control": "ppo"}
@@ -49,7 +49,7 @@ def today(name: str, *changed: str) -> Run:
     """An old run with the settings that it had, under the names of today."""
     values = renamed.settings(tomllib.loads(Path(f"{name}.toml").read_text()))
     settings = [f"{section}.{key}={_toml(value)}" for section, keys in values.items() for key, value in keys.items()]
-    return opened(toml.load(None, [*settings, *changed]), Console(quiet=True))
+    return Run(toml.load(None, [*settings, *changed]), Console(quiet=True))
 
 
 def _toml(value: Any) -> str:
@@ -89,7 +89,7 @@ def test_an_old_run_goes_on_as_it_would_have_then(here: Path, name: str) -> None
     (again,) = [row for row in run.metrics.read() if row["phase"] == "eval-0"]
     assert again.keys() == evaluated[0].keys()
     assert again.get("evaluation") == evaluated[0].get("evaluation")
-    page = report.write(run).read_text()
+    page = Report.of(run).html
     assert "<svg" in page
 
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 from rather.config import toml as toml
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.learners.metrics import Metrics
-from rather.pipeline.cost import Cost, Traits
-from rather.report import report
+from rather.report.cost import Cost, Traits
+from rather.report.report import Report
 from rather.store import Store
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -31,7 +31,7 @@ def test_what_models_and_people_wrote_is_escaped(tmp_path: Path) -> None:
     )
     for step in (1, 2):
         metrics.write("train-dpo-0", step, {"loss": 0.5, "accuracy": 1.0, f"temperature/{HOSTILE}$x$": 2.0})
-    page = report.write(SimpleNamespace(config=settings, store=store, metrics=metrics, folder=settings.folder)).read_text()
+    page = Report.of(SimpleNamespace(config=settings, store=store, metrics=metrics, folder=settings.folder)).html
     assert "<script" not in page
     assert "<img" not in page
     assert page.count("&lt;script&gt;") >= 4

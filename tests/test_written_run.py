@@ -9,7 +9,7 @@ from rich.console import Console
 from rather.config import toml
 from rather.core import Label
 from rather.errors import TrainingError
-from rather.pipeline.run import Run, opened
+from rather.pipeline.run import Run
 from rather.store.better import write
 from rather.store.quality import Asking
 
@@ -42,7 +42,7 @@ held_out = 0.0
 def run_of(folder: Path, tiny: Path, learner: str) -> Run:
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"Say {i}."}) + "\n" for i in range(4)))
     (folder / "run.toml").write_text(SETTINGS.format(folder=folder, model=tiny, learner=learner))
-    return opened(toml.load(folder / "run.toml", []), Console(quiet=True))
+    return Run(toml.load(folder / "run.toml", []), Console(quiet=True))
 
 
 @pytest.mark.parametrize(("learner", "items"), [("dpo", 12), ("reward", 16), ("sft", 12)])

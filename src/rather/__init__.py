@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rather.learners.settings import LoRA as LoRA
     from rather.learners.sft import SFT as SFT
     from rather.pipeline.compare import win_rate as win_rate
+    from rather.pipeline.run import Run as Run
     from rather.store.store import Store as Store
     from rather.text.open import load as load
     from rather.text.reward_model import RewardModel as RewardModel
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
 PLACES = {
     "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "PPO": "learners.ppo", "RewardModel": "text.reward_model",
-    "SFT": "learners.sft", "Store": "store.store", "ZerothOrder": "zeroth.order", "batched": "verify.functions",
+    "Run": "pipeline.run", "SFT": "learners.sft", "Store": "store.store", "ZerothOrder": "zeroth.order", "batched": "verify.functions",
     "comparisons": "data.rows", "load": "text.open", "win_rate": "pipeline.compare",
 }  # fmt: skip
 """Where each public name is."""
 __all__ = [
-    "DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardModel", "Store", "ZerothOrder", "batched", "comparisons", "control", "load", "win_rate",
+    "DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardModel", "Run", "Store", "ZerothOrder", "batched", "comparisons", "control", "load",
+    "win_rate",
 ]  # fmt: skip
 
 

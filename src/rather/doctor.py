@@ -3,28 +3,23 @@
 import math
 import os
 import shutil
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
-from rather import kernels
-from rather.errors import Finding, RatherError
+from rather.errors import Finding, findings
 from rather.learners import checkpoint
-from rather.pipeline import build
+from rather.pipeline import text_doctor
+from rather.pipeline.domain import Domain
+from rather.pipeline.state import State
 from rather.store.agreement import measure
-from rather.text import foreign, load
-from rather.text.files import description
-from rather.text.tokens import Tokens
 
 
-def machine(text: bool = True) -> list[Finding]:
-    """What this machine offers, with `text` to language models too."""
+def machine(domain: Domain | None = None) -> list[Finding]:
+    """What this machine offers to runs of a domain; by default to language models."""
     found = [Finding("good", f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads on {os.cpu_count()} processors")]
-    if text:
-        found += _for_language_models()
+    found += text_doctor.machine() if domain is None else domain.machine()
     if os.environ.get("OMP_WAIT_POLICY", "").upper() != "PASSIVE":
         found.append(Finding("note", "OMP_WAIT_POLICY is not PASSIVE: on a shared machine idle threads take time from others"))
     free = shutil.disk_usage(".").free / 2**30
@@ -33,143 +28,16 @@ def machine(text: bool = True) -> list[Finding]:
     return found
 
 
-def _for_language_models() -> list[Finding]:
-    found: list[Finding] = []
-    if torch.cuda.is_available():
-        found.append(Finding("good", f"GPU: {torch.cuda.get_device_name()}"))
-        if kernels.on_gpu(torch.empty(0, device="cuda")) is None:
-            found.append(
-                Finding(
-                    "note",
-                    "this GPU is older than Ampere, or Triton is missing (pip install triton): language models take several times as long",
-                )
-            )
-    else:
-        precision = load.dtype("auto", torch.device("cpu"))
-        found.append(Finding("good", f"no GPU; this processor computes in {str(precision).removeprefix('torch.')}"))
-        if kernels.library(precision) is None:
-            found.append(
-                Finding("note", "no C compiler (cc, or what CC says): language models sample two to three times slower on this processor")
-            )
-    return found
-
-
-def run(run: Any) -> list[Finding]:
+def run(run: State) -> list[Finding]:
     """What is wrong with a run, from its settings to its metrics."""
-    own: tuple[Check, ...] = (_model, _tokenizer, _prompts, _answers)
-    if run.config.control.env:
-        from rather.control import doctor  # here, since it needs Gymnasium
-
-        own = (doctor.check,)
-    found = []
-    for check in (*own, _labels, _training, _checkpoints):
-        try:
-            found += check(run)
-        except RatherError as e:
-            found.append(Finding("bad", str(e)))
-    return list(dict.fromkeys(found))  # the same fault stops several checks
+    return findings([*run.domain.checks(run.store), *(partial(check, run) for check in (_labels, _training, _checkpoints))])
 
 
-Check = Callable[[Any], list[Finding]]
-
-
-def _model(run: Any) -> list[Finding]:
-    m = run.config.model
-    path, _ = load.located(m.path, m.adapter, weights=False)
-    load.device(m.device)
-    reason = description.unsupported(description.read_config(path))
-    if _locally(m.path) or any(path.glob("*.safetensors")):
-        found = [Finding("good", f"the model {path} can be read: {load.check(path)[0]}")]
-    else:
-        words = _described(path)
-        found = [Finding("note", f"the model {m.path} is described as {words}; its weights are fetched when they are first needed")]
-    if reason and m.train == "lora":
-        found.append(Finding("good", foreign.adapted(path, reason)))
-    return found
-
-
-def _described(path: Path) -> str:
-    """What kind of model a folder describes that has no weights yet, in words.
-
-    Raises:
-        ModelError: such a model cannot be read.
-    """
-    config = description.read_config(path)
-    reason = description.unsupported(config)
-    if reason:
-        return f"{foreign.configuration(path, reason).model_type} through transformers"
-    shape = description.shape_of(config)
-    return f"{shape.family} with {shape.layers} layers"
-
-
-def _sizes(path: Path) -> tuple[int, int]:
-    """The context of the model at `path` in tokens, and the rows of its embedding, by its description."""
-    config = description.read_config(path)
-    if reason := description.unsupported(config):
-        text = foreign.configuration(path, reason).get_text_config()
-        return foreign.context(text), text.vocab_size
-    shape = description.shape_of(config)
-    return shape.context, shape.vocabulary
-
-
-def _locally(name: str) -> bool:
-    """Whether a model is on this machine by its name: a folder, a file or a package."""
-    return name.startswith("package:") or Path(name).exists()
-
-
-@cache  # a GGUF file's takes seconds to read
-def _tokens(run: Any) -> tuple[Tokens, int, int]:
-    """The tokenizer of a run's model, its context, and the rows of its embedding."""
-    m = run.config.model
-    path, _ = load.located(m.path, m.adapter, weights=False)
-    return Tokens.load(path, m.chat, m.template, run.config.run.date), *_sizes(path)
-
-
-def _tokenizer(run: Any) -> list[Finding]:
-    """Whether each of its tokens has a row of the embedding, and what begins and ends an answer."""
-    tokens, _, rows = _tokens(run)
-    last = max(tokens.tokenizer.get_vocab().values())
-    if last >= rows:
-        more = "take the tokenizer that belongs to the model"
-        return [Finding("bad", f"the tokenizer has a token number {last}, but the model's embedding {rows} rows; {more}")]
-    template = "a chat template" if tokens.template else "no chat template: prompts are put to the model as they are"
-    ends = " or ".join(repr(token) for token in tokens.tokenizer.convert_ids_to_tokens(sorted(tokens.stop)))
-    return [
-        Finding("good", f"the tokenizer has {last + 1} tokens for {rows} rows of the embedding, and {template}; answers end with {ends}")
-    ]
-
-
-def _prompts(run: Any) -> list[Finding]:
-    tokens, context, _ = _tokens(run)
-    found: list[Finding] = []
-    fit = build.fit(run.config, tokens, context, lambda said: found.append(Finding("note", said)))
-    train, held_out = fit.tasks(*build.tasks(run.config))
-    grade = "note" if len(held_out) < 30 else "good"
-    more = "; a win rate on so few has a wide interval" if grade == "note" else ""
-    return [*found, Finding(grade, f"{len(train)} training prompts, {len(held_out)} held out{more}")]
-
-
-def _answers(run: Any) -> list[Finding]:
-    questions = run.store.questions(run.config.run.name, "train")
-    answers = [t for q in questions for t in (*q.comparison.a, *q.comparison.b)]
-    if not answers:
-        return [Finding("note", "no questions yet; run `rather sample`")]
-    found = []
-    cut = sum(not t.terminated for t in answers) / len(answers)
-    if cut > 0.5:
-        more = f"sample.max_tokens is {run.config.sample.max_tokens}: raise it, or learn to be brief"
-        found.append(Finding("note", f"{100 * cut:.0f} % of the answers were truncated at the limit; {more}"))
-    same = sum(q.comparison.a[0].text == q.comparison.b[0].text for q in questions) / len(questions)
-    if same > 0.1:
-        found.append(Finding("bad", f"{100 * same:.0f} % of the questions have two equal answers; raise sample.temperature"))
-    return found or [Finding("good", f"{len(questions)} questions, {100 * cut:.0f} % of answers truncated at the limit")]
-
-
-def _labels(run: Any) -> list[Finding]:
+def _labels(run: State) -> list[Finding]:
     labels = run.store.labels(run.config.run.name, "train")
     if not labels:
         return [Finding("note", "no labels yet; run `rather label`")]
-    found = []
+    found = list[Finding]()
     abstained = sum(x.preference is None for x in labels) / len(labels)
     if abstained > 0.2:
         found.append(Finding("bad", f"judges abstained on {100 * abstained:.0f} % of the questions; look at how they are asked"))
@@ -180,8 +48,8 @@ def _labels(run: Any) -> list[Finding]:
     return found or [Finding("good", f"{len(labels)} labels")]
 
 
-def _training(run: Any) -> list[Finding]:
-    found = []
+def _training(run: State) -> list[Finding]:
+    found = list[Finding]()
     for phase in {row["phase"] for row in run.metrics.read() if row["phase"].startswith("train-")}:
         rows = run.metrics.read(phase)
         first, last = rows[: max(1, len(rows) // 4)], rows[-max(1, len(rows) // 4) :]
@@ -204,8 +72,8 @@ def _training(run: Any) -> list[Finding]:
     return found or [Finding("good", "nothing odd in the metrics")]
 
 
-def _checkpoints(run: Any) -> list[Finding]:
-    found = []
+def _checkpoints(run: State) -> list[Finding]:
+    found = list[Finding]()
     for folder in sorted((run.folder / "checkpoints").glob("*/step-*")):
         manifest = checkpoint.check(folder)
         found.append(Finding("good", f"{folder}: whole, from {len(manifest['labels'])} labels"))

@@ -4,6 +4,7 @@ A message is one sentence: what was wrong, the value, and what would do. The com
 `Finding` is what `rather doctor` says of one thing that it has looked at.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,3 +64,17 @@ class Finding:
 
     grade: Literal["good", "note", "bad"]
     text: str
+
+
+Check = Callable[[], list[Finding]]
+
+
+def findings(checks: Iterable[Check]) -> list[Finding]:
+    """What the checks find; an error that stops one is bad, and stands there once if it stops several."""
+    found = list[Finding]()
+    for check in checks:
+        try:
+            found += check()
+        except RatherError as e:
+            found.append(Finding("bad", str(e)))
+    return list(dict.fromkeys(found))

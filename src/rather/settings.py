@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -65,6 +66,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The hint in an error about a name that is not known."""
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}"
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """The names that are among `patterns`, in which * stands for any letters."""
+    patterns = list(patterns)
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def mattering(section: Section, use: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import ConfigError, DataError
 from rather.learners.common import Pairs
 from rather.pipeline import build
-from rather.pipeline.run import Run, opened
+from rather.pipeline.run import Run
 from rather.text import load
 from rather.text.engine import Sampling
 from rather.text.policy import TextPolicy, TextSampler
@@ -134,7 +134,7 @@ def labelled(tmp_path: Path, tiny: Path, rows: Sequence[Comparison], **data: str
         "run": {"folder": str(tmp_path)}, "model": {"path": str(tiny), "dtype": "float32", "rank": 2}, "train": {"steps": 1},
         "sample": {"max_tokens": 8}, "data": {"limit": 4, **data},
     }  # fmt: skip
-    run = opened(Config.model_validate(settings), console)
+    run = Run(Config.model_validate(settings), console)
     run.store.add_judge("j", "simulated")
     numbers = run.store.ask("run", rows)
     run.store.answer_all([Label(n, "j", 1.0) for n in numbers])
@@ -176,7 +176,7 @@ def test_prompts_are_measured_before_anything_is_sampled(tmp_path: Path, tiny: P
         "run": {"folder": str(tmp_path)}, "model": {"path": str(tiny), "dtype": "float32"}, "data": {"prompts": str(prompts)},
         "train": {"learner": learner}, "verify": {"checks": [{"kind": "number"}]}, "sample": {"max_tokens": 8},
     }  # fmt: skip
-    run = opened(Config.model_validate(settings), Console(quiet=True))
+    run = Run(Config.model_validate(settings), Console(quiet=True))
     with pytest.raises(DataError, match="1 of 7 prompts leave no room for 8 of answer"):
         run.sample() if learner == "dpo" else run.train()
     assert not run.store.questions("run")
@@ -198,7 +198,7 @@ def test_what_acts_as_it_learns_meets_no_prompt_that_is_too_long_or_its_end(
         "zeroth": {"answers": 8, "directions": 2, "side": 2, "check_every": 1, "checks": 2, "contrasts": [["Be brief.", "Be " + "o" * 20]]},
     }  # fmt: skip
     console = Console(record=True, width=500, file=io.StringIO())
-    run, drawn = opened(Config.model_validate(settings), console), list[Trajectory]()
+    run, drawn = Run(Config.model_validate(settings), console), list[Trajectory]()
     sample = TextSampler.sample
 
     def noted(self: TextSampler, *arguments: Any) -> list[Trajectory]:
@@ -237,9 +237,9 @@ def test_a_prompt_that_an_instruction_of_zeroth_order_makes_too_long_is_found_fi
     }  # fmt: skip
     config = Config.model_validate(settings)
     with pytest.raises(DataError, match="1 of 5 prompts leave no room for 8 of answer"):
-        opened(config, Console(quiet=True)).train()
+        Run(config, Console(quiet=True)).train()
     config = config.model_copy(update={"data": config.data.model_copy(update={"overlong": "skip"})})
-    run = opened(config, Console(quiet=True))
+    run = Run(config, Console(quiet=True))
     run.train()
     assert {t.prompt for t in run.domain.tasks[0]} == {"q0", "q2"}
 
@@ -251,7 +251,7 @@ def test_where_no_held_out_prompt_is_left_zeroth_order_says_so(tmp_path: Path, t
         "data": {"prompts": str(tmp_path / "prompts.jsonl"), "overlong": "skip"}, "sample": {"max_tokens": 8},
     }  # fmt: skip
     with pytest.raises(ConfigError, match="there are no held-out prompts to compare on; set data.held_out"):
-        opened(Config.model_validate(settings), Console(quiet=True)).train()
+        Run(Config.model_validate(settings), Console(quiet=True)).train()
 
 
 @pytest.mark.parametrize("train", ["lora", "full"])
@@ -265,7 +265,7 @@ def test_the_run_that_asks_a_reward_model_says_what_becomes_of_what_is_too_long(
         "train": {"learner": "reward", "steps": 1},
         "model": {**run.config.model.model_dump(), "train": train},
     }
-    saved = opened(Config.model_validate(learned), Console(quiet=True)).train()
+    saved = Run(Config.model_validate(learned), Console(quiet=True)).train()
     asking = {"judge": {"kind": "model", "checkpoint": str(saved)}, "data": {"overlong": now}}
     (judge,) = build.judges(Config.model_validate(asking), lambda: pytest.fail("it has a base of its own"))
     if now == "error":

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from rather.config.schema import Config
@@ -12,6 +13,7 @@ from rather.core import Answered, Comparison, Task, Trajectory
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
 from rather.pipeline import build
+from rather.pipeline.text_domain import TextDomain
 from rather.text import foreign, load
 from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy
@@ -54,6 +56,7 @@ def foreign_model(kind: str, tiny: Path, folder: Path) -> Path:
 def settings(model: Path, learner: str, **more: Any) -> Config:
     return Config.model_validate(
         {
+            "run": {"date": "2026-01-01"},
             "model": {"path": str(model), "dtype": "float32", "device": "cpu", "rank": 4, "alpha": 8.0} | more,
             "sample": {"max_tokens": 6},
             "train": {"learner": learner, "reward": "labels", "lr": 1e-2, "batch_size": 2, "epochs": 5.0, "schedule": "constant"},
@@ -67,15 +70,15 @@ class Trainee:
     """A run's parts as `Run` puts them together: the start, the reward model that pays, and what learns."""
 
     def __init__(self, config: Config, name: str, reward_folder: Path | None = None) -> None:
-        self.start = build.base_policy(config)
-        self.reward_fn = build.saved_reward(config, reward_folder, self.start) if reward_folder else None
-        self.policy, parameters = build.trained_policy(config, self.start, "reward" if name == "reward" else "policy")
-        steps = build.steps(config, name, len(PAIRS) if self.reward_fn is None else len(PROMPTS))
+        domain = TextDomain(config, Console(quiet=True))
+        domain.tasks = PROMPTS, []
+        self.start = domain.base_policy
+        self.reward_fn = domain.reward_model(reward_folder) if reward_folder else None
         if self.reward_fn is None:
-            data = Answered(PAIRS, [1, 2, 3], 3)
-            self.learner = build.learner(config, name, self.start, self.policy, parameters, data, steps, lambda n: None)
+            self.learner = domain.learner(name, Answered(PAIRS, [1, 2, 3], 3), 0, None)
         else:
-            self.learner = build.improver(config, self.start, self.policy, parameters, PROMPTS, self.reward_fn, steps)
+            self.learner = domain.improver(0, self.start, self.reward_fn, build.steps(config, name, len(PROMPTS)))
+        self.policy = self.learner.model.body if name == "reward" else self.learner.model
 
     def save(self, folder: Path, config: Config, step: int) -> Path:
         return checkpoint.save(folder, step, self.learner, Lineage(config.model_dump(), 3, [1, 2, 3]))

@@ -133,18 +133,18 @@ def test_a_run_that_goes_on_on_another_day_asks_what_it_asked(tiny: Path, tmp_pa
 
     from rather.config.schema import Config
     from rather.config.toml import mattering
-    from rather.pipeline.run import opened
+    from rather.pipeline.run import Run
 
     shutil.copytree(tiny, tmp_path / "dated")
     made = AutoTokenizer.from_pretrained(tiny)
     made.chat_template = "{{ strftime_now('%Y-%m-%d') + ' ' }}" + made.chat_template
     made.save_pretrained(tmp_path / "dated")
     config = Config.model_validate({"run": {"folder": str(tmp_path)}, "model": {"path": str(tmp_path / "dated")}})
-    first, today = opened(config, Console(quiet=True)), str(date.today())
+    first, today = Run(config, Console(quiet=True)), str(date.today())
     assert first.config.run.date == today
     assert first.domain.base_policy.tokens.decode(first.domain.base_policy.tokens.encode_prompt("x")).startswith(today)
     (tmp_path / "run/date.txt").write_text("2026-02-03")  # as if it had begun then
-    again = opened(config, Console(quiet=True))
+    again = Run(config, Console(quiet=True))
     assert again.domain.base_policy.tokens.decode(again.domain.base_policy.tokens.encode_prompt("x")).startswith("2026-02-03")
     assert mattering(again.config, "reward")["run"]["date"] == "2026-02-03", "a reward model is asked on the day on which it learned"
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rather.config import toml
 from rather.learners import checkpoint
-from rather.pipeline.run import opened
+from rather.pipeline.run import Run
 from rather.store import Store
 
 RUN = """
@@ -65,7 +65,7 @@ def together(folder: Path, store: Store, disturbed: bool) -> int:
 
 def quality(folder: Path, learner: str, last: Path) -> float:
     """The loss of what was learned, on all answers."""
-    run = opened(toml.load(folder / "run.toml", [f"run.folder={folder / 'runs'}", f"data.prompts={folder / 'prompts.jsonl'}"]), Console())
+    run = Run(toml.load(folder / "run.toml", [f"run.folder={folder / 'runs'}", f"data.prompts={folder / 'prompts.jsonl'}"]), Console())
     answered = run.labels(0, learner)
     learned = run.learner(0, learner, answered, EPOCHS * QUESTIONS // 4)
     learned.follow(answered.comparisons)

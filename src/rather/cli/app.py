@@ -97,7 +97,7 @@ def doctor(
     from rather import doctor
 
     run = None if file is None else open_run(file, settings)
-    findings = doctor.machine(text=run is None or not run.config.control.env)
+    findings = doctor.machine(None if run is None else run.domain)
     if run is not None:
         findings += doctor.run(run)
     for finding in findings:

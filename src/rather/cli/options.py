@@ -42,9 +42,9 @@ Round = Annotated[int, typer.Option("--round", help="Round of the outer loop, fr
 def open_run(file: Path, settings: list[str] | None) -> "Run":
     """The run that a file and changed settings describe."""
     from rather.config import toml as toml
-    from rather.pipeline.run import opened
+    from rather.pipeline.run import Run
 
-    return opened(toml.load(file, settings or []), console)
+    return Run(toml.load(file, settings or []), console)
 
 
 def open_store(file: Path, settings: list[str] | None) -> tuple["Config", "Store"]:

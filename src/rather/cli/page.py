@@ -106,7 +106,7 @@ def panel(
         count += 1
         status.update(f"{count} answers")
 
-    judges = build.panel(loaded, domain_of(loaded, console).reader)
+    judges = build.panel(loaded, lambda: domain_of(loaded, console).reader())
     with console.status("joining") as status:
         answer(link, judges, pace, wait, answered, threading.Event())
     console.print(f"{count} answers of {len(loaded.judge.panel)} simulated judges")

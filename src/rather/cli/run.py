@@ -115,11 +115,11 @@ def nudge(
     runs/NAME/checkpoints, which `rather` loads, and with --merge a whole model.
     """
     from rather.config import toml as toml
-    from rather.pipeline.run import opened
+    from rather.pipeline.run import Run
     from rather.text.policy import TextPolicy
 
     loaded = toml.load(None, [*_nudge_settings(model, prompts, answers, name, page, simulated), *(settings or [])])
-    run = opened(loaded, console)
+    run = Run(loaded, console)
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "run.toml").write_text(toml.document(loaded))
     if page:
@@ -161,9 +161,7 @@ def hack(file: File, settings: Settings = None) -> None:
 
 
 def _write_report(run: "Run") -> None:
-    from rather.report import report
-
-    console.print(f"Report: {report.write(run)}", soft_wrap=True)
+    console.print(f"Report: {run.report().save()}", soft_wrap=True)
 
 
 def _put_aside(folder: Path) -> None:

@@ -112,6 +112,7 @@ def backup(
 def status(file: File, settings: Settings = None) -> None:
     """How far the run is: questions, answers of each judge, agreement, checkpoints, the last metrics."""
     from rather.learners.metrics import Metrics
+    from rather.pipeline.domain import problems
     from rather.store import tally
 
     config, store = open_store(file, settings)
@@ -120,13 +121,8 @@ def status(file: File, settings: Settings = None) -> None:
     counted = count_answers(store, run)
     console.print(_table(("judge", "kind"), ("answers", "abstentions"), counted.tallies))
     print_agreement(store, run, counted)
-    if config.control.env:
-        from rather.control import doctor
-        from rather.pipeline.run import opened
-
-        for finding in doctor.check(opened(config, console)):
-            if finding.grade == "bad":
-                console.print(f"Problem: {finding.text}", markup=False, highlight=False)
+    for finding in problems(config, console, store):
+        console.print(f"Problem: {finding.text}", markup=False, highlight=False)
     for row in Metrics(config.folder / "metrics.jsonl").read()[-1:]:
         console.print(f"Last metrics: {row['phase']}, step {row['step']}", markup=False, highlight=False)
         shown = {k: v for k, v in row.items() if k not in ("phase", "step", "settings", "tokenizer")}

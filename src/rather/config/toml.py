@@ -2,7 +2,9 @@
 
 import difflib
 import json
+import re
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +16,24 @@ from rather.config.schema import Config
 from rather.errors import ConfigError
 from rather.settings import Section
 
+NAME = re.compile(r"[^.]+\.[^.]+")
 
-def load(path: Path | None, overrides: list[str]) -> Config:
-    """The settings in a TOML file, with `section.key=value` overrides on top.
+
+def load(source: str | Path | Config | None, changes: Iterable[str] | Mapping[str, object] = ()) -> Config:
+    """The settings in a TOML file, or others, with changes on top: `section.key=value`, or values by `section.key`.
 
     Raises:
         ConfigError: the file is missing or no TOML, or a key or value is wrong; the message names the nearest valid key. See
             `criteria.check`, too.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            raise ConfigError(f"there is no file {path}; `rather config > {path}` writes one to start from") from None
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-            raise ConfigError(f"{path} cannot be read: {e}") from None
-    for override in overrides:
-        _override(values, override)
+    if isinstance(source, Config):
+        if not changes:
+            return source
+        values = source.model_dump()
+    else:
+        values = {} if source is None else _read(Path(source))
+    for key, value in changes.items() if isinstance(changes, Mapping) else map(_parsed, changes):
+        _change(values, key, value)
     try:
         config = Config.model_validate(values)
     except ValidationError as e:
@@ -47,15 +49,29 @@ def mattering(config: Config, use: str) -> dict[str, dict[str, Any]]:
     return {section: values for section, values in found.items() if values}
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    parts = key.split(".")
-    if not equals or len(parts) != 2 or not all(parts):
-        raise ConfigError(f"{override!r} is no setting; write section.key=value, as in train.lr=1e-4")
+def _read(path: Path) -> dict[str, Any]:
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}; `rather config > {path}` writes one to start from") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} cannot be read: {e}") from None
+
+
+def _parsed(change: str) -> tuple[str, object]:
+    key, equals, text = change.partition("=")
+    if not equals or not NAME.fullmatch(key):
+        raise ConfigError(f"{change!r} is no setting; write section.key=value, as in train.lr=1e-4")
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
+        return key, text
+
+
+def _change(values: dict[str, Any], key: str, value: object) -> None:
+    if not NAME.fullmatch(key):
+        raise ConfigError(f"{key!r} is no setting; write section.key, as in train.lr")
+    parts = key.split(".")
     section = values.setdefault(parts[0], {})
     if not isinstance(section, dict):
         raise ConfigError(f"{parts[0]!r} is no section; write section.key=value")

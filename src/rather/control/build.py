@@ -5,6 +5,7 @@ Shape letters: B rows, I inputs, A action dimensions or choices.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import gymnasium
 import numpy as np
@@ -21,6 +22,7 @@ from rather.core import Comparison, RewardSource
 from rather.errors import ConfigError
 from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
+from rather.learners.settings import OptimizationOptions
 from rather.learners.train import Callback
 
 
@@ -96,9 +98,14 @@ def ppo(
     s: PPOSettings,
     seed: int,
     reward: RewardSource | None,
+    reference: ControlPolicy | None = None,
+    steps: int = 0,
+    kl: float = 0.0,
+    kl_target: float | None = None,
 ) -> PPO:
     """PPO that learns from the rollout segments of `source`; gradients are by hand where both networks are ours.
 
+    Its KL from `reference` is measured, and weighs `kl`; see `learners.ppo`.
     With AdamW's usual eps of 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).
     """
     by_hand = None
@@ -109,11 +116,11 @@ def ppo(
         parameters = list(dict.fromkeys(p for net in (policy, critic) for p in net.parameters() if p.requires_grad))
     rows = s.envs * s.rollout_segment
     return PPO(
-        policy, (), reward, None, parameters, critic=critic, source=source, by_hand=by_hand, eps=1e-5, seed=seed,
+        policy, (), reward, reference, parameters, critic=critic, source=source, by_hand=by_hand, eps=1e-5, seed=seed, steps=steps,
         rollout_batch_size=rows, micro_batch_tokens=rows, update_epochs=s.update_epochs, batch_size=s.batch_size, lr=s.lr,
         warmup=s.warmup, schedule=s.schedule, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, gamma=s.gamma, lam=s.lam,
         clip=s.clip, clip_high=s.clip_high, dual_clip=s.dual_clip, value_clip=s.value_clip, value_weight=s.value_weight,
-        entropy_weight=s.entropy_weight, kl=0.0, reward_clip=s.reward_clip, whiten=s.whiten, critic_lr=None,
+        entropy_weight=s.entropy_weight, kl=kl, kl_target=kl_target, reward_clip=s.reward_clip, whiten=s.whiten, critic_lr=None,
     )  # fmt: skip
 
 
@@ -123,11 +130,17 @@ def optimizer_steps(updates: int, s: PPOSettings) -> int:
 
 
 def reward_learner(
-    model: ControlReward, comparisons: Sequence[Comparison], s: RewardSettings, seed: int, callbacks: Sequence[Callback] = ()
+    model: ControlReward,
+    comparisons: Sequence[Comparison],
+    s: RewardSettings,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+    **how: Unpack[OptimizationOptions],
 ) -> Reward:
-    """What fits a reward model to comparisons."""
-    return Reward(
-        model, comparisons, [*model.parameters()], seed=seed, callbacks=callbacks, epochs=s.epochs, batch_size=s.batch_size, lr=s.lr,
-        schedule="constant", weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, micro_batch_tokens=2**16, center=s.center,
-        temperatures=s.temperatures,
-    )  # fmt: skip
+    """What fits a reward model to comparisons, by `s`, unless `how` says otherwise, at a constant learning rate."""
+    own: OptimizationOptions = {
+        "epochs": s.epochs, "batch_size": s.batch_size, "lr": s.lr, "schedule": "constant", "weight_decay": s.weight_decay,
+        "max_grad_norm": s.max_grad_norm, "micro_batch_tokens": 2**16,
+    }  # fmt: skip
+    parameters, options = [*model.parameters()], {**own, **how}
+    return Reward(model, comparisons, parameters, seed=seed, callbacks=callbacks, center=s.center, temperatures=s.temperatures, **options)

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import Error
 from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
+from numpy.typing import ArrayLike
 
 from rather.control.wrappers import FixedHorizon, GoldReward
 from rather.errors import ConfigError, DataError, RatherError
@@ -33,7 +34,7 @@ Env = gymnasium.Env
 Maker = Callable[[], gymnasium.Env]
 
 
-def environment(of: str | Maker, horizon: int | None = None, gold: str = "", pixels: bool = False, **settings: Any) -> gymnasium.Env:
+def environment(of: str | Maker, horizon: int | None = None, gold: str = "", pixels: bool = False, **settings: object) -> gymnasium.Env:
     """The Gymnasium environment of that name, or `module:name` of a module that registers it, in the current folder or installed.
 
     Or what a function without arguments makes; further `settings` are for named ones. Every episode lasts `horizon` steps if that is
@@ -96,12 +97,12 @@ def _made(of: Maker) -> gymnasium.Env:
     return env
 
 
-def _registered(name: str, horizon: int | None, settings: dict[str, Any]) -> gymnasium.Env:
+def _registered(name: str, horizon: int | None, settings: dict[str, object]) -> gymnasium.Env:
     _import(name)
-    settings = {"disable_env_checker": True, **({} if horizon is None else {"max_episode_steps": horizon}), **settings}
-    if settings.get("render_mode") == "rgb_array":
+    options: dict[str, Any] = {"disable_env_checker": True, **({} if horizon is None else {"max_episode_steps": horizon}), **settings}
+    if options.get("render_mode") == "rgb_array":
         _check_drawn(name)
-    return gymnasium.make(name.rpartition(":")[2], **settings)
+    return gymnasium.make(name.rpartition(":")[2], **options)
 
 
 def _import(name: str) -> None:
@@ -166,7 +167,7 @@ class Checked(gymnasium.Wrapper):
         observation, info = self._call("reset", seed=seed, options=options)
         return observation, info
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: object) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act."""
         self.time += 1
         if self.longest is not None and self.time > self.longest:
@@ -248,14 +249,15 @@ class Eye:
     def __init__(self, space: Space) -> None:
         self.space, self.plain = space, isinstance(space, Box) and len(space.shape) == 1
 
-    def __call__(self, observation: Any) -> np.ndarray:
+    def __call__(self, observation: object) -> np.ndarray:
         return np.asarray(observation if self.plain else flatten(self.space, observation), np.float32)
 
 
-def allowed(space: Space, action: Any) -> Any:
+def allowed(space: Space, action: ArrayLike) -> int | np.ndarray:
     """The action, or several, as the environment takes them: choices, or numbers held within the bounds, whole ones where it says so."""
+    action = np.asarray(action)
     if not isinstance(space, Box):
-        return int(action) if np.ndim(action) == 0 else np.asarray(action)
+        return int(action) if action.ndim == 0 else action
     if space.dtype is not None and space.dtype.kind in "iu":
         return np.clip(np.rint(action).astype(np.int64), space.low, space.high).astype(space.dtype)
     return np.clip(action, space.low, space.high)

@@ -41,7 +41,7 @@ class FunctionReward:
         """
         rows, t = batch.mask.bool().nonzero(as_tuple=True)
         before, after = batch.observations[rows, t].numpy(), batch.observations[rows, t + 1].numpy()
-        actions = allowed(self.actions, batch.actions[rows, t].numpy())
+        actions = np.asarray(allowed(self.actions, batch.actions[rows, t].numpy()))
         if getattr(self.function, BATCHED, False):
             values = self._called(before, actions, after)
             if np.shape(values) != (len(before),):

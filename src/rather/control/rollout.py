@@ -134,6 +134,12 @@ class ControlSampler:
         )
 
 
+def rewards(trajectory: Trajectory) -> np.ndarray:
+    """The rewards of an episode, (T,), which every one has."""
+    assert trajectory.rewards is not None
+    return trajectory.rewards
+
+
 def identity(trajectory: Trajectory) -> bytes:
     """Stands for what a judge sees of an episode or fragment, observations and rewards: equal for two that nobody can tell apart."""
     found = hashlib.blake2b(digest_size=16)
@@ -185,6 +191,6 @@ def check_lengths(trajectories: Sequence[Trajectory]) -> None:
     Raises:
         DataError: they differ.
     """
-    lengths = [len(t.rewards) for t in trajectories]  # type: ignore[arg-type]
+    lengths = [len(rewards(t)) for t in trajectories]
     if min(lengths) < max(lengths):
         raise DataError(f"attempts last {min(lengths)} to {max(lengths)} steps, which gives their returns away; give them a fixed horizon")

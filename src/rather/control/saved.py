@@ -35,7 +35,7 @@ def restore_module(module: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path} is of another network ({said}); give the same network as when it was saved") from None
 
 
-def save_about(path: Path, **about: Any) -> None:
+def save_about(path: Path, **about: object) -> None:
     """Write what is to be said about saved modules."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"format": 1, **about}, indent=1))

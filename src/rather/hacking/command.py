@@ -5,7 +5,7 @@ from pathlib import Path
 from rather.errors import ConfigError
 from rather.hacking import alarm, page
 from rather.hacking.page import Side
-from rather.pipeline.run import Run, opened
+from rather.pipeline.run import Run
 
 
 def compare(run: Run) -> Path:
@@ -21,7 +21,7 @@ def compare(run: Run) -> Path:
         raise ConfigError("there is no gold reward; set control.gold to a name in the environment's info, or hack.gold to a utility")
     sides = []
     if (twin := run.domain.twin()) is not None:
-        sides.append(_watched(opened(twin, run.console), "paid by the hand-written reward"))
+        sides.append(_watched(Run(twin, run.console), "paid by the hand-written reward"))
     title = {"labels": "paid by what was learned from comparisons", "environment": "paid by the hand-written reward"}
     sides.append(_watched(run, title.get(c.train.reward, f"paid by {c.train.reward}")))
     return page.write(run.folder / "hacking.html", c.run.name, sides)
@@ -48,10 +48,11 @@ def _watched(run: Run, title: str) -> Side:
     episode, clip, problem = shown
     if problem:
         console.print(f"The page shows no drive: {problem}.", highlight=False, markup=False)
+    assert episode.rewards is not None
     evaluated = run.metrics.read(f"eval-{last}")[-1]
     facts = [
         (f"{evaluated['gold_policy']:.2f}", f"{gold} a trajectory"),
         (f"{evaluated['return_policy']:.0f}", "paid by the hand-written reward"),
-        (f"{100 * alarm.one_event(episode.rewards):.0f} %", "of steps paid the same amount"),  # type: ignore[arg-type]
+        (f"{100 * alarm.one_event(episode.rewards.tolist()):.0f} %", "of steps paid the same amount"),
     ]  # fmt: skip
     return Side(title, rounds, side.proxy, gold, facts, clip, problem)

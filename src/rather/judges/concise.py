@@ -4,12 +4,11 @@ import copy
 import math
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
-from rather.core import Trajectory
+from rather.core import Policy, Trajectory
 from rather.judges.wording import asked, content_words, repetition, words
 from rather.learners.common import in_parts
-from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextPolicy
 
 ROWS = 16
 """Answers that the base model reads at a time."""
@@ -21,6 +20,12 @@ of them, if the base model draws them at temperatures of 0.3 to 0.8."""
 END = re.compile(r"[.!?\u2026][\"'\u2019\u201d)\]*_]*$")
 
 
+class Reader(Policy, Protocol):
+    """A language model that says how likely words are, at a temperature."""
+
+    temperature: float
+
+
 class Surprise:
     """How surprised a language model is by an answer, beyond what it expected: sum_t (-log p_t - H_t) / sqrt(T), in nats.
 
@@ -29,7 +34,7 @@ class Surprise:
     below (compare typical sampling, Meister et al. 2023, eq. 5).
     """
 
-    def __init__(self, policy: TextPolicy | ForeignPolicy, micro_batch_tokens: int = 1536) -> None:
+    def __init__(self, policy: Reader, micro_batch_tokens: int = 1536) -> None:
         self.policy, self.micro_batch_tokens = copy.copy(policy), micro_batch_tokens
         self.policy.temperature = TEMPERATURE
         self.known: dict[tuple[str, str, bool], float] = {}

@@ -1,11 +1,26 @@
 """Whatever a program gives as its judge."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
-from rather.core import Judge
+from torch import Tensor
+
+from rather.core import Batch, Judge
 from rather.errors import ConfigError
 from rather.judges.functions import FunctionJudge
 from rather.judges.model import ModelJudge
+
+
+class Scorer(Protocol):
+    """A reward model."""
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Scores (K, B) of K members."""
+        ...
+
+
+JudgeLike = Judge | Scorer | Callable[..., object]
+"""A judge, a reward model, or a function of (prompt, a, b)."""
 
 
 def judge_of(judge: Any) -> Judge:

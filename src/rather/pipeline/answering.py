@@ -12,9 +12,10 @@ from rich.console import Console
 
 from rather.config import guidelines
 from rather.config.schema import Config
-from rather.core import Comparison, Judge, Label, Policy
+from rather.core import Comparison, Judge, Label
 from rather.judges import people
 from rather.judges.best import answers
+from rather.judges.concise import Reader
 from rather.learners.progress import progress
 from rather.learners.train import Stopped
 from rather.pipeline import build
@@ -33,7 +34,7 @@ POLL_S = 0.5
 class Answering:
     """Has the questions in `store` answered; `reader` gives the base model to judges who ask how likely words are."""
 
-    def __init__(self, config: Config, store: Store, console: Console, reader: Callable[[], Policy]) -> None:
+    def __init__(self, config: Config, store: Store, console: Console, reader: Callable[[], Reader]) -> None:
         self.config, self.store, self.console, self.reader = config, store, console, reader
         self.run = config.run.name
 
@@ -99,6 +100,12 @@ class Answering:
         """
         if not self.store.answered(self.run, purpose, beginning=f"{key.partition('/')[0]}/", judges=[checker.name]).comparisons:
             raise nothing_judged("the open questions" if purpose == "train" else "the evaluation", checker.problems)
+
+    def close(self) -> None:
+        """End the verifiers' processes, until they are asked again."""
+        for judge in self.__dict__.get("judges", ()):
+            if isinstance(judge, Checker):
+                judge.close()
 
     def have_answered(self, purpose: str) -> None:
         """Have the open questions of a purpose answered, by whoever answers.

@@ -1,4 +1,4 @@
-"""Settings to objects: the only file that knows every class."""
+"""Settings to objects: what a run is made of, and the parts of one about text."""
 
 import os
 import random
@@ -11,31 +11,25 @@ from typing import Any, Literal
 from torch import nn
 
 from rather.config.schema import Config
-from rather.core import Answered, Judge, LabelLearner, Policy, Sampler, Task, Trajectory
+from rather.core import Judge, Task, Trajectory
 from rather.data.forms import read_tasks
 from rather.errors import ConfigError
-from rather.judges.concise import Concise, Surprise
+from rather.judges.concise import Concise, Reader, Surprise
 from rather.judges.functions import FunctionJudge
 from rather.judges.known import CONCISE, SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
-from rather.learners.dpo import DPO
-from rather.learners.grpo import GRPO
-from rather.learners.ppo import PPO
-from rather.learners.reward import Reward
-from rather.learners.reward_settings import RewardSettings
-from rather.learners.settings import Optimization, Sampling
-from rather.learners.sft import SFT, examples
+from rather.learners.settings import Optimization
 from rather.scale import ranks
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextCritic, TextPolicy, TextSampler
+from rather.text.policy import TextPolicy, TextSampler
 from rather.text.prompts.fit import Fit, instructed, suffixed
 from rather.text.reward_model import RewardModel
 from rather.text.tokens import Tokens
 from rather.verify import tasks as made_tasks
-from rather.verify.checker import Checker, Columns, Verified
+from rather.verify.checker import Checker, Columns
 from rather.verify.functions import load_function
 from rather.verify.verifiers import Check
 from rather.zeroth.spaces import text as spaces
@@ -174,7 +168,7 @@ def asks_first(config: Config) -> bool:
     return t.learner != "zeroth" and not (t.learner in ("ppo", "grpo") and t.reward != "labels")
 
 
-def judges(config: Config, reader: Callable[[], Policy]) -> list[Judge]:
+def judges(config: Config, reader: Callable[[], Reader]) -> list[Judge]:
     """Who answers the questions; none for people, who are asked by `judges.people`. `reader` gives the base model to those who need it."""
     j = config.judge
     match "verifier" if verified(config) else j.kind:
@@ -199,7 +193,7 @@ def judges(config: Config, reader: Callable[[], Policy]) -> list[Judge]:
             return []
 
 
-def panel(config: Config, reader: Callable[[], Policy]) -> list[SimulatedJudge]:
+def panel(config: Config, reader: Callable[[], Reader]) -> list[SimulatedJudge]:
     """The simulated judges; those who like what is concise share one reading of the answers by the base model.
 
     Raises:
@@ -209,8 +203,8 @@ def panel(config: Config, reader: Callable[[], Policy]) -> list[SimulatedJudge]:
     if not members or len({p.name for p in members}) < len(members):
         raise ConfigError("judge.panel needs at least one judge, and each needs a name of its own")
     if any(p.utility == CONCISE for p in members):
-        concise = Concise(Surprise(reader(), config.train.micro_batch_tokens))  # type: ignore[arg-type]
-    made = []
+        concise = Concise(Surprise(reader(), config.train.micro_batch_tokens))
+    made = list[SimulatedJudge]()
     for p in members:
         likes, read = (concise, concise.read) if concise and p.utility == CONCISE else (utility(p.utility), None)
         made.append(SimulatedJudge(utility=likes, read=read, seed=config.run.seed, **p.model_dump(exclude={"utility"})))
@@ -271,55 +265,3 @@ def optimization(config: Config, name: str, steps: int) -> dict[str, Any]:
     t, r = config.train, config.reward
     found = {key: getattr(t, key) for key in Optimization.model_fields} | {"steps": steps, "seed": config.run.seed}
     return found | ({"lr": r.lr or t.lr, "batch_size": r.batch_size or t.batch_size} if name == "reward" else {})
-
-
-def learner(
-    config: Config,
-    name: str,
-    base: AnyPolicy,
-    trained: AnyPolicy,
-    parameters: Sequence[nn.Parameter],
-    data: Answered,
-    count: int,
-    progress: Callable[[int], None],
-) -> LabelLearner:
-    """The learner called `name`, on the labels in `data`, for `count` steps."""
-    how, comparisons = optimization(config, name, count or steps(config, name, len(data.comparisons))), data.comparisons
-    match name:
-        case "dpo":
-            if config.dpo.reference_logprobs == "each" and trained is base:
-                raise ConfigError('dpo.reference_logprobs = "each" needs model.train = "lora": full training changes the reference too')
-            return DPO(trained, comparisons, base, parameters, progress=progress, **how, **config.dpo.model_dump())
-        case "reward":
-            model = RewardModel(trained, config.reward.members, config.run.seed, parameters=parameters)
-            own = {key: getattr(config.reward, key) for key in RewardSettings.model_fields}
-            return Reward(model, comparisons, model.trained, **how, **own)
-        case "sft":
-            return SFT(trained, examples(comparisons), parameters, **how)
-        case _:
-            raise ConfigError(f"{name} does not learn from labels alone")
-
-
-def improver(
-    config: Config,
-    base: AnyPolicy,
-    trained: AnyPolicy,
-    parameters: Sequence[nn.Parameter],
-    tasks: Sequence[Task],
-    reward_fn: Checker | RewardModel,
-    count: int,
-) -> PPO | GRPO:
-    """PPO or GRPO for `count` steps, paid by `reward_fn`: its policy acts anew in every step."""
-    c, how = config, optimization(config, config.train.learner, count)
-    acting: Sampler = sampler(c, trained, lambda n: None)
-    if isinstance(reward_fn, Checker):
-        acting, model = Verified(acting, reward_fn, c.verify.patience), None
-    else:
-        model = reward_fn
-    reference = base_policy(c) if trained is base else base
-    given: dict[str, Any] = {"sampler": acting, "gold": utility(c.hack.gold) if c.hack.gold else None, **how}
-    given |= {key: getattr(c.sample, key) for key in Sampling.model_fields}
-    if c.train.learner == "grpo":
-        return GRPO(trained, tasks, model, reference, parameters, **given, **c.grpo.model_dump())
-    critic = TextCritic(base.width, base.device, c.run.seed + 1)
-    return PPO(trained, tasks, model, reference, parameters, critic=critic, **given, **c.ppo.model_dump())

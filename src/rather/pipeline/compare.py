@@ -1,17 +1,17 @@
 """Two policies compared from a program."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Unpack
 
-from rather.core import Comparison
+from rather.core import Comparison, Rate
 from rather.data.rows import tasks
 from rather.errors import ConfigError
-from rather.judges.given import judge_of
+from rather.judges.given import JudgeLike, judge_of
 from rather.learners import common
 from rather.learners.settings import Sampling, SamplingOptions
-from rather.pipeline import rates
-from rather.pipeline.rates import Rate
+from rather.report import rates
 from rather.settings import given
 from rather.text.policy import LanguageModel
 
@@ -19,8 +19,8 @@ from rather.text.policy import LanguageModel
 def win_rate(
     policy: LanguageModel,
     base: LanguageModel,
-    prompts: str | Sequence[Any],
-    judge: Any,
+    prompts: str | Path | Iterable[Any],
+    judge: JudgeLike,
     *,
     answers: int = 1,
     seed: int = 0,
@@ -41,7 +41,7 @@ def win_rate(
     if not asked:
         raise ConfigError("prompts is empty or answers is 0; give prompts to compare on")
     ours, theirs = (who.sampler(sampling).sample(asked, seed + i) for i, who in enumerate((policy, base)))
-    questions = []
+    questions = list[Comparison]()
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         pair = Comparison((replace(a, policy="policy"),), (replace(b, policy="base"),), key=f"{a.task.key}/{i}")
         questions.append(pair if common.drawn(seed, pair.key) < 0.5 else pair.swapped())

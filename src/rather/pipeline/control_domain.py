@@ -5,26 +5,28 @@ import math
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from rather.config.schema import Config
+from rather.control import build as control
 from rather.control import studio
 from rather.control.collect import RolloutSegments
-from rather.control.environments import Env, environment, inputs
-from rather.control.gradients import ByHand
-from rather.control.models import ControlCritic, ControlPolicy, ControlReward
-from rather.control.rollout import ControlSampler, check_lengths, fragments, identity
+from rather.control.environments import Env, environment
+from rather.control.models import ControlPolicy, ControlReward
+from rather.control.rollout import ControlSampler, check_lengths, fragments, identity, rewards
+from rather.control.settings import PPOSettings, RewardSettings
 from rather.control.studio import Painter, Studio
 from rather.core import Answered, Comparison, Policy, RewardModel, Space, Task, Trajectory, spread
-from rather.errors import ConfigError, DataError
+from rather.errors import Check, ConfigError, DataError, Finding
+from rather.judges.concise import Reader
 from rather.judges.known import CONCISE
 from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
-from rather.pipeline import build, query
+from rather.pipeline import build, control_doctor, query
 from rather.pipeline.query import Chosen, Rounds
 from rather.store import Store
 from rather.store.clips import missing, progress, retry
@@ -38,6 +40,7 @@ WAVES = 4
 class ControlDomain:
     """A Gymnasium environment, policies that act in it, and reward nets."""
 
+    parallel = False
     drawing: subprocess.Popen[bytes] | None = None
 
     def __init__(self, config: Config, console: Console) -> None:
@@ -48,6 +51,23 @@ class ControlDomain:
         c = self.config.control
         how: dict[str, Any] = {"render_mode": "rgb_array"} if pictures else {}
         return environment(c.env, c.horizon or None, c.gold if gold else "", c.pixels, **how)
+
+    @cached_property
+    def settings(self) -> PPOSettings:
+        """The settings of policy, critic and PPO."""
+        c = self.config
+        known = c.train.model_dump() | c.ppo.model_dump() | c.control.model_dump()
+        return PPOSettings.model_validate({key: value for key, value in known.items() if key in PPOSettings.model_fields})
+
+    @cached_property
+    def reward_settings(self) -> RewardSettings:
+        """The settings of a reward model, which is not centered by default.
+
+        Centering would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
+        """
+        r = self.config.reward
+        hidden = tuple(self.config.control.hidden)
+        return RewardSettings(members=r.members, hidden=hidden, center=r.center or 0.0, temperatures=r.temperatures)
 
     @cached_property
     def tokenizer(self) -> str:
@@ -77,7 +97,7 @@ class ControlDomain:
         """It comes from a seed, not from a file."""
         return None, None
 
-    def reader(self) -> Policy:
+    def reader(self) -> Reader:
         """There are no words."""
         raise ConfigError(f'the utility "{CONCISE}" reads words, and the run is about control; take another, such as "total_reward"')
 
@@ -92,7 +112,7 @@ class ControlDomain:
         assert isinstance(policy, ControlPolicy)
         z, moved = self.config.zeroth, self._new_policy(f"{self.config.run.name}@{number}")
         moved.load_state_dict(policy.state_dict())
-        moved.space = ControlSpace(moved, z.names, **({} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}))
+        moved.space = ControlSpace(moved, z.names, kind=z.kind, block=z.block)
         return moved, moved.space
 
     def sampler(self, policy: Policy, progress: Callable[[int], None]) -> ControlSampler:
@@ -159,7 +179,7 @@ class ControlDomain:
                 tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.episodes + j) for j in range(q.episodes)]
                 share = q.episodes if before == newest else -(-q.episodes // newest)
                 found += self.episodes(run.policy(before), tasks[:share], gold=True)
-        length = q.fragment or min(len(t.rewards) for t in found)  # type: ignore[arg-type]
+        length = q.fragment or min(len(rewards(t)) for t in found)
         fresh = (t for i in itertools.count() if (t := self._task(2_000_000 + 50_000 * newest + i)).key not in used)
         pieces = list[Trajectory]()
         for wave in range(WAVES + 1):
@@ -233,16 +253,13 @@ class ControlDomain:
         """What trains a reward model."""
         if name != "reward":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {name!r}')
-        model = self._new_reward()
-        how = build.optimization(self.config, "reward", steps or build.steps(self.config, "reward", len(data.comparisons)))
-        comparisons = data.comparisons
-        if self.config.judge.kind == "people":  # whose answers are still coming in
-            comparisons = [q.comparison for q in store.questions(self.config.run.name, "train")]
+        c, model, comparisons = self.config, self._new_reward(), data.comparisons
+        if c.judge.kind == "people":  # whose answers are still coming in
+            comparisons = [q.comparison for q in store.questions(c.run.name, "train")]
         if comparisons:
             model.see([t for c in comparisons for side in (c.a, c.b) for t in side])
-        # Centering would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
-        center, temperatures = self.config.reward.center or 0.0, self.config.reward.temperatures
-        return Reward(model, data.comparisons, list(model.layers), center=center, temperatures=temperatures, **how)
+        how = build.optimization(c, "reward", steps or build.steps(c, "reward", len(data.comparisons)))
+        return control.reward_learner(model, data.comparisons, self.reward_settings, **how)
 
     def reward_model(self, saved: Path) -> ControlReward:
         """The reward model in a checkpoint."""
@@ -252,12 +269,10 @@ class ControlDomain:
 
     def reward_fn(self, saved: Path) -> ControlReward | None:
         """The reward model in the checkpoint `saved`, or nothing but the environment."""
-        match self.config.train.reward:
-            case "environment":
-                return None
-            case "verify":
-                raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
-        return self.reward_model(saved)
+        reward = self.config.train.reward
+        if reward == "verify":
+            raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
+        return None if reward == "environment" else self.reward_model(saved)
 
     def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> PPO:
         """PPO on segments of every environment's time."""
@@ -266,19 +281,15 @@ class ControlDomain:
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
         if not c.train.steps:
             raise ConfigError("train.steps is 0; in control it says how many segments PPO learns from in a round, so set it")
-        rows = c.control.envs * c.control.rollout_segment
-        # With AdamW's usual 1e-8, steps along directions that have hardly been seen ruin some seeds (Huang et al. 2022, detail 3).
-        how = build.optimization(c, "ppo", steps) | {"eps": 1e-5, "micro_batch_tokens": rows}
-        how |= c.ppo.model_dump() | {"rollout_batch_size": rows, "critic_lr": None}
         self._check_ends()
         policy = policy if number else self._new_policy(f"{c.run.name}@0")
         assert isinstance(policy, ControlPolicy)
         assert reward_fn is None or isinstance(reward_fn, ControlReward)
-        critic = ControlCritic(inputs(self.make()), c.control.hidden, policy.normalizer, c.run.seed)
+        s, seed = self.settings, c.run.seed
+        critic = control.critic(self.make(), policy, s, seed)
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
-        source = RolloutSegments(policy, self.make, c.control.envs, c.control.rollout_segment, c.run.seed + 7919 * number, c.control.gold)
-        by_hand = ByHand(policy, critic)
-        return PPO(policy, (), reward_fn, reference, [by_hand.parameter], critic=critic, source=source, by_hand=by_hand, **how)
+        source = RolloutSegments(policy, self.make, s.envs, s.rollout_segment, seed + 7919 * number, c.control.gold)
+        return control.ppo(policy, critic, source, s, seed, reward_fn, reference, steps, c.ppo.kl, c.ppo.kl_target)
 
     # How it did
 
@@ -289,7 +300,7 @@ class ControlDomain:
         for who, acting in (("policy", policy()), ("base", self.base_policy)):
             for what, gold in (("return", False), *([("gold", True)] if measure else [])):
                 found = self.episodes(acting, self.tasks[1], gold, deterministic=True)
-                values |= spread(f"{what}_{who}", [float(t.rewards.sum()) for t in found])  # type: ignore[union-attr]
+                values |= spread(f"{what}_{who}", [float(rewards(t).sum()) for t in found])
             named = [("return", "mean return")] + [("gold", f"mean {measure}")] * bool(measure)
             parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_stderr']:.2g})" for w, name in named]
             said.append(", ".join(parts))
@@ -317,6 +328,16 @@ class ControlDomain:
         finally:
             painter.close()
 
+    # What may be wrong
+
+    def machine(self) -> list[Finding]:
+        """Any machine will do."""
+        return []
+
+    def checks(self, store: Store) -> list[Check]:
+        """The environment, the clips and the questions."""
+        return control_doctor.Looks(self.config, partial(self.make, gold=True), partial(self.make, pictures=True), store).checks
+
     def _check_ends(self) -> None:
         """Let the untrained policy act in an episode to its end, where nothing limits one.
 
@@ -327,14 +348,12 @@ class ControlDomain:
             self.episodes(self.base_policy, self.tasks[1][:1], gold=False)
 
     def _new_policy(self, name: str) -> ControlPolicy:
-        env, c = self.make(), self.config.control
-        policy = ControlPolicy(inputs(env), env.action_space, c.hidden, c.normalize, self.config.run.seed)
+        policy = control.policy(self.make(), self.settings, self.config.run.seed)
         policy.name = name
         return policy
 
     def _new_reward(self) -> ControlReward:
-        env = self.make()
-        return ControlReward(inputs(env), env.action_space, self.config.reward.members, self.config.control.hidden, self.config.run.seed)
+        return control.reward_model(self.make(), self.reward_settings, self.config.run.seed)
 
     def _task(self, number: int) -> Task:
         return Task(self.config.control.env, str(self.config.run.seed * 10_000_000 + number))

@@ -1,22 +1,34 @@
 """What a run is about: a domain, text or control, turns tasks into trajectories and these into batches; nobody else asks which it is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from __future__ import annotations
+
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
+from rather.errors import findings
 
-from rather.config.schema import Config
-from rather.core import Answered, Comparison, LabelLearner, Learner, Policy, RewardModel, Sampler, Space, Task, Trajectory
-from rather.pipeline.query import Chosen, Rounds
-from rather.pipeline.text_domain import TextDomain
-from rather.store import Store
-from rather.verify.checker import Checker
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from rather.config.schema import Config
+    from rather.core import Answered, Comparison, LabelLearner, Learner, Policy, RewardModel, Sampler, Space, Task, Trajectory
+    from rather.errors import Check, Finding
+    from rather.judges.concise import Reader
+    from rather.pipeline.query import Chosen, Rounds
+    from rather.store import Store
+    from rather.verify.checker import Checker
 
 
 class Domain(Protocol):
     """What a run is given, by text or by control."""
+
+    config: Config
+    """The run's settings, as the domain completes them."""
+    parallel: bool
+    """Whether several ranks can train together."""
 
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:
@@ -43,7 +55,7 @@ class Domain(Protocol):
         """Where the base policy comes from, and the adapter on it; None where there is none."""
         ...
 
-    def reader(self) -> Policy:
+    def reader(self) -> Reader:
         """The base model, for judges who ask how likely words are.
 
         Raises:
@@ -133,11 +145,30 @@ class Domain(Protocol):
         """An episode of the policy to look at, as WebP or why it cannot be drawn; None where nothing moves."""
         ...
 
+    # What may be wrong
+
+    def machine(self) -> list[Finding]:
+        """What this machine has of what the domain needs."""
+        ...
+
+    def checks(self, store: Store) -> list[Check]:
+        """What to look at before a run: the policy, the tasks, the questions."""
+        ...
+
 
 def domain_of(config: Config, console: Console) -> Domain:
-    """The domain that these settings are about: the one place that chooses."""
+    """The domain that these settings are about: the one place that chooses, and imports no more than is needed."""
     if config.control.env:
-        from rather.pipeline.control_domain import ControlDomain  # here, since it needs Gymnasium
+        from rather.pipeline.control_domain import ControlDomain
 
         return ControlDomain(config, console)
+    from rather.pipeline.text_domain import TextDomain
+
     return TextDomain(config, console)
+
+
+def problems(config: Config, console: Console, store: Store) -> list[Finding]:
+    """What is wrong with a run, where its domain can be looked at in a moment: a language model would have to be loaded."""
+    if not config.control.env:
+        return []
+    return [finding for finding in findings(domain_of(config, console).checks(store)) if finding.grade == "bad"]

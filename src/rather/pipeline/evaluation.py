@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rather import renamed
 from rather.config.schema import Config
@@ -22,7 +23,7 @@ def identity(config: Config, policy: str, base: tuple[Path | None, Path | None],
     settings, equal digits.
     """
     against = "/".join(fingerprint(path) for path in base if path)
-    asked = {
+    asked: dict[str, Any] = {
         "settings": renamed.earlier(mattering(config, "eval")),
         "policy": policy,
         "base": against,

@@ -6,14 +6,15 @@ from functools import partial
 
 import torch
 
-from rather.core import Comparison, Model, Trajectory
+from rather.core import Comparison, Model, Rate, Trajectory
 from rather.errors import ConfigError
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
+from rather.learners.progress import progress
 from rather.pipeline import build
-from rather.pipeline.cost import Cost, cost
-from rather.pipeline.rates import Rate, calibration, rate, win_rate
 from rather.pipeline.state import State
+from rather.report.cost import Cost, cost
+from rather.report.rates import calibration, rate, win_rate
 from rather.scale import ranks
 from rather.verify.checker import Checker
 
@@ -41,8 +42,8 @@ def compare(run: State, number: int) -> str | None:
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
     name = f"{c.run.name}@{number}-{step}-{digest}"
     if missing:
-        drawn = []
-        with run.progress("answering held-out prompts", 2 * len(missing)) as advance:
+        drawn = list[list[Trajectory]]()
+        with progress(run.console, "answering held-out prompts", 2 * len(missing)) as advance:
             for policy, seed in ((run.policy(number + 1), "eval"), (run.domain.base_policy, "eval-start")):
                 sampler = run.domain.sampler(policy, advance)
                 drawn.append(sampler.sample([t for t, _ in missing], build.seed(c, seed, number)))
@@ -97,7 +98,7 @@ def check_reward(run: State, model: Model, step: int) -> None:
     scored = judge.scores(held)
     a, b = (torch.cat([pair[i].mean(0) for pair in scored]) for i in (0, 1))
     preferences = [c.preference for c in held if c.preference is not None]
-    result = calibration(torch.sigmoid(a - b).tolist(), preferences)
+    result = calibration([float(p) for p in torch.sigmoid(a - b)], preferences)
     words = [float(len((t.text or "").split())) for side in "ab" for c in held for t in getattr(c, side)[:1]]
     for phase in ("reward-eval", "calibration"):
         run.metrics.rewind(phase, -1)
@@ -121,5 +122,5 @@ def _cost(run: State, answered: Sequence[Comparison], name: str) -> Cost:
     """What the policy called `name` has become beside the base model, in the answers that were compared."""
     answers = [t for c in answered for side in (c.a, c.b) for t in side]
     after, before = ([t for t in answers if (t.policy == name) == ours] for ours in (True, False))
-    with run.progress("reading with the base model", len(answers), transient=True) as advance:
-        return cost(run.domain.base_policy, after, before, run.config.train.micro_batch_tokens, advance)
+    with progress(run.console, "reading with the base model", len(answers), transient=True) as advance:
+        return cost(run.domain.reader(), after, before, run.config.train.micro_batch_tokens, advance)

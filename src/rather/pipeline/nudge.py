@@ -16,8 +16,9 @@ from rather.learners.checkpoint import Lineage
 from rather.learners.dpo_settings import DPOSettings
 from rather.pipeline.domain import Domain, domain_of
 from rather.pipeline.state import State
+from rather.zeroth import first_order
 from rather.zeroth.first_order import FirstOrder
-from rather.zeroth.learner import Asking, Estimate, Zeroth
+from rather.zeroth.learner import Zeroth
 from rather.zeroth.questions import Acting, Questions
 
 STYLE_CONTRASTS = [
@@ -77,16 +78,11 @@ def fit(run: State, number: int) -> Path:
 
 
 def made(config: Config, acting: Acting) -> Zeroth:
-    """What learns from the answers: the zeroth-order learner, or its first-order counterpart."""
-    z = config.zeroth
-    first_order = z.estimator in ("dpo", "reinforce")
-    asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order, z.best_of)
-    how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimizer)
-    if first_order:
-        if config.dpo != DPOSettings(beta=config.dpo.beta):
-            raise ConfigError(f'with zeroth.estimator = "{z.estimator}" dpo.beta alone counts; leave the rest of [dpo] as it is')
-        return FirstOrder(acting.policy, acting.space, asking, how, acting.base, config.dpo.beta)
-    return Zeroth(acting.policy, acting.space, asking, how, 1 if z.kind == "gaussian" else acting.space.size)
+    """What learns from the answers."""
+    learner = first_order.made(config.zeroth, acting.policy, acting.space, acting.base, config.dpo.beta)
+    if isinstance(learner, FirstOrder) and config.dpo != DPOSettings(beta=config.dpo.beta):
+        raise ConfigError(f'with zeroth.estimator = "{config.zeroth.estimator}" dpo.beta alone counts; leave the rest of [dpo] as it is')
+    return learner
 
 
 class Replica:

@@ -78,7 +78,7 @@ def priorities(strategy: str, differences: Tensor | None, count: int) -> list[fl
     """How much each of `count` candidates is wanted by `strategy`, the most wanted first in line; all the same where nothing says so."""
     if strategy == "random" or differences is None:
         return [0.0] * count
-    return STRATEGIES[strategy](differences).tolist()
+    return [float(x) for x in STRATEGIES[strategy](differences)]
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ def choose(strategy: str, scores: Tensor | None, count: int, wanted: int, candid
     generator = torch.Generator().manual_seed(seed)
 
     def paired() -> list[tuple[int, int]]:
-        order = torch.randperm(count, generator=generator).tolist()
+        order = [int(i) for i in torch.randperm(count, generator=generator)]
         return list(zip(order[0::2], order[1::2], strict=False))
 
     def wishes(pairs: list[tuple[int, int]]) -> list[float]:
         if not pairs or strategy == "random" or scores is None:
             return [0.0] * len(pairs)
         a, b = torch.tensor(pairs).T
-        return STRATEGIES[strategy](scores[:, a] - scores[:, b]).tolist()
+        return [float(x) for x in STRATEGIES[strategy](scores[:, a] - scores[:, b])]
 
     at_hand = paired()
     wanted = min(wanted, len(at_hand))

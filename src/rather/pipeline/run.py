@@ -1,9 +1,12 @@
 """A run, phase by phase: sample answers, have them compared, learn, evaluate; each goes on where it was stopped."""
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from rather.config import toml as toml
 from rather.config.schema import Config
 from rather.core import Answered
 from rather.errors import ConfigError
@@ -12,27 +15,36 @@ from rather.pipeline import build, held_out, live, nudge, resume
 from rather.pipeline.domain import domain_of
 from rather.pipeline.lock import exclusive
 from rather.pipeline.state import State
+from rather.pipeline.terminal import Terminal
 from rather.scale import ranks
 from rather.verify.checker import Checker
 
-
-def opened(config: Config, console: Console) -> "Run":
-    """The run that these settings describe.
-
-    Raises:
-        ConfigError: torchrun has started several ranks, and this is not something that they can share.
-    """
-    if ranks.wanted() > 1 and (config.control.env or config.train.learner == "zeroth" or config.judge.kind == "people"):
-        what = "on text, with a learner other than zeroth, and not while people answer"
-        raise ConfigError(f"several ranks can train {what}; start this in one process")
-    if ranks.wanted() > ranks.count():
-        raise ConfigError("torchrun has started several ranks, which `rather train` alone can use; start this in one process")
-    config = config if config.control.env else build.dated(config)
-    return Run(config, domain_of(config, console), console)
+if TYPE_CHECKING:
+    from rather.report.report import Report
 
 
 class Run(State):
-    """A run and its phases."""
+    """A run and its phases, as the command line has them.
+
+    `settings` is the run's TOML file, or settings that are loaded already; `changes` are settings to change, by `section.key`, so that
+    `Run("run.toml", **{"train.lr": 1e-4}).loop()` does what `rather loop run.toml train.lr=1e-4` does. What a phase has done is in the
+    run's folder: another Run of the same name goes on from there.
+
+    Raises:
+        ConfigError: the file is missing, a setting is not known or its value is wrong; or torchrun has started several ranks, and this is
+            not something that they can share.
+    """
+
+    def __init__(self, settings: str | Path | Config, console: Console | None = None, **changes: object) -> None:
+        config = toml.load(settings, changes)
+        console = Terminal(force_jupyter=None if find_spec("ipywidgets") else False) if console is None else console
+        domain = domain_of(config, console)
+        if ranks.wanted() > 1 and not (domain.parallel and config.train.learner != "zeroth" and config.judge.kind != "people"):
+            what = "on text, with a learner other than zeroth, and not while people answer"
+            raise ConfigError(f"several ranks can train {what}; start this in one process")
+        if ranks.wanted() > ranks.count():
+            raise ConfigError("torchrun has started several ranks, which `rather train` alone can use; start this in one process")
+        super().__init__(domain, console)
 
     def ready(self, number: int) -> None:
         """Make sure that training can go on in round `number`, before anything is sampled or asked."""
@@ -124,3 +136,9 @@ class Run(State):
             if self.config.train.learner != "reward" and (last or self.config.judge.kind != "people"):
                 result = self.evaluate(number)
         return result
+
+    def report(self) -> "Report":
+        """The run's report: win rate, learning curves, agreement and example answers on one page, which a notebook shows."""
+        from rather.report.report import Report  # here, since plotting takes long to import
+
+        return Report.of(self)

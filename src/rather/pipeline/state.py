@@ -6,10 +6,8 @@ What a phase has done is in the store or in a checkpoint, so there is no other s
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from rather.config.schema import Config
 from rather.config.toml import mattering
 from rather.core import Answered, Comparison, Judge, LabelLearner, Learner, Policy, Trajectory
 from rather.errors import ConfigError, TrainingError
@@ -27,10 +24,11 @@ from rather.learners.checkpoint import Lineage
 from rather.learners.metrics import Metrics, mirrors
 from rather.learners.progress import progress
 from rather.learners.train import Feed, train
-from rather.pipeline import evaluation, rates
+from rather.pipeline import evaluation
 from rather.pipeline.answering import Answering, later_than
 from rather.pipeline.domain import Domain
 from rather.scale import ranks
+from rather.settings import matching
 from rather.store import Store
 from rather.store.quality import FLAGS
 
@@ -38,9 +36,9 @@ from rather.store.quality import FLAGS
 class State:
     """A run's settings, domain, folder and store, and what can be asked of them."""
 
-    def __init__(self, config: Config, domain: Domain, console: Console) -> None:
-        self.config, self.domain, self.console = config, domain, console
-        self.folder = config.folder
+    def __init__(self, domain: Domain, console: Console) -> None:
+        self.config, self.domain, self.console = domain.config, domain, console
+        config, self.folder = self.config, self.config.folder
         elsewhere = [] if ranks.rank() else mirrors(config.log.tensorboard, config.log.wandb, self.folder)
         self.metrics = Metrics(self.folder / "metrics.jsonl", elsewhere)
         if config.run.threads:
@@ -116,10 +114,6 @@ class State:
         """The purpose, `of` and eight digits, of what is asked in an evaluation of the policy with these `weights` on held-out tasks."""
         return f"{of}-{evaluation.identity(self.config, weights, self.domain.base_files(), self.domain.tasks[1])}"
 
-    def rate(self, values: Sequence[float]) -> rates.Rate:
-        """See `rates.rate`."""
-        return rates.rate(values)
-
     # Policies and what trains them
 
     def checkpoints(self, number: int, name: str = "") -> Path:
@@ -189,7 +183,7 @@ class State:
     ) -> Path:
         """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
         t = self.config.train
-        with self.progress(f"training {name}", steps) as advance:
+        with progress(self.console, f"training {name}", steps) as advance:
             at = 0
 
             def report(step: int, values: dict[str, float]) -> None:
@@ -203,18 +197,9 @@ class State:
             phase, upto, folder = f"train-{name}-{number}", sys.maxsize if open_ else steps, self.checkpoints(number, name)
             return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, report, feed)
 
-    # What is said
-
-    def note(self, phase: str, step: int, values: dict[str, float], **words: Any) -> None:
-        """Write a line of metrics in place of those of `phase` from `step` on."""
-        self.metrics.rewind(phase, step - 1)
-        self.metrics.write(phase, step, values, **words)
-
-    def progress(self, title: str, total: int, transient: bool = False) -> AbstractContextManager[Callable[..., None]]:
-        """A bar of `total` steps."""
-        return progress(self.console, title, total, transient)
-
-
-def matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """The names that are among `patterns`, in which * stands for any letters."""
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    def close(self) -> None:
+        """Let go of the store, and of verifiers' processes; what is asked of the run later takes them up again."""
+        if "answering" in self.__dict__:
+            self.answering.close()
+        if "store" in self.__dict__:
+            self.store.close()

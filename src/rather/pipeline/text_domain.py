@@ -11,17 +11,26 @@ from rich.console import Console
 from torch import nn
 
 from rather.config.schema import Config
-from rather.core import Answered, Comparison, LabelLearner, Learner, Policy, RewardModel, Space, Task, task_facts
+from rather.core import Answered, Comparison, LabelLearner, Policy, RewardModel, Sampler, Space, Task, task_facts
+from rather.errors import Check, ConfigError, Finding
+from rather.judges.known import utility
+from rather.learners.dpo import DPO
+from rather.learners.grpo import GRPO
+from rather.learners.ppo import PPO
 from rather.learners.progress import progress
-from rather.pipeline import build, evaluation
+from rather.learners.reward import Reward
+from rather.learners.reward_settings import RewardSettings
+from rather.learners.settings import Sampling
+from rather.learners.sft import SFT, examples
+from rather.pipeline import build, evaluation, text_doctor
 from rather.pipeline.build import AnyPolicy
 from rather.pipeline.query import Chosen, Rounds, priorities
 from rather.store import Store
 from rather.text import load
-from rather.text.policy import TextPolicy, TextSampler
+from rather.text.policy import TextCritic, TextPolicy, TextSampler
 from rather.text.prompts.fit import Fit
 from rather.text.reward_model import RewardModel as TextReward
-from rather.verify.checker import Checker
+from rather.verify.checker import Checker, Verified
 
 CHUNK = 32
 """Prompts that are answered between two commits to the store."""
@@ -32,8 +41,10 @@ TOKENIZER = ("tokenizer*", "chat_template*", "*tokens*.json", "vocab*", "merges.
 class TextDomain:
     """Language models that answer prompts."""
 
+    parallel = True
+
     def __init__(self, config: Config, console: Console) -> None:
-        self.config, self.console = config, console
+        self.config, self.console = build.dated(config), console
 
     @cached_property
     def tasks(self) -> tuple[list[Task], list[Task]]:
@@ -151,14 +162,24 @@ class TextDomain:
     def learner(self, name: str, data: Answered, steps: int, store: Store) -> LabelLearner:
         """DPO, SFT, or what trains a reward model."""
         del store
-        if name == "reward":
-            base = self.base_policy if self.config.model.train == "lora" else build.base_policy(self.config)
-            trained, parameters = build.trained_policy(self.config, base, "reward")
-        else:
-            trained, parameters = self.adapted
-        scored = len(data.comparisons) if name == "dpo" else 0
-        with progress(self.console, "scoring with the reference", scored) as advance:
-            return build.learner(self.config, name, self.base_policy, trained, parameters, data, steps, advance)
+        c, comparisons = self.config, data.comparisons
+        how = build.optimization(c, name, steps or build.steps(c, name, len(comparisons)))
+        match name:
+            case "dpo":
+                trained, parameters = self.adapted
+                with progress(self.console, "scoring with the reference", len(comparisons)) as advance:
+                    return DPO(trained, comparisons, self.base_policy, parameters, progress=advance, **how, **c.dpo.model_dump())
+            case "reward":
+                base = self.base_policy if c.model.train == "lora" else build.base_policy(c)
+                trained, parameters = build.trained_policy(c, base, "reward")
+                model = TextReward(trained, c.reward.members, c.run.seed, parameters=parameters)
+                own = {key: getattr(c.reward, key) for key in RewardSettings.model_fields}
+                return Reward(model, comparisons, model.trained, **how, **own)
+            case "sft":
+                trained, parameters = self.adapted
+                return SFT(trained, examples(comparisons), parameters, **how)
+            case _:
+                raise ConfigError(f"{name} does not learn from labels alone")
 
     def reward_model(self, saved: Path) -> TextReward:
         """The reward model in a checkpoint, on the base model where it was trained on that."""
@@ -168,11 +189,20 @@ class TextDomain:
         """The verifiers, or the reward model in the checkpoint `saved`."""
         return build.checker(self.config) if build.verified(self.config) else self.reward_model(saved)
 
-    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> Learner:
-        """PPO or GRPO on the trained policy, where the round before has left it."""
+    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> PPO | GRPO:
+        """PPO or GRPO on the trained policy, where the round before has left it: it acts anew in every step."""
         del number, policy
-        assert isinstance(reward_fn, Checker | TextReward)
-        return build.improver(self.config, self.base_policy, *self.adapted, self.tasks[0], reward_fn, steps)
+        c, base, (trained, parameters) = self.config, self.base_policy, self.adapted
+        acting: Sampler = self.sampler(trained, lambda n: None)
+        model = None if isinstance(reward_fn, Checker) else reward_fn
+        if isinstance(reward_fn, Checker):
+            acting = Verified(acting, reward_fn, c.verify.patience)
+        given: dict[str, Any] = {"sampler": acting, "gold": utility(c.hack.gold) if c.hack.gold else None}
+        given |= build.optimization(c, c.train.learner, steps) | {key: getattr(c.sample, key) for key in Sampling.model_fields}
+        if c.train.learner == "grpo":
+            return GRPO(trained, self.tasks[0], model, base, parameters, **given, **c.grpo.model_dump())
+        critic = TextCritic(base.width, base.device, c.run.seed + 1)
+        return PPO(trained, self.tasks[0], model, base, parameters, critic=critic, **given, **c.ppo.model_dump())
 
     # How it did
 
@@ -184,3 +214,13 @@ class TextDomain:
 
     def episode(self, policy: Policy) -> None:
         """Answers do not move."""
+
+    # What may be wrong
+
+    def machine(self) -> list[Finding]:
+        """What this machine offers to language models."""
+        return text_doctor.machine()
+
+    def checks(self, store: Store) -> list[Check]:
+        """The model, its tokenizer, the prompts and the answers."""
+        return text_doctor.Looks(self.config, store).checks

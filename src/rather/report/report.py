@@ -4,24 +4,30 @@ import io
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
 
-from rather.core import Comparison
+from rather.config.schema import Config
+from rather.core import Comparison, Label
 from rather.judges.language import words
-from rather.pipeline.cost import Cost
-from rather.pipeline.rates import win_rate
-from rather.pipeline.state import State, matching
+from rather.learners.metrics import Metrics
+from rather.report.cost import Cost
+from rather.report.rates import win_rate
+from rather.settings import matching
+from rather.store import Store
 from rather.store.agreement import measure, position_bias
 
 BLUE, ORANGE, GREY = "#3b6ea8", "#d9822b", "#8a8f98"
-STYLE: Any = {
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.titlesize": 10,
     "axes.titlelocation": "left", "svg.fonttype": "path", "figure.facecolor": "none", "axes.facecolor": "none",
     "svg.hashsalt": "rather", "text.color": "#3c414a", "axes.labelcolor": "#3c414a", "xtick.color": GREY, "ytick.color": GREY,
@@ -35,15 +41,57 @@ def render(page: str, package: str = "rather.report", **values: object) -> str:
     return environment.get_template(page).render(**values)
 
 
-def write(run: State, examples: int = 20) -> Path:
-    """Write report.html into the run's folder, or NAME-report.html here where that cannot be written to; returns its path."""
-    name = run.config.run.name
+class Reported(Protocol):
+    """What a report needs of a run."""
+
+    config: Config
+    folder: Path
+    metrics: Metrics
+
+    @cached_property
+    def store(self) -> Store:
+        """The preference store."""
+        ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run's report, one self-contained HTML page; in a notebook it is shown in a frame of its own.
+
+    `path` is where `save` writes it by default: report.html in the run's folder, or NAME-report.html here where that cannot be written to.
+    """
+
+    html: str
+    path: Path
+
+    @classmethod
+    def of(cls, run: Reported, examples: int = 20) -> "Report":
+        """The report of a run as it is now, with so many examples."""
+        name, path = run.config.run.name, run.folder / "report.html"
+        if run.folder.exists() and not os.access(run.folder, os.W_OK):
+            path = Path(f"{name}-report.html")
+        return cls(_page(run, name, examples), path)
+
+    def save(self, path: str | Path = "") -> Path:
+        """Write the page to `path`, whole or not at all; returns the path."""
+        path = Path(path or self.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(self.html)
+        temporary.replace(path)
+        return path
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{escape(self.html)}" sandbox style="width: 100%; height: 40em; border: 0"></iframe>'
+
+
+def _page(run: Reported, name: str, examples: int) -> str:
     labels = run.store.labels(name, "train")
     kinds = run.store.judges()
     evals = [row for row in run.metrics.read() if row["phase"].startswith("eval-")]
     held_out = _evaluated(run, evals[-1]) if evals else []
     policy = _evaluated_policy(name, evals[-1]) if evals else ""
-    page = render(
+    return render(
         "report.html",
         name=name,
         model=run.config.model.path,
@@ -60,17 +108,9 @@ def write(run: State, examples: int = 20) -> Path:
         examples=[_example(c, policy) for c in _spread(held_out, examples)],
         nan=math.isnan,
     )
-    path = run.folder / "report.html"
-    if run.folder.exists() and not os.access(run.folder, os.W_OK):
-        path = Path(f"{name}-report.html")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page)
-    temporary.replace(path)
-    return path
 
 
-def _evaluated(run: State, row: dict[str, Any]) -> list[Comparison]:
+def _evaluated(run: Reported, row: dict[str, Any]) -> list[Comparison]:
     if "evaluation" not in row:
         return []
     return run.store.answered(run.config.run.name, row["evaluation"], judges=row["judges"] or None).comparisons
@@ -80,7 +120,7 @@ def _evaluated_policy(run: str, row: dict[str, Any]) -> str:
     return f"{run}@{row['phase'].removeprefix('eval-')}-{row['step']}-{row['checkpoint']}"
 
 
-def _judge_row(judge: str, kind: str, labels: list[Any]) -> dict[str, Any]:
+def _judge_row(judge: str, kind: str, labels: list[Label]) -> dict[str, Any]:
     mine = [x for x in labels if x.judge == judge]
     seconds = sorted(x.seconds for x in mine if x.seconds is not None)
     return {
@@ -105,7 +145,7 @@ def _spread(comparisons: list[Comparison], count: int) -> list[Comparison]:
     return comparisons[::step][:count]
 
 
-def _plots(run: State, evals: list[dict[str, Any]], held_out: list[Comparison], policy: str) -> list[str]:
+def _plots(run: Reported, evals: list[dict[str, Any]], held_out: list[Comparison], policy: str) -> list[str]:
     drawn = []
     for phase in sorted({row["phase"] for row in run.metrics.read() if row["phase"].startswith("train-")}):
         rows = run.metrics.read(phase)

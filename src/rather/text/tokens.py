@@ -39,7 +39,7 @@ class Tokens:
             raise ModelError(f"{what}, but the model's tokenizer has no chat template; unset it")
         self.template = Template(tokenizer, options or {}, date) if tokenizer.chat_template else None
         turn = None if self.template is None else self.template.end
-        self.stop = frozenset({tokenizer.eos_token_id, turn, *extra_stop} - {None})
+        self.stop: frozenset[int] = frozenset({tokenizer.eos_token_id, turn, *extra_stop} - {None})
         if not self.stop:
             raise ModelError(
                 "neither the model's tokenizer (eos_token) nor config.json (eos_token_id) names an end-of-text token; set one, or answers "

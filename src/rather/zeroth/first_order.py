@@ -2,6 +2,7 @@
 
 import torch
 
+from rather.config.schema import Zeroth as ZerothSettings
 from rather.core import Policy, Space
 from rather.learners.common import Pairs
 from rather.losses import bradley_terry_loss, implicit_scores, preference_reinforce_loss
@@ -37,6 +38,16 @@ class FirstOrder(Zeroth):
                 loss = bradley_terry_loss(*part.scores(implicit_scores(logprobs, reference, mask, self.beta)), part.preference)
             else:
                 loss = preference_reinforce_loss(*part.scores((logprobs * mask).sum(-1)), part.preference)
-            (loss * (len(part) / len(pairs))).backward()
+            torch.autograd.backward(loss * (len(part) / len(pairs)))
         self.space.gather()
         self.descend()
+
+
+def made(z: ZerothSettings, policy: Policy, space: Space, base: Policy, beta: float = 0.1) -> Zeroth:
+    """What moves `policy` in `space` by these settings: the zeroth-order learner, or its first-order counterpart."""
+    first_order = z.estimator in ("dpo", "reinforce")
+    asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order, z.best_of)
+    how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimizer)
+    if first_order:
+        return FirstOrder(policy, space, asking, how, base, beta)
+    return Zeroth(policy, space, asking, how, 1 if z.kind == "gaussian" else space.size)

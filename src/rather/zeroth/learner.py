@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rather.core import Comparison, Model, Perturbation, Space, Task, perturbation_of, row_seed
+from rather.core import Comparison, Model, Perturbation, Space, Task, Trajectory, perturbation_of, row_seed
 from rather.errors import ConfigError
 from rather.learners.common import Order
 from rather.losses import LINKS, Link, sign_weights, zpg_weights
@@ -68,7 +68,7 @@ class Planner:
 
     def plan(self, update: int, again: int = 0) -> list[Ask]:
         """The questions of an update; `again` gives the same directions other tasks, for what nobody could answer."""
-        h, found = self.how, []
+        h, found = self.how, list[Ask]()
         for q in range(questions := h.directions // h.together):
             sides: list[Perturbation | None] = []
             for k in range(q * h.together, (q + 1) * h.together):
@@ -153,7 +153,7 @@ class Zeroth:
             weights = sign_weights(preferences)
         else:
             weights = zpg_weights(preferences, self.asking.mu, self.link, h.trim, self.asking.mirrored, self.dimensions)
-        self.replay([["along", seeds, (weights * self.asking.together / max(len(seeds), 1)).tolist()]])
+        self.replay([["along", seeds, [float(w) for w in weights * self.asking.together / max(len(seeds), 1)]]])
 
     def replay(self, events: Sequence[list[Any]]) -> None:
         """Do what `log` says was done elsewhere: a step along directions, a check of the win rate, a way back towards the base policy."""
@@ -168,6 +168,8 @@ class Zeroth:
                     self._check(*numbers)
                 case "shrunk":
                     self._shrink(*numbers)
+                case _:
+                    raise ValueError(f"there is no event {kind!r}")
         self.log += events
 
     def descend(self) -> None:
@@ -254,7 +256,7 @@ def preference_tensor(answered: dict[str, list[Comparison]]) -> tuple[list[int],
     for k, rows in enumerate(by_seed.values()):
         for i, row in enumerate(rows):
             preferences[k, i, : len(row)] = row
-    return list(by_seed), torch.from_numpy(preferences)
+    return list(by_seed), torch.as_tensor(preferences)
 
 
 def direction_preferences(comparison: Comparison) -> list[tuple[int, float]]:
@@ -277,6 +279,18 @@ def answer_preferences(comparisons: Sequence[Comparison]) -> list[dict[int, floa
         for seed, preference in direction_preferences(c):
             answer.setdefault(seed, []).append(preference)
     return [{seed: sum(said) / len(said) for seed, said in answer.items()} for answer in answers.values()]
+
+
+def alike(question: Comparison) -> bool:
+    """Whether all sides did the same."""
+    return all(_behavior(x) == _behavior(y) for side in question.sides[1:] for x, y in zip(question.a, side, strict=True))
+
+
+def _behavior(t: Trajectory) -> tuple[object, object]:
+    if t.text is not None:
+        return t.text, t.terminated
+    # Of actions beyond the bounds of their space nobody sees a difference: what was shown and paid says what was done.
+    return np.asarray(t.observations).tobytes(), np.asarray(t.rewards).tobytes()
 
 
 def rms(numbers: Sequence[Tensor]) -> float:

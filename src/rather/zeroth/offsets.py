@@ -5,7 +5,7 @@ Shape letters: d numbers.
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
-from typing import Any
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -29,10 +29,17 @@ def matching(named: Iterable[tuple[str, nn.Parameter]], names: Sequence[str]) ->
     return found
 
 
-class Offsets:
-    """The d numbers of `chosen` parameters, as offsets from their values now; `how` says how directions are drawn (`core.direction`)."""
+class DirectionOptions(TypedDict, total=False):
+    """How directions are drawn, see `core.direction`."""
 
-    def __init__(self, chosen: Mapping[str, nn.Parameter], **how: Any) -> None:
+    kind: Literal["gaussian", "sphere", "block"]
+    block: int
+
+
+class Offsets:
+    """The d numbers of `chosen` parameters, as offsets from their values now."""
+
+    def __init__(self, chosen: Mapping[str, nn.Parameter], **how: Unpack[DirectionOptions]) -> None:
         self.chosen, self.how = chosen, how
         self.initial = {n: p.detach().clone() for n, p in chosen.items()}
         self.size = sum(p.numel() for p in chosen.values())
@@ -66,14 +73,14 @@ class Offsets:
         numbers = self.numbers.detach()
         if perturbation is not None:
             numbers = numbers + self.combined([perturbation], [1.0])[0]
-        split = numbers.split([p.numel() for p in self.initial.values()])
+        split = torch.split(numbers, [p.numel() for p in self.initial.values()])
         return {n: was + part.view_as(was) for (n, was), part in zip(self.initial.items(), split, strict=True)}
 
 
-def combined(size: int, perturbations: Sequence[Perturbation], weights: Sequence[float], **how: Any) -> Tensor:
+def combined(size: int, perturbations: Sequence[Perturbation], weights: Sequence[float], **how: Unpack[DirectionOptions]) -> Tensor:
     """sum_k w_k scale_k v_k, (size,) float32, each v rebuilt from its seed."""
     found = np.zeros(size, np.float32)
     for p, w in zip(perturbations, weights, strict=True):
         if w:
             found += np.float32(w * p.scale) * direction(p.seed, size, **how)
-    return torch.from_numpy(found)
+    return torch.as_tensor(found)

@@ -1,7 +1,7 @@
 """Zeroth-order optimization from a program: a language model, prompts, and a judge that is asked as it goes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -9,18 +9,18 @@ from typing import Any, Literal, Unpack
 from torch import nn
 
 from rather.config.schema import Zeroth as ZerothSettings
-from rather.core import Comparison, Trajectory
+from rather.core import Comparison
 from rather.data.rows import tasks
 from rather.errors import ConfigError
 from rather.judges.best import answers as best_of
-from rather.judges.given import judge_of
+from rather.judges.given import JudgeLike, judge_of
 from rather.learners.learner import Learner, digest
 from rather.learners.settings import Optimization, Sampling, SamplingOptions
 from rather.learners.train import Callback
 from rather.settings import given
 from rather.text.policy import LanguageModel, TextPolicy
-from rather.zeroth.first_order import FirstOrder
-from rather.zeroth.learner import Ask, Asking, Estimate, Planner, Zeroth
+from rather.zeroth.first_order import made
+from rather.zeroth.learner import Ask, Planner, alike
 from rather.zeroth.spaces.text import perturbable
 
 IN_RUNS = ("check_every", "checks", "kl")
@@ -69,8 +69,8 @@ class ZerothOrder(Learner):
     def __init__(
         self,
         policy: LanguageModel,
-        prompts: Any,
-        judge: Any,
+        prompts: str | Path | Iterable[Any],
+        judge: JudgeLike,
         answers: int = 120,
         *,
         seed: int = 0,
@@ -91,14 +91,8 @@ class ZerothOrder(Learner):
 
         model = perturbable(z, policy, reading, policy.sampler(sampling.model_copy(update={"temperature": 0.0})), own)
         model.temperature, self.sampler = sampling.temperature or 1.0, model.sampler(sampling)
-        first_order = z.estimator in ("dpo", "reinforce")
-        asking = Asking(z.mu, z.directions, z.comparisons, z.side, z.mirrored, not first_order, z.best_of)
-        how = Estimate(z.lr, z.estimator, z.link, z.trim, z.radius, z.optimizer)
-        if first_order:
-            self.learner: Zeroth = FirstOrder(model, model.space, asking, how, policy)
-        else:
-            self.learner = Zeroth(model, model.space, asking, how, 1 if z.kind == "gaussian" else model.space.size)
-        self.planner = Planner(reading, asking, seed)
+        self.learner = made(z, model, model.space, policy)
+        self.planner = Planner(reading, self.learner.asking, seed)
         self.questions = len(self.planner.plan(0))
         self.done = 0
         settings = {"zeroth": z, "sample": sampling, "data": {"prompts": digest([t.prompt for t in reading])}}
@@ -141,14 +135,10 @@ class ZerothOrder(Learner):
         for ask in asks:
             a, b, *others = [tuple(next(each) for _ in ask.tasks) for _ in ask.sides]
             questions.append(Comparison(a, b, key=ask.key, judge=self.judge.name, others=tuple(others)))
-        same = {q.key for q in questions if all(_alike(q.a, side) for side in q.sides[1:])}
+        same = {q.key for q in questions if alike(q)}
         answered = {q.key: [replace(q, preference=0.5)] for q in questions if q.key in same}
         open_ = [q for q in questions if q.key not in same]
         for question, (preference, best) in zip(open_, best_of(self.judge, open_), strict=True):
             said = replace(question, preference=preference, best=best)
             answered[question.key] = [] if preference is None else said.pairs()
         return answered
-
-
-def _alike(one: tuple[Trajectory, ...], other: tuple[Trajectory, ...]) -> bool:
-    return all((x.text, x.terminated) == (y.text, y.terminated) for x, y in zip(one, other, strict=True))

@@ -9,10 +9,9 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -21,13 +20,16 @@ from rich.console import Console
 from rather import renamed
 from rather.config.schema import Config
 from rather.config.toml import mattering
-from rather.core import Answered, Comparison, Judge, Perturbation, Policy, Rate, Sampler, Space, Task, Trajectory
+from rather.core import Answered, Comparison, Judge, Perturbation, Policy, Sampler, Space, Task, Trajectory
 from rather.errors import TrainingError
 from rather.learners.common import in_parts
+from rather.learners.metrics import Metrics
+from rather.learners.progress import progress
+from rather.report.rates import rate
 from rather.store import Store
 from rather.store.quality import FLAGS
 from rather.zeroth import budget
-from rather.zeroth.learner import Ask, Planner, Zeroth, answer_preferences, rms
+from rather.zeroth.learner import Ask, Planner, Zeroth, alike, answer_preferences, rms
 
 if TYPE_CHECKING:
     from rather.scale.pool import Pool
@@ -43,6 +45,7 @@ class Asks(Protocol):
 
     config: Config
     console: Console
+    metrics: Metrics
 
     @cached_property
     def store(self) -> Store:
@@ -69,18 +72,6 @@ class Asks(Protocol):
 
     def evaluation(self, of: str, weights: str) -> str:
         """The purpose of what is asked in an evaluation of the policy with these weights."""
-        ...
-
-    def rate(self, values: Sequence[float]) -> Rate:
-        """Their mean, with its interval."""
-        ...
-
-    def note(self, phase: str, step: int, values: dict[str, float], **words: Any) -> None:
-        """Write a line of metrics in place of those of `phase` from `step` on."""
-        ...
-
-    def progress(self, title: str, total: int, transient: bool = False) -> AbstractContextManager[Callable[..., None]]:
-        """A bar of `total` steps."""
         ...
 
 
@@ -184,8 +175,8 @@ class Questions:
 
     def _keep(self, questions: Sequence[Comparison], purpose: str) -> int:
         """Put questions into the store; those whose sides are the same are never asked. Returns how many these are."""
-        same = [q for q in questions if _alike(q)]
-        self.run.store.ask(self.name, [q for q in questions if not _alike(q)], purpose, why="direction")
+        same = [q for q in questions if alike(q)]
+        self.run.store.ask(self.name, [q for q in questions if not alike(q)], purpose, why="direction")
         self.run.store.ask(self.name, same, "same", why="direction")
         return len(same)
 
@@ -198,7 +189,7 @@ class Questions:
         wanted = [(task, p) for ask in asks for p in ask.sides for task in ask.tasks]
         title = f"update {step + 1}, {len(self.before(step))} of {self.z.answers} answers: all sides act"
         asked = [t for t, _ in wanted], self.planner.chances(step), [p for _, p in wanted]
-        with self.run.progress(title, len(wanted), transient=True) as advance:
+        with progress(self.run.console, title, len(wanted), transient=True) as advance:
             if self.pool is not None:
                 found = self.pool.sample(self.learner.log, self.acting.policy.name, *asked)
             else:
@@ -218,7 +209,7 @@ class Questions:
         self._ask_on_held_out_tasks(step, purpose)
         asked = [q.comparison for q in self.run.store.questions(self.name, beginning=f"{purpose}/")]
         answered = self._same(f"{purpose}/") + self.run.store.answered(self.name, purpose, judges=voters or None).comparisons
-        found = self.run.rate([c.preference if self._ours(c.a) else 1 - c.preference for c in answered if c.preference is not None])
+        found = rate([c.preference if self._ours(c.a) else 1 - c.preference for c in answered if c.preference is not None])
         kl = self.divergence([t for c in asked for t in (c.a if self._ours(c.a) else c.b)])
         chance = math.sqrt(2) * (found.high - found.low) / 2  # by which two such rates differ without a cause
         back = bool(found.count) and learner.checked(found.mean, chance)
@@ -229,7 +220,9 @@ class Questions:
             values |= {"win_rate": found.mean, "win_rate_low": found.low, "win_rate_high": found.high, "questions": float(found.count)}
         advice = self.advice(step, bool(found.count) and found.low > 0.5)
         said = {"advice": advice} if advice else {}
-        self.run.note(f"check-{self.number}", step, values, evaluation=purpose, judges=voters, **said)
+        phase, metrics = f"check-{self.number}", self.run.metrics
+        metrics.rewind(phase, step - 1)
+        metrics.write(phase, step, values, evaluation=purpose, judges=voters, **said)
         won = f"win rate against the base policy {found}" if found.count else "no answer about held-out tasks"
         distance = f"parameter norm {values['parameter_norm']:.3g}, KL {kl:.3g}{'; back to the best point' if back else ''}"
         self.run.console.print(f"{values['answers']:.0f} answers: {won}; {distance}", highlight=False)
@@ -249,8 +242,8 @@ class Questions:
             held_out, count = self.held_out, z.checks * z.side
             first = step // z.check_every * count
             tasks = [held_out[(first + i) % len(held_out)] for i in range(count)]
-            both = []
-            with run.progress("answering held-out tasks", 2 * count, transient=True) as advance:
+            both = list[list[Trajectory]]()
+            with progress(run.console, "answering held-out tasks", 2 * count, transient=True) as advance:
                 for policy in (self.acting.policy, self.acting.base):
                     both.append(self.acting.sampler(policy, advance).sample(tasks, self.planner.chances(step)))
             sides = [[tuple(found[i : i + z.side]) for found in both] for i in range(0, count, z.side)]
@@ -281,15 +274,3 @@ class Questions:
 def flat(space: Space, seed: int) -> np.ndarray:
     """The direction v(seed), all numbers in a row."""
     return torch.cat([part.flatten() for part in space.combined([Perturbation(seed, 1.0)], [1.0])]).cpu().numpy()
-
-
-def _alike(question: Comparison) -> bool:
-    """Whether all sides did the same."""
-    return all(_behavior(x) == _behavior(y) for side in question.sides[1:] for x, y in zip(question.a, side, strict=True))
-
-
-def _behavior(t: Trajectory) -> tuple[object, object]:
-    if t.text is not None:
-        return t.text, t.terminated
-    # Of actions beyond the bounds of their space nobody sees a difference: what was shown and paid says what was done.
-    return np.asarray(t.observations).tobytes(), np.asarray(t.rewards).tobytes()

@@ -1,13 +1,13 @@
 """What zeroth-order optimization perturbs in control: numbers of a policy's net."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
 from rather.control.models import ControlPolicy, Layers
 from rather.core import Perturbation
-from rather.zeroth.offsets import Offsets, matching
+from rather.zeroth.offsets import DirectionOptions, Offsets, matching
 
 
 class ControlSpace(Offsets):
@@ -17,7 +17,7 @@ class ControlSpace(Offsets):
     ("net.layers.0",).
     """
 
-    def __init__(self, policy: ControlPolicy, names: Sequence[str] = ("*",), **how: Any) -> None:
+    def __init__(self, policy: ControlPolicy, names: Sequence[str] = ("*",), **how: Unpack[DirectionOptions]) -> None:
         super().__init__(matching(((n, p) for n, p in policy.named_parameters() if n.startswith("net.")), names), **how)
         self.policy = policy
 

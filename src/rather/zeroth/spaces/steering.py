@@ -8,12 +8,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from rather.core import Perturbation
@@ -21,7 +21,7 @@ from rather.errors import ConfigError, ModelError
 from rather.text.decoder import Several
 from rather.text.packing import Packed, pack
 from rather.text.transformer import Shift, Transformer
-from rather.zeroth.offsets import combined
+from rather.zeroth.offsets import DirectionOptions, combined
 
 STEP = 0.1
 """How far numbers go to either side when their effect is measured."""
@@ -29,6 +29,21 @@ TOKENS = 32
 """Tokens whose logits exist at a time, for every number."""
 LONGER = 10
 """How many times as long one direction becomes as another at most: one that changes nothing cannot be noticed."""
+
+
+class Linalg(Protocol):
+    """What is used of torch.linalg, whose functions have no types."""
+
+    def eigh(self, x: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+    def qr(self, x: Tensor, /) -> tuple[Tensor, Tensor]: ...
+
+    def svd(self, x: Tensor, /, full_matrices: bool) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def vector_norm(self, x: Tensor, /, *, dim: int) -> Tensor: ...
+
+
+LINALG: Linalg = torch.linalg
 
 
 class Steering:
@@ -46,7 +61,7 @@ class Steering:
         self.size = basis.shape[1] * (1 if shared else basis.shape[0])
         self.numbers = nn.Parameter(torch.zeros(self.size, device=basis.device))
         self.parameters = [self.numbers]
-        self.how: dict[str, Any] = {}
+        self.how: DirectionOptions = {}
 
     def combined(self, perturbations: Sequence[Perturbation], weights: Sequence[float]) -> list[Tensor]:
         """sum_k w_k scale_k v_k, (d,)."""
@@ -82,7 +97,7 @@ class Steering:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"numbers": self.numbers.detach(), "basis": self.basis, "unit": self.unit}
         tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-        save_file(tensors, folder / "steering.safetensors", metadata={"layers": json.dumps(self.layers)})
+        (folder / "steering.safetensors").write_bytes(save(tensors, {"layers": json.dumps(self.layers)}))
 
     def restore(self, folder: Path) -> None:
         """Become what `save` wrote, in place.
@@ -106,12 +121,13 @@ class Steering:
             ModelError: there is no steering vector, or it is damaged.
         """
         try:
-            with safe_open(folder / "steering.safetensors", "pt") as file:
-                basis, numbers = file.get_tensor("basis"), file.get_tensor("numbers")
-                shared = len(numbers) < basis.shape[0] * basis.shape[1]
-                found = cls(json.loads(file.metadata()["layers"]), basis, file.get_tensor("unit"), shared)
-                with torch.no_grad():
-                    found.numbers.copy_(numbers)
+            data = (folder / "steering.safetensors").read_bytes()
+            tensors, header = load(data), json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            basis, numbers = tensors["basis"], tensors["numbers"]
+            shared = len(numbers) < basis.shape[0] * basis.shape[1]
+            found = cls(json.loads(header["__metadata__"]["layers"]), basis, tensors["unit"], shared)
+            with torch.no_grad():
+                found.numbers.copy_(numbers)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as e:
             raise ModelError(f"{folder} holds no steering vector: {e}") from None
         return found
@@ -137,7 +153,7 @@ def states(
             return x
 
     model(laid.ids, laid.positions, laid, None, last, Tap({}))
-    parts = torch.stack([found[layer] for layer in layers]).split([len(p) for p in places], dim=1)
+    parts = torch.split(torch.stack([found[layer] for layer in layers]), [len(p) for p in places], dim=1)
     return torch.stack([part.mean(1) for part in parts], dim=1)
 
 
@@ -157,7 +173,7 @@ def fisher(model: Transformer, space: Steering, prompts: Sequence[Sequence[int]]
     axes = STEP * torch.eye(space.size, device=weight.device)
     slopes = torch.stack([(hidden(x) - hidden(-x)) / (2 * STEP) for x in axes])
     found = torch.zeros_like(axes)
-    for here, uphill in zip(hidden().split(TOKENS), slopes.split(TOKENS, dim=1), strict=True):
+    for here, uphill in zip(torch.split(hidden(), TOKENS), torch.split(slopes, TOKENS, dim=1), strict=True):
         likely, logits = torch.softmax(here @ weight.T, -1), uphill @ weight.T
         score = ((logits - (likely * logits).sum(-1, keepdim=True)) * likely.sqrt()).flatten(1)
         found += score @ score.T
@@ -206,21 +222,21 @@ def steering(
             f"zeroth.components is {size}; {len(prompts)} prompts of width {s.width} span at most {min(s.width, len(prompts) - 1)}"
         )
     found = states(model, prompts, layers)
-    unit = found.norm(dim=-1).median(dim=-1).values
+    unit = torch.median(LINALG.vector_norm(found, dim=-1), dim=-1).values
     if contrasts:
         own = [[states(model, prompts[: len(m.answers)], layers, m.answers).mean(1) for m in both] for both in contrasts]
         asked = [[states(model, m.prompts, layers).mean(1) for m in both] for both in contrasts]
         differences = [F.normalize(a - b, dim=-1) + F.normalize(c - d, dim=-1) for (a, b), (c, d) in zip(own, asked, strict=True)]
-        q, r = torch.linalg.qr(torch.stack(differences, -1))
+        q, r = LINALG.qr(torch.stack(differences, -1))
         backwards = r.diagonal(dim1=1, dim2=2)[:, None] < 0
         basis = torch.where(backwards, -q, q).transpose(1, 2)
     elif size:
-        basis = torch.linalg.svd(found - found.mean(1, keepdim=True), full_matrices=False).Vh[:, :size]
+        basis = LINALG.svd(found - found.mean(1, keepdim=True), full_matrices=False)[2][:, :size]
     else:
         basis = torch.eye(s.width, device=found.device).expand(len(layers), -1, -1)
     space = Steering(layers, basis, unit, shared=bool(contrasts))
     if contrasts:
-        values, vectors = torch.linalg.eigh(fisher(model, space, prompts[: len(answers)], answers))
+        values, vectors = LINALG.eigh(fisher(model, space, prompts[: len(answers)], answers))
         values = values.clamp(min=values[-1] / LONGER**4)
         space.basis = vectors @ torch.diag((values.sqrt() * values.rsqrt().mean()).rsqrt()) @ vectors.T @ basis
     return space

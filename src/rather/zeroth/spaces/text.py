@@ -1,19 +1,20 @@
 """A language model in the space that zeroth-order optimization moves it in."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from rather.config.schema import Zeroth
 from rather.core import Sampler, Task
 from rather.errors import ConfigError
 from rather.text.policy import TextPolicy
 from rather.text.prompts.fit import instructed
+from rather.zeroth.offsets import DirectionOptions
 from rather.zeroth.spaces.steering import StyledAnswers, steering
 from rather.zeroth.spaces.weights import Factors, LowRank, Weights
 
 
 def perturbable(
-    z: Zeroth, base: Any, tasks: Sequence[Task], greedy: Sampler, own: Callable[[Literal["lora", "full"]], TextPolicy]
+    z: Zeroth, base: object, tasks: Sequence[Task], greedy: Sampler, own: Callable[[Literal["lora", "full"]], TextPolicy]
 ) -> TextPolicy:
     """The model with the space that `z` names; a steering vector is fitted to what it does with `tasks`, answered by `greedy`.
 
@@ -24,7 +25,7 @@ def perturbable(
     """
     if not isinstance(base, TextPolicy):
         raise ConfigError("zeroth moves rather's own architectures only; take dpo or grpo for this model")
-    how = {} if z.kind == "gaussian" else {"kind": z.kind, "block": z.block}
+    how: DirectionOptions = {"kind": z.kind, "block": z.block}
     if z.space == "steering":
         tokens, some = base.tokens, list(tasks[: max(48, z.components + 1)])
         prompts = [tokens.cut(tokens.encode_prompt(t.prompt), base.context) for t in some if t.prompt is not None]
@@ -39,7 +40,7 @@ def perturbable(
         assert policy.adapter is not None
         policy.space = Factors(policy.model, policy.adapter, **how)
         return policy
-    if z.space == "low_rank" and how:
+    if z.space == "low_rank" and z.kind != "gaussian":
         raise ConfigError(f'zeroth.kind is {z.kind!r}; low-rank directions are "gaussian"')
     policy = own("full")
     policy.space = LowRank(policy.model, z.layers, z.rank) if z.space == "low_rank" else Weights(policy.model, z.names, **how)

@@ -3,12 +3,13 @@
 Shape letters: I inputs, O outputs, r rank, K directions, P policies, R rows of all updates of a layer together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rather.core import Perturbation
@@ -16,7 +17,7 @@ from rather.text.decoder import Several
 from rather.text.linear import Adapter
 from rather.text.lora import layers
 from rather.text.transformer import Transformer
-from rather.zeroth.offsets import Offsets, matching
+from rather.zeroth.offsets import DirectionOptions, Offsets, matching
 
 
 class LowRank:
@@ -26,21 +27,20 @@ class LowRank:
     by sums of such directions, which have full rank, so `model` must be the policy's own; `numbers` are the offsets of its weights.
     """
 
-    how: dict[str, Any]
     beside = in_turn = False
 
     def __init__(self, model: Transformer, blocks: Sequence[int] = (), rank: int = 1) -> None:
         self.layers = {n: x for n, x in layers(model).items() if not blocks or int(n.split(".")[1]) in blocks}
-        self.rank, self.how, self.dtype = rank, {}, model.dtype
+        self.rank, self.dtype = rank, model.dtype
         self.initial = [layer.weight.detach().clone() for layer in self.layers.values()]
         self.parameters = [nn.Parameter(torch.zeros_like(was, dtype=torch.float32)) for was in self.initial]
         self.size = sum(p.numel() for p in self.parameters)
 
     def factors(self, seed: int) -> list[tuple[Tensor, Tensor]]:
         """Of each layer b (r, I) and a (r, O), whose products' sum over r is the direction v(seed)."""
-        chance, found = np.random.default_rng(seed), []
+        chance, found = np.random.default_rng(seed), list[tuple[Tensor, Tensor]]()
         for p in self.parameters:
-            a, b = (torch.from_numpy(chance.standard_normal((self.rank, n), np.float32)).to(p.device) for n in p.shape)
+            a, b = (torch.as_tensor(chance.standard_normal((self.rank, n), np.float32)).to(p.device) for n in p.shape)
             found.append((b, a / self.rank**0.5))
         return found
 
@@ -90,7 +90,7 @@ class Factors(Offsets):
 
     beside = in_turn = False
 
-    def __init__(self, model: Transformer, name: str, **how: Any) -> None:
+    def __init__(self, model: Transformer, name: str, **how: Unpack[DirectionOptions]) -> None:
         self.layers, self.name, self.dtype = layers(model, name), name, model.dtype
         named = {f"{n}.{k}": p for n, layer in self.layers.items() for k, p in layer.adapters[name].named_parameters()}
         super().__init__(named, **how)
@@ -100,12 +100,19 @@ class Factors(Offsets):
         each = [self.values(p) for p in perturbations]
         updates: dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]] = {}
         for n, layer in self.layers.items():
-            adapter: Adapter = layer.adapters[self.name]  # type: ignore[assignment]
+            adapter = layer.adapters[self.name]
+            assert isinstance(adapter, Adapter)
             down = torch.cat([values[f"{n}.down"] for values in each])
-            ups = [torch.block_diag(*(values[f"{n}.up.{i}"].T for i in range(len(adapter.up)))) for values in each]
+            ups = [_diagonal([values[f"{n}.up.{i}"].T for i in range(len(adapter.up))]) for values in each]
             share = torch.eye(len(each)).repeat_interleave(len(down) // len(each), 1) * adapter.scale_of.cpu().repeat(len(each))
             updates[layer] = down.to(self.dtype), torch.cat(ups).to(self.dtype), share.to(down.device, self.dtype)
         return Several(updates=updates)
+
+
+def _diagonal(blocks: Sequence[Tensor]) -> Tensor:
+    """Matrices along the diagonal of one that is 0 elsewhere."""
+    widths = [block.shape[1] for block in blocks]
+    return torch.cat([F.pad(block, [sum(widths[:i]), sum(widths[i + 1 :])]) for i, block in enumerate(blocks)])
 
 
 class Weights(Offsets):
@@ -117,11 +124,11 @@ class Weights(Offsets):
 
     beside, in_turn = False, True
 
-    def __init__(self, model: Transformer, names: Sequence[str] = ("*",), **how: Any) -> None:
+    def __init__(self, model: Transformer, names: Sequence[str] = ("*",), **how: Unpack[DirectionOptions]) -> None:
         super().__init__(matching(model.named_parameters(), names), **how)
 
     @contextmanager
-    def at(self, perturbation: Perturbation | None) -> Iterator[None]:
+    def at(self, perturbation: Perturbation | None) -> Generator[None]:
         """The model is the policy with this perturbation for a while."""
         try:
             with torch.no_grad():

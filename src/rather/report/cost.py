@@ -6,9 +6,9 @@ A policy may win against its judges by answers that no reader would want. These 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from rather.core import Policy, Trajectory
+from rather.core import Trajectory
+from rather.judges.concise import Reader
 from rather.judges.wording import asked, content_words, repetition, words
 from rather.learners.common import in_parts
 
@@ -53,7 +53,7 @@ def traits(answers: Sequence[Trajectory], logprobs: Sequence[tuple[float, int]])
 
 
 def base_logprobs(
-    base: Policy,
+    base: Reader,
     answers: Sequence[Trajectory],
     micro_batch_tokens: int = 1536,
     progress: Callable[[int], None] = lambda n: None,
@@ -62,7 +62,7 @@ def base_logprobs(
 
     What was truncated before it had a word has no tokens, and log-probability 0.
     """
-    plain: Any = copy.copy(base)
+    plain = copy.copy(base)
     plain.temperature = 1.0
     scored = [(0.0, 0)] * len(answers)
     known = [i for i, t in enumerate(answers) if t.text or t.terminated]
@@ -72,8 +72,8 @@ def base_logprobs(
         batch = plain.collate([answers[i] for i in rows])
         (logprobs,) = in_parts(batch, micro_batch_tokens, lambda part: plain.evaluate(part)[:1])
         totals, tokens = (logprobs * batch.mask).sum(-1), batch.mask.sum(-1)
-        for i, total, n in zip(rows, totals.tolist(), tokens.tolist(), strict=True):
-            scored[i] = (total, int(n))
+        for i, total, n in zip(rows, totals, tokens, strict=True):
+            scored[i] = (float(total), int(n))
         progress(len(rows))
     return scored
 
@@ -138,7 +138,7 @@ class Cost:
 
 
 def cost(
-    base: Policy,
+    base: Reader,
     after: Sequence[Trajectory],
     before: Sequence[Trajectory],
     micro_batch_tokens: int = 1536,

@@ -1,0 +1,103 @@
+"""`rather.Run`: a run from a program, as the command line has it."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import rather
+from rather.errors import ConfigError
+
+VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect", "circle"}
+
+
+@pytest.fixture
+def file(tiny: Path, tmp_path: Path) -> Path:
+    """A run's TOML file: eight prompts, a random model, a simulated panel."""
+    rows = [{"prompt": f"question {i}?", "split": "held_out" if i % 2 else "train"} for i in range(8)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "run.toml"
+    path.write_text(
+        f'[run]\nfolder = "{tmp_path}"\n[model]\npath = "{tiny}"\ndtype = "float32"\n[data]\nprompts = "{tmp_path / "prompts.jsonl"}"\n'
+        "[sample]\nmax_tokens = 8\n[train]\nbatch_size = 4\nepochs = 1\nlr = 1e-4\n"
+    )
+    return path
+
+
+class Tags(HTMLParser):
+    """Takes a page apart; every tag must be closed in its turn."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open, self.seen = list[str](), list[tuple[str, dict[str, str | None]]]()
+        self.feed(page)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def test_a_run_goes_through_its_loop_and_shows_its_report(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = rather.Run(file, **{"train.lr": 1e-2, "run.seed": 3})
+    assert (run.config.train.lr, run.config.run.seed, run.config.train.batch_size) == (1e-2, 3, 4)
+    said = run.loop()
+    assert said is not None
+    assert said.startswith("win rate against the base model: ")
+    assert run.loop() == said, "it goes on, and there is nothing more to do"
+    run.close()
+    assert len(run.store.labels("run", "train")) == 4 * 3, "four questions, three judges; the store is opened again"
+    assert capsys.readouterr().err == ""
+
+    report = run.report()
+    assert not report.path.exists()
+    assert report.save().read_text() == report.html
+    assert report.path == file.parent / "run" / "report.html"
+    assert report.save(file.parent / "else.html").read_text() == report.html
+    names = [name for name, _ in Tags(report.html).seen]
+    assert names.count("html") == names.count("body") == 1
+    # In a notebook the page is the attribute of a frame: nothing of it is in the notebook's own page.
+    ((name, attributes),) = Tags(report._repr_html_()).seen
+    assert (name, attributes["srcdoc"]) == ("iframe", report.html)
+    assert "sandbox" in attributes
+    run.close()
+
+
+def test_another_run_of_the_same_file_goes_on(file: Path) -> None:
+    first = rather.Run(str(file))
+    assert first.sample() == 4
+    first.close()
+    second = rather.Run(file, **{"judge.panel": [{"name": "one", "utility": "brief"}]})
+    assert (second.sample(), second.label()) == (0, 4)
+    second.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train.lrr": 1e-4}, r"^there is no setting train.lrr; did you mean train.lr\?$"),
+        ({"learner.lr": 1e-4}, "^there is no setting learner; "),
+        ({"lr": 1e-4}, "^'lr' is no setting; write section.key, as in train.lr$"),
+        ({"train.lr": "fast"}, r"^train.lr: .*number.* \(got 'fast'\)$"),
+        ({"data.prompts": 3}, r"^data.prompts: input should be a valid string \(got 3\)$"),
+        ({"sample.rows": 3}, "^the setting sample.rows is called sample.batch_size now$"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named(changes: dict[str, object], says: str, file: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        rather.Run(file, **changes)
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no file .*none.toml; `rather config > .*none.toml` writes one to start from"):
+        rather.Run(tmp_path / "none.toml")
