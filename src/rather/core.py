@@ -10,9 +10,9 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from torch.nn import Parameter
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -181,10 +182,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.actions)
 
-    def select(self, rows: Any) -> Batch:
+    def select(self, rows: slice | Tensor) -> Batch:
         """The rows that a slice or an index tensor names."""
         known = {f.name: x for f in fields(self) if (x := getattr(self, f.name)) is not None}
-        return Batch(**{name: x[rows.to(x.device) if hasattr(rows, "to") else rows] for name, x in known.items()})
+        return Batch(**{name: x[rows if isinstance(rows, slice) else rows.to(x.device)] for name, x in known.items()})
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,7 @@ class Policy(Model, Protocol):
         ...
 
 
+@runtime_checkable
 class RewardSource(Protocol):
     """Says what each action is rewarded with."""
 
@@ -264,10 +266,22 @@ class RewardModel(Model, RewardSource, Protocol):
 
 
 class Critic(Protocol):
-    """Estimates V(s)."""
+    """Estimates V(s); trained beside a policy."""
 
-    def values(self, batch: Batch) -> Tensor:
-        """Values (B, T+1): the last one is of the state after the last action."""
+    def values(self, seen: Tensor) -> Tensor:
+        """Values (B, T+1) of observations or hidden states (B, T+1, ...): the last one is of the state after the last action."""
+        ...
+
+    def parameters(self) -> Iterator[Parameter]:
+        """All that learns."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All weights by name."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> object:
+        """Take `state` back."""
         ...
 
 
@@ -290,7 +304,7 @@ class Space(Protocol):
     """
 
     size: int
-    parameters: list[Any]
+    parameters: list[Parameter]
 
     def combined(self, perturbations: Sequence[Perturbation], weights: Sequence[float]) -> list[Tensor]:
         """sum_k w_k scale_k v_k in float32, in the shapes of `parameters`."""

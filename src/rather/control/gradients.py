@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rather.control.models import ControlCritic, ControlPolicy, Perceptron, layers_backward, layers_forward
+from rather.learners.ppo import Credited
+from rather.learners.ppo_settings import PPOSettings
 
 
 class ByHand:
@@ -29,8 +31,8 @@ class ByHand:
             p.data = self.parameter.data[start : start + p.numel()].view_as(p)
             start += p.numel()
 
-    def take(self, rows: Any) -> None:
-        """Learn from these single steps from now on: what was sampled, and what it is credited with (`ppo._Credited`)."""
+    def take(self, rows: Credited) -> None:
+        """Learn from these single steps from now on: what was sampled, and what it is credited with (`ppo.Credited`)."""
         batch = rows.batch
         seen = batch.observations[:, 0]
         self.seen = seen if self.policy.normalizer is None else self.policy.normalizer(seen)
@@ -41,7 +43,7 @@ class ByHand:
         )
 
     @torch.no_grad()
-    def backward(self, chosen: Tensor, s: Any) -> tuple[float, dict[str, float]]:
+    def backward(self, chosen: Tensor, s: PPOSettings) -> tuple[float, dict[str, float]]:
         """Leave in `parameter.grad` the gradient on the `chosen` (N,) steps under the settings `s` (`PPOSettings`).
 
         Returns:

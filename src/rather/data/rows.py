@@ -13,6 +13,11 @@ from rather.errors import DataError
 HERE = "rows"
 """What rows in memory are called, as a file is by its name."""
 
+Prompts = str | Path | Iterable[Prompt | Mapping[str, Any] | Task]
+"""What `tasks` reads."""
+Answers = str | Path | Iterable[Mapping[str, Any]] | Sequence[Trajectory]
+"""What `answers` reads."""
+
 
 def comparisons(rows: str | Path | Iterable[Mapping[str, Any]]) -> list[Comparison]:
     """Comparisons with their preferences, from rows of any form that `data.forms.read_comparisons` knows.
@@ -26,7 +31,7 @@ def comparisons(rows: str | Path | Iterable[Mapping[str, Any]]) -> list[Comparis
     return list(forms.compared(*_source("rows", rows), None))
 
 
-def tasks(prompts: str | Path | Iterable[Any]) -> list[Task]:
+def tasks(prompts: Prompts) -> list[Task]:
     """What a policy is to answer: prompts, conversations, rows with a `prompt` and other columns, or a file of such rows.
 
     The other columns are for reward functions; no policy sees them.
@@ -42,15 +47,15 @@ def tasks(prompts: str | Path | Iterable[Any]) -> list[Task]:
     return [_task(item, f"item {i} of prompts", str(i)) for i, item in enumerate(prompts)]
 
 
-def answers(rows: str | Path | Iterable[Any]) -> list[Trajectory]:
+def answers(rows: Answers) -> list[Trajectory]:
     """Answers to learn from: trajectories, rows with a `prompt` and a `completion` (or `response`), or rows with a conversation `messages`
     that ends with the answer.
 
     Raises:
         DataError: a row is of another form; the message says which.
     """
-    if isinstance(rows, Sequence) and all(isinstance(row, Trajectory) for row in rows):
-        return list(rows)
+    if isinstance(rows, Sequence) and (given := [row for row in rows if isinstance(row, Trajectory)]) and len(given) == len(rows):
+        return given
     source, found = _source("rows", rows)
     return [_answer(row, place, str(source), str(i)) for i, (place, row) in enumerate(found)]
 

@@ -12,11 +12,11 @@ import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 
 from rather import renamed
 from rather.core import Learner
@@ -24,6 +24,8 @@ from rather.errors import CheckpointError
 from rather.scale import ranks
 
 FORMAT = 1
+Tree: TypeAlias = "dict[str, Tree] | list[Tree] | torch.Tensor | str | float | None"
+"""What a learner's state is made of."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Lineage:
     settings: dict[str, Any]
     watermark: int
     labels: list[int]
-    before: list[dict[str, Any]] = field(default_factory=list)
-    defaults: dict[str, Any] = field(default_factory=dict)
+    before: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    defaults: dict[str, Any] = field(default_factory=dict[str, Any])
     remedy: str = "set it back, train with --fresh, or use another run.name"
 
 
@@ -200,14 +202,14 @@ def load(checkpoint: Path, learner: Learner) -> dict[str, Any]:
     learner.model.restore(checkpoint / "model")
     try:
         tensors = load_file(checkpoint / "learner.safetensors")
-        skeleton = json.loads((checkpoint / "learner.json").read_text())
-        learner.load_state_dict(_put_tensors(skeleton, tensors))
+        skeleton: dict[str, Any] = json.loads((checkpoint / "learner.json").read_text())
+        learner.load_state_dict({key: _put_tensors(item, tensors) for key, item in skeleton.items()})
     except (KeyError, ValueError, RuntimeError, SafetensorError) as e:
         raise CheckpointError(f"the checkpoint {checkpoint} does not fit this run ({e}); use another run.name") from None
     return manifest
 
 
-def _take_tensors(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+def _take_tensors(value: Tree, name: str, tensors: dict[str, torch.Tensor]) -> Tree:
     if isinstance(value, torch.Tensor):
         value = ranks.gathered(value)
         if ranks.rank() == 0:
@@ -220,10 +222,10 @@ def _take_tensors(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> An
     return value
 
 
-def _put_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def _put_tensors(value: Tree, tensors: dict[str, torch.Tensor]) -> Tree:
     if isinstance(value, dict):
         if set(value) == {"tensor"}:
-            return tensors[value["tensor"]]
+            return tensors[str(value["tensor"])]
         return {key: _put_tensors(item, tensors) for key, item in value.items()}
     if isinstance(value, list):
         return [_put_tensors(item, tensors) for item in value]

@@ -3,32 +3,24 @@
 Shape letters: B trajectories, N comparisons, K ensemble members.
 """
 
+# PyTorch says in part alone what `backward`, `step` and `tolist` take and give.
+# pyright: reportUnknownMemberType=false
+
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Comparison, Sampler, Task, Trajectory, gold_correlation, spread
+from rather.core import Batch, Comparison, Model, Sampler, Task, Trajectory, gold_correlation, spread
 from rather.errors import TrainingError
 from rather.learners.settings import Optimization
 from rather.scale import ranks
-
-
-class Model(Protocol):
-    """What a learner trains: it collates trajectories, and goes to disk and back."""
-
-    def collate(self, trajectories: Sequence[Trajectory]) -> Batch: ...
-
-    def save(self, folder: Path) -> None: ...
-
-    def restore(self, folder: Path) -> None: ...
 
 
 class Order:
@@ -41,7 +33,7 @@ class Order:
                 "answer alone, compares nothing)"
             )
         self.count, self.seed = count, seed
-        self.place: Any = 0
+        self.place = 0
 
     def take(self, wanted: int) -> list[int]:
         """The next `wanted` items; fewer than `count` of them are all different."""
@@ -57,7 +49,7 @@ class Order:
 
     def _shuffled(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(self.count, generator=generator).tolist()
+        return numbers(torch.randperm(self.count, generator=generator))
 
 
 class LeastUsed:
@@ -87,9 +79,13 @@ class LeastUsed:
         return ranked[:wanted]
 
 
-def at_place(place: Any, names: Sequence[str], seed: int) -> Order | LeastUsed:
+def at_place(place: int | dict[str, int], names: Sequence[str], seed: int) -> Order | LeastUsed:
     """The order of items at a place that was kept: a number, or how often each has been used."""
-    order = LeastUsed(names, seed) if isinstance(place, dict) else Order(len(names), seed)
+    if isinstance(place, dict):
+        order = LeastUsed(names, seed)
+        order.place = place
+        return order
+    order = Order(len(names), seed)
     order.place = place
     return order
 
@@ -107,6 +103,30 @@ def names(comparisons: Sequence[Comparison]) -> list[str]:
 def drawn(seed: int, name: str) -> float:
     """A number in [0, 1) that depends on the seed and the name alone."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big") / 2**48
+
+
+class Source(Protocol):
+    """Where batches of trajectories come from that a policy is improved on."""
+
+    def collect(self, number: int) -> Batch:
+        """What the policy does at step `number`, with its rewards."""
+        ...
+
+    def sync(self) -> None:
+        """Take over the policy's present parameters."""
+        ...
+
+    def metrics(self, advantages: Tensor) -> dict[str, float]:
+        """What there is to say about the last batch; `advantages` (B,) are NaN for trajectories that are not learned from."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back."""
+        ...
 
 
 class Rollouts:
@@ -138,7 +158,7 @@ class Rollouts:
 
         `advantages` (B,) are NaN for those that are not learned from.
         """
-        return spread("gold", self.gold_rewards) | gold_correlation(advantages.tolist(), self.gold_rewards) if self.gold_rewards else {}
+        return spread("gold", self.gold_rewards) | gold_correlation(numbers(advantages), self.gold_rewards) if self.gold_rewards else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: `number` says it all."""
@@ -148,14 +168,21 @@ class Rollouts:
         """Nothing to take back."""
 
 
+def numbers(x: Tensor) -> list[Any]:
+    """The entries of a tensor as Python's numbers, nested as it is."""
+    return x.numpy(force=True).tolist()
+
+
 Size = tuple[float, dict[int, int]]
 """What an item makes a model forward: tokens (or actions) of its own, and the lengths of the prompts that it shares, by their numbers."""
 
 
 def sizes(batch: Batch) -> list[Size]:
     """What each row of a batch makes a model forward."""
-    own = batch.mask.sum(-1).tolist()
-    prompts = [{}] * len(own) if batch.prompts is None else [{number: length} for number, length in batch.prompts.tolist()]
+    own: list[float] = numbers(batch.mask.sum(-1))
+    prompts: list[dict[int, int]] = (
+        [{}] * len(own) if batch.prompts is None else [{number: length} for number, length in numbers(batch.prompts)]
+    )
     return list(zip(own, prompts, strict=True))
 
 
@@ -233,7 +260,7 @@ class Stepper:
     ) -> None:
         self.how, self.last, self.steps = how, last, 0
         split, own = ([p for p in parameters if ranks.is_split(p) == which] for which in (True, False))
-        groups = [{"params": some, "lr": how.lr} for some in (split, own) if some]
+        groups: list[dict[str, Any]] = [{"params": some, "lr": how.lr} for some in (split, own) if some]
         groups += [{"params": list(few), "lr": few_lr, "weight_decay": 0.0}] * bool(few)
         self.optimizer = torch.optim.AdamW(groups, weight_decay=how.weight_decay, eps=eps, fused=True)
         self.rates = [group["lr"] for group in groups]
@@ -279,7 +306,7 @@ class Stepper:
         """Take `state` back."""
         self.steps = state["steps"]
         groups = self.optimizer.state_dict()["param_groups"]
-        kept = state["moments"] or [{}] * len(self.parameters)  # of an older checkpoint that had learned nothing yet
+        kept: list[dict[str, Any]] = state["moments"] or [{}] * len(self.parameters)  # of an older checkpoint that had learned nothing yet
         moments = [{k: ranks.like(v, p) for k, v in own.items()} for p, own in zip(self.parameters, kept, strict=True)]
         self.optimizer.load_state_dict({"state": dict(enumerate(moments)), "param_groups": groups})
 
@@ -295,7 +322,7 @@ class Pairs:
     @classmethod
     def of(cls, model: Model, comparisons: Sequence[Comparison]) -> "Pairs":
         """Collate comparisons that have a preference."""
-        rows, sides = [], []
+        rows, sides = list[Trajectory](), list[int]()
         for i, comparison in enumerate(comparisons):
             for offset, side in enumerate((comparison.a, comparison.b)):
                 rows += side
@@ -313,12 +340,14 @@ class Pairs:
 
         Only those that this rank computes, with their weights; see `ranks.mine`.
         """
-        rows_of = torch.bincount(self.sides, minlength=2 * len(self)).view(-1, 2).sum(-1).tolist()
+        rows_of: list[int] = numbers(torch.bincount(self.sides, minlength=2 * len(self)).view(-1, 2).sum(-1))
         ends = [0, *accumulate(rows_of)]
         each = sizes(self.batch)  # read now: later it would wait for the part before
         items = [_together(each[start:end]) for start, end in pairwise(ends)]
         for which, weight in ranks.mine(grouped(items, tokens)):
-            rows = slice(ends[which.start], ends[which.stop])
+            first: int = which.start
+            end: int = which.stop
+            rows = slice(ends[first], ends[end])
             part = Pairs(self.batch.select(rows), self.sides[rows] - 2 * which.start, self.preference[which])
             yield part, which, rows, weight
 

@@ -1,19 +1,22 @@
 """Direct preference optimization (Rafailov et al. 2023): a policy from comparisons, without reward model and critic."""
 
+# PyTorch says in part alone what `backward`, `step` and `tolist` take and give.
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Generic, Literal, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Comparison
+from rather.core import Batch, Comparison, Policy
 from rather.errors import TrainingError
-from rather.learners.common import LeastUsed, Means, Order, Pairs, Stepper, agreement, at_place, in_parts, names, used
+from rather.learners.common import LeastUsed, Means, Order, Pairs, Stepper, agreement, at_place, in_parts, names, numbers, used
 from rather.learners.dpo_settings import DPOOptions, DPOSettings
-from rather.learners.inputs import batches, check_comparisons, trainee
-from rather.learners.learner import Learner, digest
+from rather.learners.inputs import P, accuracy, check_comparisons, trainee
+from rather.learners.learner import Learner, digest_of_comparisons
 from rather.learners.settings import LoRA, Optimization
 from rather.learners.train import Callback
 from rather.losses import bradley_terry_loss, implicit_scores, ipo_loss
@@ -24,7 +27,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Scores (N,) of the sides a and b, and P(a better) (N,): the mean loss, or the loss (N,) of each pair."""
 
 
-class DPO(Learner):
+class DPO(Learner[P, Sequence[Comparison]], Generic[P]):
     """Bradley-Terry on implicit scores beta * sum_t (log pi - log pi_ref); soft preferences give conservative DPO.
 
     The given `policy` stays as it is, and is the `reference` unless another one is given: what learns is a new adapter on it, a copy of the
@@ -45,9 +48,9 @@ class DPO(Learner):
 
     def __init__(
         self,
-        policy: Any,
+        policy: P,
         comparisons: Sequence[Comparison],
-        reference: Any = None,
+        reference: Policy | None = None,
         parameters: Sequence[nn.Parameter] | None = None,
         *,
         loss: str | Loss = "dpo",
@@ -60,11 +63,10 @@ class DPO(Learner):
     ) -> None:
         named = {"loss": loss} if isinstance(loss, str) else {}
         self.own, how = given("DPO", {**options, **named}, DPOSettings, Optimization)
-        self.reference = policy if reference is None else reference
+        self.reference: Policy = policy if reference is None else reference
         self.comparisons = check_comparisons(comparisons)
         model, parameters = trainee(policy, adapter, seed, parameters)
-        data = digest([[c.key, c.judge, c.preference, [t.text for t in (*c.a, *c.b)]] for c in self.comparisons])
-        settings = {"dpo": self.own, "data": {"comparisons": data}}
+        settings = {"dpo": self.own, "data": {"comparisons": digest_of_comparisons(self.comparisons)}}
         super().__init__(model, how.steps_on(len(self.comparisons)), how, seed, settings, callbacks, folder)
         self.loss: Loss | None = None if loss in ("dpo", "ipo") else load_function(loss, "dpo.loss") if isinstance(loss, str) else loss
         self.order: Order | LeastUsed = Order(len(self.comparisons), seed)
@@ -74,24 +76,17 @@ class DPO(Learner):
             self.kept = self._evaluate_reference(self.comparisons, progress)
 
     @property
-    def taken(self) -> int:
-        """Steps that have been taken."""
-        return self.stepper.steps
-
-    @property
     def epoch(self) -> int:
         """Steps in which every comparison is used once."""
         return -(-len(self.comparisons) // self.how.batch_size)
 
-    @torch.no_grad()
     def evaluate(self, data: Sequence[Comparison]) -> dict[str, float]:
         """The share of comparisons that the implicit scores order as they were judged, ties left out."""
-        means = Means()
-        for pairs in batches(self.model, check_comparisons(data), self.how.batch_size):
-            for part, *_ in pairs.split(self.how.micro_batch_tokens):
-                ratios = self.model.evaluate(part.batch)[0] - self.reference.evaluate(part.batch)[0]
-                means.add(accuracy=agreement(*part.scores((ratios * part.batch.mask).sum(-1)), part.preference))
-        return means.result()
+
+        def scores(batch: Batch) -> Tensor:
+            return ((self.model.evaluate(batch)[0] - self.reference.evaluate(batch)[0]) * batch.mask).sum(-1)
+
+        return accuracy(self.model, check_comparisons(data), scores, self.how)
 
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from these from now on; those that were there before keep their place."""
@@ -175,7 +170,7 @@ class DPO(Learner):
             chosen = comparisons[start : start + self.how.batch_size]
             batch = Pairs.of(self.model, chosen).batch
             (logprobs,) = in_parts(batch, self.how.micro_batch_tokens, lambda part: self.reference.evaluate(part)[:1])
-            rows = iter([row[: int(n)] for row, n in zip(logprobs, batch.mask.sum(-1).tolist(), strict=True)])
+            rows = iter([row[: int(n)] for row, n in zip(logprobs, numbers(batch.mask.sum(-1)), strict=True)])
             kept += [[next(rows) for _ in (*c.a, *c.b)] for c in chosen]
             progress(len(chosen))
         return kept
@@ -186,7 +181,7 @@ def _item(name: str, c: Comparison) -> tuple[Any, ...]:
     return name, *(x.text if x.text is not None else np.asarray(x.actions).tobytes() for x in (*c.a, *c.b))
 
 
-def checked(loss: Loss, a: Tensor, b: Tensor, preference: Tensor) -> Tensor:
+def checked(loss: Callable[[Tensor, Tensor, Tensor], object], a: Tensor, b: Tensor, preference: Tensor) -> Tensor:
     """The mean of a loss function that was given.
 
     Raises:

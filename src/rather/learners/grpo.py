@@ -3,20 +3,23 @@
 Shape letters: B trajectories, T actions (padded).
 """
 
+# PyTorch says in part alone what `backward`, `step` and `tolist` take and give.
+# pyright: reportUnknownMemberType=false
+
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Generic, Literal, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Sampler, Task, Trajectory, spread
-from rather.data.rows import tasks
+from rather.core import Batch, RewardSource, Sampler, Task, Trajectory, spread
+from rather.data.rows import Prompts, tasks
 from rather.errors import RatherWarning
-from rather.learners.common import Means, Order, Stepper, in_parts, parts, ratio_metrics, used
+from rather.learners.common import Means, Order, Source, Stepper, in_parts, numbers, parts, ratio_metrics, used
 from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
-from rather.learners.inputs import acting, mean_score, rollouts
+from rather.learners.inputs import P, Reference, RewardFns, acting, mean_score, rollouts
 from rather.learners.learner import Learner, digest
 from rather.learners.settings import LoRA, Optimization, Sampling
 from rather.learners.train import Callback
@@ -30,7 +33,7 @@ NOTHING_TO_LEARN = (
 )
 
 
-class GRPO(Learner):
+class GRPO(Learner[P, Prompts], Generic[P]):
     """One step: sample groups, score them, and update the policy `updates` times on those that differ within.
 
     A score is the sum of a trajectory's rewards. Of prompts, reward, sampler, source and gold see `PPO`, of policy, reference, adapter and
@@ -51,14 +54,14 @@ class GRPO(Learner):
 
     def __init__(
         self,
-        policy: Any,
-        prompts: Any = (),
-        reward: Any = None,
-        reference: Any = None,
+        policy: P,
+        prompts: Prompts = (),
+        reward: RewardSource | RewardFns | None = None,
+        reference: Reference | None = None,
         parameters: Sequence[nn.Parameter] | None = None,
         *,
         sampler: Sampler | None = None,
-        source: Any = None,
+        source: Source | None = None,
         gold: Callable[[Trajectory], float] | None = None,
         adapter: LoRA | Literal["full"] | None = None,
         seed: int = 0,
@@ -88,7 +91,7 @@ class GRPO(Learner):
         """Steps that have been taken; `number` counts the samplings, of which a step may make several."""
         return self.done
 
-    def evaluate(self, data: Any) -> dict[str, float]:
+    def evaluate(self, data: Prompts) -> dict[str, float]:
         """The mean score of one answer to each of other prompts."""
         return mean_score(self.source, self.reward_model, tasks(data), self.how.micro_batch_tokens)
 
@@ -124,7 +127,8 @@ class GRPO(Learner):
 
     def _collect(self, means: Means) -> list[tuple[Batch, Tensor, float, float]]:
         """Of each sampling: the rows with an advantage, their advantages, and how many tokens and rows there were in all."""
-        found, judged, wanted, useful, model = [], list[float](), 0, 0, self.reward_model
+        found, judged = list[tuple[Batch, Tensor, float, float]](), list[float]()
+        wanted, useful, model, learned = 0, 0, self.reward_model, torch.zeros(0)
         for _ in range(1 + self.own.max_resample):
             batch = self.source.collect(self.number)
             self.number += 1
@@ -134,18 +138,17 @@ class GRPO(Learner):
             scores = (rewards * batch.mask).sum(-1)
             # On the CPU, where sums come out the same on every rank: an advantage of 0 decides what is forwarded.
             advantages = group_advantages(scores.cpu(), batch.groups.cpu(), self.own.scale).to(scores.device)
-            groups, index = torch.unique(batch.groups, return_inverse=True)
+            groups, index = cast(tuple[Tensor, Tensor], torch.unique(batch.groups, return_inverse=True))  # which PyTorch does not type
             differ = torch.zeros(len(groups), device=scores.device).index_add(0, index, (advantages != 0).float()) > 0
-            judged += scores[~scores.isnan()].tolist()
+            judged += numbers(scores[~scores.isnan()])
             means.add(unjudged=scores.isnan().float(), length=batch.mask.sum(-1), groups_without_variance=(~differ).float())
             kept = (advantages != 0).nonzero()[:, 0]
             found.append((batch.select(kept), advantages[kept], batch.mask.sum().item(), float(len(batch))))
             wanted, useful = max(wanted, len(groups)), useful + int(differ.sum())
+            learned = advantages.where(~scores.isnan(), torch.nan)
             if useful >= wanted:
                 break
-        self.rollout_metrics = (spread("score", judged) if judged else {}) | self.source.metrics(
-            advantages.where(~scores.isnan(), torch.nan)
-        )
+        self.rollout_metrics = (spread("score", judged) if judged else {}) | self.source.metrics(learned)
         return found
 
     def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> Tensor:

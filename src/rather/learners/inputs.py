@@ -1,17 +1,53 @@
 """What learners are given, checked and put together: comparisons, a policy of which something learns, and what scores its trajectories."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from rather.core import Comparison, Sampler, Task, Trajectory
+from rather.core import Batch, Comparison, Critic, Model, Policy, RewardSource, Sampler, Task, Trajectory
 from rather.errors import ConfigError, DataError
-from rather.learners.common import Model, Pairs, Rollouts, in_parts
-from rather.learners.settings import LoRA, Sampling
+from rather.learners.common import Means, Pairs, Rollouts, Source, agreement, in_parts
+from rather.learners.settings import LoRA, Optimization, Sampling
 from rather.verify.checker import Verified
 from rather.verify.functions import RewardFunctions
+
+RewardFn = Callable[..., Any]
+"""A function of (prompt, completion, **columns); see `verify.functions`."""
+RewardFns = RewardFn | list[RewardFn | tuple[RewardFn, float]]
+"""A reward function, or several, some of them with a weight."""
+
+
+class Reference(Policy, Protocol):
+    """A frozen policy, whose pass over a trajectory gives a critic what it judges by."""
+
+    def look(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T), and the states (B, T + 1, C) before each action and after the last, from one pass."""
+        ...
+
+
+@runtime_checkable
+class TrainablePolicy(Reference, Protocol):
+    """A language model, of which a policy can be made that learns."""
+
+    temperature: float
+
+    def trainable(self, adapter: LoRA | Literal["full"] | None, seed: int) -> tuple[Self, list[nn.Parameter]]:
+        """A policy to train that leaves this one as it is, and its parameters."""
+        ...
+
+    def sampler(self, sampling: Sampling) -> Sampler:
+        """What lets it act."""
+        ...
+
+    def critic(self, seed: int) -> Critic:
+        """A new critic, which judges by what `look` sees."""
+        ...
+
+
+P = TypeVar("P", bound=Policy)
 
 
 def check_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -20,25 +56,29 @@ def check_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
     Raises:
         DataError: one of them is something else, or has not been judged.
     """
-    if not isinstance(comparisons, Sequence):
+    if not isinstance(comparisons, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DataError(f"comparisons is a {type(comparisons).__name__}, not a list; rather.comparisons makes one")
     for i, c in enumerate(comparisons):
-        if not isinstance(c, Comparison):
+        if not isinstance(c, Comparison):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DataError(f"item {i} of comparisons is a {type(c).__name__}, not a Comparison; rather.comparisons makes them from rows")
         if c.preference is None or not c.b:
             raise DataError(f"item {i} of comparisons has {'no preference' if c.b else 'one side only'}; leave it out")
     return list(comparisons)
 
 
-def batches(model: Model, comparisons: Sequence[Comparison], batch_size: int) -> Iterator[Pairs]:
-    """Comparisons, `batch_size` at a time, as rows of a batch."""
-    for start in range(0, len(comparisons), batch_size):
-        yield Pairs.of(model, comparisons[start : start + batch_size])
+@torch.no_grad()
+def accuracy(model: Model, comparisons: Sequence[Comparison], scores: Callable[[Batch], Tensor], how: Optimization) -> dict[str, float]:
+    """The share of comparisons whose sides the `scores` (B,) order as they were judged, ties left out."""
+    means = Means()
+    for start in range(0, len(comparisons), how.batch_size):
+        for part, *_ in Pairs.of(model, comparisons[start : start + how.batch_size]).split(how.micro_batch_tokens):
+            means.add(accuracy=agreement(*part.scores(scores(part.batch)), part.preference))
+    return means.result()
 
 
 def trainee(
-    policy: Any, adapter: LoRA | Literal["full"] | None, seed: int, parameters: Sequence[nn.Parameter] | None
-) -> tuple[Any, list[nn.Parameter]]:
+    policy: P, adapter: LoRA | Literal["full"] | None, seed: int, parameters: Sequence[nn.Parameter] | None
+) -> tuple[P, list[nn.Parameter]]:
     """The policy that learns, and its parameters: `policy` itself where they are given, else one that leaves it as it is.
 
     Raises:
@@ -48,71 +88,95 @@ def trainee(
         if adapter is not None:
             raise ConfigError("adapter and parameters say two things about what learns; give one of them")
         return policy, list(parameters)
-    if not (adapter is None or adapter == "full" or isinstance(adapter, LoRA)):
+    if not (adapter is None or adapter == "full" or isinstance(adapter, LoRA)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f'adapter is {adapter!r}; give rather.LoRA(rank=16), or "full" to train all weights')
-    if not hasattr(policy, "trainable"):
-        raise ConfigError(f"the policy is a {type(policy).__name__}, not a model; rather.load reads one")
+    if not isinstance(policy, TrainablePolicy):
+        raise no_model("the policy", policy)
     return policy.trainable(adapter, seed)
 
 
+def language_model(name: str, policy: object) -> TrainablePolicy:
+    """A policy that something can be made of that learns.
+
+    Raises:
+        ConfigError: it is something else; the message calls it by `name`.
+    """
+    if not isinstance(policy, TrainablePolicy):
+        raise no_model(name, policy)
+    return policy
+
+
+def no_model(name: str, policy: object) -> ConfigError:
+    """The error where a model is needed."""
+    return ConfigError(f"{name} is a {type(policy).__name__}, not a model; rather.load reads one")
+
+
 def acting(
-    policy: Any,
-    reference: Any,
+    policy: P,
+    reference: Reference | None,
     adapter: LoRA | Literal["full"] | None,
     seed: int,
     parameters: Sequence[nn.Parameter] | None,
     sampling: Sampling,
-) -> tuple[Any, Any, list[nn.Parameter]]:
+) -> tuple[P, Reference | None, list[nn.Parameter]]:
     """The policy that acts and learns, its reference and its parameters, as `trainee`; log-probabilities are those of what is sampled.
 
     Where nothing says which parameters learn the reference is `policy` itself.
     """
     model, learned = trainee(policy, adapter, seed, parameters)
     if parameters is None:
-        reference = copy.copy(policy if reference is None else reference)
-        for each in (model, reference):
+        frozen = copy.copy(language_model("the reference", policy if reference is None else reference))
+        for each in (language_model("the policy", model), frozen):
             each.temperature = sampling.temperature or 1.0  # where the most likely token is taken, those of temperature 1
+        return model, frozen, learned
     return model, reference, learned
 
 
 def rollouts(
-    model: Any,
+    model: Policy,
     tasks: Callable[[int], Sequence[Task]],
     sampler: Sampler | None,
-    source: Any,
-    reward: Any,
+    source: Source | None,
+    reward: RewardSource | RewardFns | None,
     sampling: Sampling,
     seed: int,
     gold: Callable[[Trajectory], float] | None,
-) -> tuple[Any, Any]:
+) -> tuple[Source, RewardSource | None]:
     """What collects trajectories, and the reward model that scores them; None where their rewards come with them."""
+    model_of_rewards = reward if isinstance(reward, RewardSource) else None
     if source is not None:
-        return source, reward
-    acts: Sampler = model.sampler(sampling) if sampler is None else sampler
-    if reward is not None and not hasattr(reward, "rewards"):
-        acts, reward = Verified(acts, reward_functions(reward)), None
-    return Rollouts(model, acts, tasks, seed, gold), reward
+        return source, model_of_rewards
+    acts = language_model("the policy", model).sampler(sampling) if sampler is None else sampler
+    if reward is not None and not isinstance(reward, RewardSource):
+        acts = Verified(acts, reward_functions(reward))
+    return Rollouts(model, acts, tasks, seed, gold), model_of_rewards
 
 
-def reward_functions(reward: Any) -> RewardFunctions:
+def reward_functions(reward: RewardFns) -> RewardFunctions:
     """What scores answers by a function, or by a list of functions, some of them in a pair with their weight.
 
     Raises:
         ConfigError: it is something else.
     """
-    functions, weights = [], []
-    for each in reward if isinstance(reward, list) else [reward]:
-        function, weight = each if isinstance(each, tuple) and len(each) == 2 else (each, 1.0)
-        if not callable(function) or not isinstance(weight, int | float):
+    functions, weights = list[RewardFn](), list[float]()
+    for each in [reward] if callable(reward) or not isinstance(reward, list) else reward:  # pyright: ignore[reportUnnecessaryIsInstance]
+        pair = (each, 1.0) if callable(each) else each
+        if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[0]) or not isinstance(pair[1], int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
             what = "a reward model, a function of (prompt, completion, **columns), or a list of functions or of (function, weight)"
             raise ConfigError(f"reward is or holds {each!r:.80}; give {what}")
-        functions.append(function)
-        weights.append(float(weight))
+        functions.append(pair[0])
+        weights.append(float(pair[1]))
     return RewardFunctions(functions, weights)
 
 
-def mean_score(source: Any, reward_model: Any, tasks: Sequence[Task], micro_batch_tokens: int) -> dict[str, float]:
-    """The mean score of one trajectory of each task, those without one left out."""
+def mean_score(source: Source, reward_model: RewardSource | None, tasks: Sequence[Task], micro_batch_tokens: int) -> dict[str, float]:
+    """The mean score of one trajectory of each task, those without one left out.
+
+    Raises:
+        ConfigError: `source` does not say how tasks are sampled.
+    """
+    if not isinstance(source, Rollouts):
+        raise ConfigError(f"a policy that acts in a {type(source).__name__} cannot be evaluated on tasks; leave eval out")
     batch = source.model.collate(source.sampler.sample(tasks, source.seed))
     rewards = batch.rewards
     if reward_model is not None:

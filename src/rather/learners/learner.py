@@ -4,15 +4,16 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from rather.core import Comparison, Model
 from rather.errors import ConfigError
 from rather.learners.checkpoint import Lineage
 from rather.learners.common import Stepper
@@ -26,7 +27,12 @@ SHOWN = ("loss", "accuracy", "eval_accuracy", "score", "return", "gold", "kl", "
 """The metrics that stand beside a progress bar."""
 
 
-class Learner(ABC):
+M = TypeVar("M", bound=Model)
+D = TypeVar("D")
+"""The held-out data that a learner can be evaluated on."""
+
+
+class Learner(ABC, Generic[M, D]):
     """Improves a policy or a reward model, `step` by `step`, `steps` of them in all.
 
     With a `folder` it writes checkpoints and metrics.jsonl there, and `train` goes on from the newest checkpoint, exactly. Callbacks get
@@ -38,12 +44,12 @@ class Learner(ABC):
     """What the learner is called in a run's settings."""
     best: ClassVar[tuple[str, float]] = ("accuracy", 1.0)
     """What `evaluate` measures that early stopping goes by, and whether more of it is better (1) or worse (-1)."""
-    model: Any
+    model: M
     stepper: Stepper
 
     def __init__(
         self,
-        model: Any,
+        model: M,
         steps: int,
         optimization: Optimization,
         seed: int,
@@ -56,7 +62,7 @@ class Learner(ABC):
         self.settings: dict[str, Section | dict[str, Any]] = {**settings, "train": optimization}
 
     @property
-    def policy(self) -> Any:
+    def policy(self) -> M:
         """The policy that is trained."""
         return self.model
 
@@ -66,9 +72,9 @@ class Learner(ABC):
         return self.stepper.parameters
 
     @property
-    @abstractmethod
     def taken(self) -> int:
         """Steps that have been taken."""
+        return self.stepper.steps
 
     @property
     def epoch(self) -> int:
@@ -87,15 +93,15 @@ class Learner(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
 
-    def evaluate(self, data: Sequence[Any]) -> dict[str, float]:
+    @abstractmethod
+    def evaluate(self, data: D) -> dict[str, float]:
         """How well the model does on held-out data."""
-        raise ConfigError(f"{type(self).__name__} cannot be evaluated on {len(data)} held-out items; leave eval out")
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         """Train, and yield the metrics of each step."""
         return self._training(None, lambda step, values: None)
 
-    def train(self, eval: Sequence[Any] | None = None, patience: int | None = None, eval_every: int = 0) -> Self:
+    def train(self, eval: D | None = None, patience: int | None = None, eval_every: int = 0) -> Self:
         """Take all steps that are left.
 
         With `eval` the model is evaluated every `eval_every` steps (0: each epoch). With `patience` training ends after so many
@@ -110,23 +116,23 @@ class Learner(ABC):
             raise ConfigError(f"patience is {patience}, but there is no eval to measure by; give train held-out data as eval")
         if patience is not None and patience < 1:
             raise ConfigError(f"patience is {patience}; set it to at least 1 evaluation")
-        if eval is not None and not len(eval):
+        if isinstance(eval, Sized) and not len(eval):
             raise ConfigError("eval is empty; give held-out data, or leave it out")
         held_out = None if eval is None else HeldOut(self, eval, eval_every or self.epoch, patience)
         console = Console(stderr=True)
-        with progress(console, f"training {self.name}", self.steps) if shows(console) else nullcontext(lambda *_: None) as advance:
+        with progress(console, f"training {self.name}", self.steps) if shows(console) else nullcontext(_nothing) as advance:
             for _ in self._training(held_out, reporter(self.name, advance)):
                 pass
         if held_out is not None:
             held_out.restore()
         return self
 
-    def _training(self, held_out: "HeldOut | None", report: Callback) -> Iterator[dict[str, float]]:
+    def _training(self, held_out: "HeldOut[M, D] | None", report: Callback) -> Iterator[dict[str, float]]:
         metrics = None if self.folder is None else Metrics(self.folder / "metrics.jsonl")
         lineage = self._lineage()
         yield from training(
             self if held_out is None else held_out, self.steps, self.folder, lineage, metrics, self.name, self.how.checkpoint_every,
-            self.how.keep, report, lambda *_: None if held_out is not None and held_out.over else lineage,
+            self.how.keep, report, lambda step, stopping: None if held_out is not None and held_out.over else lineage,
             [*([] if held_out is None else [held_out]), *self.callbacks], self.taken,
         )  # fmt: skip
 
@@ -135,15 +141,15 @@ class Learner(ABC):
         return Lineage(sections | {"_steps": self.steps}, 0, [], remedy="set it back, or train into another folder")
 
 
-class HeldOut:
+class HeldOut(Generic[M, D]):
     """A learner that is evaluated on held-out data now and then, as a callback, and what early stopping has to remember."""
 
-    def __init__(self, learner: Learner, data: Sequence[Any], every: int, patience: int | None) -> None:
+    def __init__(self, learner: Learner[M, D], data: D, every: int, patience: int | None) -> None:
         self.learner, self.data, self.every, self.patience = learner, data, every, patience
         self.best, self.since, self.weights = -math.inf, 0, list[Tensor]()
 
     @property
-    def model(self) -> Any:
+    def model(self) -> M:
         """The learner's model."""
         return self.learner.model
 
@@ -193,6 +199,10 @@ class HeldOut:
             self.weights = [was.to(p) for was, p in pairs]
 
 
+def _nothing(*_: object) -> None:
+    """No bar is shown."""
+
+
 def reporter(name: str, advance: Callable[..., None]) -> Callback:
     """A callback that moves a progress bar on, with the metrics that matter beside it."""
     at = 0
@@ -205,6 +215,11 @@ def reporter(name: str, advance: Callable[..., None]) -> Callback:
     return report
 
 
-def digest(items: Sequence[Any]) -> str:
+def digest(items: Sequence[object]) -> str:
     """Digits that stand for what is learned from."""
     return hashlib.sha256(json.dumps(items, default=str).encode()).hexdigest()[:16]
+
+
+def digest_of_comparisons(comparisons: Sequence[Comparison]) -> str:
+    """Digits that stand for comparisons and how they were judged."""
+    return digest([[c.key, c.judge, c.preference, [t.text for t in (*c.a, *c.b)]] for c in comparisons])

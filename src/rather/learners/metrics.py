@@ -1,5 +1,8 @@
 """What a run measures, one JSON object a line in metrics.jsonl; docs/reference/metrics.md explains every key."""
 
+# PyTorch says in part alone what `backward`, `step` and `tolist` take and give.
+# pyright: reportUnknownMemberType=false
+
 import hashlib
 import json
 import os

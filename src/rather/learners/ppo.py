@@ -3,19 +3,22 @@
 Shape letters: B trajectories, T actions (padded), N single steps.
 """
 
+# PyTorch says in part alone what `backward`, `step` and `tolist` take and give.
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Generic, Literal, Protocol, Unpack, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Sampler, Task, Trajectory, spread
-from rather.data.rows import tasks
+from rather.core import Batch, Critic, RewardSource, Sampler, Task, Trajectory, spread
+from rather.data.rows import Prompts, tasks
 from rather.errors import TrainingError
-from rather.learners.common import Means, Order, Stepper, in_parts, parts, ratio_metrics
-from rather.learners.inputs import acting, mean_score, rollouts
+from rather.learners.common import Means, Order, Source, Stepper, in_parts, numbers, parts, ratio_metrics
+from rather.learners.inputs import P, Reference, RewardFns, acting, language_model, mean_score, rollouts
 from rather.learners.learner import Learner, digest
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
 from rather.learners.settings import LoRA, Optimization, Sampling
@@ -26,7 +29,7 @@ from rather.settings import given
 
 
 @dataclass(frozen=True)
-class _Credited:
+class Credited:
     """What was sampled, what the critic judges it by, `seen` (B, T + 1, ...), and what was known before the first update, (B, T) each."""
 
     batch: Batch
@@ -35,18 +38,40 @@ class _Credited:
     returns: Tensor
     values: Tensor
 
-    def select(self, rows: Any) -> "_Credited":
-        return _Credited(self.batch.select(rows), *(x[rows] for x in (self.seen, self.advantages, self.returns, self.values)))
+    def select(self, rows: slice | Tensor) -> "Credited":
+        """The rows that a slice or an index tensor names."""
+        return Credited(self.batch.select(rows), *(x[rows] for x in (self.seen, self.advantages, self.returns, self.values)))
 
-    def single(self) -> "_Credited":
+    def single(self) -> "Credited":
         """Every action as a row of its own, for policies and critics that see no further than a state: (N, 1), without what came after."""
         b, (row, t) = self.batch, self.batch.mask.bool().nonzero(as_tuple=True)
         parts = (x[row, t][:, None] for x in (b.observations, b.actions, b.mask, b.logprobs, b.rewards))
         batch = Batch(*parts, terminated=b.terminated[row], groups=b.groups[row])
-        return _Credited(batch, *(x[row, t][:, None] for x in (self.seen, self.advantages, self.returns, self.values)))
+        return Credited(batch, *(x[row, t][:, None] for x in (self.seen, self.advantages, self.returns, self.values)))
 
 
-class PPO(Learner):
+class GradientByHand(Protocol):
+    """Computes PPO's gradient where autograd is too slow."""
+
+    def take(self, rows: Credited) -> None:
+        """Learn from these single steps from now on."""
+        ...
+
+    def backward(self, chosen: Tensor, s: PPOSettings) -> tuple[float, dict[str, float]]:
+        """Leave the gradient on the `chosen` (N,) steps in the parameters; returns the loss, and what it is made of."""
+        ...
+
+
+@runtime_checkable
+class LooksBeside(RewardSource, Protocol):
+    """A reward model that shares computation with the reference."""
+
+    def beside(self, reference: Reference, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """`rewards`, and what `reference.look` gives."""
+        ...
+
+
+class PPO(Learner[P, Prompts], Generic[P]):
     """One step: collect trajectories or parts of them, credit their actions by GAE, and update policy and critic on them.
 
     `prompts` are what `data.rows.tasks` reads, answered by `sampler` (the policy's own); a `source` stands for both and collects by itself
@@ -70,17 +95,17 @@ class PPO(Learner):
 
     def __init__(
         self,
-        policy: Any,
-        prompts: Any = (),
-        reward: Any = None,
-        reference: Any = None,
+        policy: P,
+        prompts: Prompts = (),
+        reward: RewardSource | RewardFns | None = None,
+        reference: Reference | None = None,
         parameters: Sequence[nn.Parameter] | None = None,
         *,
-        critic: Any = None,
+        critic: Critic | None = None,
         sampler: Sampler | None = None,
-        source: Any = None,
+        source: Source | None = None,
         gold: Callable[[Trajectory], float] | None = None,
-        by_hand: Any = None,
+        by_hand: GradientByHand | None = None,
         eps: float = 1e-8,
         adapter: LoRA | Literal["full"] | None = None,
         seed: int = 0,
@@ -98,7 +123,7 @@ class PPO(Learner):
             return [reading[i] for i in order.at(number * answers, answers)]
 
         self.source, self.reward_model = rollouts(model, some, sampler, source, reward, sampling, seed, gold)
-        self.critic = model.critic(seed + 1) if critic is None else critic
+        self.critic = language_model("the policy", model).critic(seed + 1) if critic is None else critic
         settings = {"ppo": s, "sample": sampling, "data": {"prompts": digest([t.prompt for t in reading])}}
         super().__init__(model, how.steps_on(len(reading), answers), how, seed, settings, callbacks, folder)
         self.by_hand = by_hand
@@ -112,7 +137,7 @@ class PPO(Learner):
         """Steps that have been taken."""
         return self.number
 
-    def evaluate(self, data: Any) -> dict[str, float]:
+    def evaluate(self, data: Prompts) -> dict[str, float]:
         """The mean score of one answer to each of other prompts."""
         return mean_score(self.source, self.reward_model, tasks(data), self.how.micro_batch_tokens)
 
@@ -141,7 +166,7 @@ class PPO(Learner):
         self.number, self.kl = state["number"], state["kl"]
         self.source.load_state_dict(state["source"])
 
-    def _update(self, known: _Credited, means: Means) -> dict[str, float]:
+    def _update(self, known: Credited, means: Means) -> dict[str, float]:
         """Take the optimizer steps on what was sampled; returns what the last of them says."""
         s, taken = self.own, dict[str, float]()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.number)
@@ -150,7 +175,7 @@ class PPO(Learner):
             self.by_hand.take(rows)
         for epoch in range(s.update_epochs):
             measured = means if epoch == s.update_epochs - 1 else None
-            for chosen in torch.randperm(len(rows.batch), generator=generator).split(self.how.batch_size):
+            for chosen in torch.split(torch.randperm(len(rows.batch), generator=generator), self.how.batch_size):
                 if self.by_hand is None:
                     loss = self._backward(rows.select(chosen.to(known.batch.mask.device)), measured)
                 else:
@@ -161,12 +186,13 @@ class PPO(Learner):
         return taken
 
     @torch.no_grad()
-    def _credit(self, batch: Batch, means: Means) -> _Credited | None:
+    def _credit(self, batch: Batch, means: Means) -> Credited | None:
         """What was judged, with what it is credited with; None where nothing was."""
         s, self.rollout_metrics = self.own, {}
         raw_rewards, model, looked = batch.rewards, self.reward_model, list[Tensor]()
-        if self.reference is not None and hasattr(model, "beside"):
-            raw_rewards, *looked = self._of(batch, lambda part: model.beside(self.reference, part))
+        reference = self.reference
+        if reference is not None and isinstance(model, LooksBeside):
+            raw_rewards, *looked = self._of(batch, lambda part: model.beside(reference, part))
         elif model is not None:
             (raw_rewards,) = self._of(batch, lambda part: (model.rewards(part),))
         judged = ~raw_rewards.isnan().any(-1)
@@ -181,8 +207,8 @@ class PPO(Learner):
         if s.reward_clip is not None:
             raw_rewards = raw_rewards.clamp(-s.reward_clip, s.reward_clip)
         rewards, seen = raw_rewards, batch.observations
-        if self.reference is not None:
-            expected, seen = looked or self._of(batch, self.reference.look)
+        if reference is not None:
+            expected, seen = looked or self._of(batch, reference.look)
             drift = kl_estimate(batch.logprobs, expected) * mask
             rewards = raw_rewards - self.kl * drift
             means.add(kl=drift.sum(-1))
@@ -192,16 +218,16 @@ class PPO(Learner):
         total = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
         first_advantages = torch.full((len(judged),), torch.nan, device=mask.device)
         first_advantages[judged] = (returns - values[:, :-1])[:, 0]
-        self.rollout_metrics = spread("score", (raw_rewards * mask).sum(-1).tolist()) | self.source.metrics(first_advantages)
+        self.rollout_metrics = spread("score", numbers((raw_rewards * mask).sum(-1))) | self.source.metrics(first_advantages)
         means.add(length=mask.sum(-1), explained_variance=(1 - left / total.clamp(min=1e-8))[None])
         if s.whiten:
             advantages = whiten(advantages, mask)
-        return _Credited(batch, seen, advantages, returns, values[:, :-1])
+        return Credited(batch, seen, advantages, returns, values[:, :-1])
 
     def _of(self, batch: Batch, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         return in_parts(batch, self.how.micro_batch_tokens, what)
 
-    def _backward(self, chosen: _Credited, means: Means | None) -> Tensor:
+    def _backward(self, chosen: Credited, means: Means | None) -> Tensor:
         """Leave the gradient in the parameters; the loss is a mean over all actions in `chosen`, however it is split."""
         s, total, count = self.own, torch.zeros((), device=chosen.batch.mask.device), chosen.batch.mask.sum()
         for rows, weight in ranks.mine(parts(chosen.batch, self.how.micro_batch_tokens)):

@@ -1,6 +1,6 @@
 """The bar that shows how far something is that takes long."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -14,7 +14,7 @@ def shows(console: Console) -> bool:
 
 
 @contextmanager
-def progress(console: Console, title: str, total: int | None, transient: bool = False) -> Iterator[Callable[..., None]]:
+def progress(console: Console, title: str, total: int | None, transient: bool = False) -> Generator[Callable[..., None]]:
     """Show a bar of `total` steps, None where nobody knows how many; what it yields takes the number of new steps, and a new title.
 
     Of nothing there is no bar.

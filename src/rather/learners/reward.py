@@ -1,16 +1,19 @@
 """A Bradley-Terry reward model (Christiano et al. 2017; Ouyang et al. 2022), as an ensemble, with a temperature per judge."""
 
+# PyTorch says in part alone what `backward`, `step` and `tolist` take and give.
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rather.core import Comparison
+from rather.core import Batch, Comparison, Model
 from rather.learners.common import LeastUsed, Means, Order, Pairs, Stepper, agreement, at_place, drawn, names
-from rather.learners.inputs import batches, check_comparisons
-from rather.learners.learner import Learner, digest
+from rather.learners.inputs import accuracy, check_comparisons
+from rather.learners.learner import Learner, digest_of_comparisons
 from rather.learners.reward_settings import RewardOptions, RewardSettings
 from rather.learners.settings import Optimization
 from rather.learners.train import Callback
@@ -18,7 +21,17 @@ from rather.losses import bradley_terry_loss
 from rather.settings import given
 
 
-class Reward(Learner):
+class Ensemble(Model, Protocol):
+    """A reward model of one or several members."""
+
+    members: int
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Scores (K, B) of each member, float32."""
+        ...
+
+
+class Reward(Learner[Ensemble, Sequence[Comparison]]):
     """Fits scores to preferences: P(a better) = sigmoid((s_a - s_b) / temperature of the judge).
 
     `model.scores(batch)` gives (K, B) scores, K = `model.members`, whose `parameters` learn. Each of several members learns from a random
@@ -33,7 +46,7 @@ class Reward(Learner):
 
     def __init__(
         self,
-        model: Any,
+        model: Ensemble,
         comparisons: Sequence[Comparison],
         parameters: Sequence[nn.Parameter],
         *,
@@ -44,8 +57,7 @@ class Reward(Learner):
     ) -> None:
         own, how = given("RewardModel.fit", options, RewardSettings, Optimization)
         self.comparisons = check_comparisons(comparisons)
-        data = digest([[c.key, c.judge, c.preference, [t.text for t in (*c.a, *c.b)]] for c in self.comparisons])
-        settings = {"reward": own, "data": {"comparisons": data}}
+        settings = {"reward": own, "data": {"comparisons": digest_of_comparisons(self.comparisons)}}
         super().__init__(model, how.steps_on(len(self.comparisons)), how, seed, settings, callbacks, folder)
         self.center = 0.01 if own.center is None else own.center
         self.judges = sorted({c.judge for c in self.comparisons}) if own.temperatures else []
@@ -57,24 +69,13 @@ class Reward(Learner):
         self.learns = torch.rand(members, len(self.comparisons), generator=generator) < (0.8 if members > 1 else 1.1)
 
     @property
-    def taken(self) -> int:
-        """Steps that have been taken."""
-        return self.stepper.steps
-
-    @property
     def epoch(self) -> int:
         """Steps in which every comparison is used once."""
         return -(-len(self.comparisons) // self.how.batch_size)
 
-    @torch.no_grad()
     def evaluate(self, data: Sequence[Comparison]) -> dict[str, float]:
         """The share of comparisons that the mean score orders as they were judged, ties left out."""
-        means = Means()
-        for pairs in batches(self.model, check_comparisons(data), self.how.batch_size):
-            for part, *_ in pairs.split(self.how.micro_batch_tokens):
-                a, b = part.scores(self.model.scores(part.batch).mean(0))
-                means.add(accuracy=agreement(a, b, part.preference))
-        return means.result()
+        return accuracy(self.model, check_comparisons(data), lambda batch: self.model.scores(batch).mean(0), self.how)
 
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from these from now on; those that were there before keep their place."""

@@ -1,16 +1,19 @@
 """Supervised fine-tuning: raise the likelihood of given answers."""
 
+# PyTorch says in part alone what `backward`, `step` and `tolist` take and give.
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Generic, Literal, Unpack
 
 import torch
 from torch import nn
 
 from rather.core import Comparison, Trajectory
-from rather.data.rows import answers
+from rather.data.rows import Answers, answers
 from rather.learners.common import LeastUsed, Means, Order, Stepper, at_place, parts, used
-from rather.learners.inputs import trainee
+from rather.learners.inputs import P, trainee
 from rather.learners.learner import Learner, digest
 from rather.learners.settings import LoRA, Optimization, OptimizationOptions
 from rather.learners.train import Callback
@@ -18,7 +21,7 @@ from rather.scale import ranks
 from rather.settings import given
 
 
-class SFT(Learner):
+class SFT(Learner[P, Answers], Generic[P]):
     """Minimizes the mean negative log-likelihood of the answers' tokens; prompts are not learned.
 
     `rows` are trajectories, or what `data.rows.answers` reads: rows with prompt and completion, conversations, a file. Of policy, adapter
@@ -34,8 +37,8 @@ class SFT(Learner):
 
     def __init__(
         self,
-        policy: Any,
-        rows: Any,
+        policy: P,
+        rows: Answers,
         parameters: Sequence[nn.Parameter] | None = None,
         *,
         adapter: LoRA | Literal["full"] | None = None,
@@ -53,17 +56,12 @@ class SFT(Learner):
         self.stepper = Stepper(parameters, how, self.steps)
 
     @property
-    def taken(self) -> int:
-        """Steps that have been taken."""
-        return self.stepper.steps
-
-    @property
     def epoch(self) -> int:
         """Steps in which every answer is used once."""
         return -(-len(self.trajectories) // self.how.batch_size)
 
     @torch.no_grad()
-    def evaluate(self, data: Any) -> dict[str, float]:
+    def evaluate(self, data: Answers) -> dict[str, float]:
         """The mean negative log-likelihood of the tokens of other answers."""
         means, held_out = Means(), answers(data)
         for start in range(0, len(held_out), self.how.batch_size):

@@ -4,14 +4,14 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
+from rather.core import Learner
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
 from rather.learners.metrics import Metrics
@@ -26,20 +26,8 @@ class Stopped(KeyboardInterrupt):
     """The run was asked to stop and did, with everything on disk."""
 
 
-class Steps(Protocol):
-    """What the loop needs of a learner."""
-
-    model: Any
-
-    def step(self) -> dict[str, float]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
 def train(
-    learner: Steps,
+    learner: Learner,
     steps: int,
     folder: Path,
     lineage: Lineage,
@@ -57,7 +45,7 @@ def train(
 
 
 def training(
-    learner: Steps,
+    learner: Learner,
     steps: int,
     folder: Path | None,
     lineage: Lineage,
@@ -147,7 +135,7 @@ def peak_gib() -> float:
 
 
 @contextmanager
-def _graceful() -> Iterator[Callable[[], bool]]:
+def _graceful() -> Generator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a wish that can be asked for; the second one interrupts at once."""
     asked = False
 

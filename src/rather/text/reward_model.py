@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rather.core import Batch, Comparison, Prompt, Task, Trajectory
 from rather.errors import ConfigError, ModelError
 from rather.learners.common import in_parts
-from rather.learners.inputs import trainee
+from rather.learners.inputs import Reference, trainee
 from rather.learners.reward import Reward
 from rather.learners.reward_settings import RewardOptions
 from rather.learners.settings import LoRA
@@ -69,7 +69,7 @@ class RewardModel(nn.Module):
         last = batch.mask.sum(-1).long() - 1
         return rewards.scatter(1, last[:, None], self.scores(batch, *begun).mean(0)[:, None])
 
-    def beside(self, reference: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def beside(self, reference: Reference, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """`rewards`, and what `reference.look` gives; the blocks that the two have in common see the batch once."""
         begun = self.body.begin(batch, reference) if isinstance(self.body, TextPolicy) and isinstance(reference, TextPolicy) else ()
         return self.rewards(batch, *begun), *reference.look(batch, *begun)
