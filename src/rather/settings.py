@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rather import renamed
 from rather.errors import ConfigError
 
 
@@ -45,7 +46,11 @@ def given(caller: str, options: Mapping[str, Any], *sections: type[Section]) -> 
         ConfigError: an argument is in none of the sections, or its value is wrong; the message names `caller` and the argument.
     """
     known = {name for section in sections for name in section.model_fields}
+    pairs = [(old.rpartition(".")[2], new.rpartition(".")[2]) for old, new in renamed.SETTINGS.items()]
+    now = {old: new for old, new in pairs if new in known and old not in known}
     for name in options:
+        if name in now:
+            raise ConfigError(f"{caller}: the argument {name} is called {now[name]} now")
         if name not in known:
             raise ConfigError(f"{caller} has no argument {name!r}; {nearest(name, known)}")
     try:
