@@ -14,7 +14,7 @@ import torch
 import rather
 from rather.config.schema import Zeroth
 from rather.core import Comparison, Task, Trajectory
-from rather.errors import CheckpointError, ConfigError, DataError, ModelError, RatherError, TrainingError
+from rather.errors import CheckpointError, ConfigError, DataError, JudgeError, ModelError, RatherError, TrainingError
 from rather.learners.dpo_settings import DPOOptions, DPOSettings
 from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
@@ -300,6 +300,37 @@ def test_zeroth_order_goes_where_a_judge_wants_it(model: LanguageModel, space: A
         rather.ZerothOrder(model, prompts, judge=judge, direction=4)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("space", ["steering", "low_rank"])
+def test_zeroth_order_is_evaluated_on_held_out_prompts(model: LanguageModel, space: Any) -> None:
+    """Against the base policy, ties as half; early stopping puts the best numbers back, and the policy acts from them."""
+    prompts, shape = [f"x {i}" for i in range(6)], {"max_tokens": 12, "side": 1, "directions": 4, "mu": 2.0}
+
+    def make(judge: Any, **more: Any) -> rather.ZerothOrder:
+        return rather.ZerothOrder(model, prompts, judge, answers=16, space=space, seed=1, **shape, **more)
+
+    held_out = [f"y {i}" for i in range(8)]
+    fresh = make(lambda prompt, a, b: float(a > b))
+    rate = fresh.evaluate(held_out)["win_rate"]
+    against = make(lambda prompt, a, b: float(a < b)).evaluate(held_out)["win_rate"]
+    assert rate + against == 1, "the other side wins"
+    assert make(lambda prompt, a, b: "tie").evaluate(held_out) == {"win_rate": 0.5}
+    assert 0 < make(lambda prompt, a, b: "a").evaluate(held_out)["win_rate"] < 1, "the first side is either's"
+    assert make(lambda prompt, a, b: 1 / 0, temperature=0.0).evaluate(held_out) == {"win_rate": 0.5}, "equal answers ask nobody"
+    with pytest.raises(JudgeError, match="abstains from all 8 pairs"):
+        make(lambda prompt, a, b: None).evaluate(held_out)
+    found: list[tuple[float, list[torch.Tensor]]] = []
+    zeroth = make(lambda prompt, a, b: float(a > b), lr=5.0, callbacks=[lambda step, m: found.append((m["eval_win_rate"], copied()))])
+
+    def copied() -> list[torch.Tensor]:
+        return [p.detach().clone() for p in zeroth.parameters]
+
+    zeroth.train(held_out, patience=4, eval_every=1)
+    best = max(range(len(found)), key=lambda i: found[i][0])
+    assert len(found) == 4
+    assert all(torch.equal(a, b) for a, b in zip(zeroth.parameters, found[best][1], strict=True))
+    assert zeroth.evaluate(held_out)["win_rate"] == found[best][0]
+
+
 def test_a_win_rate_has_its_interval(model: LanguageModel, pairs: list[Comparison]) -> None:
     sft = rather.SFT(model, [{"prompt": "q", "completion": "aaaa"}] * 4, steps=30, lr=2e-2, batch_size=4, adapter="full").train()
     rate = rather.win_rate(sft.policy, model, ["q"] * 12, lambda prompt, a, b: float(a.count("a") > b.count("a")), max_tokens=6)
@@ -319,6 +350,10 @@ T = Trajectory(Task("f", "1", "x"), "p", "y")
     ("wrong", "message"),
     [
         (lambda m, p: rather.DPO(m, p, bata=1), "^DPO has no argument 'bata'; did you mean beta?"),
+        (lambda m, p: rather.DPO(m, p, normalised=True), "^DPO: the argument normalised is called normalized now"),
+        (lambda m, p: rather.PPO(m, ["x"], len, answers=4), "^PPO: the argument answers is called rollout_batch_size now"),
+        (lambda m, p: rather.GRPO(m, ["x"], len, size=4), "^GRPO: the argument size is called group_size now"),
+        (lambda m, p: rather.ZerothOrder(m, ["x"], len, size=4), "^ZerothOrder: the argument size is called components now"),
         (lambda m, p: rather.DPO(m, p, beta=-1), r"^DPO: beta: input should be greater than 0 \(got -1\)"),
         (lambda m, p: rather.DPO(m, p, loss="hinge"), '^DPO: loss: take "dpo", "ipo", or "module:name" of a function'),
         (lambda m, p: rather.DPO(m, p, adapter=16), r"^adapter is 16; give rather.LoRA\(rank=16\)"),

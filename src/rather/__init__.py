@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rather.learners.ppo import PPO as PPO
     from rather.learners.settings import LoRA as LoRA
     from rather.learners.sft import SFT as SFT
-    from rather.pipeline.compare import win_rate as win_rate
     from rather.pipeline.run import Run as Run
+    from rather.report.compare import win_rate as win_rate
     from rather.store.store import Store as Store
     from rather.text.open import load as load
     from rather.text.reward_model import RewardModel as RewardModel
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PLACES = {
     "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "PPO": "learners.ppo", "RewardModel": "text.reward_model",
     "Run": "pipeline.run", "SFT": "learners.sft", "Store": "store.store", "ZerothOrder": "zeroth.order", "batched": "verify.functions",
-    "comparisons": "data.rows", "load": "text.open", "win_rate": "pipeline.compare",
+    "comparisons": "data.rows", "load": "text.open", "win_rate": "report.compare",
 }  # fmt: skip
 """Where each public name is."""
 __all__ = [

@@ -97,6 +97,12 @@ class Learner(ABC, Generic[M, D]):
     def evaluate(self, data: D) -> dict[str, float]:
         """How well the model does on held-out data."""
 
+    @torch.no_grad()
+    def put_back(self, values: Sequence[Tensor]) -> None:
+        """Give the parameters other values, such as those that they had before."""
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
     def __iter__(self) -> Iterator[dict[str, float]]:
         """Train, and yield the metrics of each step."""
         return self._training(None, lambda step, values: None)
@@ -178,11 +184,10 @@ class HeldOut(Generic[M, D]):
             self.since += 1
         return self.over
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Put the best weights back, if any were kept."""
-        for parameter, was in zip(self.learner.parameters, self.weights, strict=False):
-            parameter.copy_(was)
+        if self.weights:
+            self.learner.put_back(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         """The learner's, and the best weights so far."""

@@ -1,22 +1,23 @@
 """Zeroth-order optimization from a program: a language model, prompts, and a judge that is asked as it goes."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from torch import nn
+from torch import Tensor, nn
 
 from rather.config.schema import Zeroth as ZerothSettings
 from rather.core import Comparison
-from rather.data.rows import tasks
+from rather.data.rows import Prompts, tasks
 from rather.errors import ConfigError
 from rather.judges.best import answers as best_of
 from rather.judges.given import JudgeLike, judge_of
 from rather.learners.learner import Learner, digest
 from rather.learners.settings import Optimization, Sampling, SamplingOptions
 from rather.learners.train import Callback
+from rather.report.compare import compared
 from rather.settings import given
 from rather.text.policy import LanguageModel, TextPolicy
 from rather.zeroth.first_order import made
@@ -52,7 +53,7 @@ class ZerothOptions(SamplingOptions, total=False):
     contrasts: list[list[str]]
 
 
-class ZerothOrder(Learner):
+class ZerothOrder(Learner[TextPolicy, Prompts]):
     """Perturbs the policy, asks `judge` which behaves better, and moves: no gradient, no reward (see `zeroth.learner`).
 
     The given `policy` stays as it is. `judge` is a function of (prompt, a, b), a reward model or any judge. On each side of a question
@@ -65,11 +66,12 @@ class ZerothOrder(Learner):
     """
 
     name = "zeroth"
+    best = ("win_rate", 1.0)
 
     def __init__(
         self,
         policy: LanguageModel,
-        prompts: str | Path | Iterable[Any],
+        prompts: Prompts,
         judge: JudgeLike,
         answers: int = 120,
         *,
@@ -91,6 +93,7 @@ class ZerothOrder(Learner):
 
         model = perturbable(z, policy, reading, policy.sampler(sampling.model_copy(update={"temperature": 0.0})), own)
         model.temperature, self.sampler = sampling.temperature or 1.0, model.sampler(sampling)
+        self.base_sampler = policy.sampler(sampling)
         self.learner = made(z, model, model.space, policy)
         self.planner = Planner(reading, self.learner.asking, seed)
         self.questions = len(self.planner.plan(0))
@@ -107,6 +110,19 @@ class ZerothOrder(Learner):
     def taken(self) -> int:
         """Updates that have been made."""
         return self.done
+
+    def evaluate(self, data: Prompts) -> dict[str, float]:
+        """How often the judge prefers the policy to the base policy, in one answer to each of other prompts; see `compare.win_rate`.
+
+        Raises:
+            JudgeError: it abstains from all of them.
+        """
+        return {"win_rate": compared(self.sampler, self.base_sampler, tasks(data), self.judge, self.seed).mean}
+
+    def put_back(self, values: Sequence[Tensor]) -> None:
+        """Give the numbers other values, and let the policy know."""
+        super().put_back(values)
+        self.learner.space.sync()
 
     def step(self) -> dict[str, float]:
         """Ask an update's questions, and move by the answers."""

@@ -1,13 +1,12 @@
 """Two policies compared from a program."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
-from rather.core import Comparison, Rate
-from rather.data.rows import tasks
-from rather.errors import ConfigError
+from rather.core import Comparison, Judge, Rate, Sampler, Task
+from rather.data.rows import Prompts, tasks
+from rather.errors import ConfigError, JudgeError
 from rather.judges.given import JudgeLike, judge_of
 from rather.learners import common
 from rather.learners.settings import Sampling, SamplingOptions
@@ -19,7 +18,7 @@ from rather.text.policy import LanguageModel
 def win_rate(
     policy: LanguageModel,
     base: LanguageModel,
-    prompts: str | Path | Iterable[Any],
+    prompts: Prompts,
     judge: JudgeLike,
     *,
     answers: int = 1,
@@ -34,16 +33,27 @@ def win_rate(
     Raises:
         ConfigError: an argument is not known, its value is wrong, or there are no prompts.
         DataError: a prompt cannot be read.
-        JudgeError: the function returned something else than an answer.
+        JudgeError: the function returned something else than an answer, or None for all pairs.
     """
     (sampling,) = given("win_rate", options, Sampling)
     asked = [task for task in tasks(prompts) for _ in range(answers)]
     if not asked:
         raise ConfigError("prompts is empty or answers is 0; give prompts to compare on")
-    ours, theirs = (who.sampler(sampling).sample(asked, seed + i) for i, who in enumerate((policy, base)))
+    return compared(policy.sampler(sampling), base.sampler(sampling), asked, judge_of(judge), seed)
+
+
+def compared(policy: Sampler, base: Sampler, asked: Sequence[Task], judge: Judge, seed: int) -> Rate:
+    """How often `judge` prefers what `policy` draws to what `base` does, one trajectory a task each; see `win_rate`.
+
+    Raises:
+        JudgeError: it abstains from all pairs.
+    """
+    ours, theirs = (who.sample(asked, seed + i) for i, who in enumerate((policy, base)))
     questions = list[Comparison]()
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         pair = Comparison((replace(a, policy="policy"),), (replace(b, policy="base"),), key=f"{a.task.key}/{i}")
         questions.append(pair if common.drawn(seed, pair.key) < 0.5 else pair.swapped())
-    said = zip(questions, judge_of(judge).judge(questions), strict=True)
-    return rates.win_rate([replace(q, preference=p) for q, p in said if p is not None], "policy")
+    said = [replace(q, preference=p) for q, p in zip(questions, judge.judge(questions), strict=True) if p is not None]
+    if not said:
+        raise JudgeError(f"the judge abstains from all {len(questions)} pairs, so that there is no win rate; give other prompts")
+    return rates.win_rate(said, "policy")
