@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -103,23 +104,29 @@ class Side:
         environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "OMP_NUM_THREADS": "2"}
         if side != "ours" and variant != "default":
             environment |= KEPT
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([python, f"bench/{side}.py", task, variant], env=environment, **pipes)
+        self.start([str(python), f"bench/{side}.py", task, variant], environment)
+
+    def start(self, command: list[str], environment: dict[str, str]) -> None:
+        """Start the process, and wait until it is ready."""
+        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.command, self.stdin, self.stdout = command, self.process.stdin, self.process.stdout
         self.row = self.until_ready()
 
-    def until_ready(self) -> dict | None:
-        """Wait for the end of the turn; after the last one its line of figures comes back."""
-        for line in self.process.stdout:
+    def until_ready(self) -> dict[str, Any]:
+        """Wait for the end of the turn; its line of figures comes back after the last one, nothing before."""
+        for line in self.stdout:
             if line.strip() == common.READY:
-                return None
+                return {}
             if line.startswith('{"name"'):
                 return json.loads(line)
-        raise SystemExit(f"{' '.join(map(str, self.process.args))} failed")
+        raise SystemExit(f"{' '.join(self.command)} failed")
 
     def turn(self) -> None:
         """Let it work once, the other side being idle."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        self.stdin.write("\n")
+        self.stdin.flush()
         self.row = self.until_ready()
 
 

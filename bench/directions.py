@@ -6,7 +6,6 @@ patience.
 """
 
 import os
-import subprocess
 import sys
 import time
 from statistics import median
@@ -24,11 +23,13 @@ def child(variant: str) -> None:
 
     from rather.core import Perturbation
     from rather.text import engine, load, lora
+    from rather.text.policy import TextPolicy
     from rather.zeroth.spaces.steering import steering
     from rather.zeroth.spaces.weights import Factors, LowRank, Weights
 
     torch.set_num_threads(2)
     policy = load.policy(common.MODEL, torch.device("cpu"), load.dtype("auto", torch.device("cpu")), variant == "one_by_one", 1.0)
+    assert isinstance(policy, TextPolicy)
     prompts = [tuple(policy.tokens.encode_prompt(p)) for p in common.instructions(PROMPTS)]
     policies = POLICIES // 4 if variant == "one_by_one" else POLICIES
     twins: list[Perturbation | None] = [Perturbation(k // 2, 0.002 * (-1) ** k) for k in range(policies)]
@@ -51,10 +52,10 @@ def child(variant: str) -> None:
     whole, reading = common.Clock(), list[float]()
     for _ in range(common.TURNS):
         whole.start()
-        policy.generate(requests, how, len(requests), lambda n: None, twins)
+        policy.answer(requests, how, len(requests), lambda n: None, twins)
         whole.stop()
         since = time.process_time()
-        policy.generate(requests, first, len(requests), lambda n: None, twins)
+        policy.answer(requests, first, len(requests), lambda n: None, twins)
         reading.append(time.process_time() - since)
     common.emit(variant, len(requests) * NEW, whole, ("rather",), reading_cpu_s=reading[1:])
 
@@ -64,9 +65,7 @@ class Ours(Side):
 
     def __init__(self, variant: str) -> None:
         environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([sys.executable, __file__, "--one", variant], env=environment, **pipes)
-        self.row = self.until_ready()
+        self.start([sys.executable, __file__, "--one", variant], environment)
 
 
 def compare(name: str, beside: str) -> tuple[dict, str]:

@@ -12,21 +12,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 import common
-from fixed import fixed
 from rather.core import Comparison, Perturbation, Task, Trajectory
 from rather.learners.common import WITHOUT_GRADIENT, Rollouts, in_parts
 from rather.learners.dpo import DPO
-from rather.learners.grpo import GRPO, Group
+from rather.learners.grpo import GRPO
+from rather.learners.settings import OptimizationOptions
 from rather.text import engine, lora
 from rather.text.policy import TextPolicy
 from rather.text.transformer import Shape, Transformer
@@ -218,16 +218,18 @@ class Bench:
         """Steps of 8 groups of 8, all weights trained: as fast as can be, and in little memory."""
         trained, w = made(self.shape, self.on, True), self.work
         tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(w.groups)]
-        parameters, how = list(trained.model.parameters()), fixed(100, lr=1e-6, micro_batch_tokens=9216)  # four groups
+        parameters = list(trained.model.parameters())
         source = Rollouts(trained, Paid(trained, w.answer), lambda n: [t for t in tasks for _ in range(w.rows // w.groups)], 0)
-        learner = GRPO(trained, source, parameters, how, Group())
+        learner = GRPO(
+            trained, parameters=parameters, source=source, steps=100, lr=1e-6, schedule="constant", micro_batch_tokens=9216
+        )  # four groups
         self.note("GRPO step, 8 x 8", learner.step)
         self.note("of it sampling", lambda: source.collect(0))
         batch = source.collect(0)
         (logprobs,) = in_parts(batch, 9216 // WITHOUT_GRADIENT, lambda part: trained.evaluate(part)[:1])
         apart = (logprobs - batch.logprobs).abs()[batch.mask.bool()]
         self.facts |= {"sampler and learner apart, at most": float(apart.max()), "sampler and learner apart, mean": float(apart.mean())}
-        trained.model.checkpointing, learner.how = True, replace(how, micro_batch_tokens=4608)  # two
+        trained.model.checkpointing, learner.how = True, learner.how.model_copy(update={"micro_batch_tokens": 4608})  # two
         self.note("GRPO step, 8 x 8, checkpointing", learner.step)
 
     def dpo(self) -> None:
@@ -241,9 +243,16 @@ class Bench:
 
         tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(pairs)]
         asked = [Comparison(side(t), side(t), preference=1.0, key=t.key) for t in tasks]
-        how = fixed(100, lr=1e-6, micro_batch_tokens=12288, batch_size=pairs)  # all of them
-        for name, when in (("DPO step, reference in it", "each"), ("DPO step, reference before", "once")):
-            learner = DPO(trained, asked, reference, parameters, **how, when=when)  # type: ignore[arg-type]
+        how: OptimizationOptions = {
+            "steps": 100,
+            "batch_size": pairs,
+            "lr": 1e-6,
+            "schedule": "constant",
+            "micro_batch_tokens": 12288,
+        }  # all of them
+        modes: dict[str, Literal["each", "once"]] = {"DPO step, reference in it": "each", "DPO step, reference before": "once"}
+        for name, mode in modes.items():
+            learner = DPO(trained, asked, reference, parameters, reference_logprobs=mode, **how)
             self.note(name, learner.step, 11)
             learner.stepper.step = partial(forget, parameters)  # type: ignore[method-assign]
             self.note(f"{name}, no optimizer", learner.step, 11)
@@ -255,10 +264,10 @@ class Paid:
     def __init__(self, policy: TextPolicy, length: int) -> None:
         self.policy, self.length = policy, length
 
-    def sample(self, tasks: list[Task], seed: int) -> list[Trajectory]:
+    def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
         """Answers with their scores."""
         requests = [engine.Request(tuple(self.policy.tokens.encode_prompt(str(t.prompt))), i) for i, t in enumerate(tasks)]
-        answers = self.policy.generate(requests, engine.Sampling(self.length), len(tasks), lambda n: None)
+        answers = self.policy.answer(requests, engine.Sampling(self.length), len(tasks), lambda n: None)
         last = np.arange(self.length) == self.length - 1
         return [
             Trajectory(

@@ -17,13 +17,12 @@ import numpy as np
 import torch
 
 import common
-from fixed import fixed
 from rather.control.environments import inputs
 from rather.control.grid import GridWorld
-from rather.control.models import ControlCritic, ControlPolicy
+from rather.control.models import ControlCritic, ControlPolicy, Perceptron
 from rather.core import Batch, Comparison, Perturbation, Task, Trajectory, perturbed, row_seed
 from rather.learners.common import Rollouts
-from rather.learners.ppo import PPO, Clip
+from rather.learners.ppo import PPO
 from rather.losses import LINKS
 from rather.zeroth.first_order import FirstOrder
 from rather.zeroth.learner import Asking, Estimate, Planner, Zeroth
@@ -104,8 +103,10 @@ class Grid:
         self.env = GridWorld(SIZE, HORIZON, 0.2, chance.uniform(size=(SIZE, SIZE)), start=CENTRE)
         self.cumulative = self.env.transitions.cumsum(-1)
         self.policy = ControlPolicy(inputs(self.env), self.env.action_space, [], normalize=False, seed=number)
+        assert isinstance(self.policy.net, Perceptron)
+        self.layers = self.policy.net.layers
         with torch.no_grad():
-            self.policy.net.layers[0].zero_()
+            self.layers[0].zero_()
         how = {} if variant.kind == "gaussian" else {"kind": variant.kind, "block": variant.block}
         self.policy.space = self.space = ControlSpace(self.policy, ("net.layers.0",), **how)
         self.start = ControlPolicy(inputs(self.env), self.env.action_space, [], normalize=False)
@@ -113,8 +114,8 @@ class Grid:
         self.planner = Planner(TASKS, variant.asking, number)
         first = variant.how.estimator in ("dpo", "reinforce")
         size = 1 if variant.kind == "gaussian" else self.space.size
-        made = variant.asking, variant.how, self.start if first else size
-        self.learner = (FirstOrder if first else Zeroth)(self.policy, self.space, *made)
+        made = self.policy, self.space, variant.asking, variant.how
+        self.learner = FirstOrder(*made, self.start) if first else Zeroth(*made, size)
         self.chance = np.random.default_rng([number, 1])
 
     def value(self) -> float:
@@ -126,10 +127,10 @@ class Grid:
 
     def table(self, perturbation: Perturbation | None = None) -> torch.Tensor:
         """Probabilities (S, A)."""
-        weights = self.space.values(perturbation)["net.layers.0"].double() + self.policy.net.layers[1].detach().double()
+        weights = self.space.values(perturbation)["net.layers.0"].double() + self.layers[1].detach().double()
         return weights.softmax(-1)
 
-    def episodes(self, perturbations: list[Perturbation | None], chances: list[np.random.Generator]) -> list[Trajectory]:
+    def episodes(self, perturbations: Sequence[Perturbation | None], chances: list[np.random.Generator]) -> list[Trajectory]:
         """A trajectory under each perturbation."""
         kinds = list(dict.fromkeys(perturbations))
         tables = np.stack([self.table(p).numpy().cumsum(-1) for p in kinds])[[kinds.index(p) for p in perturbations]]
@@ -147,7 +148,7 @@ class Grid:
             for p, c, a, r, said in zip(perturbations, cells, actions, rewards, logprobs, strict=True)
         ]
 
-    def sample(self, tasks: Sequence[Task], seed: int) -> list[Trajectory]:
+    def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
         """What PPO asks of a sampler: a trajectory of each task, which is over when its time is."""
         found = self.episodes([None] * len(tasks), [np.random.default_rng([self.number, seed, i]) for i in range(len(tasks))])
         return [replace(t, terminated=True) for t in found]
@@ -157,7 +158,7 @@ class Grid:
 
     def worth(self, t: Trajectory) -> float:
         """What a trajectory is worth: its rewards, or the number of different cells."""
-        return float(len(np.unique(t.observations.argmax(-1)))) if self.v.cells else float(t.rewards.sum())
+        return float(len(np.unique(np.asarray(t.observations).argmax(-1)))) if self.v.cells else float(np.asarray(t.rewards).sum())
 
     def said(self, worth: list[float]) -> tuple[float, int | None]:
         """What a judge says of two sides, by the link, or of several, by Luce's rule of choice: preference and number of the best."""
@@ -180,7 +181,9 @@ class Grid:
         given, answered = 0, {}
         for n, ask in enumerate(asks):
             a, b, *others = (tuple(found[i : i + d]) for i in range(k * d * n, k * d * (n + 1), d))
-            same = all(np.array_equal(x.actions, y.actions) for side in (b, *others) for x, y in zip(a, side, strict=True))
+            same = all(
+                np.array_equal(np.asarray(x.actions), np.asarray(y.actions)) for side in (b, *others) for x, y in zip(a, side, strict=True)
+            )
             worth = [float(np.mean([self.worth(t) for t in side])) for side in (a, b, *others)]
             said = [(0.5, None) if same else self.said(worth) for _ in range(self.v.judges)]
             given += 0 if same else self.v.judges
@@ -235,13 +238,13 @@ def planned(job: tuple[Variant, int, bool], every: int = 20, budget: int = 400) 
     torch.set_num_threads(1)
     variant, number, exactly = job
     grid = Grid(number, variant)
-    table, low = grid.space.start["net.layers.0"], grid.value()
+    table, low = grid.space.initial["net.layers.0"], grid.value()
     high = 0.0 if variant.cells else best_stationary(grid.env)
     counts, said, found = [], [], [(0, low if variant.cells else 0.0)]
     for start in range(0, budget, every):
         table *= 0.7  # what is asked about is drawn a little more widely
         both = grid.episodes([None] * 2 * every, [np.random.default_rng([number, start, i]) for i in range(2 * every)])
-        visits, worth = [t.observations[1:].sum(0) for t in both], [grid.worth(t) for t in both]
+        visits, worth = [np.asarray(t.observations)[1:].sum(0) for t in both], [grid.worth(t) for t in both]
         counts += [a - b for a, b in zip(visits[::2], visits[1::2], strict=True)]
         said += [float(grid.chance.random() < expit(a - b)) for a, b in zip(worth[::2], worth[1::2], strict=True)]
         weights = fitted(np.stack(counts), np.array(said))
@@ -261,15 +264,17 @@ def improved(grid: Grid, weights: np.ndarray) -> None:
     with torch.no_grad():
         for p in policy.parameters():
             p.zero_()
-        table = grid.space.start["net.layers.0"]
-        grid.space.start["net.layers.0"] = policy.net.layers[0].data  # the grid acts by what PPO moves
-    how = fixed(steps=1, batch_size=320, lr=PPO_RATE, max_grad_norm=10.0, seed=grid.number)
-    source, settings = Rollouts(policy, grid, lambda _: TASKS, grid.number), Clip(kl=0.0)
+        table = grid.space.initial["net.layers.0"]
+        grid.space.initial["net.layers.0"] = grid.layers[0].data  # the grid acts by what PPO moves
+    source = Rollouts(policy, grid, lambda _: TASKS, grid.number)
     reward_model = Visits(torch.tensor(weights, dtype=torch.float32))
-    ppo = PPO(policy, critic, source, [*policy.parameters(), *critic.parameters()], how, settings, reward_model)
+    ppo = PPO(
+        policy, (), reward_model, parameters=[*policy.parameters(), *critic.parameters()], critic=critic, source=source, seed=grid.number,
+        steps=PPO_STEPS, batch_size=320, lr=PPO_RATE, schedule="constant", max_grad_norm=10.0, update_epochs=4, kl=0.0, critic_lr=None,
+    )  # fmt: skip
     for _ in range(PPO_STEPS):
         ppo.step()
-    grid.space.start["net.layers.0"] = table.copy_(policy.net.layers[0].data)
+    grid.space.initial["net.layers.0"] = table.copy_(grid.layers[0].data)
 
 
 @dataclass(frozen=True)

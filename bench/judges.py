@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 import common
-from fixed import fixed
 from rather.control.environments import environment, inputs
 from rather.control.models import ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, fragments
@@ -39,9 +38,11 @@ def learn(seed: int, answered: list[Comparison], judges: list[str]) -> tuple[Con
     env = environment(NAME)
     model = ControlReward(inputs(env), env.action_space, 1, (64, 64), seed)
     model.see([t for c in answered for t in (*c.a, *c.b)])
-    how = fixed(EPOCHS * len(answered) // 15, 15, 3e-4, seed=seed, micro_batch_tokens=10**6)
-    learner = Reward(model, answered, list(model.layers), center=0.0, temperatures=bool(judges), **how)
-    for _ in range(how["steps"]):
+    learner = Reward(
+        model, answered, list(model.layers), center=0.0, temperatures=bool(judges), seed=seed, steps=EPOCHS * len(answered) // 15,
+        batch_size=15, lr=3e-4, schedule="constant", micro_batch_tokens=10**6,
+    )  # fmt: skip
+    for _ in range(learner.steps):
         learner.step()
     return model, learner.temperatures()
 

@@ -52,13 +52,13 @@ def theirs(env: str, seed: int, comparisons: int) -> dict[str, float]:
 
     warnings.filterwarnings("ignore")
     import torch
-    from imitation.algorithms import preference_comparisons as pc
-    from imitation.policies.base import FeedForward32Policy, NormalizeFeaturesExtractor
-    from imitation.rewards.reward_nets import BasicRewardNet
-    from imitation.util.networks import RunningNorm
-    from imitation.util.util import make_vec_env
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.evaluation import evaluate_policy
+    from imitation.algorithms import preference_comparisons as pc  # pyright: ignore[reportMissingImports]
+    from imitation.policies.base import FeedForward32Policy, NormalizeFeaturesExtractor  # pyright: ignore[reportMissingImports]
+    from imitation.rewards.reward_nets import BasicRewardNet  # pyright: ignore[reportMissingImports]
+    from imitation.util.networks import RunningNorm  # pyright: ignore[reportMissingImports]
+    from imitation.util.util import make_vec_env  # pyright: ignore[reportMissingImports]
+    from stable_baselines3 import PPO  # pyright: ignore[reportMissingImports]
+    from stable_baselines3.common.evaluation import evaluate_policy  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     random.seed(seed)

@@ -7,7 +7,7 @@ import common
 
 task, variant = common.arguments()
 import numpy as np
-from llama_cpp import llama_cpp as c
+from llama_cpp import llama_cpp as c  # pyright: ignore[reportMissingImports]
 from transformers import AutoTokenizer
 
 rows = int(task.partition("-")[2])

@@ -1,20 +1,21 @@
 """Our side: `ours.py generate-ROWS|dpo|reward|grpo|ppo float32|bfloat16[+checkpointing]`, full training."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 import common
-from fixed import fixed
-from rather.core import Comparison, Task, Trajectory
+from rather.core import Comparison, Perturbation, Task, Trajectory
 from rather.learners.common import Rollouts
 from rather.learners.dpo import DPO
-from rather.learners.grpo import GRPO, Group
-from rather.learners.ppo import PPO, Clip
+from rather.learners.grpo import GRPO
+from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
+from rather.learners.settings import OptimizationOptions
 from rather.text import engine, load
-from rather.text.policy import TextCritic, TextSampler
+from rather.text.policy import TextCritic, TextPolicy, TextSampler
 from rather.text.reward_model import RewardModel
 
 BLOCKS = 5
@@ -37,11 +38,13 @@ precision, _, checkpointing = variant.partition("+")
 dtype = getattr(torch, precision)
 task, _, rows = task.partition("-")
 policy = load.policy(common.MODEL, torch.device("cpu"), dtype, task != "generate", 1.0, False if task in ("grpo", "ppo") else None)
-policy.model.checkpointing = bool(checkpointing)
+assert isinstance(policy, TextPolicy)
+network = policy.model
+network.checkpointing = bool(checkpointing)
 if task == "generate":
     requests = [engine.Request(tuple(policy.tokens.encode_prompt(p)), i) for i, p in enumerate(common.instructions(int(rows)))]
     sampling = engine.Sampling(common.NEW)
-    clock = common.Clock().time(lambda: engine.generate(policy.model, requests, sampling, frozenset(), rows=len(requests)))
+    clock = common.Clock().time(lambda: engine.generate(network, requests, sampling, frozenset(), rows=len(requests)))
     tokens = len(requests) * common.NEW
 elif task == "grpo":
     policy.tokens.stop = frozenset()  # every answer is as long as the peer's
@@ -52,7 +55,7 @@ elif task == "grpo":
 
         sampler = TextSampler(policy, engine.Sampling(common.NEW), common.GROUPS * common.SIZE)
 
-        def sample(self, tasks: list[Task], seed: int) -> list[Trajectory]:
+        def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
             """Answers with their scores."""
             pay = np.zeros(common.NEW, np.float32)
             found = self.sampler.sample(tasks, seed)
@@ -66,8 +69,10 @@ elif task == "grpo":
         chosen = range(number * common.GROUPS, (number + 1) * common.GROUPS)
         return [Task("bench", str(i), prompts[i]) for i in chosen for _ in range(common.SIZE)]
 
-    how = fixed(100, lr=1e-6, micro_batch_tokens=1280)  # two groups
-    learner = GRPO(policy, Rollouts(policy, Paid(), groups, 0), load.parameters(policy), how, Group())
+    source, parameters = Rollouts(policy, Paid(), groups, 0), load.parameters(policy)
+    learner = GRPO(
+        policy, parameters=parameters, source=source, steps=100, schedule="constant", lr=1e-6, micro_batch_tokens=1280
+    )  # two groups
     clock = common.Clock().time(learner.step)
     tokens = common.GROUPS * common.SIZE * common.NEW
 elif task == "ppo":  # the reward model is an adapter on the frozen start, which is the reference, too
@@ -79,16 +84,25 @@ elif task == "ppo":  # the reward model is an adapter on the frozen start, which
     critic, model = TextCritic(start.width, start.device, 0), RewardModel(judged, 1, 0, parameters=[])
     sampler = TextSampler(policy, engine.Sampling(common.NEW), common.EPISODES)
     source = Rollouts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
-    how = fixed(100, common.EPISODES, lr=1e-6, micro_batch_tokens=3072)  # half of them
-    learner = PPO(policy, critic, source, load.parameters(policy), how, Clip(update_epochs=1, critic_lr=1e-3), model, start)
+    learner = PPO(
+        policy, (), model, start, load.parameters(policy), critic=critic, source=source, update_epochs=1, critic_lr=1e-3,
+        rollout_batch_size=common.EPISODES, batch_size=common.EPISODES, steps=100, schedule="constant", lr=1e-6,
+        micro_batch_tokens=3072,  # half of them
+    )  # fmt: skip
     clock = common.Clock().time(learner.step)
     tokens = common.EPISODES * common.NEW
 else:
-    how = fixed(100, common.PAIRS, lr=1e-6, micro_batch_tokens=1536)  # all of them
+    how: OptimizationOptions = {
+        "steps": 100,
+        "batch_size": common.PAIRS,
+        "lr": 1e-6,
+        "schedule": "constant",
+        "micro_batch_tokens": 1536,
+    }  # all of them
     asked, parameters = comparisons(common.PAIRS * 4), load.parameters(policy)
     if task == "dpo":  # as in TRL's default, the reference is scored in every step; it is a copy of the start
         reference = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0)
-        learner = DPO(policy, asked, reference, parameters, **how, when="each")
+        learner = DPO(policy, asked, reference, parameters, reference_logprobs="each", **how)
     else:
         model = RewardModel(policy, 1, 0, parameters=[])
         learner = Reward(model, asked, [*parameters, model.heads], **how)

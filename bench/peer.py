@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from typing import Any
 
 import common
 
@@ -9,7 +10,7 @@ if sys.argv[1] == "ppo":  # the last TRL that has it
     sys.path.insert(0, common.TRL_WITH_PPO)
 
 warnings.filterwarnings("ignore")
-import datasets
+import datasets  # pyright: ignore[reportMissingImports]
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
@@ -55,7 +56,7 @@ def rows(count: int) -> list[dict[str, str]]:
 task, _, count = task.partition("-")
 if task == "generate":
     dtype = getattr(torch, variant)
-    model = AutoModelForCausalLM.from_pretrained(common.MODEL, dtype=dtype).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(common.MODEL, dtype=dtype).eval()
     chats = [[{"role": "user", "content": p}] for p in common.instructions(int(count))]
     tokenizer.padding_side = "left"
     texts = [tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in chats]
@@ -64,7 +65,7 @@ if task == "generate":
     clock = common.Clock().time(lambda: model.generate(**batch, **how, pad_token_id=tokenizer.pad_token_id))
     common.emit(f"transformers {variant}", len(chats) * common.NEW, clock, ("transformers",))
 elif task == "grpo":
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     steps = Steps()
     prompts = [{"prompt": text} for text in common.texts(common.GROUPS * common.TURNS, tokenizer.encode, tokenizer.decode)]
@@ -82,7 +83,7 @@ elif task == "grpo":
     trainer.train()
     common.emit(f"TRL {variant}", common.GROUPS * common.SIZE * common.NEW, steps.clock, ("trl", "transformers"))
 elif task == "ppo":
-    from trl.experimental.ppo import PPOConfig, PPOTrainer
+    from trl.experimental.ppo import PPOConfig, PPOTrainer  # pyright: ignore[reportMissingImports]
 
     class Updates(TrainerCallback):
         """A turn is an update, with its generation."""
@@ -120,7 +121,7 @@ elif task == "ppo":
     trainer.train()
     common.emit(f"TRL 1.12.0 {variant}", common.EPISODES * common.NEW, Updates.clock, ("transformers",))
 else:
-    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
+    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer  # pyright: ignore[reportMissingImports]
 
     shared = {
         "output_dir": "/tmp/rather-bench", "per_device_train_batch_size": common.PAIRS, "max_steps": common.TURNS, "use_cpu": True,

@@ -20,14 +20,14 @@ ROWS, PAIRS, GROUPS, PROMPT, ANSWER, VOCABULARY = 64, 16, 8, 256, 256, 151_936
 
 
 def model() -> Any:
-    config = Qwen3Config(
-        hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128, intermediate_size=3072,
-        vocab_size=VOCABULARY, tie_word_embeddings=True, max_position_embeddings=40_960, rope_theta=1e6,
-        eos_token_id=1, pad_token_id=0, attn_implementation="sdpa",
-    )  # fmt: skip
+    config: dict[str, Any] = {
+        "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+        "intermediate_size": 3072, "vocab_size": VOCABULARY, "tie_word_embeddings": True, "max_position_embeddings": 40_960,
+        "rope_theta": 1e6, "eos_token_id": 1, "pad_token_id": 0, "attn_implementation": "sdpa",
+    }  # fmt: skip
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
-        found = Qwen3ForCausalLM(config)
+        found = Qwen3ForCausalLM(Qwen3Config(**config))
     torch.set_default_dtype(torch.float32)
     found.generation_config.eos_token_id, found.generation_config.pad_token_id = 1, 0
     return found
@@ -76,8 +76,8 @@ def generate() -> list[float]:
 
 
 def dpo(checkpointing: bool) -> list[float]:
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
+    from trl import DPOConfig, DPOTrainer  # pyright: ignore[reportMissingImports]
 
     count, steps = 6, Steps()
     rows = range(count * PAIRS)
@@ -95,8 +95,8 @@ def dpo(checkpointing: bool) -> list[float]:
 
 
 def grpo() -> list[float]:
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
+    from datasets import Dataset  # pyright: ignore[reportMissingImports]
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     count, steps = 4, Steps()
     how = GRPOConfig(
@@ -118,7 +118,7 @@ def main() -> None:
     work = {"generate": generate, "dpo": lambda: dpo(True), "dpo-fast": lambda: dpo(False), "grpo": grpo}[what]
     seconds, by = work(), f"transformers {transformers.__version__}"
     if what != "generate":
-        import trl
+        import trl  # pyright: ignore[reportMissingImports]
 
         by = f"TRL {trl.__version__}"
     print(json.dumps({"by": by, "seconds": seconds[1:], "peak": torch.cuda.max_memory_allocated() / 2**30}))

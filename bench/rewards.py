@@ -30,7 +30,6 @@ def ours(seed: int, members: int) -> float:
     import gymnasium
     import torch
 
-    from fixed import fixed
     from rather.control.models import ControlReward
     from rather.core import Comparison, Task, Trajectory
     from rather.learners.reward import Reward
@@ -40,13 +39,16 @@ def ours(seed: int, members: int) -> float:
         Trajectory(Task("bench", str(i)), "p", None, False, o, a, np.zeros(LENGTH, np.float32), r)
         for i, (o, a, r) in enumerate(zip(*data(seed), strict=True))
     ]
-    prefer = [float(a.rewards.sum() > b.rewards.sum()) for a, b in zip(sides[::2], sides[1::2], strict=True)]
+    prefer = [float(np.asarray(a.rewards).sum() > np.asarray(b.rewards).sum()) for a, b in zip(sides[::2], sides[1::2], strict=True)]
     comparisons = [Comparison((a,), (b,), p, judge="oracle") for a, b, p in zip(sides[::2], sides[1::2], prefer, strict=True)]
     model = ControlReward(3, gymnasium.spaces.Box(-2, 2, (1,)), members, (32, 32), seed)
     start = time.process_time()
     model.see(sides)
     steps = EPOCHS * COUNT // BATCH
-    learner = Reward(model, comparisons, list(model.layers), fixed(steps, BATCH, 1e-3, micro_batch_tokens=10**6, seed=seed), center=0.0)
+    learner = Reward(
+        model, comparisons, list(model.layers), center=0.0, seed=seed, steps=steps, batch_size=BATCH, lr=1e-3, schedule="constant",
+        micro_batch_tokens=10**6,
+    )  # fmt: skip
     for _ in range(steps):
         learner.step()
     return time.process_time() - start
@@ -56,10 +58,10 @@ def theirs(seed: int) -> float:
     """The same of imitation's BasicRewardTrainer, which goes through a batch pair by pair."""
     import gymnasium
     import torch
-    from imitation.algorithms import preference_comparisons as pc
-    from imitation.data.types import TrajectoryWithRew
-    from imitation.rewards.reward_nets import BasicRewardNet
-    from imitation.util.networks import RunningNorm
+    from imitation.algorithms import preference_comparisons as pc  # pyright: ignore[reportMissingImports]
+    from imitation.data.types import TrajectoryWithRew  # pyright: ignore[reportMissingImports]
+    from imitation.rewards.reward_nets import BasicRewardNet  # pyright: ignore[reportMissingImports]
+    from imitation.util.networks import RunningNorm  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ import common
 
 PEER = ".venv-bench/bin/python"
 SEEDS = range(5)
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"steps": 100_000, "envs": 8, "segment": 32, "batch": 256, "epochs": 20, "gamma": 0.98, "lam": 0.8, "lr": 1e-3, "fade": True},
     "Pendulum-v1": {"steps": 100_000, "envs": 4, "segment": 1024, "batch": 64, "epochs": 10, "gamma": 0.9, "lam": 0.95, "lr": 1e-3, "fade": False},
 }  # fmt: skip
@@ -26,14 +27,13 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     """CPU seconds of training, and returns of 20 episodes with deterministic actions."""
     import torch
 
-    from fixed import fixed
     from rather.control.collect import RolloutSegments
     from rather.control.environments import environment, inputs
     from rather.control.gradients import ByHand
     from rather.control.models import ControlCritic, ControlPolicy
     from rather.control.rollout import ControlSampler
     from rather.core import Task
-    from rather.learners.ppo import PPO, Clip
+    from rather.learners.ppo import PPO
 
     torch.set_num_threads(1)
     t, env = TASKS[name], environment(name)
@@ -41,22 +41,20 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     critic = ControlCritic(inputs(env), seed=seed)
     rows = t["envs"] * t["segment"]
     rounds = -(-t["steps"] // rows)
-    schedule = "linear" if t["fade"] else "constant"
-    how = fixed(
-        rounds * t["epochs"] * (rows // t["batch"]), t["batch"], t["lr"], schedule=schedule, max_grad_norm=0.5, eps=1e-5, micro_batch_tokens=rows,
-        seed=seed,
-    )  # fmt: skip
-    settings = Clip(t["epochs"], t["gamma"], t["lam"], value_clip=None, value_weight=1.0, kl=0.0)
     source = RolloutSegments(policy, lambda: environment(name), t["envs"], t["segment"], seed)
     by_hand = ByHand(policy, critic)
-    learner = PPO(policy, critic, source, [by_hand.parameter], how, settings, by_hand=by_hand)
+    learner = PPO(
+        policy, parameters=[by_hand.parameter], critic=critic, source=source, by_hand=by_hand, eps=1e-5, seed=seed, steps=rounds,
+        rollout_batch_size=rows, batch_size=t["batch"], update_epochs=t["epochs"], lr=t["lr"], schedule="linear" if t["fade"] else "constant",
+        gamma=t["gamma"], lam=t["lam"], value_clip=0.0, value_weight=1.0, kl=0.0, critic_lr=None, max_grad_norm=0.5, micro_batch_tokens=rows,
+    )  # fmt: skip
     start = time.process_time()
     for _ in range(rounds):
         learner.step()
     seconds = time.process_time() - start
     tasks = [Task(name, str(10_000 + 100 * seed + i)) for i in range(20)]
     found = ControlSampler(policy, lambda: environment(name), deterministic=True).sample(tasks, 0)
-    return seconds / (rounds * rows), [float(x.rewards.sum()) for x in found]
+    return seconds / (rounds * rows), [float(np.asarray(x.rewards).sum()) for x in found]
 
 
 def theirs(name: str, seed: int) -> tuple[float, list[float]]:
@@ -65,9 +63,9 @@ def theirs(name: str, seed: int) -> tuple[float, list[float]]:
 
     warnings.filterwarnings("ignore")
     import torch
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3 import PPO  # pyright: ignore[reportMissingImports]
+    from stable_baselines3.common.env_util import make_vec_env  # pyright: ignore[reportMissingImports]
+    from stable_baselines3.common.evaluation import evaluate_policy  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     t = TASKS[name]

@@ -8,6 +8,7 @@ import time
 from statistics import median
 
 import cloudpickle
+import numpy as np
 
 import common
 from rather.config import toml
@@ -48,13 +49,13 @@ def measure(env: str, workers: int, folder: str) -> dict[str, float]:
         answered = {}
         for i, a in enumerate(asks):
             sides = tuple(found[8 * i : 8 * i + 4]), tuple(found[8 * i + 4 : 8 * i + 8])
-            better = sum(t.rewards.sum() for t in sides[0]) > sum(t.rewards.sum() for t in sides[1])
+            better = sum(np.asarray(t.rewards).sum() for t in sides[0]) > sum(np.asarray(t.rewards).sum() for t in sides[1])
             answered[a.key] = [Comparison(*sides, float(better), a.key)]
         learner.take(answered)
         learner.step()
     if pool:
         pool.close()
-    return {"seconds": median(seconds[1:]), "out": out, "back": back, "norm": float(learner.space.numbers.detach().norm())}
+    return {"seconds": median(seconds[1:]), "out": out, "back": back, "norm": float(learner.space.parameters[0].detach().norm())}
 
 
 def main() -> None:

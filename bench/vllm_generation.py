@@ -20,7 +20,7 @@ from peer_gpu import ANSWER, PROMPT, VOCABULARY
 
 
 def main() -> None:
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:
         peer_gpu.model().save_pretrained(folder)
