@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
-from rather.cli.terminal import broken
+from rather.pipeline.terminal import broken
 
 AGREEMENT = (
     "Agreement of 3 judges on 60 questions: 87 % of pairs of answers, Krippendorff's alpha 0.62 (95 % interval 0.54 to 0.70), n = 60"

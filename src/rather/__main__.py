@@ -17,8 +17,8 @@ from importlib.metadata import requires
 from rich.markup import escape
 
 from rather.cli.app import Interrupted, app
-from rather.cli.terminal import Terminal
 from rather.errors import RatherError, installing
+from rather.pipeline.terminal import Terminal
 
 THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"}
 """How OpenMP's threads idle: they sleep, since spinning ones slow their neighbors down, but not at once, since waking up is slow too."""

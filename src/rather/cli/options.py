@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rather.cli.terminal import Terminal
+from rather.pipeline.terminal import Terminal
 
 if TYPE_CHECKING:
     from rather.config.schema import Config

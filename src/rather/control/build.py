@@ -102,7 +102,7 @@ def ppo(
     steps: int = 0,
     kl: float = 0.0,
     kl_target: float | None = None,
-) -> PPO:
+) -> PPO[ControlPolicy]:
     """PPO that learns from the rollout segments of `source`; gradients are by hand where both networks are ours.
 
     Its KL from `reference` is measured, and weighs `kl`; see `learners.ppo`.

@@ -274,7 +274,7 @@ class ControlDomain:
             raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
         return None if reward == "environment" else self.reward_model(saved)
 
-    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> PPO:
+    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> PPO[ControlPolicy]:
         """PPO on segments of every environment's time."""
         c = self.config
         if c.train.learner != "ppo":

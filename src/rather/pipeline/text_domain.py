@@ -189,7 +189,9 @@ class TextDomain:
         """The verifiers, or the reward model in the checkpoint `saved`."""
         return build.checker(self.config) if build.verified(self.config) else self.reward_model(saved)
 
-    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> PPO | GRPO:
+    def improver(
+        self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int
+    ) -> PPO[AnyPolicy] | GRPO[AnyPolicy]:
         """PPO or GRPO on the trained policy, where the round before has left it: it acts anew in every step."""
         del number, policy
         c, base, (trained, parameters) = self.config, self.base_policy, self.adapted
