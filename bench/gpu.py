@@ -23,9 +23,10 @@ import torch
 
 import common
 from rather.core import Comparison, Perturbation, Task, Trajectory
-from rather.learners.common import WITHOUT_GRADIENT, Rollouts, in_parts
+from rather.learners.common import WITHOUT_GRADIENT, in_parts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
+from rather.learners.rollouts import Rollouts
 from rather.learners.settings import OptimizationOptions
 from rather.text import engine, lora
 from rather.text.policy import TextPolicy

@@ -21,8 +21,8 @@ from rather.control.environments import inputs
 from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy, Perceptron
 from rather.core import Batch, Comparison, Perturbation, Task, Trajectory, perturbed, row_seed
-from rather.learners.common import Rollouts
 from rather.learners.ppo import PPO
+from rather.learners.rollouts import Rollouts
 from rather.losses import LINKS
 from rather.zeroth.first_order import FirstOrder
 from rather.zeroth.learner import Asking, Estimate, Planner, Zeroth

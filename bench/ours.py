@@ -8,11 +8,11 @@ import torch
 
 import common
 from rather.core import Comparison, Perturbation, Task, Trajectory
-from rather.learners.common import Rollouts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
 from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
+from rather.learners.rollouts import Rollouts
 from rather.learners.settings import OptimizationOptions
 from rather.text import engine, load
 from rather.text.policy import TextCritic, TextPolicy, TextSampler

@@ -16,8 +16,8 @@ from rather.core import Batch, Task
 from rather.errors import RatherWarning
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
-from rather.learners.common import Rollouts
 from rather.learners.grpo import GRPO
+from rather.learners.rollouts import Rollouts
 from rather.losses import group_advantages, ppo_clip_loss
 
 

@@ -15,8 +15,8 @@ from rather.core import Batch, Task
 from rather.errors import TrainingError
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
-from rather.learners.common import Rollouts
 from rather.learners.ppo import PPO
+from rather.learners.rollouts import Rollouts
 
 
 def grid() -> GridWorld:

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from fixed import fixed
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ModelError
-from rather.learners.common import Rollouts
 from rather.learners.dpo import DPO
 from rather.learners.ppo import PPO
+from rather.learners.rollouts import Rollouts
 from rather.text import load
 from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from rather.core import Batch, RewardSource, Sampler, Task, Trajectory, spread
 from rather.data.rows import Prompts, tasks
 from rather.errors import RatherWarning
-from rather.learners.common import Means, Order, Source, Stepper, in_parts, numbers, parts, ratio_metrics, used
+from rather.learners.common import Means, Order, Stepper, in_parts, numbers, parts, ratio_metrics, used
 from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
 from rather.learners.inputs import P, Reference, RewardFns, acting, mean_score, rollouts
 from rather.learners.learner import Learner, digest
+from rather.learners.rollouts import Source
 from rather.learners.settings import LoRA, Optimization, Sampling
 from rather.learners.train import Callback
 from rather.losses import group_advantages, kl_estimate, ppo_clip_loss

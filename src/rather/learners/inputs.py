@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from rather.core import Batch, Comparison, Critic, Model, Policy, RewardSource, Sampler, Task, Trajectory
 from rather.errors import ConfigError, DataError
-from rather.learners.common import Means, Pairs, Rollouts, Source, agreement, in_parts
+from rather.learners.common import Means, Pairs, agreement, in_parts
+from rather.learners.rollouts import Rollouts, Source
 from rather.learners.settings import LoRA, Optimization, Sampling
 from rather.verify.checker import Verified
 from rather.verify.functions import RewardFunctions

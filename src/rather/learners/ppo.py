@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from rather.core import Batch, Critic, RewardSource, Sampler, Task, Trajectory, spread
 from rather.data.rows import Prompts, tasks
 from rather.errors import TrainingError
-from rather.learners.common import Means, Order, Source, Stepper, in_parts, numbers, parts, ratio_metrics
+from rather.learners.common import Means, Order, Stepper, in_parts, numbers, parts, ratio_metrics
 from rather.learners.inputs import P, Reference, RewardFns, acting, language_model, mean_score, rollouts
 from rather.learners.learner import Learner, digest
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
+from rather.learners.rollouts import Source
 from rather.learners.settings import LoRA, Optimization, Sampling
 from rather.learners.train import Callback
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
@@ -75,7 +76,7 @@ class PPO(Learner[P, Prompts], Generic[P]):
     """One step: collect trajectories or parts of them, credit their actions by GAE, and update policy and critic on them.
 
     `prompts` are what `data.rows.tasks` reads, answered by `sampler` (the policy's own); a `source` stands for both and collects by itself
-    (see `common.Rollouts`). `reward` is a reward model, a function or a list of functions (see `verify.functions`); without one the reward
+    (see `Rollouts`). `reward` is a reward model, a function or a list of functions (see `verify.functions`); without one the reward
     is what is in the batch. A row with a NaN there is unjudged and left out; where all are, nothing is learned. `gold` measures
     trajectories beside it.
 

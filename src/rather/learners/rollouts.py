@@ -1,0 +1,72 @@
+"""Where the batches come from that a policy is improved on."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from rather.core import Batch, Model, Sampler, Task, Trajectory, gold_correlation, spread
+from rather.learners.common import numbers
+
+
+class Source(Protocol):
+    """Where batches of trajectories come from that a policy is improved on."""
+
+    def collect(self, number: int) -> Batch:
+        """What the policy does at step `number`, with its rewards."""
+        ...
+
+    def sync(self) -> None:
+        """Take over the policy's present parameters."""
+        ...
+
+    def metrics(self, advantages: Tensor) -> dict[str, float]:
+        """What there is to say about the last batch; `advantages` (B,) are NaN for trajectories that are not learned from."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back."""
+        ...
+
+
+class Rollouts:
+    """What a policy is improved on: trajectories of `tasks(number)`, new for every `number`; `gold` is their gold reward."""
+
+    def __init__(
+        self,
+        model: Model,
+        sampler: Sampler,
+        tasks: Callable[[int], Sequence[Task]],
+        seed: int,
+        gold: Callable[[Trajectory], float] | None = None,
+    ) -> None:
+        self.model, self.sampler, self.tasks, self.seed, self.gold = model, sampler, tasks, seed, gold
+        self.gold_rewards: list[float] = []
+
+    def collect(self, number: int) -> Batch:
+        """Let the policy act."""
+        found = self.sampler.sample(self.tasks(number), self.seed * 1_000_003 + number)
+        self.gold_rewards = [] if self.gold is None else [self.gold(t) for t in found]
+        return self.model.collate(found)
+
+    def sync(self) -> None:
+        """Let the sampler know that the policy has changed."""
+        self.sampler.sync()
+
+    def metrics(self, advantages: Tensor) -> dict[str, float]:
+        """The gold reward of the last trajectories, if there is one, and its correlation with their advantages.
+
+        `advantages` (B,) are NaN for those that are not learned from.
+        """
+        return spread("gold", self.gold_rewards) | gold_correlation(numbers(advantages), self.gold_rewards) if self.gold_rewards else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: `number` says it all."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take back."""
