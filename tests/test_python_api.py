@@ -252,7 +252,8 @@ def test_sft_takes_rows_of_several_forms(model: LanguageModel, tmp_path: Path) -
     sft = rather.SFT(model, rows, steps=30, lr=2e-2, adapter="full")
     assert len({(str(t.task.prompt), t.text) for t in sft.trajectories}) == 2
     before = sft.evaluate(sft.trajectories)["loss"]
-    sft.train(eval=[{"prompt": "q", "completion": "abab"}], patience=5)
+    (tmp_path / "held_out.jsonl").write_text('{"prompt": "q", "completion": "abab"}\n')
+    sft.train(eval=tmp_path / "held_out.jsonl", patience=5)
     assert sft.evaluate(sft.trajectories)["loss"] < before / 2
     assert sft.policy.generate(["q"], temperature=0, max_tokens=4) == ["abab"]
 
