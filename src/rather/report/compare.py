@@ -28,7 +28,7 @@ def win_rate(
     """How often `judge` prefers the answers of `policy` to those of `base`, with a 95 % interval over the prompts.
 
     `answers` pairs of answers are compared for each prompt; which of a pair comes first is drawn. `judge` is a function of (prompt, a, b),
-    a reward model or any judge; pairs on which it abstains are left out.
+    a reward model or any judge; pairs on which it abstains are left out. Equal answers are a tie, and nobody is asked.
 
     Raises:
         ConfigError: an argument is not known, its value is wrong, or there are no prompts.
@@ -53,7 +53,9 @@ def compared(policy: Sampler, base: Sampler, asked: Sequence[Task], judge: Judge
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         pair = Comparison((replace(a, policy="policy"),), (replace(b, policy="base"),), key=f"{a.task.key}/{i}")
         questions.append(pair if common.drawn(seed, pair.key) < 0.5 else pair.swapped())
-    said = [replace(q, preference=p) for q, p in zip(questions, judge.judge(questions), strict=True) if p is not None]
+    same = [replace(q, preference=0.5) for q in questions if q.a[0].text == q.b[0].text]
+    differ = [q for q in questions if q.a[0].text != q.b[0].text]
+    said = same + [replace(q, preference=p) for q, p in zip(differ, judge.judge(differ), strict=True) if p is not None]
     if not said:
         raise JudgeError(f"the judge abstains from all {len(questions)} pairs, so that there is no win rate; give other prompts")
     return rates.win_rate(said, "policy")
