@@ -2,6 +2,7 @@
 
 import ast
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,36 @@ def test_imports(path: Path) -> None:
     room = ROOMS.index(part(path))
     later = {name for name in IMPORTS[module(path)] if ROOMS.index(name.split(".")[0]) > room}
     assert not later, f"{module(path)} may not import {later}: the rooms are {' < '.join(ROOMS)}"
+
+
+UNTYPED = {
+    *("__init__", "control", "control.agent", "control.car", "control.grid", "control.wrappers", "kernels", "kernels.gpu_attention"),
+    *("pipeline.terminal", "text.engine", "text.files.fields", "text.files.gguf_file", "text.foreign", "text.foreign_lora", "text.policy"),
+    *("text.prompts.special", "text.prompts.template", "text.tokens", "verify.functions", "web.limits"),
+}
+"""Modules where what comes from another library, or from a user's function, has no type that could be said."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_public_signatures_say_types(path: Path) -> None:
+    """`Any` alone says nothing; `dict[str, Any]` says JSON, TOML, or a state."""
+    found = [f"{name}: {what}" for name, what in signatures(ast.parse(path.read_text())) if what in ("Any", "Any | None")]
+    assert module(path) in UNTYPED or not found
+    assert module(path) not in UNTYPED or found, "its signatures say types: take it out of UNTYPED"
+
+
+def signatures(of: ast.Module | ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """What public functions take and return, and what public attributes are."""
+    for node in of.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from signatures(node)
+        elif isinstance(node, ast.AnnAssign):
+            yield ast.unparse(node.target), ast.unparse(node.annotation)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (not node.name.startswith("_") or node.name.endswith("__")):
+            a = node.args
+            arguments = [x for x in (*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg) if x and x.annotation]
+            yield from ((f"{node.name}({x.arg})", ast.unparse(x.annotation)) for x in arguments if x.annotation)
+            yield f"{node.name} returns", ast.unparse(node.returns) if node.returns else "None"
 
 
 def test_the_root_holds_little() -> None:

@@ -261,8 +261,15 @@ class RewardSource(Protocol):
         ...
 
 
+@runtime_checkable
 class RewardModel(Model, RewardSource, Protocol):
-    """Scores trajectories: a score is the masked sum of the rewards."""
+    """Scores trajectories by one or several `members`: a score is the masked sum of the rewards, which are the members' mean."""
+
+    members: int
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Scores (K, B) of each member, float32."""
+        ...
 
 
 class Critic(Protocol):
@@ -319,6 +326,7 @@ class Space(Protocol):
         ...
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Answers comparisons: a person, a simulated person, a reward model, a language model, a verifier."""
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 from gymnasium.spaces import Discrete
 
 MOVES = ((-1, 0), (0, 1), (1, 0), (0, -1))
@@ -28,7 +29,7 @@ class GridWorld(gymnasium.Env):
         size: int = 5,
         horizon: int = 12,
         slip: float = 0.1,
-        rewards: Any = None,
+        rewards: npt.ArrayLike | None = None,
         timed: bool = False,
         render_mode: str | None = None,
         start: int = 0,

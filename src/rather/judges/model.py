@@ -1,11 +1,10 @@
 """A reward model as a judge."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from rather.core import Comparison, Trajectory
+from rather.core import Comparison, RewardModel, Trajectory
 from rather.learners.common import Pairs, in_parts
 
 
@@ -14,7 +13,7 @@ class ModelJudge:
 
     kind = "reward-model"
 
-    def __init__(self, name: str, model: Any, micro_batch_tokens: int = 1536, batch_size: int = 16) -> None:
+    def __init__(self, name: str, model: RewardModel, micro_batch_tokens: int = 1536, batch_size: int = 16) -> None:
         self.name, self.model, self.micro_batch_tokens, self.batch_size = name, model, micro_batch_tokens, batch_size
 
     @torch.no_grad()

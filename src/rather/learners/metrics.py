@@ -26,7 +26,7 @@ class Metrics:
         self.path, self.mirrors = path, mirrors
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(self, phase: str, step: int, values: dict[str, float], **words: Any) -> None:
+    def write(self, phase: str, step: int, values: dict[str, float], **words: object) -> None:
         """Append one line for `step` of `phase` ("train", "eval", ...); `words` go to the file alone. Only the first rank writes."""
         from rather.scale import ranks  # with torch, which reading does without
 
@@ -39,7 +39,7 @@ class Metrics:
         for mirror in self.mirrors:
             mirror(phase, step, values)
 
-    def replace(self, phase: str, step: int, values: dict[str, float], **words: Any) -> None:
+    def replace(self, phase: str, step: int, values: dict[str, float], **words: object) -> None:
         """One line in place of all lines of `phase`; in a folder that cannot be written to they stay as they are."""
         if os.access(self.path.parent, os.W_OK):
             self.rewind(phase, -1)

@@ -5,12 +5,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rather.core import Batch, Comparison, Model
+from rather.core import Comparison, RewardModel
 from rather.learners.common import LeastUsed, Means, Order, Pairs, Stepper, agreement, at_place, drawn, names
 from rather.learners.inputs import accuracy, check_comparisons
 from rather.learners.learner import Learner, digest_of_comparisons
@@ -21,17 +21,7 @@ from rather.losses import bradley_terry_loss
 from rather.settings import given
 
 
-class Ensemble(Model, Protocol):
-    """A reward model of one or several members."""
-
-    members: int
-
-    def scores(self, batch: Batch) -> Tensor:
-        """Scores (K, B) of each member, float32."""
-        ...
-
-
-class Reward(Learner[Ensemble, Sequence[Comparison]]):
+class Reward(Learner[RewardModel, Sequence[Comparison]]):
     """Fits scores to preferences: P(a better) = sigmoid((s_a - s_b) / temperature of the judge).
 
     `model.scores(batch)` gives (K, B) scores, K = `model.members`, whose `parameters` learn. Each of several members learns from a random
@@ -46,7 +36,7 @@ class Reward(Learner[Ensemble, Sequence[Comparison]]):
 
     def __init__(
         self,
-        model: Ensemble,
+        model: RewardModel,
         comparisons: Sequence[Comparison],
         parameters: Sequence[nn.Parameter],
         *,

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from rather.core import Comparison, Model, Rate, Trajectory
+from rather.core import Comparison, Model, Rate, RewardModel, Trajectory
 from rather.errors import ConfigError
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
@@ -94,6 +94,7 @@ def check_reward(run: State, model: Model, step: int) -> None:
     held = ranks.everyones(kept.comparisons)[0]
     if not held:
         return
+    assert isinstance(model, RewardModel)
     judge = ModelJudge("reward", model, run.config.train.micro_batch_tokens)
     scored = judge.scores(held)
     a, b = (torch.cat([pair[i].mean(0) for pair in scored]) for i in (0, 1))
