@@ -104,29 +104,29 @@ class Side:
         environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "OMP_NUM_THREADS": "2"}
         if side != "ours" and variant != "default":
             environment |= KEPT
-        self.start([str(python), f"bench/{side}.py", task, variant], environment)
+        self.begin([str(python), f"bench/{side}.py", task, variant], environment)
 
-    def start(self, command: list[str], environment: dict[str, str]) -> None:
+    def begin(self, command: list[str], environment: dict[str, str]) -> None:
         """Start the process, and wait until it is ready."""
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.command, self.stdin, self.stdout = command, self.process.stdin, self.process.stdout
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.command, self.input, self.output = " ".join(command), process.stdin, process.stdout
         self.row = self.until_ready()
 
     def until_ready(self) -> dict[str, Any]:
-        """Wait for the end of the turn; its line of figures comes back after the last one, nothing before."""
-        for line in self.stdout:
+        """Wait for the end of the turn; after the last one its line of figures comes back, before nothing."""
+        for line in self.output:
             if line.strip() == common.READY:
                 return {}
             if line.startswith('{"name"'):
                 return json.loads(line)
-        raise SystemExit(f"{' '.join(self.command)} failed")
+        raise SystemExit(f"{self.command} failed")
 
     def turn(self) -> None:
         """Let it work once, the other side being idle."""
-        self.stdin.write("\n")
-        self.stdin.flush()
+        self.input.write("\n")
+        self.input.flush()
         self.row = self.until_ready()
 
 

@@ -29,8 +29,8 @@ def child(variant: str) -> None:
 
     torch.set_num_threads(2)
     policy = load.policy(common.MODEL, torch.device("cpu"), load.dtype("auto", torch.device("cpu")), variant == "one_by_one", 1.0)
-    assert isinstance(policy, TextPolicy)
     prompts = [tuple(policy.tokens.encode_prompt(p)) for p in common.instructions(PROMPTS)]
+    assert isinstance(policy, TextPolicy)
     policies = POLICIES // 4 if variant == "one_by_one" else POLICIES
     twins: list[Perturbation | None] = [Perturbation(k // 2, 0.002 * (-1) ** k) for k in range(policies)]
     match variant:
@@ -64,8 +64,7 @@ class Ours(Side):
     """A variant in a process of its own."""
 
     def __init__(self, variant: str) -> None:
-        environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
-        self.start([sys.executable, __file__, "--one", variant], environment)
+        self.begin([sys.executable, __file__, "--one", variant], os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"})
 
 
 def compare(name: str, beside: str) -> tuple[dict, str]:

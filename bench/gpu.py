@@ -27,7 +27,6 @@ from rather.learners.common import WITHOUT_GRADIENT, in_parts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
 from rather.learners.rollouts import Rollouts
-from rather.learners.settings import OptimizationOptions
 from rather.text import engine, lora
 from rather.text.policy import TextPolicy
 from rather.text.transformer import Shape, Transformer
@@ -219,11 +218,11 @@ class Bench:
         """Steps of 8 groups of 8, all weights trained: as fast as can be, and in little memory."""
         trained, w = made(self.shape, self.on, True), self.work
         tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(w.groups)]
-        parameters = list(trained.model.parameters())
         source = Rollouts(trained, Paid(trained, w.answer), lambda n: [t for t in tasks for _ in range(w.rows // w.groups)], 0)
         learner = GRPO(
-            trained, parameters=parameters, source=source, steps=100, lr=1e-6, schedule="constant", micro_batch_tokens=9216
-        )  # four groups
+            trained, source=source, parameters=list(trained.model.parameters()), steps=100, lr=1e-6, schedule="constant",
+            micro_batch_tokens=9216,  # four groups
+        )  # fmt: skip
         self.note("GRPO step, 8 x 8", learner.step)
         self.note("of it sampling", lambda: source.collect(0))
         batch = source.collect(0)
@@ -244,16 +243,12 @@ class Bench:
 
         tasks = [Task("bench", str(i), f"{i} {w.prompt}") for i in range(pairs)]
         asked = [Comparison(side(t), side(t), preference=1.0, key=t.key) for t in tasks]
-        how: OptimizationOptions = {
-            "steps": 100,
-            "batch_size": pairs,
-            "lr": 1e-6,
-            "schedule": "constant",
-            "micro_batch_tokens": 12288,
-        }  # all of them
-        modes: dict[str, Literal["each", "once"]] = {"DPO step, reference in it": "each", "DPO step, reference before": "once"}
-        for name, mode in modes.items():
-            learner = DPO(trained, asked, reference, parameters, reference_logprobs=mode, **how)
+        whens: tuple[Literal["each", "once"], ...] = "each", "once"
+        for name, when in zip(("DPO step, reference in it", "DPO step, reference before"), whens, strict=True):
+            learner = DPO(
+                trained, asked, reference, parameters, reference_logprobs=when, steps=100, batch_size=pairs, lr=1e-6, schedule="constant",
+                micro_batch_tokens=12288,  # all of them
+            )  # fmt: skip
             self.note(name, learner.step, 11)
             learner.stepper.step = partial(forget, parameters)  # type: ignore[method-assign]
             self.note(f"{name}, no optimizer", learner.step, 11)

@@ -21,6 +21,7 @@ from rather.control.environments import inputs
 from rather.control.grid import GridWorld
 from rather.control.models import ControlCritic, ControlPolicy, Perceptron
 from rather.core import Batch, Comparison, Perturbation, Task, Trajectory, perturbed, row_seed
+from rather.judges.known import total_reward
 from rather.learners.ppo import PPO
 from rather.learners.rollouts import Rollouts
 from rather.losses import LINKS
@@ -104,18 +105,19 @@ class Grid:
         self.cumulative = self.env.transitions.cumsum(-1)
         self.policy = ControlPolicy(inputs(self.env), self.env.action_space, [], normalize=False, seed=number)
         assert isinstance(self.policy.net, Perceptron)
-        self.layers = self.policy.net.layers
+        self.weights, self.biases = self.policy.net.layers
         with torch.no_grad():
-            self.layers[0].zero_()
+            self.weights.zero_()
         how = {} if variant.kind == "gaussian" else {"kind": variant.kind, "block": variant.block}
         self.policy.space = self.space = ControlSpace(self.policy, ("net.layers.0",), **how)
         self.start = ControlPolicy(inputs(self.env), self.env.action_space, [], normalize=False)
         self.start.load_state_dict(self.policy.state_dict())
         self.planner = Planner(TASKS, variant.asking, number)
-        first = variant.how.estimator in ("dpo", "reinforce")
-        size = 1 if variant.kind == "gaussian" else self.space.size
-        made = self.policy, self.space, variant.asking, variant.how
-        self.learner = FirstOrder(*made, self.start) if first else Zeroth(*made, size)
+        if variant.how.estimator in ("dpo", "reinforce"):
+            self.learner = FirstOrder(self.policy, self.space, variant.asking, variant.how, self.start)
+        else:
+            size = 1 if variant.kind == "gaussian" else self.space.size
+            self.learner = Zeroth(self.policy, self.space, variant.asking, variant.how, size)
         self.chance = np.random.default_rng([number, 1])
 
     def value(self) -> float:
@@ -127,7 +129,7 @@ class Grid:
 
     def table(self, perturbation: Perturbation | None = None) -> torch.Tensor:
         """Probabilities (S, A)."""
-        weights = self.space.values(perturbation)["net.layers.0"].double() + self.layers[1].detach().double()
+        weights = self.space.values(perturbation)["net.layers.0"].double() + self.biases.detach().double()
         return weights.softmax(-1)
 
     def episodes(self, perturbations: Sequence[Perturbation | None], chances: list[np.random.Generator]) -> list[Trajectory]:
@@ -150,7 +152,9 @@ class Grid:
 
     def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
         """What PPO asks of a sampler: a trajectory of each task, which is over when its time is."""
-        found = self.episodes([None] * len(tasks), [np.random.default_rng([self.number, seed, i]) for i in range(len(tasks))])
+        found = self.episodes(
+            perturbations or [None] * len(tasks), [np.random.default_rng([self.number, seed, i]) for i in range(len(tasks))]
+        )
         return [replace(t, terminated=True) for t in found]
 
     def sync(self) -> None:
@@ -158,7 +162,7 @@ class Grid:
 
     def worth(self, t: Trajectory) -> float:
         """What a trajectory is worth: its rewards, or the number of different cells."""
-        return float(len(np.unique(np.asarray(t.observations).argmax(-1)))) if self.v.cells else float(np.asarray(t.rewards).sum())
+        return float((visits(t) > 0).sum()) if self.v.cells else total_reward(t)
 
     def said(self, worth: list[float]) -> tuple[float, int | None]:
         """What a judge says of two sides, by the link, or of several, by Luce's rule of choice: preference and number of the best."""
@@ -181,9 +185,7 @@ class Grid:
         given, answered = 0, {}
         for n, ask in enumerate(asks):
             a, b, *others = (tuple(found[i : i + d]) for i in range(k * d * n, k * d * (n + 1), d))
-            same = all(
-                np.array_equal(np.asarray(x.actions), np.asarray(y.actions)) for side in (b, *others) for x, y in zip(a, side, strict=True)
-            )
+            same = all(np.array_equal(actions(x), actions(y)) for side in (b, *others) for x, y in zip(a, side, strict=True))
             worth = [float(np.mean([self.worth(t) for t in side])) for side in (a, b, *others)]
             said = [(0.5, None) if same else self.said(worth) for _ in range(self.v.judges)]
             given += 0 if same else self.v.judges
@@ -192,6 +194,18 @@ class Grid:
         self.learner.take(answered)
         self.learner.step()
         return given
+
+
+def visits(t: Trajectory, start: int = 0) -> np.ndarray:
+    """How often each cell (S,) was visited, from a step on."""
+    assert t.observations is not None
+    return t.observations[start:].sum(0)
+
+
+def actions(t: Trajectory) -> np.ndarray:
+    """What was done, (T,)."""
+    assert t.actions is not None
+    return t.actions
 
 
 def stationary(env: GridWorld, logits: torch.Tensor) -> float:
@@ -244,8 +258,8 @@ def planned(job: tuple[Variant, int, bool], every: int = 20, budget: int = 400) 
     for start in range(0, budget, every):
         table *= 0.7  # what is asked about is drawn a little more widely
         both = grid.episodes([None] * 2 * every, [np.random.default_rng([number, start, i]) for i in range(2 * every)])
-        visits, worth = [np.asarray(t.observations)[1:].sum(0) for t in both], [grid.worth(t) for t in both]
-        counts += [a - b for a, b in zip(visits[::2], visits[1::2], strict=True)]
+        counted, worth = [visits(t, 1) for t in both], [grid.worth(t) for t in both]
+        counts += [a - b for a, b in zip(counted[::2], counted[1::2], strict=True)]
         said += [float(grid.chance.random() < expit(a - b)) for a, b in zip(worth[::2], worth[1::2], strict=True)]
         weights = fitted(np.stack(counts), np.array(said))
         if exactly:
@@ -265,16 +279,15 @@ def improved(grid: Grid, weights: np.ndarray) -> None:
         for p in policy.parameters():
             p.zero_()
         table = grid.space.initial["net.layers.0"]
-        grid.space.initial["net.layers.0"] = grid.layers[0].data  # the grid acts by what PPO moves
-    source = Rollouts(policy, grid, lambda _: TASKS, grid.number)
-    reward_model = Visits(torch.tensor(weights, dtype=torch.float32))
+        grid.space.initial["net.layers.0"] = grid.weights.data  # the grid acts by what PPO moves
     ppo = PPO(
-        policy, (), reward_model, parameters=[*policy.parameters(), *critic.parameters()], critic=critic, source=source, seed=grid.number,
-        steps=PPO_STEPS, batch_size=320, lr=PPO_RATE, schedule="constant", max_grad_norm=10.0, update_epochs=4, kl=0.0, critic_lr=None,
+        policy, reward=Visits(torch.tensor(weights, dtype=torch.float32)), parameters=[*policy.parameters(), *critic.parameters()],
+        critic=critic, critic_lr=None, source=Rollouts(policy, grid, lambda _: TASKS, grid.number), update_epochs=4, kl=0.0,
+        steps=PPO_STEPS, batch_size=320, lr=PPO_RATE, schedule="constant", max_grad_norm=10.0, seed=grid.number,
     )  # fmt: skip
     for _ in range(PPO_STEPS):
         ppo.step()
-    grid.space.initial["net.layers.0"] = table.copy_(grid.layers[0].data)
+    grid.space.initial["net.layers.0"] = table.copy_(grid.weights.data)
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ def learn(seed: int, answered: list[Comparison], judges: list[str]) -> tuple[Con
     model = ControlReward(inputs(env), env.action_space, 1, (64, 64), seed)
     model.see([t for c in answered for t in (*c.a, *c.b)])
     learner = Reward(
-        model, answered, list(model.layers), center=0.0, temperatures=bool(judges), seed=seed, steps=EPOCHS * len(answered) // 15,
-        batch_size=15, lr=3e-4, schedule="constant", micro_batch_tokens=10**6,
+        model, answered, list(model.layers), center=0.0, temperatures=bool(judges), steps=EPOCHS * len(answered) // 15, batch_size=15,
+        lr=3e-4, schedule="constant", seed=seed, micro_batch_tokens=10**6,
     )  # fmt: skip
     for _ in range(learner.steps):
         learner.step()

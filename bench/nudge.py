@@ -43,7 +43,6 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
     from rather.judges.known import utility
     from rather.pipeline import build
     from rather.pipeline.run import Run
-    from rather.text.policy import TextPolicy
 
     with tempfile.TemporaryDirectory() as folder:
         panel = f'judge.panel=[{{ name = "{criterion}", utility = "{criterion}", temperature = 0.5, mistake = 0.05 }}]'
@@ -64,11 +63,10 @@ def one(criterion: str, seed: int, *changes: str) -> list[dict[str, float]]:
             run = Run(known, Console(quiet=True))
             run.train()
             greedy = known.model_copy(update={"sample": known.sample.model_copy(update={"temperature": 0.0})})
-            base, held_out = run.domain.base_policy, run.domain.tasks[1]
-            trained = run.policy(1)
-            assert isinstance(trained, TextPolicy)
-            assert isinstance(base, TextPolicy)
-            after, before = (build.sampler(greedy, p, lambda n: None).sample(held_out, 0) for p in (trained, base))
+            policy, base, held_out = run.policy(1), run.domain.base_policy, run.domain.tasks[1]
+            assert isinstance(policy, build.AnyPolicy)
+            assert isinstance(base, build.AnyPolicy)
+            after, before = (build.sampler(greedy, p, lambda n: None).sample(held_out, 0) for p in (policy, base))
 
             def likely(answers: list[Trajectory], base: Policy = base) -> float:
                 with torch.no_grad():

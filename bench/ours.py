@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,40 +40,35 @@ dtype = getattr(torch, precision)
 task, _, rows = task.partition("-")
 policy = load.policy(common.MODEL, torch.device("cpu"), dtype, task != "generate", 1.0, False if task in ("grpo", "ppo") else None)
 assert isinstance(policy, TextPolicy)
-network = policy.model
-network.checkpointing = bool(checkpointing)
+policy.model.checkpointing = bool(checkpointing)
 if task == "generate":
     requests = [engine.Request(tuple(policy.tokens.encode_prompt(p)), i) for i, p in enumerate(common.instructions(int(rows)))]
     sampling = engine.Sampling(common.NEW)
-    clock = common.Clock().time(lambda: engine.generate(network, requests, sampling, frozenset(), rows=len(requests)))
+    clock = common.Clock().time(partial(engine.generate, policy.model, requests, sampling, frozenset(), rows=len(requests)))
     tokens = len(requests) * common.NEW
 elif task == "grpo":
     policy.tokens.stop = frozenset()  # every answer is as long as the peer's
     prompts = common.texts(common.GROUPS * common.TURNS, policy.tokens.encode_prompt, policy.tokens.decode)
 
-    class Paid:
+    class Paid(TextSampler):
         """Every other answer is right, so that every group teaches something."""
-
-        sampler = TextSampler(policy, engine.Sampling(common.NEW), common.GROUPS * common.SIZE)
 
         def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
             """Answers with their scores."""
             pay = np.zeros(common.NEW, np.float32)
-            found = self.sampler.sample(tasks, seed)
+            found = super().sample(tasks, seed, perturbations)
             return [replace(t, rewards=pay + (np.arange(common.NEW) == common.NEW - 1) * (i % 2)) for i, t in enumerate(found)]
-
-        def sync(self) -> None:
-            """Nothing to do."""
 
     def groups(number: int) -> list[Task]:
         """The tasks of a step."""
         chosen = range(number * common.GROUPS, (number + 1) * common.GROUPS)
         return [Task("bench", str(i), prompts[i]) for i in chosen for _ in range(common.SIZE)]
 
-    source, parameters = Rollouts(policy, Paid(), groups, 0), load.parameters(policy)
+    source = Rollouts(policy, Paid(policy, engine.Sampling(common.NEW), common.GROUPS * common.SIZE), groups, 0)
     learner = GRPO(
-        policy, parameters=parameters, source=source, steps=100, schedule="constant", lr=1e-6, micro_batch_tokens=1280
-    )  # two groups
+        policy, source=source, parameters=load.parameters(policy), steps=100, lr=1e-6, schedule="constant",
+        micro_batch_tokens=1280,  # two groups
+    )  # fmt: skip
     clock = common.Clock().time(learner.step)
     tokens = common.GROUPS * common.SIZE * common.NEW
 elif task == "ppo":  # the reward model is an adapter on the frozen start, which is the reference, too
@@ -85,27 +81,22 @@ elif task == "ppo":  # the reward model is an adapter on the frozen start, which
     sampler = TextSampler(policy, engine.Sampling(common.NEW), common.EPISODES)
     source = Rollouts(policy, sampler, lambda n: tasks[n * common.EPISODES : (n + 1) * common.EPISODES], 0)
     learner = PPO(
-        policy, (), model, start, load.parameters(policy), critic=critic, source=source, update_epochs=1, critic_lr=1e-3,
-        rollout_batch_size=common.EPISODES, batch_size=common.EPISODES, steps=100, schedule="constant", lr=1e-6,
-        micro_batch_tokens=3072,  # half of them
+        policy, reward=model, reference=start, parameters=load.parameters(policy), critic=critic, source=source, update_epochs=1,
+        critic_lr=1e-3, steps=100, batch_size=common.EPISODES, lr=1e-6, schedule="constant", micro_batch_tokens=3072,  # half of them
     )  # fmt: skip
     clock = common.Clock().time(learner.step)
     tokens = common.EPISODES * common.NEW
 else:
     how: OptimizationOptions = {
-        "steps": 100,
-        "batch_size": common.PAIRS,
-        "lr": 1e-6,
-        "schedule": "constant",
-        "micro_batch_tokens": 1536,
-    }  # all of them
+        "steps": 100, "batch_size": common.PAIRS, "lr": 1e-6, "schedule": "constant", "micro_batch_tokens": 1536,  # all of them
+    }  # fmt: skip
     asked, parameters = comparisons(common.PAIRS * 4), load.parameters(policy)
     if task == "dpo":  # as in TRL's default, the reference is scored in every step; it is a copy of the start
         reference = load.policy(common.MODEL, torch.device("cpu"), dtype, False, 1.0)
         learner = DPO(policy, asked, reference, parameters, reference_logprobs="each", **how)
     else:
         model = RewardModel(policy, 1, 0, parameters=[])
-        learner = Reward(model, asked, [*parameters, model.heads], **how)
+        learner = Reward(model, asked, [*parameters, model.heads], temperatures=False, **how)
     clock = common.Clock().time(learner.step)
     tokens = common.PAIRS * 2 * (common.PROMPT + common.ANSWER)
 name = f"rather {variant}" + f", reward model on {BLOCKS} of 30 blocks" * (task == "ppo")

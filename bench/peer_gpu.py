@@ -20,14 +20,14 @@ ROWS, PAIRS, GROUPS, PROMPT, ANSWER, VOCABULARY = 64, 16, 8, 256, 256, 151_936
 
 
 def model() -> Any:
-    config: dict[str, Any] = {
-        "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-        "intermediate_size": 3072, "vocab_size": VOCABULARY, "tie_word_embeddings": True, "max_position_embeddings": 40_960,
-        "rope_theta": 1e6, "eos_token_id": 1, "pad_token_id": 0, "attn_implementation": "sdpa",
-    }  # fmt: skip
+    config = Qwen3Config(
+        hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128, intermediate_size=3072,
+        vocab_size=VOCABULARY, tie_word_embeddings=True, max_position_embeddings=40_960,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6}, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
-        found = Qwen3ForCausalLM(Qwen3Config(**config))
+        found = Qwen3ForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     found.generation_config.eos_token_id, found.generation_config.pad_token_id = 1, 0
     return found

@@ -32,6 +32,7 @@ def ours(seed: int, members: int) -> float:
 
     from rather.control.models import ControlReward
     from rather.core import Comparison, Task, Trajectory
+    from rather.judges.known import total_reward
     from rather.learners.reward import Reward
 
     torch.set_num_threads(1)
@@ -39,15 +40,15 @@ def ours(seed: int, members: int) -> float:
         Trajectory(Task("bench", str(i)), "p", None, False, o, a, np.zeros(LENGTH, np.float32), r)
         for i, (o, a, r) in enumerate(zip(*data(seed), strict=True))
     ]
-    prefer = [float(np.asarray(a.rewards).sum() > np.asarray(b.rewards).sum()) for a, b in zip(sides[::2], sides[1::2], strict=True)]
+    prefer = [float(total_reward(a) > total_reward(b)) for a, b in zip(sides[::2], sides[1::2], strict=True)]
     comparisons = [Comparison((a,), (b,), p, judge="oracle") for a, b, p in zip(sides[::2], sides[1::2], prefer, strict=True)]
     model = ControlReward(3, gymnasium.spaces.Box(-2, 2, (1,)), members, (32, 32), seed)
     start = time.process_time()
     model.see(sides)
     steps = EPOCHS * COUNT // BATCH
     learner = Reward(
-        model, comparisons, list(model.layers), center=0.0, seed=seed, steps=steps, batch_size=BATCH, lr=1e-3, schedule="constant",
-        micro_batch_tokens=10**6,
+        model, comparisons, list(model.layers), center=0.0, temperatures=False, steps=steps, batch_size=BATCH, lr=1e-3,
+        schedule="constant", micro_batch_tokens=10**6, seed=seed,
     )  # fmt: skip
     for _ in range(steps):
         learner.step()

@@ -9,7 +9,6 @@ import platform
 import subprocess
 import sys
 import time
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ import common
 
 PEER = ".venv-bench/bin/python"
 SEEDS = range(5)
-TASKS: dict[str, dict[str, Any]] = {
+TASKS = {
     "CartPole-v1": {"steps": 100_000, "envs": 8, "segment": 32, "batch": 256, "epochs": 20, "gamma": 0.98, "lam": 0.8, "lr": 1e-3, "fade": True},
     "Pendulum-v1": {"steps": 100_000, "envs": 4, "segment": 1024, "batch": 64, "epochs": 10, "gamma": 0.9, "lam": 0.95, "lr": 1e-3, "fade": False},
 }  # fmt: skip
@@ -33,6 +32,7 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     from rather.control.models import ControlCritic, ControlPolicy
     from rather.control.rollout import ControlSampler
     from rather.core import Task
+    from rather.judges.known import total_reward
     from rather.learners.ppo import PPO
 
     torch.set_num_threads(1)
@@ -44,9 +44,10 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     source = RolloutSegments(policy, lambda: environment(name), t["envs"], t["segment"], seed)
     by_hand = ByHand(policy, critic)
     learner = PPO(
-        policy, parameters=[by_hand.parameter], critic=critic, source=source, by_hand=by_hand, eps=1e-5, seed=seed, steps=rounds,
-        rollout_batch_size=rows, batch_size=t["batch"], update_epochs=t["epochs"], lr=t["lr"], schedule="linear" if t["fade"] else "constant",
-        gamma=t["gamma"], lam=t["lam"], value_clip=0.0, value_weight=1.0, kl=0.0, critic_lr=None, max_grad_norm=0.5, micro_batch_tokens=rows,
+        policy, parameters=[by_hand.parameter], critic=critic, source=source, by_hand=by_hand, critic_lr=None, rollout_batch_size=rows,
+        update_epochs=t["epochs"], gamma=t["gamma"], lam=t["lam"], value_clip=0.0, value_weight=1.0, kl=0.0, steps=rounds,
+        batch_size=t["batch"], lr=t["lr"], schedule="linear" if t["fade"] else "constant", max_grad_norm=0.5, eps=1e-5,
+        micro_batch_tokens=rows, seed=seed,
     )  # fmt: skip
     start = time.process_time()
     for _ in range(rounds):
@@ -54,7 +55,7 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     seconds = time.process_time() - start
     tasks = [Task(name, str(10_000 + 100 * seed + i)) for i in range(20)]
     found = ControlSampler(policy, lambda: environment(name), deterministic=True).sample(tasks, 0)
-    return seconds / (rounds * rows), [float(np.asarray(x.rewards).sum()) for x in found]
+    return seconds / (rounds * rows), [total_reward(x) for x in found]
 
 
 def theirs(name: str, seed: int) -> tuple[float, list[float]]:

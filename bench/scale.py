@@ -8,11 +8,11 @@ import time
 from statistics import median
 
 import cloudpickle
-import numpy as np
 
 import common
 from rather.config import toml
 from rather.core import Comparison
+from rather.judges.known import total_reward
 from rather.pipeline.nudge import Replica, acting, made
 from rather.pipeline.run import Run
 from rather.scale.pool import Pool
@@ -49,13 +49,14 @@ def measure(env: str, workers: int, folder: str) -> dict[str, float]:
         answered = {}
         for i, a in enumerate(asks):
             sides = tuple(found[8 * i : 8 * i + 4]), tuple(found[8 * i + 4 : 8 * i + 8])
-            better = sum(np.asarray(t.rewards).sum() for t in sides[0]) > sum(np.asarray(t.rewards).sum() for t in sides[1])
+            better = sum(map(total_reward, sides[0])) > sum(map(total_reward, sides[1]))
             answered[a.key] = [Comparison(*sides, float(better), a.key)]
         learner.take(answered)
         learner.step()
     if pool:
         pool.close()
-    return {"seconds": median(seconds[1:]), "out": out, "back": back, "norm": float(learner.space.parameters[0].detach().norm())}
+    (numbers,) = learner.space.parameters
+    return {"seconds": median(seconds[1:]), "out": out, "back": back, "norm": float(numbers.detach().norm())}
 
 
 def main() -> None:
