@@ -11,7 +11,7 @@ from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy
 from rather.core import Batch
 from rather.learners.common import Means
-from rather.learners.ppo import PPO, _Credited
+from rather.learners.ppo import PPO, Credited
 from rather.learners.ppo_settings import PPOSettings
 
 SPACES = [Discrete(3, start=2), Box(-1, 1, (2,))]
@@ -27,7 +27,7 @@ def pair(space: Any, hidden: tuple[int, ...]) -> tuple[ControlPolicy, ControlCri
     return policy, ControlCritic(4, hidden, policy.normalizer, seed=1)
 
 
-def rows(space: Any, count: int) -> _Credited:
+def rows(space: Any, count: int) -> Credited:
     generator = torch.Generator().manual_seed(9)
     if isinstance(space, Discrete):
         actions = torch.randint(3, (count, 1), generator=generator) + int(space.start)
@@ -38,7 +38,7 @@ def rows(space: Any, count: int) -> _Credited:
     batch = Batch(
         torch.randn(count, 1, 4, generator=generator), actions, ones, logprobs - 1.5, ones, torch.zeros(count), torch.arange(count)
     )
-    return _Credited(batch, batch.observations, advantages, returns, values)
+    return Credited(batch, batch.observations, advantages, returns, values)
 
 
 @pytest.mark.parametrize("hidden", [(), (8, 6)])
