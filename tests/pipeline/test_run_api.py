@@ -101,3 +101,8 @@ def test_an_argument_that_cannot_be_used_is_named(changes: dict[str, object], sa
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no file .*none.toml; `rather config > .*none.toml` writes one to start from"):
         rather.Run(tmp_path / "none.toml")
+
+
+def test_settings_are_a_file() -> None:
+    with pytest.raises(ConfigError, match=r"^settings is 3; give a TOML file$"):
+        rather.Run(3)  # type: ignore[arg-type]

@@ -30,6 +30,8 @@ def load(source: str | Path | Config | None, changes: Iterable[str] | Mapping[st
         if not changes:
             return source
         values = source.model_dump()
+    elif not isinstance(source, str | Path | None):
+        raise ConfigError(f"settings is {source!r:.80}; give a TOML file")
     else:
         values = {} if source is None else _read(Path(source))
     for key, value in changes.items() if isinstance(changes, Mapping) else map(_parsed, changes):

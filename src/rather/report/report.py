@@ -77,7 +77,7 @@ class Report:
         path = Path(path or self.path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(self.html)
+        temporary.write_text(self.html, encoding="utf-8")
         temporary.replace(path)
         return path
 
