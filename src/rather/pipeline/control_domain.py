@@ -63,7 +63,7 @@ class ControlDomain:
     def reward_settings(self) -> RewardSettings:
         """The settings of a reward model, which is not centered by default.
 
-        Centering would say that two good fragments are worth no more than two bad ones: scores of fragments need no fixed level.
+        Centering would say that two good fragments get no more reward than two bad ones: scores of fragments need no fixed level.
         """
         r = self.config.reward
         hidden = tuple(self.config.control.hidden)

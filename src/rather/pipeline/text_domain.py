@@ -192,7 +192,7 @@ class TextDomain:
     def improver(
         self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int
     ) -> PPO[AnyPolicy] | GRPO[AnyPolicy]:
-        """PPO or GRPO on the trained policy, where the round before has left it: it acts anew in every step."""
+        """PPO or GRPO on the trained policy, where the round before has left it; it samples in every step."""
         del number, policy
         c, base, (trained, parameters) = self.config, self.base_policy, self.adapted
         acting: Sampler = self.sampler(trained, lambda n: None)

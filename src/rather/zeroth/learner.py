@@ -289,7 +289,7 @@ def alike(question: Comparison) -> bool:
 def _behavior(t: Trajectory) -> tuple[object, object]:
     if t.text is not None:
         return t.text, t.terminated
-    # Of actions beyond the bounds of their space nobody sees a difference: what was shown and paid says what was done.
+    # Of actions beyond the bounds of their space nobody sees a difference: what was shown and its reward say what was done.
     return np.asarray(t.observations).tobytes(), np.asarray(t.rewards).tobytes()
 
 
