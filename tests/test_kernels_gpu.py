@@ -12,6 +12,7 @@ from rather import kernels
 from rather.text import engine
 from rather.text.decoder import Step
 from rather.text.packing import pack
+from rather.text.sampling import draw
 from rather.text.transformer import Rotary, Shape, turned
 
 pytest.importorskip("triton")
@@ -90,7 +91,7 @@ def test_drawing(both) -> None:
     logits = 3 * numbers(7, 9000)
     logits[0, 1:] = logits[1, :-1] = -torch.inf
     chances = torch.tensor([0.999, 0.0, 0.0, 0.3, 0.5, 0.7, 1 - 1e-9], dtype=torch.float64)
-    (tokens, logprobs), (expected, known) = both(lambda: engine.draw(logits, chances, engine.Sampling(temperature=0.7)))
+    (tokens, logprobs), (expected, known) = both(lambda: draw(logits, chances, engine.Sampling(temperature=0.7)))
     assert tokens[:6].tolist() == expected[:6].tolist()
     assert tokens[6] >= expected[6] - 5, "the last ones, but for roundings"
     assert_close(logprobs[:6], known[:6])

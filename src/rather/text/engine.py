@@ -6,7 +6,7 @@ they are finished, so no step computes a row that nobody needs. Every row draws 
 Shape letters: R rows at work, K key-value heads, H heads, D head width, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -21,27 +21,21 @@ from rather.text import lora
 from rather.text.decoder import Cache, Decoder, Several, Step
 from rather.text.linear import packed
 from rather.text.packing import Packed, pack, sent
+from rather.text.sampling import Sampling, draw_each, uniforms
 from rather.text.transformer import Transformer
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. Temperature 0 is greedy; `top_p` 1, `top_k` 0 and `min_p` 0 cut nothing off."""
-
-    max_tokens: int = 64
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-
-
-@dataclass(frozen=True)
 class Request:
-    """One answer that is wanted: the tokens it follows, the seed of its own generator, and which of several policies gives it."""
+    """One answer that is wanted: the tokens it follows, the seed of its own generator, and which of several policies gives it.
+
+    `sampling` says how its tokens are drawn, where that is not as for all others.
+    """
 
     prompt: tuple[int, ...]
     seed: int
     policy: int = 0
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)
@@ -104,49 +98,86 @@ def generate(
     rows = min(rows, len(requests))
     if not rows:
         return []
-    drawing: list[_Drawing] = []
     with packed(model, model.dtype, rows):
         how = model, rows, sampling, adapter, several
-        work = Recorded.of(*how, longest=len(requests[queue[-1]].prompt)) if records(model) else Rows(*how)
-        while drawing or queue:
-            free = rows - len(drawing)
-            if queue and free:
-                joining = [queue.pop() for _ in range(min(free, len(queue)))]
-                newest = work.join(len(drawing), [requests[i] for i in joining])
-                drawing += map(_Drawing, joining)
+        recorded = records(model) and not any(r.sampling for r in requests)
+        work = Generation(Recorded.of(*how, longest=len(requests[queue[-1]].prompt)) if recorded else Rows(*how), stop)
+        while work.drawing or queue:
+            if queue and work.free:
+                joining = [queue.pop() for _ in range(min(work.free, len(queue)))]
+                finished = work.join({i: requests[i] for i in joining})
             else:
-                newest = work.go(len(drawing), max(sampling.max_tokens - len(d.tokens) for d in drawing))
-            for d, tokens, logprobs in zip(drawing[-len(newest[0]) :], *newest, strict=True):
-                d.take(tokens, logprobs, stop, sampling.max_tokens)
-            finished = [r for r, d in enumerate(drawing) if d.finished]
-            for r in reversed(finished):
-                d = drawing[r]
-                answers[d.request] = Answer(d.tokens, d.logprobs, d.tokens[-1] in stop)
-                if r < len(drawing) - 1:
-                    work.move(len(drawing) - 1, r)
-                drawing[r] = drawing[-1]
-                drawing.pop()
+                finished = work.go()
+            for d in finished:
+                answers[d.key] = d.answer
             progress(len(finished))
     return [answer for answer in answers if answer is not None]
 
 
-@dataclass
-class _Drawing:
-    request: int
-    finished: bool = False
+class Generation:
+    """The answers that are being drawn, one a row: requests join while there are free rows, and leave when they are finished."""
 
-    def __post_init__(self) -> None:
-        self.tokens: list[int] = []
-        self.logprobs: list[float] = []
+    def __init__(self, rows: "Rows", stop: frozenset[int]) -> None:
+        self.rows, self.stop, self.drawing = rows, stop, list[Drawing]()
 
-    def take(self, tokens: list[int], logprobs: list[float], stop: frozenset[int], most: int) -> None:
+    @property
+    def free(self) -> int:
+        """Rows that have no answer."""
+        return len(self.rows.tokens) - len(self.drawing)
+
+    def join(self, requests: Mapping[int, Request]) -> "list[Drawing]":
+        """Read the prompts of at most `free` requests, by their keys, and draw their first tokens; returns those that are finished."""
+        newest = [Drawing(key, r.sampling or self.rows.sampling) for key, r in requests.items()]
+        drawn = self.rows.join(len(self.drawing), list(requests.values()))
+        self.drawing += newest
+        return self._take(newest, drawn)
+
+    def go(self) -> "list[Drawing]":
+        """Draw on in all rows; returns the answers that are finished, which leave."""
+        return self._take(self.drawing, self.rows.go(len(self.drawing), max(d.left for d in self.drawing)))
+
+    def leave(self, keys: Collection[int]) -> None:
+        """Free the rows of these answers."""
+        for r in reversed([r for r, d in enumerate(self.drawing) if d.key in keys]):
+            if r < len(self.drawing) - 1:
+                self.rows.move(len(self.drawing) - 1, r)
+            self.drawing[r] = self.drawing[-1]
+            self.drawing.pop()
+
+    def _take(self, drawing: "list[Drawing]", drawn: "Drawn") -> "list[Drawing]":
+        for d, tokens, logprobs in zip(drawing, *drawn, strict=True):
+            d.take(tokens, logprobs, self.stop)
+        finished = [d for d in drawing if d.finished]
+        self.leave({d.key for d in finished})
+        return finished
+
+
+class Drawing:
+    """An answer that is being drawn, for the request called `key`."""
+
+    def __init__(self, key: int, sampling: Sampling) -> None:
+        self.key, self.left = key, sampling.max_tokens
+        self.tokens, self.logprobs, self.ended = list[int](), list[float](), False
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, or is as long as it may be."""
+        return self.ended or not self.left
+
+    @property
+    def answer(self) -> Answer:
+        """What has been drawn."""
+        return Answer(self.tokens, self.logprobs, self.ended)
+
+    def take(self, tokens: list[int], logprobs: list[float], stop: frozenset[int]) -> None:
         """Go on with these, as far as the answer goes."""
-        end = min(len(tokens), most - len(self.tokens))
+        end = min(len(tokens), self.left)
         if not stop.isdisjoint(tokens):
             end = min(end, 1 + next(i for i, token in enumerate(tokens) if token in stop))
+        self.left -= end
         self.tokens += tokens[:end]
         self.logprobs += logprobs[:end]
-        self.finished = self.tokens[-1] in stop or len(self.tokens) == most
+        self.ended = self.tokens[-1] in stop
 
 
 def records(model: Transformer) -> bool:
@@ -169,6 +200,7 @@ class Rows:
         device = model.embedding.weight.device
         self.uniforms = torch.zeros(rows, sampling.max_tokens, dtype=torch.float64, device=device)
         self.tokens, self.drawn, self.which = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(3))
+        self.samplings = [sampling] * rows  # of the same object, where all rows are drawn alike
 
     def join(self, first: int, requests: list[Request]) -> Drawn:
         """Read the prompts of `requests` into the rows from `first` on, and draw their first tokens."""
@@ -177,7 +209,8 @@ class Rows:
         logits = _prefill(self.model, self.cache, requests, first, self.adapter, self.several)
         self.uniforms[rows] = sent(torch.stack([uniforms(r.seed, self.sampling.max_tokens) for r in requests]), device)
         self.which[rows] = sent(torch.tensor([r.policy for r in requests]), device)
-        self.tokens[rows], logprobs = draw(logits, self.uniforms[rows, 0], self.sampling)
+        self.samplings[rows] = [r.sampling or self.sampling for r in requests]
+        self.tokens[rows], logprobs = draw_each(logits, self.uniforms[rows, 0], self.samplings[rows])
         self.drawn[rows] = 1
         return self.tokens[rows, None].tolist(), logprobs[:, None].tolist()
 
@@ -192,6 +225,7 @@ class Rows:
         self.cache.move(source, target)
         for x in (self.uniforms, self.tokens, self.drawn, self.which):
             x[target] = x[source]
+        self.samplings[target] = self.samplings[source]
 
     def _step(self, n: int, step: Step) -> Tensor:
         """Give the model the last tokens and draw the next; returns their log-probabilities (n,)."""
@@ -202,7 +236,7 @@ class Rows:
             added, shift = self.several.at(which, self.adapter) if self.several else (self.adapter, None)
             hidden = self.model(tokens, step.positions, step, added, None, shift)
         chances = self.uniforms[:n].gather(1, self.drawn[:n, None])[:, 0]
-        drawn, logprobs = draw(self.model.logits(hidden), chances, self.sampling)
+        drawn, logprobs = draw_each(self.model.logits(hidden), chances, self.samplings[:n])
         tokens.copy_(drawn)
         self.drawn[:n] += 1
         return logprobs
@@ -299,11 +333,6 @@ class Recorded(Rows):
         return graph.replay
 
 
-def uniforms(seed: int, count: int) -> Tensor:
-    """The numbers (count,) in [0, 1) that an answer's tokens are drawn with."""
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: int, adapter: str | None, several: Several | None) -> Tensor:
     """Read prompts into the cache rows from `first` on; returns the logits (R, V) after each row's prompt.
 
@@ -347,39 +376,3 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
         added, shift = several.at(which, adapter, fork)
     last = laid.chosen([own[-1:] for own in places])
     return model.logits(model(laid.ids, laid.positions, attention, added, last, shift))
-
-
-def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """One token a row by inverting the cumulative distribution at `uniforms` (R,); `logits` is (R, V).
-
-    Returns tokens (R,) and their log-probabilities (R,) under the uncut distribution at the sampling temperature: what a
-    learner computes too. At temperature 0 the log-probabilities are those of temperature 1.
-    """
-    uncut = sampling.top_p >= 1 and not sampling.top_k and not sampling.min_p
-    if uncut and sampling.temperature and (found := kernels.draw(logits, uniforms, sampling.temperature)):
-        return found
-    logits = logits.float()
-    weights = logits - logits.amax(dim=-1, keepdim=True)  # one new array and few passes: the vocabulary is large
-    if sampling.temperature not in (0, 1):
-        weights /= sampling.temperature
-    weights.exp_()
-    total = weights.sum(dim=-1, keepdim=True)
-    if sampling.temperature == 0:
-        tokens = logits.argmax(dim=-1, keepdim=True)
-    elif uncut:
-        tokens = _invert(weights, uniforms)
-    else:
-        p, order = (weights / total).sort(dim=-1, descending=True)
-        kept = p.cumsum(dim=-1) - p < sampling.top_p
-        kept &= p >= sampling.min_p * p[:, :1]
-        if sampling.top_k:
-            kept[:, sampling.top_k :] = False
-        kept[:, 0] = True
-        tokens = order.gather(1, _invert(p * kept, uniforms))
-    return tokens[:, 0], (weights.gather(1, tokens).log() - total.log())[:, 0]
-
-
-def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Where the cumulative sum of `weights` (R, V) passes its total times `uniforms` (R,), which are below 1; (R, 1)."""
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
-    return torch.searchsorted(cumulative, uniforms[:, None].double() * cumulative[:, -1:], right=True)

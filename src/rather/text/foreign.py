@@ -25,6 +25,7 @@ from rather.text.files import quantization
 from rather.text.files.description import read_config
 from rather.text.files.stored import folder_tensors
 from rather.text.policy import LanguageModel, free_name, refuse_second
+from rather.text.sampling import draw, uniforms
 from rather.text.tokens import Tokens
 
 
@@ -97,7 +98,7 @@ class ForeignPolicy(LanguageModel):
         return [self._answer(request, sampling, progress) for request in requests]
 
     def _answer(self, request: engine.Request, sampling: engine.Sampling, progress: Callable[[int], None]) -> engine.Answer:
-        uniforms = engine.uniforms(request.seed, sampling.max_tokens)
+        chances = uniforms(request.seed, sampling.max_tokens)
         tokens: list[int] = []
         logprobs: list[float] = []
         every = ids = torch.tensor([request.prompt], device=self.device)
@@ -105,8 +106,8 @@ class ForeignPolicy(LanguageModel):
         foreign_lora.activate(self.inner, self.adapter)
         while len(tokens) < sampling.max_tokens and (not tokens or tokens[-1] not in self.tokens.stop):
             out = self.inner(input_ids=ids, past_key_values=cache, use_cache=True)
-            uniform = uniforms[len(tokens), None].to(self.device)
-            token, logprob = engine.draw(out.logits[:, -1], uniform, sampling)
+            chance = chances[len(tokens), None].to(self.device)
+            token, logprob = draw(out.logits[:, -1], chance, sampling)
             every, cache = torch.cat([every, token[:, None]], dim=1), getattr(out, "past_key_values", None)
             ids = every if cache is None else token[:, None]  # a state of another kind, such as Mamba's, is computed anew
             tokens.append(int(token))
