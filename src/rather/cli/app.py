@@ -9,7 +9,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from rather import __version__
-from rather.cli import interrupt, page, run, store
+from rather.cli import interrupt, page, run, store, use
 from rather.cli.options import Settings, complete_file, complete_first, console, open_run
 from rather.data import examples
 from rather.errors import ConfigError
@@ -50,7 +50,7 @@ A run is one TOML file. The usual way through it:
 Any setting can be changed on the command line: [cyan]rather loop run.toml train.lr=1e-4 run.seed=3[/cyan]""",
 )
 
-for group in (run, page, store):
+for group in (run, page, store, use):
     app.add_typer(group.commands)
 
 

@@ -27,7 +27,8 @@ from rather.pipeline.build import AnyPolicy
 from rather.pipeline.query import Chosen, Rounds, priorities
 from rather.store import Store
 from rather.text import load
-from rather.text.policy import TextCritic, TextPolicy, TextSampler
+from rather.text.critic import TextCritic
+from rather.text.policy import TextPolicy, TextSampler
 from rather.text.prompts.fit import Fit
 from rather.text.reward_model import RewardModel as TextReward
 from rather.verify.checker import Checker, Verified

@@ -7,7 +7,7 @@ Shape letters: B trajectories, T answer tokens (padded), C width.
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -78,7 +78,6 @@ class ForeignPolicy(LanguageModel):
             found.append(states[-1][0, -1])
         return torch.stack(found)
 
-    @torch.no_grad()
     def answer(
         self,
         requests: Sequence[engine.Request],
@@ -95,25 +94,33 @@ class ForeignPolicy(LanguageModel):
         del rows
         if any(perturbations):
             raise DataError("only rather's own architectures can be perturbed row by row")
-        return [self._answer(request, sampling, progress) for request in requests]
+        answers = list[engine.Answer]()
+        for request in requests:
+            drawn = list(self._drawn(request, sampling))
+            progress(1)
+            tokens = [token for token, _ in drawn]
+            answers.append(engine.Answer(tokens, [logprob for _, logprob in drawn], tokens[-1] in self.tokens.stop))
+        return answers
 
-    def _answer(self, request: engine.Request, sampling: engine.Sampling, progress: Callable[[int], None]) -> engine.Answer:
+    def stream(self, request: engine.Request, sampling: engine.Sampling) -> Iterator[int]:
+        """The tokens of one answer, each as soon as it is drawn."""
+        return (token for token, _ in self._drawn(request, sampling))
+
+    @torch.no_grad()
+    def _drawn(self, request: engine.Request, sampling: engine.Sampling) -> Iterator[tuple[int, float]]:
+        """The tokens of one answer with their log-probabilities."""
         chances = uniforms(request.seed, sampling.max_tokens)
-        tokens: list[int] = []
-        logprobs: list[float] = []
         every = ids = torch.tensor([request.prompt], device=self.device)
         cache = None
-        foreign_lora.activate(self.inner, self.adapter)
-        while len(tokens) < sampling.max_tokens and (not tokens or tokens[-1] not in self.tokens.stop):
+        for n in range(sampling.max_tokens):
+            foreign_lora.activate(self.inner, self.adapter)  # another policy of the same model may have been at work meanwhile
             out = self.inner(input_ids=ids, past_key_values=cache, use_cache=True)
-            chance = chances[len(tokens), None].to(self.device)
-            token, logprob = draw(out.logits[:, -1], chance, sampling)
-            every, cache = torch.cat([every, token[:, None]], dim=1), getattr(out, "past_key_values", None)
-            ids = every if cache is None else token[:, None]  # a state of another kind, such as Mamba's, is computed anew
-            tokens.append(int(token))
-            logprobs.append(float(logprob))
-        progress(1)
-        return engine.Answer(tokens, logprobs, tokens[-1] in self.tokens.stop)
+            drawn, logprob = draw(out.logits[:, -1], chances[n, None].to(self.device), sampling)
+            yield (token := int(drawn)), float(logprob)
+            if token in self.tokens.stop:
+                return
+            every, cache = torch.cat([every, drawn[:, None]], dim=1), getattr(out, "past_key_values", None)
+            ids = every if cache is None else drawn[:, None]  # a state of another kind, such as Mamba's, is computed anew
 
     def trainable(self, adapter: LoRA | Literal["full"] | None, seed: int) -> "tuple[ForeignPolicy, list[nn.Parameter]]":
         """A policy to train that leaves this one as it is, and its parameters; see `LanguageModel.trainable`.

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -119,6 +120,20 @@ def updates(model: Transformer, name: str) -> "dict[nn.Module, tuple[Tensor, Ten
     for layer in layers(model, name).values():
         down, up = layer.adapters[name].stacked()  # type: ignore[operator]
         found[layer] = down.to(model.dtype, copy=True), up.to(model.dtype), None
+    return found
+
+
+@torch.no_grad()
+def together(model: Transformer, names: Sequence[str | None]) -> "dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]]":
+    """What P policies add, as `decoder.Several` takes it: each the adapter of its name, None: nothing."""
+    found: dict[nn.Module, tuple[Tensor, Tensor, Tensor | None]] = {}
+    for layer in layers(model).values():
+        stacked = [layer.adapters[name].stacked() if name in layer.adapters else None for name in names]  # type: ignore[operator]
+        downs, ups = ([both[i] for both in stacked if both] for i in (0, 1))
+        if downs:
+            ranks = [len(both[0]) if both else 0 for both in stacked]
+            share = torch.block_diag(*(torch.ones(1, rank) for rank in ranks))
+            found[layer] = torch.cat(downs).to(model.dtype), torch.cat(ups).to(model.dtype), share.to(downs[0].device, model.dtype)
     return found
 
 

@@ -5,7 +5,7 @@ Shape letters: B trajectories, T answer tokens (padded), P prompt tokens (padded
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,6 +23,8 @@ from rather.scale import ranks
 from rather.settings import given
 from rather.text import engine, lora, weights
 from rather.text.collate import collate
+from rather.text.critic import TextCritic
+from rather.text.linear import packed
 from rather.text.packing import Packed, pack, sent
 from rather.text.tokens import Tokens
 from rather.text.transformer import TokenLogprobs, Transformer
@@ -84,6 +86,10 @@ class LanguageModel(ABC):
         perturbations: Sequence[Perturbation | None] = (None,),
     ) -> list[engine.Answer]:
         """Answer every request, `rows` at a time; `Request.policy` says under which of the `perturbations`."""
+
+    @abstractmethod
+    def stream(self, request: engine.Request, sampling: engine.Sampling) -> Iterator[int]:
+        """The tokens of one answer, each as soon as it is drawn."""
 
     @abstractmethod
     def save(self, folder: Path | str) -> None:
@@ -240,6 +246,18 @@ class TextPolicy(LanguageModel):
                 return answer(requests=requests, adapter=self.adapter)
         return answer(requests=requests, adapter=self.adapter, several=self.space.several(perturbations))
 
+    @torch.no_grad()
+    def stream(self, request: engine.Request, sampling: engine.Sampling) -> Iterator[int]:
+        """The tokens of one answer, each as soon as it is drawn; the model must not be trained or moved meanwhile."""
+        several = self.space.several([None]) if self.beside else None
+        with packed(self.model, self.model.dtype, 1):
+            work = engine.Generation(engine.Rows(self.model, 1, sampling, self.adapter, several), self.tokens.stop)
+            finished = work.join({0: request})
+            while not finished:
+                yield work.drawing[0].tokens[-1]
+                finished = work.go()
+            yield finished[0].tokens[-1]
+
     def weights(self) -> dict[str, Tensor]:
         """The tensors that are trained: those of the adapter, or all."""
         mark = "" if self.adapter is None else f".{self.adapter}."
@@ -366,20 +384,3 @@ class TextSampler:
             )
             for task, p, r, a in zip(tasks, wanted, requests, answers, strict=True)
         ]
-
-
-class TextCritic(nn.Module):
-    """V(s) of every state of an answer: a net of one layer (no bias) on the hidden states that the reference has of it anyway.
-
-    So it costs no pass through a language model, and its learning rate has nothing to do with the policy's.
-    """
-
-    def __init__(self, width: int, device: torch.device, seed: int, hidden: int = 256) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.first = nn.Parameter((torch.randn(width, hidden, generator=generator) / width**0.5).to(device))
-        self.head = nn.Parameter(torch.zeros(hidden, device=device))
-
-    def values(self, seen: Tensor) -> Tensor:
-        """Values (B, T + 1) of hidden states (B, T + 1, C); 0 where these are, after the end."""
-        return nn.functional.silu(seen.float() @ self.first) @ self.head

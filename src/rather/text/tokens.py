@@ -1,7 +1,7 @@
 """Words to tokens and back: tokenizers, chat templates and the tokens that end an answer, kept in this one module."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,18 @@ class Tokens:
             generation = generation + config
         return cls(tokenizer, chat, tuple(generation), options, date)
 
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
+    def encode_prompt(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """The tokens an answer follows; a conversation goes through the chat template, with the answer's header open.
 
+        `tools` are the functions that an answer may call, as JSON schemas.
+
         Raises:
-            DataError: it has no tokens, or the chat template refuses it.
+            DataError: it has no tokens, or the chat template refuses it or knows of no tools.
         """
+        if tools:
+            if self.template is None or isinstance(prompt, str):
+                raise DataError("tools are given, but only the chat template of a conversation can write them; leave them out")
+            return self._ids(self.template.prompt(self.names.as_words(prompt), self.names.as_words([*tools])), prompt)
         return list(self._prompt(json.dumps(prompt))[1])
 
     def encode(self, prompt: Prompt, answer: str, terminated: bool = True) -> tuple[list[int], list[int]]:
@@ -133,12 +139,19 @@ class Tokens:
     def decode(self, ids: list[int], prompt: Prompt | None = None) -> str:
         """The words of an answer, without special tokens: those that `encode` takes, where it stands after `prompt`."""
         words = partial(self.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        before = [] if prompt is None else [i for i in self.encode_prompt(prompt)[-8:] if i not in self.special][-1:]
+        before = [] if prompt is None else self.before(prompt)
         head, whole = words(before), words([*before, *ids])
         text = whole.removeprefix(head) if whole.startswith(head) else words(ids)  # a prompt may end within a character
-        if prompt is not None and self._templated(prompt) and self.template is not None and not self.template.prefix.strip():
-            text = text.removeprefix(self.template.prefix)
-        return text
+        return text.removeprefix(self.lead(prompt) or "")
+
+    def before(self, prompt: Prompt) -> list[int]:
+        """The last token of a prompt that is no special one, after which an answer may be written in another way; none if there is none."""
+        return [i for i in self.encode_prompt(prompt)[-8:] if i not in self.special][-1:]
+
+    def lead(self, prompt: Prompt | None) -> str | None:
+        """The white space that the chat template writes before an answer; None if there is none."""
+        prefix = "" if prompt is None or not self._templated(prompt) or self.template is None else self.template.prefix
+        return prefix if prefix and not prefix.strip() else None
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files beside the weights."""

@@ -53,14 +53,17 @@ class Connection:
 
 
 class Listener(socket.socket):
-    """A listening socket that makes room before there are too many connections, those with an unfinished TLS handshake counted."""
+    """A listening socket that makes room before there are too many connections, those with an unfinished TLS handshake counted.
 
-    def __init__(self, host: str, port: int, proxies: Sequence[IPv4Network | IPv6Network] = ()) -> None:
+    `each` is how many one address may have.
+    """
+
+    def __init__(self, host: str, port: int, proxies: Sequence[IPv4Network | IPv6Network] = (), each: int = EACH) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         super().__init__(fileno=socket.create_server(address, family=family).detach())
-        self.proxies = proxies
+        self.proxies, self.each = proxies, each
         self.connections: dict[int, Connection] = {}
-        self.most = min(ALL, _open_files(2 * ALL) // 2)  # the other half is for the store and for files
+        self.most = min(max(ALL, each), _open_files(2 * max(ALL, each)) // 2)  # the other half is for the store and for files
 
     def listen(self, backlog: int = 0, /) -> None:  # noqa: ARG002
         """Let the kernel keep many that wait; asyncio takes `backlog` of them at a time, and nobody else gets a turn meanwhile."""
@@ -74,13 +77,13 @@ class Listener(socket.socket):
             ConnectionAbortedError: there are too many, and a request of each is being worked on.
         """
         self.connections = {n: c for n, c in self.connections.items() if c.socket.fileno() == n}
-        if len(self.connections) >= self.most + EACH:
+        if len(self.connections) >= self.most + self.each:
             raise BlockingIOError
         made, (address, *_) = super().accept()
         everybody = list(self.connections.values())
         proxied = any(ip_address(address) in proxy for proxy in self.proxies)
         mine = [] if proxied else [c for c in everybody if c.address == address]
-        if not (_make_room(mine, EACH) and _make_room(everybody, self.most)):
+        if not (_make_room(mine, self.each) and _make_room(everybody, self.most)):
             made.close()
             raise ConnectionAbortedError
         self.connections[made.fileno()] = Connection(made, address)

@@ -1,14 +1,17 @@
 """`rather serve`: the labelling page of a run, on this machine unless --host says otherwise."""
 
 import re
+from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from starlette.types import ASGIApp
 
 from rather.errors import ConfigError
 from rather.store import Store
 from rather.store.people import everybody, invite, session_key
 from rather.web.app import create
 from rather.web.frame import Frame
-from rather.web.limits import Listener, Server
+from rather.web.limits import EACH, Listener, Server
 from rather.web.project import Project
 
 URL = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?((?:/[\w~-][\w.~-]*)*)/?", re.ASCII | re.IGNORECASE)
@@ -40,16 +43,35 @@ def server(
     outer = _outer(url)
     proxies = [_network(x.strip()) for x in (behind_proxy or "127.0.0.1,::1").split(",")] if outer else []
     if not insecure:
-        _not_in_the_clear(host, bool(certificate), outer, bool(behind_proxy))
+        not_in_the_clear(host, bool(certificate), outer, bool(behind_proxy))
+    listener, own = listen(host, port, bool(certificate), proxies)
+    at = outer or own
+    app = Frame(create(store, project, session_key(store), secure=at.startswith("https:")), outer)
+    return on(listener, app, certificate, key), at
+
+
+def listen(host: str, port: int, tls: bool, proxies: Sequence[IPv4Network | IPv6Network] = (), each: int = EACH) -> tuple[Listener, str]:
+    """A socket that listens, and its URL.
+
+    Raises:
+        ConfigError: it cannot listen there.
+    """
     try:
-        listener = Listener(host, port, proxies)
+        listener = Listener(host, port, proxies, each)
     except OSError as e:
         raise ConfigError(f"cannot listen at {host}, port {port}: {e.strerror}; give another --host or --port") from None
-    scheme, shown = "https" if certificate else "http", f"[{host}]" if ":" in host else host
-    at = outer or f"{scheme}://{shown}:{listener.getsockname()[1]}"
-    app = Frame(create(store, project, session_key(store), secure=at.startswith("https:")), outer)
+    shown = f"[{host}]" if ":" in host else host
+    return listener, f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
+
+
+def on(listener: Listener, app: ASGIApp, certificate: str, key: str) -> Server:
+    """The server of `app` on a socket.
+
+    Raises:
+        ConfigError: the certificate cannot be used.
+    """
     try:
-        return Server(app, listener, certificate, key), at
+        return Server(app, listener, certificate, key)
     except OSError as e:
         listener.close()
         raise ConfigError(f"the certificate {certificate} with the key {key or certificate} cannot be used: {e.strerror or e}") from None
@@ -73,7 +95,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         raise ConfigError(f"--behind-proxy {text!r} is neither an address nor a network; give 10.0.0.5 or 10.0.0.0/24") from None
 
 
-def _not_in_the_clear(host: str, certificate: bool, outer: str, proxy_named: bool) -> None:
+def not_in_the_clear(host: str, certificate: bool, outer: str, proxy_named: bool) -> None:
     """Refuse what would let answers and links travel in the clear: plain HTTP stays on this machine, or between it and a TLS proxy."""
     if outer.startswith("http:") and not _is(URL.fullmatch(outer)[2].strip("[]"), "is_loopback"):  # type: ignore[index]
         raise ConfigError(f"answers would travel in the clear to {outer}; give --url https://..., or add --insecure")
@@ -86,6 +108,11 @@ def _not_in_the_clear(host: str, certificate: bool, outer: str, proxy_named: boo
             f"{host} can be reached from other machines, and answers would travel in the clear; give --certificate and --key, leave "
             "--host out, give --url and --behind-proxy and a private address for a TLS proxy to reach, or add --insecure"
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the host."""
+    return _is(host, "is_loopback")
 
 
 def _is(host: str, what: str) -> bool:

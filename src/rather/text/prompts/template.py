@@ -55,23 +55,25 @@ class Template:
         except (TemplateError, TypeError, ValueError) as e:
             raise DataError(f"the model's chat template refuses {_roles(messages)} ({_line(e)}); {_remedy(messages)}") from None
 
-    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> str:
         """The conversation as text, with the header of an answer open.
 
         Raises:
-            DataError: the template refuses the conversation, or does not write the content or a field of one of its messages.
+            DataError: the template refuses the conversation, or does not write the tools, or the content or a field of one of its messages.
         """
-        text = self.render(messages)
+        text = self.render(messages, tools)
+        if tools and self._writes_alike(messages, None, text):
+            raise DataError("the model's chat template does not write tools; leave them out")
         for i, message in enumerate(messages):
             for what, less in _without_parts(message, text):
-                if self._writes_alike([*messages[:i], less, *messages[i + 1 :]], text):
+                if self._writes_alike([*messages[:i], less, *messages[i + 1 :]], tools, text):
                     where = f"message {i + 1} (role {message['role']!r})"
                     raise DataError(f"the model's chat template does not write {what} of {where}; take it out of the prompts")
         return text
 
-    def _writes_alike(self, messages: Sequence[Mapping[str, Any]], text: str) -> bool:
+    def _writes_alike(self, messages: Sequence[Mapping[str, Any]], tools: Any, text: str) -> bool:
         try:
-            return self.render(messages) == text
+            return self.render(messages, tools) == text
         except DataError:  # the template needs what has been taken out
             return False
 

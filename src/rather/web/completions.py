@@ -1,0 +1,179 @@
+"""Requests for completions and what is answered, in the words of OpenAI's API."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from rather.core import Message
+from rather.text.serving import Piece
+from rather.text.streaming import Words
+from rather.text.tokens import Tokens
+
+
+class StreamOptions(BaseModel):
+    """What a stream says beside the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+    include_usage: bool = False
+
+
+class Request(BaseModel):
+    """What both kinds of requests say. A field that is not known is refused: it might change the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=1.0, ge=0, le=10)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    n: int = Field(default=1, ge=1, le=128)
+    seed: int | None = None
+    stop: list[str] = Field(default=[], max_length=16)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    presence_penalty: float = Field(default=0, ge=0, le=0)
+    frequency_penalty: float = Field(default=0, ge=0, le=0)
+    user: str | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _as_list(cls, stop: object) -> object:
+        return [] if stop is None else [stop] if isinstance(stop, str) else stop
+
+    @field_validator("stop")
+    @classmethod
+    def _says_something(cls, stop: list[str]) -> list[str]:
+        if not all(stop):
+            raise ValueError("an empty text would end every answer at once")
+        return stop
+
+    @model_validator(mode="after")
+    def _check_stream(self) -> "Request":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream")
+        return self
+
+
+class ChatRequest(Request):
+    """A request for answers to a conversation."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool = False
+    top_logprobs: Literal[0] | None = None
+    tools: list[dict[str, Any]] = []
+    tool_choice: Literal["auto"] | None = None
+    response_format: dict[Literal["type"], Literal["text"]] | None = None
+
+    @field_validator("messages")
+    @classmethod
+    def _have_roles(cls, messages: list[Message]) -> list[Message]:
+        for i, message in enumerate(messages):
+            words = isinstance(message.get("content"), str) or message.get("tool_calls")
+            if not (words and isinstance(message.get("role"), str)):
+                raise ValueError(f"message {i} needs a role and a content, both of them text")
+        return messages
+
+
+class TextRequest(Request):
+    """A request for what follows one text, or each of several."""
+
+    prompt: str | list[str] = Field(min_length=1)
+    logprobs: Literal[0] | None = None
+    echo: Literal[False] = False
+
+
+class Answer:
+    """One choice of an answer, while it comes: its tokens, and its words up to the first of the `stops`."""
+
+    def __init__(self, index: int, words: Words, stops: Sequence[str]) -> None:
+        self.index, self.words, self.stops = index, words, stops
+        self.text, self.finish, self._held = "", "", ""
+        self.tokens, self.logprobs = list[int](), list[float]()
+
+    def take(self, piece: Piece) -> str:
+        """Go on with a piece; returns the words that are certain with it, which no stop can begin in any more."""
+        self.tokens += piece.tokens
+        self.logprobs += piece.logprobs
+        text = self._held + self.words.add(piece.tokens[:-1] if piece.finish == "stop" else piece.tokens)
+        if piece.finish:
+            text += self.words.end()
+        self.finish = piece.finish
+        found = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+        if found:
+            text, self.finish = text[: min(found)], "stop"
+        held = 0 if self.finish else max((_begun(text, stop) for stop in self.stops), default=0)
+        text, self._held = text[: len(text) - held], text[len(text) - held :]
+        self.text += text
+        return text
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of a text may be the beginning of `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class Answered:
+    """Writes what is answered to a request, whole or in chunks; `tokens` write the tokens that log-probabilities are of."""
+
+    def __init__(self, request: ChatRequest | TextRequest, tokens: Tokens, prompt_tokens: int) -> None:
+        self.request, self.tokens, self.prompt_tokens = request, tokens, prompt_tokens
+        self.chat = isinstance(request, ChatRequest)
+        name = f"{'chatcmpl' if self.chat else 'cmpl'}-{secrets.token_hex(12)}"
+        self.head = {"id": name, "created": int(time.time()), "model": request.model, "system_fingerprint": None}
+        self.usage_wanted = request.stream_options is not None and request.stream_options.include_usage
+
+    @property
+    def logprobs_wanted(self) -> bool:
+        """Whether log-probabilities go with the tokens."""
+        return self.request.logprobs if isinstance(self.request, ChatRequest) else self.request.logprobs is not None
+
+    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """What is answered to a request that does not stream."""
+        choices = [
+            self._choice(a.index, {"message": {"role": "assistant", "content": a.text}}, a.text, a.tokens, a.logprobs, a.finish)
+            for a in answers
+        ]
+        kind = "chat.completion" if self.chat else "text_completion"
+        return {**self.head, "object": kind, "choices": choices, "usage": self._usage(answers)}
+
+    def opening(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        """The first chunk of each answer to a conversation."""
+        if not self.chat:
+            return []
+        return [self._chunk([self._choice(a.index, {"delta": {"role": "assistant", "content": ""}}, "", [], [], "")]) for a in answers]
+
+    def chunk(self, answer: Answer, piece: Piece, words: str) -> dict[str, Any]:
+        """The chunk that says a piece and the words that are new with it."""
+        delta = {"delta": {"content": words}}
+        return self._chunk([self._choice(answer.index, delta, words, piece.tokens, piece.logprobs, answer.finish)])
+
+    def closing(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The last chunk, which says what was used."""
+        return self._chunk([]) | {"usage": self._usage(answers)}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self.head, "object": "chat.completion.chunk" if self.chat else "text_completion", "choices": choices}
+
+    def _choice(
+        self, index: int, message: dict[str, Any], text: str, tokens: Sequence[int], logprobs: Sequence[float], finish: str
+    ) -> dict[str, Any]:
+        said = message if self.chat else {"text": text}
+        return {"index": index, **said, "logprobs": self._logprobs(tokens, logprobs), "finish_reason": finish or None}
+
+    def _usage(self, answers: Sequence[Answer]) -> dict[str, int]:
+        drawn = sum(len(a.tokens) for a in answers)
+        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": drawn, "total_tokens": self.prompt_tokens + drawn}
+
+    def _logprobs(self, tokens: Sequence[int], logprobs: Sequence[float]) -> dict[str, Any] | None:
+        if not (self.logprobs_wanted and tokens):
+            return None
+        words = [self.tokens.tokenizer.decode([token]) for token in tokens]
+        if not self.chat:
+            return {"tokens": words, "token_logprobs": list(logprobs), "top_logprobs": None, "text_offset": None}
+        pairs = zip(words, logprobs, strict=True)
+        return {"content": [{"token": w, "logprob": p, "bytes": list(w.encode()), "top_logprobs": []} for w, p in pairs]}

@@ -1,0 +1,300 @@
+"""`rather api`: language models behind the API that OpenAI's clients speak."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from rather.core import Prompt, Task, row_seed
+from rather.errors import ConfigError, DataError, ModelError
+from rather.text import engine
+from rather.text.policy import TextPolicy
+from rather.text.sampling import Sampling
+from rather.text.serving import BusyError, Piece, Worker
+from rather.text.streaming import Words
+from rather.text.tokens import Tokens
+from rather.web.completions import Answer, Answered, ChatRequest, TextRequest
+from rather.web.limits import Server
+from rather.web.serve import is_loopback, listen, not_in_the_clear, on
+
+KEYS = "RATHER_API_KEYS"
+"""The environment variable that holds the keys."""
+CONNECTIONS = 2000
+"""Of one program, at a time: beyond the requests that may wait it is told so, not cut off."""
+MOST_TOKENS = 16
+"""How long what follows a text is, where the request does not say it."""
+
+
+class Served:
+    """The policies of one model by their names, and the worker that lets them answer.
+
+    `adapters` are those on the same model beside the policy's own: the names that requests use, and those on the model.
+    """
+
+    def __init__(self, name: str, policy: TextPolicy, adapters: Mapping[str, str], rows: int, waiting: int) -> None:
+        self.names, self.policy, self.context = [name, *adapters], policy, policy.context
+        self.tokens = policy.tokens
+        self.plain = Tokens(self.tokens.tokenizer, False, tuple(self.tokens.stop))
+        """For texts that are no conversations."""
+        self._waiting = dict[int, Waiting]()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.worker = Worker(policy, self._deliver, rows, waiting, [*adapters.values()])
+
+    def start(self) -> None:
+        """Begin to answer, for whoever waits in this event loop."""
+        self._loop = asyncio.get_running_loop()
+        self.worker.start()
+
+    def ask(self, requests: Sequence[engine.Request]) -> "Waiting":
+        """Have requests answered.
+
+        Raises:
+            BusyError: too many wait.
+            ModelError: the worker has failed.
+        """
+        keys = self.worker.submit(requests)
+        waiting = Waiting(self, keys)
+        self._waiting |= dict.fromkeys(keys, waiting)
+        return waiting
+
+    def forget(self, keys: Collection[int]) -> None:
+        """Answers that nobody waits for any more."""
+        for key in keys:
+            self._waiting.pop(key, None)
+
+    def _deliver(self, pieces: list[Piece]) -> None:
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._hand_out, pieces)
+
+    def _hand_out(self, pieces: list[Piece]) -> None:
+        if not pieces:  # the worker has failed
+            for waiting in self._waiting.values():
+                waiting.queue.put_nowait(None)
+        for piece in pieces:
+            if piece.key in self._waiting:
+                self._waiting[piece.key].queue.put_nowait(piece)
+
+
+class Waiting:
+    """The answers that one request waits for, by their places in it."""
+
+    def __init__(self, served: Served, keys: Sequence[int]) -> None:
+        self.served, self.queue = served, asyncio.Queue[Piece | None]()
+        self.places = {key: i for i, key in enumerate(keys)}
+
+    async def pieces(self, answers: Sequence[Answer]) -> AsyncIterator[tuple[Answer, Piece, str]]:
+        """Each piece, with the answer that it is of and the words that are new, until all answers are finished.
+
+        Raises:
+            ModelError: the worker has failed.
+        """
+        while self.places:
+            piece = await self.queue.get()
+            if piece is None:
+                raise ModelError(f"the model has failed: {self.served.worker.failure}")
+            if piece.key in self.places:
+                answer = answers[self.places[piece.key]]
+                words = answer.take(piece)
+                if answer.finish:
+                    del self.places[piece.key]
+                    self.served.forget([piece.key])
+                    if not piece.finish:  # a stop has ended it
+                        self.served.worker.cancel([piece.key])
+                yield answer, piece, words
+
+    def close(self) -> None:
+        """Free the rows of what is not finished."""
+        self.served.forget(self.places)
+        self.served.worker.cancel([*self.places])
+
+
+class Stream(StreamingResponse):
+    """A stream whose rows are freed when whoever asked has gone, even before it began."""
+
+    def __init__(self, lines: AsyncIterator[str], waiting: Waiting) -> None:
+        super().__init__(lines, media_type="text/event-stream")
+        self.waiting = waiting
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.waiting.close()
+
+
+def create(served: Served, keys: Sequence[str] = ()) -> FastAPI:
+    """The app; with `keys` a request has to show one of them."""
+
+    @asynccontextmanager
+    async def running(_: FastAPI) -> AsyncIterator[None]:
+        served.start()
+        yield
+        served.worker.close()
+
+    app = FastAPI(title="rather", docs_url=None, redoc_url=None, lifespan=running)
+
+    def allowed(request: Request) -> None:
+        scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+        if keys and not (scheme.lower() == "bearer" and any(secrets.compare_digest(shown.encode(), key.encode()) for key in keys)):
+            raise HTTPException(401, "this server wants a key; send it as Authorization: Bearer KEY")
+
+    @app.exception_handler(RequestValidationError)
+    def not_understood(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        return _error(400, f"{where}: {first['msg']}" if where else first["msg"], where or None)
+
+    @app.exception_handler(HTTPException)
+    def refused(_: Request, error: HTTPException) -> Response:
+        return _error(error.status_code, str(error.detail))
+
+    @app.exception_handler(BusyError)
+    def busy(_: Request, error: BusyError) -> Response:
+        return _error(429, str(error), headers={"Retry-After": "1"})
+
+    @app.exception_handler(DataError)
+    def cannot_be_read(_: Request, error: DataError) -> Response:
+        return _error(400, str(error))
+
+    @app.exception_handler(ModelError)
+    def model_fails(_: Request, error: ModelError) -> Response:
+        return _error(500, str(error))
+
+    everybody = [Depends(allowed)]
+
+    @app.get("/v1/models", dependencies=everybody)
+    def models() -> dict[str, Any]:
+        """The models that can be asked: the policy, and each adapter beside it."""
+        return {"object": "list", "data": [_model(name) for name in served.names]}
+
+    @app.get("/v1/models/{name:path}", dependencies=everybody)
+    def model(name: str) -> dict[str, Any]:
+        """One of them."""
+        _number(served, name)
+        return _model(name)
+
+    @app.post("/v1/chat/completions", dependencies=everybody, response_model=None)
+    async def chat(request: Request, asked: ChatRequest) -> Response:
+        """Answers to a conversation."""
+        ids = served.tokens.encode_prompt(asked.messages, asked.tools)
+        most = asked.max_completion_tokens or asked.max_tokens or max(1, served.context - len(ids))
+        return await _answer(served, request, asked, [(asked.messages, ids)], most, served.tokens)
+
+    @app.post("/v1/completions", dependencies=everybody, response_model=None)
+    async def complete(request: Request, asked: TextRequest) -> Response:
+        """What follows one text, or each of several."""
+        texts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+        prompts: list[tuple[Prompt, list[int]]] = [(text, served.plain.encode_prompt(text)) for text in texts]
+        return await _answer(served, request, asked, prompts, asked.max_tokens or MOST_TOKENS, served.plain)
+
+    return app
+
+
+def server(
+    served: Served, keys: Sequence[str], host: str, port: int, certificate: str = "", key: str = "", insecure: bool = False
+) -> tuple[Server, str]:
+    """The server, which listens already but answers when it is run, and its URL.
+
+    Raises:
+        ConfigError: others could use the model without a key, answers would travel in the clear, or it cannot listen there.
+    """
+    if not insecure:
+        not_in_the_clear(host, bool(certificate), "", False)
+    if not keys and not is_loopback(host):
+        raise ConfigError(f"{host} can be reached from other machines; name the keys that may use the model in {KEYS}, comma between")
+    listener, at = listen(host, port, bool(certificate), each=CONNECTIONS)
+    return on(listener, create(served, keys), certificate, key), at
+
+
+async def _answer(
+    served: Served, request: Request, asked: ChatRequest | TextRequest, prompts: list[tuple[Prompt, list[int]]], most: int, tokens: Tokens
+) -> Response:
+    policy = _number(served, asked.model)
+    for _, ids in prompts:
+        if len(ids) + most > served.context:
+            raise DataError(
+                f"the prompt has {len(ids)} tokens and the answer may have {most}, but the model sees {served.context}; send less, or set"
+                " max_tokens lower"
+            )
+    seed = secrets.randbits(62) if asked.seed is None else asked.seed
+    sampling = Sampling(most, asked.temperature, asked.top_p, asked.top_k, asked.min_p)
+    requests, answers = list[engine.Request](), list[Answer]()
+    for number, (prompt, ids) in enumerate(prompts):
+        for i in range(asked.n):
+            requests.append(engine.Request(tuple(ids), row_seed(seed, Task("api", str(number)), i), policy, sampling))
+            answers.append(Answer(len(answers), Words(tokens, prompt), asked.stop))
+    written = Answered(asked, tokens, sum(len(ids) for _, ids in prompts))
+    waiting = served.ask(requests)
+    if asked.stream:
+        return Stream(_lines(written, answers, waiting), waiting)
+    gone = asyncio.ensure_future(_gone(request))
+    coming = asyncio.ensure_future(_all(answers, waiting))
+    try:
+        await asyncio.wait({gone, coming}, return_when=asyncio.FIRST_COMPLETED)
+        if not coming.done():
+            return Response(status_code=499)  # which nobody reads
+        coming.result()
+    finally:
+        gone.cancel()
+        coming.cancel()
+        waiting.close()
+    return JSONResponse(written.whole(answers))
+
+
+async def _all(answers: Sequence[Answer], waiting: Waiting) -> None:
+    async for _ in waiting.pieces(answers):
+        pass
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _lines(written: Answered, answers: Sequence[Answer], waiting: Waiting) -> AsyncIterator[str]:
+    """The events of a stream."""
+    try:
+        for chunk in written.opening(answers):
+            yield _event(chunk)
+        async for answer, piece, words in waiting.pieces(answers):
+            if words or answer.finish or written.logprobs_wanted:
+                yield _event(written.chunk(answer, piece, words))
+        if written.usage_wanted:
+            yield _event(written.closing(answers))
+        yield "data: [DONE]\n\n"
+    except ModelError as e:  # the status has been sent
+        yield _event(_described(500, str(e)))
+
+
+def _event(value: Mapping[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def _number(served: Served, name: str) -> int:
+    if name not in served.names:
+        raise HTTPException(404, f"there is no model {name!r} here; there are: {', '.join(served.names)}")
+    return served.names.index(name)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "rather"}
+
+
+def _error(status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse(_described(status, message, param), status, headers)
+
+
+def _described(status: int, message: str, param: str | None = None) -> dict[str, Any]:
+    kinds = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
+    codes = {401: "invalid_api_key", 404: "model_not_found"}
+    return {"error": {"message": message, "type": kinds.get(status, "invalid_request_error"), "param": param, "code": codes.get(status)}}
