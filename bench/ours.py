@@ -16,7 +16,8 @@ from rather.learners.reward import Reward
 from rather.learners.rollouts import Rollouts
 from rather.learners.settings import OptimizationOptions
 from rather.text import engine, load
-from rather.text.policy import TextCritic, TextPolicy, TextSampler
+from rather.text.critic import TextCritic
+from rather.text.policy import TextPolicy, TextSampler
 from rather.text.reward_model import RewardModel
 
 BLOCKS = 5

@@ -13,9 +13,10 @@ from rather.learners.dpo import DPO
 from rather.learners.ppo import PPO
 from rather.learners.rollouts import Rollouts
 from rather.text import load
+from rather.text.critic import TextCritic
 from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextCritic, TextSampler
+from rather.text.policy import TextSampler
 from rather.text.reward_model import RewardModel
 
 CPU = torch.device("cpu")

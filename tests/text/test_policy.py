@@ -7,9 +7,10 @@ import torch
 from rather.core import UNUSED, Task, Trajectory
 from rather.errors import DataError
 from rather.text import load, lora, transformer
+from rather.text.critic import TextCritic
 from rather.text.engine import Sampling
 from rather.text.packing import pack
-from rather.text.policy import TextCritic, TextPolicy, TextSampler
+from rather.text.policy import TextPolicy, TextSampler
 from rather.text.reward_model import RewardModel
 from rather.text.transformer import TokenLogprobs
 

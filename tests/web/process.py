@@ -46,15 +46,20 @@ class Server(Process):
     """`rather serve`; `link` is the owner's, if this is the server that printed it."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = port()
         super().__init__(folder, "serve", "run.toml", "--port", str(self.port), *options)
         until(lambda: "/join#" in self.log.read_text() or "--new-link makes another" in self.log.read_text())
         until(lambda: listens(self.port))
         said = [word for word in self.log.read_text().split() if word.startswith("http")]
         self.link = next((word for word in said if "/join#" in word), "")
         self.url = said[0].split("/join#")[0]
+
+
+def port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def listens(port: int) -> bool:

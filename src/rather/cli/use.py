@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rather.cli import interrupt
-from rather.cli.options import console
+from rather.cli.options import console, open_store
 from rather.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rather.store import Store
     from rather.text.policy import LanguageModel
 
 commands = typer.Typer()
@@ -38,6 +39,16 @@ def open_model(what: str, adapter: str = "", device: str = "auto", dtype: str = 
     return policy
 
 
+def recording(where: str) -> "tuple[Store, str]":
+    """The store and the run that what comes of using a model goes to: those of a run's TOML file, or a file of its own."""
+    from rather.store import Store
+
+    if where.endswith(".toml"):
+        config, store = open_store(Path(where), None)
+        return store, config.run.name
+    return Store(where), "run"
+
+
 @commands.command()
 def api(
     model: Model,
@@ -47,6 +58,7 @@ def api(
     port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
     rows: Annotated[int, typer.Option(help="Answers that are drawn at a time.", min=1)] = 32,
     waiting: Annotated[int, typer.Option(help="Answers that may wait for their turn; beyond it: status 429.", min=1)] = 256,
+    record: Annotated[str, typer.Option(help="Store to keep every answer in, with its tokens: a file, or a run's TOML file.")] = "",
     device: Device = "auto",
     dtype: DType = "auto",
     certificate: Annotated[str, typer.Option(help="TLS certificate file.")] = "",
@@ -56,7 +68,8 @@ def api(
     """Serve a model as OpenAI's API does: /v1/chat/completions, /v1/completions, /v1/models; Ctrl-C stops it.
 
     Requests share the model's passes: each joins as soon as one of the rows is free. Each --adapter is a model of its own, on the same
-    weights. The keys that may use it stand in the environment variable RATHER_API_KEYS, comma between; without it nobody needs one.
+    weights. With --record answers can be compared later, by POST /v1/preferences, and a run learns from that. The keys that may use the
+    server stand in the environment variable RATHER_API_KEYS, comma between; without it nobody needs one.
     """
     from rather.text.open import load_adapter
     from rather.text.policy import TextPolicy
@@ -74,8 +87,9 @@ def api(
     called = name or Path(model).stem
     if len({called, *adapters}) <= len(adapter or ()):
         raise ConfigError(f"two of {', '.join([called, *(adapter or ())])} have the same name; give --name, or rename a folder")
+    store, run = recording(record) if record else (None, "")
     keys = [part for part in os.environ.get(KEYS, "").split(",") if part]
-    serving, at = server(Served(called, policy, adapters, rows, waiting), keys, host, port, certificate, key, insecure)
+    serving, at = server(Served(called, policy, adapters, rows, waiting, store, run), keys, host, port, certificate, key, insecure)
     console.print(f"{', '.join([called, *adapters])} at {at}/v1", soft_wrap=True, highlight=False, markup=False)
     try:
         serving.run()

@@ -28,7 +28,7 @@ def asked(prompt: Prompt, answers: Sequence[str], source: str) -> Comparison:
             raise DataError(f"answers[{i}] is {answer!r:.80}; give words")
         if answer in answers[:i]:
             raise DataError(f"answers[{i}] is the same as answers[{list(answers).index(answer)}]; there is nothing to compare")
-        _check_characters(answer, f"answers[{i}]")
+        check_characters(answer, f"answers[{i}]")
     digest = hashlib.sha256(json.dumps([prompt, sorted(answers)]).encode()).hexdigest()
     task = Task(source, hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16], prompt)
     sides = [(Trajectory(task, f"program:{source}", answer),) for answer in answers]
@@ -42,7 +42,7 @@ def _check_prompt(prompt: Prompt) -> None:
     if isinstance(prompt, str):
         if not prompt.strip():
             raise DataError("prompt is empty; give words, or a list of messages with role and content")
-        _check_characters(prompt, "prompt")
+        check_characters(prompt, "prompt")
         return
     if not isinstance(prompt, list) or not prompt:
         raise DataError(f"prompt is {prompt!r:.80}; give words, or a list of messages with role and content")
@@ -53,13 +53,13 @@ def _check_prompt(prompt: Prompt) -> None:
             json.dumps(message, allow_nan=False)
         except (TypeError, ValueError) as e:
             raise DataError(f"prompt[{i}] has a field that cannot be kept ({e}); write it as text") from None
-        _check_characters(message, f"prompt[{i}]")
+        check_characters(message, f"prompt[{i}]")
 
 
-def _check_characters(value: Any, what: str) -> None:
+def check_characters(value: Any, what: str) -> None:
     """Refuse texts that no database keeps: NUL, and half of a character that UTF-16 writes in two."""
     if isinstance(value, dict | list):
         for each in [*value, *value.values()] if isinstance(value, dict) else value:
-            _check_characters(each, what)
+            check_characters(each, what)
     elif isinstance(value, str) and (bad := re.search("[\0\ud800-\udfff]", value)):
         raise DataError(f"{what} holds the character U+{ord(bad[0]):04X}, which databases do not keep; take it out")

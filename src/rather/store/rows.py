@@ -222,15 +222,17 @@ ARRAYS: tuple[Literal["observations", "actions", "logprobs", "rewards", "before"
 
 def to_row(x: Trajectory) -> dict[str, Any]:
     """A trajectory as a row."""
-    steps = None
-    if x.text is None:
-        file = io.BytesIO()
-        np.savez_compressed(file, **{name: value for name in ARRAYS if (value := getattr(x, name)) is not None})
-        steps = file.getvalue()
     return {
         "source": x.task.source, "task": x.task.key, "prompt": x.task.prompt, "answer": x.task.answer,
-        "policy": x.policy, "text": x.text, "terminated": x.terminated, "steps": steps,
+        "policy": x.policy, "text": x.text, "terminated": x.terminated, "steps": steps_of(x) if x.text is None else None,
     }  # fmt: skip
+
+
+def steps_of(x: Trajectory) -> bytes:
+    """The arrays of a trajectory, compressed."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **{name: value for name in ARRAYS if (value := getattr(x, name)) is not None})
+    return file.getvalue()
 
 
 def from_row(
@@ -238,16 +240,19 @@ def from_row(
     tasks: dict[tuple[str, str], Task] | None = None,
 ) -> Trajectory:  # fmt: skip
     """A trajectory from the columns of its row, but the first; it shares its task with others that are read with the same `tasks`."""
-    arrays = {}
-    if steps is not None:
-        with np.load(io.BytesIO(steps), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+    arrays = {} if steps is None else arrays_of(steps)
     task = None if tasks is None else tasks.get((source, key))
     if task is None or (task.prompt, task.answer) != (prompt, answer):
         task = Task(intern(source), key, prompt, answer)
         if tasks is not None:
             tasks[source, key] = task
     return Trajectory(task, intern(policy), text, terminated, **arrays)
+
+
+def arrays_of(steps: bytes) -> dict[str, np.ndarray]:
+    """What `steps_of` has written."""
+    with np.load(io.BytesIO(steps), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def labels(connection: Connection, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> Iterator[Row[Any]]:

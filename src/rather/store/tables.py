@@ -175,6 +175,23 @@ probe = Table(
     Index("probe_by_original", "original"),
 )
 
+# An answer that a server gave, by the name that it was given with; `steps` are the tokens of prompt and answer and their log-probabilities.
+recorded = Table(
+    "recorded",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run", String(200), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("policy", String(400), nullable=False),
+    Column("prompt", JSON, nullable=False),
+    Column("tools", JSON, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("terminated", Boolean, nullable=False),
+    Column("steps", LargeBinary, nullable=False),
+    Column("created", Float, nullable=False),
+    UniqueConstraint("run", "name"),
+)
+
 # How many questions a run has that anybody may be asked, and to how many of those and of all a judge has said something: see `counting`.
 asked = Table("asked", metadata, Column("run", String(200), primary_key=True), Column("questions", Integer, nullable=False))
 

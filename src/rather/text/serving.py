@@ -72,9 +72,8 @@ class Worker(threading.Thread):
     def cancel(self, keys: Sequence[int]) -> None:
         """Nobody waits for these any more: their rows are freed."""
         with self.changed:
-            self.cancelled.update(keys)
-            for key in keys:
-                self.waiting.pop(key, None)
+            self.cancelled.update(key for key in keys if self.waiting.pop(key, None) is None)
+            self.changed.notify()
 
     def close(self) -> None:
         """End when the step at work is done."""
@@ -108,12 +107,14 @@ class Worker(threading.Thread):
     def _joining(self, generation: Generation) -> dict[int, Request] | None:
         """The requests that there are rows for, when there is anything to do; None at the end."""
         with self.changed:
-            while not (self.closed or self.waiting or self.cancelled or generation.drawing):
+            while True:
+                generation.leave(self.cancelled)
+                self.cancelled.clear()
+                if self.closed:
+                    return None
+                if self.waiting or generation.drawing:
+                    break
                 self.changed.wait()
-            generation.leave(self.cancelled)
-            self.cancelled.clear()
-            if self.closed:
-                return None
             keys = list(self.waiting)[: generation.free]
             return {key: self.waiting.pop(key) for key in keys}
 

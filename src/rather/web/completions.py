@@ -3,14 +3,28 @@
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rather.core import Message
+from rather.core import Message, Prompt, Task, Trajectory
+from rather.errors import DataError
+from rather.store.intake import check_characters
 from rather.text.serving import Piece
 from rather.text.streaming import Words
 from rather.text.tokens import Tokens
+
+G = TypeVar("G")
+
+
+def words(given: G) -> G:
+    """What was given, if it is text that can be written."""
+    try:
+        check_characters(given, "it")
+    except DataError as e:
+        raise ValueError(str(e)) from None
+    return given
 
 
 class StreamOptions(BaseModel):
@@ -69,6 +83,11 @@ class ChatRequest(Request):
     tool_choice: Literal["auto"] | None = None
     response_format: dict[Literal["type"], Literal["text"]] | None = None
 
+    @field_validator("messages", "tools")
+    @classmethod
+    def _can_be_kept(cls, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return words(given)
+
     @field_validator("messages")
     @classmethod
     def _have_roles(cls, messages: list[Message]) -> list[Message]:
@@ -86,12 +105,28 @@ class TextRequest(Request):
     logprobs: Literal[0] | None = None
     echo: Literal[False] = False
 
+    @field_validator("prompt")
+    @classmethod
+    def _can_be_kept(cls, prompt: str | list[str]) -> str | list[str]:
+        return words(prompt)
+
+
+class Preference(BaseModel):
+    """Which of several recorded answers to a prompt is better, or that none of them is."""
+
+    model_config = ConfigDict(extra="forbid")
+    chosen: str
+    rejected: str | list[str]
+    tie: bool = False
+    judge: str = Field(default="api", min_length=1, max_length=200, pattern=r"^[^\x00]*$")
+    reason: str = Field(default="", max_length=500, pattern=r"^[^\x00]*$")
+
 
 class Answer:
     """One choice of an answer, while it comes: its tokens, and its words up to the first of the `stops`."""
 
-    def __init__(self, index: int, words: Words, stops: Sequence[str]) -> None:
-        self.index, self.words, self.stops = index, words, stops
+    def __init__(self, index: int, prompt: Prompt, words: Words, stops: Sequence[str]) -> None:
+        self.index, self.prompt, self.words, self.stops = index, prompt, words, stops
         self.text, self.finish, self._held = "", "", ""
         self.tokens, self.logprobs = list[int](), list[float]()
 
@@ -111,6 +146,11 @@ class Answer:
         self.text += text
         return text
 
+    def trajectory(self, prompt: Sequence[int], policy: str) -> Trajectory:
+        """The answer with its tokens, to the prompt of these tokens; what a stop has cut off is among the tokens still."""
+        arrays = {"observations": np.array(prompt), "actions": np.array(self.tokens), "logprobs": np.array(self.logprobs, np.float32)}
+        return Trajectory(Task("api", "", self.prompt), policy, self.text, self.finish == "stop", **arrays)
+
 
 def _begun(text: str, stop: str) -> int:
     """How many characters at the end of a text may be the beginning of `stop`."""
@@ -123,9 +163,18 @@ class Answered:
     def __init__(self, request: ChatRequest | TextRequest, tokens: Tokens, prompt_tokens: int) -> None:
         self.request, self.tokens, self.prompt_tokens = request, tokens, prompt_tokens
         self.chat = isinstance(request, ChatRequest)
-        name = f"{'chatcmpl' if self.chat else 'cmpl'}-{secrets.token_hex(12)}"
-        self.head = {"id": name, "created": int(time.time()), "model": request.model, "system_fingerprint": None}
+        self.id = f"{'chatcmpl' if self.chat else 'cmpl'}-{secrets.token_hex(12)}"
+        self.head = {"id": self.id, "created": int(time.time()), "model": request.model, "system_fingerprint": None}
         self.usage_wanted = request.stream_options is not None and request.stream_options.include_usage
+
+    def name(self, answer: Answer) -> str:
+        """What an answer is called where it is recorded."""
+        return f"{self.id}/{answer.index}"
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """The functions that the answers may call."""
+        return self.request.tools if isinstance(self.request, ChatRequest) else []
 
     @property
     def logprobs_wanted(self) -> bool:

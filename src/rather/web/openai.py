@@ -3,25 +3,28 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from rather.core import Prompt, Task, row_seed
-from rather.errors import ConfigError, DataError, ModelError
+from rather.errors import ConfigError, DataError, ModelError, RatherError
+from rather.store import Store, recorded
 from rather.text import engine
 from rather.text.policy import TextPolicy
 from rather.text.sampling import Sampling
 from rather.text.serving import BusyError, Piece, Worker
 from rather.text.streaming import Words
 from rather.text.tokens import Tokens
-from rather.web.completions import Answer, Answered, ChatRequest, TextRequest
+from rather.web.completions import Answer, Answered, ChatRequest, Preference, TextRequest
 from rather.web.limits import Server
 from rather.web.serve import is_loopback, listen, not_in_the_clear, on
 
@@ -36,10 +39,14 @@ MOST_TOKENS = 16
 class Served:
     """The policies of one model by their names, and the worker that lets them answer.
 
-    `adapters` are those on the same model beside the policy's own: the names that requests use, and those on the model.
+    `adapters` are those on the same model beside the policy's own: the names that requests use, and those on the model. With a `store`
+    what is answered is kept there, for the run called `run`.
     """
 
-    def __init__(self, name: str, policy: TextPolicy, adapters: Mapping[str, str], rows: int, waiting: int) -> None:
+    def __init__(
+        self, name: str, policy: TextPolicy, adapters: Mapping[str, str], rows: int, waiting: int, store: Store | None = None, run: str = ""
+    ) -> None:
+        self.store, self.run = store, run
         self.names, self.policy, self.context = [name, *adapters], policy, policy.context
         self.tokens = policy.tokens
         self.plain = Tokens(self.tokens.tokenizer, False, tuple(self.tokens.stop))
@@ -64,6 +71,13 @@ class Served:
         waiting = Waiting(self, keys)
         self._waiting |= dict.fromkeys(keys, waiting)
         return waiting
+
+    async def record(self, written: Answered, answers: Sequence[Answer], requests: Sequence[engine.Request]) -> None:
+        """Keep answers, if they are to be kept."""
+        if self.store is not None:
+            pairs = zip(answers, requests, strict=True)
+            named = [(written.name(a), a.trajectory(r.prompt, f"api:{written.request.model}")) for a, r in pairs]
+            await run_in_threadpool(recorded.record, self.store, self.run, named, written.tools)
 
     def forget(self, keys: Collection[int]) -> None:
         """Answers that nobody waits for any more."""
@@ -166,8 +180,8 @@ def create(served: Served, keys: Sequence[str] = ()) -> FastAPI:
     def cannot_be_read(_: Request, error: DataError) -> Response:
         return _error(400, str(error))
 
-    @app.exception_handler(ModelError)
-    def model_fails(_: Request, error: ModelError) -> Response:
+    @app.exception_handler(RatherError)
+    def fails(_: Request, error: RatherError) -> Response:
         return _error(500, str(error))
 
     everybody = [Depends(allowed)]
@@ -196,6 +210,15 @@ def create(served: Served, keys: Sequence[str] = ()) -> FastAPI:
         texts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
         prompts: list[tuple[Prompt, list[int]]] = [(text, served.plain.encode_prompt(text)) for text in texts]
         return await _answer(served, request, asked, prompts, asked.max_tokens or MOST_TOKENS, served.plain)
+
+    @app.post("/v1/preferences", dependencies=everybody)
+    def preferences(said: Preference) -> dict[str, Any]:
+        """Keep which of several recorded answers is better; they are named "ID/INDEX" after the answer's id and the choice's index."""
+        if served.store is None:
+            raise HTTPException(404, "this server keeps no answers; start it with --record STORE")
+        rejected = [said.rejected] if isinstance(said.rejected, str) else said.rejected
+        label = recorded.prefer(served.store, served.run, said.chosen, rejected, said.judge, said.tie, said.reason)
+        return {"object": "preference", "id": label}
 
     return app
 
@@ -232,11 +255,11 @@ async def _answer(
     for number, (prompt, ids) in enumerate(prompts):
         for i in range(asked.n):
             requests.append(engine.Request(tuple(ids), row_seed(seed, Task("api", str(number)), i), policy, sampling))
-            answers.append(Answer(len(answers), Words(tokens, prompt), asked.stop))
+            answers.append(Answer(len(answers), prompt, Words(tokens, prompt), asked.stop))
     written = Answered(asked, tokens, sum(len(ids) for _, ids in prompts))
     waiting = served.ask(requests)
     if asked.stream:
-        return Stream(_lines(written, answers, waiting), waiting)
+        return Stream(_lines(written, answers, waiting, partial(served.record, written, answers, requests)), waiting)
     gone = asyncio.ensure_future(_gone(request))
     coming = asyncio.ensure_future(_all(answers, waiting))
     try:
@@ -248,6 +271,7 @@ async def _answer(
         gone.cancel()
         coming.cancel()
         waiting.close()
+    await served.record(written, answers, requests)
     return JSONResponse(written.whole(answers))
 
 
@@ -261,7 +285,9 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _lines(written: Answered, answers: Sequence[Answer], waiting: Waiting) -> AsyncIterator[str]:
+async def _lines(
+    written: Answered, answers: Sequence[Answer], waiting: Waiting, record: Callable[[], Awaitable[None]]
+) -> AsyncIterator[str]:
     """The events of a stream."""
     try:
         for chunk in written.opening(answers):
@@ -269,10 +295,11 @@ async def _lines(written: Answered, answers: Sequence[Answer], waiting: Waiting)
         async for answer, piece, words in waiting.pieces(answers):
             if words or answer.finish or written.logprobs_wanted:
                 yield _event(written.chunk(answer, piece, words))
+        await record()
         if written.usage_wanted:
             yield _event(written.closing(answers))
         yield "data: [DONE]\n\n"
-    except ModelError as e:  # the status has been sent
+    except RatherError as e:  # the status has been sent
         yield _event(_described(500, str(e)))
 
 
