@@ -55,7 +55,7 @@ def moved(space: Steering, p: Perturbation | None) -> Steering:
 
 
 def materialised(model: Transformer, space: Steering, folder: Path) -> Transformer:
-    weights.save_shifted(model, {i: x[0] for i, x in space.after().items()}, folder)
+    weights.save(weights.shifted(model, {i: x[0] for i, x in space.after().items()}), folder)
     return weights.load(folder)
 
 

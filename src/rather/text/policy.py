@@ -90,8 +90,10 @@ class LanguageModel(ABC):
         """Write the adapter in PEFT's format, or the whole model with its tokenizer as a Hugging Face folder."""
 
     @abstractmethod
-    def merge(self, folder: Path | str) -> None:
-        """Write the model with the adapter as a part of its weights, as a Hugging Face folder that needs nothing else."""
+    def merge(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Write the model with the adapter as a part of its weights, as a Hugging Face folder that needs nothing else; its numbers as
+        `dtype` (None: as they are).
+        """
 
     @abstractmethod
     def restore(self, folder: Path) -> None:
@@ -273,18 +275,20 @@ class TextPolicy(LanguageModel):
                     weights.save(self.model, folder)
                     self.tokens.save(folder)
 
-    def merge(self, folder: Path | str) -> None:
-        """Write what adapter or space have made of the model as a Hugging Face folder that needs nothing else.
+    def merged(self) -> Transformer:
+        """What adapter or space have made of the model.
 
         Raises:
             ModelError: the model has no place for a steering vector.
         """
-        folder = Path(folder)
         if self.beside:
-            weights.save_shifted(self.model, {i: x[0] for i, x in self.space.after().items()}, folder)
-        else:
-            weights.save(self.model if self.adapter is None else lora.merged(self.model, self.adapter), folder)
-        self.tokens.save(folder)
+            return weights.shifted(self.model, {i: x[0] for i, x in self.space.after().items()})
+        return self.model if self.adapter is None else lora.merged(self.model, self.adapter)
+
+    def merge(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Write the model that is `merged` as a Hugging Face folder that needs nothing else; see `LanguageModel.merge`."""
+        weights.save(self.merged(), Path(folder), dtype)
+        self.tokens.save(Path(folder))
 
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place."""

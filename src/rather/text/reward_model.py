@@ -103,8 +103,10 @@ class RewardModel(nn.Module):
         return scores.tolist()
 
     @classmethod
-    def load(cls, folder: Path | str, model: LanguageModel | None = None) -> Self:
-        """The reward model that `save` wrote; its adapter goes on `model`, or on the base model that it names.
+    def load(
+        cls, folder: Path | str, model: LanguageModel | None = None, *, dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    ) -> Self:
+        """The reward model that `save` wrote; its adapter goes on `model`, or on the base model that it names, read in `dtype`.
 
         Raises:
             ModelError: there is no reward model in `folder`, or its base model cannot be had.
@@ -116,7 +118,7 @@ class RewardModel(nn.Module):
         except (OSError, SafetensorError) as e:
             raise ModelError(f"{folder} holds no reward model: {e}") from None
         if model is None or not (folder / "adapter_config.json").exists():
-            body, parameters = load(folder).trainable(None if (folder / "adapter_config.json").exists() else "full", 0)
+            body, parameters = load(folder, dtype=dtype).trainable(None if (folder / "adapter_config.json").exists() else "full", 0)
         else:
             body, parameters = load_adapter(model, folder)
         found = cls(body, members, parameters=parameters)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -162,9 +163,8 @@ def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dt
     return model
 
 
-def save(model: Transformer, folder: Path) -> None:
-    """Write `folder`/model.safetensors and config.json, which `transformers` and `load` read."""
-    state = {}
+def tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """The weights, without adapters, under the names of a Hugging Face file."""
     for ours, tensor in model.named_parameters():  # a tied head is not named twice
         if ".adapters." in ours:
             continue
@@ -174,17 +174,23 @@ def save(model: Transformer, folder: Path) -> None:
             tensor = tensor.t()
         layer = model.get_submodule(ours.rpartition(".")[0])
         sizes = list(getattr(layer, "parts", {"": len(tensor)}).values())
-        parts = tensor.split(sizes) if len(names) > 1 else [tensor]
-        state |= {name: part.clone().contiguous() for name, part in zip(names, parts, strict=True)}
+        yield from zip(names, tensor.split(sizes) if len(names) > 1 else [tensor], strict=True)
+
+
+def save(model: Transformer, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write `folder`/model.safetensors, its numbers as `dtype` (None: as they are), and config.json; `transformers` and `load` read them."""
+    state = {name: tensor.to(dtype or tensor.dtype, copy=True).contiguous() for name, tensor in tensors(model)}
+    description = {key: value for key, value in model.description.items() if key not in ("_name_or_path", "torch_dtype")}
+    description["dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(model.description, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
-def save_shifted(model: Transformer, after: dict[int, Tensor], folder: Path) -> None:
-    """Write a model that by itself adds `after[i]` (C,) to the residual stream after block i: as the bias of the block's last layer.
+def shifted(model: Transformer, after: dict[int, Tensor]) -> Transformer:
+    """A model that by itself adds `after[i]` (C,) to the residual stream after block i: as the bias of the block's last layer.
 
-    Families whose MLP has no bias are written as Llama, which has one and is otherwise the same.
+    Families whose MLP has no bias become Llama, which has one and is otherwise the same.
 
     Raises:
         ModelError: the model has something that Llama has not.
@@ -201,18 +207,18 @@ def save_shifted(model: Transformer, after: dict[int, Tensor], folder: Path) -> 
         description |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "mlp_bias": True, "attention_bias": attention}
         description["head_dim"] = shape.head_width
     with torch.device("meta"):
-        shifted = Transformer(shape, model.dtype)
+        found = Transformer(shape, model.dtype)
     own = {name: t for name, t in model.state_dict().items() if ".adapters." not in name}
-    zeros = {name: torch.zeros(t.shape, dtype=model.embedding.weight.dtype) for name, t in shifted.state_dict().items() if name not in own}
-    shifted.load_state_dict(own | zeros, assign=True, strict=False)
+    zeros = {name: torch.zeros(t.shape, dtype=model.embedding.weight.dtype) for name, t in found.state_dict().items() if name not in own}
+    found.load_state_dict(own | zeros, assign=True, strict=False)
     for block, vector in after.items():
         bias = f"blocks.{block}.down.bias"
         updated = (own | zeros)[bias].float() + vector.detach().cpu().float()
-        shifted.get_submodule(f"blocks.{block}.down").bias = torch.nn.Parameter(updated.to(model.embedding.weight.dtype))
+        found.get_submodule(f"blocks.{block}.down").bias = torch.nn.Parameter(updated.to(model.embedding.weight.dtype))
     if shape.tied:
-        shifted.tie_()
-    shifted.description = description
-    save(shifted, folder)
+        found.tie_()
+    found.description = description
+    return found
 
 
 def _is_conv1d(ours: str) -> bool:
