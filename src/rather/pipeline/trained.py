@@ -27,6 +27,18 @@ from rather.text.reward_model import HEADS, RewardModel
 Precision = Literal["float32", "bfloat16"]
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+SPOKEN = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")"""
+SCORED = """from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+chat = [{{"role": "user", "content": "Name a tree."}}, {{"role": "assistant", "content": "An oak."}}]
+score = model(**tokenizer.apply_chat_template(chat, return_dict=True, return_tensors="pt")).logits[0, 0]"""
+"""How a policy and a reward model are used, for their cards."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -84,10 +96,9 @@ def _of_folder(source: str, base: str, dtype: Precision) -> Trained:
 def of_checkpoint(folder: Path, store: Store | None = None, metrics: Metrics | None = None, number: int = 0) -> Card:
     """The model card of a checkpoint; `store` knows who answered, and `metrics` how its policy did in the evaluation of round `number`."""
     manifest = checkpoint.check(folder)
-    settings, labels = (
-        manifest["settings"],
-        list(dict.fromkeys(x for part in [*manifest.get("before", []), manifest] for x in part["labels"])),
-    )
+    settings: dict[str, Any] = manifest["settings"]
+    stages: list[dict[str, Any]] = [*manifest.get("before", []), manifest]
+    labels: list[int] = list(dict.fromkeys(label for stage in stages for label in stage["labels"]))
     count, voters = (len(labels), []) if store is None else tally.learned(store, labels)
     path = settings.get("model", {}).get("path", "")
     learner = folder.parent.name.rpartition("-")[0]
@@ -113,7 +124,8 @@ def _win_rate(metrics: Metrics, number: int, digest: str, kinds: dict[str, str])
         return ""
     row = rows[-1]
     rate = Rate(row["win_rate"], row["win_rate_low"], row["win_rate_high"], int(row["prompts"]))
-    judges = [f"{name} (simulated)" if kinds.get(name) == "simulated" else name for name in row.get("judges") or []]
+    names: list[str] = row.get("judges") or []
+    judges = [f"{name} (simulated)" if kinds.get(name) == "simulated" else name for name in names]
     return f"Win rate against the base model on held-out prompts: {rate}{', judged by ' + ', '.join(judges) if judges else ''}."
 
 
@@ -138,13 +150,11 @@ def written(target: Path, write: Callable[[Path], object]) -> Path:
 
 
 def merge(found: Trained, folder: Path, dtype: Precision) -> None:
-    """Write a trained model as a Hugging Face folder with its card."""
+    """Write a trained model as a Hugging Face folder with its card; an ensemble of reward models as a folder a member."""
     model = found.model
-    use = (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{folder.name}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{folder.name}")'
-    )
+    members = model.members if isinstance(model, RewardModel) else 0
+    name = f"{folder.name}/member-1" if members > 1 else folder.name
+    use = (SCORED if members else SPOKEN).format(name=name)
 
     def write(draft: Path) -> None:
         model.merge(draft, DTYPES[dtype])

@@ -23,6 +23,8 @@ from rather.scale import ranks
 from rather.settings import given
 from rather.text import engine, lora, weights
 from rather.text.collate import collate
+from rather.text.files import scored
+from rather.text.files.shifted import shifted
 from rather.text.packing import Packed, pack, sent
 from rather.text.tokens import Tokens
 from rather.text.transformer import TokenLogprobs, Transformer
@@ -90,9 +92,9 @@ class LanguageModel(ABC):
         """Write the adapter in PEFT's format, or the whole model with its tokenizer as a Hugging Face folder."""
 
     @abstractmethod
-    def merge(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+    def merge(self, folder: Path | str, dtype: torch.dtype | None = None, score: Tensor | None = None) -> None:
         """Write the model with the adapter as a part of its weights, as a Hugging Face folder that needs nothing else; its numbers as
-        `dtype` (None: as they are).
+        `dtype` (None: as they are). With `score` (1, C), the weights of a head, it scores whole texts: AutoModelForSequenceClassification.
         """
 
     @abstractmethod
@@ -282,13 +284,17 @@ class TextPolicy(LanguageModel):
             ModelError: the model has no place for a steering vector.
         """
         if self.beside:
-            return weights.shifted(self.model, {i: x[0] for i, x in self.space.after().items()})
+            return shifted(self.model, {i: x[0] for i, x in self.space.after().items()})
         return self.model if self.adapter is None else lora.merged(self.model, self.adapter)
 
-    def merge(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+    def merge(self, folder: Path | str, dtype: torch.dtype | None = None, score: Tensor | None = None) -> None:
         """Write the model that is `merged` as a Hugging Face folder that needs nothing else; see `LanguageModel.merge`."""
-        weights.save(self.merged(), Path(folder), dtype)
-        self.tokens.save(Path(folder))
+        folder = Path(folder)
+        if score is None:
+            weights.save(self.merged(), folder, dtype)
+            self.tokens.save(folder)
+        else:
+            weights.save(self.merged(), folder, dtype, scored.Head(score, scored.save_tokens(self.tokens, folder)))
 
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place."""
