@@ -10,6 +10,7 @@ from rather.core import Perturbation, Task, direction
 from rather.errors import ConfigError, DataError, ModelError
 from rather.text import weights
 from rather.text.engine import Request, Sampling, Several, generate
+from rather.text.files.shifted import shifted
 from rather.text.load import locate
 from rather.text.load import policy as load_policy
 from rather.text.packing import pack
@@ -55,7 +56,7 @@ def moved(space: Steering, p: Perturbation | None) -> Steering:
 
 
 def materialised(model: Transformer, space: Steering, folder: Path) -> Transformer:
-    weights.save_shifted(model, {i: x[0] for i, x in space.after().items()}, folder)
+    weights.save(shifted(model, {i: x[0] for i, x in space.after().items()}), folder)
     return weights.load(folder)
 
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from rather import __version__
-from rather.cli import interrupt, page, run, store, use
+from rather.cli import interrupt, model, page, run, store, use
 from rather.cli.options import Settings, complete_file, complete_first, console, open_run
 from rather.data import examples
 from rather.errors import ConfigError
@@ -45,12 +45,13 @@ A run is one TOML file. The usual way through it:
   rather config > run.toml      a file with every setting, described
   rather loop run.toml          sample, label, train, evaluate; Ctrl-C and the same command go on later
   rather report run.toml        one HTML page with the plots
+  rather merge run.toml mine    the trained model as a folder that transformers loads
   rather hack run.toml          is the reward being hacked?
 
 Any setting can be changed on the command line: [cyan]rather loop run.toml train.lr=1e-4 run.seed=3[/cyan]""",
 )
 
-for group in (run, page, store, use):
+for group in (run, model, use, page, store):
     app.add_typer(group.commands)
 
 

@@ -114,7 +114,7 @@ class Judge(Section):
     )
     name: ForEval[str] = Field(default="me", description="Name under which answers are kept, of all but a panel.")
     panel: ForEval[list[Panelist]] = Field(default_factory=_panel, description="The members of a simulated panel.")
-    checkpoint: Annotated[str, MattersTo("ppo", "grpo", "eval")] = Field(default="", description='Reward checkpoint, for kind "model".')
+    checkpoint: Annotated[str, MattersTo("ppo", "grpo", "eval")] = Field(default="", description='Reward model, for kind "model".')
     url: ForEval[str] = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
     model: ForEval[str] = Field(default="", description='Model name at that endpoint, for kind "language".')
     function: Free[str] = Field(default="", description='"module:name" of a function of (prompt, a, b), for kind "function".')

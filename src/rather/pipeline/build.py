@@ -176,7 +176,7 @@ def judges(config: Config, reader: Callable[[], Reader]) -> list[Judge]:
             return [*panel(config, reader)]
         case "model":
             if not j.checkpoint:
-                raise ConfigError('judge.kind = "model" needs judge.checkpoint, the checkpoint folder of a reward model')
+                raise ConfigError('judge.kind = "model" needs judge.checkpoint, the folder of a reward model')
             return [ModelJudge(j.name, saved_reward(config, Path(j.checkpoint)), config.train.micro_batch_tokens)]
         case "language":
             if not j.model:
@@ -229,8 +229,14 @@ def _cores() -> int:
 def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) -> RewardModel:
     """The reward model in a checkpoint; its adapter goes on `base`, if that is the model it was trained on, and else on one of its own.
 
-    What it was made of, its own run says; what becomes of a text that is too long for it, the run of `config`, which asks it.
+    What it was made of, its own run says; what becomes of a text that is too long for it, the run of `config`, which asks it. Or the one
+    in a folder that `transformers` reads (AutoModelForSequenceClassification).
+
+    Raises:
+        ConfigError: it has another tokenizer than `base`, whose tokens it is to score.
     """
+    if (folder / "config.json").exists() or not (folder.exists() or folder.is_absolute() or len(folder.parts) != 2):
+        return _published_reward(config, folder, base)
     manifest = checkpoint.check(folder)
     of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
     if of.model.train == "full":
@@ -242,6 +248,17 @@ def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) ->
     model = RewardModel(body, of.reward.members, of.run.seed, parameters=parameters)
     model.restore(folder / "model")
     return model
+
+
+def _published_reward(config: Config, folder: Path, base: AnyPolicy | None) -> RewardModel:
+    m, on = config.model, load.device(config.model.device)
+    where = load.locate(str(folder))
+    body = load.policy(where, on, load.dtype(m.dtype, on), False, 1.0, date=config.run.date, scores=True)
+    body.tokens.truncate = config.data.overlong == "truncate"
+    if base is not None and body.tokens.tokenizer.get_vocab() != base.tokens.tokenizer.get_vocab():
+        what = "has another tokenizer than the policy, whose tokens it is to score"
+        raise ConfigError(f'the reward model {folder} {what}; let it judge instead (judge.kind = "model")')
+    return RewardModel.published(body, where)
 
 
 def steps(config: Config, name: str, items: int) -> int:

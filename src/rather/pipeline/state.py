@@ -174,8 +174,9 @@ class State:
     def contents(self, sections: dict[str, dict[str, Any]]) -> dict[str, str]:
         """Digests of what some of the settings that matter to a training name, by setting: what the domain reads, and the reward model."""
         found, saved = self.domain.contents(sections), self.config.judge.checkpoint
-        if saved and "checkpoint" in sections.get("judge", {}) and Path(saved, "manifest.json").exists():
-            found["judge.checkpoint"] = checkpoint.digest(Path(saved))
+        if saved and "checkpoint" in sections.get("judge", {}) and Path(saved).is_dir():
+            there = Path(saved, "manifest.json").exists()
+            found["judge.checkpoint"] = checkpoint.digest(Path(saved)) if there else evaluation.fingerprint(Path(saved))
         return found
 
     def learn(

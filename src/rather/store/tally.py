@@ -14,6 +14,8 @@ from rather.store.store import Store
 
 CHUNK = 50_000
 """Questions whose answers are counted at a time."""
+SOME = 5_000
+"""Labels that are asked for by their numbers at a time."""
 
 
 class Tally(NamedTuple):
@@ -98,3 +100,15 @@ def position(store: Store, run: str, purpose: str) -> PositionBias | None:
     with store.transaction() as connection:
         liked, total = connection.execute(clear.with_only_columns(func.sum(left), func.count())).one()
     return bias(liked, total) if total else None
+
+
+def learned(store: Store, labels: Sequence[int]) -> tuple[int, list[Tally]]:
+    """How many questions the labels of these numbers answer, and who gave them: what a checkpoint says that it was made of."""
+    c, asked, counts = t.label.c, set[int](), Counter[tuple[str, str]]()
+    with store.transaction() as connection:
+        for start in range(0, len(labels), SOME):
+            wanted = select(c.comparison, t.judge.c.name, t.judge.c.kind).join_from(t.label, t.judge)
+            for comparison, name, kind in connection.execute(wanted.where(c.id.in_(labels[start : start + SOME]))):
+                asked.add(comparison)
+                counts[name, kind] += 1
+    return len(asked), [Tally(name, kind, count, 0) for (name, kind), count in sorted(counts.items())]

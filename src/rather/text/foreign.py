@@ -150,9 +150,15 @@ class ForeignPolicy(LanguageModel):
         inner = copy.deepcopy(self.inner)
         return inner if not hasattr(inner, "peft_config") else foreign_lora.baked(inner, self.adapter)
 
-    def merge(self, folder: Path | str) -> None:
-        """Write the model with the adapter as a part of its weights, as a Hugging Face folder."""
-        self._merged().save_pretrained(folder)
+    def merge(self, folder: Path | str, dtype: torch.dtype | None = None, score: Tensor | None = None) -> None:
+        """Write the model with the adapter as a part of its weights, as a Hugging Face folder; see `LanguageModel.merge`.
+
+        Raises:
+            ModelError: it is to score whole texts.
+        """
+        if score is not None:
+            raise ModelError(f"a reward model on {self.inner.config.model_type!r} cannot be written; those of rather's own families can")
+        self._merged().to(dtype).save_pretrained(folder)
         self.tokens.save(Path(folder))
 
     def save(self, folder: Path | str) -> None:

@@ -14,7 +14,7 @@ from rather.errors import ModelError
 from rather.scale import ranks
 from rather.text import foreign, foreign_lora, lora, weights
 from rather.text.files import adapter as adapter_files
-from rather.text.files import description
+from rather.text.files import description, scored
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextPolicy
 from rather.text.tokens import Tokens
@@ -120,13 +120,20 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: and never shrink it
 
 
-def check(path: Path) -> tuple[str, str | None]:
+def check(path: Path, scores: bool = False) -> tuple[str, str | None]:
     """What kind of model is at `path`, in words, without reading its weights; and why `transformers` has to read it, None if it need not.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: it cannot be read, or is a reward model, which `scores` whole texts, where none is wanted.
     """
-    reason = description.unsupported(description.read_config(path))
+    config = description.read_config(path)
+    reason = description.unsupported(config)
+    if scored.is_scored(config) and not scores:
+        raise ModelError(f"{path} holds a reward model, which does not speak; rather.RewardModel.load and judge.checkpoint read it")
+    if scores:
+        scored.read_head(path)
+    if scores and reason:
+        raise ModelError(f"{path} holds a reward model that rather cannot run ({reason}); those of its own families can judge")
     return (foreign.check(path, reason) if reason else str(weights.plan(path))), reason
 
 
@@ -140,17 +147,18 @@ def policy(
     template: Mapping[str, Any] | None = None,
     date: str = "",
     merge: Path | None = None,
+    scores: bool = False,
 ) -> TextPolicy | ForeignPolicy:
     """The model at `path` as a policy; with `full` its weights are held in float32 and can be trained.
 
     `chat`, the options `template` and the `date` are for its prompts, see `Tokens`. An adapter that is to `merge` becomes a part of the
-    weights.
+    weights. `scores`: it is a reward model.
 
     Our own transformer where it knows the architecture, `transformers` where not.
     """
     if on.type == "cpu":
         keep_freed_memory()
-    _, reason = check(path)  # and the tokenizer: quick, and may be refused
+    _, reason = check(path, scores)  # and the tokenizer: quick, and may be refused
     tokens = Tokens.load(path, chat, template, date)
     if reason:  # other architectures compute in the precision of their weights
         inner = foreign.read(path, torch.float32 if full else compute, reason)

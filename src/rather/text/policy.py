@@ -24,6 +24,8 @@ from rather.settings import given
 from rather.text import engine, lora, weights
 from rather.text.collate import collate
 from rather.text.critic import TextCritic
+from rather.text.files import scored
+from rather.text.files.shifted import shifted
 from rather.text.linear import packed
 from rather.text.packing import Packed, pack, sent
 from rather.text.tokens import Tokens
@@ -96,8 +98,10 @@ class LanguageModel(ABC):
         """Write the adapter in PEFT's format, or the whole model with its tokenizer as a Hugging Face folder."""
 
     @abstractmethod
-    def merge(self, folder: Path | str) -> None:
-        """Write the model with the adapter as a part of its weights, as a Hugging Face folder that needs nothing else."""
+    def merge(self, folder: Path | str, dtype: torch.dtype | None = None, score: Tensor | None = None) -> None:
+        """Write the model with the adapter as a part of its weights, as a Hugging Face folder that needs nothing else; its numbers as
+        `dtype` (None: as they are). With `score` (1, C), the weights of a head, it scores whole texts: AutoModelForSequenceClassification.
+        """
 
     @abstractmethod
     def restore(self, folder: Path) -> None:
@@ -291,18 +295,24 @@ class TextPolicy(LanguageModel):
                     weights.save(self.model, folder)
                     self.tokens.save(folder)
 
-    def merge(self, folder: Path | str) -> None:
-        """Write what adapter or space have made of the model as a Hugging Face folder that needs nothing else.
+    def merged(self) -> Transformer:
+        """What adapter or space have made of the model.
 
         Raises:
             ModelError: the model has no place for a steering vector.
         """
-        folder = Path(folder)
         if self.beside:
-            weights.save_shifted(self.model, {i: x[0] for i, x in self.space.after().items()}, folder)
+            return shifted(self.model, {i: x[0] for i, x in self.space.after().items()})
+        return self.model if self.adapter is None else lora.merged(self.model, self.adapter)
+
+    def merge(self, folder: Path | str, dtype: torch.dtype | None = None, score: Tensor | None = None) -> None:
+        """Write the model that is `merged` as a Hugging Face folder that needs nothing else; see `LanguageModel.merge`."""
+        folder = Path(folder)
+        if score is None:
+            weights.save(self.merged(), folder, dtype)
+            self.tokens.save(folder)
         else:
-            weights.save(self.model if self.adapter is None else lora.merged(self.model, self.adapter), folder)
-        self.tokens.save(folder)
+            weights.save(self.merged(), folder, dtype, scored.Head(score, scored.save_tokens(self.tokens, folder)))
 
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place."""

@@ -4,6 +4,7 @@ Shape letters: B trajectories, T answer tokens (padded), K ensemble members, C w
 """
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Literal, Self, Unpack
 
@@ -21,6 +22,8 @@ from rather.learners.reward_settings import RewardOptions
 from rather.learners.settings import LoRA
 from rather.learners.train import Callback
 from rather.scale import ranks
+from rather.text import load as files
+from rather.text.files import scored
 from rather.text.open import load, load_adapter
 from rather.text.policy import Begun, LanguageModel, TextPolicy
 
@@ -52,6 +55,8 @@ class RewardModel(nn.Module):
         body, self.learned = trainee(model, adapter, seed, parameters)
         self.body: LanguageModel = body
         self.members, self.seed = members, seed
+        self.tail: list[int] = []
+        """Tokens that stand after the one that ends an answer, where the model has learned to score the last of them."""
         generator = torch.Generator().manual_seed(seed)
         self.heads = nn.Parameter((torch.randn(members, body.width, generator=generator) / body.width).to(body.device))
 
@@ -61,7 +66,7 @@ class RewardModel(nn.Module):
 
     def scores(self, batch: Batch, *begun: Begun) -> Tensor:
         """Scores (K, B) of each member, float32."""
-        return self.heads @ self.body.ends(batch, *begun).float().T
+        return self.heads @ self.body.ends(scored.with_tail(batch, self.tail), *begun).float().T
 
     def rewards(self, batch: Batch, *begun: Begun) -> Tensor:
         """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
@@ -103,32 +108,63 @@ class RewardModel(nn.Module):
         return scores.tolist()
 
     @classmethod
-    def load(cls, folder: Path | str, model: LanguageModel | None = None) -> Self:
-        """The reward model that `save` wrote; its adapter goes on `model`, or on the base model that it names.
+    def load(
+        cls, folder: Path | str, model: LanguageModel | None = None, *, dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    ) -> Self:
+        """The reward model that `save` wrote; its adapter goes on `model`, or on the base model that it names, read in `dtype`.
+
+        Or one that `transformers` reads (AutoModelForSequenceClassification with one label), by its folder or its name on the hub; then
+        its head alone learns.
 
         Raises:
             ModelError: there is no reward model in `folder`, or its base model cannot be had.
         """
         folder = Path(folder)
+        if not folder.exists() or ((folder / "config.json").exists() and not (folder / HEADS).exists()):
+            where, on = files.locate(str(folder)), files.device("auto")
+            return cls.published(files.policy(where, on, files.dtype(dtype, on), False, 1.0, date=str(date.today()), scores=True), where)
         try:
             with safe_open(folder / HEADS, "pt") as file:
                 members = file.get_slice("heads").get_shape()[0]
         except (OSError, SafetensorError) as e:
             raise ModelError(f"{folder} holds no reward model: {e}") from None
         if model is None or not (folder / "adapter_config.json").exists():
-            body, parameters = load(folder).trainable(None if (folder / "adapter_config.json").exists() else "full", 0)
+            body, parameters = load(folder, dtype=dtype).trainable(None if (folder / "adapter_config.json").exists() else "full", 0)
         else:
             body, parameters = load_adapter(model, folder)
         found = cls(body, members, parameters=parameters)
         found.restore(folder)
         return found
 
+    @classmethod
+    def published(cls, body: LanguageModel, folder: Path) -> Self:
+        """The reward model that `transformers` reads from `folder`, given the language model there; it scores all that the template writes.
+
+        Raises:
+            ModelError: it does not give a text one score.
+        """
+        head, found = scored.read_head(folder), cls(body, parameters=[])
+        with torch.no_grad():
+            found.heads.copy_(head)
+        if body.tokens.template is not None:
+            found.tail = body.tokens.tokenizer(body.tokens.template.rest, add_special_tokens=False)["input_ids"]
+        return found
+
+    def merge(self, folder: Path | str, dtype: torch.dtype | None = None) -> None:
+        """Write a folder that AutoModelForSequenceClassification reads; of an ensemble one for each member, member-1 and so on in `folder`.
+
+        Raises:
+            ModelError: the body is of a family that rather does not compute itself.
+        """
+        for i, head in enumerate(self.heads.detach(), 1):
+            self.body.merge(Path(folder) if self.members == 1 else Path(folder) / f"member-{i}", dtype, head[None])
+
     def save(self, folder: Path | str) -> None:
         """Write the body as a policy is written, and the heads as reward_heads.safetensors."""
         folder = Path(folder)
         self.body.save(folder)
         if ranks.rank() == 0:
-            save_file({"heads": self.heads.detach().cpu()}, folder / HEADS)
+            save_file({"heads": self.heads.detach().cpu(), "tail": torch.tensor(self.tail, dtype=torch.int64)}, folder / HEADS)
 
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place.
@@ -138,10 +174,12 @@ class RewardModel(nn.Module):
         """
         self.body.restore(folder)
         try:
-            heads = load_file(folder / HEADS)["heads"]
+            saved = load_file(folder / HEADS)
+            heads = saved["heads"]
         except (OSError, KeyError, SafetensorError) as e:
             raise ModelError(f"{folder} holds no reward model: {e}") from None
         if heads.shape != self.heads.shape:
             raise ModelError(f"{folder} has {len(heads)} ensemble members, not {len(self.heads)}; set reward.members to it")
         with torch.no_grad():
             self.heads.copy_(heads)
+        self.tail = saved.get("tail", torch.empty(0)).tolist()  # which older ones lack

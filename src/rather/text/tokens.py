@@ -47,6 +47,8 @@ class Tokens:
             )
         self.eos: int = min({tokenizer.eos_token_id} - {None} or self.stop)
         self.end: int = turn if self.chat and turn is not None else self.eos
+        self.generation: dict[str, Any] = {}
+        """How the model's generation_config.json would have answers drawn, where it has one."""
         self.truncate = False
         """Whether a prompt that does not fit loses its beginning."""
         self.special = frozenset(tokenizer.all_special_ids)
@@ -75,7 +77,9 @@ class Tokens:
             raise ModelError(f"{path} has no tokenizer that can be read: {str(e).splitlines()[0]}") from None
         if not generation or tokenizer.eos_token_id is None:  # else config.json may be older than the template, as for `generate`
             generation = generation + config
-        return cls(tokenizer, chat, tuple(generation), options, date)
+        found = cls(tokenizer, chat, tuple(generation), options, date)
+        found.generation = description.generation(path)
+        return found
 
     def encode_prompt(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """The tokens an answer follows; a conversation goes through the chat template, with the answer's header open.
@@ -154,8 +158,10 @@ class Tokens:
         return prefix if prefix and not prefix.strip() else None
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer's files beside the weights."""
+        """Write the tokenizer's files beside the weights, and generation_config.json, which says what ends an answer."""
         self.tokenizer.save_pretrained(folder)
+        ids = {"bos_token_id": self.tokenizer.bos_token_id, "eos_token_id": sorted(self.stop), "pad_token_id": self.tokenizer.pad_token_id}
+        (folder / "generation_config.json").write_text(json.dumps(self.generation | ids, indent=2) + "\n")
 
     def _templated(self, prompt: Prompt) -> bool:
         return self.chat or not isinstance(prompt, str)

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.text.files import gguf_file, quantization
+from rather.text.files import gguf_file, quantization, scored
 from rather.text.files.description import read_config, shape_of
 from rather.text.files.fields import UnsupportedError
 from rather.text.files.stored import Stored, folder_tensors
@@ -99,6 +100,9 @@ def plan(path: Path) -> Plan:
         tensors = gguf_file.tensors(path, shape)
     else:
         tensors = quantization.dequantized(folder_tensors(path), quantization.schemes_of(config), path)
+    if scored.is_scored(config):
+        config, tensors = scored.language_model(config, tensors)
+        shape = replace(shape, tied=True)
     if shape.is_gpt2:  # the first files lack the prefix
         tensors = {"transformer." + n if n.startswith(("h.", "wte.", "wpe.", "ln_f.")) else n: t for n, t in tensors.items()}
     if shape.layers > len(tensors):
@@ -162,9 +166,8 @@ def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dt
     return model
 
 
-def save(model: Transformer, folder: Path) -> None:
-    """Write `folder`/model.safetensors and config.json, which `transformers` and `load` read."""
-    state = {}
+def tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """The weights, without adapters, under the names of a Hugging Face file."""
     for ours, tensor in model.named_parameters():  # a tied head is not named twice
         if ".adapters." in ours:
             continue
@@ -174,45 +177,24 @@ def save(model: Transformer, folder: Path) -> None:
             tensor = tensor.t()
         layer = model.get_submodule(ours.rpartition(".")[0])
         sizes = list(getattr(layer, "parts", {"": len(tensor)}).values())
-        parts = tensor.split(sizes) if len(names) > 1 else [tensor]
-        state |= {name: part.clone().contiguous() for name, part in zip(names, parts, strict=True)}
+        yield from zip(names, tensor.split(sizes) if len(names) > 1 else [tensor], strict=True)
+
+
+def save(model: Transformer, folder: Path, dtype: torch.dtype | None = None, head: scored.Head | None = None) -> None:
+    """Write `folder`/model.safetensors, its numbers as `dtype` (None: as they are), and config.json, for `transformers` and `load`.
+
+    With a `head` it is a model that scores whole texts.
+    """
+    state = {name: tensor.to(dtype or tensor.dtype, copy=True).contiguous() for name, tensor in tensors(model)}
+    description = {key: value for key, value in model.description.items() if key not in ("_name_or_path", "torch_dtype")}
+    if head is not None:
+        state.pop("lm_head.weight", None)
+        state[scored.HEAD] = head.weight.detach().cpu().to(dtype or head.weight.dtype, copy=True)
+        description = scored.described(description, head.pad)
+    description["dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(model.description, indent=2) + "\n")
-
-
-def save_shifted(model: Transformer, after: dict[int, Tensor], folder: Path) -> None:
-    """Write a model that by itself adds `after[i]` (C,) to the residual stream after block i: as the bias of the block's last layer.
-
-    Families whose MLP has no bias are written as Llama, which has one and is otherwise the same.
-
-    Raises:
-        ModelError: the model has something that Llama has not.
-    """
-    shape, description = model.shape, dict(model.description)
-    if not shape.mlp_bias:
-        if shape.qk_norm or shape.window is not None:
-            what = "norms of queries and keys" if shape.qk_norm else "a sliding window"
-            raise ModelError(f"a steering vector cannot be merged into a {shape.family} model with {what}; load it in rather")
-        attention = shape.qkv_bias or shape.out_bias
-        shape = replace(shape, family="llama", mlp_bias=True, out_bias=attention)
-        only_qwen = ("layer_types", "max_window_layers", "sliding_window", "use_sliding_window")
-        description = {key: value for key, value in description.items() if key not in only_qwen}
-        description |= {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "mlp_bias": True, "attention_bias": attention}
-        description["head_dim"] = shape.head_width
-    with torch.device("meta"):
-        shifted = Transformer(shape, model.dtype)
-    own = {name: t for name, t in model.state_dict().items() if ".adapters." not in name}
-    zeros = {name: torch.zeros(t.shape, dtype=model.embedding.weight.dtype) for name, t in shifted.state_dict().items() if name not in own}
-    shifted.load_state_dict(own | zeros, assign=True, strict=False)
-    for block, vector in after.items():
-        bias = f"blocks.{block}.down.bias"
-        updated = (own | zeros)[bias].float() + vector.detach().cpu().float()
-        shifted.get_submodule(f"blocks.{block}.down").bias = torch.nn.Parameter(updated.to(model.embedding.weight.dtype))
-    if shape.tied:
-        shifted.tie_()
-    shifted.description = description
-    save(shifted, folder)
+    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 def _is_conv1d(ours: str) -> bool:

@@ -33,6 +33,7 @@ HARMLESS = {
     "num_return_sequences", "remove_invalid_values", "repetition_penalty", "suppress_tokens", "target_lookbehind", "temperature", "top_k",
     "top_p", "typical_p",
 }  # fmt: skip
+GENERATION = "generation_config.json"
 ELSEWHERE = ("quantization_config", "compression_config")  # read by `quantization`
 
 
@@ -170,8 +171,16 @@ def end_tokens(path: Path) -> tuple[list[int], list[int]]:
         ModelError: a file cannot be read, or its eos_token_id is neither an id nor a list of ids.
     """
     source = path if path.suffix == ".gguf" else path / "config.json"
-    generation = path / "generation_config.json"
-    return _ids(generation, _read_json(generation)) if generation.exists() else [], _ids(source, read_config(path))
+    return _ids(path / GENERATION, generation(path)), _ids(source, read_config(path))
+
+
+def generation(path: Path) -> dict[str, Any]:
+    """The generation_config.json of a model folder; empty where there is none.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return _read_json(path / GENERATION) if (path / GENERATION).exists() else {}
 
 
 def _ids(source: Path, description: dict[str, Any]) -> list[int]:

@@ -22,7 +22,8 @@ class Template:
 
     A template that writes the date is given `date` (ISO 8601), so that a conversation is the same text on every day.
     `prefix` is what it writes between the header of an answer and the answer, such as an empty block of thoughts; `ending` is what it
-    writes after an answer, up to the first token of its own, and `end` that token: None if there is none. `marks` are the names of the
+    writes after an answer, up to the first token of its own, and `end` that token: None if there is none; `rest` is what it writes after
+    that. `marks` are the names of the
     special tokens that it writes around messages.
 
     Raises:
@@ -33,7 +34,7 @@ class Template:
         self.tokenizer, self.options = tokenizer, dict(options)
         self.date = datetime.fromisoformat(date) if date else datetime.now()
         self._check(tokenizer.get_chat_template())
-        self.prefix, self.ending, self.end = self._around()
+        self.prefix, self.ending, self.end, self.rest = self._around()
         self.marks = self._marks()
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Any = None, answer: str | None = None) -> str:
@@ -110,22 +111,23 @@ class Template:
         special = [str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         return [name for name in special if name in written and name not in self.prefix]
 
-    def _around(self) -> tuple[str, str, int | None]:
+    def _around(self) -> tuple[str, str, int | None, str]:
         question = [{"role": "user", "content": QUESTION}]
         try:
             header, whole = self.render(question), self.render(question, answer=ANSWER)
         except DataError:  # a template for other conversations than this one
-            return "", "", None
+            return "", "", None, ""
         before, found, after = whole.rpartition(ANSWER)
         if not found:
-            return "", "", None
+            return "", "", None, ""
         prefix = before.removeprefix(header) if before.startswith(header) else ""
         own = {str(token): number for number, token in self.tokenizer.added_tokens_decoder.items()}
         places = [(after.find(token), -len(token), token) for token in own if token in after]
         if not places:
-            return prefix, "", None
+            return prefix, "", None, after
         place, _, token = min(places)
-        return prefix, after[: place + len(token)], own[token]
+        end = place + len(token)
+        return prefix, after[:end], own[token], after[end:]
 
 
 def _without_parts(message: Mapping[str, Any], text: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,107 @@
+"""What a run has come to, as a folder that needs nothing of ours: its weights, what ends an answer, and its card."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import rather as library
+from test_cli import run  # noqa: F401
+
+Rather = Callable[..., Any]
+
+
+@pytest.fixture
+def looped(rather: Rather, run: Path) -> Path:  # noqa: F811
+    """A run that has been trained and evaluated."""
+    rather("loop", run)
+    return run
+
+
+def logits(folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder)(ids[None]).logits[0]
+
+
+def test_a_run_becomes_a_folder_that_transformers_loads(rather: Rather, looped: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    assert "mine" in rather("merge", looped, "mine").stdout
+    saved = max((tmp_path / "runs/tiny/checkpoints/dpo-0").iterdir())
+    base = json.loads((saved / "model/adapter_config.json").read_text())["base_model_name_or_path"]
+    ids = torch.arange(5, 60)
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), saved / "model")(ids[None]).logits[0]
+    torch.testing.assert_close(logits(tmp_path / "mine", ids), expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(logits(Path(base), ids), expected, atol=1e-2), "it has learned"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "mine")
+    assert (
+        tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False, add_generation_prompt=True)
+        == "<user>x<assistant>"
+    )
+    assert GenerationConfig.from_pretrained(tmp_path / "mine").eos_token_id == [0]
+    described = json.loads((tmp_path / "mine/config.json").read_text())
+    assert described["dtype"] == "float32"
+    assert str(tmp_path) not in json.dumps(described)
+    ours, theirs = (library.load(folder, dtype="float32", device="cpu") for folder in (saved / "model", tmp_path / "mine"))
+    prompts = [f"question {i}?" for i in range(4)]
+    assert theirs.generate(prompts, max_tokens=12, temperature=0) == ours.generate(prompts, max_tokens=12, temperature=0)
+    rather("merge", saved, "also")
+    assert torch.equal(logits(tmp_path / "also", ids), logits(tmp_path / "mine", ids))
+    rather("merge", saved / "model", "half", "--dtype", "bfloat16", "--base", base)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+    torch.testing.assert_close(logits(tmp_path / "half", ids).float(), expected, atol=0.05, rtol=0.05)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "no draft is left"
+
+
+def test_the_card_says_what_it_was_made_of(rather: Rather, looped: Path, tmp_path: Path) -> None:
+    printed = " ".join(rather("eval", looped).stdout.split())
+    rather("merge", looped, "mine")
+    card = (tmp_path / "mine/README.md").read_text()
+    assert "12 comparisons, judged by: All of its judges are programs that simulate people" in card
+    assert "| expert | simulated judge | 12 |\n| regular | simulated judge | 12 |" in card
+    assert "| careless | simulated judge | 11 |" in card, "who abstained once"
+    rate = card.partition("held-out prompts: ")[2].partition("), judged by")[0]
+    assert "95 % interval" in rate
+    assert rate in printed
+    assert "expert (simulated)" in card
+    assert "| `train.lr` | `0.01` |" in card
+    assert "| `model.rank` | `4` |" in card
+    assert "`train.beta" not in card, "a default was not set"
+    assert "# license: " in card.partition("\n---\n")[0]
+    assert f"`rather` {library.__version__}" in card
+    assert str(tmp_path) not in card
+    assert (card.count("/tmp"), card.count("runs/")) == (0, 0), "no folder of this machine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{model}", "there"], "there is there already; name another place, or delete it"),
+        (["{model}", "new", "train.lr=1"], "settings and --round are for a run's TOML file, and"),
+        (["{model}", "new", "--base", "x"], "is no adapter; leave it out"),
+        (["run.toml", "new", "--base", "x"], "a run knows its base model (model.path)"),
+        (["run.toml", "new"], "there is no trained policy in runs/tiny/checkpoints/dpo-0 yet"),
+        (["nothing", "new"], "there is no model at nothing"),
+    ],
+)
+def test_what_cannot_be_merged_is_refused_and_nothing_is_written(
+    rather: Rather,
+    run: Path,  # noqa: F811
+    tiny: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    said: str,
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/notes.txt").write_text("mine")
+    done = rather("merge", *(x.format(model=tiny) for x in arguments), code=2)
+    assert said in " ".join(done.stderr.split())
+    assert (tmp_path / "there/notes.txt").read_text() == "mine"
+    assert not (tmp_path / "new").exists()
