@@ -112,7 +112,7 @@ def test_texts_are_gone_on_with_as_they_stand(api: Api) -> None:
 
 def test_what_is_recorded_is_compared_later(api: Api) -> None:
     answer = chat(api, n=3, seed=1, max_tokens=20)
-    kept = dict(recorded.recorded(Store(str(api.folder / "store.db")), "run"))
+    kept = dict(recorded.recorded(Store(str(api.folder / "store.db")), "api"))
     names = [f"{answer.id}/{i}" for i in range(3)]
     for name, choice in zip(names, answer.choices, strict=True):
         x = kept[name]
@@ -125,7 +125,7 @@ def test_what_is_recorded_is_compared_later(api: Api) -> None:
     sent = [httpx.post(f"{api.url}/preferences", json=said).json() for _ in range(2)]
     httpx.post(f"{api.url}/preferences", json={"chosen": names[2], "rejected": names[:2]}).raise_for_status()
     store = Store(str(api.folder / "store.db"))
-    answered = store.answered("run", "train", False, None, (), lambda c: True).comparisons
+    answered = store.answered("api", "train", False, None, (), lambda c: True).comparisons
     assert sent[0]["object"] == "preference"
     assert len({frozenset((c.a[0].text, c.b[0].text)) for c in answered}) == 3, "the best of three is better than each other one"
     for c in answered:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,42 +11,41 @@ from rather.cli.options import console, open_store
 from rather.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rather.pipeline.trained import Compute
     from rather.store import Store
     from rather.text.policy import LanguageModel
 
 commands = typer.Typer()
 
-Model = Annotated[str, typer.Argument(help="Model folder, .gguf file, adapter or name on the hub; or a run's TOML file: what it trained.")]
+Model = Annotated[
+    str, typer.Argument(help="Model folder, .gguf file, adapter or name on the hub; or a run's TOML file: what it has trained.")
+]
 Adapter = Annotated[str, typer.Option(help="Adapter folder in PEFT's format, on that model.")]
-Device = Annotated[str, typer.Option(help='"cpu", "cuda" or "auto".')]
-DType = Annotated[str, typer.Option(help='What it computes in: "float32", "bfloat16" or "auto".')]
+DType = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="What it computes in.")]
+MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)]
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0)]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens up to this total probability.", min=0, max=1)]
 
 
-def open_model(what: str, adapter: str = "", device: str = "auto", dtype: str = "auto") -> "LanguageModel":
+def open_model(what: str, adapter: str, dtype: "Compute") -> "LanguageModel":
     """The language model of that name, or the newest policy of a run's TOML file."""
-    from rather.pipeline.run import Run
-    from rather.text.open import load
+    from rather.pipeline.trained import trained
     from rather.text.policy import LanguageModel
 
-    if not what.endswith(".toml"):
-        return load(what, adapter=adapter or None, device=device, dtype=dtype)  # type: ignore[arg-type]
-    if adapter:
-        raise ConfigError(f"--adapter is {adapter}, but {what} is a run, which has one of its own; give its model in place of the run")
-    run = Run(what, console, **{"model.device": device, "model.dtype": dtype})
-    policy = run.policy(run.begun + 1 if run.trained(run.begun) else 0)
-    if not isinstance(policy, LanguageModel):
-        raise ConfigError(f"{what} is about control; give a run about text")
-    return policy
+    found = trained(adapter or what, [], what if adapter else "", None, dtype, console).model
+    if not isinstance(found, LanguageModel):
+        raise ConfigError(f"{what} is a reward model, which scores answers and gives none; rather score asks it")
+    return found
 
 
-def recording(where: str) -> "tuple[Store, str]":
-    """The store and the run that what comes of using a model goes to: those of a run's TOML file, or a file of its own."""
+def recording(where: str, run: str) -> "tuple[Store, str]":
+    """The store and the run that what comes of using a model goes to: those of a run's TOML file, or a file of its own and that `run`."""
     from rather.store import Store
 
     if where.endswith(".toml"):
         config, store = open_store(Path(where), None)
         return store, config.run.name
-    return Store(where), "run"
+    return Store(where), run
 
 
 @commands.command()
@@ -59,7 +58,6 @@ def api(
     rows: Annotated[int, typer.Option(help="Answers that are drawn at a time.", min=1)] = 32,
     waiting: Annotated[int, typer.Option(help="Answers that may wait for their turn; beyond it: status 429.", min=1)] = 256,
     record: Annotated[str, typer.Option(help="Store to keep every answer in, with its tokens: a file, or a run's TOML file.")] = "",
-    device: Device = "auto",
     dtype: DType = "auto",
     certificate: Annotated[str, typer.Option(help="TLS certificate file.")] = "",
     key: Annotated[str, typer.Option(help="TLS key file.")] = "",
@@ -75,7 +73,7 @@ def api(
     from rather.text.policy import TextPolicy
     from rather.web.openai import KEYS, Served, server
 
-    policy = open_model(model, device=device, dtype=dtype)
+    policy = open_model(model, "", dtype)
     if not isinstance(policy, TextPolicy):
         raise ConfigError(f"{model} goes through transformers; rather serves its own architectures alone: docs/internals/engine.md")
     adapters = dict[str, str]()
@@ -87,7 +85,7 @@ def api(
     called = name or Path(model).stem
     if len({called, *adapters}) <= len(adapter or ()):
         raise ConfigError(f"two of {', '.join([called, *(adapter or ())])} have the same name; give --name, or rename a folder")
-    store, run = recording(record) if record else (None, "")
+    store, run = recording(record, "api") if record else (None, "")
     keys = [part for part in os.environ.get(KEYS, "").split(",") if part]
     serving, at = server(Served(called, policy, adapters, rows, waiting, store, run), keys, host, port, certificate, key, insecure)
     console.print(f"{', '.join([called, *adapters])} at {at}/v1", soft_wrap=True, highlight=False, markup=False)
@@ -95,3 +93,129 @@ def api(
         serving.run()
     except KeyboardInterrupt:
         interrupt.leave()
+
+
+@commands.command()
+def chat(
+    model: Model,
+    adapter: Adapter = "",
+    against: Annotated[
+        str, typer.Option(help='A second model, whose answers stand beside the first one\'s; "base": the first without its adapter.')
+    ] = "",
+    store: Annotated[str, typer.Option(help="Where preferences go: a store, or a run's TOML file.")] = "",
+    judge: Annotated[str, typer.Option(help="Your name, under which they are kept.")] = "me",
+    system: Annotated[str, typer.Option(help="Instruction that stands before the conversation.")] = "",
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 1.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed and words give the same answers; by default a new one.")] = None,
+    dtype: DType = "auto",
+) -> None:
+    """Talk to a model. With --against two answer, and a key says which answer you would rather have: a label to learn from.
+
+    rather chat run.toml --against base
+
+    /undo, /retry, /system TEXT, /clear and /quit are commands; Ctrl-C stops an answer. Preferences are kept in the run's own store, or
+    with a model in runs/chat/store.db, where `rather train run.toml run.store=runs/chat/store.db run.name=chat` reads them.
+    """
+    from contextlib import suppress
+    from importlib import import_module
+    from random import SystemRandom
+
+    from rather.learners.settings import Sampling
+    from rather.pipeline.chat import HELP, Chat, Labels, converse
+
+    models = [open_model(model, adapter, dtype)]
+    if against:
+        models.append(base_of(models[0], model) if against == "base" else open_model(against, "", dtype))
+        models[1].name = against
+    for m in models:
+        if m.tokens.template is None:
+            raise ConfigError(f"{m.name} has no chat template; `rather generate` goes on with plain texts")
+    labels = None
+    if against:
+        where = store or (model if model.endswith(".toml") else str(Path("runs", "chat", "store.db")))
+        found, run = recording(where, "chat")
+        labels = Labels(found, run, judge)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+    talk = Chat(models, sampling, console, SystemRandom().randrange(2**31) if seed is None else seed, labels)
+    talk.begin(system)
+    with suppress(ImportError):  # lines can then be edited, and called back
+        import_module("readline")
+    console.print(HELP, style="dim")
+    converse(talk, lambda: console.input("[bold]> [/bold]"))
+    if labels is not None:
+        console.print(f"{labels.count} preferences in {labels.store.where}, run {labels.run}", highlight=False, markup=False)
+
+
+def base_of(policy: "LanguageModel", name: str) -> "LanguageModel":
+    """A policy without its adapter."""
+    import copy
+
+    if policy.adapter is None:
+        raise ConfigError(f"{name} has no adapter to leave out; name the model that it is to be compared with: --against MODEL")
+    base = copy.copy(policy)
+    base.adapter = None
+    return base
+
+
+@commands.command()
+def generate(
+    model: Model,
+    prompts: Annotated[
+        str, typer.Argument(help="JSONL, CSV or Parquet with a column prompt, texts or conversations; or hf://datasets/...")
+    ],
+    target: Annotated[Path, typer.Argument(help="The new file: .jsonl, .csv or .parquet.")],
+    adapter: Adapter = "",
+    count: Annotated[int, typer.Option("-n", "--count", help="Answers to each prompt.", min=1)] = 1,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+    dtype: DType = "auto",
+) -> None:
+    """Answer a file of prompts: each row, with a column completion, goes to a new file. The same command goes on where it was stopped."""
+    from rather.data import continued
+    from rather.data.readers import read_rows
+    from rather.learners.progress import progress
+    from rather.learners.settings import Sampling
+    from rather.pipeline import files
+
+    continued.check(target)
+    total = sum(1 for _ in read_rows(prompts))
+    policy = open_model(model, adapter, dtype)
+    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+    with progress(console, "prompts", total) as advance:
+        done = files.generate(policy, f"{model} {adapter}", prompts, target, sampling, count, seed, advance)
+    console.print(f"{done} answers in {target}", highlight=False, markup=False)
+
+
+@commands.command()
+def score(
+    reward_model: Annotated[
+        str, typer.Argument(help="Reward model: a run's TOML file, a checkpoint, or a folder of AutoModelForSequenceClassification.")
+    ],
+    data: Annotated[str, typer.Argument(help="Comparisons (prompt, chosen, rejected; ...), or rows with prompt and completion.")],
+    target: Annotated[Path | None, typer.Argument(help="A new file for the rows with their scores; without it: the figures alone.")] = None,
+    dtype: DType = "auto",
+) -> None:
+    """Score answers by a reward model, and say how often it prefers what was preferred."""
+    from rather.data import continued
+    from rather.data.readers import read_rows
+    from rather.learners.progress import progress
+    from rather.pipeline import files
+    from rather.pipeline.trained import trained
+    from rather.text.reward_model import RewardModel
+
+    if target is not None:
+        continued.check(target)
+    total = sum(1 for _ in read_rows(data))
+    found = trained(reward_model, [], "", None, dtype, console).model
+    if not isinstance(found, RewardModel):
+        raise ConfigError(f"{reward_model} is no reward model; train one with train.learner=reward")
+    with progress(console, "scoring", total) as advance:
+        scored = files.score(found, data, target, advance)
+    where = "" if target is None else f" in {target}"
+    console.print(f"{scored.count} scored{where}", highlight=False, markup=False)
+    if scored.accuracy.count:
+        console.print(f"Accuracy {scored.accuracy}, mean margin {scored.margin:.3g}", highlight=False)

@@ -1,7 +1,7 @@
 """People at the terminal: two answers side by side, one key each."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 from rich.columns import Columns
@@ -33,7 +33,7 @@ def ask(
     total = len(store.questions(run, purpose))
     answered = 0
     if guidelines:
-        console.print(Markdown(_clean(guidelines.expandtabs())))
+        console.print(Markdown(clean(guidelines.expandtabs())))
         console.print()
     console.print(f"[bold]{instruction}[/bold]\n{KEYS}\n")
     while (question := store.lease(run, judge, purpose, overlap=total + 1, seconds=LEASE_S)) is not None:
@@ -98,11 +98,16 @@ def _meaning(key: str, shown: str) -> tuple[float | None, int | None]:
 
 
 def _key(count: int) -> str:
+    return pressed([*"suq", *"="[: count - 1], *map(str, range(1, max(count, 2) + 1))])
+
+
+def pressed(keys: Collection[str]) -> str:
+    """The key of `keys` that the person presses."""
     while True:
         key = click.getchar()
         if key in ("\x03", "\x04", ""):
             raise KeyboardInterrupt
-        if key.lower() in (*"suq", *"="[: count - 1], *map(str, range(1, max(count, 2) + 1))):
+        if key.lower() in keys:
             return key.lower()
 
 
@@ -116,15 +121,16 @@ def _show(question: Question, shown: str, progress: str, console: Console) -> No
     width = max(30, console.width // 2 - 1)
     panels = []
     for number, side in enumerate(sides, 1):
-        answers = [Text(_clean(t.text or "") + ("" if t.terminated else " ...")) for t in side]
+        answers = [Text(clean(t.text or "") + ("" if t.terminated else " ...")) for t in side]
         parts = answers if alone else [part for t, said in zip(side, answers, strict=True) for part in (_asked(t), said, "")]
         panels.append(Panel(Group(*parts), title=str(number), width=width))
     console.print(Columns(panels))
 
 
 def _asked(trajectory: Trajectory) -> Text:
-    return Text(_clean(words(trajectory.task.prompt or "")), style="italic")
+    return Text(clean(words(trajectory.task.prompt or "")), style="italic")
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """A text without control characters, which a terminal would obey."""
     return "".join(c for c in text if c == "\n" or c.isprintable())

@@ -25,6 +25,7 @@ from rather.text.policy import LanguageModel
 from rather.text.reward_model import HEADS, RewardModel
 
 Precision = Literal["float32", "bfloat16"]
+Compute = Literal["auto", "float32", "bfloat16"]
 DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 SPOKEN = """from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,7 +49,7 @@ class Trained:
     card: Card
 
 
-def trained(source: str, changes: Sequence[str], base: str, number: int | None, dtype: Precision, console: Terminal) -> Trained:
+def trained(source: str, changes: Sequence[str], base: str, number: int | None, dtype: Compute, console: Terminal) -> Trained:
     """What the run `source`, a TOML file with settings to change, has come to in round `number` (None: the last one); or what is in
     `source`, a checkpoint, an adapter, a model folder, a .gguf file or a name on the hub, its base model being `base`, if that is named.
 
@@ -75,7 +76,7 @@ def _of_run(run: Run, number: int | None) -> Trained:
     return Trained(model, of_checkpoint(last, run.store, run.metrics, number))
 
 
-def _of_folder(source: str, base: str, dtype: Precision) -> Trained:
+def _of_folder(source: str, base: str, dtype: Compute) -> Trained:
     folder, card = Path(source), Card(source)
     if (folder / "manifest.json").exists():
         card, folder = of_checkpoint(folder), folder / "model"

@@ -1,0 +1,164 @@
+"""A conversation with a language model at the terminal, or with two of which one says which answer one would rather have."""
+
+import random
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.text import Text
+
+from rather.core import Comparison, Label, Message, Task, Trajectory
+from rather.errors import DataError
+from rather.judges.people import clean, pressed
+from rather.learners.settings import Sampling
+from rather.store import Store
+from rather.text.engine import Request
+from rather.text.policy import LanguageModel
+from rather.text.sampling import Sampling as Drawing
+from rather.text.streaming import Words
+
+HELP = (
+    "/undo takes the last exchange back, /retry draws its answer again, /system TEXT sets the instruction, /clear begins anew, /quit ends"
+)
+KEYS = "12=s"
+
+
+@dataclass
+class Labels:
+    """Where preferences go: a run's questions in a store, answered by the person at the terminal."""
+
+    store: Store
+    run: str
+    judge: str
+    count: int = 0
+
+    def keep(self, answers: list[Trajectory], shown: str, preference: float | None, seconds: float) -> None:
+        """Put the question and its answer into the store."""
+        self.store.add_judge(self.judge, "person")
+        a, b = answers
+        (question,) = self.store.ask(self.run, [Comparison((a,), (b,), key=f"chat/{secrets.token_hex(16)}")], why="chat")
+        reason = "skipped" if preference is None else ""
+        self.store.answer(Label(question, self.judge, preference, reason, seconds, shown))
+        self.count += preference is not None
+
+
+@dataclass
+class Chat:
+    """A conversation: the models that answer, one or two, and what has been said.
+
+    Of two answers the one that is preferred goes on; of a tie the first that was shown. Which model is shown first is drawn each time.
+    """
+
+    models: list[LanguageModel]
+    sampling: Sampling
+    console: Console
+    seed: int
+    labels: Labels | None = None
+    messages: list[Message] = field(default_factory=list[Message])
+    turns: int = 0
+
+    def begin(self, system: str) -> None:
+        """Forget what was said, and set the instruction."""
+        self.messages = [{"role": "system", "content": system}] if system else []
+
+    def say(self, line: str) -> bool:
+        """Take a line of the person: a command, or words to answer; returns whether the conversation goes on."""
+        command, _, rest = line.strip().partition(" ")
+        system = next((m["content"] for m in self.messages if m["role"] == "system"), "")
+        match command:
+            case "/quit" | "/exit":
+                return False
+            case "/clear":
+                self.begin(system)
+            case "/system":
+                self.begin(rest.strip())
+                self.console.print("The conversation begins anew.", style="dim")
+            case "/undo" | "/retry":
+                said = self._undo()
+                if said is None:
+                    self.console.print("Nothing has been said yet.", style="dim")
+                elif command == "/retry":
+                    self._answered(said)
+                else:
+                    self.console.print(Text(f"Taken back: {clean(said)}", style="dim"))
+            case _ if command.startswith("/"):
+                self.console.print(HELP, style="dim")
+            case "":
+                pass
+            case _:
+                self._answered(line)
+        return True
+
+    def _undo(self) -> str | None:
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            return None
+        said = self.messages[-2]["content"]
+        del self.messages[-2:]
+        return said
+
+    def _answered(self, line: str) -> None:
+        asked: list[Message] = [*self.messages, {"role": "user", "content": line}]
+        self.turns += 1
+        order = random.Random(f"{self.seed}/{self.turns}").sample(range(len(self.models)), len(self.models))
+        try:
+            answers = {i: self._answer(self.models[i], asked, str(n) if len(order) > 1 else "") for n, i in enumerate(order, 1)}
+        except DataError as e:
+            self.console.print(Text(f"{e}; /undo or /clear makes room"), style="red")
+            return
+        except KeyboardInterrupt:
+            self.console.print("\nstopped; the question is not kept", style="dim")
+            return
+        chosen = order[0]
+        if self.labels is not None and len(order) > 1:
+            chosen = self._preferred(answers, order)
+        self.messages = [*asked, {"role": "assistant", "content": answers[chosen].text}]
+
+    def _preferred(self, answers: dict[int, Trajectory], order: list[int]) -> int:
+        assert self.labels is not None
+        if answers[0].text == answers[1].text:
+            self.console.print("Both say the same.", style="dim")
+            return order[0]
+        self.console.print("[bold]1[/bold] or [bold]2[/bold]: the better one  [bold]=[/bold] tie  [bold]s[/bold] skip")
+        start = time.monotonic()
+        key = pressed(KEYS)
+        chosen = order[int(key) - 1] if key in "12" else order[0]
+        preference = {"=": 0.5, "s": None}.get(key, float(chosen == 0))
+        self.labels.keep([answers[0], answers[1]], "".join("ab"[i] for i in order), preference, time.monotonic() - start)
+        return chosen
+
+    def _answer(self, model: LanguageModel, asked: list[Message], title: str) -> Trajectory:
+        """One answer, printed while it is drawn."""
+        ids = model.tokens.encode_prompt(asked)
+        room = model.context - len(ids)
+        if room < 1:
+            raise DataError(f"the conversation has {len(ids)} tokens, and {model.name} sees {model.context}")
+        drawing = Drawing(**self.sampling.model_dump() | {"max_tokens": min(room, self.sampling.max_tokens)})
+        words, text, ended = Words(model.tokens, asked), "", False
+        if title:
+            self.console.rule(title, align="left")
+        for token in model.stream(Request(tuple(ids), self.seed + self.turns), drawing):
+            if token in model.tokens.stop:
+                ended = True
+            else:
+                text += self._print(words.add([token]))
+        text += self._print(words.end())
+        self.console.print("" if ended else " ...")
+        return Trajectory(Task("chat", "", asked), model.name, text, ended)
+
+    def _print(self, words: str) -> str:
+        self.console.out(clean(words), end="", highlight=False)
+        return words
+
+
+def converse(chat: Chat, read: Callable[[], str]) -> None:
+    """Let the person and the model take turns until one of the commands or the end of input ends it."""
+    while True:
+        try:
+            line = read()
+        except (EOFError, KeyboardInterrupt):
+            chat.console.print()
+            return
+        if not chat.say(line):
+            return

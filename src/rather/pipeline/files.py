@@ -1,0 +1,101 @@
+"""Whole files of prompts answered, and of answers scored."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rather.core import Rate
+from rather.data import continued, rows
+from rather.data.messages import read_answer
+from rather.data.readers import Row, read_rows
+from rather.data.writers import write_rows
+from rather.errors import DataError, TrainingError
+from rather.learners.settings import Sampling
+from rather.report.rates import rate
+from rather.text.policy import LanguageModel
+from rather.text.reward_model import RewardModel
+
+AT_ONCE = 256
+"""Prompts that are answered before what is done is kept."""
+
+
+def generate(
+    policy: LanguageModel, name: str, source: str, target: Path, sampling: Sampling, count: int, seed: int, advance: Callable[[int], None]
+) -> int:
+    """Answer each row's `prompt`, `count` times; a row becomes so many rows with a `completion`, and whether that came to its end.
+
+    `name` says which policy it is, so that two do not write one file.
+
+    Raises:
+        DataError: see `data.continued.write`; a row has no prompt or has a `completion` already, or its prompt is too long.
+    """
+    read = [row for _, row in read_rows(source)]
+    if any("completion" in row for row in read):
+        raise DataError(f"{source} has a column 'completion' already; rename it")
+    asked = rows.tasks(read)
+    sampler = policy.sampler(sampling)
+
+    def answer(some: Sequence[tuple[int, Row]]) -> list[list[Row]]:
+        # Rows are tasks of their own, so that an answer does not depend on what is drawn with it.
+        found = iter(sampler.sample([asked[i] for i, _ in some for _ in range(count)], seed))
+        made = [[next(found) for _ in range(count)] for _ in some]
+        return [[row | {"completion": t.text, "terminated": t.terminated} for t in each] for (_, row), each in zip(some, made, strict=True)]
+
+    return continued.write(target, [name, sampling.model_dump(), count, seed], read, answer, AT_ONCE, advance)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How many answers or pairs were scored; how often the preferred side has the higher score, and by how much on average."""
+
+    count: int
+    accuracy: Rate
+    margin: float
+
+
+def score(model: RewardModel, source: str, target: Path | None, advance: Callable[[int], None]) -> Scored:
+    """Score both sides of each comparison in a file, or the answer in each row.
+
+    They are written to `target`, if there is one: with a `score`, or with `score_a`, `score_b`, and where there is a preference with the
+    `margin` of the preferred side over the other one. Ties do not count for the accuracy.
+
+    Raises:
+        DataError: a row is of no form that is known, or an answer is too long for the model.
+        TrainingError: a score is not finite.
+    """
+    made = list[Row]()
+    for row, answers, preference in _answers(source):
+        scores = model.score(row["prompt"], answers)
+        if not all(map(math.isfinite, scores)):
+            raise TrainingError(f"the scores of row {len(made) + 1} of {source} are {scores}; the reward model is broken, train it again")
+        if len(scores) == 1:
+            made.append(row | {"score": scores[0]})
+        else:
+            sign = 0.0 if preference is None else math.copysign(preference != 0.5, preference - 0.5)
+            margin = {"margin": sign * (scores[0] - scores[1])} if sign else {}
+            made.append(row | {"score_a": scores[0], "score_b": scores[1]} | margin)
+        advance(1)
+    if target is not None:
+        write_rows(target, made)
+    margins = [row["margin"] for row in made if "margin" in row]
+    return Scored(len(made), rate([float(m > 0) for m in margins]), sum(margins) / max(len(margins), 1))
+
+
+def _answers(source: str) -> Iterator[tuple[Row, list[str], float | None]]:
+    """Rows of a file as they are written again, with the answers in them and what is known of these."""
+    read = [row for _, row in read_rows(source)]
+    first = set(read[0]) if read else set[str]()
+    if {"prompt", "a", "b"} <= first and "preference" not in first:
+        for row in read:
+            yield row, [read_answer(row["a"], source), read_answer(row["b"], source)], None
+    elif first & {"completion", "response", "messages"} and not first & {"label", "score", "rating", "rank"}:
+        for t in rows.answers(read):
+            yield {"prompt": t.task.prompt, "completion": t.text}, [t.text or ""], None
+    else:
+        for c in rows.comparisons(source):
+            if not c.b:
+                yield {"prompt": c.a[0].task.prompt, "completion": c.a[0].text, "label": c.preference == 1}, [c.a[0].text or ""], None
+                continue
+            a, b = c.a[0].text or "", c.b[0].text or ""
+            yield {"prompt": c.a[0].task.prompt, "a": a, "b": b, "preference": c.preference}, [a, b], c.preference

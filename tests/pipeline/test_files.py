@@ -1,0 +1,126 @@
+"""Files of prompts answered and of answers scored, as the command line does."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import rather
+from command import run as command
+from rather.data.continued import write
+from rather.data.readers import read_rows
+from rather.errors import DataError
+from rather.text.reward_model import RewardModel
+
+
+def run(folder: Path, *arguments: str, fails: bool = False) -> str:
+    done = command([*arguments], folder)
+    assert bool(done.returncode) == fails, done.stdout + done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def rows(path: Path) -> list[dict]:
+    return [row for _, row in read_rows(path)]
+
+
+def test_what_is_made_is_kept_and_gone_on_with(tmp_path: Path) -> None:
+    target, asked = tmp_path / "out.jsonl", [{"n": i} for i in range(7)]
+    seen: list[int] = []
+
+    def double(some):
+        if len(seen) > 3 and not (tmp_path / "go on").exists():
+            raise KeyboardInterrupt
+        seen.extend(i for i, _ in some)
+        return [[row | {"twice": 2 * row["n"]}] * 2 for _, row in some]
+
+    with pytest.raises(KeyboardInterrupt):
+        write(target, "a", asked, double, 2, lambda n: None)
+    assert not target.exists()
+    part = tmp_path / ".out.jsonl.part"
+    with part.open("a") as file:
+        file.write('[{"n": 4, "tw')  # as a kill -9 leaves it
+    for about, others in (("b", asked), ("a", asked[:-1])):
+        with pytest.raises(DataError, match="was begun with other rows or settings"):
+            write(target, about, others, double, 2, lambda n: None)
+    (tmp_path / "go on").touch()
+    done: list[int] = []
+    assert write(target, "a", asked, double, 2, done.append) == 14
+    assert seen == [0, 1, 2, 3, 4, 5, 6], "nothing is made twice"
+    assert done == [4, 2, 1]
+    assert rows(target) == [{"n": i, "twice": 2 * i} for i in range(7) for _ in range(2)]
+    assert not part.exists()
+    with pytest.raises(DataError, match="is there already"):
+        write(target, "a", asked, double, 2, lambda n: None)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_generate_answers_each_row_as_the_library_does(tiny: Path, tmp_path: Path, form: str) -> None:
+    asked = [{"prompt": p, "id": i} for i, p in enumerate(["ab", "cde", "ab"])]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    options = ["generate", str(tiny), "p.jsonl", f"out.{form}", "-n", "2", "--max-tokens", "9", "--temperature", "0", "--dtype", "float32"]
+    run(tmp_path, *options)
+    found = rows(tmp_path / f"out.{form}")
+    assert [int(row["id"]) for row in found] == [0, 0, 1, 1, 2, 2]
+    expected = rather.load(tiny, dtype="float32").generate(["ab", "cde", "ab"], max_tokens=9, temperature=0)
+    assert [row["completion"] for row in found] == [text for text in expected for _ in range(2)]
+
+
+def test_generate_refuses_before_it_reads_the_model(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "ab"}\n')
+    for target, says in (("p.jsonl", "is there already"), ("out.txt", "is none of .jsonl")):
+        assert says in run(tmp_path, "generate", "no/model", "p.jsonl", target, fails=True)
+
+
+@pytest.fixture
+def scorer(tiny: Path, tmp_path: Path) -> RewardModel:
+    """A reward model whose scores differ."""
+    model = RewardModel(rather.load(tiny, dtype="float32"), members=2)
+    with torch.no_grad():
+        model.heads.copy_(torch.randn(model.heads.shape, generator=torch.Generator().manual_seed(3)))
+    model.save(tmp_path / "rm")
+    return model
+
+
+def test_score_says_how_often_the_preferred_side_is_ahead(tmp_path: Path, scorer: RewardModel) -> None:
+    texts = ["x", "yz", "hello", "abc", "q", "no way"]
+    pairs = [(a, b) for a in texts for b in texts if a < b]
+    ahead = dict(zip(texts, scorer.score("ab", texts), strict=True))
+    data = [{"prompt": "ab", "a": a, "b": b, "preference": (1.0, 0.0, 0.5)[i % 3]} for i, (a, b) in enumerate(pairs)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
+    said = run(tmp_path, "score", "rm", "pairs.jsonl", "out.jsonl", "--dtype", "float32")
+    right = [(ahead[r["a"]] > ahead[r["b"]]) == (r["preference"] == 1) for r in data if r["preference"] != 0.5]
+    assert f"Accuracy {100 * sum(right) / len(right):.1f} %" in said
+    assert f"n = {len(right)}" in said
+    for row, given in zip(rows(tmp_path / "out.jsonl"), data, strict=True):
+        assert row["score_a"] == pytest.approx(ahead[given["a"]], abs=1e-4)
+        assert ("margin" in row) == (given["preference"] != 0.5)
+        if "margin" in row:
+            assert row["margin"] == pytest.approx((2 * given["preference"] - 1) * (row["score_a"] - row["score_b"]))
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"prompt": "ab", "completion": "x"}, {"score"}),
+        ({"prompt": "ab", "a": "x", "b": "yz"}, {"score_a", "score_b"}),
+        ({"prompt": "ab", "completion": "x", "label": True}, {"score"}),
+        ({"prompt": "ab", "chosen": "x", "rejected": "yz"}, {"score_a", "score_b", "margin"}),
+    ],
+)
+def test_score_takes_answers_with_and_without_preferences(tmp_path: Path, scorer: RewardModel, row: dict, columns: set[str]) -> None:
+    (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
+    run(tmp_path, "score", "rm", "data.jsonl", "out.jsonl", "--dtype", "float32")
+    (found,) = rows(tmp_path / "out.jsonl")
+    assert {name for name in found if name.startswith(("score", "margin"))} == columns
+    expected = dict(zip(("x", "yz"), scorer.score("ab", ["x", "yz"]), strict=True))
+    for name, text in (("score", "completion"), ("score_a", "a"), ("score_b", "b")):
+        if name in found:
+            assert found[name] == pytest.approx(expected[found[text]], abs=1e-4)
+
+
+def test_a_policy_is_not_asked_for_scores_nor_a_reward_model_for_words(tiny: Path, tmp_path: Path, scorer: RewardModel) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "ab", "completion": "x"}\n')
+    assert "is no reward model" in run(tmp_path, "score", str(tiny), "p.jsonl", fails=True)
+    (tmp_path / "q.jsonl").write_text('{"prompt": "ab"}\n')
+    assert "is a reward model" in run(tmp_path, "generate", "rm", "q.jsonl", "out.jsonl", fails=True)
