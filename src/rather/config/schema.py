@@ -15,6 +15,7 @@ from rather.learners.grpo_settings import GRPOSettings
 from rather.learners.ppo_settings import PPOSettings
 from rather.learners.reward_settings import RewardSettings
 from rather.learners.settings import Optimization, Sampling
+from rather.learners.zeroth_settings import ZerothSettings
 from rather.settings import ForActing, ForEval, ForLearners, ForLearnersAndSampling, Free, MattersTo, Section
 
 
@@ -155,48 +156,6 @@ class Train(Optimization, Learning):  # in this order the learner is the section
     criterion: str = Field(default="", description="Learn from the preferences on this one of judge.criteria; empty: on the whole.")
 
 
-class Zeroth(Section):
-    """Zeroth-order optimization: perturb the policy, ask which behaves better, update; see docs/zeroth.md."""
-
-    answers: Free[int] = Field(default=120, description="Answers in all, those about held-out tasks aside.", ge=1)
-    directions: int = Field(default=8, description="Fresh directions an update.", ge=1)
-    comparisons: int = Field(default=1, description="Questions about each direction; more than 1 wastes answers.", ge=1)
-    side: int = Field(default=4, description="Trajectories on each side of a question.", ge=1)
-    mu: float = Field(
-        default=0.3, description="How far a side is from the policy: root mean square of its numbers; text: share of the state."
-    )
-    lr: float = Field(default=0.3, description="Step along the mean of the directions, by their signs.", gt=0)
-    mirrored: bool = Field(default=True, description="Compare theta + mu v with theta - mu v; false: with theta.")
-    kind: Literal["gaussian", "sphere", "block"] = Field(default="gaussian", description='Directions; "block" is that of ZBCPG.')
-    block: int = Field(default=8, description="Coordinates of a block.", ge=1)
-    best_of: int = Field(default=2, description="Sides of a question, of which the best is picked; twins come in twos.", ge=2, le=8)
-    estimator: Literal["sign", "zpg", "dpo", "reinforce"] = Field(
-        default="sign",
-        description="Use the sign of the answers, or invert the link; dpo and reinforce ask about two trajectories of the policy itself and"
-        " follow the gradient (first order).",
-    )
-    link: str = Field(default="logistic", description="zpg: logistic, probit, cloglog, weibull or linear.")
-    trim: float = Field(default=0.05, description="zpg: shares of votes are held this far from 0 and 1.")
-    optimizer: str = Field(default="SGD", description="A class in torch.optim.")
-    radius: float = Field(default=math.inf, description="Bound on the parameter norm: root mean square.")
-    kl: float = Field(default=math.inf, description="Bound on the KL from the base policy, nats an action, looked at with each check.")
-    check_every: int = Field(default=5, description="Updates between comparisons with the base policy on held-out tasks; 0: none.", ge=0)
-    checks: int = Field(default=8, description="Questions of such a check.", ge=1)
-    space: Literal["steering", "low_rank", "lora", "weights"] = Field(
-        default="steering", description="text: a vector on the residual stream; linear layers by low rank; a LoRA adapter; any weights."
-    )
-    names: list[str] = Field(default=["*"], description="control, and text's weights: parameters that are perturbed, by name, * for any.")
-    layers: list[int] = Field(
-        default=[], description="text: layers that are steered, or updated by low rank; none: the one in the middle, or all."
-    )
-    rank: int = Field(default=1, description="low_rank: rank of a layer's direction.", ge=1)
-    components: int = Field(default=0, description="steering: principal directions of a layer that are steered along; 0: all of it.", ge=0)
-    contrasts: list[list[str]] = Field(
-        default=[],
-        description='text: pairs of instructions such as ["Answer briefly.", "Answer at length."] whose differences are steered along.',
-    )
-
-
 class Control(Section):
     """A Gymnasium environment in place of a language model: set env, and a run is about control."""
 
@@ -307,7 +266,7 @@ class Config(Section):
     ppo: Annotated[PPOSettings, MattersTo("ppo")] = Field(default_factory=PPOSettings)
     grpo: Annotated[GRPOSettings, MattersTo("grpo")] = Field(default_factory=GRPOSettings)
     verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)
-    zeroth: Annotated[Zeroth, MattersTo("zeroth")] = Field(default_factory=Zeroth)
+    zeroth: Annotated[ZerothSettings, MattersTo("zeroth")] = Field(default_factory=ZerothSettings)
     control: ForLearnersAndSampling[Control] = Field(default_factory=Control)
     query: ForLearners[Query] = Field(default_factory=Query)
     reward: Annotated[Reward, MattersTo("reward")] = Field(default_factory=Reward)
