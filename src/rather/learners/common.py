@@ -180,6 +180,13 @@ OWN_LR = 0.05
 """Learning rate of numbers that are few and of the order of 1, such as log temperatures: a model's would hardly move them."""
 
 
+@torch.no_grad()
+def put(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
+    """Give parameters other values, in place."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+
+
 class Stepper:
     """AdamW with its schedule: `step` clips, checks, moves and clears the gradients.
 
