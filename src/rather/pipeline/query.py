@@ -105,7 +105,7 @@ def choose(strategy: str, scores: Tensor | None, count: int, wanted: int, candid
 
     def wishes(pairs: list[tuple[int, int]]) -> list[float]:
         a, b = torch.tensor(pairs, dtype=torch.long).view(-1, 2).T
-        return priorities(strategy, None if scores is None else scores[:, a] - scores[:, b], len(pairs))
+        return priorities(strategy, scores[:, a] - scores[:, b] if pairs and scores is not None else None, len(pairs))
 
     at_hand = paired()
     wanted = min(wanted, len(at_hand))
