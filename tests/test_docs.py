@@ -41,6 +41,13 @@ def test_the_readme_names_the_two_commands_and_no_file_that_is_not_there() -> No
         assert (ROOT / name).exists(), name
 
 
+def test_every_page_that_the_package_names_is_there() -> None:
+    """Comments of `rather config` and help texts send readers to pages."""
+    named = {name for path in (ROOT / "src").rglob("*.py") for name in re.findall(r"docs/[\w/-]+\.md", path.read_text())}
+    assert len(named) > 4
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
 def test_the_readme_is_short_and_the_citation_names_the_version() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 100
     version = re.search('^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

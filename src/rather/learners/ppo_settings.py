@@ -20,7 +20,7 @@ class PPOSettings(Section):
     value_weight: float = Field(default=0.5, description="Weight of the critic's loss.", ge=0)
     entropy_weight: float = Field(default=0.0, description="Weight of the entropy, which keeps answers varied.", ge=0)
     kl: float = Field(default=0.05, description="Weight of the penalty on leaving the reference.", ge=0)
-    kl_target: float | None = Field(default=None, description="Nats an answer that the weight is adapted to; unset: it stays.")
+    kl_target: float | None = Field(default=None, description="KL, in nats an answer, that the weight adapts to; unset: the weight stays.")
     reward_clip: float | None = Field(default=None, description="Bound on the reward of an action; unset: none.")
     whiten: bool = Field(default=True, description="Shift and scale advantages to mean 0 and variance 1.")
     critic_lr: float | None = Field(default=1e-3, description="Learning rate of the critic of text; in control it has train.lr.", gt=0)
