@@ -73,3 +73,27 @@ def test_the_benchmarks_state_the_headlines_as_they_were_measured() -> None:
         low, high = row["spread"]
         assert f"| {row['value']:g} ({low:g} to {high:g}) {row['unit']} |" in stated[name]
         assert {"command", "commit", "machine"} <= row.keys()
+
+
+def test_the_readme_states_figures_as_they_were_measured() -> None:
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/benchmarks.md"))
+    runs = json.loads((ROOT / "bench/results/demo.json").read_text())["rows"]
+    rates, lows = ([round(100 * row["sampled"][key]) for row in runs] for key in ("win_rate", "win_rate_low"))
+    minutes = [round(row["cpu_s"] / 60) for row in runs]
+    low, high = json.loads((ROOT / "bench/results/headlines.json").read_text())["demo_sensible_of_20"]["spread"]
+    assert f"win rate {min(rates)} to {max(rates)} % against the base model" in readme
+    assert f"(lower ends of the 95 % intervals {min(lows)} to {max(lows)} %)" in readme
+    assert f"{low:g} to {high:g} of 20 answers sensible" in readme
+    assert f"{min(minutes)} to {max(minutes)} CPU minutes on one core" in readme
+
+    measured = (ROOT / "bench/results/cpu-bfloat16.md").read_text()
+    on_cpu = re.findall(r"^\| \w.*two CPU cores \| (\d+) tokens a CPU s \| \D*(\d+) \| (.*) \|$", readme, re.MULTILINE)
+    assert len(on_cpu) == 2
+    for ours, baseline, ratio in on_cpu:
+        assert f"| {ours} | {baseline} | {ratio} |" in measured
+    on_gpu = [line for line in readme.splitlines() if "one H100 |" in line]
+    assert len(on_gpu) == 2
+    for line in on_gpu:
+        cells = line.partition("one H100 |")[2]
+        for figure in re.findall(r"\d+,\d+|\d+\.\d+(?= [sx]\b)", cells):
+            assert figure in page, f"{figure} of README is not on the page of benchmarks"
