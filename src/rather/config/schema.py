@@ -24,13 +24,15 @@ def _day(value: object) -> str:
 
 
 class Run(Section):
-    """What the run is called and where it keeps its things."""
+    """The name of the run, and where its files are."""
 
     name: Free[str] = Field(default="run", description="Name of the run, its folder, and in the store.", pattern=r"^\.*[\w-][\w.-]*$")
     folder: Free[str] = Field(default="runs", description="Folder that holds the run's folder.")
     store: Free[str] = Field(default="", description="SQLite file or postgresql+psycopg:// URL; empty: store.db in the run's folder.")
     seed: int = Field(default=0, description="Seed of everything that is drawn.", ge=0)
-    date: Annotated[str, BeforeValidator(_day)] = Field(default="", description="The day in prompts; empty: that on which the run began.")
+    date: Annotated[str, BeforeValidator(_day)] = Field(
+        default="", description="Date that chat templates write; empty: the run's first day."
+    )
     threads: Free[int] = Field(default=0, description="CPU threads for matrix work; 0: PyTorch's choice.", ge=0)
 
 
@@ -72,7 +74,9 @@ class Data(Section):
     column: str = Field(default="prompt", description="Column that holds the prompt.")
     held_out: float = Field(default=0.2, description="Share of prompts kept for evaluation where the file has no split column.", ge=0, lt=1)
     limit: ForActing[int] = Field(default=0, description="Use only that many training prompts; 0: all.", ge=0)
-    overlong: Literal["error", "skip", "truncate"] = Field(default="error", description="What is too long: refused, left out, or cut.")
+    overlong: Literal["error", "skip", "truncate"] = Field(
+        default="error", description="Prompts that are too long: an error, left out, or cut."
+    )
 
 
 class Sample(Sampling):
@@ -80,7 +84,7 @@ class Sample(Sampling):
 
     batch_size: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
     contrast: ForLearnersAndSampling[tuple[str, str] | None] = Field(
-        default=None, description='Two instructions, "" for none: each answer of a question is drawn with one and kept without.'
+        default=None, description='Two instructions, "" for none: each answer of a question is drawn with one, and stored without it.'
     )
 
 
@@ -113,7 +117,7 @@ class Judge(Section):
         description="A simulated panel, people on the page (rather serve), you at this terminal, a reward model, "
         "a language model behind a URL, the verifiers, or a function of yours.",
     )
-    name: ForEval[str] = Field(default="me", description="Name under which answers are kept, of all but a panel.")
+    name: ForEval[str] = Field(default="me", description="Name under which answers are stored; members of a panel have their own.")
     panel: ForEval[list[Panelist]] = Field(default_factory=_panel, description="The members of a simulated panel.")
     checkpoint: Annotated[str, MattersTo("ppo", "grpo", "eval")] = Field(default="", description='Reward checkpoint, for kind "model".')
     url: ForEval[str] = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
@@ -121,13 +125,13 @@ class Judge(Section):
     function: Free[str] = Field(default="", description='"module:name" of a function of (prompt, a, b), for kind "function".')
     key_variable: Free[str] = Field(default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if any.")
     instruction: ForEval[str] = Field(
-        default="Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by."
+        default="Which answer is better: more helpful, correct and clear?", description="The question that judges are asked."
     )
     guidelines: Free[str] = Field(
         default="", description="Markdown file with longer rules, which people read before their first question; empty: none."
     )
     criteria: Free[list[str]] = Field(
-        default=[], description='What people say a preference on beside the whole, at most 6: ["helpful", "honest"]; none: the whole alone.'
+        default=[], description='Criteria (at most 6) on which people judge, too: ["helpful", "honest"]; empty: only the whole answer.'
     )
     timeout_s: Free[float] = Field(default=60.0, description="Seconds to wait for the endpoint.", gt=0)
     wait_s: Free[float] = Field(
@@ -150,7 +154,7 @@ class Train(Optimization, Learning):  # in this order the learner is the section
     """The learner and its optimizer."""
 
     flagged: bool = Field(
-        default=True, description="Learn from suspicious answers, but for people's fast ones and what else the owner leaves out."
+        default=True, description="Learn from suspicious answers, too, except fast ones and those that the owner of the page leaves out."
     )
     judges: list[str] = Field(default=["*"], description="Judges whose labels are learned from, by name, * for any (not zeroth).")
     criterion: str = Field(default="", description="Learn from the preferences on this one of judge.criteria; empty: on the whole.")
@@ -164,25 +168,25 @@ class Control(Section):
         default=0, description="Steps of every episode, the last ones in an absorbing state; 0: as the environment says.", ge=0
     )
     gold: str = Field(default="", description="Name of the gold reward in the environment's info, such as laps; empty: the reward.")
-    allow_uneven: bool = Field(default=False, description="Allow episodes of different lengths, which give their returns away.")
+    allow_uneven: bool = Field(default=False, description="Allow episodes of different lengths, which may show the better one.")
     envs: ForLearners[int] = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
     rollout_segment: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
-    hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; none: a linear policy, a table on Discrete.")
+    hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
     normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
 
 
 class Query(Section):
-    """Which questions are asked in control, pairs of fragments of episodes; for text, which of them people get first."""
+    """Which pairs of fragments are asked about in control; for text, the order in which people get the questions."""
 
     comparisons: Free[int] = Field(default=100, description="Questions in all rounds together.", ge=1)
-    schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="As many each round, or most early.")
+    schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="Equally many each round, or most early.")
     fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole episodes.", ge=0)
     strategy: Free[Literal["random", "disagreement", "near_tie", "entropy"]] = Field(
         default="disagreement", description="Ask at random, where the reward models disagree, or where they see no difference."
     )
     candidates: Free[int] = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
-    random_share: Free[float] = Field(default=0.2, description="Share of questions that is drawn at random all the same.", ge=0, le=1)
+    random_share: Free[float] = Field(default=0.2, description="Share of questions drawn at random, whatever the strategy.", ge=0, le=1)
     episodes: Annotated[int, MattersTo("zeroth")] = Field(
         default=16, description="Episodes of the newest policy that fragments are taken from, each round.", ge=2
     )
@@ -221,7 +225,7 @@ class Reward(RewardSettings):
 
 
 class Scale(Section):
-    """Zeroth-order optimization on several processes or machines, through Ray; see docs/scaling.md."""
+    """Zeroth-order optimization on several processes or machines, through Ray; see docs/guides/many-machines.md."""
 
     workers: int = Field(default=0, description="Processes that directions are spread over, one core each; 0: none but this one.", ge=0)
     address: str = Field(default="", description='A Ray cluster, such as "ray://head:10001" or "auto"; empty: one on this machine.')

@@ -29,8 +29,8 @@ class Order:
     def __init__(self, count: int, seed: int) -> None:
         if not count:
             raise TrainingError(
-                "there is nothing to learn from: the run has no labels yet; run `rather label` first (good or bad, said of one "
-                "answer alone, compares nothing)"
+                "the run has no labels to learn from; run `rather label`, `rather serve` or `rather import` first (labels of single "
+                "answers are not comparisons)"
             )
         self.count, self.seed = count, seed
         self.place = 0

@@ -45,7 +45,7 @@ class PPOSettings(ClipSettings):
 
     rollout_batch_size: int = Field(default=32, description="Prompts answered a step, once each.", ge=2)
     kl: float = Field(default=0.05, description="Weight of the penalty on leaving the reference.", ge=0)
-    kl_target: float | None = Field(default=None, description="Nats an answer that the weight is adapted to; unset: it stays.")
+    kl_target: float | None = Field(default=None, description="KL, in nats an answer, that the weight adapts to; unset: the weight stays.")
     critic_lr: float | None = Field(default=1e-3, description="Learning rate of the critic of text; in control it has train.lr.", gt=0)
 
 

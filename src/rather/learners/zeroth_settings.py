@@ -10,9 +10,9 @@ from rather.settings import Free, Section
 
 
 class ZerothSettings(Section):
-    """Zeroth-order optimization: perturb the policy, ask which behaves better, update; see docs/zeroth.md."""
+    """Zeroth-order optimization: perturb the policy, ask which behaves better, update; see docs/concepts/zeroth-order.md."""
 
-    answers: Free[int] = Field(default=120, description="Answers in all, those about held-out tasks aside.", ge=1)
+    answers: Free[int] = Field(default=120, description="Answers in all, without those about held-out tasks.", ge=1)
     directions: int = Field(default=8, description="Fresh directions an update.", ge=1)
     comparisons: int = Field(default=1, description="Questions about each direction; more than 1 wastes answers.", ge=1)
     side: int = Field(default=4, description="Trajectories on each side of a question.", ge=1)
@@ -23,7 +23,7 @@ class ZerothSettings(Section):
     mirrored: bool = Field(default=True, description="Compare theta + mu v with theta - mu v; false: with theta.")
     kind: Literal["gaussian", "sphere", "block"] = Field(default="gaussian", description='Directions; "block" is that of ZBCPG.')
     block: int = Field(default=8, description="Coordinates of a block.", ge=1)
-    best_of: int = Field(default=2, description="Sides of a question, of which the best is picked; twins come in twos.", ge=2, le=8)
+    best_of: int = Field(default=2, description="Sides of a question, of which the best is picked; an even number if mirrored.", ge=2, le=8)
     estimator: Literal["sign", "zpg", "dpo", "reinforce"] = Field(
         default="sign",
         description="Use the sign of the answers, or invert the link; dpo and reinforce ask about two trajectories of the policy itself and"
@@ -41,7 +41,7 @@ class ZerothSettings(Section):
     )
     names: list[str] = Field(default=["*"], description="control, and text's weights: parameters that are perturbed, by name, * for any.")
     layers: list[int] = Field(
-        default=[], description="text: layers that are steered, or updated by low rank; none: the one in the middle, or all."
+        default=[], description="text: layers; empty: the one three eighths up (contrasts: three layers near the middle; low_rank: all)."
     )
     rank: int = Field(default=1, description="low_rank: rank of a layer's direction.", ge=1)
     components: int = Field(default=0, description="steering: principal directions of a layer that are steered along; 0: all of it.", ge=0)
