@@ -95,7 +95,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tiny: Path, tmp_path: Path
     script += 'mount -o remount,size=20m runs && "$@" "train run.toml"'
     done = subprocess.run([*mounts, "sh", "-c", script, "sh", *reader], cwd=tmp_path, capture_output=True, text=True)
     assert "Traceback" not in done.stderr, done.stderr
-    full = "error the disk is full, so that the checkpoint of step "
+    full = "error: the disk is full, so that the checkpoint of step "
     assert full in done.stderr, done.stdout + done.stderr
     assert "is whole: make room, then the same command goes on from there" in done.stderr
     assert done.stdout.count("exit 2") == 1

@@ -103,7 +103,7 @@ def test_ctrl_c_finishes_the_step_and_goes_on_from_there(tiny: Path, tmp_path: P
         pass
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
-    stopped = re.search(r"stopped after step (\d+) of 12; the same command goes on from there", err)
+    stopped = re.search(r"Stopped: after step (\d+) of 12; the same command goes on from there", err)
     assert stopped, err
     assert checkpoint.every(tmp_path / "checkpoints")[-1].name == f"step-{int(stopped[1]):06d}"
     done = subprocess.run(command(tiny, tmp_path, "dpo"), check=True, env=environment(), capture_output=True, text=True)

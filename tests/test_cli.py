@@ -55,6 +55,11 @@ def test_help_teaches(rather: Rather) -> None:
         assert "FILE" in help_.upper()
 
 
+def test_help_breaks_lines_at_the_terminals_width_not_where_the_code_does(rather: Rather) -> None:
+    (line,) = [line for line in rather("import", "--help").stdout.splitlines() if "A question is identified by" in line]
+    assert len(line.strip()) > 150
+
+
 def test_a_run_command_by_command(rather: Rather, run: Path, tmp_path: Path) -> None:
     assert "12 new questions" in rather("sample", run).stdout
     assert "0 new questions; 12 in all" in rather("sample", run).stdout
@@ -298,7 +303,7 @@ def test_bad_input(rather: Rather, run: Path, tmp_path: Path, arguments: list[st
 
 def test_bad_input_in_later_commands(rather: Rather, run: Path, tmp_path: Path) -> None:
     assert "there is no file other.toml" in rather("sample", "other.toml", code=2).stderr
-    assert "no labels yet; run `rather label` first" in rather("train", run, code=2).stderr
+    assert "the run has no labels to learn from; run `rather label`" in rather("train", run, code=2).stderr
     assert "there is no trained policy" in rather("eval", run, code=2).stderr
     (tmp_path / "c.jsonl").write_text('{"prompt": "x", "a": "1", "b": "2", "preference": 7}\n')
     assert "line 1 of c.jsonl: the preference 7 is outside [0, 1]" in rather("import", run, "c.jsonl", code=2).stderr

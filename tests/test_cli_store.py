@@ -84,7 +84,7 @@ def test_rows_that_are_left_out_are_counted_with_the_reason(folder: Path) -> Non
 def test_ctrl_c_during_an_import_says_in_one_line_what_to_do(folder: Path) -> None:
     stopped = on_terminal(folder, "import", "run.toml", "pairs.jsonl", stop_at="000/?")
     assert stopped.code == 130
-    assert stopped.err == ("stopped an import keeps all of a file or nothing; the same command imports what is missing of pairs.jsonl\n")
+    assert stopped.err == ("stopped: an import keeps all of a file or nothing; the same command imports what is missing of pairs.jsonl\n")
     assert "Traceback" not in stopped.out
     assert "new questions" not in stopped.out
     again = on_terminal(folder, "import", "run.toml", "pairs.jsonl")

@@ -41,6 +41,13 @@ def test_the_readme_names_the_two_commands_and_no_file_that_is_not_there() -> No
         assert (ROOT / name).exists(), name
 
 
+def test_every_page_that_the_package_names_is_there() -> None:
+    """Comments of `rather config` and help texts send readers to pages."""
+    named = {name for path in (ROOT / "src").rglob("*.py") for name in re.findall(r"docs/[\w/-]+\.md", path.read_text())}
+    assert len(named) > 4
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
 def test_the_readme_is_short_and_the_citation_names_the_version() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 100
     version = re.search('^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
@@ -66,3 +73,27 @@ def test_the_benchmarks_state_the_headlines_as_they_were_measured() -> None:
         low, high = row["spread"]
         assert f"| {row['value']:g} ({low:g} to {high:g}) {row['unit']} |" in stated[name]
         assert {"command", "commit", "machine"} <= row.keys()
+
+
+def test_the_readme_states_figures_as_they_were_measured() -> None:
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/benchmarks.md"))
+    runs = json.loads((ROOT / "bench/results/demo.json").read_text())["rows"]
+    rates, lows = ([round(100 * row["sampled"][key]) for row in runs] for key in ("win_rate", "win_rate_low"))
+    minutes = [round(row["cpu_s"] / 60) for row in runs]
+    low, high = json.loads((ROOT / "bench/results/headlines.json").read_text())["demo_sensible_of_20"]["spread"]
+    assert f"win rate {min(rates)} to {max(rates)} % against the base model" in readme
+    assert f"(lower ends of the 95 % intervals {min(lows)} to {max(lows)} %)" in readme
+    assert f"{low:g} to {high:g} of 20 answers sensible" in readme
+    assert f"{min(minutes)} to {max(minutes)} CPU minutes on one core" in readme
+
+    measured = (ROOT / "bench/results/cpu-bfloat16.md").read_text()
+    on_cpu = re.findall(r"^\| \w.*two CPU cores \| (\d+) tokens a CPU s \| \D*(\d+) \| (.*) \|$", readme, re.MULTILINE)
+    assert len(on_cpu) == 2
+    for ours, baseline, ratio in on_cpu:
+        assert f"| {ours} | {baseline} | {ratio} |" in measured
+    on_gpu = [line for line in readme.splitlines() if "one H100 |" in line]
+    assert len(on_gpu) == 2
+    for line in on_gpu:
+        cells = line.partition("one H100 |")[2]
+        for figure in re.findall(r"\d+,\d+|\d+\.\d+(?= [sx]\b)", cells):
+            assert figure in page, f"{figure} of README is not on the page of benchmarks"

@@ -25,7 +25,7 @@ def interrupted(folder: Path, library: str, delay: float) -> None:
     assert "Traceback" not in out + err, (library, delay, err)
     assert "Exception ignored" not in err, (library, delay, err)
     if process.returncode:
-        assert err.splitlines()[-1].startswith("stopped what was finished is kept"), (library, delay, err)
+        assert err.splitlines()[-1].startswith("stopped: what was finished is kept"), (library, delay, err)
         assert len([line for line in err.splitlines() if line]) == 1, (library, delay, err)
 
 

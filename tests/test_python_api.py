@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import rather
-from rather.config.schema import Zeroth
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import CheckpointError, ConfigError, DataError, JudgeError, ModelError, RatherError, TrainingError
 from rather.learners.dpo_settings import DPOOptions, DPOSettings
@@ -20,9 +19,10 @@ from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
 from rather.learners.reward_settings import RewardOptions, RewardSettings
 from rather.learners.settings import Optimization, OptimizationOptions, Sampling, SamplingOptions
+from rather.learners.zeroth_settings import ZerothOptions, ZerothSettings
 from rather.losses import bradley_terry_loss
 from rather.text.policy import LanguageModel
-from rather.zeroth.order import IN_RUNS, ZerothOptions
+from rather.zeroth.order import IN_RUNS
 
 ROWS = [{"prompt": f"q {i}", "chosen": "a" * (3 + i % 3), "rejected": "b" * (3 + i % 2)} for i in range(16)]
 QUICK: dict[str, Any] = {"lr": 1e-2, "batch_size": 4, "adapter": rather.LoRA(rank=4)}
@@ -79,7 +79,7 @@ def test_every_public_name_is_there_and_another_one_is_not() -> None:
         (RewardOptions, [RewardSettings, Optimization]),
         (PPOOptions, [PPOSettings, Optimization, Sampling]),
         (GRPOOptions, [GRPOSettings, Optimization, Sampling]),
-        (ZerothOptions, [Zeroth, Sampling]),
+        (ZerothOptions, [ZerothSettings, Sampling]),
     ],
 )
 def test_keyword_arguments_are_the_settings(options: Any, sections: list[Any]) -> None:

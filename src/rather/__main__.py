@@ -36,7 +36,7 @@ def main() -> None:
             "1000"  # Typer breaks what it tells the shell at the terminal's width, and a shell takes each line as a word
         )
     errors = Terminal(stderr=True)
-    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]note[/yellow] {escape(str(message))}")
+    warnings.showwarning = lambda message, *_, **__: errors.print(f"[yellow]note:[/yellow] {escape(str(message))}")
     interrupt.install()
     try:
         app()
@@ -70,7 +70,7 @@ def _bringing(module: str) -> str:
 def _fail(errors: Terminal, sentence: str, code: int) -> None:
     if "--debug" in sys.argv:
         traceback.print_exc()
-    errors.print(f"[bold red]{'stopped' if code == 130 else 'error'}[/bold red] {escape(sentence)}", highlight=False)
+    errors.print(f"[bold red]{'stopped' if code == 130 else 'error'}:[/bold red] {escape(sentence)}", highlight=False)
     raise SystemExit(code)
 
 

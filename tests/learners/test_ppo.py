@@ -32,7 +32,7 @@ def learner(settings: dict[str, Any], seed: int = 0, batch_size: int = 64, norma
     policy = ControlPolicy(environments.inputs(env), env.action_space, (), normalize, seed)
     critic = ControlCritic(environments.inputs(env), hidden=(), normalizer=policy.normalizer, seed=seed)
     how = fixed(1000, batch_size, lr=5e-2, max_grad_norm=0.5, seed=seed)
-    sampler = ControlSampler(policy, grid, rows=32, learns=True)
+    sampler = ControlSampler(policy, grid, rows=32)
     source = Rollouts(policy, sampler, tasks, seed)
     settings = {"update_epochs": 4, "critic_lr": None} | settings
     together = [] if settings["critic_lr"] else critic.parameters()
@@ -64,6 +64,8 @@ def test_before_the_first_update_the_policy_is_the_one_that_acted() -> None:
         found = ppo.step()
         assert found["ratio"] == pytest.approx(1, abs=1e-6)
         assert found["clipped"] == 0
+        assert ppo.model.normalizer is not None
+        ppo.model.normalizer.update(torch.rand(20, environments.inputs(grid())))
 
 
 class Known:

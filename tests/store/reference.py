@@ -1,17 +1,55 @@
 """What a store comes to, computed slowly from every row that was ever written: what the store says must be the same."""
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from rather.core import Label
 from rather.store import Store
 from rather.store import tables as t
-from rather.store.agreement import measure, position_bias
+from rather.store.agreement import Agreement, PositionBias, agreement, bias
 from rather.store.opened import said
 from rather.store.people import numbered
 
 KNOWN = ("gold", "repeat", "same")
+
+
+def measure(labels: Sequence[Label], seed: int = 0, resamples: int = 1000) -> Agreement:
+    """Agreement among the answers in `labels`, read as a better, tie or b better, or which of several sides is best."""
+    return agreement(*table(labels), seed, resamples)
+
+
+def table(labels: Sequence[Label]) -> tuple[list[str], np.ndarray]:
+    """Judges, by name, and their answers as ratings; abstentions are left out."""
+    kept = [x for x in labels if x.preference is not None]
+    judges = sorted({x.judge for x in kept})
+    numbers = {name: i for i, name in enumerate(judges)}
+    columns = [(x.comparison, numbers[x.judge], x.preference, math.nan if x.best is None else x.best) for x in kept]
+    return judges, rated(np.array(columns, float).reshape(-1, 4), len(judges))
+
+
+def rated(answers: np.ndarray, judges: int) -> np.ndarray:
+    """np.ndarray of so many judges from (N, 4) answers: question, number of the judge, preference, and which side is best (NaN of two).
+
+    A rating is 1 for a better, 0 for a tie, -1 for b better; 1 + the number of the side that is the best of several.
+    """
+    comparison, judge, preference, best = answers.T
+    questions, place = np.unique(comparison, return_inverse=True)
+    ratings = np.full((judges, len(questions)), np.nan)
+    ratings[judge.astype(int), place] = np.where(np.isnan(best), np.sign(preference - 0.5), 1 + best)
+    return ratings
+
+
+def position_bias(labels: Sequence[Label]) -> PositionBias | None:
+    """The two-sided binomial test of "left and right are liked equally often"; None without a clear answer about two sides."""
+    clear = [x for x in labels if x.preference is not None and x.preference != 0.5 and x.best is None]
+    if not clear:
+        return None
+    return bias(sum((x.preference > 0.5) == (x.shown[0] == "a") for x in clear), len(clear))  # type: ignore[operator]
 
 
 def labels(store: Store, run: str) -> list[Label]:

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from reference import measure, position_bias
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import aggregate_raters
@@ -11,9 +12,13 @@ from statsmodels.stats.inter_rater import fleiss_kappa as reference_fleiss
 
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.store import Store, tally
-from rather.store.agreement import alpha, alpha_interval, bias, cohen_kappa, fleiss_kappa, measure, position_bias, raw_agreement
+from rather.store.agreement import Agreement, agreement, bias, cohen_kappa, fleiss_kappa
 
 nan = math.nan
+
+
+def of(ratings: np.ndarray, resamples: int = 1000) -> Agreement:
+    return agreement([str(i) for i in range(len(ratings))], ratings, resamples=resamples)
 
 
 def test_krippendorff_on_the_published_example() -> None:
@@ -26,9 +31,9 @@ def test_krippendorff_on_the_published_example() -> None:
             [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, nan],
         ]
     )
-    assert alpha(ratings) == pytest.approx(0.743, abs=5e-4)
-    low, high = alpha_interval(ratings)
-    assert low < 0.743 < high
+    found = of(ratings)
+    assert found.alpha == pytest.approx(0.743, abs=5e-4)
+    assert found.low < 0.743 < found.high
 
 
 def test_fleiss_on_the_published_example() -> None:
@@ -48,7 +53,7 @@ def test_cohen_on_the_published_example() -> None:
     a = np.repeat([1.0, 1.0, 0.0, 0.0], [20, 5, 10, 15])
     b = np.repeat([1.0, 0.0, 1.0, 0.0], [20, 5, 10, 15])
     assert cohen_kappa(a, b) == pytest.approx(0.4, abs=5e-3)
-    assert raw_agreement(np.stack([a, b])) == pytest.approx(0.7)
+    assert of(np.stack([a, b])).raw == pytest.approx(0.7)
 
 
 def test_kappas_equal_those_of_other_libraries() -> None:
@@ -84,8 +89,9 @@ def test_the_interval_is_that_of_questions_drawn_again_one_by_one() -> None:
     ratings = chance.integers(-1, 2, size=(3, 80)).astype(float)
     ratings[1] = np.where(chance.random(80) < 0.7, ratings[0], ratings[1])
     ratings[2, chance.random(80) < 0.3] = nan
-    slowly = [alpha(ratings[:, chance.integers(80, size=80)]) for _ in range(1000)]
-    assert alpha_interval(ratings) == pytest.approx((np.quantile(slowly, 0.025), np.quantile(slowly, 0.975)), abs=0.025)
+    slowly = [of(ratings[:, chance.integers(80, size=80)], resamples=1).alpha for _ in range(1000)]
+    found = of(ratings)
+    assert (found.low, found.high) == pytest.approx((np.quantile(slowly, 0.025), np.quantile(slowly, 0.975)), abs=0.025)
 
 
 def test_raw_agreement_counts_pairs_of_answers() -> None:
@@ -93,7 +99,7 @@ def test_raw_agreement_counts_pairs_of_answers() -> None:
     ratings = chance.integers(-1, 2, size=(5, 40)).astype(float)
     ratings[chance.random((5, 40)) < 0.4] = nan
     pairs = [(x, y) for column in ratings.T for x, y in combinations(column[~np.isnan(column)], 2)]
-    assert raw_agreement(ratings) == pytest.approx(np.mean([x == y for x, y in pairs]))
+    assert of(ratings).raw == pytest.approx(np.mean([x == y for x, y in pairs]))
 
 
 @pytest.mark.parametrize(("left", "total"), [(0, 1), (5, 10), (20, 21), (480, 1000)])

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import sqlalchemy as sa
 
 from rather.core import Comparison, Label, Task, Trajectory
 from rather.errors import DataError, StoreError
 from rather.store import Store
-from rather.store.agreement import table
 from rather.store.people import bearer, noted
 from rather.store.quality import FLAGS, Asking
 
@@ -182,7 +182,7 @@ def test_the_best_of_four_is_kept_and_learnt_from_as_pairs(store: Store) -> None
         assert told[3:] == [("one", other, 0.5, "ben") for other in ("two", "three", "four")]
     assert [x.best for x in store.labels("run")] == [2, None]
     assert [row["best"] for row in store.history("run")] == [2, None]
-    judges, ratings = table(store.labels("run"))
+    judges, ratings = reference.table(store.labels("run"))
     assert (judges, ratings.tolist()) == (["ann", "ben"], [[3], [0]])
 
 

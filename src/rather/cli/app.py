@@ -1,12 +1,13 @@
 """All commands under one name, and those about no run's phase: config and doctor."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from rather import __version__
 from rather.cli import interrupt, model, page, run, store, use
@@ -20,7 +21,15 @@ class Interrupted(Exception):  # noqa: N818
 
 
 class Commands(TyperGroup):
-    """Lets `main` say what a Ctrl-C left behind; Typer alone would end without a word."""
+    """Wraps the help of commands at the terminal's width, and lets `main` say what a Ctrl-C left behind."""
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:
+        """The command of that name; Typer would keep the line breaks within its docstring's paragraphs."""
+        command = super().get_command(ctx, cmd_name)
+        if not isinstance(command, TyperCommand):
+            return None
+        command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or "")
+        return command
 
     def invoke(self, ctx: typer.Context) -> object:
         """Run the command."""
@@ -43,7 +52,7 @@ app = typer.Typer(
 A run is one TOML file. The usual way through it:
 
   rather config > run.toml      a file with every setting, described
-  rather loop run.toml          sample, label, train, evaluate; Ctrl-C and the same command go on later
+  rather loop run.toml          sample, label, train, evaluate; stopped, it goes on
   rather report run.toml        one HTML page with the plots
   rather merge run.toml mine    the trained model as a folder that transformers loads
   rather hack run.toml          is the reward being hacked?

@@ -37,5 +37,5 @@ def _asked(_: int, frame: FrameType | None) -> None:
 def leave() -> None:
     """End at once, without waiting for threads."""
     shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides the cursor
-    os.write(2, f"{shown}stopped {KEPT}\n".encode())
+    os.write(2, f"{shown}stopped: {KEPT}\n".encode())
     os._exit(130)

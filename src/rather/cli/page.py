@@ -21,22 +21,23 @@ def serve(
     ] = None,
     settings: Settings = None,
     demo: Annotated[bool, typer.Option("--demo", help="Fill a store with example questions and show the page.")] = False,
-    host: Annotated[str, typer.Option(help="Address to listen at; another than this machine's own needs TLS.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8008,
-    overlap: Annotated[int, typer.Option(help="People who answer each question; 0: as before (at first 1).", min=0)] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on; any other than this machine's own needs TLS.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8008,
+    overlap: Annotated[int, typer.Option(help="People who answer each question; 0: unchanged (1 in a new run).", min=0)] = 0,
     certificate: Annotated[str, typer.Option(help="TLS certificate file.")] = "",
     key: Annotated[str, typer.Option(help="TLS key file.")] = "",
-    insecure: Annotated[bool, typer.Option("--insecure", help="Let answers travel in the clear all the same.")] = False,
-    url: Annotated[str, typer.Option(help="What people open, where a proxy stands before the page: https://example.org/labels")] = "",
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow unencrypted HTTP from other machines.")] = False,
+    url: Annotated[str, typer.Option(help="Address that people open, if it is a proxy's: https://example.org/labels")] = "",
     behind_proxy: Annotated[
-        str, typer.Option(help="Addresses or networks of the proxy, comma between; with --url it is this machine's own by default.")
+        str, typer.Option(help="Addresses or networks of the proxy, separated by commas; with --url, this machine by default.")
     ] = "",
     new_link: Annotated[bool, typer.Option("--new-link", help="Make a new link for the owner; the old one ends.")] = False,
 ) -> None:
     """Put the run's open questions on a page that several people answer in their browsers; Ctrl-C stops it, nothing is lost.
 
-    At first start it prints the owner's link, once. The owner opens it and makes a link for everybody who is to answer.
-    `rather serve --demo` shows the page with words, mathematics, clips and batches, in the folder runs/demo-page.
+    The first start prints the owner's link, once. The owner opens it and makes a link for each person who answers.
+
+    `rather serve --demo` shows the page with example questions (text, mathematics, clips, sets of answers), in the folder runs/demo-page.
 
     Behind a TLS proxy: [cyan]rather serve run.toml --url https://example.org/labels[/cyan]; docs/guides/serving.md has nginx and Caddy.
     """
@@ -84,11 +85,11 @@ def panel(
     ] = None,
     settings: Settings = None,
     pace: Annotated[float, typer.Option(help="Seconds between two answers of one judge.", min=0)] = 0.0,
-    wait: Annotated[bool, typer.Option("--wait", help="Go on when there is no question left, until Ctrl-C.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for new questions when there is none left, until Ctrl-C.")] = False,
 ) -> None:
     """Let a simulated panel answer a page's questions over HTTP, exactly as people's browsers do.
 
-    For trying things out, for tests and for teaching; what it says is kept as simulated. For control the judges need
+    For trying things out, for tests and for teaching; its answers are stored as simulated. For control the judges need
     utility = "total_reward", since a program cannot look at clips.
     """
     import threading

@@ -42,8 +42,9 @@ def sample(file: File, settings: Settings = None, round_: Round = 0) -> None:
 def label(file: File, settings: Settings = None) -> None:
     """Have the open questions answered by the run's judges.
 
-    judge.kind says who they are: a simulated panel, a reward model, a language model behind an OpenAI-compatible URL, or
-    people: you, here (keys: 1 left, 2 right, = tie, s skip, u undo, q stop). Every answer is on disk before the next question.
+    judge.kind says who answers: a simulated panel, a reward model, a language model behind an OpenAI-compatible URL, verifiers, or
+    a function of yours. With "terminal" or "people" it is you, here (keys: 1 left, 2 right, = tie, s skip, u undo, q stop). Every
+    answer is on disk before the next question.
     """
     run = open_run(file, settings)
     if run.config.judge.kind == "people":
@@ -61,8 +62,10 @@ def train(
 ) -> None:
     """Train on the labels in the store: train.learner is "dpo", "reward" (a Bradley-Terry reward model) or "sft".
 
-    "ppo" and "grpo" let the policy act and learn from the reward that train.reward names: of verifiers, or of a reward model.
+    "ppo" and "grpo" sample from the policy and learn from the reward that train.reward names: verifiers, a reward model or the environment.
+
     The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
+
     On several GPUs: [cyan]torchrun --nproc-per-node 2 -m rather train run.toml[/cyan]
     """
     from rather.pipeline import resume
@@ -97,21 +100,21 @@ def report(file: File, settings: Settings = None) -> None:
 @commands.command()
 def nudge(
     model: Annotated[str, typer.Argument(help="Model folder, .gguf file, or name on the Hugging Face hub.")],
-    prompts: Annotated[str, typer.Option(help='Prompt file (.jsonl, .csv, .parquet), or "package": 260 of our own.')] = "package",
+    prompts: Annotated[str, typer.Option(help='Prompt file (.jsonl, .csv, .parquet), or "package": 260 example prompts.')] = "package",
     settings: Settings = None,
-    answers: Annotated[int, typer.Option(help="Answers you are ready to give, those about held-out prompts aside.", min=1)] = 120,
-    name: Annotated[str, typer.Option(help="Name of the run; the same name goes on from where it was stopped.")] = "nudge",
+    answers: Annotated[int, typer.Option(help="Number of answers to ask for, without those about held-out prompts.", min=1)] = 120,
+    name: Annotated[str, typer.Option(help="Name of the run; a run that was stopped goes on under the same name.")] = "nudge",
     page: Annotated[bool, typer.Option("--page", help="Put the questions on the page (rather serve), not at this terminal.")] = False,
     simulated: Annotated[
-        str, typer.Option(help="Let a simulated judge answer, of this taste: brief, plain, thorough, cheerful, personal.")
+        str, typer.Option(help="Let a simulated judge answer, who likes this: brief, plain, thorough, cheerful, personal.")
     ] = "",
     merge: Annotated[Path | None, typer.Option(help="Write the nudged model there, as a folder that `transformers` loads.")] = None,
 ) -> None:
     """Nudge a language model by saying which of two sets of answers you would rather have; no reward model, no gradient.
 
     Each question shows two policies a small step to either side of the present one, on the same prompts (keys: 1 left, 2 right, = tie,
-    s skip, u undo, q stop). Every few answers it says how often the policy beats the model it came from on held-out prompts, how far it
-    has moved, and what more answers would buy. q or Ctrl-C stops; the same command goes on. The result is a steering vector in
+    s skip, u undo, q stop). Every few answers it prints the win rate against the base model on held-out prompts, the norm of the steering
+    vector, and what more answers would buy. q or Ctrl-C stops; the same command goes on. The result is a steering vector in
     runs/NAME/checkpoints, which `rather` loads, and with --merge a whole model.
     """
     from rather.config import toml as toml
@@ -151,8 +154,8 @@ def _nudge_settings(model: str, prompts: str, answers: int, name: str, page: boo
 def hack(file: File, settings: Settings = None) -> None:
     """Show reward hacking: the proxy reward against the gold reward, with an alarm, on one page.
 
-    The run goes through its loop, if it has not yet. About control and with a learned reward it gets a twin that is trained on the
-    environment's hand-written reward, so that both can be seen side by side. The gold reward is control.gold, or for text hack.gold.
+    It first runs `rather loop`, if that is not done. For control with a learned reward it also trains the same policy on the
+    environment's hand-written reward, and shows both side by side. The gold reward is control.gold, or for text hack.gold.
     """
     from rather.hacking.command import compare
 

@@ -26,14 +26,14 @@ def import_(
         typer.Argument(help="JSONL, CSV or Parquet: prompt, chosen, rejected; or prompt, a, b, preference (docs/reference/files.md)."),
     ],
     settings: Settings = None,
-    gold: Annotated[bool, typer.Option("--gold", help="As gold questions, which show how attentive people are.")] = False,
-    judge: Annotated[str, typer.Option(help="Who answered where the file has no column judge; empty: import:FILE.")] = "",
+    gold: Annotated[bool, typer.Option("--gold", help="Import gold questions, which show how attentive people are.")] = False,
+    judge: Annotated[str, typer.Option(help="Judge's name, if the file has no column judge; empty: import:FILE.")] = "",
 ) -> None:
-    """Put comparisons from a file into the store, as questions that have been answered; all of them or, if it is stopped, none.
+    """Import comparisons from a file into the store, as answered questions: the whole file, or nothing if it is stopped.
 
-    A question is what it asks: its prompt and its sides. The same file again adds nothing; a row that has another preference than
-    before is its judge's new answer. A row that stands in the file twice is two opinions. With --gold the questions are put before
-    people like other ones, and the file says which answer is right.
+    A question is identified by its prompt and its sides, so the same file again adds nothing. A row with another preference than
+    before is its judge's new answer. A row that stands in the file twice is two opinions. With --gold people are asked these
+    questions, too, and the file has the right answers.
     """
     from rather.data import transfer
     from rather.learners.progress import progress
@@ -68,11 +68,11 @@ def export(
     form: Annotated[
         str,
         typer.Option(
-            help="all (every answer), comparisons (all judges' mean preferences, for import), trl or unpaired (one answer alone, for KTO).",
+            help="all (every answer), comparisons (mean preferences, for import), trl, or unpaired (single answers, for TRL's KTO).",
             autocompletion=lambda: ["all", "comparisons", "trl", "unpaired"],
         ),
     ] = "all",
-    criterion: Annotated[str, typer.Option(help="comparisons, trl: preferences on this criterion instead of on the whole.")] = "",
+    criterion: Annotated[str, typer.Option(help="comparisons, trl: preferences on this criterion, not on the whole answer.")] = "",
 ) -> None:
     """Write the run's answers to a file."""
     from rather.data import transfer
@@ -93,10 +93,10 @@ def export(
 def backup(
     file: File, target: Annotated[Path, typer.Argument(help="The new file; nothing is overwritten.")], settings: Settings = None
 ) -> None:
-    """Copy the run's store to a file while people answer: all that was acknowledged before, no answer by halves.
+    """Copy the run's store to a file, even while people answer. The copy holds every answer that was acknowledged before.
 
-    `cp` does not do that: the newest answers stand in a second file, and the first one changes while it is read. The copy is a store
-    like any other: [cyan]rather serve run.toml run.store=FILE[/cyan]. A PostgreSQL store is copied by pg_dump.
+    Do not use `cp`: the newest answers are in a second file, and the first one changes while it is read. The copy is a store like any
+    other: [cyan]rather serve run.toml run.store=FILE[/cyan]. Copy a PostgreSQL store with pg_dump.
     """
     from rather.config import toml as toml
     from rather.learners.progress import progress
@@ -110,7 +110,7 @@ def backup(
 
 @commands.command()
 def status(file: File, settings: Settings = None) -> None:
-    """How far the run is: questions, answers of each judge, agreement, checkpoints, the last metrics."""
+    """Show how far the run is: questions, answers of each judge, their agreement, problems, the last metrics."""
     from rather.learners.metrics import Metrics
     from rather.pipeline.domain import problems
     from rather.store import tally
@@ -119,7 +119,8 @@ def status(file: File, settings: Settings = None) -> None:
     run = config.run.name
     console.print(f"{run}: {tally.questions(store, run, 'train')} questions", markup=False, highlight=False)
     counted = count_answers(store, run)
-    console.print(_table(("judge", "kind"), ("answers", "abstentions"), counted.tallies))
+    if counted.tallies:
+        console.print(_table(("judge", "kind"), ("answers", "abstentions"), counted.tallies))
     print_agreement(store, run, counted)
     for finding in problems(config, console, store):
         console.print(f"Problem: {finding.text}", markup=False, highlight=False)

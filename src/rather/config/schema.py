@@ -15,6 +15,7 @@ from rather.learners.grpo_settings import GRPOSettings
 from rather.learners.ppo_settings import PPOSettings
 from rather.learners.reward_settings import RewardSettings
 from rather.learners.settings import Optimization, Sampling
+from rather.learners.zeroth_settings import ZerothSettings
 from rather.settings import ForActing, ForEval, ForLearners, ForLearnersAndSampling, Free, MattersTo, Section
 
 
@@ -23,13 +24,15 @@ def _day(value: object) -> str:
 
 
 class Run(Section):
-    """What the run is called and where it keeps its things."""
+    """The name of the run, and where its files are."""
 
     name: Free[str] = Field(default="run", description="Name of the run, its folder, and in the store.", pattern=r"^\.*[\w-][\w.-]*$")
     folder: Free[str] = Field(default="runs", description="Folder that holds the run's folder.")
     store: Free[str] = Field(default="", description="SQLite file or postgresql+psycopg:// URL; empty: store.db in the run's folder.")
     seed: int = Field(default=0, description="Seed of everything that is drawn.", ge=0)
-    date: Annotated[str, BeforeValidator(_day)] = Field(default="", description="The day in prompts; empty: that on which the run began.")
+    date: Annotated[str, BeforeValidator(_day)] = Field(
+        default="", description="Date that chat templates write; empty: the run's first day."
+    )
     threads: Free[int] = Field(default=0, description="CPU threads for matrix work; 0: PyTorch's choice.", ge=0)
 
 
@@ -71,7 +74,9 @@ class Data(Section):
     column: str = Field(default="prompt", description="Column that holds the prompt.")
     held_out: float = Field(default=0.2, description="Share of prompts kept for evaluation where the file has no split column.", ge=0, lt=1)
     limit: ForActing[int] = Field(default=0, description="Use only that many training prompts; 0: all.", ge=0)
-    overlong: Literal["error", "skip", "truncate"] = Field(default="error", description="What is too long: refused, left out, or cut.")
+    overlong: Literal["error", "skip", "truncate"] = Field(
+        default="error", description="Prompts that are too long: an error, left out, or cut."
+    )
 
 
 class Sample(Sampling):
@@ -79,7 +84,7 @@ class Sample(Sampling):
 
     batch_size: Free[int] = Field(default=32, description="Answers decoded at a time.", ge=1)
     contrast: ForLearnersAndSampling[tuple[str, str] | None] = Field(
-        default=None, description='Two instructions, "" for none: each answer of a question is drawn with one and kept without.'
+        default=None, description='Two instructions, "" for none: each answer of a question is drawn with one, and stored without it.'
     )
 
 
@@ -112,7 +117,7 @@ class Judge(Section):
         description="A simulated panel, people on the page (rather serve), you at this terminal, a reward model, "
         "a language model behind a URL, the verifiers, or a function of yours.",
     )
-    name: ForEval[str] = Field(default="me", description="Name under which answers are kept, of all but a panel.")
+    name: ForEval[str] = Field(default="me", description="Name under which answers are stored; members of a panel have their own.")
     panel: ForEval[list[Panelist]] = Field(default_factory=_panel, description="The members of a simulated panel.")
     checkpoint: Annotated[str, MattersTo("ppo", "grpo", "eval")] = Field(default="", description='Reward model, for kind "model".')
     url: ForEval[str] = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
@@ -120,13 +125,13 @@ class Judge(Section):
     function: Free[str] = Field(default="", description='"module:name" of a function of (prompt, a, b), for kind "function".')
     key_variable: Free[str] = Field(default="OPENAI_API_KEY", description="Environment variable that holds the endpoint's key, if any.")
     instruction: ForEval[str] = Field(
-        default="Which answer is better: more helpful, correct and clear?", description="What judges are asked to go by."
+        default="Which answer is better: more helpful, correct and clear?", description="The question that judges are asked."
     )
     guidelines: Free[str] = Field(
         default="", description="Markdown file with longer rules, which people read before their first question; empty: none."
     )
     criteria: Free[list[str]] = Field(
-        default=[], description='What people say a preference on beside the whole, at most 6: ["helpful", "honest"]; none: the whole alone.'
+        default=[], description='Criteria (at most 6) on which people judge, too: ["helpful", "honest"]; empty: only the whole answer.'
     )
     timeout_s: Free[float] = Field(default=60.0, description="Seconds to wait for the endpoint.", gt=0)
     wait_s: Free[float] = Field(
@@ -149,52 +154,10 @@ class Train(Optimization, Learning):  # in this order the learner is the section
     """The learner and its optimizer."""
 
     flagged: bool = Field(
-        default=True, description="Learn from suspicious answers, but for people's fast ones and what else the owner leaves out."
+        default=True, description="Learn from suspicious answers, too, except fast ones and those that the owner of the page leaves out."
     )
     judges: list[str] = Field(default=["*"], description="Judges whose labels are learned from, by name, * for any (not zeroth).")
     criterion: str = Field(default="", description="Learn from the preferences on this one of judge.criteria; empty: on the whole.")
-
-
-class Zeroth(Section):
-    """Zeroth-order optimization: perturb the policy, ask which behaves better, update; see docs/zeroth.md."""
-
-    answers: Free[int] = Field(default=120, description="Answers in all, those about held-out tasks aside.", ge=1)
-    directions: int = Field(default=8, description="Fresh directions an update.", ge=1)
-    comparisons: int = Field(default=1, description="Questions about each direction; more than 1 wastes answers.", ge=1)
-    side: int = Field(default=4, description="Trajectories on each side of a question.", ge=1)
-    mu: float = Field(
-        default=0.3, description="How far a side is from the policy: root mean square of its numbers; text: share of the state."
-    )
-    lr: float = Field(default=0.3, description="Step along the mean of the directions, by their signs.", gt=0)
-    mirrored: bool = Field(default=True, description="Compare theta + mu v with theta - mu v; false: with theta.")
-    kind: Literal["gaussian", "sphere", "block"] = Field(default="gaussian", description='Directions; "block" is that of ZBCPG.')
-    block: int = Field(default=8, description="Coordinates of a block.", ge=1)
-    best_of: int = Field(default=2, description="Sides of a question, of which the best is picked; twins come in twos.", ge=2, le=8)
-    estimator: Literal["sign", "zpg", "dpo", "reinforce"] = Field(
-        default="sign",
-        description="Use the sign of the answers, or invert the link; dpo and reinforce ask about two trajectories of the policy itself and"
-        " follow the gradient (first order).",
-    )
-    link: str = Field(default="logistic", description="zpg: logistic, probit, cloglog, weibull or linear.")
-    trim: float = Field(default=0.05, description="zpg: shares of votes are held this far from 0 and 1.")
-    optimizer: str = Field(default="SGD", description="A class in torch.optim.")
-    radius: float = Field(default=math.inf, description="Bound on the parameter norm: root mean square.")
-    kl: float = Field(default=math.inf, description="Bound on the KL from the base policy, nats an action, looked at with each check.")
-    check_every: int = Field(default=5, description="Updates between comparisons with the base policy on held-out tasks; 0: none.", ge=0)
-    checks: int = Field(default=8, description="Questions of such a check.", ge=1)
-    space: Literal["steering", "low_rank", "lora", "weights"] = Field(
-        default="steering", description="text: a vector on the residual stream; linear layers by low rank; a LoRA adapter; any weights."
-    )
-    names: list[str] = Field(default=["*"], description="control, and text's weights: parameters that are perturbed, by name, * for any.")
-    layers: list[int] = Field(
-        default=[], description="text: layers that are steered, or updated by low rank; none: the one in the middle, or all."
-    )
-    rank: int = Field(default=1, description="low_rank: rank of a layer's direction.", ge=1)
-    components: int = Field(default=0, description="steering: principal directions of a layer that are steered along; 0: all of it.", ge=0)
-    contrasts: list[list[str]] = Field(
-        default=[],
-        description='text: pairs of instructions such as ["Answer briefly.", "Answer at length."] whose differences are steered along.',
-    )
 
 
 class Control(Section):
@@ -205,25 +168,25 @@ class Control(Section):
         default=0, description="Steps of every episode, the last ones in an absorbing state; 0: as the environment says.", ge=0
     )
     gold: str = Field(default="", description="Name of the gold reward in the environment's info, such as laps; empty: the reward.")
-    allow_uneven: bool = Field(default=False, description="Allow episodes of different lengths, which give their returns away.")
+    allow_uneven: bool = Field(default=False, description="Allow episodes of different lengths, which may show the better one.")
     envs: ForLearners[int] = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
     rollout_segment: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
-    hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; none: a linear policy, a table on Discrete.")
+    hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
     normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
 
 
 class Query(Section):
-    """Which questions are asked in control, pairs of fragments of episodes; for text, which of them people get first."""
+    """Which pairs of fragments are asked about in control; for text, the order in which people get the questions."""
 
     comparisons: Free[int] = Field(default=100, description="Questions in all rounds together.", ge=1)
-    schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="As many each round, or most early.")
+    schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="Equally many each round, or most early.")
     fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole episodes.", ge=0)
     strategy: Free[Literal["random", "disagreement", "near_tie", "entropy"]] = Field(
         default="disagreement", description="Ask at random, where the reward models disagree, or where they see no difference."
     )
     candidates: Free[int] = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
-    random_share: Free[float] = Field(default=0.2, description="Share of questions that is drawn at random all the same.", ge=0, le=1)
+    random_share: Free[float] = Field(default=0.2, description="Share of questions drawn at random, whatever the strategy.", ge=0, le=1)
     episodes: Annotated[int, MattersTo("zeroth")] = Field(
         default=16, description="Episodes of the newest policy that fragments are taken from, each round.", ge=2
     )
@@ -262,7 +225,7 @@ class Reward(RewardSettings):
 
 
 class Scale(Section):
-    """Zeroth-order optimization on several processes or machines, through Ray; see docs/scaling.md."""
+    """Zeroth-order optimization on several processes or machines, through Ray; see docs/guides/many-machines.md."""
 
     workers: int = Field(default=0, description="Processes that directions are spread over, one core each; 0: none but this one.", ge=0)
     address: str = Field(default="", description='A Ray cluster, such as "ray://head:10001" or "auto"; empty: one on this machine.')
@@ -307,7 +270,7 @@ class Config(Section):
     ppo: Annotated[PPOSettings, MattersTo("ppo")] = Field(default_factory=PPOSettings)
     grpo: Annotated[GRPOSettings, MattersTo("grpo")] = Field(default_factory=GRPOSettings)
     verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)
-    zeroth: Annotated[Zeroth, MattersTo("zeroth")] = Field(default_factory=Zeroth)
+    zeroth: Annotated[ZerothSettings, MattersTo("zeroth")] = Field(default_factory=ZerothSettings)
     control: ForLearnersAndSampling[Control] = Field(default_factory=Control)
     query: ForLearners[Query] = Field(default_factory=Query)
     reward: Annotated[Reward, MattersTo("reward")] = Field(default_factory=Reward)

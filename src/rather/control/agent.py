@@ -150,8 +150,7 @@ class PPO:
         if deterministic:
             actions = act.greedy(rows)
         else:
-            shape = (len(rows), self.policy.noises)
-            actions, _ = act(rows, self._chance.random(shape) if self.policy.log_std is None else self._chance.standard_normal(shape))
+            actions, _ = act(rows, self.policy.noise(self._chance, len(rows)))
         actions = [allowed(self._space, action) for action in actions]
         return np.stack(actions) if several else actions[0]
 
@@ -174,8 +173,7 @@ class PPO:
         folder = Path(folder)
         self.policy.save(folder)
         save_module(self.critic, folder / "critic.safetensors")
-        env = self.env if isinstance(self.env, str) else None
-        save_about(folder / "agent.json", env=env, seed=self.seed, settings=self.settings.model_dump())
+        save_about(folder / "agent.json", self.env, seed=self.seed, settings=self.settings.model_dump())
 
     @classmethod
     def load(
@@ -194,11 +192,8 @@ class PPO:
             CheckpointError: there is no agent in the folder, or it has other networks.
             ConfigError: `env` is needed.
         """
-        about = read_about(Path(folder) / "agent.json", "agent")
-        env = env or about["env"]
-        if env is None:
-            raise ConfigError(f"the agent in {folder} acts in an environment that a function made; give that function as env=")
-        agent = cls(env, reward=reward, policy=policy, critic=critic, callbacks=callbacks, seed=about["seed"], **about["settings"])
+        about = read_about(Path(folder) / "agent.json", "agent", env)
+        agent = cls(about["env"], reward=reward, policy=policy, critic=critic, callbacks=callbacks, seed=about["seed"], **about["settings"])
         agent.policy.restore(Path(folder))
         restore_module(agent.critic, Path(folder) / "critic.safetensors")
         return agent

@@ -5,7 +5,7 @@ Shape letters: B rows, I inputs, A action dimensions or choices.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import gymnasium
 import numpy as np
@@ -17,12 +17,13 @@ from rather.control.collect import RolloutSegments
 from rather.control.environments import inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Perceptron
-from rather.control.settings import PPOSettings, RewardSettings
+from rather.control.settings import EnvironmentSettings, PPOSettings, RewardSettings
 from rather.core import Comparison, RewardSource
 from rather.errors import ConfigError
 from rather.learners.ppo import PPO
+from rather.learners.ppo_settings import ClipSettings
 from rather.learners.reward import Reward
-from rather.learners.settings import OptimizationOptions
+from rather.learners.settings import Descent, OptimizationOptions, Schedule
 from rather.learners.train import Callback
 
 
@@ -115,12 +116,10 @@ def ppo(
     else:  # they may share layers
         parameters = list(dict.fromkeys(p for net in (policy, critic) for p in net.parameters() if p.requires_grad))
     rows = s.envs * s.rollout_segment
+    options = s.model_dump(include={*ClipSettings.model_fields, *Schedule.model_fields, *Descent.model_fields})
     return PPO(
         policy, (), reward, reference, parameters, critic=critic, source=source, by_hand=by_hand, eps=1e-5, seed=seed, steps=steps,
-        rollout_batch_size=rows, micro_batch_tokens=rows, update_epochs=s.update_epochs, batch_size=s.batch_size, lr=s.lr,
-        warmup=s.warmup, schedule=s.schedule, weight_decay=s.weight_decay, max_grad_norm=s.max_grad_norm, gamma=s.gamma, lam=s.lam,
-        clip=s.clip, clip_high=s.clip_high, dual_clip=s.dual_clip, value_clip=s.value_clip, value_weight=s.value_weight,
-        entropy_weight=s.entropy_weight, kl=kl, kl_target=kl_target, reward_clip=s.reward_clip, whiten=s.whiten, critic_lr=None,
+        rollout_batch_size=rows, micro_batch_tokens=rows, kl=kl, kl_target=kl_target, critic_lr=None, **options,
     )  # fmt: skip
 
 
@@ -138,9 +137,6 @@ def reward_learner(
     **how: Unpack[OptimizationOptions],
 ) -> Reward:
     """What fits a reward model to comparisons, by `s`, unless `how` says otherwise, at a constant learning rate."""
-    own: OptimizationOptions = {
-        "epochs": s.epochs, "batch_size": s.batch_size, "lr": s.lr, "schedule": "constant", "weight_decay": s.weight_decay,
-        "max_grad_norm": s.max_grad_norm, "micro_batch_tokens": 2**16,
-    }  # fmt: skip
-    parameters, options = [*model.parameters()], {**own, **how}
-    return Reward(model, comparisons, parameters, seed=seed, callbacks=callbacks, center=s.center, temperatures=s.temperatures, **options)
+    own = s.model_dump(exclude={"members", *EnvironmentSettings.model_fields})
+    options: dict[str, Any] = {**own, "schedule": "constant", "micro_batch_tokens": 2**16, **how}
+    return Reward(model, comparisons, [*model.parameters()], seed=seed, callbacks=callbacks, **options)

@@ -45,7 +45,7 @@ class RolloutSegments:
         n, t = self.rows, self.steps
         policy, space = self.policy, self.envs[0].action_space
         chance = np.random.default_rng([self.seed, number])
-        noise = chance.random((t, n, 1)) if policy.log_std is None else chance.standard_normal((t, n, policy.noises))
+        noise = policy.noise(chance, t, n)
         seen = np.zeros((t + 1, n, self.now.shape[1]), np.float32)
         logprobs, rewards = np.zeros((t, n), np.float32), np.zeros((t, n), np.float32)
         act = policy.numpy_policy()

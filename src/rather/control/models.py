@@ -171,6 +171,11 @@ class ControlPolicy(nn.Module):
         """The policy as it is now, ready to act; with `layers`, as many policies of its kind, side by side."""
         return NumpyPolicy(self, layers)
 
+    def noise(self, chance: np.random.Generator, *shape: int) -> np.ndarray:
+        """What actions are drawn by, (*shape, noises): uniform numbers for choices, else those of a standard normal."""
+        draw = chance.random if self.log_std is None else chance.standard_normal
+        return draw((*shape, self.noises))
+
     def evaluate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T) of the actions, and entropies (B, T); 0 where the mask is 0."""
         out = self._outputs(batch.observations[:, : batch.mask.shape[1]])

@@ -16,9 +16,10 @@ from rather.control.environments import Maker, check_env, environment, inputs
 from rather.control.saved import read_about, save_about
 from rather.control.settings import RewardOptions, RewardSettings
 from rather.core import Batch, Comparison, Trajectory
-from rather.errors import ConfigError, DataError, JudgeError, TrainingError
+from rather.errors import DataError, JudgeError, TrainingError
 from rather.learners.train import Callback
 from rather.settings import given
+from rather.verify.functions import ANSWERS, as_number
 
 Judge = Callable[[Trajectory, Trajectory], Any]
 """Which of two trajectories is better: "a", "b", "tie", P(a better) in [0, 1], or None where it cannot be said."""
@@ -94,8 +95,8 @@ class RewardModel:
     def save(self, folder: str | Path) -> None:
         """Write nets and settings, as safetensors and JSON; `load` reads them."""
         self.model.save(Path(folder))
-        env, settings = self.env if isinstance(self.env, str) else None, self.settings.model_dump()
-        save_about(Path(folder) / "reward.json", env=env, seed=self.seed, fitted=self.fitted, settings=settings)
+        settings = self.settings.model_dump()
+        save_about(Path(folder) / "reward.json", self.env, seed=self.seed, fitted=self.fitted, settings=settings)
 
     @classmethod
     def load(cls, folder: str | Path, env: str | Maker | None = None, *, networks: Sequence[nn.Module] = ()) -> "RewardModel":
@@ -105,11 +106,8 @@ class RewardModel:
             CheckpointError: there is none in the folder, or it has other networks.
             ConfigError: `env` is needed.
         """
-        about = read_about(Path(folder) / "reward.json", "reward model")
-        env = env or about["env"]
-        if env is None:
-            raise ConfigError(f"the reward model in {folder} is of an environment that a function made; give that function as env=")
-        found = cls(env, networks=networks, seed=about["seed"], **about["settings"])
+        about = read_about(Path(folder) / "reward.json", "reward model", env)
+        found = cls(about["env"], networks=networks, seed=about["seed"], **about["settings"])
         found.model.restore(Path(folder))
         found.fitted = about["fitted"]
         return found
@@ -139,14 +137,7 @@ def compare(trajectories: Sequence[Trajectory], judge: Judge, name: str = "judge
 
 
 def _preference(said: Any, name: str, pair: int) -> float:
-    words = {"a": 1.0, "b": 0.0, "tie": 0.5}
-    if isinstance(said, str) and said in words:
-        return words[said]
-    if not isinstance(said, str):
-        try:
-            value = float(said)
-        except (TypeError, ValueError):
-            value = math.nan
-        if 0 <= value <= 1:
-            return value
-    raise JudgeError(f"{name} said {said!r} of pair {pair}; it must say 'a', 'b', 'tie', P(a better) from 0 to 1, or None")
+    preference = ANSWERS.get(said, math.nan) if isinstance(said, str) else as_number(said)
+    if not 0 <= preference <= 1:
+        raise JudgeError(f"{name} said {said!r} of pair {pair}; it must say 'a', 'b', 'tie', P(a better) from 0 to 1, or None")
+    return preference

@@ -19,7 +19,7 @@ from rather.control.models import ControlReward
 from rather.control.reward_model import RewardModel
 from rather.core import Batch
 from rather.errors import ConfigError, DataError
-from rather.verify.functions import BATCHED, named
+from rather.verify.functions import BATCHED, as_number, named
 
 Reward = RewardModel | nn.Module | Callable[[Any, Any, Any], Any]
 
@@ -61,10 +61,7 @@ class FunctionReward:
             raise DataError(f"reward: the function {named(self.function)} {said}") from e
 
     def _number(self, value: Any, observation: Any, action: Any) -> float:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
+        number = as_number(value)
         if not math.isfinite(number):
             self._wrong(f"{value!r} for observation {observation} and action {action}; it must return one finite number")
         return number

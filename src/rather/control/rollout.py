@@ -10,7 +10,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 
 from rather.control.environments import Eye, allowed
 from rather.control.models import ControlPolicy
@@ -34,22 +33,15 @@ class _Episode:
 class ControlSampler:
     """Lets a policy act in copies of one environment, `rows` of them side by side.
 
-    With `learns` the policy's normalizer takes what was seen into account, but at `sync` only: until then what was sampled has the
-    log-probabilities that it had. With `deterministic` it acts deterministically.
+    With `deterministic` it acts deterministically. The policy's normalizer does not learn from what is seen (see `RolloutSegments`).
     """
 
-    def __init__(
-        self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16, learns: bool = False, deterministic: bool = False
-    ) -> None:
-        self.policy, self.make, self.rows, self.learns, self.deterministic = policy, make, rows, learns, deterministic
+    def __init__(self, policy: ControlPolicy, make: Callable[[], gymnasium.Env], rows: int = 16, deterministic: bool = False) -> None:
+        self.policy, self.make, self.rows, self.deterministic = policy, make, rows, deterministic
         self.idle: list[gymnasium.Env] = []
-        self.seen: list[np.ndarray] = []
 
     def sync(self) -> None:
-        """Let the normalizer know what was seen; sampler and learner share their weights."""
-        if self.seen and self.policy.normalizer is not None:
-            self.policy.normalizer.update(torch.from_numpy(np.concatenate(self.seen)))
-        self.seen.clear()
+        """Nothing: sampler and learner share their weights."""
 
     def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
         """One episode a task, whose `key` is the reset seed; the i-th depends on its task, `seed` and how often that came before.
@@ -74,7 +66,7 @@ class ControlSampler:
                 index = seen[task.source, task.key, p] = seen.get((task.source, task.key, p), -1) + 1
                 working.append(self._start(number, task, row_seed(seed, task, index)))
             observations = np.stack([w.observations[-1] for w in working])
-            noise = np.stack([self._noise(w.chance) for w in working])
+            noise = np.stack([self.policy.noise(w.chance) for w in working])
             which = np.array([kinds.index(wanted[w.number]) for w in working]) if several else None
             actions, logprobs = (
                 (act.greedy(observations, which), np.zeros(len(working))) if self.deterministic else act(observations, noise, which)
@@ -96,10 +88,6 @@ class ControlSampler:
         self._see(episode, observation, task)
         return episode
 
-    def _noise(self, chance: np.random.Generator) -> np.ndarray:
-        n = self.policy.noises
-        return chance.random(n) if self.policy.log_std is None else chance.standard_normal(n)
-
     def _step(self, w: _Episode, action: Any, logprob: float, task: Task) -> tuple[bool, bool]:
         observation, reward, terminated, truncated, _ = w.env.step(allowed(w.env.action_space, action))
         if not np.isfinite(float(reward)):
@@ -120,14 +108,11 @@ class ControlSampler:
 
     def _finish(self, w: _Episode, task: Task, perturbation: Perturbation | None, terminated: bool) -> Trajectory:
         self.idle.append(w.env)
-        observations = np.stack(w.observations)
-        if self.learns:
-            self.seen.append(observations)
         return Trajectory(
             task=task,
             policy=perturbed(self.policy.name, perturbation),
             terminated=bool(terminated),
-            observations=observations,
+            observations=np.stack(w.observations),
             actions=np.stack(w.actions),
             logprobs=np.array(w.logprobs, np.float32),
             rewards=np.array(w.rewards, np.float32),

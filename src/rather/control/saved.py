@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rather import renamed
-from rather.errors import CheckpointError
+from rather.control.environments import Maker
+from rather.errors import CheckpointError, ConfigError
 
 
 def save_module(module: nn.Module, path: Path) -> None:
@@ -35,17 +36,18 @@ def restore_module(module: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path} is of another network ({said}); give the same network as when it was saved") from None
 
 
-def save_about(path: Path, **about: object) -> None:
-    """Write what is to be said about saved modules."""
+def save_about(path: Path, env: str | Maker, **about: object) -> None:
+    """Write what is to be said about saved modules and their environment, of which only an id can be kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"format": 1, **about}, indent=1))
+    path.write_text(json.dumps({"format": 1, "env": env if isinstance(env, str) else None, **about}, indent=1))
 
 
-def read_about(path: Path, what: str) -> dict[str, Any]:
-    """What `save_about` wrote about a saved agent or the like.
+def read_about(path: Path, what: str, env: str | Maker | None) -> dict[str, Any]:
+    """What `save_about` wrote about a saved agent or the like, with `env` in place of its environment where that is given.
 
     Raises:
         CheckpointError: it is missing or damaged, or a newer version wrote it.
+        ConfigError: its environment was made by a function, and none is given.
     """
     try:
         about = json.loads(path.read_text())
@@ -54,4 +56,7 @@ def read_about(path: Path, what: str) -> dict[str, Any]:
         raise CheckpointError(f"{path.parent} holds no {what} that can be read ({e}); save() writes one") from None
     if newer:
         raise CheckpointError(f"{path} was written by a newer rather; upgrade")
+    about["env"] = env or about["env"]
+    if about["env"] is None:
+        raise ConfigError(f"the {what} in {path.parent} is of an environment that a function made; give that function as env=")
     return about

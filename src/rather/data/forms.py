@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def compared(path: str | Path, rows: Rows, skipped: Counter[str] | None) -> Iter
     source, numbers = name_of(path), count()
     rated: list[tuple[str, Row]] = []
     # None stands for the end of the file, where the last rated answers are compared.
-    for place, row in _chain(_understood(rows, path, _columns)):
+    for place, row in chain(_understood(rows, path, _columns), [("", None)]):
         if rated and (row is None or not rankings.is_rated(row) or row["prompt"] != rated[0][1]["prompt"]):
             for judged in _by_judge(rated):
                 yield from _compared(_rated(judged, skipped), judged[0], source, numbers)
@@ -139,11 +139,6 @@ def compared(path: str | Path, rows: Rows, skipped: Counter[str] | None) -> Iter
             yield _alone(row, place, source, next(numbers))
         else:
             yield from _compared(_pairs(row, place, skipped), (place, row), source, numbers)
-
-
-def _chain(rows: Rows) -> Iterator[tuple[str, Row | None]]:
-    yield from rows
-    yield "", None
 
 
 def _understood(rows: Rows, source: str | Path, columns: Callable[[Row], set[str]]) -> Rows:

@@ -11,8 +11,9 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -206,7 +207,7 @@ def _read_csv(file: BinaryIO, path: Path, delimiter: str | None) -> Rows:
     first = next(lines, "")
     place = f"line 1 of {path}"
     try:
-        reader = csv.reader(_again(first, lines), delimiter=delimiter or _delimiter(first), strict=True)
+        reader = csv.reader(chain([first], lines), delimiter=delimiter or _delimiter(first), strict=True)
         names = next(reader, [])
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise DataError(f"{path} has two columns {twice!r}; rename one")
@@ -219,11 +220,6 @@ def _read_csv(file: BinaryIO, path: Path, delimiter: str | None) -> Rows:
             place = f"line {reader.line_num + 1} of {path}"
     except csv.Error as e:
         raise DataError(f"{place} is no CSV: {e}") from None
-
-
-def _again(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _delimiter(heading: str) -> str:

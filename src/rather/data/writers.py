@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from rather.data import cells
 from rather.data.columns import BATCH, Columns
 from rather.errors import DataError
+from rather.store.counting import parts
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 
@@ -62,16 +63,5 @@ def _write_csv(path: Path, names: list[str], rows: Iterable[dict[str, Any]]) -> 
 def _write_parquet(path: Path, columns: Columns, rows: Iterable[dict[str, Any]]) -> None:
     schema = columns.schema()
     with pq.ParquetWriter(path, schema) as writer:
-        for some in _batched(rows, BATCH):
+        for some in parts(rows, BATCH):
             writer.write_table(columns.table(some, schema))
-
-
-def _batched(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    held: list[dict[str, Any]] = []
-    for row in rows:
-        held.append(row)
-        if len(held) == size:
-            yield held
-            held = []
-    if held:
-        yield held

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rather.judges import wording
+
 Z = 1.96
 """Half-width of a 95 % interval in standard errors."""
 SURE = 3.0
@@ -152,9 +154,7 @@ def explained(scores: Sequence[float], by: Sequence[float]) -> float:
 
 def repetition(text: str, size: int = 3) -> float:
     """Share of the runs of `size` words that stood there before; 0 in a text that never repeats itself."""
-    words = text.lower().split()
-    runs = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+    return wording.repetition(text.lower().split(), size)
 
 
 def distinct(texts: Sequence[str]) -> float:

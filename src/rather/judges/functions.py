@@ -6,9 +6,7 @@ from typing import Any
 
 from rather.core import Comparison, Prompt, Trajectory
 from rather.errors import JudgeError
-from rather.verify.functions import as_number, called, named
-
-ANSWERS = {"a": 1.0, "b": 0.0, "tie": 0.5}
+from rather.verify.functions import ANSWERS, as_number, called, named
 
 
 class FunctionJudge:

@@ -1,7 +1,6 @@
 """What can be counted in a text: its words, those that carry its content, and how far it repeats itself."""
 
 import re
-from itertools import pairwise
 
 from rather.core import Prompt
 
@@ -37,7 +36,7 @@ def asked(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(m["content"] for m in prompt if m["role"] == "user")
 
 
-def repetition(said: list[str]) -> float:
-    """Share of the pairs of neighboring words that stood there before; 0 where there is no pair."""
-    pairs = list(pairwise(said))
-    return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+def repetition(said: list[str], size: int = 2) -> float:
+    """Share of the runs of `size` neighboring words that stood there before; 0 where there is no run."""
+    runs = [tuple(said[i : i + size]) for i in range(len(said) - size + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0

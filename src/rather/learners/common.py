@@ -29,8 +29,8 @@ class Order:
     def __init__(self, count: int, seed: int) -> None:
         if not count:
             raise TrainingError(
-                "there is nothing to learn from: the run has no labels yet; run `rather label` first (good or bad, said of one "
-                "answer alone, compares nothing)"
+                "the run has no labels to learn from; run `rather label`, `rather serve` or `rather import` first (labels of single "
+                "answers are not comparisons)"
             )
         self.count, self.seed = count, seed
         self.place = 0
@@ -178,6 +178,13 @@ def used(mask: Tensor, values: Tensor) -> Tensor:
 
 OWN_LR = 0.05
 """Learning rate of numbers that are few and of the order of 1, such as log temperatures: a model's would hardly move them."""
+
+
+@torch.no_grad()
+def put(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
+    """Give parameters other values, in place."""
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
 class Stepper:

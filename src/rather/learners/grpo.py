@@ -14,10 +14,10 @@ from typing import Any, Generic, Literal, Unpack, cast
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, RewardSource, Sampler, Task, Trajectory, spread
+from rather.core import Batch, RewardSource, Sampler, Trajectory, spread
 from rather.data.rows import Prompts, tasks
 from rather.errors import RatherWarning
-from rather.learners.common import Means, Order, Stepper, in_parts, numbers, parts, ratio_metrics, used
+from rather.learners.common import Means, Stepper, in_parts, numbers, parts, ratio_metrics, used
 from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
 from rather.learners.inputs import P, Reference, RewardFns, acting, mean_score, rollouts
 from rather.learners.learner import Learner, digest
@@ -74,13 +74,8 @@ class GRPO(Learner[P, Prompts], Generic[P]):
         s, reading = self.own, tasks(prompts)
         model, reference, parameters = acting(policy, reference, adapter, seed, parameters, sampling)
         self.reference = reference if s.kl or s.measure_kl else None
-        order, each = None if source else Order(len(reading), seed), how.batch_size
-
-        def groups(number: int) -> list[Task]:
-            assert order is not None
-            return [reading[i] for i in order.at(number * each, each) for _ in range(s.group_size)]
-
-        self.source, self.reward_model = rollouts(model, groups, sampler, source, reward, sampling, seed, gold)
+        each = how.batch_size, s.group_size
+        self.source, self.reward_model = rollouts(model, reading, *each, sampler, source, reward, sampling, seed, gold)
         settings = {"grpo": s, "sample": sampling, "data": {"prompts": digest([t.prompt for t in reading])}}
         super().__init__(model, how.steps_on(len(reading)), how, seed, settings, callbacks, folder)
         self.stepper = Stepper(parameters, how, self.steps * s.updates)

@@ -9,7 +9,7 @@ from rather.settings import Section
 
 
 class GRPOSettings(Section):
-    """Group-relative policy optimization: several answers to a prompt, credited by how they compare; no critic."""
+    """Group-relative policy optimization: several answers to a prompt, each scored relative to the others; no critic."""
 
     group_size: int = Field(default=8, description="Answers to each prompt.", ge=2)
     updates: int = Field(default=1, description="Optimizer steps on the same answers.", ge=1)
@@ -22,7 +22,7 @@ class GRPOSettings(Section):
     clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
     kl: float = Field(default=0.0, description="Weight of the KL from the reference (k3).", ge=0)
     measure_kl: bool = Field(default=True, description="Log the KL even where its weight is 0, for one forward pass of the reference.")
-    max_resample: int = Field(default=0, description="Samplings more for prompts whose answers all score the same.", ge=0)
+    max_resample: int = Field(default=0, description="How often to sample other prompts in place of groups without variance.", ge=0)
 
 
 class GRPOOptions(OptimizationOptions, SamplingOptions, total=False):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rather.core import Batch, Comparison, Critic, Model, Policy, RewardSource, Sampler, Task, Trajectory
 from rather.errors import ConfigError, DataError
-from rather.learners.common import Means, Pairs, agreement, in_parts
+from rather.learners.common import Means, Order, Pairs, agreement, in_parts
 from rather.learners.rollouts import Rollouts, Source
 from rather.learners.settings import LoRA, Optimization, Sampling
 from rather.verify.checker import Verified
@@ -135,7 +135,9 @@ def acting(
 
 def rollouts(
     model: Policy,
-    tasks: Callable[[int], Sequence[Task]],
+    tasks: Sequence[Task],
+    each: int,
+    times: int,
     sampler: Sampler | None,
     source: Source | None,
     reward: RewardSource | RewardFns | None,
@@ -143,14 +145,19 @@ def rollouts(
     seed: int,
     gold: Callable[[Trajectory], float] | None,
 ) -> tuple[Source, RewardSource | None]:
-    """What collects trajectories, and the reward model that scores them; None where their rewards come with them."""
+    """What collects `times` trajectories of `each` tasks a step, and the reward model that scores them, unless rewards come with them."""
     model_of_rewards = reward if isinstance(reward, RewardSource) else None
     if source is not None:
         return source, model_of_rewards
     acts = language_model("the policy", model).sampler(sampling) if sampler is None else sampler
     if reward is not None and not isinstance(reward, RewardSource):
         acts = Verified(acts, reward_functions(reward))
-    return Rollouts(model, acts, tasks, seed, gold), model_of_rewards
+    order = Order(len(tasks), seed)
+
+    def some(number: int) -> list[Task]:
+        return [tasks[i] for i in order.at(number * each, each) for _ in range(times)]
+
+    return Rollouts(model, acts, some, seed, gold), model_of_rewards
 
 
 def reward_functions(reward: RewardFns) -> RewardFunctions:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rather.core import Comparison, Model
 from rather.errors import ConfigError
 from rather.learners.checkpoint import Lineage
-from rather.learners.common import Stepper
+from rather.learners.common import Stepper, put
 from rather.learners.metrics import Metrics
 from rather.learners.progress import progress, shows
 from rather.learners.settings import Optimization
@@ -97,11 +97,9 @@ class Learner(ABC, Generic[M, D]):
     def evaluate(self, data: D) -> dict[str, float]:
         """How well the model does on held-out data."""
 
-    @torch.no_grad()
     def put_back(self, values: Sequence[Tensor]) -> None:
         """Give the parameters other values, such as those that they had before."""
-        for parameter, value in zip(self.parameters, values, strict=True):
-            parameter.copy_(value)
+        put(values, self.parameters)
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         """Train, and yield the metrics of each step."""

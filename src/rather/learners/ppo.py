@@ -14,10 +14,10 @@ from typing import Any, Generic, Literal, Protocol, Unpack, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Critic, RewardSource, Sampler, Task, Trajectory, spread
+from rather.core import Batch, Critic, RewardSource, Sampler, Trajectory, spread
 from rather.data.rows import Prompts, tasks
 from rather.errors import TrainingError
-from rather.learners.common import Means, Order, Stepper, in_parts, numbers, parts, ratio_metrics
+from rather.learners.common import Means, Stepper, in_parts, numbers, parts, ratio_metrics
 from rather.learners.inputs import P, Reference, RewardFns, acting, language_model, mean_score, rollouts
 from rather.learners.learner import Learner, digest
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
@@ -117,13 +117,8 @@ class PPO(Learner[P, Prompts], Generic[P]):
         self.own, how, sampling = given("PPO", options, PPOSettings, Optimization, Sampling)
         s, reading = self.own, tasks(prompts)
         model, self.reference, parameters = acting(policy, reference, adapter, seed, parameters, sampling)
-        order, answers = None if source else Order(len(reading), seed), s.rollout_batch_size
-
-        def some(number: int) -> list[Task]:
-            assert order is not None
-            return [reading[i] for i in order.at(number * answers, answers)]
-
-        self.source, self.reward_model = rollouts(model, some, sampler, source, reward, sampling, seed, gold)
+        answers = s.rollout_batch_size
+        self.source, self.reward_model = rollouts(model, reading, answers, 1, sampler, source, reward, sampling, seed, gold)
         self.critic = language_model("the policy", model).critic(seed + 1) if critic is None else critic
         settings = {"ppo": s, "sample": sampling, "data": {"prompts": digest([t.prompt for t in reading])}}
         super().__init__(model, how.steps_on(len(reading), answers), how, seed, settings, callbacks, folder)

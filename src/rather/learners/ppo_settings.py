@@ -1,15 +1,16 @@
 """The settings of PPO."""
 
+from typing import TypedDict
+
 from pydantic import Field
 
 from rather.learners.settings import OptimizationOptions, SamplingOptions
 from rather.settings import Section
 
 
-class PPOSettings(Section):
-    """PPO-Clip with policy, critic, reward model and reference."""
+class ClipSettings(Section):
+    """PPO-Clip with a critic, whatever the policy acts in."""
 
-    rollout_batch_size: int = Field(default=32, description="Prompts answered a step, once each.", ge=2)
     update_epochs: int = Field(default=2, description="Times that a step's answers are used.", ge=1)
     gamma: float = Field(default=1.0, description="Discount of what comes later.", gt=0, le=1)
     lam: float = Field(default=0.95, description="Generalized advantage estimation: 1 sums rewards, 0 trusts the critic.", ge=0, le=1)
@@ -19,17 +20,13 @@ class PPOSettings(Section):
     value_clip: float = Field(default=0.2, description="How far a value may move in an update; 0: as far as it likes.", ge=0)
     value_weight: float = Field(default=0.5, description="Weight of the critic's loss.", ge=0)
     entropy_weight: float = Field(default=0.0, description="Weight of the entropy, which keeps answers varied.", ge=0)
-    kl: float = Field(default=0.05, description="Weight of the penalty on leaving the reference.", ge=0)
-    kl_target: float | None = Field(default=None, description="Nats an answer that the weight is adapted to; unset: it stays.")
     reward_clip: float | None = Field(default=None, description="Bound on the reward of an action; unset: none.")
     whiten: bool = Field(default=True, description="Shift and scale advantages to mean 0 and variance 1.")
-    critic_lr: float | None = Field(default=1e-3, description="Learning rate of the critic of text; in control it has train.lr.", gt=0)
 
 
-class PPOOptions(OptimizationOptions, SamplingOptions, total=False):
-    """The settings of `PPO` as keyword arguments."""
+class ClipOptions(TypedDict, total=False):
+    """The settings of `ClipSettings` as keyword arguments."""
 
-    rollout_batch_size: int
     update_epochs: int
     gamma: float
     lam: float
@@ -39,8 +36,23 @@ class PPOOptions(OptimizationOptions, SamplingOptions, total=False):
     value_clip: float
     value_weight: float
     entropy_weight: float
-    kl: float
-    kl_target: float | None
     reward_clip: float | None
     whiten: bool
+
+
+class PPOSettings(ClipSettings):
+    """PPO-Clip with policy, critic, reward model and reference."""
+
+    rollout_batch_size: int = Field(default=32, description="Prompts answered a step, once each.", ge=2)
+    kl: float = Field(default=0.05, description="Weight of the penalty on leaving the reference.", ge=0)
+    kl_target: float | None = Field(default=None, description="KL, in nats an answer, that the weight adapts to; unset: the weight stays.")
+    critic_lr: float | None = Field(default=1e-3, description="Learning rate of the critic of text; in control it has train.lr.", gt=0)
+
+
+class PPOOptions(ClipOptions, OptimizationOptions, SamplingOptions, total=False):
+    """The settings of `PPO` as keyword arguments."""
+
+    rollout_batch_size: int
+    kl: float
+    kl_target: float | None
     critic_lr: float | None

@@ -1,5 +1,7 @@
 """The settings of the reward model's learner."""
 
+from typing import TypedDict
+
 from pydantic import Field
 
 from rather.learners.settings import OptimizationOptions
@@ -15,8 +17,12 @@ class RewardSettings(Section):
     temperatures: bool = Field(default=True, description="Learn a temperature for each judge, so that careful judges weigh more.")
 
 
-class RewardOptions(OptimizationOptions, total=False):
-    """The settings of `Reward` as keyword arguments."""
+class ScoreOptions(TypedDict, total=False):
+    """The settings of `RewardSettings` as keyword arguments."""
 
     center: float | None
     temperatures: bool
+
+
+class RewardOptions(ScoreOptions, OptimizationOptions, total=False):
+    """The settings of `Reward` as keyword arguments."""

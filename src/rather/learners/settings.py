@@ -13,7 +13,43 @@ from rather.errors import ConfigError
 from rather.settings import Free, Section
 
 
-class Optimization(Section):
+class Descent(Section):
+    """A step of AdamW."""
+
+    batch_size: int = Field(default=8, description="Comparisons (sft: answers, ppo: answers of a minibatch, grpo: prompts) a step.", ge=1)
+    lr: float = Field(default=1e-4, description="Learning rate.", gt=0)
+    weight_decay: float = Field(default=0.0, description="Decoupled weight decay of AdamW.", ge=0)
+    max_grad_norm: float = Field(default=1.0, description="Gradients are scaled down to this norm.", gt=0)
+
+
+class DescentOptions(TypedDict, total=False):
+    """The settings of `Descent` as keyword arguments."""
+
+    batch_size: int
+    lr: float
+    weight_decay: float
+    max_grad_norm: float
+
+
+class Schedule(Section):
+    """How the learning rate goes from step to step, and what is kept of a training."""
+
+    warmup: int = Field(default=0, description="Steps in which the learning rate rises from 0.", ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", description="How the learning rate falls after that.")
+    checkpoint_every: Free[int] = Field(default=20, description="Steps between checkpoints.", ge=1)
+    keep: Free[int] = Field(default=2, description="Checkpoints that are kept.", ge=1)
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """The settings of `Schedule` as keyword arguments."""
+
+    warmup: int
+    schedule: Literal["constant", "linear", "cosine"]
+    checkpoint_every: int
+    keep: int
+
+
+class Optimization(Schedule, Descent):
     """How a learner optimizes: AdamW with a schedule of the learning rate.
 
     A batch is forwarded and backwarded in parts of about `micro_batch_tokens` tokens, those of prompts too, which bounds memory and
@@ -22,15 +58,7 @@ class Optimization(Section):
 
     epochs: Free[float] = Field(default=2.0, description="Times that every label (ppo, grpo: prompt) is used.", gt=0)
     steps: Free[int] = Field(default=0, description="Steps; 0: as many as the epochs need.", ge=0)
-    batch_size: int = Field(default=8, description="Comparisons (sft: answers, ppo: answers of a minibatch, grpo: prompts) a step.", ge=1)
-    lr: float = Field(default=1e-4, description="Learning rate.", gt=0)
-    warmup: int = Field(default=0, description="Steps in which the learning rate rises from 0.", ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = Field(default="linear", description="How the learning rate falls after that.")
-    weight_decay: float = Field(default=0.0, description="Decoupled weight decay of AdamW.", ge=0)
-    max_grad_norm: float = Field(default=1.0, description="Gradients are scaled down to this norm.", gt=0)
     micro_batch_tokens: int = Field(default=1536, description="Tokens forwarded at a time, prompts too (no gradient: 4 times that).", ge=1)
-    checkpoint_every: Free[int] = Field(default=20, description="Steps between checkpoints.", ge=1)
-    keep: Free[int] = Field(default=2, description="Checkpoints that are kept.", ge=1)
 
     def factor(self, step: int, steps: int) -> float:
         """What the learning rate is multiplied with at optimizer step `step` of `steps`, counted from 0."""
@@ -48,20 +76,12 @@ class Optimization(Section):
         return self.steps or max(1, round(self.epochs * items / (together or self.batch_size)))
 
 
-class OptimizationOptions(TypedDict, total=False):
+class OptimizationOptions(DescentOptions, ScheduleOptions, total=False):
     """The settings of `Optimization` as keyword arguments."""
 
     epochs: float
     steps: int
-    batch_size: int
-    lr: float
-    warmup: int
-    schedule: Literal["constant", "linear", "cosine"]
-    weight_decay: float
-    max_grad_norm: float
     micro_batch_tokens: int
-    checkpoint_every: int
-    keep: int
 
 
 class Sampling(Section):

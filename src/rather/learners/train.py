@@ -95,7 +95,7 @@ def training(
                 if known is None:
                     save()
                     if asked_to_stop():
-                        raise Stopped(f"stopped after step {step}; the same command goes on from there")
+                        raise Stopped(f"after step {step}; the same command goes on from there")
                     break
                 lineage = replace(known, before=lineage.before)
             start = time.perf_counter()
@@ -121,7 +121,7 @@ def training(
                 return
             if stopping and step < steps:
                 of = f" of {steps}" if steps < sys.maxsize else ""
-                raise Stopped(f"stopped after step {step}{of}; the same command goes on from there")
+                raise Stopped(f"after step {step}{of}; the same command goes on from there")
 
 
 def peak_gib() -> float:

@@ -47,8 +47,8 @@ def compare(run: State, number: int) -> str | None:
             for policy, seed in ((run.policy(number + 1), "eval"), (run.domain.base_policy, "eval-start")):
                 sampler = run.domain.sampler(policy, advance)
                 drawn.append(sampler.sample([t for t, _ in missing], build.seed(c, seed, number)))
-        named = [_renamed(t, name) for t in drawn[0]]
-        starts = [_renamed(t, f"{c.run.name}@start") for t in drawn[1]]
+        named = [replace(t, policy=name) for t in drawn[0]]
+        starts = [replace(t, policy=f"{c.run.name}@start") for t in drawn[1]]
         both = zip(missing, named, starts, strict=True)
         run.store.ask(c.run.name, [run.question(f"{purpose}/{t.key}/{i}", (a,), (b,)) for (t, i), a, b in both], purpose)
     run.answering.label(purpose)
@@ -113,10 +113,6 @@ def check_reward(run: State, model: Model, step: int) -> None:
     for mean, share, count in result.bins:
         run.metrics.write("calibration", step, {"predicted": mean, "observed": share, "count": count})
     run.console.print(f"The reward model orders held-out questions right in {result.accuracy}.")
-
-
-def _renamed(trajectory: Trajectory, policy: str) -> Trajectory:
-    return replace(trajectory, policy=policy)
 
 
 def _cost(run: State, answered: Sequence[Comparison], name: str) -> Cost:

@@ -5,7 +5,6 @@ The store is all that learner and page share, so each may be stopped, killed and
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from rather.config import criteria
@@ -82,10 +81,7 @@ def fit(run: State, number: int, name: str) -> Path:
     learner = run.learner(number, name, feed.answered, expected)
     learner.follow(feed.answered.comparisons)
     feed.learner = learner
-    lineage, found = feed.lineage(), checkpoint.every(run.checkpoints(number, name))
-    if found:
-        manifest = checkpoint.check(found[-1])
-        lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
+    lineage = resume.with_last_labels(feed.lineage(), run.checkpoints(number, name))
     last = run.learn(learner, name, number, expected, lineage, feed, open_=True)
     if feed.answered.left_out != left_out:  # more have come since
         resume.say_left_out(run, feed.answered)

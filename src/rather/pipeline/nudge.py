@@ -1,7 +1,6 @@
 """A run whose learner asks as it goes: zeroth-order optimization, in this process or spread over several."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from rich.console import Console
 from rather.config.schema import Config, Train
 from rather.core import Perturbation, Policy, Task, Trajectory
 from rather.errors import ConfigError
-from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
 from rather.learners.dpo_settings import DPOSettings
+from rather.pipeline import resume
 from rather.pipeline.domain import Domain, domain_of
 from rather.pipeline.state import State
 from rather.zeroth import first_order
@@ -66,10 +65,7 @@ def fit(run: State, number: int) -> Path:
         more = questions.ask(step, asked_to_stop)
         return run.lineage("zeroth", questions.learned(), 0) if more else None  # how many steps there will be is not known beforehand
 
-    lineage, found = run.lineage("zeroth", questions.learned(), 0), checkpoint.every(run.checkpoints(number))
-    if found:
-        manifest = checkpoint.check(found[-1])
-        lineage = replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
+    lineage = resume.with_last_labels(run.lineage("zeroth", questions.learned(), 0), run.checkpoints(number))
     try:
         return run.learn(learner, "zeroth", number, 0, lineage, feed, open_=True)
     finally:

@@ -104,10 +104,8 @@ def choose(strategy: str, scores: Tensor | None, count: int, wanted: int, candid
         return list(zip(order[0::2], order[1::2], strict=False))
 
     def wishes(pairs: list[tuple[int, int]]) -> list[float]:
-        if not pairs or strategy == "random" or scores is None:
-            return [0.0] * len(pairs)
-        a, b = torch.tensor(pairs).T
-        return [float(x) for x in STRATEGIES[strategy](scores[:, a] - scores[:, b])]
+        a, b = torch.tensor(pairs, dtype=torch.long).view(-1, 2).T
+        return priorities(strategy, scores[:, a] - scores[:, b] if pairs and scores is not None else None, len(pairs))
 
     at_hand = paired()
     wanted = min(wanted, len(at_hand))

@@ -5,6 +5,7 @@ or more steps by `train.steps` or `train.epochs`. The number of steps is always 
 it is that of a training which had so many steps from the beginning.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ def last(folder: Path) -> dict[str, Any] | None:
     """The manifest of the last checkpoint in `folder`, whose files are whole; None where there is none."""
     found = checkpoint.every(folder)
     return checkpoint.check(found[-1]) if found else None
+
+
+def with_last_labels(lineage: Lineage, folder: Path) -> Lineage:
+    """`lineage` as that of a training that has learned from the labels of the last checkpoint in `folder`, if there is one."""
+    manifest = last(folder)
+    return lineage if manifest is None else replace(lineage, watermark=manifest["watermark"], labels=manifest["labels"])
 
 
 def fit(run: State, number: int, name: str) -> Path:

@@ -3,7 +3,6 @@
 What a phase has done is in the store or in a checkpoint, so there is no other state to lose.
 """
 
-import hashlib
 import random
 import sys
 from collections.abc import Collection
@@ -21,6 +20,8 @@ from rather.errors import ConfigError, TrainingError
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
+from rather.learners.common import drawn
+from rather.learners.learner import reporter
 from rather.learners.metrics import Metrics, mirrors
 from rather.learners.progress import progress
 from rather.learners.train import Feed, train
@@ -107,8 +108,7 @@ class State:
 
     def held_back(self, comparison: Comparison) -> bool:
         """Whether a question is kept from the reward model, to measure it by."""
-        digest = hashlib.sha256(f"{self.config.run.seed}/{comparison.key}".encode()).digest()
-        return int.from_bytes(digest[:6], "big") / 2**48 < self.config.reward.held_out
+        return drawn(self.config.run.seed, comparison.key) < self.config.reward.held_out
 
     def evaluation(self, of: str, weights: str) -> str:
         """The purpose, `of` and eight digits, of what is asked in an evaluation of the policy with these `weights` on held-out tasks."""
@@ -185,18 +185,8 @@ class State:
         """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
         t = self.config.train
         with progress(self.console, f"training {name}", steps) as advance:
-            at = 0
-
-            def report(step: int, values: dict[str, float]) -> None:
-                nonlocal at
-                shown = "  ".join(
-                    f"{k} {values[k]:.3f}" for k in ("loss", "accuracy", "score", "return", "gold", "kl", "log_ratio") if k in values
-                )
-                advance(step - at, f"training {name}  {shown}")
-                at = step
-
             phase, upto, folder = f"train-{name}-{number}", sys.maxsize if open_ else steps, self.checkpoints(number, name)
-            return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, report, feed)
+            return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, reporter(name, advance), feed)
 
     def close(self) -> None:
         """Let go of the store, and of verifiers' processes; what is asked of the run later takes them up again."""

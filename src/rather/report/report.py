@@ -23,8 +23,7 @@ from rather.learners.metrics import Metrics
 from rather.report.cost import Cost
 from rather.report.rates import win_rate
 from rather.settings import matching
-from rather.store import Store
-from rather.store.agreement import measure, position_bias
+from rather.store import Store, tally
 
 BLUE, ORANGE, GREY = "#3b6ea8", "#d9822b", "#8a8f98"
 STYLE: dict[RcKeyType, Any] = {
@@ -96,8 +95,8 @@ def _page(run: Reported, name: str, examples: int) -> str:
         name=name,
         model=run.config.model.path,
         learner=run.config.train.learner,
-        agreement=measure(labels) if labels else None,
-        bias=position_bias([x for x in labels if kinds[x.judge] == "person"]),
+        agreement=tally.count(run.store, name, "train").agreement if labels else None,
+        bias=tally.position(run.store, name, "train"),
         judges=[_judge_row(j, kinds[j], labels) for j in sorted({x.judge for x in labels})],
         taught=", ".join(matching(sorted({x.judge for x in labels}), run.config.train.judges)),
         simulated=any(kinds[x.judge] == "simulated" for x in labels),

@@ -1,17 +1,15 @@
 """How far judges agree, and whether the place on the screen sways them.
 
-Letters: U questions, J judges. Ratings are a (J, U) array of categories, NaN where a judge did not answer.
+Letters: U questions, J judges. Ratings are a (J, U) array: 1 for a better, 0 for a tie, -1 for b better, 1 + the number of the side that
+is the best of several; NaN where a judge did not answer.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import krippendorff
 import numpy as np
-
-from rather.core import Label
 
 Ratings = np.ndarray
 Z = 1.959963984540054
@@ -36,11 +34,6 @@ class Agreement:
     pairs: dict[tuple[str, str], float]
 
 
-def measure(labels: Sequence[Label], seed: int = 0, resamples: int = 1000) -> Agreement:
-    """Agreement among the answers in `labels`, read as a better, tie or b better, or which of several sides is best."""
-    return agreement(*table(labels), seed, resamples)
-
-
 def agreement(judges: list[str], ratings: Ratings, seed: int = 0, resamples: int = 1000) -> Agreement:
     """Agreement of judges, whose answers are the rows of `ratings`."""
     several = ratings[:, (~np.isnan(ratings)).sum(0) >= 2]
@@ -61,37 +54,10 @@ def of_counts(counts: np.ndarray, often: np.ndarray, seed: int, resamples: int) 
     return same_pairs(sorts, often), _alpha(sorts.repeat(often, axis=0)), _interval(sorts, often, seed, resamples)
 
 
-def table(labels: Sequence[Label]) -> tuple[list[str], Ratings]:
-    """Judges, by name, and their answers as ratings; abstentions are left out."""
-    kept = [x for x in labels if x.preference is not None]
-    judges = sorted({x.judge for x in kept})
-    numbers = {name: i for i, name in enumerate(judges)}
-    columns = [(x.comparison, numbers[x.judge], x.preference, math.nan if x.best is None else x.best) for x in kept]
-    return judges, rated(np.array(columns, float).reshape(-1, 4), len(judges))
-
-
-def rated(answers: np.ndarray, judges: int) -> Ratings:
-    """Ratings of so many judges from (N, 4) answers: question, number of the judge, preference, and which side is best (NaN of two).
-
-    A rating is 1 for a better, 0 for a tie, -1 for b better; 1 + the number of the side that is the best of several.
-    """
-    comparison, judge, preference, best = answers.T
-    questions, place = np.unique(comparison, return_inverse=True)
-    ratings = np.full((judges, len(questions)), np.nan)
-    ratings[judge.astype(int), place] = np.where(np.isnan(best), np.sign(preference - 0.5), 1 + best)
-    return ratings
-
-
 def _counts(ratings: Ratings) -> np.ndarray:
     """How many judges chose each category, (U, C)."""
     categories = np.unique(ratings[~np.isnan(ratings)])
     return np.stack([(ratings == c).sum(0) for c in categories], axis=1) if len(categories) else np.zeros((ratings.shape[1], 0), int)
-
-
-def raw_agreement(ratings: Ratings) -> float:
-    """Share of pairs of answers to one question that are the same."""
-    counts = _counts(ratings)
-    return same_pairs(counts, np.ones(len(counts), int))
 
 
 def _sorts(counts: np.ndarray, often: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -130,28 +96,18 @@ def fleiss_kappa(ratings: Ratings) -> float:
     return float("nan") if expected == 1 else (observed - expected) / (1 - expected)
 
 
-def alpha(ratings: Ratings) -> float:
-    """Krippendorff's alpha for nominal categories; NaN where all answers are the same or no question has two."""
-    return _alpha(_counts(ratings[:, (~np.isnan(ratings)).sum(0) >= 2]))
-
-
 def _alpha(counts: np.ndarray) -> float:
+    """Krippendorff's alpha for nominal categories; NaN where all answers are the same or no question has two."""
     if counts.shape[1] < 2 or not len(counts):
         return float("nan")
     return float(krippendorff.alpha(value_counts=counts, level_of_measurement="nominal"))
 
 
-def alpha_interval(ratings: Ratings, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
+def _interval(sorts: np.ndarray, often: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
     """95 % percentile interval of alpha, questions drawn again with replacement.
 
     Questions with the same number of answers of each kind are alike, so only how often each sort is drawn needs to be drawn.
     """
-    counts = _counts(ratings)
-    counts = counts[counts.sum(1) >= 2]
-    return _interval(*_sorts(counts, np.ones(len(counts), int)), seed, resamples)
-
-
-def _interval(sorts: np.ndarray, often: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
     if not len(sorts):
         return float("nan"), float("nan")
     m = sorts.sum(1)
@@ -176,14 +132,6 @@ class PositionBias:
     low: float
     high: float
     p_value: float
-
-
-def position_bias(labels: Sequence[Label]) -> PositionBias | None:
-    """The two-sided binomial test of "left and right are liked equally often"; None without a clear answer about two sides."""
-    clear = [x for x in labels if x.preference is not None and x.preference != 0.5 and x.best is None]
-    if not clear:
-        return None
-    return bias(sum((x.preference > 0.5) == (x.shown[0] == "a") for x in clear), len(clear))  # type: ignore[operator]
 
 
 def bias(left: int, total: int) -> PositionBias:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import delete, func, insert, literal_column, select
+from sqlalchemy import Select, delete, func, insert, literal_column, select
 from sqlalchemy.exc import IntegrityError
 
 from rather.core import Trajectory
@@ -27,11 +27,15 @@ class Clip:
     milliseconds: int
 
 
+def _asked(run: str) -> Select[tuple[int]]:
+    """The trajectories that a run asks about."""
+    return select(t.side.c.trajectory).join(t.comparison).where(t.comparison.c.run == run)
+
+
 def missing(store: Store, run: str) -> list[tuple[int, Trajectory]]:
     """The run's control trajectories that have no clip yet, with their numbers, in the order they were asked about."""
-    asked = select(t.side.c.trajectory).join(t.comparison).where(t.comparison.c.run == run)
     drawn = select(t.clip.c.trajectory).where(t.clip.c.trajectory == t.trajectory.c.id).exists()
-    wanted = select(t.trajectory).where(t.trajectory.c.id.in_(asked), t.trajectory.c.text.is_(None), ~drawn)
+    wanted = select(t.trajectory).where(t.trajectory.c.id.in_(_asked(run)), t.trajectory.c.text.is_(None), ~drawn)
     with store.transaction() as connection:
         return [(number, rows.from_row(*row)) for number, *row in connection.execute(wanted.order_by(t.trajectory.c.id))]
 
@@ -66,7 +70,7 @@ def picture(store: Store, trajectory: int, run: str) -> bytes | None:
 
 def problems(store: Store, run: str) -> list[str]:
     """Why clips could not be drawn, the first reason first."""
-    asked = select(t.side.c.trajectory).join(t.comparison).where(t.side.c.trajectory == t.clip.c.trajectory, t.comparison.c.run == run)
+    asked = _asked(run).where(t.side.c.trajectory == t.clip.c.trajectory)
     wanted = select(t.clip.c.problem).where(FAILED, asked.correlate(t.clip).exists())
     with store.transaction() as connection:
         return list(dict.fromkeys(connection.execute(wanted.order_by(t.clip.c.trajectory)).scalars()))
@@ -98,16 +102,14 @@ class Progress:
 
 def progress(store: Store, run: str) -> Progress:
     """How far the drawing of a run's clips is."""
-    asked = select(t.side.c.trajectory).join(t.comparison).where(t.comparison.c.run == run)
     shown = t.trajectory.outerjoin(t.clip, t.clip.c.trajectory == t.trajectory.c.id)
     counts = select(func.count(t.trajectory.c.id), func.count(t.clip.c.trajectory), func.count(t.clip.c.webp)).select_from(shown)
     with store.transaction() as connection:
-        every, tried, drawn = connection.execute(counts.where(t.trajectory.c.id.in_(asked), t.trajectory.c.text.is_(None))).one()
+        every, tried, drawn = connection.execute(counts.where(t.trajectory.c.id.in_(_asked(run)), t.trajectory.c.text.is_(None))).one()
     return Progress(drawn, tried - drawn, every - tried, next(iter(problems(store, run)), ""))
 
 
 def retry(store: Store, run: str) -> None:
     """Forget why clips could not be drawn, so that they are tried again."""
-    asked = select(t.side.c.trajectory).join(t.comparison).where(t.comparison.c.run == run)
     with store.transaction(write=True) as connection:
-        connection.execute(delete(t.clip).where(t.clip.c.trajectory.in_(asked), t.clip.c.problem != ""))
+        connection.execute(delete(t.clip).where(t.clip.c.trajectory.in_(_asked(run)), t.clip.c.problem != ""))

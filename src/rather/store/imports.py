@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, insert, select
@@ -17,8 +17,6 @@ from rather.store import tables as t
 from rather.store.engine import now
 from rather.store.store import Store
 
-CHUNK = 500
-"""Rows that are looked up and written at a time."""
 SAME = 1e-9
 """Preferences that differ by less are the same: 1 - (1 - 0.3) is not 0.3."""
 CUT = "\0cut off"
@@ -71,7 +69,7 @@ def import_all(
             raises. Nothing is kept then.
     """
     gold, seen, counts = purpose == "gold", Counter[tuple[str, str]](), Counter[str]()
-    chunks = _chunks(comparisons)
+    chunks = counting.parts(comparisons)
     first = next(chunks, [])  # what has to be fetched is here before others wait for the store
     with store.transaction(write=True) as connection:
         if connection.dialect.name == "postgresql":  # two imports of one file at once
@@ -100,12 +98,6 @@ def import_all(
 
 Keyed = tuple[str, str, Comparison]
 """A row with the key of its question and the name of its judge."""
-
-
-def _chunks(comparisons: Iterable[Comparison]) -> Iterator[list[Comparison]]:
-    rest = iter(comparisons)
-    while some := list(islice(rest, CHUNK)):
-        yield some
 
 
 def _find_judges(connection: Connection, names: set[str], judges: dict[str, int]) -> None:

@@ -9,6 +9,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -152,11 +153,10 @@ def claim(connection: Connection, some: list[int], who: int, overlap: int, now: 
 
 def give(connection: Connection, question: Question, who: int, judge: str, seconds: float, invitation: int | None) -> Lease:
     """Write down that the judge has the question before them for some seconds; given once more it is as it was, but for its end."""
-    time, mine = current_time(), (t.lease.c.comparison == question.id) & (t.lease.c.judge == who)
-    row = connection.execute(select(t.lease).where(mine)).first()
-    if row is not None:
-        connection.execute(update(t.lease).where(mine).values(expires=time + seconds))
-        return Lease(row.token, row.invitation, row.shown, row.given, time + seconds)
+    time, before = current_time(), given(connection, question.id, who)
+    if before is not None:
+        connection.execute(update(t.lease).filter_by(comparison=question.id, judge=who).values(expires=time + seconds))
+        return replace(before, expires=time + seconds)
     lease = Lease(secrets.token_urlsafe(16), invitation, _order(connection, question, who, judge), time, time + seconds)
     connection.execute(insert(t.lease).values(comparison=question.id, judge=who, **vars(lease)))
     return lease

@@ -33,7 +33,7 @@ SPANS_S = (60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400, 28 * 86_400, 364 * 
 """Of these spans of time the first is taken of which no more than `MOST_SPANS` are needed."""
 COUNTED = ("agreement", "position", "flags", "contested", "flagged", "over_time")
 CATEGORIES = range(-1, len(rows.LETTERS) + 1)
-"""What an answer may say: b, a tie, a, or which of several, as in `agreement.rated`."""
+"""What an answer may say: b, a tie, a, or which of several, as in `tally.count`."""
 _C, _X, _P = t.comparison.c, t.label.c, t.probe.c
 _ANSWER = _X.kind == "answer"
 _CLEAR = and_(_ANSWER, _X.best.is_(None), _X.preference != 0.5, func.length(_X.shown) > 1)

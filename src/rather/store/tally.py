@@ -47,7 +47,9 @@ def written(store: Store, run: str) -> int:
         return connection.execute(select(func.count(t.label.c.id)).join(t.comparison).where(t.comparison.c.run == run)).scalar() or 0
 
 
-def count(store: Store, run: str, purpose: str, advance: Callable[[int], object] = lambda questions: None) -> Counted:
+def count(
+    store: Store, run: str, purpose: str, advance: Callable[[int], object] = lambda questions: None, resamples: int = 1000
+) -> Counted:
     """The answers of every judge in the store, in the order they came, and how far they agree; `advance` gets numbers of questions.
 
     The database says how often judges gave the same answers together, such as "1:-1,2:0" or, with an abstention, "1:nan,2:0".
@@ -88,7 +90,7 @@ def count(store: Store, run: str, purpose: str, advance: Callable[[int], object]
             if number in places:  # or all that they said is abstentions
                 ratings[places[number], column] = float(value)
     ratings = ratings.repeat([n for _, n in sorts], axis=1)
-    return Counted(tallies, agreement([name for name, _ in names], ratings))
+    return Counted(tallies, agreement([name for name, _ in names], ratings, resamples=resamples))
 
 
 def position(store: Store, run: str, purpose: str) -> PositionBias | None:

@@ -24,6 +24,8 @@ Failed = Callable[[str, Exception], RatherError]
 BATCHED = "_rather_batched"
 CONCURRENT = 64
 """Calls of an async function that may wait at a time."""
+ANSWERS = {"a": 1.0, "b": 0.0, "tie": 0.5}
+"""P(a better) by what a judge function may say in words."""
 
 
 def batched(function: F) -> F:

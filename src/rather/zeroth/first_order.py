@@ -2,9 +2,9 @@
 
 import torch
 
-from rather.config.schema import Zeroth as ZerothSettings
 from rather.core import Policy, Space
 from rather.learners.common import Pairs
+from rather.learners.zeroth_settings import ZerothSettings
 from rather.losses import bradley_terry_loss, implicit_scores, preference_reinforce_loss
 from rather.zeroth.learner import Asking, Estimate, Zeroth
 

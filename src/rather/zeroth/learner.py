@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rather.core import Comparison, Model, Perturbation, Space, Task, Trajectory, perturbation_of, row_seed
 from rather.errors import ConfigError
-from rather.learners.common import Order
+from rather.learners.common import Order, put
 from rather.losses import LINKS, Link, sign_weights, zpg_weights
 
 
@@ -198,9 +198,7 @@ class Zeroth:
             self.best_rate, self.best = win_rate, [p.detach().clone() for p in self.space.parameters]
         if win_rate >= self.best_rate - error:
             return False
-        with torch.no_grad():
-            for parameter, was in zip(self.space.parameters, self.best, strict=True):
-                parameter.copy_(was)
+        put(self.best, self.space.parameters)
         self.beyond = 1.0
         self.space.sync()
         return True
@@ -226,9 +224,7 @@ class Zeroth:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
-        with torch.no_grad():
-            for parameter, was in zip(self.space.parameters, state["numbers"], strict=True):
-                parameter.copy_(was)
+        put(state["numbers"], self.space.parameters)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": {i: m for i, m in enumerate(state["moments"]) if m}, "param_groups": groups})
         self.best_rate, self.best, self.log = float(state["best_rate"]), list(state["best"]), list(state["log"])

@@ -8,15 +8,15 @@ from typing import Any, Literal, Unpack
 
 from torch import Tensor, nn
 
-from rather.config.schema import Zeroth as ZerothSettings
 from rather.core import Comparison
 from rather.data.rows import Prompts, tasks
 from rather.errors import ConfigError
 from rather.judges.best import answers as best_of
 from rather.judges.given import JudgeLike, judge_of
 from rather.learners.learner import Learner, digest
-from rather.learners.settings import Optimization, Sampling, SamplingOptions
+from rather.learners.settings import Optimization, Sampling
 from rather.learners.train import Callback
+from rather.learners.zeroth_settings import ZerothOptions, ZerothSettings
 from rather.report.compare import compared
 from rather.settings import given
 from rather.text.policy import LanguageModel, TextPolicy
@@ -26,31 +26,6 @@ from rather.zeroth.spaces.text import perturbable
 
 IN_RUNS = ("check_every", "checks", "kl")
 """Settings about comparisons on held-out prompts, which runs alone make."""
-
-
-class ZerothOptions(SamplingOptions, total=False):
-    """The settings of `ZerothOrder` as keyword arguments."""
-
-    directions: int
-    comparisons: int
-    side: int
-    mu: float
-    lr: float
-    mirrored: bool
-    kind: Literal["gaussian", "sphere", "block"]
-    block: int
-    best_of: int
-    estimator: Literal["sign", "zpg", "dpo", "reinforce"]
-    link: str
-    trim: float
-    optimizer: str
-    radius: float
-    space: Literal["steering", "low_rank", "lora", "weights"]
-    names: list[str]
-    layers: list[int]
-    rank: int
-    components: int
-    contrasts: list[list[str]]
 
 
 class ZerothOrder(Learner[TextPolicy, Prompts]):

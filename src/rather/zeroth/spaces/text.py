@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from rather.config.schema import Zeroth
 from rather.core import Sampler, Task
 from rather.errors import ConfigError
+from rather.learners.zeroth_settings import ZerothSettings
 from rather.text.policy import TextPolicy
 from rather.text.prompts.fit import instructed
 from rather.zeroth.offsets import DirectionOptions
@@ -14,7 +14,7 @@ from rather.zeroth.spaces.weights import Factors, LowRank, Weights
 
 
 def perturbable(
-    z: Zeroth, base: object, tasks: Sequence[Task], greedy: Sampler, own: Callable[[Literal["lora", "full"]], TextPolicy]
+    z: ZerothSettings, base: object, tasks: Sequence[Task], greedy: Sampler, own: Callable[[Literal["lora", "full"]], TextPolicy]
 ) -> TextPolicy:
     """The model with the space that `z` names; a steering vector is fitted to what it does with `tasks`, answered by `greedy`.
 
