@@ -1,6 +1,9 @@
 """`rather api` as its users meet it: another process, asked by OpenAI's own client."""
 
 import json
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from process import Process, listens, port, until
 import rather
 from rather.store import Store, recorded
 
-PROMPT = [{"role": "user", "content": "Name a fruit."}]
+PROMPT: list = [{"role": "user", "content": "Name a fruit."}]
 
 
 class Api(Process):
@@ -211,3 +214,14 @@ def test_keys_and_doors(smollm2: Path, tmp_path: Path, monkeypatch: pytest.Monke
         with Api(tmp_path, str(smollm2), *options) as api:
             assert api.process.wait(60) != 0
             assert says in api.log.read_text()
+
+
+def test_the_guides_programs_run(api: Api) -> None:
+    page = Path(__file__).parents[2] / "docs" / "guides" / "use-what-you-trained.md"
+    ask, prefer = re.findall(r"```python\n(import (?:openai|httpx)\n.*?)```", page.read_text(), re.DOTALL)
+    program = (ask + prefer).replace("http://127.0.0.1:8000/v1", api.url).replace('model="mine"', 'model="smollm2"')
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("[")
+    last = Store(str(api.folder / "store.db")).questions("api", "train")[-1]
+    assert last.why == "recorded"

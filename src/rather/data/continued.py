@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rather.data.readers import Row
 from rather.data.writers import FORMATS, write_rows
@@ -14,7 +13,7 @@ Work = Callable[[Sequence[tuple[int, Row]]], list[list[Row]]]
 """Makes of some rows, with their numbers, the rows that each becomes."""
 
 
-def write(target: Path, about: Any, rows: Sequence[Row], work: Work, size: int, advance: Callable[[int], None]) -> int:
+def write(target: Path, about: object, rows: Sequence[Row], work: Work, size: int, advance: Callable[[int], None]) -> int:
     """Write what `work` makes of `rows`, `size` at a time, to a new file; returns how many rows that are.
 
     What is done stands in a hidden file beside it until all of it is. It is taken up again if rows and `about`, the settings that matter,

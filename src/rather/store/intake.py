@@ -5,7 +5,6 @@ import json
 import random
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from rather.core import Comparison, Prompt, Task, Trajectory
 from rather.errors import DataError
@@ -56,7 +55,7 @@ def _check_prompt(prompt: Prompt) -> None:
         check_characters(message, f"prompt[{i}]")
 
 
-def check_characters(value: Any, what: str) -> None:
+def check_characters(value: object, what: str) -> None:
     """Refuse texts that no database keeps: NUL, and half of a character that UTF-16 writes in two."""
     if isinstance(value, dict | list):
         for each in [*value, *value.values()] if isinstance(value, dict) else value:
