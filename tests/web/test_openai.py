@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 import torch
+from openai.types.chat import ChatCompletion
 from process import Process, listens, port, until
 
 import rather
@@ -64,7 +65,7 @@ def api(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Iterator[Api
         yield running
 
 
-def chat(api: Api, **options) -> openai.types.chat.ChatCompletion:
+def chat(api: Api, **options) -> ChatCompletion:
     return api.client.chat.completions.create(**{"model": "smollm2", "messages": PROMPT, "max_tokens": 12, **options})
 
 
