@@ -11,7 +11,10 @@ import torch
 from llama_prompts import PROMPTS
 
 import rather as library
+from rather.config import toml
+from rather.core import Task, Trajectory
 from rather.errors import ModelError
+from rather.pipeline import build
 from rather.text import weights
 from rather.text.files import gguf_tokens, gguf_writer
 from rather.text.tokens import Tokens
@@ -143,6 +146,29 @@ def test_the_command(family: tuple[Any, Path], tiny: Path, rather: Callable[...,
     assert "a tokenizer of the kind WordLevel cannot be written" in " ".join(rather("gguf", tiny, "y.gguf", code=2).stderr.split())
     assert "y.bin does not end in .gguf" in rather("gguf", tiny, "y.bin", code=2).stderr
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"x.gguf", "x.Modelfile"}
+
+
+@pytest.mark.parametrize("family", ["llama"], indirect=True)
+def test_peft_loads_an_adapter_of_a_gguf_file_on_the_base_that_it_is_to_name(family: tuple[Any, Path], tmp_path: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    path, folder = write(bpe(family[1]), tmp_path / "x.gguf", "f32"), tmp_path / "base"
+    library.load(path, dtype="float32", device="cpu").merge(folder)
+    config = toml.load(None, {"model.path": str(path), "model.base": str(folder), "model.dtype": "float32", "model.device": "cpu"})
+    policy, parameters = build.trained_policy(config, build.base_policy(config))
+    with torch.no_grad():
+        for p in parameters:
+            p.add_(0.1 * torch.randn_like(p))
+    policy.save(tmp_path / "adapter")
+    theirs = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    trajectory = Trajectory(Task("x", "0", "the cat"), "x", "sat on the mat")
+    batch = policy.collate([trajectory])
+    ids = torch.cat([batch.observations, batch.actions], 1)
+    with torch.no_grad():
+        expected = torch.log_softmax(theirs(ids).logits[0], -1)[:-1].gather(1, ids[0, 1:, None])[-batch.actions.shape[1] :, 0]
+        torch.testing.assert_close(policy.evaluate(batch)[0][0], expected, atol=1e-4, rtol=1e-4)
+    again = library.load(tmp_path / "adapter", dtype="float32", device="cpu")
+    torch.testing.assert_close(again.evaluate(batch)[0][0], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
