@@ -1,6 +1,10 @@
 """What a run has come to, as a folder that needs nothing of ours: its weights, what ends an answer, and its card."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +84,20 @@ def test_the_card_says_what_it_was_made_of(rather: Rather, looped: Path, tmp_pat
     assert (card.count("/tmp"), card.count("runs/")) == (0, 0), "no folder of this machine"
 
 
+def test_a_reward_model_of_a_run_becomes_a_folder_for_each_member(rather: Rather, looped: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    settings = ("train.learner=reward", "reward.members=2", "train.steps=2")
+    rather("train", looped, *settings)
+    rather("merge", looped, "reward", *settings)
+    for member in ("member-1", "member-2"):
+        assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward" / member).num_labels == 1
+    card = (tmp_path / "reward/README.md").read_text()
+    assert 'AutoModelForSequenceClassification.from_pretrained("reward/member-1")' in card
+    assert "with reward, by `rather`" in card
+    assert "a reward model cannot be written as GGUF" in " ".join(rather("gguf", looped, "x.gguf", *settings, code=2).stderr.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -105,3 +123,24 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(
     assert said in " ".join(done.stderr.split())
     assert (tmp_path / "there/notes.txt").read_text() == "mine"
     assert not (tmp_path / "new").exists()
+
+
+GUIDE = Path(__file__).parent.parent.parent / "docs/guides/use-what-you-trained.md"
+
+
+@pytest.mark.slow
+def test_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
+    """Its commands and its Python, one after the other in one folder."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("rather", "pip"):
+        (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {name if name == "rather" else "pip"} "$@"\n')
+        (tools / name).chmod(0o755)
+    blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    assert [language for language, _ in blocks].count("python") == 5
+    for language, block in blocks:
+        command = ["sh", "-e", "-c", block] if language == "sh" else [sys.executable, "-c", block]
+        environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    assert {"mine", "base", "reward", "mine.gguf", "mine.Modelfile"} <= {path.name for path in tmp_path.iterdir()}

@@ -41,3 +41,30 @@ def merge(
     found = trained.trained(source, settings or [], base, round_, dtype, console)
     trained.merge(found, folder, dtype)
     console.print(f"The whole model, for `transformers` too: {folder}", soft_wrap=True, markup=False)
+
+
+@commands.command()
+def gguf(
+    source: Source,
+    file: Annotated[Path, typer.Argument(help="The new file, such as mine.gguf.")],
+    settings: Settings = None,
+    base: Base = "",
+    round_: Round = None,
+    kind: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0", "q4_0"], typer.Option("--type", help="Format of the matrices' numbers: exact, or smaller.")
+    ] = "f16",
+) -> None:
+    """Write what was trained as a GGUF file, which llama.cpp and Ollama run, with tokenizer and chat template; and a Modelfile.
+
+    rather gguf run.toml mine.gguf --type q8_0 && ollama create mine -f mine.Modelfile
+
+    Families: Llama, Mistral without a sliding window, Qwen2, Qwen3. What cannot be written is refused by name.
+    """
+    from rather.errors import ConfigError
+    from rather.pipeline import trained
+
+    if file.suffix != ".gguf":
+        raise ConfigError(f"{file} does not end in .gguf, by which programs know such a file")
+    found = trained.trained(source, settings or [], base, round_, "float32", console)
+    beside = trained.gguf(found, file, kind)
+    console.print(f"{file}, and for `ollama create` {beside}", soft_wrap=True, markup=False)

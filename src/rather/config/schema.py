@@ -53,6 +53,9 @@ class Model(Section):
     adapter: ForLearnersAndSampling[str] = Field(
         default="", description="Folder of a LoRA adapter (PEFT) that the run starts with, which is the reference, too; empty: a new one."
     )
+    base: Free[str] = Field(
+        default="", description="The model that saved adapters name as their base, for peft; empty: where model.path was found."
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="What activations are computed in; auto: bfloat16 where the hardware multiplies it."
     )

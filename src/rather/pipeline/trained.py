@@ -19,9 +19,11 @@ from rather.pipeline.run import Run
 from rather.pipeline.terminal import Terminal
 from rather.store import Store, tally
 from rather.text import load as files
+from rather.text.files import gguf_writer
 from rather.text.files.card import Card, Voter
+from rather.text.files.gguf_file import FAMILIES
 from rather.text.open import load
-from rather.text.policy import LanguageModel
+from rather.text.policy import LanguageModel, TextPolicy
 from rather.text.reward_model import HEADS, RewardModel
 
 Precision = Literal["float32", "bfloat16"]
@@ -162,3 +164,21 @@ def merge(found: Trained, folder: Path, dtype: Precision) -> None:
         (draft / "README.md").write_text(found.card.text(folder.name, use), encoding="utf-8")
 
     written(folder, write)
+
+
+def gguf(found: Trained, path: Path, kind: gguf_writer.Kind) -> Path:
+    """Write a trained policy as a GGUF file, and an Ollama Modelfile beside it, whose path comes back.
+
+    Raises:
+        ModelError: it is a reward model, or its family or tokenizer cannot be written.
+        ConfigError: one of the files is there already.
+    """
+    model, beside = found.model, path.with_suffix(".Modelfile")
+    if isinstance(model, RewardModel):
+        raise ModelError("a reward model cannot be written as GGUF, which has no place for its head; rather merge writes it as a folder")
+    if not isinstance(model, TextPolicy):
+        raise ModelError(f"a model that transformers computes cannot be written as GGUF; rather writes {', '.join(FAMILIES)}")
+    if beside.exists():
+        raise ConfigError(f"{beside} is there already; name another place, or delete it")
+    written(path, lambda draft: gguf_writer.write(model.merged(), model.tokens, draft, kind, path.stem))
+    return written(beside, lambda draft: draft.write_text(gguf_writer.modelfile(path, model.tokens), encoding="utf-8"))

@@ -94,6 +94,10 @@ class LanguageModel(ABC):
         """The tokens of one answer, each as soon as it is drawn."""
 
     @abstractmethod
+    def call_base(self, name: str) -> None:
+        """Let saved adapters say that `name` is their base model."""
+
+    @abstractmethod
     def save(self, folder: Path | str) -> None:
         """Write the adapter in PEFT's format, or the whole model with its tokenizer as a Hugging Face folder."""
 
@@ -281,6 +285,10 @@ class TextPolicy(LanguageModel):
             refuse_second(adapter)
             parameters = lora.copied(self.model, self.adapter, name)
         return TextPolicy(self.model, self.tokens, name, self.temperature, self.name), parameters
+
+    def call_base(self, name: str) -> None:
+        """Let saved adapters say that `name` is their base model."""
+        self.model.description["_name_or_path"] = name
 
     def save(self, folder: Path | str) -> None:
         """Write the adapter in PEFT's format, the steering vector, or the whole model with its tokenizer as a Hugging Face folder."""

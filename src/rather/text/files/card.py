@@ -44,7 +44,8 @@ class Card:
         if self.win_rate:
             parts += ["## Evaluation", self.win_rate]
         if self.settings:
-            rows = [f"| `{name}` | `{json.dumps(_public(value), ensure_ascii=False)}` |" for name, value in self.settings.items()]
+            values = {name: json.dumps(_public(value), ensure_ascii=False).replace("|", "\\|") for name, value in self.settings.items()}
+            rows = [f"| `{name}` | `{value}` |" for name, value in values.items()]
             parts += ["## Settings that were set", "\n".join(["| setting | value |", "|---|---|", *rows])]
         return "\n\n".join(parts) + "\n"
 
