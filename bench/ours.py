@@ -17,7 +17,8 @@ from rather.learners.rollouts import Rollouts
 from rather.learners.settings import OptimizationOptions
 from rather.text import engine, load
 from rather.text.critic import TextCritic
-from rather.text.policy import TextPolicy, TextSampler
+from rather.text.language_model import TextSampler
+from rather.text.policy import TextPolicy
 from rather.text.reward_model import RewardModel
 
 BLOCKS = 5

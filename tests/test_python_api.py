@@ -21,7 +21,7 @@ from rather.learners.reward_settings import RewardOptions, RewardSettings
 from rather.learners.settings import Optimization, OptimizationOptions, Sampling, SamplingOptions
 from rather.learners.zeroth_settings import ZerothOptions, ZerothSettings
 from rather.losses import bradley_terry_loss
-from rather.text.policy import LanguageModel
+from rather.text.language_model import LanguageModel
 from rather.zeroth.order import IN_RUNS
 
 ROWS = [{"prompt": f"q {i}", "chosen": "a" * (3 + i % 3), "rejected": "b" * (3 + i % 2)} for i in range(16)]

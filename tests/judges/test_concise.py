@@ -15,7 +15,8 @@ from rather.judges.wording import content_words, words
 from rather.pipeline import build
 from rather.pipeline.domain import domain_of
 from rather.text import engine, load
-from rather.text.policy import TextPolicy, TextSampler
+from rather.text.language_model import TextSampler
+from rather.text.policy import TextPolicy
 
 
 def answer(text: str, prompt: str = "Why is the sky blue?", terminated: bool = True) -> Trajectory:

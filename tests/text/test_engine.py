@@ -10,11 +10,11 @@ from rather.core import Task
 from rather.text import engine, lora, weights
 from rather.text.decoder import Cache, Several
 from rather.text.engine import Request, Sampling, generate
+from rather.text.language_model import TextSampler
 from rather.text.linear import Linear
 from rather.text.load import dtype
 from rather.text.load import policy as load_policy
 from rather.text.packing import pack
-from rather.text.policy import TextSampler
 from rather.text.sampling import draw
 from rather.text.transformer import TokenLogprobs, Transformer
 

@@ -18,7 +18,8 @@ from rather.pipeline import build
 from rather.pipeline.run import Run
 from rather.text import load
 from rather.text.engine import Sampling
-from rather.text.policy import TextPolicy, TextSampler
+from rather.text.language_model import TextSampler
+from rather.text.policy import TextPolicy
 from rather.text.prompts.fit import Fit
 from rather.verify.checker import Checker
 

@@ -16,7 +16,7 @@ from rather.text import load
 from rather.text.critic import TextCritic
 from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextSampler
+from rather.text.language_model import TextSampler
 from rather.text.reward_model import RewardModel
 
 CPU = torch.device("cpu")

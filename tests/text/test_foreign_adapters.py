@@ -17,7 +17,7 @@ from rather.pipeline.text_domain import TextDomain
 from rather.text import foreign, load
 from rather.text.engine import Sampling
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextSampler
+from rather.text.language_model import TextSampler
 from rather.text.reward_model import RewardModel
 
 MODELS, LEARNERS = ("phi3", "gemma2", "mixtral", "mamba", "gemma3"), ("dpo", "reward", "ppo", "grpo")

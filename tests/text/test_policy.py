@@ -9,8 +9,9 @@ from rather.errors import DataError
 from rather.text import load, lora, transformer
 from rather.text.critic import TextCritic
 from rather.text.engine import Sampling
+from rather.text.language_model import TextSampler
 from rather.text.packing import pack
-from rather.text.policy import TextPolicy, TextSampler
+from rather.text.policy import TextPolicy
 from rather.text.reward_model import RewardModel
 from rather.text.transformer import TokenLogprobs
 

@@ -11,10 +11,10 @@ from rather.errors import ConfigError, DataError, ModelError
 from rather.text import weights
 from rather.text.engine import Request, Sampling, Several, generate
 from rather.text.files.shifted import shifted
+from rather.text.language_model import TextSampler
 from rather.text.load import locate
 from rather.text.load import policy as load_policy
 from rather.text.packing import pack
-from rather.text.policy import TextSampler
 from rather.text.transformer import Transformer
 from rather.zeroth.spaces.steering import Steering, StyledAnswers, states, steering
 

@@ -13,7 +13,7 @@ from rather.errors import ConfigError
 if TYPE_CHECKING:
     from rather.pipeline.trained import Compute
     from rather.store import Store
-    from rather.text.policy import LanguageModel
+    from rather.text.language_model import LanguageModel
 
 commands = typer.Typer()
 
@@ -30,7 +30,7 @@ TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens up to this 
 def open_model(what: str, adapter: str, dtype: "Compute") -> "LanguageModel":
     """The language model of that name, or the newest policy of a run's TOML file."""
     from rather.pipeline.trained import trained
-    from rather.text.policy import LanguageModel
+    from rather.text.language_model import LanguageModel
 
     found = trained(adapter or what, [], what if adapter else "", None, dtype, console).model
     if not isinstance(found, LanguageModel):

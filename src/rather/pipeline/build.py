@@ -24,7 +24,8 @@ from rather.learners.settings import Optimization
 from rather.scale import ranks
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
-from rather.text.policy import TextPolicy, TextSampler
+from rather.text.language_model import TextSampler
+from rather.text.policy import TextPolicy
 from rather.text.prompts.fit import Fit, instructed, suffixed
 from rather.text.reward_model import RewardModel
 from rather.text.tokens import Tokens

@@ -15,7 +15,7 @@ from rather.judges.people import clean, pressed
 from rather.learners.settings import Sampling
 from rather.store import Store
 from rather.text.engine import Request
-from rather.text.policy import LanguageModel
+from rather.text.language_model import LanguageModel
 from rather.text.sampling import Sampling as Drawing
 from rather.text.streaming import Words
 

@@ -13,7 +13,7 @@ from rather.data.writers import write_rows
 from rather.errors import DataError, TrainingError
 from rather.learners.settings import Sampling
 from rather.report.rates import rate
-from rather.text.policy import LanguageModel
+from rather.text.language_model import LanguageModel
 from rather.text.reward_model import RewardModel
 
 AT_ONCE = 256

@@ -28,7 +28,8 @@ from rather.pipeline.query import Chosen, Rounds, priorities
 from rather.store import Store
 from rather.text import load
 from rather.text.critic import TextCritic
-from rather.text.policy import TextPolicy, TextSampler
+from rather.text.language_model import TextSampler
+from rather.text.policy import TextPolicy
 from rather.text.prompts.fit import Fit
 from rather.text.reward_model import RewardModel as TextReward
 from rather.verify.checker import Checker, Verified

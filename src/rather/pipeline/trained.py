@@ -22,8 +22,9 @@ from rather.text import load as files
 from rather.text.files import gguf_writer
 from rather.text.files.card import Card, Voter
 from rather.text.files.gguf_file import FAMILIES
+from rather.text.language_model import LanguageModel
 from rather.text.open import load
-from rather.text.policy import LanguageModel, TextPolicy
+from rather.text.policy import TextPolicy
 from rather.text.reward_model import HEADS, RewardModel
 
 Precision = Literal["float32", "bfloat16"]

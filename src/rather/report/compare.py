@@ -12,7 +12,7 @@ from rather.learners import common
 from rather.learners.settings import Sampling, SamplingOptions
 from rather.report import rates
 from rather.settings import given
-from rather.text.policy import LanguageModel
+from rather.text.language_model import LanguageModel
 
 
 def win_rate(

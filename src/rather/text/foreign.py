@@ -24,7 +24,7 @@ from rather.text.collate import collate
 from rather.text.files import quantization
 from rather.text.files.description import read_config
 from rather.text.files.stored import folder_tensors
-from rather.text.policy import LanguageModel, free_name, refuse_second
+from rather.text.language_model import LanguageModel, free_name, refuse_second
 from rather.text.sampling import draw, uniforms
 from rather.text.tokens import Tokens
 

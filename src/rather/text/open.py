@@ -10,7 +10,8 @@ from torch import nn
 from rather.errors import ConfigError
 from rather.text import load as files
 from rather.text import lora
-from rather.text.policy import LanguageModel, TextPolicy, free_name
+from rather.text.language_model import LanguageModel, free_name
+from rather.text.policy import TextPolicy
 
 
 def load(

@@ -24,8 +24,9 @@ from rather.learners.train import Callback
 from rather.scale import ranks
 from rather.text import load as files
 from rather.text.files import scored
+from rather.text.language_model import LanguageModel
 from rather.text.open import load, load_adapter
-from rather.text.policy import Begun, LanguageModel, TextPolicy
+from rather.text.policy import Begun, TextPolicy
 
 HEADS = "reward_heads.safetensors"
 TOKENS = 1536

@@ -19,7 +19,8 @@ from rather.learners.train import Callback
 from rather.learners.zeroth_settings import ZerothOptions, ZerothSettings
 from rather.report.compare import compared
 from rather.settings import given
-from rather.text.policy import LanguageModel, TextPolicy
+from rather.text.language_model import LanguageModel
+from rather.text.policy import TextPolicy
 from rather.zeroth.first_order import made
 from rather.zeroth.learner import Ask, Planner, alike
 from rather.zeroth.spaces.text import perturbable
