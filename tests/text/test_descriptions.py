@@ -44,6 +44,8 @@ GGUF = {
     "llama": ({}, {}),
     "qwen2": ({}, {}),
     "qwen3": ({}, {}),
+    "gemma3": ({"gemma3.attention.sliding_window": 7, "gemma3.attention.sliding_window_pattern": 2, "gemma3.rope.freq_base_swa": 100.0,
+                "gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 2.0}, {}),
     "linear": ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}, {}),
     "linear without its name": ({"llama.rope.scaling.factor": 2.0}, {}),
     "linear of old files": ({"llama.rope.scale_linear": 2.0}, {}),
@@ -54,7 +56,7 @@ GGUF = {
 
 @pytest.mark.parametrize("case", GGUF)
 def test_a_gguf_file_computes_what_its_folder_does_in_transformers(case: str, tmp_path: Path) -> None:
-    model = reference(case.split()[0])
+    model = reference(case.split()[0], **({"query_pre_attn_scalar": 16} if case == "gemma3" else {}))  # which the file does not say
     model.save_pretrained(tmp_path)
     read = weights.load(write_gguf(tmp_path, tmp_path / "model.gguf", *GGUF[case]))
     same(logits(read, rows()), model)
@@ -106,7 +108,7 @@ REFUSED = [
     ({"llama.block_count": None}, "does not say 'block_count'"),
     ({"general.type": "adapter"}, "holds no whole model"),
     ({"split.count": 2}, "one part of several"),
-    ({"general.architecture": "gemma3"}, "architecture 'gemma3'"),
+    ({"general.architecture": "gemma2"}, "architecture 'gemma2'"),
 ]  # fmt: skip
 
 
@@ -201,6 +203,11 @@ UNKNOWN = [
     ("llama", {"num_attention_heads": 0}, "num_attention_heads in config.json is 0"),
     ("llama", {"num_key_value_heads": 3}, "the heads must be a multiple of these"),
     ("llama", {"rms_norm_eps": None}, "does not say 'rms_norm_eps'"),
+    ("gemma3", {"layer_types": ["sliding_attention"]}, "layer_types = .*sliding_attention for 2 layers"),
+    ("gemma3", {"layer_types": ["full_attention", "linear_attention"]}, "layer_types = "),
+    ("gemma3", {"rope_parameters": {"full_attention": {}, "x": {"rope_type": "yarn"}}}, "x = "),
+    ("gemma3", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "rope_scaling = .* and rope_parameters = .*; remove one"),
+    ("gemma3", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar in config.json is 0"),
     ("gpt2", {"use_rotary": True}, "use_rotary = True"),
     ("gpt2", {"n_head": 5}, "n_embd = 32 and n_head = 5"),
 ]  # fmt: skip
@@ -225,6 +232,41 @@ def test_keys_that_change_nothing_are_none_of_our_business(llama: Path, tmp_path
     folder = described(llama, tmp_path, **keys)
     for a, b in zip(weights.load(folder).parameters(), weights.load(llama).parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_gemmas_older_files_say_the_same(tmp_path: Path) -> None:
+    config = reference("gemma3").config.to_dict()
+    parts = config.pop("rope_parameters")
+    older = config | {"rope_theta": 500.0, "rope_local_base_freq": 100.0, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    assert description.shape_of(older) == description.shape_of(config | {"rope_parameters": parts})
+    del older["layer_types"]
+    assert description.shape_of(older | {"sliding_window_pattern": 2}).local == {0}
+    assert description.shape_of(older).local == {0, 1}, "every sixth layer sees all"
+
+
+ELSEWHERE = [
+    ("gemma3", {"attn_logit_softcapping": 50.0}),
+    ("gemma3", {"final_logit_softcapping": 30.0}),
+    ("gemma3", {"use_bidirectional_attention": True}),
+    ("gemma3", {"hidden_activation": "relu"}),
+    ("gemma3", {"sliding_window": None}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 7, "layer_types": None}),
+]
+
+
+@pytest.mark.parametrize(("family", "changes"), ELSEWHERE)
+def test_what_changes_the_arithmetic_and_is_not_ours_goes_to_transformers(family: str, changes: dict[str, Any]) -> None:
+    assert description.unsupported(reference(family).config.to_dict()) is None
+    assert description.unsupported(reference(family).config.to_dict() | changes)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_windows_in_some_layers(family: str, tmp_path: Path) -> None:
+    model = reference(family, use_sliding_window=True, sliding_window=7, layer_types=["full_attention", "sliding_attention"])
+    model.save_pretrained(tmp_path)
+    read = weights.load(tmp_path)
+    assert (read.shape.window_of(0), read.shape.window_of(1)) == (None, 7)
+    same(logits(read, rows()), model)
 
 
 def test_what_a_description_leaves_out_is_what_transformers_takes_for_it(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from rather.text.files import gguf_file, quantization
 from rather.text.files.description import read_config, shape_of
 from rather.text.files.fields import UnsupportedError
 from rather.text.files.stored import Stored, folder_tensors
-from rather.text.transformer import Shape, Transformer
+from rather.text.shape import Shape
+from rather.text.transformer import Transformer
 
 LLAMA = {
     "embedding.weight": ["model.embed_tokens.weight"],
@@ -34,6 +35,11 @@ LLAMA = {
     "k_norm.weight": ["model.layers.{i}.self_attn.k_norm.weight"],
     "up": ["model.layers.{i}.mlp.gate_proj", "model.layers.{i}.mlp.up_proj"],
     "down": ["model.layers.{i}.mlp.down_proj"],
+}
+GEMMA = LLAMA | {
+    "after1.weight": ["model.layers.{i}.post_attention_layernorm.weight"],
+    "norm2.weight": ["model.layers.{i}.pre_feedforward_layernorm.weight"],
+    "after2.weight": ["model.layers.{i}.post_feedforward_layernorm.weight"],
 }
 GPT2 = {
     "embedding.weight": ["transformer.wte.weight"],
@@ -50,6 +56,8 @@ GPT2 = {
     "up": ["transformer.h.{i}.mlp.c_fc"],
     "down": ["transformer.h.{i}.mlp.c_proj"],
 }
+TABLES = {"gpt2": GPT2, "gemma3_text": GEMMA}
+"""What is not there is as in Llama."""
 BUFFERS = r"(.*\.)?rotary_emb\.inv_freq|transformer\.h\.\d+\.attn\.(masked_)?bias"  # old files hold what is computed from the shape
 
 
@@ -75,7 +83,7 @@ def file_names(shape: Shape, ours: str) -> list[str]:
 
     For example "blocks.3.qkv" gives the names of layer 3's q, k and v projection, without ".weight" or ".bias".
     """
-    table = GPT2 if shape.is_gpt2 else LLAMA
+    table = TABLES.get(shape.family, LLAMA)
     index = ""
     if ours.startswith("blocks."):
         _, index, ours = ours.split(".", 2)
@@ -191,9 +199,9 @@ def save_shifted(model: Transformer, after: dict[int, Tensor], folder: Path) -> 
     """
     shape, description = model.shape, dict(model.description)
     if not shape.mlp_bias:
-        if shape.qk_norm or shape.window is not None:
-            what = "norms of queries and keys" if shape.qk_norm else "a sliding window"
-            raise ModelError(f"a steering vector cannot be merged into a {shape.family} model with {what}; load it in rather")
+        if shape.family not in ("llama", "mistral", "qwen2") or shape.window is not None:
+            what = " with a sliding window" if shape.window is not None else ""
+            raise ModelError(f"a steering vector cannot be merged into a {shape.family} model{what}; load it in rather")
         attention = shape.qkv_bias or shape.out_bias
         shape = replace(shape, family="llama", mlp_bias=True, out_bias=attention)
         only_qwen = ("layer_types", "max_window_layers", "sliding_window", "use_sliding_window")

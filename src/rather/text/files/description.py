@@ -7,9 +7,10 @@ from typing import Any
 from rather.errors import ModelError
 from rather.text.files import gguf_file
 from rather.text.files.fields import Fields, UnsupportedError
-from rather.text.transformer import Shape
+from rather.text.shape import Shape
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text")
+TANH = ("gelu_pytorch_tanh", "gelu_new")
 HARMLESS = {
     # where the model comes from, and what made the file
     "architectures", "custom_pipelines", "dtype", "finetuning_task", "is_llama_config", "language", "license", "model_type",
@@ -22,6 +23,7 @@ HARMLESS = {
     "initializer_range", "mlp_dropout", "resid_pdrop", "summary_activation", "summary_first_dropout", "summary_proj_to_labels",
     "summary_type", "summary_use_proj", "id2label", "label2id", "num_labels", "problem_type",
     # how `transformers` computes the same numbers, and what it returns
+    "cache_implementation",
     "attn_implementation", "chunk_size_feed_forward", "experts_implementation", "is_decoder", "max_sequence_length", "model_max_length",
     "n_ctx", "output_attentions", "output_hidden_states", "output_scores", "pretraining_tp", "return_dict", "return_dict_in_generate",
     "tie_encoder_decoder", "torchscript", "use_bfloat16", "use_cache",
@@ -76,7 +78,7 @@ def shape_of(config: dict[str, Any]) -> Shape:
 
 def _gpt2(f: Fields, reasons: list[str]) -> Shape:
     activation = f.get("activation_function", "gelu_new")
-    if activation not in ("gelu_new", "gelu_pytorch_tanh"):
+    if activation not in TANH:
         reasons.append(f"activation {activation!r}")
     if not f.flag("scale_attn_weights", True):
         reasons.append("attention that is not scaled")
@@ -95,43 +97,94 @@ def _gpt2(f: Fields, reasons: list[str]) -> Shape:
 
 
 def _llama(f: Fields, family: Any, reasons: list[str]) -> Shape:
-    activation = f.get("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
+    activation = f.get("hidden_activation", "gelu_pytorch_tanh") if family == "gemma3_text" else f.get("hidden_act", "silu")
+    if activation not in ("silu", "swish", *TANH):
         reasons.append(f"activation {activation!r}")
-    width, heads = f.whole("hidden_size"), f.whole("num_attention_heads")
-    kv_heads, head_width = f.whole("num_key_value_heads", heads), f.whole("head_dim", 128 if family == "qwen3" else max(1, width // heads))
+    width, heads, layers = f.whole("hidden_size"), f.whole("num_attention_heads"), f.whole("num_hidden_layers")
+    default = {"qwen3": 128, "gemma3_text": 256}.get(family, max(1, width // heads))
+    kv_heads, head_width = f.whole("num_key_value_heads", heads), f.whole("head_dim", default)
     if heads % kv_heads or head_width % 2:
         raise ModelError(
             f"config.json says {heads} heads of width {head_width} and {kv_heads} key-value heads; the heads must be a multiple of these, "
             "and their width even"
         )
-    window = None
-    if family == "mistral" and f.values.get("sliding_window", 4096) is not None:  # absent it is 4096, null it is none
-        window = f.whole("sliding_window", 4096)
-    if family.startswith("qwen"):
-        kinds, _, _ = f.get("layer_types", []), f.get("max_window_layers"), f.get("sliding_window")
-        if f.flag("use_sliding_window", False) or not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-            reasons.append("sliding windows in some layers only")
     bias = f.flag("attention_bias", False)
     context = f.whole("max_position_embeddings")
-    theta, scaling = _rope(f, context, reasons)
+    window, local = _windows(f, family, layers, reasons)
+    own = _gemma(f, width, head_width, reasons) if family == "gemma3_text" else {}
+    theta, scaling = _rope(f, _rope_part(f), context, 1e6 if family == "gemma3_text" else 1e4, reasons)
     return Shape(
-        family=family, vocabulary=f.whole("vocab_size"), width=width, layers=f.whole("num_hidden_layers"), heads=heads, kv_heads=kv_heads,
+        family=family, vocabulary=f.whole("vocab_size"), width=width, layers=layers, heads=heads, kv_heads=kv_heads,
         head_width=head_width, mlp_width=f.whole("intermediate_size"), context=context, norm_eps=f.number("rms_norm_eps"),
-        tied=f.flag("tie_word_embeddings", False), rope_theta=theta, rope_scaling=scaling, qkv_bias=family == "qwen2" or bias,
-        out_bias=bias and family != "qwen2", mlp_bias=f.flag("mlp_bias", False), qk_norm=family == "qwen3", window=window,
+        tied=f.flag("tie_word_embeddings", family == "gemma3_text"), rope_theta=theta, rope_scaling=scaling,
+        qkv_bias=family == "qwen2" or bias, out_bias=bias and family != "qwen2", mlp_bias=f.flag("mlp_bias", False),
+        qk_norm=family in ("qwen3", "gemma3_text"), gelu=activation in TANH, window=window, local=local, **own,
     )  # fmt: skip
 
 
-def _rope(f: Fields, context: int, reasons: list[str]) -> tuple[float, dict[str, Any]]:
-    """The base and the scaling of rotary positions, from rope_scaling (the older name) or rope_parameters."""
+def _windows(f: Fields, family: str, layers: int, reasons: list[str]) -> tuple[int | None, frozenset[int] | None]:
+    """How far back a token sees, and in which layers, None: in all."""
+    if family not in ("mistral", "qwen2", "qwen3", "gemma3_text"):
+        return None, None
+    window = f.whole("sliding_window", 4096) if f.values.get("sliding_window", 4096) is not None else None  # absent it is 4096
+    f.get("sliding_window")
+    if family == "mistral":
+        return window, None
+    every = ["full_attention"] * layers
+    if family == "gemma3_text":
+        period = f.whole("sliding_window_pattern", 6)
+        every = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(layers)]
+    elif f.flag("use_sliding_window", False):
+        if f.get("layer_types") is None:
+            reasons.append("sliding windows without layer_types")
+    else:
+        window = None
+    kinds, _ = f.get("layer_types", every), f.get("max_window_layers")
+    if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in ("full_attention", "sliding_attention") for kind in kinds):
+        raise ModelError(f"config.json says layer_types = {kinds!r}; rather reads full_attention and sliding_attention for {layers} layers")
+    local = frozenset(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
+    if local and window is None:
+        reasons.append("layers with a sliding window of no size")
+    return (window, local) if local else (None, None)
+
+
+def _gemma(f: Fields, width: int, head_width: int, reasons: list[str]) -> dict[str, Any]:
+    """What Gemma 3 has and Llama has not."""
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if f.get(key) is not None:
+            reasons.append(f"{key} = {f.get(key)}")
+    if f.flag("use_bidirectional_attention", False):
+        reasons.append("attention to tokens that come after")
+    local = f.part("rope_parameters").part("sliding_attention")
+    if local.get("rope_type", "default") != "default":
+        reasons.append("scaled rotary positions in layers with a sliding window")
+    theta = local.number("rope_theta", f.number("rope_local_base_freq", 10000.0))
+    local.refuse_unread()
+    scalar = f.number("query_pre_attn_scalar", 256)
+    return {
+        "after": True, "norm_plus": 1.0, "local_theta": theta, "embedding_scale": width**0.5,
+        "attention_scale": None if scalar == head_width else scalar**-0.5,
+    }  # fmt: skip
+
+
+def _rope_part(f: Fields) -> Fields:
+    """What is said of rotary positions: in rope_scaling (the older name), in rope_parameters, or in its part for layers that see all."""
     older, newer = f.part("rope_scaling"), f.part("rope_parameters")
+    if "full_attention" in newer.values or "sliding_attention" in newer.values:
+        full = newer.part("full_attention")
+        newer.get("sliding_attention")
+        newer.refuse_unread()
+        newer = full
     if older.values and newer.values and older.values != newer.values:
         raise ModelError(f"config.json says rope_scaling = {older.values} and rope_parameters = {newer.values}; remove one of them")
-    rope = older if older.values else newer
+    return older if older.values else newer
+
+
+def _rope(f: Fields, rope: Fields, context: int, base: float, reasons: list[str]) -> tuple[float, dict[str, Any]]:
+    """The base and the scaling of rotary positions."""
     kind = rope.get("rope_type", rope.get("type", "default"))
     rope.get("type")
-    theta = rope.number("rope_theta", f.number("rope_theta", 10000.0))
+    theta = rope.number("rope_theta", f.number("rope_theta", base))
     if f.get("partial_rotary_factor", 1) != 1 or rope.get("partial_rotary_factor", 1) != 1:
         raise ModelError("config.json says partial_rotary_factor; rather turns whole heads only")
     original = f.whole("original_max_position_embeddings", rope.whole("original_max_position_embeddings", context))

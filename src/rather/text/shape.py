@@ -1,0 +1,85 @@
+"""What distinguishes the models that our transformer computes: their sizes, their families' switches, their rotary positions."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What distinguishes one model of these families from another.
+
+    `window` limits how far back a token sees: in the layers `local`, whose rotary base is `local_theta`, or in all (None).
+    `after` says that what attention and MLP give is normed too. Norms multiply with `norm_plus` + weight. Scores are multiplied with
+    `attention_scale`, by default 1 / sqrt(head_width).
+    """
+
+    family: Literal["llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text"]
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    mlp_width: int
+    context: int
+    norm_eps: float
+    tied: bool
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    window: int | None = None
+    local: frozenset[int] | None = None
+    local_theta: float | None = None
+    after: bool = False
+    norm_plus: float = 0.0
+    gelu: bool = False
+    attention_scale: float | None = None
+    embedding_scale: float = 1.0
+
+    def window_of(self, layer: int) -> int | None:
+        """How far back a token sees in a layer."""
+        return self.window if self.local is None or layer in self.local else None
+
+    def rope_of(self, layer: int) -> int:
+        """Which of the tables of `ropes` a layer has."""
+        return int(self.local_theta is not None and self.local is not None and layer in self.local)
+
+    @property
+    def ropes(self) -> list[tuple[float, dict[str, Any]]]:
+        """Base and scaling of each table of rotary positions."""
+        found = [(self.rope_theta, self.rope_scaling or {})]
+        return found if self.local_theta is None else [*found, (self.local_theta, {})]
+
+    @property
+    def query_scale(self) -> float:
+        """What queries are multiplied with, where attention by itself has 1 / sqrt(head_width)."""
+        return 1.0 if self.attention_scale is None else self.attention_scale * math.sqrt(self.head_width)
+
+    @property
+    def is_gpt2(self) -> bool:
+        """GPT-2 has learned positions, layer norms with bias and an MLP without gate."""
+        return self.family == "gpt2"
+
+
+def frequencies(width: int, theta: float, scaling: dict[str, Any]) -> Tensor:
+    """How far each pair of numbers of a head, (width / 2,), turns from one token to the next."""
+    found = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=torch.int64).float() / width))
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind == "linear":
+        return found / scaling["factor"]
+    return llama3_scaled(found, scaling) if kind == "llama3" else found
+
+
+def llama3_scaled(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
+    """Llama 3.1's scaling: long waves slowed by `factor`, short ones kept, a ramp in between."""
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    waves_in_context = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    kept = ((waves_in_context - low) / (high - low)).clamp(0, 1)
+    return frequencies * (kept + (1 - kept) / scaling["factor"])
