@@ -35,6 +35,11 @@ def reference(name: str, **changes: Any) -> Any:
         "qwen2": lambda: tf.Qwen2Config(**SIZES),
         "qwen3": lambda: tf.Qwen3Config(**SIZES, head_dim=16),
         "gemma3": lambda: tf.Gemma3TextConfig(**SIZES, **GEMMA),
+        "smollm3": lambda: tf.SmolLM3Config(**SIZES, no_rope_layers=[1, 0], mlp_bias=True, pad_token_id=0),
+        "olmo2": lambda: tf.Olmo2Config(**SIZES, pad_token_id=0),
+        "granite": lambda: tf.GraniteConfig(
+            **SIZES, attention_bias=True, attention_multiplier=0.2, embedding_multiplier=3.0, residual_multiplier=0.7, logits_scaling=1.5
+        ),
         "gpt2": lambda: tf.GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     }
     torch.manual_seed(0)
@@ -48,7 +53,7 @@ def reference(name: str, **changes: Any) -> Any:
     return model
 
 
-FAMILIES = ["llama", "llama3", "linear", "mistral", "qwen2", "qwen3", "gpt2", "gemma3"]
+FAMILIES = ["llama", "llama3", "linear", "mistral", "qwen2", "qwen3", "gpt2", "gemma3", "smollm3", "olmo2", "granite"]
 
 
 @pytest.fixture(params=FAMILIES)

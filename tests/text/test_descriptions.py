@@ -208,6 +208,10 @@ UNKNOWN = [
     ("gemma3", {"rope_parameters": {"full_attention": {}, "x": {"rope_type": "yarn"}}}, "x = "),
     ("gemma3", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "rope_scaling = .* and rope_parameters = .*; remove one"),
     ("gemma3", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar in config.json is 0"),
+    ("smollm3", {"no_rope_layers": [1, 2]}, r"no_rope_layers = \[1, 2\]"),
+    ("smollm3", {"no_rope_layers": [1]}, r"no_rope_layers = \[1\]"),
+    ("olmo2", {"clip_qkv": 8.0}, "clip_qkv = 8.0"),
+    ("granite", {"residual_multiplier": -1.0}, "residual_multiplier in config.json is -1.0"),
     ("gpt2", {"use_rotary": True}, "use_rotary = True"),
     ("gpt2", {"n_head": 5}, "n_embd = 32 and n_head = 5"),
 ]  # fmt: skip

@@ -136,7 +136,7 @@ class Decoder:
     def __init__(self, model: Transformer, adapter: str | None, several: Several) -> None:
         self.model, self.adapter, self.several, self.held = model, adapter, several, decode.Held(model.dtype)
         s = model.shape
-        self.family = decode.Family(s.norm_eps, s.norm_plus, 1.0, s.query_scale, s.mlp_width, s.gelu, False, s.head_width)
+        self.family = decode.Family(s.norm_eps, s.norm_plus, s.residual_scale, s.query_scale, s.mlp_width, s.gelu, s.together, s.head_width)
         self.blocks = (decode.BlockAddresses * len(model.blocks))(*(self._block(i, b) for i, b in enumerate(model.blocks)))
 
     @classmethod
@@ -152,7 +152,7 @@ class Decoder:
         assert model.rotary is not None
         x, rotary = model.embedded(ids, step.positions), model.rotary(step.positions, model.dtype)
         decode.decode_(self.blocks, self.family, x, rotary, (step.keys, step.values), step.positions, which, model.shape.heads)
-        return model.norm(x)
+        return model.final(x)
 
     def _block(self, i: int, block: Any) -> decode.BlockAddresses:
         s = self.model.shape

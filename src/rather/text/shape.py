@@ -12,12 +12,14 @@ from torch import Tensor
 class Shape:
     """What distinguishes one model of these families from another.
 
-    `window` limits how far back a token sees: in the layers `local`, whose rotary base is `local_theta`, or in all (None).
-    `after` says that what attention and MLP give is normed too. Norms multiply with `norm_plus` + weight. Scores are multiplied with
-    `attention_scale`, by default 1 / sqrt(head_width).
+    `window` limits how far back a token sees: in the layers `local`, whose rotary base is `local_theta`, or in all (None). The layers
+    `no_rope` have no rotary positions. What enters attention and MLP is normed if `before`, what they give if `after`. Norms multiply with
+    `norm_plus` + weight; those of queries and keys are of each head, or of all heads `together`. Scores are multiplied with
+    `attention_scale`, by default 1 / sqrt(head_width), what attention and MLP give with `residual_scale`; logits are divided by
+    `logits_scale`.
     """
 
-    family: Literal["llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text"]
+    family: Literal["llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text", "smollm3", "olmo2", "granite"]
     vocabulary: int
     width: int
     layers: int
@@ -37,11 +39,16 @@ class Shape:
     window: int | None = None
     local: frozenset[int] | None = None
     local_theta: float | None = None
+    no_rope: frozenset[int] = frozenset()
+    before: bool = True
     after: bool = False
+    together: bool = False
     norm_plus: float = 0.0
     gelu: bool = False
     attention_scale: float | None = None
     embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logits_scale: float = 1.0
 
     def window_of(self, layer: int) -> int | None:
         """How far back a token sees in a layer."""
@@ -49,13 +56,16 @@ class Shape:
 
     def rope_of(self, layer: int) -> int:
         """Which of the tables of `ropes` a layer has."""
+        if layer in self.no_rope:
+            return len(self.ropes) - 1
         return int(self.local_theta is not None and self.local is not None and layer in self.local)
 
     @property
     def ropes(self) -> list[tuple[float, dict[str, Any]]]:
         """Base and scaling of each table of rotary positions."""
-        found = [(self.rope_theta, self.rope_scaling or {})]
-        return found if self.local_theta is None else [*found, (self.local_theta, {})]
+        local = [] if self.local_theta is None else [(self.local_theta, dict[str, Any]())]
+        none = [(1.0, {"rope_type": "none"})] if self.no_rope else []
+        return [(self.rope_theta, self.rope_scaling or {}), *local, *none]
 
     @property
     def query_scale(self) -> float:
@@ -72,6 +82,8 @@ def frequencies(width: int, theta: float, scaling: dict[str, Any]) -> Tensor:
     """How far each pair of numbers of a head, (width / 2,), turns from one token to the next."""
     found = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=torch.int64).float() / width))
     kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind == "none":
+        return torch.zeros_like(found)
     if kind == "linear":
         return found / scaling["factor"]
     return llama3_scaled(found, scaling) if kind == "llama3" else found

@@ -158,7 +158,7 @@ class Block(nn.Module):
         super().__init__()
         self.shape, self.index = shape, index
         heads, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-        self.norm1, self.norm2 = _norm(shape), _norm(shape)
+        self.norm1, self.norm2 = (_norm(shape), _norm(shape)) if shape.before else (nn.Identity(), nn.Identity())
         self.after1, self.after2 = (_norm(shape), _norm(shape)) if shape.after else (None, None)
         qkv = {"qkv": heads + 2 * kv} if shape.is_gpt2 else {"q": heads, "k": kv, "v": kv}
         up = {"up": shape.mlp_width} if shape.is_gpt2 else {"gate": shape.mlp_width, "up": shape.mlp_width}
@@ -167,8 +167,8 @@ class Block(nn.Module):
         self.up = Linear(shape.width, up, shape.mlp_bias)
         self.down = Linear(shape.mlp_width, {"down": shape.width}, shape.mlp_bias)
         if shape.qk_norm:
-            self.q_norm = RMSNorm(shape.head_width, shape.norm_eps, shape.norm_plus)
-            self.k_norm = RMSNorm(shape.head_width, shape.norm_eps, shape.norm_plus)
+            widths = (heads, kv) if shape.together else (shape.head_width, shape.head_width)
+            self.q_norm, self.k_norm = (RMSNorm(width, shape.norm_eps, shape.norm_plus) for width in widths)
 
     def forward(
         self,
@@ -182,10 +182,14 @@ class Block(nn.Module):
         s = self.shape
         qkv = self.qkv(self.norm1(x), adapter).view(x.shape[0], s.heads + 2 * s.kv_heads, s.head_width)
         qk, v = torch.split_with_sizes(qkv, [s.heads + s.kv_heads, s.kv_heads], dim=1)
+        if s.together:
+            parts = zip((self.q_norm, self.k_norm), qk.split([s.heads, s.kv_heads], dim=1), strict=True)
+            qk = torch.cat([norm(part.flatten(1)).view(part.shape) for norm, part in parts], dim=1)
         late: tuple[kernels.Turn, ...] = ()
         if rotary is not None:
             cos, sin = (table[s.rope_of(self.index)] for table in rotary)
-            turn = (self.q_norm.weight, self.k_norm.weight) if s.qk_norm else None, s.heads, cos, sin, s.norm_eps, s.norm_plus
+            each = (self.q_norm.weight, self.k_norm.weight) if s.qk_norm and not s.together else None
+            turn = each, s.heads, cos, sin, s.norm_eps, s.norm_plus
             late = (turn,) if getattr(attention, "turns", False) and s.query_scale == 1 else ()
             qk = qk if late else turned(qk, *turn)
         q, k = torch.split_with_sizes(qk, [s.heads, s.kv_heads], dim=1)
@@ -194,15 +198,19 @@ class Block(nn.Module):
         if wanted is not None:
             x, mixed = x.index_select(0, wanted), mixed.index_select(0, wanted)
             adapter = adapter.rows(wanted) if isinstance(adapter, Updates) else adapter
-        x = _onto(x, self.out, mixed, adapter, self.after1)
+        x = self._onto(x, self.out, mixed, adapter, self.after1)
         up = self.up(self.norm2(x), adapter)
         inner = F.gelu(up, approximate="tanh") if s.is_gpt2 else glu(up, s.gelu)
-        return _onto(x, self.down, inner, adapter, self.after2)
+        return self._onto(x, self.down, inner, adapter, self.after2)
 
-
-def _onto(x: Tensor, layer: Linear, inner: Tensor, adapter: str | Updates | None, norm: nn.Module | None) -> Tensor:
-    """X + norm(layer(inner)), where there is a norm."""
-    return layer(inner, adapter, x) if norm is None else x + norm(layer(inner, adapter))
+    def _onto(self, x: Tensor, layer: Linear, inner: Tensor, adapter: str | Updates | None, norm: nn.Module | None) -> Tensor:
+        """X + norm(layer(inner)), where there is a norm, and times `residual_scale`."""
+        scale = self.shape.residual_scale
+        if norm is None and scale == 1:
+            return layer(inner, adapter, x)
+        y = layer(inner, adapter)
+        y = y if norm is None else norm(y)
+        return x + (y if scale == 1 else y * scale)
 
 
 def turned(
@@ -273,7 +281,7 @@ class Transformer(nn.Module):
                 x = shift(i, x, kept)
                 if rotary is not None and shift.forks(i):
                     rotary = rotary[0][:, shift.fork], rotary[1][:, shift.fork]
-        return self.norm(x) if before is None else x
+        return self.final(x) if before is None else x
 
     def embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
         """What enters the first block (N, C)."""
@@ -283,6 +291,11 @@ class Transformer(nn.Module):
         scale = self.shape.embedding_scale
         x = x.to(self.dtype)
         return x if scale == 1 else x * torch.tensor(scale, dtype=self.dtype)  # rounded as transformers rounds it
+
+    def final(self, x: Tensor) -> Tensor:
+        """The last hidden states (N, C), of which the head makes logits: what these are divided by is divided here."""
+        x = self.norm(x)
+        return x if self.shape.logits_scale == 1 else x / self.shape.logits_scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, V). For few rows: `TokenLogprobs` makes them in chunks."""

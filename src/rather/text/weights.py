@@ -41,6 +41,10 @@ GEMMA = LLAMA | {
     "norm2.weight": ["model.layers.{i}.pre_feedforward_layernorm.weight"],
     "after2.weight": ["model.layers.{i}.post_feedforward_layernorm.weight"],
 }
+OLMO2 = LLAMA | {
+    "after1.weight": ["model.layers.{i}.post_attention_layernorm.weight"],
+    "after2.weight": ["model.layers.{i}.post_feedforward_layernorm.weight"],
+}
 GPT2 = {
     "embedding.weight": ["transformer.wte.weight"],
     "positions.weight": ["transformer.wpe.weight"],
@@ -56,7 +60,7 @@ GPT2 = {
     "up": ["transformer.h.{i}.mlp.c_fc"],
     "down": ["transformer.h.{i}.mlp.c_proj"],
 }
-TABLES = {"gpt2": GPT2, "gemma3_text": GEMMA}
+TABLES = {"gpt2": GPT2, "gemma3_text": GEMMA, "olmo2": OLMO2}
 """What is not there is as in Llama."""
 BUFFERS = r"(.*\.)?rotary_emb\.inv_freq|transformer\.h\.\d+\.attn\.(masked_)?bias"  # old files hold what is computed from the shape
 

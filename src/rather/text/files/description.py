@@ -9,7 +9,7 @@ from rather.text.files import gguf_file
 from rather.text.files.fields import Fields, UnsupportedError
 from rather.text.shape import Shape
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text", "smollm3", "olmo2", "granite")
 TANH = ("gelu_pytorch_tanh", "gelu_new")
 HARMLESS = {
     # where the model comes from, and what made the file
@@ -111,20 +111,29 @@ def _llama(f: Fields, family: Any, reasons: list[str]) -> Shape:
     bias = f.flag("attention_bias", False)
     context = f.whole("max_position_embeddings")
     window, local = _windows(f, family, layers, reasons)
-    own = _gemma(f, width, head_width, reasons) if family == "gemma3_text" else {}
-    theta, scaling = _rope(f, _rope_part(f), context, 1e6 if family == "gemma3_text" else 1e4, reasons)
+    own: dict[str, Any] = {}
+    if family == "gemma3_text":
+        own = _gemma(f, width, head_width, reasons)
+    elif family == "smollm3":
+        own = {"no_rope": _no_rope(f, layers)}
+    elif family == "olmo2":
+        own = {"before": False, "after": True, "together": True}
+    elif family == "granite":
+        names = {"embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier", "logits_scale": "logits_scaling"}
+        own = {ours: f.number(key, 1.0) for ours, key in names.items()} | {"attention_scale": f.number("attention_multiplier", 1.0)}
+    theta, scaling = _rope(f, _rope_part(f), context, {"gemma3_text": 1e6, "smollm3": 2e6}.get(family, 1e4), reasons)
     return Shape(
         family=family, vocabulary=f.whole("vocab_size"), width=width, layers=layers, heads=heads, kv_heads=kv_heads,
         head_width=head_width, mlp_width=f.whole("intermediate_size"), context=context, norm_eps=f.number("rms_norm_eps"),
-        tied=f.flag("tie_word_embeddings", family == "gemma3_text"), rope_theta=theta, rope_scaling=scaling,
+        tied=f.flag("tie_word_embeddings", family in ("gemma3_text", "smollm3")), rope_theta=theta, rope_scaling=scaling,
         qkv_bias=family == "qwen2" or bias, out_bias=bias and family != "qwen2", mlp_bias=f.flag("mlp_bias", False),
-        qk_norm=family in ("qwen3", "gemma3_text"), gelu=activation in TANH, window=window, local=local, **own,
+        qk_norm=family in ("qwen3", "gemma3_text", "olmo2"), gelu=activation in TANH, window=window, local=local, **own,
     )  # fmt: skip
 
 
 def _windows(f: Fields, family: str, layers: int, reasons: list[str]) -> tuple[int | None, frozenset[int] | None]:
     """How far back a token sees, and in which layers, None: in all."""
-    if family not in ("mistral", "qwen2", "qwen3", "gemma3_text"):
+    if family not in ("mistral", "qwen2", "qwen3", "smollm3", "gemma3_text"):
         return None, None
     window = f.whole("sliding_window", 4096) if f.values.get("sliding_window", 4096) is not None else None  # absent it is 4096
     f.get("sliding_window")
@@ -146,6 +155,15 @@ def _windows(f: Fields, family: str, layers: int, reasons: list[str]) -> tuple[i
     if local and window is None:
         reasons.append("layers with a sliding window of no size")
     return (window, local) if local else (None, None)
+
+
+def _no_rope(f: Fields, layers: int) -> frozenset[int]:
+    """The layers of SmolLM3 without rotary positions: those where no_rope_layers says 0."""
+    every = f.whole("no_rope_layer_interval", 4)
+    turning = f.get("no_rope_layers", [int((i + 1) % every != 0) for i in range(layers)])
+    if not isinstance(turning, list) or len(turning) != layers or any(type(x) is not int or x not in (0, 1) for x in turning):
+        raise ModelError(f"config.json says no_rope_layers = {turning!r}; it must be 1 or 0 for each of {layers} layers")
+    return frozenset(i for i, x in enumerate(turning) if not x)
 
 
 def _gemma(f: Fields, width: int, head_width: int, reasons: list[str]) -> dict[str, Any]:
