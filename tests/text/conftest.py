@@ -14,6 +14,10 @@ ROPE3 = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+LONG = {
+    "rope_type": "longrope", "rope_theta": 500.0, "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 1.1], "long_factor": [2.0, 2.0],
+}  # fmt: skip
 GEMMA = {
     "head_dim": 16, "query_pre_attn_scalar": 10, "sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"],
     "rope_parameters": {
@@ -40,6 +44,7 @@ def reference(name: str, **changes: Any) -> Any:
         "granite": lambda: tf.GraniteConfig(
             **SIZES, attention_bias=True, attention_multiplier=0.2, embedding_multiplier=3.0, residual_multiplier=0.7, logits_scaling=1.5
         ),
+        "phi3": lambda: tf.Phi3Config(**SIZES, rope_parameters=LONG, original_max_position_embeddings=40, pad_token_id=0),
         "gpt2": lambda: tf.GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     }
     torch.manual_seed(0)
@@ -53,7 +58,7 @@ def reference(name: str, **changes: Any) -> Any:
     return model
 
 
-FAMILIES = ["llama", "llama3", "linear", "mistral", "qwen2", "qwen3", "gpt2", "gemma3", "smollm3", "olmo2", "granite"]
+FAMILIES = ["llama", "llama3", "linear", "mistral", "qwen2", "qwen3", "gpt2", "gemma3", "smollm3", "olmo2", "granite", "phi3"]
 
 
 @pytest.fixture(params=FAMILIES)

@@ -197,9 +197,9 @@ def test_a_prompt_of_a_group_is_read_once(tiny: Path, monkeypatch: pytest.Monkey
     read: list[int] = []
     inner = engine.Prefill.__call__
 
-    def counting(self, layer, q, k, v):
+    def counting(self, layer, window, q, k, v):
         read.append(len(q))
-        return inner(self, layer, q, k, v)
+        return inner(self, layer, window, q, k, v)
 
     monkeypatch.setattr(engine.Prefill, "__call__", counting)
     generate(model, [Request((5, 6, 7, 8), seed) for seed in range(8)], Sampling(4), frozenset())

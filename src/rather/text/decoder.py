@@ -136,7 +136,9 @@ class Decoder:
     def __init__(self, model: Transformer, adapter: str | None, several: Several) -> None:
         self.model, self.adapter, self.several, self.held = model, adapter, several, decode.Held(model.dtype)
         s = model.shape
-        self.family = decode.Family(s.norm_eps, s.norm_plus, s.residual_scale, s.query_scale, s.mlp_width, s.gelu, s.together, s.head_width)
+        self.family = decode.Family(
+            s.norm_eps, s.norm_plus, s.residual_scale, s.query_scale, s.mlp_width, s.gelu, s.together, s.rotary_width or s.head_width
+        )
         self.blocks = (decode.BlockAddresses * len(model.blocks))(*(self._block(i, b) for i, b in enumerate(model.blocks)))
 
     @classmethod

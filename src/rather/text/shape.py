@@ -16,10 +16,11 @@ class Shape:
     `no_rope` have no rotary positions. What enters attention and MLP is normed if `before`, what they give if `after`. Norms multiply with
     `norm_plus` + weight; those of queries and keys are of each head, or of all heads `together`. Scores are multiplied with
     `attention_scale`, by default 1 / sqrt(head_width), what attention and MLP give with `residual_scale`; logits are divided by
-    `logits_scale`.
+    `logits_scale`. Files hold one layer for q, k and v and one for gate and up if `fused`. Of a head only the first `rotary_width` numbers,
+    by default all, have rotary positions.
     """
 
-    family: Literal["llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text", "smollm3", "olmo2", "granite"]
+    family: Literal["llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text", "smollm3", "olmo2", "granite", "phi3"]
     vocabulary: int
     width: int
     layers: int
@@ -49,6 +50,8 @@ class Shape:
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logits_scale: float = 1.0
+    fused: bool = False
+    rotary_width: int | None = None
 
     def window_of(self, layer: int) -> int | None:
         """How far back a token sees in a layer."""
@@ -86,6 +89,10 @@ def frequencies(width: int, theta: float, scaling: dict[str, Any]) -> Tensor:
         return torch.zeros_like(found)
     if kind == "linear":
         return found / scaling["factor"]
+    if kind == "longrope":
+        return found / torch.tensor(scaling["short_factor"])
+    if kind == "yarn":
+        return yarn_scaled(found, theta, scaling)
     return llama3_scaled(found, scaling) if kind == "llama3" else found
 
 
@@ -95,3 +102,17 @@ def llama3_scaled(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
     waves_in_context = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     kept = ((waves_in_context - low) / (high - low)).clamp(0, 1)
     return frequencies * (kept + (1 - kept) / scaling["factor"])
+
+
+def yarn_scaled(frequencies: Tensor, theta: float, scaling: dict[str, Any]) -> Tensor:
+    """YaRN's scaling (Peng et al. 2023): what turns less than `beta_slow` times in the original context is slowed by `factor`, what turns
+    more than `beta_fast` times is kept, a ramp in between.
+    """
+    width, context = 2 * len(frequencies), scaling["original_max_position_embeddings"]
+    turns = scaling["beta_fast"], scaling["beta_slow"]
+    low, high = (width * math.log(context / (2 * math.pi * n)) / (2 * math.log(theta)) for n in turns)
+    if scaling["truncate"]:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+    ramp = (torch.arange(len(frequencies)).float() - low) / (high - low or 0.001)
+    return frequencies + (frequencies / scaling["factor"] - frequencies) * ramp.clamp(0, 1)

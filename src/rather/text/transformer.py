@@ -137,17 +137,24 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (Su et al. 2021), with the scalings "linear" and "llama3"."""
+    """Rotary position embedding (Su et al. 2021), with the scalings of `frequencies`; some multiply cosines and sines, too."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.frequencies: Tensor
-        self.register_buffer("frequencies", torch.stack([frequencies(shape.head_width, *rope) for rope in shape.ropes]), persistent=False)
+        width, ropes = shape.rotary_width or shape.head_width, shape.ropes
+        self.register_buffer("frequencies", torch.stack([frequencies(width, *rope) for rope in ropes]), persistent=False)
+        self.factors: Tensor
+        factors = [scaling.get("attention_factor", 1.0) for _, scaling in ropes]
+        self.register_buffer("factors", torch.tensor(factors)[:, None, None, None], persistent=False)
+        self.scaled = any(factor != 1 for factor in factors)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines (tables, N, 1, D) for positions (N,), the sine of the first half negated; `kernels.heads` takes one."""
         angles = positions[:, None, None].float() * self.frequencies[:, None, None]
         cos, sin = angles.cos(), angles.sin()
+        if self.scaled:
+            cos, sin = cos * self.factors, sin * self.factors
         return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
@@ -160,8 +167,10 @@ class Block(nn.Module):
         heads, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
         self.norm1, self.norm2 = (_norm(shape), _norm(shape)) if shape.before else (nn.Identity(), nn.Identity())
         self.after1, self.after2 = (_norm(shape), _norm(shape)) if shape.after else (None, None)
-        qkv = {"qkv": heads + 2 * kv} if shape.is_gpt2 else {"q": heads, "k": kv, "v": kv}
-        up = {"up": shape.mlp_width} if shape.is_gpt2 else {"gate": shape.mlp_width, "up": shape.mlp_width}
+        qkv = {"qkv": heads + 2 * kv} if shape.is_gpt2 or shape.fused else {"q": heads, "k": kv, "v": kv}
+        up = {"gate": shape.mlp_width, "up": shape.mlp_width}
+        if shape.is_gpt2 or shape.fused:
+            up = {"up": shape.mlp_width if shape.is_gpt2 else 2 * shape.mlp_width}
         self.qkv = Linear(shape.width, qkv, shape.qkv_bias)
         self.out = Linear(heads, {"out": shape.width}, shape.out_bias)
         self.up = Linear(shape.width, up, shape.mlp_bias)
@@ -190,7 +199,7 @@ class Block(nn.Module):
             cos, sin = (table[s.rope_of(self.index)] for table in rotary)
             each = (self.q_norm.weight, self.k_norm.weight) if s.qk_norm and not s.together else None
             turn = each, s.heads, cos, sin, s.norm_eps, s.norm_plus
-            late = (turn,) if getattr(attention, "turns", False) and s.query_scale == 1 else ()
+            late = (turn,) if getattr(attention, "turns", False) and s.query_scale == 1 and s.rotary_width is None else ()
             qk = qk if late else turned(qk, *turn)
         q, k = torch.split_with_sizes(qk, [s.heads, s.kv_heads], dim=1)
         q = q if s.query_scale == 1 else q * s.query_scale

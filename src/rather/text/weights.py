@@ -45,6 +45,7 @@ OLMO2 = LLAMA | {
     "after1.weight": ["model.layers.{i}.post_attention_layernorm.weight"],
     "after2.weight": ["model.layers.{i}.post_feedforward_layernorm.weight"],
 }
+PHI3 = LLAMA | {"qkv": ["model.layers.{i}.self_attn.qkv_proj"], "up": ["model.layers.{i}.mlp.gate_up_proj"]}
 GPT2 = {
     "embedding.weight": ["transformer.wte.weight"],
     "positions.weight": ["transformer.wpe.weight"],
@@ -60,7 +61,7 @@ GPT2 = {
     "up": ["transformer.h.{i}.mlp.c_fc"],
     "down": ["transformer.h.{i}.mlp.c_proj"],
 }
-TABLES = {"gpt2": GPT2, "gemma3_text": GEMMA, "olmo2": OLMO2}
+TABLES = {"gpt2": GPT2, "gemma3_text": GEMMA, "olmo2": OLMO2, "phi3": PHI3}
 """What is not there is as in Llama."""
 BUFFERS = r"(.*\.)?rotary_emb\.inv_freq|transformer\.h\.\d+\.attn\.(masked_)?bias"  # old files hold what is computed from the shape
 

@@ -1,6 +1,7 @@
 """What a model's files say of it: config.json and generation_config.json, or a GGUF file's metadata."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from rather.text.files import gguf_file
 from rather.text.files.fields import Fields, UnsupportedError
 from rather.text.shape import Shape
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text", "smollm3", "olmo2", "granite")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3_text", "smollm3", "olmo2", "granite", "phi3")
 TANH = ("gelu_pytorch_tanh", "gelu_new")
 HARMLESS = {
     # where the model comes from, and what made the file
@@ -66,7 +67,8 @@ def shape_of(config: dict[str, Any]) -> Shape:
         f.get(key)
     reasons: list[str] = []
     shape = _gpt2(f, reasons) if family == "gpt2" else _llama(f, family, reasons)
-    if code := [name for name in f.part("auto_map").values if name.startswith("AutoModel")]:
+    own = "modeling_phi3.Phi3ForCausalLM" if family == "phi3" else None  # what transformers has taken over
+    if code := [name for name, value in f.part("auto_map").values.items() if name.startswith("AutoModel") and value != own]:
         raise ModelError(
             f"config.json names code of the model's own ({code[0]} in auto_map), which rather does not run; remove it to read {family}"
         )
@@ -121,7 +123,14 @@ def _llama(f: Fields, family: Any, reasons: list[str]) -> Shape:
     elif family == "granite":
         names = {"embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier", "logits_scale": "logits_scaling"}
         own = {ours: f.number(key, 1.0) for ours, key in names.items()} | {"attention_scale": f.number("attention_multiplier", 1.0)}
-    theta, scaling = _rope(f, _rope_part(f), context, {"gemma3_text": 1e6, "smollm3": 2e6}.get(family, 1e4), reasons)
+    rope, base = _rope_part(f), {"gemma3_text": 1e6, "smollm3": 2e6}.get(family, 1e4)
+    if family == "phi3":
+        own = {"fused": True, "rotary_width": _rotary_width(f, rope, head_width)}
+    theta, scaling = _rope(f, rope, family, context, base, reasons)
+    if scaling["rope_type"] == "longrope":  # longer texts would need other positions from their first token on
+        context = min(context, scaling["original_max_position_embeddings"])
+        if len(scaling["short_factor"]) != (own.get("rotary_width") or head_width) // 2:
+            raise ModelError(f"{rope.place} says {len(scaling['short_factor'])} factors for heads of width {head_width}")
     return Shape(
         family=family, vocabulary=f.whole("vocab_size"), width=width, layers=layers, heads=heads, kv_heads=kv_heads,
         head_width=head_width, mlp_width=f.whole("intermediate_size"), context=context, norm_eps=f.number("rms_norm_eps"),
@@ -133,6 +142,8 @@ def _llama(f: Fields, family: Any, reasons: list[str]) -> Shape:
 
 def _windows(f: Fields, family: str, layers: int, reasons: list[str]) -> tuple[int | None, frozenset[int] | None]:
     """How far back a token sees, and in which layers, None: in all."""
+    if family == "phi3":
+        return f.whole("sliding_window") if f.values.get("sliding_window") is not None else None, None
     if family not in ("mistral", "qwen2", "qwen3", "smollm3", "gemma3_text"):
         return None, None
     window = f.whole("sliding_window", 4096) if f.values.get("sliding_window", 4096) is not None else None  # absent it is 4096
@@ -198,17 +209,37 @@ def _rope_part(f: Fields) -> Fields:
     return older if older.values else newer
 
 
-def _rope(f: Fields, rope: Fields, context: int, base: float, reasons: list[str]) -> tuple[float, dict[str, Any]]:
+def _rotary_width(f: Fields, rope: Fields, head_width: int) -> int | None:
+    """How many numbers of a head have rotary positions, None: all; in Phi-3 and Phi-4."""
+    for key in ("interpolate_factor", "full_attn_mod"):  # of Microsoft's own code, which takes nothing but 1
+        if f.get(key, 1) != 1:
+            raise ModelError(f"config.json says {key} = {f.get(key)}; rather takes 1 alone")
+    share = rope.number("partial_rotary_factor", f.number("partial_rotary_factor", 1.0))
+    width = int(head_width * share)
+    if share > 1 or width < 2 or width % 2:
+        raise ModelError(f"config.json says partial_rotary_factor = {share} of heads of width {head_width}; it must leave an even number")
+    return None if width == head_width else width
+
+
+def _rope(f: Fields, rope: Fields, family: str, context: int, base: float, reasons: list[str]) -> tuple[float, dict[str, Any]]:
     """The base and the scaling of rotary positions."""
     kind = rope.get("rope_type", rope.get("type", "default"))
     rope.get("type")
+    if family == "phi3" and kind in ("su", "yarn"):  # names of old files
+        kind = "longrope"
     theta = rope.number("rope_theta", f.number("rope_theta", base))
-    if f.get("partial_rotary_factor", 1) != 1 or rope.get("partial_rotary_factor", 1) != 1:
+    if family != "phi3" and (f.get("partial_rotary_factor", 1) != 1 or rope.get("partial_rotary_factor", 1) != 1):
         raise ModelError("config.json says partial_rotary_factor; rather turns whole heads only")
-    original = f.whole("original_max_position_embeddings", rope.whole("original_max_position_embeddings", context))
+    inner = rope.whole("original_max_position_embeddings", context)
+    original = f.whole("original_max_position_embeddings", 4096 if family == "phi3" else inner)
     scaling: dict[str, Any] = {"rope_type": kind}
     if kind in ("linear", "llama3"):
         scaling["factor"] = rope.number("factor")
+    elif kind == "dynamic":  # which changes nothing within the model's context
+        rope.number("factor")
+        scaling["rope_type"] = "default"
+    elif kind in ("yarn", "longrope"):
+        scaling |= _yarn(rope, theta, context, original) if kind == "yarn" else _longrope(rope, context, original)
     elif kind != "default":
         reasons.append(f"rope scaling {kind!r}")
         return theta, scaling
@@ -219,6 +250,32 @@ def _rope(f: Fields, rope: Fields, context: int, base: float, reasons: list[str]
         scaling |= {"low_freq_factor": low, "high_freq_factor": high, "original_max_position_embeddings": original}
     rope.refuse_unread()
     return theta, scaling
+
+
+def _yarn(rope: Fields, theta: float, context: int, original: int) -> dict[str, Any]:
+    """The settings of YaRN, with what they leave out as `transformers` has it."""
+    if theta <= 1:
+        raise ModelError(f"{rope.place} says rope_theta = {theta} and YaRN; it must be larger than 1")
+    factor, scales = rope.number("factor", context / original), ("mscale", "mscale_all_dim")
+    over, under = (rope.number(key) if rope.get(key) else 1.0 for key in scales) if all(map(rope.get, scales)) else (1.0, 0.0)
+    grown = [1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1 for scale in (over, under)]
+    return {
+        "factor": factor, "original_max_position_embeddings": original, "truncate": rope.flag("truncate", True),
+        "attention_factor": rope.number("attention_factor", grown[0] / grown[1]),
+        "beta_fast": rope.number("beta_fast", 32.0), "beta_slow": rope.number("beta_slow", 1.0),
+    }  # fmt: skip
+
+
+def _longrope(rope: Fields, context: int, original: int) -> dict[str, Any]:
+    """The settings of LongRoPE for texts within the original context: only the short factors are for them."""
+    short, _ = rope.get("short_factor", []), rope.get("long_factor")
+    if not isinstance(short, list) or any(type(x) not in (int, float) or not 0 < x < math.inf for x in short):
+        raise ModelError(f"short_factor in {rope.place} is {short!r}; it must be a list of finite numbers above 0")
+    factor = rope.number("factor", context / original)
+    grown = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
+    return {
+        "short_factor": short, "original_max_position_embeddings": original, "attention_factor": rope.number("attention_factor", grown),
+    }  # fmt: skip
 
 
 def read_config(path: Path) -> dict[str, Any]:
