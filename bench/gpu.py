@@ -29,7 +29,8 @@ from rather.learners.grpo import GRPO
 from rather.learners.rollouts import Rollouts
 from rather.text import engine, lora
 from rather.text.policy import TextPolicy
-from rather.text.transformer import Shape, Transformer
+from rather.text.shape import Shape
+from rather.text.transformer import Transformer
 from rather.zeroth.spaces.weights import LowRank
 
 QWEN3 = Shape("qwen3", 151_936, 1024, 28, 16, 8, 128, 3072, 40_960, 1e-6, True, rope_theta=1e6, qk_norm=True)

@@ -16,7 +16,8 @@ from rather.text import lora
 from rather.text.engine import Recorded, Request, Sampling, generate
 from rather.text.packing import pack
 from rather.text.policy import TextPolicy
-from rather.text.transformer import Shape, TokenLogprobs, Transformer
+from rather.text.shape import Shape
+from rather.text.transformer import TokenLogprobs, Transformer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SHAPE = Shape("qwen3", 1000, 128, 3, 4, 2, 32, 256, 512, 1e-6, True, qk_norm=True)
@@ -37,7 +38,7 @@ def made(dtype: torch.dtype, device: torch.device | str, size: float = 0.08) -> 
 
 def learned(model: Transformer, answers: list[Tensor], adapter: str | None = None) -> Tensor:
     """Log-probabilities as a learner computes them."""
-    laid = pack([torch.tensor(r.prompt) for r in ASKED], answers, None, model.dtype, device=model.embedding.weight.device)
+    laid = pack([torch.tensor(r.prompt) for r in ASKED], answers, model.dtype, device=model.embedding.weight.device)
     hidden = model(laid.ids, laid.positions, laid, adapter, laid.chosen(laid.before))
     targets = torch.cat(answers).to(hidden.device)
     return TokenLogprobs.apply(hidden, model.unembedding.weight, targets, 1.0, True)[0]  # type: ignore[index]

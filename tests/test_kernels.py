@@ -1,5 +1,7 @@
 """The loops in C give what PyTorch gives: each test compares the two."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -74,20 +76,26 @@ def test_a_product_that_is_not_made_of_whole_words_is_left_to_pytorch() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(5, 576), (300, 129), (4, 3, 64)])
-def test_norm(dtype: torch.dtype, shape: tuple[int, ...], plain) -> None:
+@pytest.mark.parametrize("plus", [0.0, 1.0])
+def test_norm(dtype: torch.dtype, shape: tuple[int, ...], plus: float, plain) -> None:
     x, weight = draw(*shape, dtype=dtype), draw(shape[-1], seed=1)
-    found, expected = kernels.norm(x, weight, 1e-5), plain(lambda: kernels.norm(x, weight, 1e-5))
+    found, expected = kernels.norm(x, weight, 1e-5, plus), plain(lambda: kernels.norm(x, weight, 1e-5, plus))
     agree(found[0], expected[0])
     assert_close(found[1], expected[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(5, 34), (300, 256)])
-def test_swiglu(dtype: torch.dtype, shape: tuple[int, int], plain) -> None:
-    both = 10 * draw(*shape, dtype=dtype)
+@pytest.mark.parametrize("gelu", [False, True])
+def test_glu(dtype: torch.dtype, shape: tuple[int, int], gelu: bool, plain) -> None:
+    both = (2 if gelu else 10) * draw(*shape, dtype=dtype)
     both[0, :8] = torch.tensor([0, -0.0, 90, -90, 1e4, -1e4, 3e38, -3e38])
     both[1, 0] = torch.nan
-    found, expected = kernels.swiglu(both), plain(lambda: kernels.swiglu(both))
+    found, expected = kernels.glu(both, gelu), plain(lambda: kernels.glu(both, gelu))
+    if gelu:  # PyTorch's own loses digits in 1 + tanh
+        gate, up = both.chunk(2, dim=-1)
+        assert_close(expected.nan_to_num(), found.nan_to_num(), atol=1e-2, rtol=1e-2)
+        expected = torch.nn.functional.gelu(gate.double(), approximate="tanh").to(dtype) * up
     assert found.isnan().nonzero().tolist() == [[1, 0]], "what is not a number stays so"
     agree(found.nan_to_num(), expected.nan_to_num())
 
@@ -104,6 +112,16 @@ def test_rotate(dtype: torch.dtype, plain) -> None:
     assert torch.equal(rows[:, 12:], rest)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotary_embedding_of_a_part_of_every_head(dtype: torch.dtype, plain) -> None:
+    cos, sin = (draw(7, 1, 48, dtype=dtype, seed=s) for s in (1, 2))
+    rows = draw(7, 15, 64, dtype=dtype)
+    with torch.no_grad():
+        expected = torch.cat([plain(lambda: kernels.rotate(rows[..., :48], cos, sin)), rows[..., 48:]], dim=-1)
+        agree(plain(lambda: kernels.rotate(rows, cos, sin)), expected)
+        agree(kernels.rotate(rows, cos, sin), expected)
+
+
 def slopes(exact, inputs: list[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
     """What reaches the inputs of a function by autograd in float64."""
     wide = [x.double().requires_grad_() for x in inputs]
@@ -113,11 +131,12 @@ def slopes(exact, inputs: list[Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(5, 576), (300, 129), (40, 3, 64), (20_000, 16)])
-def test_norm_backward(compiled: bool, dtype: torch.dtype, shape: tuple[int, ...], plain) -> None:
+@pytest.mark.parametrize("plus", [0.0, 1.0])
+def test_norm_backward(compiled: bool, dtype: torch.dtype, shape: tuple[int, ...], plus: float, plain) -> None:
     x, weight, gradient = draw(*shape, dtype=dtype), draw(shape[-1], dtype=dtype, seed=1), draw(*shape, dtype=dtype, seed=2)
-    of = x, weight, kernels.norm(x, weight, 1e-5)[1], gradient
+    of = x, weight, kernels.norm(x, weight, 1e-5)[1], gradient, plus
     found = kernels.norm_backward(*of) if compiled else plain(lambda: kernels.norm_backward(*of))
-    expected = slopes(lambda x, weight: x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight, [x, weight], gradient)
+    expected = slopes(lambda x, weight: x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * (plus + weight), [x, weight], gradient)
     assert_close(found[0], expected[0].to(dtype), atol=1e-5, rtol=1e-5 if dtype == torch.float32 else 2**-7)
     assert_close(found[1], expected[1].float(), atol=1e-4, rtol=1e-5)
 
@@ -125,10 +144,12 @@ def test_norm_backward(compiled: bool, dtype: torch.dtype, shape: tuple[int, ...
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(5, 34), (300, 256)])
-def test_swiglu_backward(compiled: bool, dtype: torch.dtype, shape: tuple[int, int], plain) -> None:
+@pytest.mark.parametrize("gelu", [False, True])
+def test_glu_backward(compiled: bool, dtype: torch.dtype, shape: tuple[int, int], gelu: bool, plain) -> None:
     both, gradient = 3 * draw(*shape, dtype=dtype), draw(shape[0], shape[1] // 2, dtype=dtype, seed=1)
-    found = kernels.swiglu_backward(both, gradient) if compiled else plain(lambda: kernels.swiglu_backward(both, gradient))
-    (expected,) = slopes(lambda both: torch.nn.functional.silu(both[:, : shape[1] // 2]) * both[:, shape[1] // 2 :], [both], gradient)
+    found = kernels.glu_backward(both, gradient, gelu) if compiled else plain(lambda: kernels.glu_backward(both, gradient, gelu))
+    act = partial(torch.nn.functional.gelu, approximate="tanh") if gelu else torch.nn.functional.silu
+    (expected,) = slopes(lambda both: act(both[:, : shape[1] // 2]) * both[:, shape[1] // 2 :], [both], gradient)
     assert_close(found, expected.to(dtype), atol=1e-5 if dtype == torch.float32 else 1e-2, rtol=1e-5 if dtype == torch.float32 else 2**-6)
 
 
@@ -176,7 +197,7 @@ def test_a_step(dtype: torch.dtype, window: int | None, heads: int, kv: int, wid
 
     def attended() -> tuple[Tensor, Tensor, Tensor]:
         keys, values = cache[0].clone(), cache[1].clone()
-        return Step(keys[None], values[None], positions, window)(0, *rows.split([heads, kv, kv], dim=1)), keys, values
+        return Step(keys[None], values[None], positions)(0, window, *rows.split([heads, kv, kv], dim=1)), keys, values
 
     with torch.no_grad():
         (found, *held), (expected, *held_there) = attended(), plain(attended)

@@ -13,7 +13,8 @@ from rather.text import engine
 from rather.text.decoder import Step
 from rather.text.packing import pack
 from rather.text.sampling import draw
-from rather.text.transformer import Rotary, Shape, turned
+from rather.text.shape import Shape
+from rather.text.transformer import Rotary, turned
 
 pytest.importorskip("triton")
 from rather.kernels import gpu as on_gpu
@@ -45,27 +46,29 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_norm(both) -> None:
+@pytest.mark.parametrize("plus", [0.0, 1.0])
+def test_norm(both, plus: float) -> None:
     x, weight, gradient = numbers(3, 7, 40), numbers(40, seed=1), numbers(3, 7, 40, seed=2)
-    assert_close(*both(lambda: kernels.norm(x, weight, 1e-6)), **NEAR)
+    assert_close(*both(lambda: kernels.norm(x, weight, 1e-6, plus)), **NEAR)
     scale = kernels.norm(x, weight, 1e-6)[1]
-    assert_close(*both(lambda: kernels.norm_backward(x, weight, scale, gradient)), **NEAR)
+    assert_close(*both(lambda: kernels.norm_backward(x, weight, scale, gradient, plus)), **NEAR)
 
 
-def test_swiglu(both) -> None:
+@pytest.mark.parametrize("gelu", [False, True])
+def test_glu(both, gelu: bool) -> None:
     x, gradient = numbers(5, 2 * 1100), numbers(5, 1100, seed=1)
-    assert_close(*both(lambda: [kernels.swiglu(x), kernels.swiglu_backward(x, gradient)]), **NEAR)
+    assert_close(*both(lambda: [kernels.glu(x, gelu), kernels.glu_backward(x, gradient, gelu)]), **NEAR)
 
 
-@pytest.mark.parametrize("normed", [True, False])
-def test_heads(both, normed: bool) -> None:
-    shape = Shape("qwen3", 9, 8, 1, HEADS, KV, WIDTH, 8, 64, 1e-6, True, qk_norm=normed)
-    cos, sin = Rotary(shape)(torch.tensor([3, 0, 60, 7]), torch.float32)
+@pytest.mark.parametrize(("normed", "turned_width"), [(True, WIDTH), (False, WIDTH), (True, 16)])
+def test_heads(both, normed: bool, turned_width: int) -> None:
+    shape = Shape("qwen3", 9, 8, 1, HEADS, KV, turned_width, 8, 64, 1e-6, True, qk_norm=normed)
+    cos, sin = (table[0] for table in Rotary(shape)(torch.tensor([3, 0, 60, 7]), torch.float32))
     qkv, slope = numbers(4, HEADS + 2 * KV, WIDTH), numbers(4, HEADS + KV, WIDTH, seed=1)
 
     def work() -> list[Tensor]:
         leaves = [x.clone().requires_grad_() for x in (qkv, numbers(WIDTH, seed=2), numbers(WIDTH, seed=3))]
-        turn = (leaves[1], leaves[2]) if normed else None, HEADS, cos, sin, 1e-6
+        turn = (leaves[1], leaves[2]) if normed else None, HEADS, cos, sin, 1e-6, 1.0
         out = turned(leaves[0][:, : HEADS + KV], *turn)
         out.backward(slope)
         with torch.no_grad():
@@ -106,16 +109,16 @@ def test_decoding_step(both, monkeypatch: pytest.MonkeyPatch, window: int | None
     places = torch.tensor([0, 131, 299])
     shape = Shape("qwen3", 9, 8, 1, HEADS, KV, WIDTH, 8, 64, 1e-6, True)
     weights = (numbers(WIDTH, seed=3), numbers(WIDTH, seed=4)) if turn == "normed" else None
-    how = weights, HEADS, *Rotary(shape)(places, torch.float32), 1e-6
+    how = weights, HEADS, *(table[0] for table in Rotary(shape)(places, torch.float32)), 1e-6, 1.0
 
     def work() -> list[Tensor]:
         k, v, (qk, new) = keys.clone(), values.clone(), qkv.clone().split([HEADS + KV, KV], dim=1)
-        step = Step(k[None], v[None], places, window)
+        step = Step(k[None], v[None], places)
         late = [how] if turn and step.turns else []
         if turn and not late:
             with torch.no_grad():
                 qk = turned(qk, *how)
-        return [step(0, *qk.split([HEADS, KV], dim=1), new, *late), k, v]
+        return [step(0, window, *qk.split([HEADS, KV], dim=1), new, *late), k, v]
 
     assert_close(*both(work), **NEAR)
 
@@ -151,12 +154,12 @@ def test_attention_of_a_pack(both, window: int | None) -> None:
 
     shared = tokens(12, 0)
     one, two = torch.cat([shared, tokens(33, 1)]), torch.cat([shared, tokens(5, 2)])
-    laid = pack([one, two, one], [tokens(n, 3 + n) for n in (40, 1, 9)], window)
+    laid = pack([one, two, one], [tokens(n, 3 + n) for n in (40, 1, 9)])
     qkv, slope = numbers(len(laid.ids), 2 * KV + 2 * KV, WIDTH), numbers(len(laid.ids), 2 * KV, WIDTH, seed=1)
 
     def work() -> list[Tensor]:
         given = qkv.clone().requires_grad_()
-        out = laid(0, *given.split([2 * KV, KV, KV], dim=1))
+        out = laid(0, window, *given.split([2 * KV, KV, KV], dim=1))
         out.backward(slope)
         assert given.grad is not None
         return [out.detach(), given.grad]

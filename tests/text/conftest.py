@@ -14,10 +14,21 @@ ROPE3 = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+LONG = {
+    "rope_type": "longrope", "rope_theta": 500.0, "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 1.1], "long_factor": [2.0, 2.0],
+}  # fmt: skip
+GEMMA = {
+    "head_dim": 16, "query_pre_attn_scalar": 10, "sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"],
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    },
+}  # fmt: skip
 
 
-def reference(name: str) -> Any:
-    """A random model of `transformers`, with biases and norms that are not their starting values."""
+def reference(name: str, **changes: Any) -> Any:
+    """A random model of `transformers`, with biases and norms that are not their starting values; `changes` are of its configuration."""
     import transformers as tf
 
     configs = {
@@ -27,10 +38,18 @@ def reference(name: str) -> Any:
         "mistral": lambda: tf.MistralConfig(**SIZES, sliding_window=7, head_dim=16),
         "qwen2": lambda: tf.Qwen2Config(**SIZES),
         "qwen3": lambda: tf.Qwen3Config(**SIZES, head_dim=16),
+        "gemma3": lambda: tf.Gemma3TextConfig(**SIZES, **GEMMA),
+        "smollm3": lambda: tf.SmolLM3Config(**SIZES, no_rope_layers=[1, 0], mlp_bias=True, pad_token_id=0),
+        "olmo2": lambda: tf.Olmo2Config(**SIZES, pad_token_id=0),
+        "granite": lambda: tf.GraniteConfig(
+            **SIZES, attention_bias=True, attention_multiplier=0.2, embedding_multiplier=3.0, residual_multiplier=0.7, logits_scaling=1.5
+        ),
+        "phi3": lambda: tf.Phi3Config(**SIZES, rope_parameters=LONG, original_max_position_embeddings=40, pad_token_id=0),
         "gpt2": lambda: tf.GPT2Config(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     }
     torch.manual_seed(0)
     config = configs[name]()
+    config.update(changes)
     config._attn_implementation = "eager"
     model = tf.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
@@ -39,7 +58,7 @@ def reference(name: str) -> Any:
     return model
 
 
-FAMILIES = ["llama", "llama3", "linear", "mistral", "qwen2", "qwen3", "gpt2"]
+FAMILIES = ["llama", "llama3", "linear", "mistral", "qwen2", "qwen3", "gpt2", "gemma3", "smollm3", "olmo2", "granite", "phi3"]
 
 
 @pytest.fixture(params=FAMILIES)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm", "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
+    "pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm",
     "q_norm": "attn_q_norm", "k_norm": "attn_k_norm", "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down",
 }  # fmt: skip
 
@@ -21,6 +22,9 @@ def write_gguf(folder: Path, path: Path, metadata: dict[str, Any] | None = None,
     family, heads = config["model_type"], config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
     rope = config.get("rope_parameters") or {}
+    gemma = family == "gemma3_text"
+    if gemma:
+        family, rope = "gemma3", rope["full_attention"]
     words = ["<unk>", "<s>", "</s>", *(chr(33 + i) for i in range(config["vocab_size"] - 4)), "!!"]
     fields = {
         f"{family}.block_count": config["num_hidden_layers"],
@@ -52,6 +56,9 @@ def write_gguf(folder: Path, path: Path, metadata: dict[str, Any] | None = None,
     for name, tensor in load_file(folder / "model.safetensors").items():
         stem, _, kind = name.rpartition(".")
         theirs = NAMES.get(stem) or f"blk.{stem.split('.')[2]}.{NAMES[stem.rpartition('.')[2]]}"
+        if gemma:
+            theirs = theirs.replace("ffn_norm", "post_attention_norm") if "post_attention" in stem else theirs
+            tensor = tensor + 1 if stem.endswith("norm") else tensor
         turned = {"q_proj": heads, "k_proj": kv_heads}.get(stem.rpartition(".")[2])
         if turned and family == "llama":
             tensor = tensor.reshape(turned, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)

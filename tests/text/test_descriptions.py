@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from rather.errors import ModelError
 from rather.text import load, weights
 from rather.text.files import description, rope
-from rather.text.foreign import ForeignPolicy
+from rather.text.policy import TextPolicy
 from text.conftest import ROPE3, SIZES, reference
 from text.gguf_files import write_gguf
 from text.test_transformer import logits, rows
@@ -44,6 +44,8 @@ GGUF = {
     "llama": ({}, {}),
     "qwen2": ({}, {}),
     "qwen3": ({}, {}),
+    "gemma3": ({"gemma3.attention.sliding_window": 7, "gemma3.attention.sliding_window_pattern": 2, "gemma3.rope.freq_base_swa": 100.0,
+                "gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 2.0}, {}),
     "linear": ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}, {}),
     "linear without its name": ({"llama.rope.scaling.factor": 2.0}, {}),
     "linear of old files": ({"llama.rope.scale_linear": 2.0}, {}),
@@ -54,7 +56,7 @@ GGUF = {
 
 @pytest.mark.parametrize("case", GGUF)
 def test_a_gguf_file_computes_what_its_folder_does_in_transformers(case: str, tmp_path: Path) -> None:
-    model = reference(case.split()[0])
+    model = reference(case.split()[0], **({"query_pre_attn_scalar": 16} if case == "gemma3" else {}))  # which the file does not say
     model.save_pretrained(tmp_path)
     read = weights.load(write_gguf(tmp_path, tmp_path / "model.gguf", *GGUF[case]))
     same(logits(read, rows()), model)
@@ -106,7 +108,7 @@ REFUSED = [
     ({"llama.block_count": None}, "does not say 'block_count'"),
     ({"general.type": "adapter"}, "holds no whole model"),
     ({"split.count": 2}, "one part of several"),
-    ({"general.architecture": "gemma3"}, "architecture 'gemma3'"),
+    ({"general.architecture": "gemma2"}, "architecture 'gemma2'"),
 ]  # fmt: skip
 
 
@@ -155,6 +157,15 @@ ROPES = {
     "linear": {"factor": 4.0},
     "dynamic": {"factor": 2.0},
     "yarn": {"factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn with its settings": {
+        "factor": 40.0,
+        "original_max_position_embeddings": 16,
+        "beta_fast": 3,
+        "beta_slow": 0.5,
+        "mscale": 1.3,
+        "mscale_all_dim": 0.7,
+        "truncate": False,
+    },
     "longrope": {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0] * 4, "factor": 4.0, "original_max_position_embeddings": 16},
     "llama3": {k: v for k, v in ROPE3.items() if k not in ("rope_type", "rope_theta")},
 }
@@ -165,19 +176,20 @@ ROPES = {
 def test_every_scaling_of_rotary_positions_is_that_of_transformers(llama: Path, tiny: Path, tmp_path: Path, kind: str, place: str) -> None:
     from transformers import AutoModelForCausalLM
 
-    rope = {"rope_type": kind, **ROPES[kind]} | ({"rope_theta": 500.0} if place == "rope_parameters" else {})
+    kind, settings = kind.split()[0], ROPES[kind]
+    rope = {"rope_type": kind, **settings} | ({"rope_theta": 500.0} if place == "rope_parameters" else {})
     older = {"rope_theta": 500.0, "rope_parameters": None} if place == "rope_scaling" else {}
     folder = described(llama, tmp_path, **older, **{place: rope})
     expected = AutoModelForCausalLM.from_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny / file, folder)
     policy = load.policy(folder, CPU, torch.float32, False, 1.0)
-    if isinstance(policy, ForeignPolicy):
-        assert kind in ("dynamic", "yarn", "longrope")
+    assert isinstance(policy, TextPolicy)
+    assert policy.context == (16 if kind == "longrope" else 64), "beyond it transformers takes the long factors from the first token on"
+    short = [row[: policy.context] for row in rows()]
+    for row, found in zip(short, logits(policy.model, short), strict=True):
         with torch.no_grad():
-            same([policy.inner(row[None]).logits[0] for row in rows()], expected)
-    else:
-        same(logits(policy.model, rows()), expected)
+            torch.testing.assert_close(found, expected(row[None]).logits[0], atol=1e-4, rtol=0)
 
 
 UNKNOWN = [

@@ -51,7 +51,7 @@ def test_kept_logprobs_are_those_of_a_forward_pass(family, compiled: bool, monke
     model = weights.load(family[1])
     sampling = Sampling(20, temperature=0.8, top_p=0.9, top_k=30, min_p=0.01)
     for request, answer in zip(requests(), generate(model, requests(), sampling, frozenset({0})), strict=True):
-        laid = pack([torch.tensor(request.prompt)], [torch.tensor(answer.tokens)], model.shape.window)
+        laid = pack([torch.tensor(request.prompt)], [torch.tensor(answer.tokens)])
         with torch.no_grad():
             every = model.logits(model(laid.ids, laid.positions, laid))[laid.before[0]] / 0.8
         expected = every.log_softmax(-1).gather(1, torch.tensor(answer.tokens)[:, None])[:, 0]
@@ -66,7 +66,7 @@ def test_in_bfloat16_the_learner_finds_the_logprobs_that_were_sampled_with(smoll
     asked = [Request(tuple(range(1000 * i, 1000 * i + 30)), i) for i in range(8)]
     found = generate(model, asked, Sampling(24), frozenset(), rows=rows)
     answers = [torch.tensor(a.tokens) for a in found]
-    laid = pack([torch.tensor(r.prompt) for r in asked], answers, None, torch.bfloat16)
+    laid = pack([torch.tensor(r.prompt) for r in asked], answers, torch.bfloat16)
     with torch.enable_grad():  # as a learner computes: not with the weights that are laid out for sampling
         hidden = model(laid.ids, laid.positions, laid)[torch.cat(laid.before)]
         known, _ = TokenLogprobs.apply(hidden, model.unembedding.weight, torch.cat(answers), 1.0)  # type: ignore[misc]
@@ -75,7 +75,7 @@ def test_in_bfloat16_the_learner_finds_the_logprobs_that_were_sampled_with(smoll
         assert apart == 0, "to the bit with products of our own"
     else:  # oneDNN's products in tiles (AMX) round differently with another number of rows: apart as far as both are from float32
         exact = load_policy(smollm2, torch.device("cpu"), torch.float32, False, 1.0).model
-        laid = pack([torch.tensor(r.prompt) for r in asked], answers, None)
+        laid = pack([torch.tensor(r.prompt) for r in asked], answers)
         with torch.no_grad():
             hidden = exact(laid.ids, laid.positions, laid)[torch.cat(laid.before)]
             expected, _ = TokenLogprobs.apply(hidden, exact.unembedding.weight, torch.cat(answers), 1.0)  # type: ignore[misc]
@@ -198,9 +198,9 @@ def test_a_prompt_of_a_group_is_read_once(tiny: Path, monkeypatch: pytest.Monkey
     read: list[int] = []
     inner = engine.Prefill.__call__
 
-    def counting(self, layer, q, k, v):
+    def counting(self, layer, window, q, k, v):
         read.append(len(q))
-        return inner(self, layer, q, k, v)
+        return inner(self, layer, window, q, k, v)
 
     monkeypatch.setattr(engine.Prefill, "__call__", counting)
     generate(model, [Request((5, 6, 7, 8), seed) for seed in range(8)], Sampling(4), frozenset())

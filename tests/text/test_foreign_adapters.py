@@ -20,8 +20,8 @@ from rather.text.foreign import ForeignPolicy
 from rather.text.language_model import TextSampler
 from rather.text.reward_model import RewardModel
 
-MODELS, LEARNERS = ("phi3", "gemma2", "mixtral", "mamba", "gemma3"), ("dpo", "reward", "ppo", "grpo")
-FAST = [("gemma2", "ppo"), ("phi3", "dpo"), ("mamba", "dpo"), ("gemma3", "dpo")]
+MODELS, LEARNERS = ("olmo", "gemma2", "mixtral", "mamba", "gemma3"), ("dpo", "reward", "ppo", "grpo")
+FAST = [("gemma2", "ppo"), ("olmo", "dpo"), ("mamba", "dpo"), ("gemma3", "dpo")]
 EVERY = [pytest.param(m, n, marks=() if (m, n) in FAST else pytest.mark.slow) for m in MODELS for n in LEARNERS]
 PROMPTS = [Task("f", str(i), f"question {i}") for i in range(3)]
 PAIRS = [Comparison((Trajectory(t, "p", "good"),), (Trajectory(t, "p", "bad bad"),), 1.0, t.key, "me") for t in PROMPTS]
@@ -37,7 +37,7 @@ def foreign_model(kind: str, tiny: Path, folder: Path) -> Path:
     import transformers as tf
 
     configs = {
-        "phi3": lambda: tf.Phi3Config(**SIZES),
+        "olmo": lambda: tf.OlmoConfig(**SIZES),
         "gemma2": lambda: tf.Gemma2Config(**SIZES, head_dim=8, query_pre_attn_scalar=8),
         "mixtral": lambda: tf.MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2),
         "mamba": lambda: tf.MambaConfig(vocab_size=100, hidden_size=32, state_size=4, num_hidden_layers=2, **ENDS),

@@ -25,7 +25,7 @@ def adapted_logits(model: weights.Transformer, row: torch.Tensor, name: str | No
 def weights_pack(row: torch.Tensor, model: weights.Transformer):
     from rather.text.packing import pack
 
-    return pack([row], [row[:0]], model.shape.window)
+    return pack([row], [row[:0]])
 
 
 def test_a_new_adapter_changes_nothing_and_a_trained_one_does(family) -> None:

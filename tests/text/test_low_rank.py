@@ -124,7 +124,7 @@ def test_the_gradient_comes_to_the_numbers(space, tmp_path: Path) -> None:
     from rather.text.packing import pack
 
     ids = torch.tensor(PROMPTS[2])
-    laid = pack([ids], [ids[:0]], model.shape.window, model.dtype)
+    laid = pack([ids], [ids[:0]], model.dtype)
 
     def loss() -> torch.Tensor:
         return model(laid.ids, laid.positions, laid, adapter).square().sum()

@@ -228,7 +228,7 @@ def test_a_reference_is_looked_at_once_for_its_logprobs_and_for_every_state_of_a
         prompt = batch.observations[row][batch.observations[row] != UNUSED]
         for t in range(n + 1):
             ids = torch.cat([prompt, batch.actions[row, :t]])
-            alone = pack([ids[:-1]], [ids[-1:]], None, torch.float32)
+            alone = pack([ids[:-1]], [ids[-1:]], torch.float32)
             hidden = policy.model(alone.ids, alone.positions, alone, None, alone.after[0])
             torch.testing.assert_close(values[row, t], critic.values(hidden[None])[0, 0])
         assert (values[row, n + 1 :] == 0).all()

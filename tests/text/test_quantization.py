@@ -186,6 +186,6 @@ def test_other_architectures_are_read_in_full_precision_alone(tmp_path: Path, me
     config: dict[str, Any] = {"quantization_config": {"quant_method": method}}
     for name in place:
         config = {name: config}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "phi3"}))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "olmo"}))
     with pytest.raises(ModelError, match=says):
         load.policy(tmp_path, CPU, torch.float32, False, 1.0)

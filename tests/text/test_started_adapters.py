@@ -15,7 +15,7 @@ from rather.text.reward_model import RewardModel
 from text.test_foreign_adapters import PAIRS, Trainee, foreign_model, settings
 
 
-@pytest.fixture(params=["llama", "phi3"])
+@pytest.fixture(params=["llama", "olmo"])
 def model(request: pytest.FixtureRequest, tiny: Path, tmp_path: Path) -> Path:
     """A model of our own architectures, and one that `transformers` computes."""
     return tiny if request.param == "llama" else foreign_model(request.param, tiny, tmp_path / "model")

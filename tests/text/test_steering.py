@@ -25,6 +25,7 @@ CONTRASTS = [
     (StyledAnswers([(5, 6, 7, 20), (8, 9, 20)], PROMPTS[:2]), StyledAnswers([(5, 6, 7, 21), (8, 9, 21)], PROMPTS[2:])),
     (StyledAnswers([(5, 6, 7, 22)], PROMPTS[:1]), StyledAnswers([(5, 6, 7, 23)], PROMPTS[1:2])),
 ]
+MERGED = ("llama", "mistral", "qwen2", "gpt2")
 OWN = [(9, 12, 4), (30, 31)]
 """What the model answers to the first prompts by itself."""
 TWINS = [Perturbation(1, 2.0), Perturbation(1, -2.0), Perturbation(2, 2.0), None]
@@ -61,7 +62,7 @@ def materialised(model: Transformer, space: Steering, folder: Path) -> Transform
 
 
 def test_rows_with_their_own_direction_equal_materialised_weights(model: Transformer, space: Steering, tmp_path: Path) -> None:
-    if model.shape.qk_norm or model.shape.window:
+    if model.shape.family not in MERGED or model.shape.window:
         with pytest.raises(ModelError, match="cannot be merged"):
             materialised(model, space, tmp_path)
         return
@@ -83,7 +84,7 @@ def test_rows_with_their_own_direction_equal_materialised_weights(model: Transfo
 def test_the_merged_model_says_the_same_in_transformers(family, space: Steering, model: Transformer, tmp_path: Path) -> None:
     import transformers as tf
 
-    if model.shape.qk_norm or model.shape.window:
+    if model.shape.family not in MERGED or model.shape.window:
         return
     materialised(model, space, tmp_path / "merged")
     theirs = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", attn_implementation="eager").eval()
@@ -172,7 +173,7 @@ def test_contrasts_are_halfway_to_equal_kl(model: Transformer) -> None:
             found = []
             for prompt, answer in zip(PROMPTS, OWN, strict=False):
                 ids = torch.tensor([*prompt, *answer])
-                laid = pack([ids], [ids[:0]], model.shape.window, model.dtype)
+                laid = pack([ids], [ids[:0]], model.dtype)
                 hidden = model(laid.ids, laid.positions, laid, None, None, space.shift())[len(prompt) - 1 : -1]
                 found.append((hidden @ model.unembedding.weight.T).double().log_softmax(-1))
             return torch.cat(found)

@@ -8,14 +8,14 @@ import torch.nn.functional as F
 
 from rather.text import packing, weights
 from rather.text.packing import pack
-from rather.text.transformer import RMSNorm, TokenLogprobs, Transformer, swiglu, turned
+from rather.text.transformer import RMSNorm, TokenLogprobs, Transformer, glu, turned
 
 Family = tuple[Any, Path]
 
 
 def logits(model: Transformer, rows: list[torch.Tensor]) -> list[torch.Tensor]:
     """Our logits for whole rows, all forwarded at once."""
-    laid = pack(rows, [row[:0] for row in rows], model.shape.window)
+    laid = pack(rows, [row[:0] for row in rows])
     with torch.no_grad():
         found = model.logits(model(laid.ids, laid.positions, laid))
     return [found[places] for places in laid.prompts]
@@ -64,21 +64,24 @@ def test_saved_models_are_read_by_transformers(family: Family, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("shape", [(5, 8), (5, 3, 8)])
-def test_rms_norm_has_the_gradients_of_pytorchs_own(shape: tuple[int, ...]) -> None:
-    norm = RMSNorm(8, 1e-5)
+@pytest.mark.parametrize("plus", [0.0, 1.0])
+def test_rms_norm_has_the_gradients_of_pytorchs_own(shape: tuple[int, ...], plus: float) -> None:
+    norm = RMSNorm(8, 1e-5, plus)
+    assert torch.equal(plus + norm.weight, torch.ones(8))
     norm.weight.data.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    found, expected = norm(x), F.rms_norm(x, (8,), norm.weight, 1e-5)
+    found, expected = norm(x), F.rms_norm(x, (8,), plus + norm.weight, 1e-5)
     torch.testing.assert_close(found, expected)
     slope = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     gradients = [torch.autograd.grad(y, [x, norm.weight], slope) for y in (found, expected)]
     torch.testing.assert_close(*gradients)
 
 
-def test_swiglu_has_the_gradient_of_its_formula() -> None:
+@pytest.mark.parametrize("gelu", [False, True])
+def test_glu_has_the_gradient_of_its_formula(gelu: bool) -> None:
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
     gate, up = x.chunk(2, dim=-1)
-    found, expected = swiglu(x), F.silu(gate) * up
+    found, expected = glu(x, gelu), (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up
     torch.testing.assert_close(found, expected)
     slope = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(*(torch.autograd.grad(y, x, slope) for y in (found, expected)))
@@ -107,13 +110,13 @@ def test_compiled_attention_has_the_gradients_of_the_fused_kernel(
     """Five tokens that see four before them, three query heads to a key head; the kernel always in float32."""
     monkeypatch.setattr(packing, "KEPT", kept)
     chance = torch.Generator().manual_seed(0)
-    laid = pack([torch.arange(4)] * 2, [torch.arange(5), torch.arange(1)], window)
+    laid = pack([torch.arange(4)] * 2, [torch.arange(5), torch.arange(1)])
     q, k, v, slope = (torch.randn(10, h, 8, generator=chance).to(dtype) for h in (6, 2, 2, 6))
 
     def attended(pairs: int, dtype: torch.dtype) -> list[torch.Tensor]:
         monkeypatch.setattr(packing, "COMPILED", pairs)
         given = [x.to(dtype).requires_grad_() for x in (q, k, v)]
-        found = replace(laid, dtype=dtype)(0, *given)
+        found = replace(laid, dtype=dtype)(0, window, *given)
         return [x.float() for x in (found, *torch.autograd.grad(found, given, slope.to(dtype)))]
 
     for found, expected in zip(attended(2**16, dtype), attended(0, torch.float32), strict=True):
@@ -129,11 +132,11 @@ def test_answers_get_in_a_pack_what_they_get_alone(family: Family, shared: int, 
     head, prompt, other, *answers = rows(1, (4, 9, 6, 12, 1, 20))
     prompt, other, third = torch.cat([head[:shared], prompt]), torch.cat([head[:shared], other]), head
     prompts, given = [prompt, other, prompt, prompt, third], [answers[0], answers[1], answers[2], answers[1], answers[0]]
-    together = pack(prompts, given, model.shape.window)
+    together = pack(prompts, given)
     with torch.no_grad():
         hidden = model(together.ids, together.positions, together)
         for i, (p, a) in enumerate(zip(prompts, given, strict=True)):
-            alone = pack([p], [a], model.shape.window)
+            alone = pack([p], [a])
             expected = model(alone.ids, alone.positions, alone)
             torch.testing.assert_close(hidden[together.before[i]], expected[alone.before[0]], atol=1e-5, rtol=0)
             torch.testing.assert_close(hidden[together.after[i]], expected[alone.after[0]], atol=1e-5, rtol=0)

@@ -2,8 +2,8 @@
 
 On a processor each is one loop in C (kernels.c, compiled when it is first used), on a GPU one Triton kernel (gpu.py, gpu_attention.py).
 Products of few rows read the weights as fast as the memory gives them; between products PyTorch makes some ten passes where these make
-one. Without a C compiler or Triton PyTorch does the same: norm, SwiGLU and rotary embedding with the same roundings, attention with those
-of its fused kernel, products with those of its matrix library.
+one. Without a C compiler or Triton PyTorch does the same: norm, SwiGLU, GeGLU and rotary embedding with the same roundings, attention with
+those of its fused kernel, products with those of its matrix library.
 
 Shape letters: N tokens, I inputs, O outputs, R rows at work, L cache length, T tokens of a piece, S tokens that it sees, C width,
 M width of an MLP, H heads, K key-value heads, D head width.
@@ -29,17 +29,17 @@ COLUMNS, KEYS = 48, 4
 KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
 TAKES = {
     "product": "nnnpnppnpn",
-    "norm": "nnppfpp",
-    "norm_backward": "nnpppppp",
-    "swiglu": "nnpp",
-    "swiglu_backward": "nnppp",
-    "rotate": "nnnnppp",
+    "norm": "nnppffpp",
+    "norm_backward": "nnppfpppp",
+    "glu": "nnnpp",
+    "glu_backward": "nnnppp",
+    "rotate": "nnnnnppp",
     "draw": "nnppfpp",
     "token_logprobs": "nnppfppp",
     "step": "nnnnppnpnpnppfp",
     "piece": "nnnnpnpnpnfnpp",
     "piece_backward": "nnnnpnpnpnfnppppp",
-    "decode": "npnnnnfnppppppnnp",
+    "decode": "nppnnnppppppnnp",
 }
 """What each function takes: whole numbers, floats, addresses."""
 
@@ -120,101 +120,118 @@ class Laid:
         return out
 
 
-def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """X (..., C) / rms(x) * weight (C,), and 1 / rms (..., 1) in float32. Passes no gradient on."""
+def norm(x: Tensor, weight: Tensor, eps: float, plus: float = 0.0) -> tuple[Tensor, Tensor]:
+    """X (..., C) / rms(x) * (plus + weight (C,)), and 1 / rms (..., 1) in float32. Passes no gradient on."""
     if on := on_gpu(x):
-        return on.norm(x, weight, eps)
+        return on.norm(x, weight, eps, plus)
     weight = weight.to(x.dtype)
     if found := _for(x):
         x = x.contiguous()
         out, scale = torch.empty_like(x), weight.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
-        found.norm(scale.numel(), x.shape[-1], x.data_ptr(), weight.data_ptr(), eps, out.data_ptr(), scale.data_ptr())
+        found.norm(scale.numel(), x.shape[-1], x.data_ptr(), weight.data_ptr(), eps, plus, out.data_ptr(), scale.data_ptr())
         return out, scale
     wide = x.float()
     scale = torch.linalg.vecdot(wide, wide)[..., None].div_(x.shape[-1]).add_(eps).rsqrt_()
-    return (wide * scale).to(x.dtype).mul_(weight), scale
+    return (wide * scale).to(x.dtype).mul_(weight.float() + plus if plus else weight), scale
 
 
-def norm_backward(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def norm_backward(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor, plus: float = 0.0) -> tuple[Tensor, Tensor]:
     """What reaches x (..., C) and, in float32, weight (C,) where `gradient` reaches `norm`, which gave `scale` (..., 1)."""
     if on := on_gpu(x):
-        return on.norm_backward(x, weight, scale, gradient)
+        return on.norm_backward(x, weight, scale, gradient, plus)
     weight = weight.to(x.dtype)
     if found := _for(x):
         x, gradient = x.contiguous(), gradient.contiguous()
         out, sums = torch.empty_like(x), torch.zeros((scale.numel() + 63) // 64, len(weight))
-        tensors = (x, weight, scale, gradient, out, sums)
-        found.norm_backward(scale.numel(), len(weight), *(t.data_ptr() for t in tensors))
+        found.norm_backward(
+            scale.numel(), len(weight), x.data_ptr(), weight.data_ptr(), plus, *(t.data_ptr() for t in (scale, gradient, out, sums))
+        )
         return out, sums.sum(0)
-    normed, slope = x.float() * scale, gradient.float() * weight
+    normed, slope = x.float() * scale, gradient.float() * (weight.float() + plus if plus else weight)
     shared = torch.linalg.vecdot(slope, normed)[..., None] / len(weight)
     to_weight = (gradient * normed).flatten(0, -2).sum(0)
     return slope.addcmul_(normed, shared, value=-1).mul_(scale).to(x.dtype), to_weight
 
 
-def swiglu(both: Tensor) -> Tensor:
-    """silu(gate) * up (N, M) of `both` (N, 2 M), gate and up side by side (Shazeer 2020). Passes no gradient on."""
+def glu(both: Tensor, gelu: bool = False) -> Tensor:
+    """silu(gate) * up (N, M) of `both` (N, 2 M), gate and up side by side, or gelu(gate) * up (Shazeer 2020). Passes no gradient on."""
     if on := on_gpu(both):
-        return on.swiglu(both)
+        return on.glu(both, gelu)
     if found := _for(both):
         both, out = both.contiguous(), both.new_empty((both.shape[0], both.shape[1] // 2))
-        found.swiglu(*out.shape, both.data_ptr(), out.data_ptr())
+        found.glu(gelu, *out.shape, both.data_ptr(), out.data_ptr())
         return out
     gate, up = both.chunk(2, dim=-1)
-    return F.silu(gate).mul_(up)
+    return (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)).mul_(up)
 
 
-def swiglu_backward(both: Tensor, gradient: Tensor) -> Tensor:
-    """What reaches `both` (N, 2 M) where `gradient` (N, M) reaches `swiglu`."""
+def glu_backward(both: Tensor, gradient: Tensor, gelu: bool = False) -> Tensor:
+    """What reaches `both` (N, 2 M) where `gradient` (N, M) reaches `glu`."""
     if on := on_gpu(both):
-        return on.swiglu_backward(both, gradient)
+        return on.glu_backward(both, gradient, gelu)
     out = torch.empty_like(both, memory_format=torch.contiguous_format)
     if found := _for(both):
         both, gradient = both.contiguous(), gradient.contiguous()
-        found.swiglu_backward(*gradient.shape, both.data_ptr(), gradient.data_ptr(), out.data_ptr())
+        found.glu_backward(gelu, *gradient.shape, both.data_ptr(), gradient.data_ptr(), out.data_ptr())
         return out
     (gate, up), (to_gate, to_up) = both.chunk(2, dim=-1), out.chunk(2, dim=-1)
-    torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
-    torch.mul(gradient, F.silu(gate), out=to_up)
+    if gelu:
+        torch.ops.aten.gelu_backward.grad_input(gradient * up, gate, approximate="tanh", grad_input=to_gate)
+        torch.mul(gradient, F.gelu(gate, approximate="tanh"), out=to_up)
+    else:
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
+        torch.mul(gradient, F.silu(gate), out=to_up)
     return out
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x (N, H, D), with what `Rotary` gives. Passes no gradient on, and may overwrite x."""
+    """Rotary embedding of the first numbers of x (N, H, D), as many as there are cosines. Passes no gradient on, and may overwrite x."""
+    turned = cos.shape[-1]
     if found := _for(x):
-        found.rotate(*x.shape, x.stride(0), x.data_ptr(), cos.data_ptr(), sin.data_ptr())
+        found.rotate(*x.shape, turned, x.stride(0), x.data_ptr(), cos.data_ptr(), sin.data_ptr())
         return x
+    if turned < x.shape[-1]:
+        return torch.cat([rotate(x[..., :turned], cos, sin), x[..., turned:]], dim=-1)
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
-Turn = tuple[tuple[Tensor, Tensor] | None, int, Tensor, Tensor, float]
+Turn = tuple[tuple[Tensor, Tensor] | None, int, Tensor, Tensor, float, float]
 """What `heads` is given beside x."""
 
 
-def heads(x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+def heads(
+    x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float, plus: float = 0.0
+) -> Tensor:  # fmt: skip
     """Rotary embedding of x (N, H + K, D), `heads` query heads and the key heads, with what `Rotary` gives.
 
-    With `weights`, (D,) of query and of key heads, each head is normed first. Passes no gradient on, and may overwrite x.
+    With `weights`, (D,) of query and of key heads, each head is normed first, as by `norm`. Passes no gradient on, and may overwrite x.
     """
-    if on := on_gpu(x):
-        return on.heads(x, weights, heads, cos, sin, eps)
+    if (on := on_gpu(x)) and cos.shape[-1] == x.shape[-1]:
+        return on.heads(x, weights, heads, cos, sin, eps, plus)
     if weights is not None:
-        x = torch.cat([norm(part, weight, eps)[0] for part, weight in zip((x[:, :heads], x[:, heads:]), weights, strict=True)], dim=1)
+        x = torch.cat([norm(part, weight, eps, plus)[0] for part, weight in zip((x[:, :heads], x[:, heads:]), weights, strict=True)], dim=1)
     return rotate(x, cos, sin)
 
 
 def heads_backward(
-    x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float, gradient: Tensor
+    x: Tensor,
+    weights: tuple[Tensor, Tensor] | None,
+    heads: int,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    gradient: Tensor,
+    plus: float = 0.0,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """What reaches x and, in float32, the weights where `gradient` (N, H + K, D) reaches `heads`."""
-    if on := on_gpu(x):
-        return on.heads_backward(x, weights, heads, cos, sin, eps, gradient)
+    if (on := on_gpu(x)) and cos.shape[-1] == x.shape[-1]:
+        return on.heads_backward(x, weights, heads, cos, sin, eps, gradient, plus)
     gradient = rotate(gradient.clone(memory_format=torch.contiguous_format), cos, -sin)
     if weights is None:
         return gradient, None, None
     found = []
     for part, weight, slope in zip((x[:, :heads], x[:, heads:]), weights, (gradient[:, :heads], gradient[:, heads:]), strict=True):
-        found.append(norm_backward(part, weight, norm(part, weight, eps)[1], slope))
+        found.append(norm_backward(part, weight, norm(part, weight, eps)[1], slope, plus))
     return torch.cat([to_x for to_x, _ in found], dim=1), found[0][1], found[1][1]
 
 
@@ -265,6 +282,11 @@ def attention(keys: Tensor, heads: int) -> ctypes.CDLL | None:
     return None if width % 8 else _for(keys, width, heads // kv)
 
 
+def takes_heads(x: Tensor) -> bool:
+    """Whether `pieces` and `step` on a GPU are there for heads of the width of x (..., D): as far as a multiprocessor has room for them."""
+    return x.shape[-1] <= 128 and bool(on_gpu(x))
+
+
 def step(
     q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, positions: Tensor, window: int | None, turn: Turn | None = None
 ) -> Tensor | None:  # fmt: skip
@@ -272,8 +294,8 @@ def step(
 
     With `turn` q and k come as `heads` takes them; on a GPU alone. None, and nothing done, where it is not compiled.
     """
-    if on := on_gpu(q):
-        return on.step(q, k, v, keys, values, positions, window, turn)
+    if takes_heads(q):
+        return on_gpu(q).step(q, k, v, keys, values, positions, window, turn)
     found = attention(keys, q.shape[1])
     if found is None:
         return None
@@ -314,11 +336,6 @@ def piece_backward(q: Tensor, k: Tensor, v: Tensor, window: int | None, kept: Te
     tensors = (kept, gradient, *out)
     found.piece_backward(t, s, kv, window or s, *_rows(q, k, v), width**-0.5, kept.shape[-1], *(x.data_ptr() for x in tensors))
     return out
-
-
-def takes_pieces(q: Tensor) -> bool:
-    """Whether `pieces` is there for heads of the width of q (N, H, D): on a GPU, as far as a multiprocessor has room for them."""
-    return q.shape[-1] <= 128 and bool(on_gpu(q))
 
 
 def pieces(q: Tensor, k: Tensor, v: Tensor, tree: tuple[Tensor, ...], window: int | None) -> tuple[Tensor, Tensor]:

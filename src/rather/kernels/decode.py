@@ -26,9 +26,19 @@ class BlockAddresses(ctypes.Structure):
     """`struct block` of kernels.c."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("norm1", "norm2", "q_norm", "k_norm", "shift")),
+        *((name, ctypes.c_void_p) for name in ("norm1", "norm2", "after1", "after2", "q_norm", "k_norm", "shift")),
+        ("window", ctypes.c_int64), ("rope", ctypes.c_int64),
         *((name, LinearAddresses) for name in ("qkv", "out", "up", "down")),
-    ]
+    ]  # fmt: skip
+
+
+class Family(ctypes.Structure):
+    """`struct family` of kernels.c."""
+
+    _fields_ = [
+        ("eps", ctypes.c_float), ("plus", ctypes.c_float), ("residual", ctypes.c_float), ("query", ctypes.c_float),
+        ("mlp_width", ctypes.c_int64), ("gelu", ctypes.c_int64), ("together", ctypes.c_int64), ("turned", ctypes.c_int64),
+    ]  # fmt: skip
 
 
 class Held:
@@ -65,24 +75,23 @@ class Held:
 
 def decode_(
     blocks: "ctypes.Array[BlockAddresses]",
+    family: Family,
     x: Tensor,
     rotary: tuple[Tensor, Tensor],
     cache: tuple[Tensor, Tensor],
     positions: Tensor,
     which: Tensor,
-    mlp_width: int,
     heads: int,
-    eps: float,
-    window: int | None,
 ) -> None:
     """What x (R, C) is after all `blocks` of a decoding step, in place.
 
-    Row r is of policy `which[r]`; `cache` are keys and values, (blocks, R, K, L, D) each.
+    Row r is of policy `which[r]`; `cache` are keys and values, (blocks, R, K, L, D) each, `rotary` the tables of cosines and sines, one
+    below the other.
     """
     keys, values = cache
     found = attention(keys[0], heads)
     assert found is not None
     _, _, kv, room, _ = keys.shape
     tensors = (positions, *rotary, which, keys, values)
-    of = len(blocks), ctypes.addressof(blocks), *x.shape, mlp_width, kv, eps, window or room
+    of = len(blocks), ctypes.addressof(blocks), ctypes.addressof(family), *x.shape, kv
     found.decode(*of, *(t.data_ptr() for t in tensors), room, keys.stride(0), x.data_ptr())

@@ -21,32 +21,32 @@ __all__ = ["fill", "pieces", "pieces_backward", "step", "tile"]
 
 
 @triton.jit
-def _norm(x, weight, out, scale, width, eps, WIDE: tl.constexpr):
+def _norm(x, weight, out, scale, width, eps, plus, WIDE: tl.constexpr):
     row, at = tl.program_id(0).to(tl.int64), tl.arange(0, WIDE)
     here = at < width
     wide = tl.load(x + row * width + at, here, 0.0).to(tl.float32)
     found = tl.rsqrt(tl.sum(wide * wide) / width + eps)
     kind = out.dtype.element_ty
-    factor = tl.load(weight + at, here, 0.0).to(kind).to(tl.float32)
+    factor = tl.load(weight + at, here, 0.0).to(kind).to(tl.float32) + plus
     tl.store(scale + row, found)
     tl.store(out + row * width + at, ((wide * found).to(kind).to(tl.float32) * factor).to(kind), here)
 
 
-def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def norm(x: Tensor, weight: Tensor, eps: float, plus: float = 0.0) -> tuple[Tensor, Tensor]:
     """See `kernels.norm`."""
     x = x.contiguous()
     width = x.shape[-1]
     out, scale = torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
     if scale.numel():
-        _norm[(scale.numel(),)](x, weight, out, scale, width, eps, triton.next_power_of_2(width))
+        _norm[(scale.numel(),)](x, weight, out, scale, width, eps, plus, triton.next_power_of_2(width))
     return out, scale
 
 
 @triton.jit
-def _norm_backward(x, weight, scale, gradient, out, sums, rows, width, PER: tl.constexpr, WIDE: tl.constexpr):
+def _norm_backward(x, weight, scale, gradient, out, sums, rows, width, plus, PER: tl.constexpr, WIDE: tl.constexpr):
     at = tl.arange(0, WIDE)
     here = at < width
-    factor = tl.load(weight + at, here, 0.0).to(out.dtype.element_ty).to(tl.float32)
+    factor = tl.load(weight + at, here, 0.0).to(out.dtype.element_ty).to(tl.float32) + plus
     total = tl.zeros([WIDE], tl.float32)
     first = tl.program_id(0).to(tl.int64) * PER
     for row in range(first, min(first + PER, rows)):
@@ -60,7 +60,7 @@ def _norm_backward(x, weight, scale, gradient, out, sums, rows, width, PER: tl.c
     tl.store(sums + tl.program_id(0) * width + at, total, here)
 
 
-def norm_backward(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def norm_backward(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor, plus: float = 0.0) -> tuple[Tensor, Tensor]:
     """See `kernels.norm_backward`."""
     x, gradient = x.contiguous(), gradient.contiguous()
     rows, width = scale.numel(), x.shape[-1]
@@ -68,60 +68,72 @@ def norm_backward(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor) ->
     programs = triton.cdiv(rows, per)
     out, sums = torch.empty_like(x), x.new_empty((programs, width), dtype=torch.float32)
     if programs:
-        _norm_backward[(programs,)](x, weight, scale, gradient, out, sums, rows, width, per, triton.next_power_of_2(width))
+        _norm_backward[(programs,)](x, weight, scale, gradient, out, sums, rows, width, plus, per, triton.next_power_of_2(width))
     return out, sums.sum(0)
 
 
 @triton.jit
-def _swiglu(both, out, width, TILE: tl.constexpr):
+def _bend(x, GELU: tl.constexpr):
+    """X times sigmoid of this is silu(x), or gelu(x) with tanh; and its slope."""
+    bent, slope = x, x * 0 + 1
+    if GELU:
+        bent, slope = x * (1.5957691216 + 0.0713548162726 * x * x), 1.5957691216 + 0.2140644488178 * x * x
+    return bent, slope
+
+
+@triton.jit
+def _glu(both, out, width, GELU: tl.constexpr, TILE: tl.constexpr):
     row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * TILE + tl.arange(0, TILE)
     here = at < width
     gate = tl.load(both + row * 2 * width + at, here, 0.0).to(tl.float32)
     kind = out.dtype.element_ty
     up = tl.load(both + (row * 2 + 1) * width + at, here, 0.0).to(tl.float32)
-    tl.store(out + row * width + at, ((gate * tl.sigmoid(gate)).to(kind).to(tl.float32) * up).to(kind), here)
+    bent, _ = _bend(gate, GELU)
+    tl.store(out + row * width + at, ((gate * tl.sigmoid(bent)).to(kind).to(tl.float32) * up).to(kind), here)
 
 
-def swiglu(both: Tensor) -> Tensor:
-    """See `kernels.swiglu`."""
+def glu(both: Tensor, gelu: bool = False) -> Tensor:
+    """See `kernels.glu`."""
     both, out = both.contiguous(), both.new_empty((both.shape[0], both.shape[1] // 2))
-    _swiglu[(len(out), triton.cdiv(out.shape[1], 1024))](both, out, out.shape[1], 1024)
+    _glu[(len(out), triton.cdiv(out.shape[1], 1024))](both, out, out.shape[1], gelu, 1024)
     return out
 
 
 @triton.jit
-def _swiglu_backward(both, gradient, out, width, TILE: tl.constexpr):
+def _glu_backward(both, gradient, out, width, GELU: tl.constexpr, TILE: tl.constexpr):
     row, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * TILE + tl.arange(0, TILE)
     here = at < width
     gate = tl.load(both + row * 2 * width + at, here, 0.0).to(tl.float32)
     up = tl.load(both + (row * 2 + 1) * width + at, here, 0.0).to(tl.float32)
     got = tl.load(gradient + row * width + at, here, 0.0).to(tl.float32)
-    on = tl.sigmoid(gate)
+    bent, slope = _bend(gate, GELU)
+    on = tl.sigmoid(bent)
     kind = out.dtype.element_ty
-    tl.store(out + row * 2 * width + at, (got * up * on * (1 + gate * (1 - on))).to(kind), here)
+    tl.store(out + row * 2 * width + at, (got * up * on * (1 + gate * (1 - on) * slope)).to(kind), here)
     tl.store(out + (row * 2 + 1) * width + at, (got * gate * on).to(kind), here)
 
 
-def swiglu_backward(both: Tensor, gradient: Tensor) -> Tensor:
-    """See `kernels.swiglu_backward`."""
+def glu_backward(both: Tensor, gradient: Tensor, gelu: bool = False) -> Tensor:
+    """See `kernels.glu_backward`."""
     both, gradient = both.contiguous(), gradient.contiguous()
     out = torch.empty_like(both)
-    _swiglu_backward[(len(both), triton.cdiv(gradient.shape[1], 1024))](both, gradient, out, gradient.shape[1], 1024)
+    _glu_backward[(len(both), triton.cdiv(gradient.shape[1], 1024))](both, gradient, out, gradient.shape[1], gelu, 1024)
     return out
 
 
 @triton.jit
-def _own(q_weight, k_weight, asks, half, there, kind: tl.constexpr):
-    """The halves of every head's weight, as rounded as what it is multiplied with."""
+def _own(q_weight, k_weight, asks, half, there, plus, kind: tl.constexpr):
+    """The halves of every head's weight, as rounded as what it is multiplied with, and `plus`."""
     first = tl.where(asks, tl.load(q_weight, there, 0.0), tl.load(k_weight, there, 0.0))
     second = tl.where(asks, tl.load(q_weight + half, there, 0.0), tl.load(k_weight + half, there, 0.0))
-    return first.to(kind).to(tl.float32), second.to(kind).to(tl.float32)
+    return first.to(kind).to(tl.float32) + plus, second.to(kind).to(tl.float32) + plus
 
 
 @triton.jit
 def _heads(
-    x, away, q_weight, k_weight, cos, sin, out, heads, every, width, eps, NORMED: tl.constexpr, MANY: tl.constexpr, WIDE: tl.constexpr
-):
+    x, away, q_weight, k_weight, cos, sin, out, heads, every, width, eps, plus,
+    NORMED: tl.constexpr, MANY: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
     token, half = tl.program_id(0).to(tl.int64), width // 2
     kind = out.dtype.element_ty
     head, at = tl.arange(0, MANY)[:, None], tl.arange(0, WIDE)[None, :]
@@ -131,7 +143,7 @@ def _heads(
     high = tl.load(x + token * away + place + half, here, 0.0).to(tl.float32)
     if NORMED:
         scale = tl.rsqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / width + eps)[:, None]
-        first, second = _own(q_weight + at, k_weight + at, head < heads, half, there, kind)
+        first, second = _own(q_weight + at, k_weight + at, head < heads, half, there, plus, kind)
         low = ((low * scale).to(kind).to(tl.float32) * first).to(kind).to(tl.float32)
         high = ((high * scale).to(kind).to(tl.float32) * second).to(kind).to(tl.float32)
     c = tl.load(cos + token * width + half + at, there, 0.0).to(tl.float32)
@@ -140,20 +152,22 @@ def _heads(
     tl.store(out + token * every * width + place + half, (high * c + low * s).to(kind), here)
 
 
-def heads(x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+def heads(
+    x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float, plus: float = 0.0
+) -> Tensor:  # fmt: skip
     """See `kernels.heads`."""
     (tokens, every, width), out = x.shape, x.new_empty(x.shape)
     assert x.stride()[1:] == (width, 1)
     q_weight, k_weight = weights or (cos, cos)
     tile = weights is not None, triton.next_power_of_2(every), triton.next_power_of_2(width // 2)
     if tokens:
-        _heads[(tokens,)](x, x.stride(0), q_weight, k_weight, cos, sin, out, heads, every, width, eps, *tile)
+        _heads[(tokens,)](x, x.stride(0), q_weight, k_weight, cos, sin, out, heads, every, width, eps, plus, *tile)
     return out
 
 
 @triton.jit
 def _heads_backward(
-    x, away, q_weight, k_weight, cos, sin, gradient, out, sums, tokens, heads, every, width, eps,
+    x, away, q_weight, k_weight, cos, sin, gradient, out, sums, tokens, heads, every, width, eps, plus,
     NORMED: tl.constexpr, PER: tl.constexpr, MANY: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     half = width // 2
@@ -173,7 +187,7 @@ def _heads_backward(
             low = tl.load(x + token * away + place, here, 0.0).to(tl.float32)
             high = tl.load(x + token * away + place + half, here, 0.0).to(tl.float32)
             scale = tl.rsqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / width + eps)[:, None]
-            first, second = _own(q_weight + at, k_weight + at, head < heads, half, there, kind)
+            first, second = _own(q_weight + at, k_weight + at, head < heads, half, there, plus, kind)
             low, high = low * scale, high * scale
             low_total += to_low * low
             high_total += to_high * high
@@ -189,7 +203,14 @@ def _heads_backward(
 
 
 def heads_backward(
-    x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float, gradient: Tensor
+    x: Tensor,
+    weights: tuple[Tensor, Tensor] | None,
+    heads: int,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    gradient: Tensor,
+    plus: float = 0.0,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """See `kernels.heads_backward`."""
     (tokens, every, width), gradient = x.shape, gradient.contiguous()
@@ -199,7 +220,7 @@ def heads_backward(
     sums = x.new_empty((programs, every, width), dtype=torch.float32)
     q_weight, k_weight = weights or (cos, cos)
     tile = weights is not None, per, triton.next_power_of_2(every), triton.next_power_of_2(width // 2)
-    of = x, x.stride(0), q_weight, k_weight, cos, sin, gradient, out, sums, tokens, heads, every, width, eps
+    of = x, x.stride(0), q_weight, k_weight, cos, sin, gradient, out, sums, tokens, heads, every, width, eps, plus
     if programs:
         _heads_backward[(programs,)](*of, *tile)
     if weights is None:

@@ -216,14 +216,15 @@ def _how(x: Tensor, of_two_bytes: tuple[int, int, int, int]) -> dict[str, int]:
 
 
 @triton.jit
-def _turned(x, far, weight, at, away, here, c, s, width, eps, NORMED: tl.constexpr):
+def _turned(x, far, weight, at, away, here, c, s, width, eps, plus, NORMED: tl.constexpr):
     """Heads x (., WIDE), normed if wanted, and turned; `far` is each number's partner, half a head away."""
     kind = x.dtype
     x, far = x.to(tl.float32), far.to(tl.float32)
     if NORMED:
         scale = tl.rsqrt(tl.sum(x * x, 1) / width + eps)[:, None]
-        x = ((x * scale).to(kind).to(tl.float32) * tl.load(weight + at, here, 0.0).to(kind).to(tl.float32)[None, :]).to(kind).to(tl.float32)
-        other = tl.load(weight + away, here, 0.0).to(kind).to(tl.float32)[None, :]
+        own = tl.load(weight + at, here, 0.0).to(kind).to(tl.float32)[None, :] + plus
+        x = ((x * scale).to(kind).to(tl.float32) * own).to(kind).to(tl.float32)
+        other = tl.load(weight + away, here, 0.0).to(kind).to(tl.float32)[None, :] + plus
         far = ((far * scale).to(kind).to(tl.float32) * other).to(kind).to(tl.float32)
     return (x * c + far * s).to(kind)
 
@@ -231,7 +232,7 @@ def _turned(x, far, weight, at, away, here, c, s, width, eps, NORMED: tl.constex
 @triton.jit
 def _step(
     q, k, v, q_away, k_away, v_away, keys, values, row_away, head_away, positions, out, sums, width, window, scale,
-    q_weight, k_weight, cos, sin, eps,
+    q_weight, k_weight, cos, sin, eps, plus,
     TURNED: tl.constexpr, NORMED: tl.constexpr,
     GROUP: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -248,9 +249,9 @@ def _step(
         far, turn = (at + width // 2) % width, row * width + at
         c, s = tl.load(cos + turn, here, 0.0).to(tl.float32)[None, :], tl.load(sin + turn, here, 0.0).to(tl.float32)[None, :]
         partner = tl.load(q + row * q_away + (head * GROUP + which[:, None]) * width + far[None, :], asked, 0.0)
-        query = _turned(query, partner, q_weight, at, far, here, c, s, width, eps, NORMED)
+        query = _turned(query, partner, q_weight, at, far, here, c, s, width, eps, plus, NORMED)
         partner = tl.load(k + row * k_away + head * width + far[None, :], here[None, :], 0.0)
-        key = _turned(key, partner, k_weight, at, far, here, c, s, width, eps, NORMED)
+        key = _turned(key, partner, k_weight, at, far, here, c, s, width, eps, plus, NORMED)
     position = tl.load(positions + row)
     keys += row * row_away + head * head_away
     values += row * row_away + head * head_away
@@ -314,9 +315,9 @@ def step(
     group, out = heads // kv, q.new_empty((rows, heads, width))
     found, sums = (out, out) if parts == 1 else (q.new_empty((*out.shape[:2], parts, n), dtype=torch.float32) for n in (width, 2))
     wide = triton.next_power_of_2(width)
-    weights, _, cos, sin, eps = turn or (None, heads, q, q, 0.0)
+    weights, _, cos, sin, eps, plus = turn or (None, heads, q, q, 0.0, 0.0)
     of = q, k, v, q.stride(0), k.stride(0), v.stride(0), keys, values, keys.stride(0), keys.stride(1), positions, found, sums, width
-    how = *(weights or (cos, cos)), cos, sin, eps, turn is not None, weights is not None
+    how = *(weights or (cos, cos)), cos, sin, eps, plus, turn is not None, weights is not None
     small = q.element_size() == 2
     tiles = group, max(16, triton.next_power_of_2(group)), wide, TILE if small else TILE // 2, parts
     stages = 3 if small and rows * kv * parts >= 1024 else 2

@@ -101,8 +101,10 @@ void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_s
 }
 #endif
 
-/* x (n, c) over its root mean square, times weight (c); and what it was multiplied with, scale (n). Not inlined: `decode` has the same sums. */
-__attribute__((noinline)) void norm(int64_t n, int64_t c, const real *x, const real *weight, float eps, real *out, float *scale) {
+/* x (n, c) over its root mean square, times plus + weight (c); and what it was multiplied with, scale (n). Not inlined: `decode` has the same
+   sums. */
+__attribute__((noinline)) void norm(int64_t n, int64_t c, const real *x, const real *weight, float eps, float plus, real *out,
+                                    float *scale) {
 #pragma omp parallel for if (n * c > 32768)
     for (int64_t i = 0; i < n; i++) {
         const real *from = x + i * c;
@@ -111,59 +113,74 @@ __attribute__((noinline)) void norm(int64_t n, int64_t c, const real *x, const r
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < c; j++) sum += wide(from[j]) * wide(from[j]);
         scale[i] = 1 / sqrtf(sum / c + eps);
-        for (int64_t j = 0; j < c; j++) to[j] = narrow(rounded(wide(from[j]) * scale[i]) * wide(weight[j]));
+        for (int64_t j = 0; j < c; j++) to[j] = narrow(rounded(wide(from[j]) * scale[i]) * (plus + wide(weight[j])));
     }
 }
 
 /* What reaches x, `out`, where `gradient` (n, c) reaches norm(x), `scale` being what it multiplied x with; and what reaches weight,
    added to `sums` (ceil(n / 64), c), of 64 rows each. */
-void norm_backward(int64_t n, int64_t c, const real *x, const real *weight, const float *scale, const real *gradient, real *out,
-                   float *sums) {
+void norm_backward(int64_t n, int64_t c, const real *x, const real *weight, float plus, const float *scale, const real *gradient,
+                   real *out, float *sums) {
 #pragma omp parallel for if (n * c > 32768)
     for (int64_t first = 0; first < n; first += 64)
         for (int64_t i = first; i < n && i < first + 64; i++) {
             const real *from = x + i * c, *slope = gradient + i * c;
             float shared = 0, *sum = sums + first / 64 * c;
 #pragma omp simd reduction(+ : shared)
-            for (int64_t j = 0; j < c; j++) shared += wide(slope[j]) * wide(weight[j]) * (wide(from[j]) * scale[i]);
+            for (int64_t j = 0; j < c; j++) shared += wide(slope[j]) * (plus + wide(weight[j])) * (wide(from[j]) * scale[i]);
             shared /= c;
             for (int64_t j = 0; j < c; j++)
-                out[i * c + j] = narrow((wide(slope[j]) * wide(weight[j]) - wide(from[j]) * scale[i] * shared) * scale[i]);
+                out[i * c + j] = narrow((wide(slope[j]) * (plus + wide(weight[j])) - wide(from[j]) * scale[i] * shared) * scale[i]);
             for (int64_t j = 0; j < c; j++) sum[j] += wide(slope[j]) * (wide(from[j]) * scale[i]);
         }
 }
 
-/* silu(gate) * up (n, m) of both (n, 2 m). */
-void swiglu(int64_t n, int64_t m, const real *both, real *out) {
+/* x times sigmoid(bend(x)) is silu(x) or, to within float, gelu(x) with tanh: (1 + tanh(u)) / 2 is sigmoid(2 u). */
+static inline float bend(int gelu, float x) { return gelu ? x * (1.5957691216f + 0.0713548162726f * x * x) : x; }
+static inline float bend_slope(int gelu, float x) { return gelu ? 1.5957691216f + 0.2140644488178f * x * x : 1; }
+
+/* silu(gate) * up, or gelu(gate) * up, (n, m), of both (n, 2 m). */
+static inline __attribute__((always_inline)) void gated(const int gelu, int64_t n, int64_t m, const real *both, real *out) {
 #pragma omp parallel for if (n * m > 16384)
     for (int64_t i = 0; i < n; i++) {
         const real *gate = both + i * 2 * m, *up = gate + m;
         real *to = out + i * m;
-        for (int64_t j = 0; j < m; j++) to[j] = narrow(rounded(wide(gate[j]) / (1 + exponential(-wide(gate[j])))) * wide(up[j]));
+        for (int64_t j = 0; j < m; j++) {
+            float x = wide(gate[j]);
+            to[j] = narrow(rounded(x / (1 + exponential(-bend(gelu, x)))) * wide(up[j]));
+        }
     }
 }
+void glu(int64_t gelu, int64_t n, int64_t m, const real *both, real *out) { /* a loop for each */
+    gelu ? gated(1, n, m, both, out) : gated(0, n, m, both, out);
+}
 
-/* What reaches both, `out` (n, 2 m), where `gradient` (n, m) reaches silu(gate) * up. */
-void swiglu_backward(int64_t n, int64_t m, const real *both, const real *gradient, real *out) {
+/* What reaches both, `out` (n, 2 m), where `gradient` (n, m) reaches what `glu` gives. */
+static inline __attribute__((always_inline)) void gated_backward(const int gelu, int64_t n, int64_t m, const real *both,
+                                                                 const real *gradient, real *out) {
 #pragma omp parallel for if (n * m > 16384)
     for (int64_t i = 0; i < n; i++) {
         const real *gate = both + i * 2 * m, *up = gate + m, *slope = gradient + i * m;
         real *to = out + i * 2 * m;
         for (int64_t j = 0; j < m; j++) {
-            float x = wide(gate[j]), y = 1 / (1 + exponential(-x));
-            to[j] = narrow(rounded(wide(slope[j]) * wide(up[j])) * y * (1 + x * (1 - y)));
+            float x = wide(gate[j]), y = 1 / (1 + exponential(-bend(gelu, x)));
+            to[j] = narrow(rounded(wide(slope[j]) * wide(up[j])) * y * (1 + x * (1 - y) * bend_slope(gelu, x)));
             to[m + j] = narrow(wide(slope[j]) * rounded(x * y));
         }
     }
 }
+void glu_backward(int64_t gelu, int64_t n, int64_t m, const real *both, const real *gradient, real *out) {
+    gelu ? gated_backward(1, n, m, both, gradient, out) : gated_backward(0, n, m, both, gradient, out);
+}
 
-/* Rotary embedding of x (n, heads, width), rows `stride` apart, in place; cosine and sine (n, width), the sine of the first half negated. */
-void rotate(int64_t n, int64_t heads, int64_t width, int64_t stride, real *x, const real *cosine, const real *sine) {
-    int64_t half = width / 2;
+/* Rotary embedding of the first `turned` numbers of every head of x (n, heads, width), rows `stride` apart, in place; cosine and sine
+   (n, turned), the sine of the first half negated. */
+void rotate(int64_t n, int64_t heads, int64_t width, int64_t turned, int64_t stride, real *x, const real *cosine, const real *sine) {
+    int64_t half = turned / 2;
 #pragma omp parallel for if (n * heads * width > 32768)
     for (int64_t i = 0; i < n; i++)
         for (int64_t h = 0; h < heads; h++) {
-            const real *c = cosine + i * width, *s = sine + i * width;
+            const real *c = cosine + i * turned, *s = sine + i * turned;
             real *a = x + i * stride + h * width, *b = a + half;
             for (int64_t d = 0; d < half; d++) {
                 float first = wide(a[d]), second = wide(b[d]);
@@ -447,10 +464,20 @@ struct linear {
     float scale;
 };
 
-/* A block; `shift` is what is added after it, row which[r] to row r of x. What a model has not is 0. */
+/* A block; `shift` is what is added after it, row which[r] to row r of x. Its tokens see `window` tokens and turn by the table `rope` of
+   rotary positions. What a model has not is 0. */
 struct block {
-    const real *norm1, *norm2, *q_norm, *k_norm, *shift;
+    const real *norm1, *norm2, *after1, *after2, *q_norm, *k_norm, *shift;
+    int64_t window, rope;
     struct linear qkv, out, up, down;
+};
+
+/* What all blocks of a model have in common: norms multiply with plus + weight, what a block adds is multiplied with `residual`, queries
+   with `query`; the MLP is m wide and its gate gelu or silu; a norm of queries and keys is of each head, or of all together; `turned`
+   numbers of a head have rotary positions. */
+struct family {
+    float eps, plus, residual, query;
+    int64_t m, gelu, together, turned;
 };
 
 static void linear(int64_t n, int64_t inputs, int64_t outputs, const real *x, const struct linear *l, const int64_t *which, real *out) {
@@ -469,36 +496,45 @@ static void linear(int64_t n, int64_t inputs, int64_t outputs, const real *x, co
     free(low);
 }
 
-static void add(int64_t n, const real *y, real *x) {
-    for (int64_t i = 0; i < n; i++) x[i] = narrow(wide(y[i]) + wide(x[i]));
+static void add(int64_t n, float share, const real *y, real *x) {
+    for (int64_t i = 0; i < n; i++) x[i] = narrow(rounded(share * wide(y[i])) + wide(x[i]));
 }
 
-/* All blocks for one new token of n rows: x (n, c) in, hidden states out, in place; the MLP is m wide, caches of blocks are `apart`. What
-   transformer.py does with the same functions one by one. */
-void decode(int64_t blocks, const struct block *block, int64_t n, int64_t c, int64_t m, int64_t kv, float eps, int64_t window,
-            const int64_t *positions, const real *cosine, const real *sine, const int64_t *which, real *keys, real *values, int64_t room,
-            int64_t apart, real *x) {
-    int64_t heads = GROUP * kv, q_width = heads * WIDTH, qkv_width = (heads + 2 * kv) * WIDTH;
+/* x (n, c) normed, in `out`, where there is a norm; else x. */
+static real *normed_or_not(int64_t n, int64_t c, real *x, const real *weight, const struct family *f, real *out, float *scales) {
+    if (weight) norm(n, c, x, weight, f->eps, f->plus, out, scales);
+    return weight ? out : x;
+}
+
+/* All blocks for one new token of n rows: x (n, c) in, hidden states out, in place; caches of blocks are `apart`. What transformer.py does
+   with the same functions one by one. */
+void decode(int64_t blocks, const struct block *block, const struct family *f, int64_t n, int64_t c, int64_t kv, const int64_t *positions,
+            const real *cosine, const real *sine, const int64_t *which, real *keys, real *values, int64_t room, int64_t apart, real *x) {
+    int64_t heads = GROUP * kv, q_width = heads * WIDTH, qkv_width = (heads + 2 * kv) * WIDTH, m = f->m, parts = f->together ? 1 : heads;
     real *normed = malloc(n * (c + qkv_width + q_width + 3 * m) * sizeof *normed), *qkv = normed + n * c, *mixed = qkv + n * qkv_width;
-    real *up = mixed + n * q_width, *inner = up + n * 2 * m, *k = qkv + q_width, *v = k + kv * WIDTH;
+    real *up = mixed + n * q_width, *inner = up + n * 2 * m, *k = qkv + q_width, *v = k + kv * WIDTH, *given;
     float *scales = malloc((n > heads ? n : heads) * sizeof *scales);
     for (const struct block *b = block; b < block + blocks; b++, keys += apart, values += apart) {
-        norm(n, c, x, b->norm1, eps, normed, scales);
-        linear(n, c, qkv_width, normed, &b->qkv, which, qkv);
+        given = normed_or_not(n, c, x, b->norm1, f, normed, scales);
+        linear(n, c, qkv_width, given, &b->qkv, which, qkv);
         for (int64_t r = 0; r < n && b->q_norm; r++) {
-            norm(heads, WIDTH, qkv + r * qkv_width, b->q_norm, eps, qkv + r * qkv_width, scales);
-            norm(kv, WIDTH, k + r * qkv_width, b->k_norm, eps, k + r * qkv_width, scales);
+            real *q = qkv + r * qkv_width;
+            norm(parts, q_width / parts, q, b->q_norm, f->eps, f->plus, q, scales);
+            norm(f->together ? 1 : kv, f->together ? kv * WIDTH : WIDTH, q + q_width, b->k_norm, f->eps, f->plus, q + q_width, scales);
         }
-        rotate(n, heads + kv, WIDTH, qkv_width, qkv, cosine, sine);
-        step(n, kv, room, window, positions, qkv, qkv_width, k, qkv_width, v, qkv_width, keys, values, pow(WIDTH, -0.5), mixed);
+        rotate(n, heads + kv, WIDTH, f->turned, qkv_width, qkv, cosine + b->rope * n * f->turned, sine + b->rope * n * f->turned);
+        for (int64_t r = 0; r < n && f->query != 1; r++)
+            for (int64_t d = 0; d < q_width; d++) qkv[r * qkv_width + d] = narrow(wide(qkv[r * qkv_width + d]) * f->query);
+        step(n, kv, room, b->window ? b->window : room, positions, qkv, qkv_width, k, qkv_width, v, qkv_width, keys, values,
+             pow(WIDTH, -0.5), mixed);
         linear(n, q_width, c, mixed, &b->out, which, normed);
-        add(n * c, normed, x);
-        norm(n, c, x, b->norm2, eps, normed, scales);
-        linear(n, c, 2 * m, normed, &b->up, which, up);
-        swiglu(n, m, up, inner);
+        add(n * c, f->residual, normed_or_not(n, c, normed, b->after1, f, normed, scales), x);
+        given = normed_or_not(n, c, x, b->norm2, f, normed, scales);
+        linear(n, c, 2 * m, given, &b->up, which, up);
+        glu(f->gelu, n, m, up, inner);
         linear(n, m, c, inner, &b->down, which, normed);
-        add(n * c, normed, x);
-        for (int64_t r = 0; r < n && b->shift; r++) add(c, b->shift + which[r] * c, x + r * c);
+        add(n * c, f->residual, normed_or_not(n, c, normed, b->after2, f, normed, scales), x);
+        for (int64_t r = 0; r < n && b->shift; r++) add(c, 1, b->shift + which[r] * c, x + r * c);
     }
     free(scales);
     free(normed);

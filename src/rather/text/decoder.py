@@ -64,7 +64,7 @@ class Cache:
         size = s.layers, rows, s.kv_heads, room, s.head_width
         self.keys, self.values = (torch.zeros(size, dtype=model.dtype, device=device) for _ in range(2))
         self.lengths = [0] * rows
-        self.window, self.fixed, self.answer = s.window, room > 0, answer
+        self.fixed, self.answer = room > 0, answer
 
     def fit(self, longest: int) -> None:
         """Have room for rows of that many tokens, and not for more than twice as many."""
@@ -79,7 +79,7 @@ class Cache:
         positions = torch.tensor(self.lengths[:rows], device=self.keys.device)
         self.lengths[:rows] = [length + 1 for length in self.lengths[:rows]]
         self.fit(max(self.lengths[:rows]))
-        return Step(self.keys[:, :rows], self.values[:, :rows], positions, self.window)
+        return Step(self.keys[:, :rows], self.values[:, :rows], positions)
 
     def move(self, source: int, target: int) -> None:
         """Copy row `source` over row `target`."""
@@ -100,32 +100,34 @@ class Step:
     keys: Tensor
     values: Tensor
     positions: Tensor
-    window: int | None
+    biases: dict[int | None, Tensor] = field(default_factory=dict, init=False)
 
     @property
     def turns(self) -> bool:
         """Whether rotary embedding is a part of it."""
-        return bool(kernels.on_gpu(self.keys))
+        return kernels.takes_heads(self.keys)
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, turn: kernels.Turn | None = None) -> Tensor:
+    def __call__(self, layer: int, window: int | None, q: Tensor, k: Tensor, v: Tensor, turn: kernels.Turn | None = None) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
-        attended = kernels.step(q, k, v, keys, values, self.positions, self.window, turn)
+        attended = kernels.step(q, k, v, keys, values, self.positions, window, turn)
         if attended is not None:
             return attended
         rows = torch.arange(len(q), device=q.device)
         kernels.fill(k, v, rows, rows, self.positions, keys, values)
         # The query heads that share a key head stand in the place of a sequence: no key is copied.
         grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])
-        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias).reshape(q.shape)
+        return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self.bias(window)).reshape(q.shape)
 
-    @functools.cached_property
-    def bias(self) -> Tensor:
+    def bias(self, window: int | None) -> Tensor:
         """(R, 1, 1, L), added to the scores: it hides what a row does not see. True and False would be turned into this in every layer."""
-        place = torch.arange(self.keys.shape[3], device=self.positions.device)
-        hidden = place > self.positions[:, None]
-        if self.window is not None:
-            hidden |= place <= self.positions[:, None] - self.window
-        return torch.zeros(hidden.shape, dtype=self.keys.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)[:, None, None]
+        if window not in self.biases:
+            place = torch.arange(self.keys.shape[3], device=self.positions.device)
+            hidden = place > self.positions[:, None]
+            if window is not None:
+                hidden |= place <= self.positions[:, None] - window
+            bias = torch.zeros(hidden.shape, dtype=self.keys.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+            self.biases[window] = bias[:, None, None]
+        return self.biases[window]
 
 
 class Decoder:
@@ -133,6 +135,10 @@ class Decoder:
 
     def __init__(self, model: Transformer, adapter: str | None, several: Several) -> None:
         self.model, self.adapter, self.several, self.held = model, adapter, several, decode.Held(model.dtype)
+        s = model.shape
+        self.family = decode.Family(
+            s.norm_eps, s.norm_plus, s.residual_scale, s.query_scale, s.mlp_width, s.gelu, s.together, s.rotary_width or s.head_width
+        )
         self.blocks = (decode.BlockAddresses * len(model.blocks))(*(self._block(i, b) for i, b in enumerate(model.blocks)))
 
     @classmethod
@@ -144,17 +150,18 @@ class Decoder:
 
     def __call__(self, ids: Tensor, step: Step, which: Tensor) -> Tensor:
         """Hidden states (R, C) for tokens `ids` (R,) of the policies `which` (R,)."""
-        model, s = self.model, self.model.shape
+        model = self.model
         assert model.rotary is not None
-        x, rotary, cache = model.embedding(ids).to(model.dtype), model.rotary(step.positions, model.dtype), (step.keys, step.values)
-        decode.decode_(self.blocks, x, rotary, cache, step.positions, which, s.mlp_width, s.heads, s.norm_eps, s.window)
-        return model.norm(x)
+        x, rotary = model.embedded(ids, step.positions), model.rotary(step.positions, model.dtype)
+        decode.decode_(self.blocks, self.family, x, rotary, (step.keys, step.values), step.positions, which, model.shape.heads)
+        return model.final(x)
 
     def _block(self, i: int, block: Any) -> decode.BlockAddresses:
-        own = [block.q_norm.weight, block.k_norm.weight] if self.model.shape.qk_norm else [None, None]
-        vectors = [block.norm1.weight, block.norm2.weight, *own, self.several.after.get(i)]
+        s = self.model.shape
+        norms = [getattr(block, name, None) for name in ("norm1", "norm2", "after1", "after2", "q_norm", "k_norm")]
+        vectors = [*(getattr(norm, "weight", None) for norm in norms), self.several.after.get(i)]
         linears = [self._linear(layer) for layer in (block.qkv, block.out, block.up, block.down)]
-        return decode.BlockAddresses(*map(self.held.at, vectors), *linears)
+        return decode.BlockAddresses(*map(self.held.at, vectors), s.window_of(i) or 0, s.rope_of(i), *linears)
 
     def _linear(self, layer: Any) -> decode.LinearAddresses:
         found = self.held.linear(layer._packed, layer.bias)

@@ -57,9 +57,9 @@ class Prefill:
     row: Tensor
     place: Tensor
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: int, window: int | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         kernels.fill(k, v, self.source, self.row, self.place, self.cache.keys[layer], self.cache.values[layer])
-        return self.packed(layer, q, k, v)
+        return self.packed(layer, window, q, k, v)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Forked:
     own: Prefill
     last: int
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return (self.shared if layer <= self.last else self.own)(layer, q, k, v)
+    def __call__(self, layer: int, window: int | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (self.shared if layer <= self.last else self.own)(layer, window, q, k, v)
 
 
 @torch.no_grad()
@@ -309,7 +309,7 @@ class Recorded(Rows):
     def _turn(self, n: int) -> None:
         """A step that knows of nothing but what is on the GPU."""
         cache = self.cache
-        logprobs = self._step(n, Step(cache.keys[:, :n], cache.values[:, :n], self.positions[:n], cache.window))
+        logprobs = self._step(n, Step(cache.keys[:, :n], cache.values[:, :n], self.positions[:n]))
         self.outputs[:, :n].index_copy_(2, self.turn, torch.stack([self.tokens[:n].double(), logprobs])[..., None])
         self.turn += 1
         self.positions[:n].add_(1).clamp_(max=cache.keys.shape[3] - 1)
@@ -352,7 +352,7 @@ def _prefill(model: Transformer, cache: Cache, requests: list[Request], first: i
         distinct = list(dict.fromkeys(keys))
         tensors = [torch.from_numpy(np.array(prompt)) for prompt, _ in distinct]
         who = None if readers is None else [reader for _, reader in distinct]
-        laid = pack(tensors, [t[:0] for t in tensors], model.shape.window, model.dtype, who, device)
+        laid = pack(tensors, [t[:0] for t in tensors], model.dtype, who, device)
         places = dict(zip(distinct, laid.prompts, strict=True))
         found = [places[key] for key in keys]
         return Prefill(laid, cache, laid.chosen(found), row, place), found

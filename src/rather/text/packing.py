@@ -10,7 +10,7 @@ Shape letters: N tokens of all pieces, B answers, T tokens of a piece, S tokens 
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, chain
 
 import numpy as np
@@ -28,7 +28,7 @@ where all tokens are new and more for few new ones), and up to so many it keeps 
 @dataclass(frozen=True)
 class Packed:
     """`ids` and `positions` (N,). Piece j has `lengths[j]` tokens and sees the pieces `seen[j]`, itself the last of them, each token those
-    before it, at most `window` in all.
+    before it.
 
     `prompts[i]` are the places of answer i's prompt. For an answer of length t, `before[i]` (t,) are the places whose hidden
     state predicts its tokens and `after[i]` (t,) the places of the tokens themselves. All places are on the host: `chosen` turns
@@ -39,27 +39,26 @@ class Packed:
     positions: Tensor
     lengths: list[int]
     seen: list[tuple[int, ...]]
-    window: int | None
     dtype: torch.dtype
     prompts: list[Tensor]
     before: list[Tensor]
     after: list[Tensor]
+    masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict, init=False)
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention of each piece to those that it sees: q (N, H, D), k and v (N, K, D) to (N, H, D)."""
+    def __call__(self, layer: int, window: int | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of each piece to those that it sees, `window` tokens in all: q (N, H, D), k and v (N, K, D) to (N, H, D)."""
         del layer
-        if kernels.takes_pieces(q):
-            return _Pieces.apply(q, k, v, self.tree, self.window)  # type: ignore[return-value]
+        if kernels.takes_heads(q):
+            return _Pieces.apply(q, k, v, self.tree, window)  # type: ignore[return-value]
         ks, vs = k.split(self.lengths), v.split(self.lengths)
-        return torch.cat(
-            [self._attend(j, own, _joined(ks, self.seen[j]), _joined(vs, self.seen[j])) for j, own in enumerate(q.split(self.lengths))]
-        )
+        qs = enumerate(q.split(self.lengths))
+        return torch.cat([self._attend(j, window, own, _joined(ks, self.seen[j]), _joined(vs, self.seen[j])) for j, own in qs])
 
-    def _attend(self, j: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, j: int, window: int | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of piece j, q (T, H, D), to k and v (S, K, D)."""
         if len(q) * len(k) <= COMPILED and kernels.attention(k, q.shape[1]):
-            return _Piece.apply(q, k, v, self.window)  # type: ignore[return-value]
-        mask = self.masks[j]
+            return _Piece.apply(q, k, v, window)  # type: ignore[return-value]
+        mask = self._mask(j, window)
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)[0].transpose(0, 1)
 
@@ -85,17 +84,18 @@ class Packed:
         together = sent(torch.cat([x.flatten() for x in parts]), self.ids.device)
         return tuple(x.view(p.shape) for x, p in zip(together.split([p.numel() for p in parts]), parts, strict=True))
 
-    @functools.cached_property
-    def masks(self) -> list[Tensor | None]:
+    def _mask(self, j: int, window: int | None) -> Tensor | None:
         """What is added to a piece's scores (T, S): 0 where a token sees another, -inf elsewhere; None if that is plain causal."""
-        return [self._mask(own, sum(self.lengths[i] for i in seen)) for own, seen in zip(self.lengths, self.seen, strict=True)]
+        if (j, window) not in self.masks:
+            self.masks[j, window] = self._made(self.lengths[j], sum(self.lengths[i] for i in self.seen[j]), window)
+        return self.masks[j, window]
 
-    def _mask(self, t: int, s: int) -> Tensor | None:
-        if self.window is None and t == s:
+    def _made(self, t: int, s: int, window: int | None) -> Tensor | None:
+        if t == s and (window is None or window >= s):
             return None
         place = torch.arange(s, device=self.ids.device)
         behind = place[s - t :, None] - place
-        hidden = behind < 0 if self.window is None else (behind < 0) | (behind >= self.window)
+        hidden = behind < 0 if window is None else (behind < 0) | (behind >= window)
         # One of True and False would be turned into this again in every layer.
         return torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
 
@@ -143,7 +143,6 @@ class _Piece(torch.autograd.Function):
 def pack(
     prompts: Sequence[Tensor],
     answers: Sequence[Tensor],
-    window: int | None = None,
     dtype: torch.dtype = torch.float32,
     readers: Sequence[int] | None = None,
     device: torch.device | None = None,
@@ -151,9 +150,8 @@ def pack(
     """Lay out B answers with their prompts, 1-D tensors each on the host; equal prompts, and what all prompts of a reader begin with, are
     there once.
 
-    `window` is how far back a token sees, `dtype` what attention is computed in, `device` where. Every prompt has at least one token: the
-    first answer token is predicted from its last. Where several policies read, `readers[i]` is the one of prompt i, and nothing is
-    shared between them.
+    `dtype` is what attention is computed in, `device` where. Every prompt has at least one token: the first answer token is predicted from
+    its last. Where several policies read, `readers[i]` is the one of prompt i, and nothing is shared between them.
     """
     read: dict[int, dict[bytes, list[int]]] = {}
     for i, prompt in enumerate(prompts):
@@ -190,7 +188,7 @@ def pack(
     lengths = [len(p) for p in positions]
     tokens, where = sent(torch.stack([torch.cat(ids), torch.from_numpy(np.concatenate(positions))]), device)
     places, before, after = ([torch.from_numpy(x) for x in of] for of in (places, before, after))
-    return Packed(tokens, where, lengths, seen, window, dtype, places, before, after)
+    return Packed(tokens, where, lengths, seen, dtype, places, before, after)
 
 
 def _common(a: bytes, b: bytes) -> int:

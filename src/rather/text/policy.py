@@ -35,7 +35,7 @@ def pack_batch(batch: Batch, model: Transformer) -> Packed:
     """The batch laid end to end for `model`, each distinct prompt once."""
     # By NumPy: PyTorch wakes all its threads to look through a few thousand tokens.
     prompts, answers = ([torch.from_numpy(row[row != UNUSED]) for row in x.numpy()] for x in (batch.observations, batch.actions))
-    return pack(prompts, answers, model.shape.window, model.dtype, device=model.embedding.weight.device)
+    return pack(prompts, answers, model.dtype, device=model.embedding.weight.device)
 
 
 class TextPolicy(LanguageModel):

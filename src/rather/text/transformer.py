@@ -1,15 +1,14 @@
 """A decoder-only transformer in one file: token embedding, blocks of attention and MLP, final norm, logits.
 
-It covers the Llama family (Llama, SmolLM, Mistral, Qwen2, Qwen3) and GPT-2. The same code trains, scores and samples: a
+It covers the families that `shape.py` describes. The same code trains, scores and samples: a
 forward pass runs over tokens in one row after the other without padding, and how those tokens see each other is the
 business of an `Attention` object.
 
 Shape letters: N tokens, C width, H heads, K key-value heads, D width of a head, V vocabulary.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,35 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rather import kernels
 from rather.text.linear import Linear, Updates, linear
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What distinguishes one model of these families from another. `window` limits how far back a token sees."""
-
-    family: Literal["llama", "mistral", "qwen2", "qwen3", "gpt2"]
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    mlp_width: int
-    context: int
-    norm_eps: float
-    tied: bool
-    rope_theta: float = 10000.0
-    rope_scaling: dict[str, Any] | None = None
-    qkv_bias: bool = False
-    out_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    window: int | None = None
-
-    @property
-    def is_gpt2(self) -> bool:
-        """GPT-2 has learned positions, layer norms with bias and an MLP without gate."""
-        return self.family == "gpt2"
+from rather.text.shape import Shape, frequencies
 
 
 class Attention(Protocol):
@@ -54,8 +25,8 @@ class Attention(Protocol):
     and what `kernels.heads` would be given with them.
     """
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend from q (N, H, D) to k and v (N, K, D) and whatever else there is; returns (N, H, D)."""
+    def __call__(self, layer: int, window: int | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from q (N, H, D) to k and v (N, K, D) and whatever else there is, `window` tokens in all; returns (N, H, D)."""
         ...
 
 
@@ -86,53 +57,55 @@ class Shift:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, in float32 inside (Zhang and Sennrich 2019)."""
+    """x / rms(x) * (plus + weight), in float32 inside (Zhang and Sennrich 2019)."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, plus: float = 0.0) -> None:
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+        self.weight, self.eps, self.plus = nn.Parameter(torch.full((width,), 1 - plus)), eps, plus
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[return-value]
-        return kernels.norm(x, self.weight, self.eps)[0]
+            return _RMSNorm.apply(x, self.weight, self.eps, self.plus)  # type: ignore[return-value]
+        return kernels.norm(x, self.weight, self.eps, self.plus)[0]
 
 
 class _RMSNorm(torch.autograd.Function):
     """Keeps its input and one number a row for backward, where PyTorch's own on a CPU keeps every product on the way."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        found, scale = kernels.norm(x, weight, eps)
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float, plus: float) -> Tensor:
+        found, scale = kernels.norm(x, weight, eps, plus)
         ctx.save_for_backward(x, weight, scale)
+        ctx.plus = plus
         return found
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, scale = ctx.saved_tensors
-        to_x, to_weight = kernels.norm_backward(x, weight, scale, gradient)
-        return to_x, to_weight.to(weight.dtype), None
+        to_x, to_weight = kernels.norm_backward(x, weight, scale, gradient, ctx.plus)
+        return to_x, to_weight.to(weight.dtype), None, None
 
 
-def swiglu(both: Tensor) -> Tensor:
-    """silu(gate) * up (N, M) of `both` (N, 2 M), gate and up side by side (Shazeer 2020)."""
+def glu(both: Tensor, gelu: bool = False) -> Tensor:
+    """silu(gate) * up (N, M) of `both` (N, 2 M), gate and up side by side, or gelu(gate) * up (Shazeer 2020)."""
     if torch.is_grad_enabled():
-        return _SwiGLU.apply(both)  # type: ignore[return-value]
-    return kernels.swiglu(both)
+        return _GLU.apply(both, gelu)  # type: ignore[return-value]
+    return kernels.glu(both, gelu)
 
 
-class _SwiGLU(torch.autograd.Function):
+class _GLU(torch.autograd.Function):
     """Keeps its input alone for backward."""
 
     @staticmethod
-    def forward(ctx, both: Tensor) -> Tensor:
+    def forward(ctx, both: Tensor, gelu: bool) -> Tensor:
         ctx.save_for_backward(both)
-        return kernels.swiglu(both)
+        ctx.gelu = gelu
+        return kernels.glu(both, gelu)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (both,) = ctx.saved_tensors
-        return kernels.swiglu_backward(both, gradient)
+        return kernels.glu_backward(both, gradient, ctx.gelu), None
 
 
 class Heads(torch.autograd.Function):
@@ -140,19 +113,19 @@ class Heads(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, heads: int, cos: Tensor, sin: Tensor, eps: float
+        ctx, x: Tensor, q_weight: Tensor | None, k_weight: Tensor | None, heads: int, cos: Tensor, sin: Tensor, eps: float, plus: float
     ) -> Tensor:
         weights = None if q_weight is None or k_weight is None else (q_weight, k_weight)
         ctx.save_for_backward(x if weights else None, q_weight, k_weight, cos, sin)
-        ctx.heads, ctx.eps = heads, eps
-        return kernels.heads(x if weights else x.clone(memory_format=torch.contiguous_format), weights, heads, cos, sin, eps)
+        ctx.heads, ctx.eps, ctx.plus = heads, eps, plus
+        return kernels.heads(x if weights else x.clone(memory_format=torch.contiguous_format), weights, heads, cos, sin, eps, plus)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, q_weight, k_weight, cos, sin = ctx.saved_tensors
         weights = None if q_weight is None else (q_weight, k_weight)
-        found = kernels.heads_backward(gradient if x is None else x, weights, ctx.heads, cos, sin, ctx.eps, gradient)
-        return *found, None, None, None, None
+        found = kernels.heads_backward(gradient if x is None else x, weights, ctx.heads, cos, sin, ctx.eps, gradient, ctx.plus)
+        return *found, None, None, None, None, None
 
 
 class LayerNorm(nn.LayerNorm):
@@ -164,53 +137,47 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding (Su et al. 2021), with the scalings "linear" and "llama3"."""
+    """Rotary position embedding (Su et al. 2021), with the scalings of `frequencies`; some multiply cosines and sines, too."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        exponents = torch.arange(0, shape.head_width, 2, dtype=torch.int64).float() / shape.head_width
-        frequencies = 1.0 / (shape.rope_theta**exponents)
-        scaling = shape.rope_scaling or {}
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
-        if kind == "linear":
-            frequencies = frequencies / scaling["factor"]
-        elif kind == "llama3":
-            frequencies = llama3_scaled(frequencies, scaling)
         self.frequencies: Tensor
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        width, ropes = shape.rotary_width or shape.head_width, shape.ropes
+        self.register_buffer("frequencies", torch.stack([frequencies(width, *rope) for rope in ropes]), persistent=False)
+        self.factors: Tensor
+        factors = [scaling.get("attention_factor", 1.0) for _, scaling in ropes]
+        self.register_buffer("factors", torch.tensor(factors)[:, None, None, None], persistent=False)
+        self.scaled = any(factor != 1 for factor in factors)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (N, 1, D) for positions (N,), the sine of the first half negated: what `kernels.heads` multiplies with."""
-        angles = positions[:, None, None].float() * self.frequencies
+        """Cosines and sines (tables, N, 1, D) for positions (N,), the sine of the first half negated; `kernels.heads` takes one."""
+        angles = positions[:, None, None].float() * self.frequencies[:, None, None]
         cos, sin = angles.cos(), angles.sin()
+        if self.scaled:
+            cos, sin = cos * self.factors, sin * self.factors
         return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
 
-def llama3_scaled(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
-    """Llama 3.1's scaling: long waves slowed by `factor`, short ones kept, a ramp in between."""
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    waves_in_context = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    kept = ((waves_in_context - low) / (high - low)).clamp(0, 1)
-    return frequencies * (kept + (1 - kept) / scaling["factor"])
-
-
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); query, key, value and gate, up are fused."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), or norms of what is added as well; query, key, value and gate, up are fused."""
 
     def __init__(self, shape: Shape, index: int) -> None:
         super().__init__()
         self.shape, self.index = shape, index
         heads, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-        self.norm1, self.norm2 = _norm(shape), _norm(shape)
-        qkv = {"qkv": heads + 2 * kv} if shape.is_gpt2 else {"q": heads, "k": kv, "v": kv}
-        up = {"up": shape.mlp_width} if shape.is_gpt2 else {"gate": shape.mlp_width, "up": shape.mlp_width}
+        self.norm1, self.norm2 = (_norm(shape), _norm(shape)) if shape.before else (nn.Identity(), nn.Identity())
+        self.after1, self.after2 = (_norm(shape), _norm(shape)) if shape.after else (None, None)
+        qkv = {"qkv": heads + 2 * kv} if shape.is_gpt2 or shape.fused else {"q": heads, "k": kv, "v": kv}
+        up = {"gate": shape.mlp_width, "up": shape.mlp_width}
+        if shape.is_gpt2 or shape.fused:
+            up = {"up": shape.mlp_width if shape.is_gpt2 else 2 * shape.mlp_width}
         self.qkv = Linear(shape.width, qkv, shape.qkv_bias)
         self.out = Linear(heads, {"out": shape.width}, shape.out_bias)
         self.up = Linear(shape.width, up, shape.mlp_bias)
         self.down = Linear(shape.mlp_width, {"down": shape.width}, shape.mlp_bias)
         if shape.qk_norm:
-            self.q_norm = RMSNorm(shape.head_width, shape.norm_eps)
-            self.k_norm = RMSNorm(shape.head_width, shape.norm_eps)
+            widths = (heads, kv) if shape.together else (shape.head_width, shape.head_width)
+            self.q_norm, self.k_norm = (RMSNorm(width, shape.norm_eps, shape.norm_plus) for width in widths)
 
     def forward(
         self,
@@ -224,27 +191,44 @@ class Block(nn.Module):
         s = self.shape
         qkv = self.qkv(self.norm1(x), adapter).view(x.shape[0], s.heads + 2 * s.kv_heads, s.head_width)
         qk, v = torch.split_with_sizes(qkv, [s.heads + s.kv_heads, s.kv_heads], dim=1)
+        if s.together:
+            parts = zip((self.q_norm, self.k_norm), qk.split([s.heads, s.kv_heads], dim=1), strict=True)
+            qk = torch.cat([norm(part.flatten(1)).view(part.shape) for norm, part in parts], dim=1)
         late: tuple[kernels.Turn, ...] = ()
         if rotary is not None:
-            turn = (self.q_norm.weight, self.k_norm.weight) if s.qk_norm else None, s.heads, *rotary, s.norm_eps
-            late = (turn,) if getattr(attention, "turns", False) else ()
+            cos, sin = (table[s.rope_of(self.index)] for table in rotary)
+            each = (self.q_norm.weight, self.k_norm.weight) if s.qk_norm and not s.together else None
+            turn = each, s.heads, cos, sin, s.norm_eps, s.norm_plus
+            late = (turn,) if getattr(attention, "turns", False) and s.query_scale == 1 and s.rotary_width is None else ()
             qk = qk if late else turned(qk, *turn)
         q, k = torch.split_with_sizes(qk, [s.heads, s.kv_heads], dim=1)
-        mixed = attention(self.index, q, k, v, *late).reshape(x.shape[0], -1)
+        q = q if s.query_scale == 1 else q * s.query_scale
+        mixed = attention(self.index, s.window_of(self.index), q, k, v, *late).reshape(x.shape[0], -1)
         if wanted is not None:
             x, mixed = x.index_select(0, wanted), mixed.index_select(0, wanted)
             adapter = adapter.rows(wanted) if isinstance(adapter, Updates) else adapter
-        x = self.out(mixed, adapter, x)
+        x = self._onto(x, self.out, mixed, adapter, self.after1)
         up = self.up(self.norm2(x), adapter)
-        inner = F.gelu(up, approximate="tanh") if s.is_gpt2 else swiglu(up)
-        return self.down(inner, adapter, x)
+        inner = F.gelu(up, approximate="tanh") if s.is_gpt2 else glu(up, s.gelu)
+        return self._onto(x, self.down, inner, adapter, self.after2)
+
+    def _onto(self, x: Tensor, layer: Linear, inner: Tensor, adapter: str | Updates | None, norm: nn.Module | None) -> Tensor:
+        """X + norm(layer(inner)), where there is a norm, and times `residual_scale`."""
+        scale = self.shape.residual_scale
+        if norm is None and scale == 1:
+            return layer(inner, adapter, x)
+        y = layer(inner, adapter)
+        y = y if norm is None else norm(y)
+        return x + (y if scale == 1 else y * scale)
 
 
-def turned(x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+def turned(
+    x: Tensor, weights: tuple[Tensor, Tensor] | None, heads: int, cos: Tensor, sin: Tensor, eps: float, plus: float = 0.0
+) -> Tensor:  # fmt: skip
     """`kernels.heads`, with its gradient."""
     if torch.is_grad_enabled():
-        return Heads.apply(x, *(weights or (None, None)), heads, cos, sin, eps)  # type: ignore[return-value]
-    return kernels.heads(x, weights, heads, cos, sin, eps)
+        return Heads.apply(x, *(weights or (None, None)), heads, cos, sin, eps, plus)  # type: ignore[return-value]
+    return kernels.heads(x, weights, heads, cos, sin, eps, plus)
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
@@ -253,8 +237,7 @@ def _embedding(count: int, width: int) -> nn.Embedding:
 
 
 def _norm(shape: Shape) -> nn.Module:
-    kind = LayerNorm if shape.is_gpt2 else RMSNorm
-    return kind(shape.width, eps=shape.norm_eps)
+    return LayerNorm(shape.width, eps=shape.norm_eps) if shape.is_gpt2 else RMSNorm(shape.width, shape.norm_eps, shape.norm_plus)
 
 
 class Transformer(nn.Module):
@@ -296,10 +279,7 @@ class Transformer(nn.Module):
         to the residual stream on the way. What enters block `before` is given instead, if that is named, and taken up again with
         `begun`, the block and what enters it.
         """
-        first, x = (begun[0], begun[1].clone()) if begun else (0, self.embedding(ids))
-        if self.positions is not None and begun is None:
-            x = x + self.positions(positions)
-        x = x.to(self.dtype)
+        first, x = (begun[0], begun[1].clone().to(self.dtype)) if begun else (0, self.embedded(ids, positions))
         rotary = None if self.rotary is None else self.rotary(positions, self.dtype)
         for i, block in enumerate(self.blocks[first:before], first):  # pyright: ignore[reportArgumentType]
             kept = wanted if i == len(self.blocks) - 1 else None
@@ -309,8 +289,22 @@ class Transformer(nn.Module):
             if shift is not None:
                 x = shift(i, x, kept)
                 if rotary is not None and shift.forks(i):
-                    rotary = rotary[0][shift.fork], rotary[1][shift.fork]
-        return self.norm(x) if before is None else x
+                    rotary = rotary[0][:, shift.fork], rotary[1][:, shift.fork]
+        return self.final(x) if before is None else x
+
+    def embedded(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """What enters the first block (N, C)."""
+        x = self.embedding(ids)
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        scale = self.shape.embedding_scale
+        x = x.to(self.dtype)
+        return x if scale == 1 else x * torch.tensor(scale, dtype=self.dtype)  # rounded as transformers rounds it
+
+    def final(self, x: Tensor) -> Tensor:
+        """The last hidden states (N, C), of which the head makes logits: what these are divided by is divided here."""
+        x = self.norm(x)
+        return x if self.shape.logits_scale == 1 else x / self.shape.logits_scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (N, V). For few rows: `TokenLogprobs` makes them in chunks."""

@@ -21,7 +21,8 @@ from rather.text.files import gguf_file, quantization, scored
 from rather.text.files.description import read_config, shape_of
 from rather.text.files.fields import UnsupportedError
 from rather.text.files.stored import Stored, folder_tensors
-from rather.text.transformer import Shape, Transformer
+from rather.text.shape import Shape
+from rather.text.transformer import Transformer
 
 LLAMA = {
     "embedding.weight": ["model.embed_tokens.weight"],
@@ -36,6 +37,16 @@ LLAMA = {
     "up": ["model.layers.{i}.mlp.gate_proj", "model.layers.{i}.mlp.up_proj"],
     "down": ["model.layers.{i}.mlp.down_proj"],
 }
+GEMMA = LLAMA | {
+    "after1.weight": ["model.layers.{i}.post_attention_layernorm.weight"],
+    "norm2.weight": ["model.layers.{i}.pre_feedforward_layernorm.weight"],
+    "after2.weight": ["model.layers.{i}.post_feedforward_layernorm.weight"],
+}
+OLMO2 = LLAMA | {
+    "after1.weight": ["model.layers.{i}.post_attention_layernorm.weight"],
+    "after2.weight": ["model.layers.{i}.post_feedforward_layernorm.weight"],
+}
+PHI3 = LLAMA | {"qkv": ["model.layers.{i}.self_attn.qkv_proj"], "up": ["model.layers.{i}.mlp.gate_up_proj"]}
 GPT2 = {
     "embedding.weight": ["transformer.wte.weight"],
     "positions.weight": ["transformer.wpe.weight"],
@@ -51,6 +62,8 @@ GPT2 = {
     "up": ["transformer.h.{i}.mlp.c_fc"],
     "down": ["transformer.h.{i}.mlp.c_proj"],
 }
+TABLES = {"gpt2": GPT2, "gemma3_text": GEMMA, "olmo2": OLMO2, "phi3": PHI3}
+"""What is not there is as in Llama."""
 BUFFERS = r"(.*\.)?rotary_emb\.inv_freq|transformer\.h\.\d+\.attn\.(masked_)?bias"  # old files hold what is computed from the shape
 
 
@@ -76,7 +89,7 @@ def file_names(shape: Shape, ours: str) -> list[str]:
 
     For example "blocks.3.qkv" gives the names of layer 3's q, k and v projection, without ".weight" or ".bias".
     """
-    table = GPT2 if shape.is_gpt2 else LLAMA
+    table = TABLES.get(shape.family, LLAMA)
     index = ""
     if ours.startswith("blocks."):
         _, index, ours = ours.split(".", 2)

@@ -12,7 +12,7 @@ from rather.errors import ModelError
 from rather.text.files import rope
 from rather.text.files.fields import Fields
 from rather.text.files.stored import Stored
-from rather.text.transformer import Shape
+from rather.text.shape import Shape
 
 NAMES = {
     "token_embd": "model.embed_tokens",
@@ -30,7 +30,15 @@ NAMES = {
     "ffn_up": "model.layers.{i}.mlp.up_proj",
     "ffn_down": "model.layers.{i}.mlp.down_proj",
 }
-FAMILIES = ("llama", "qwen2", "qwen3")
+GEMMA = NAMES | {
+    "ffn_norm": "model.layers.{i}.pre_feedforward_layernorm",
+    "post_attention_norm": "model.layers.{i}.post_attention_layernorm",
+    "post_ffw_norm": "model.layers.{i}.post_feedforward_layernorm",
+}
+TABLES = {"gemma3_text": GEMMA}
+"""What is not there is as in Llama."""
+FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+"""What llama.cpp calls an architecture, and its model_type in a config.json."""
 FACTORS = "rope_freqs.weight"  # what the frequencies of rotary positions are divided by
 VOCABULARY = tuple(f"tokenizer.ggml.{kind}" for kind in ("tokens", "token_type", "scores", "merges"))  # long, and the tokenizer's
 HARMLESS = ("tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned")
@@ -94,20 +102,39 @@ def config_of(path: Path) -> dict[str, Any]:
     words = len(reader.fields["tokenizer.ggml.tokens"].data) if "tokenizer.ggml.tokens" in reader.fields else None
     biased = any(f"blk.0.{layer}.bias" in tensors for layer in ("attn_q", "attn_output"))
     config = {
-        "model_type": family, "architectures": [f"{family.capitalize()}ForCausalLM"], "hidden_act": "silu",
+        "model_type": FAMILIES[family], "architectures": [f"{family.capitalize()}ForCausalLM"],
         "vocab_size": f.whole("vocab_size", words),
         "hidden_size": width, "num_hidden_layers": f.whole("block_count"), "num_attention_heads": heads,
         "num_key_value_heads": f.whole("attention.head_count_kv", heads), "head_dim": head_width,
         "intermediate_size": f.whole("feed_forward_length"), "max_position_embeddings": f.whole("context_length"),
-        "rms_norm_eps": f.number("attention.layer_norm_rms_epsilon"), "rope_theta": theta,
-        "rope_scaling": _scaling(f, reader, theta, head_width),
-        "attention_bias": biased and family != "qwen2", "mlp_bias": "blk.0.ffn_down.bias" in tensors,
+        "rms_norm_eps": f.number("attention.layer_norm_rms_epsilon"),
+        "attention_bias": biased and family != "qwen2",
         "tie_word_embeddings": "output.weight" not in tensors,
         "bos_token_id": values.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
     }  # fmt: skip
+    scaling = _scaling(f, reader, theta, head_width)
+    if family == "gemma3":
+        config |= _gemma(f, config, theta, scaling)
+    else:
+        config |= {"hidden_act": "silu", "rope_theta": theta, "rope_scaling": scaling, "mlp_bias": "blk.0.ffn_down.bias" in tensors}
     f.refuse_unread(HARMLESS, (False, "", 0))
     return config
+
+
+def _gemma(f: Fields, config: dict[str, Any], theta: float, scaling: dict[str, Any] | None) -> dict[str, Any]:
+    """What llama.cpp takes for granted of Gemma 3, or has names of its own for."""
+    large = config["num_hidden_layers"] == 62  # of 27 billion parameters: its heads are narrower than width / heads
+    period = f.whole("attention.sliding_window_pattern", 6)
+    kinds = ["sliding_attention" if (i + 1) % period else "full_attention" for i in range(config["num_hidden_layers"])]
+    local = {"rope_type": "default", "rope_theta": f.number("rope.freq_base_swa", 10000.0)}
+    return {
+        "hidden_activation": "gelu_pytorch_tanh", "sliding_window": f.whole("attention.sliding_window"), "layer_types": kinds,
+        "query_pre_attn_scalar": config["hidden_size"] // config["num_attention_heads"] if large else config["head_dim"],
+        "rope_parameters": {
+            "full_attention": {"rope_theta": theta, **(scaling or {"rope_type": "default"})}, "sliding_attention": local,
+        },
+    }  # fmt: skip
 
 
 def _scaling(f: Fields, reader: Any, theta: float, head_width: int) -> dict[str, Any] | None:
@@ -143,14 +170,17 @@ def tensors(path: Path, shape: Shape) -> dict[str, Stored]:
         index = ""
         if stem.startswith("blk.") and stem.count(".") > 1:
             _, index, stem = stem.split(".", 2)
-        name = f"{NAMES[stem].format(i=index)}.{kind}" if stem in NAMES else tensor.name
+        names = TABLES.get(shape.family, NAMES)
+        name = f"{names[stem].format(i=index)}.{kind}" if stem in names else tensor.name
         heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(stem) if shape.family == "llama" else None
         size = tuple(int(n) for n in reversed(tensor.shape))
-        found[name] = Stored(size, tensor.tensor_type.name, functools.partial(_read, tensor, heads))
+        plus = shape.norm_plus if stem.endswith("norm") else 0.0
+        found[name] = Stored(size, tensor.tensor_type.name, functools.partial(_read, tensor, heads, plus))
     return found
 
 
-def _read(tensor: Any, heads: int | None = None) -> Tensor:
+def _read(tensor: Any, heads: int | None = None, plus: float = 0.0) -> Tensor:
+    """A tensor's numbers, less `plus`: of Gemma's norms the file holds what they multiply with."""
     from gguf.quants import dequantize
 
     try:
@@ -159,4 +189,4 @@ def _read(tensor: Any, heads: int | None = None) -> Tensor:
         raise ModelError(f"the tensor {tensor.name} has the format {tensor.tensor_type.name}, which rather cannot read") from None
     if heads:  # GGUF interleaves the halves that rotary positions turn
         values = values.view(heads, -1, 2, *values.shape[1:]).transpose(1, 2).reshape(values.shape)
-    return values
+    return values - plus if plus else values

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.text.transformer import llama3_scaled
+from rather.text.shape import llama3_scaled
 
 
 def llama3(factors: Tensor, theta: float, head_width: int, place: str) -> dict[str, Any] | None:

@@ -19,9 +19,9 @@ def shifted(model: Transformer, after: dict[int, Tensor]) -> Transformer:
     """
     shape, description = model.shape, dict(model.description)
     if not shape.mlp_bias:
-        if shape.qk_norm or shape.window is not None:
-            what = "norms of queries and keys" if shape.qk_norm else "a sliding window"
-            raise ModelError(f"a steering vector cannot be merged into a {shape.family} model with {what}; load it in rather")
+        if shape.family not in ("llama", "mistral", "qwen2") or shape.window is not None:
+            what = " with a sliding window" if shape.window is not None else ""
+            raise ModelError(f"a steering vector cannot be merged into a {shape.family} model{what}; load it in rather")
         attention = shape.qkv_bias or shape.out_bias
         shape = replace(shape, family="llama", mlp_bias=True, out_bias=attention)
         only_qwen = ("layer_types", "max_window_layers", "sliding_window", "use_sliding_window")

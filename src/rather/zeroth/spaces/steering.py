@@ -182,7 +182,7 @@ def fisher(model: Transformer, space: Steering, prompts: Sequence[Sequence[int]]
 
 def _laid(model: Transformer, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Packed:
     asked, said = ([torch.tensor(x, dtype=torch.long) for x in part] for part in (prompts, answers))
-    return pack(asked, said, model.shape.window, model.dtype, device=model.embedding.weight.device)
+    return pack(asked, said, model.dtype, device=model.embedding.weight.device)
 
 
 @dataclass(frozen=True)
