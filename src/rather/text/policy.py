@@ -88,10 +88,6 @@ class LanguageModel(ABC):
         """Answer every request, `rows` at a time; `Request.policy` says under which of the `perturbations`."""
 
     @abstractmethod
-    def call_base(self, name: str) -> None:
-        """Let saved adapters say that `name` is their base model."""
-
-    @abstractmethod
     def save(self, folder: Path | str) -> None:
         """Write the adapter in PEFT's format, or the whole model with its tokenizer as a Hugging Face folder."""
 
@@ -267,10 +263,6 @@ class TextPolicy(LanguageModel):
             refuse_second(adapter)
             parameters = lora.copied(self.model, self.adapter, name)
         return TextPolicy(self.model, self.tokens, name, self.temperature, self.name), parameters
-
-    def call_base(self, name: str) -> None:
-        """Let saved adapters say that `name` is their base model."""
-        self.model.description["_name_or_path"] = name
 
     def save(self, folder: Path | str) -> None:
         """Write the adapter in PEFT's format, the steering vector, or the whole model with its tokenizer as a Hugging Face folder."""
