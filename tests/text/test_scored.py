@@ -75,6 +75,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Mistral": {**SIZES, "sliding_window": 7, "head_dim": 16},
     "Qwen2": SIZES,
     "Qwen3": {**SIZES, "head_dim": 16},
+    "Gemma3Text": {**SIZES, "head_dim": 16, "sliding_window": 7, "sliding_window_pattern": 2, "query_pre_attn_scalar": 16},
+    "SmolLM3": {**SIZES, "no_rope_layers": [1, 0]},
+    "Olmo2": SIZES,
+    "Phi3": SIZES,
     "GPT2": {"vocab_size": 100, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "bos_token_id": 0, "eos_token_id": 0},
 }
 
@@ -93,6 +97,16 @@ def test_a_published_reward_model_scores_as_in_transformers_and_so_does_what_is_
     model.merge(tmp_path / "ours")
     assert name == "Qwen2" or model.score(PROMPT, ANSWERS) != pytest.approx(expected, abs=1e-3), "another token is scored"
     assert their_scores(tmp_path / "ours", PROMPT, ANSWERS) == pytest.approx(model.score(PROMPT, ANSWERS), abs=1e-4)
+
+
+def test_a_family_whose_scores_transformers_does_not_read_is_refused(chatml: Path, tmp_path: Path) -> None:
+    import transformers as tf
+
+    tf.GraniteForCausalLM(tf.GraniteConfig(**SIZES)).save_pretrained(tmp_path / "granite")
+    tf.AutoTokenizer.from_pretrained(chatml).save_pretrained(tmp_path / "granite")
+    model = library.RewardModel(library.load(tmp_path / "granite", dtype="float32"))
+    with pytest.raises(ModelError, match="has no ForSequenceClassification of granite models"):
+        model.merge(tmp_path / "out")
 
 
 def test_each_member_of_an_ensemble_scores_as_in_transformers(chatml: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def base_policy(config: Config, full: bool = False) -> AnyPolicy:
             p.requires_grad_(False)
     policy.name = f"{config.run.name}@0"
     if m.base:
-        policy.call_base(m.base)
+        load.call_base(policy, m.base)
     policy.tokens.truncate = config.data.overlong == "truncate"
     if m.gradient_checkpointing:
         if not isinstance(policy, TextPolicy):

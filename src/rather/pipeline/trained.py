@@ -21,7 +21,6 @@ from rather.store import Store, tally
 from rather.text import load as files
 from rather.text.files import gguf_writer
 from rather.text.files.card import Card, Voter
-from rather.text.files.gguf_file import FAMILIES
 from rather.text.language_model import LanguageModel
 from rather.text.open import load
 from rather.text.policy import TextPolicy
@@ -178,7 +177,7 @@ def gguf(found: Trained, path: Path, kind: gguf_writer.Kind) -> Path:
     if isinstance(model, RewardModel):
         raise ModelError("a reward model cannot be written as GGUF, which has no place for its head; rather merge writes it as a folder")
     if not isinstance(model, TextPolicy):
-        raise ModelError(f"a model that transformers computes cannot be written as GGUF; rather writes {', '.join(FAMILIES)}")
+        raise ModelError(f"a model that transformers computes cannot be written as GGUF; rather writes {', '.join(gguf_writer.FAMILIES)}")
     if beside.exists():
         raise ConfigError(f"{beside} is there already; name another place, or delete it")
     written(path, lambda draft: gguf_writer.write(model.merged(), model.tokens, draft, kind, path.stem))

@@ -161,10 +161,6 @@ class ForeignPolicy(LanguageModel):
         self._merged().to(dtype).save_pretrained(folder)
         self.tokens.save(Path(folder))
 
-    def call_base(self, name: str) -> None:
-        """Let saved adapters say that `name` is their base model."""
-        self.inner.config.name_or_path = name
-
     def save(self, folder: Path | str) -> None:
         """Write the adapter in PEFT's format, or the whole model with its tokenizer."""
         folder = Path(folder)

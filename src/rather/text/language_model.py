@@ -75,10 +75,6 @@ class LanguageModel(ABC):
         """The tokens of one answer, each as soon as it is drawn."""
 
     @abstractmethod
-    def call_base(self, name: str) -> None:
-        """Let saved adapters say that `name` is their base model."""
-
-    @abstractmethod
     def save(self, folder: Path | str) -> None:
         """Write the adapter in PEFT's format, or the whole model with its tokenizer as a Hugging Face folder."""
 

@@ -176,6 +176,14 @@ def policy(
     return TextPolicy(model, tokens, None, temperature)
 
 
+def call_base(policy: TextPolicy | ForeignPolicy, name: str) -> None:
+    """Let saved adapters say that `name` is their base model."""
+    if isinstance(policy, ForeignPolicy):
+        policy.inner.config.name_or_path = name
+    else:
+        policy.model.description["_name_or_path"] = name
+
+
 def with_adapter(
     base: TextPolicy | ForeignPolicy, name: str, rank: int, alpha: float, seed: int, blocks: int = 0
 ) -> tuple[TextPolicy | ForeignPolicy, list[nn.Parameter]]:

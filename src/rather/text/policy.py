@@ -181,10 +181,6 @@ class TextPolicy(LanguageModel):
             parameters = lora.copied(self.model, self.adapter, name)
         return TextPolicy(self.model, self.tokens, name, self.temperature, self.name), parameters
 
-    def call_base(self, name: str) -> None:
-        """Let saved adapters say that `name` is their base model."""
-        self.model.description["_name_or_path"] = name
-
     def save(self, folder: Path | str) -> None:
         """Write the adapter in PEFT's format, the steering vector, or the whole model with its tokenizer as a Hugging Face folder."""
         folder = Path(folder)

@@ -13,12 +13,15 @@ from torch import Tensor
 from rather.errors import ModelError
 from rather.text import weights
 from rather.text.files import gguf_tokens
-from rather.text.files.gguf_file import FACTORS, FAMILIES, NAMES
+from rather.text.files.gguf_file import FACTORS, NAMES
+from rather.text.shape import Shape, llama3_scaled
 from rather.text.tokens import Tokens
-from rather.text.transformer import Shape, Transformer, llama3_scaled
+from rather.text.transformer import Transformer
 
 Kind = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 FILE_TYPES: dict[Kind, int] = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
+FAMILIES = ("llama", "qwen2", "qwen3")
+"""What can be written; more can be read."""
 THEIRS = {ours: theirs for theirs, ours in NAMES.items()}
 
 
@@ -28,10 +31,12 @@ def family(shape: Shape) -> str:
     Raises:
         ModelError: it has none, or llama.cpp computes it otherwise.
     """
-    name = "llama" if shape.family == "mistral" and shape.window is None else shape.family
-    what = f"a {shape.family} model"
-    if name == "mistral":
-        raise ModelError(f"{what} with a sliding window cannot be written as GGUF, whose llama has none; use it as a model folder")
+    name = "llama" if shape.family == "mistral" else shape.family
+    what, scaling = f"a {shape.family} model", (shape.rope_scaling or {}).get("rope_type", "default")
+    if name in FAMILIES and shape.window is not None:
+        raise ModelError(f"{what} with a sliding window cannot be written as GGUF, whose {name} has none; use it as a model folder")
+    if name in FAMILIES and scaling not in ("default", "linear", "llama3"):
+        raise ModelError(f"{what} whose rotary positions are scaled by {scaling!r} cannot be written as GGUF; use it as a model folder")
     if name not in FAMILIES:
         raise ModelError(f"{what} cannot be written as GGUF; rather writes {', '.join(FAMILIES)}, others as a model folder (rather merge)")
     if name != "llama" and (shape.out_bias or shape.mlp_bias or shape.qkv_bias != (name == "qwen2")):

@@ -33,9 +33,17 @@ def is_scored(config: Mapping[str, Any]) -> bool:
 
 
 def described(config: Mapping[str, Any], pad: int) -> dict[str, Any]:
-    """The config.json of a language model as that of one which scores whole texts."""
-    names = [str(name).replace("ForCausalLM", KIND).replace("LMHeadModel", KIND) for name in config.get("architectures") or ()]
-    return {**config, "architectures": names, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "pad_token_id": pad}
+    """The config.json of a language model as that of one which scores whole texts.
+
+    Raises:
+        ModelError: `transformers` has none of its family.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
+
+    family = config["model_type"]
+    if family not in KNOWN:
+        raise ModelError(f"transformers has no {KIND} of {family} models, so that a reward model of one cannot be merged; keep its run")
+    return {**config, "architectures": [KNOWN[family]], "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "pad_token_id": pad}
 
 
 def language_model(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> tuple[dict[str, Any], dict[str, Stored]]:
@@ -43,7 +51,9 @@ def language_model(config: Mapping[str, Any], tensors: Mapping[str, Stored]) -> 
 
     Its embedding stands for the head over tokens, which it has not.
     """
-    names = [str(name).replace(KIND, "ForCausalLM") for name in config["architectures"]]
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    names = [KNOWN[config["model_type"]]] if config["model_type"] in KNOWN else config["architectures"]
     kept = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "num_labels", "problem_type")}
     without = {name: tensor for name, tensor in tensors.items() if name not in (HEAD, "lm_head.weight")}
     return {**kept, "architectures": names, "tie_word_embeddings": True}, without
