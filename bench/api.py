@@ -76,7 +76,8 @@ def main() -> None:
                 time.sleep(0.5)
         client = openai.OpenAI(base_url=url, api_key="none", timeout=600)
         model = rather.load(MODEL)
-        served(client, 0), generated(model, 0)
+        served(client, 0)  # both once without a clock
+        generated(model, 0)
         rows = [(served(client, turn), generated(model, turn)) for turn in range(1, TURNS + 1)]
     finally:
         server.terminate()
