@@ -59,7 +59,7 @@ class Model(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="What activations are computed in; auto: bfloat16 where the hardware multiplies it."
     )
-    device: str = Field(default="auto", description='"cpu", "cuda", "cuda:1"; auto: a GPU if there is one.')
+    device: str = Field(default="auto", description='"cpu", "cuda", "cuda:1", "mps" (Apple); auto: a GPU by NVIDIA if there is one.')
     gradient_checkpointing: Free[bool] = Field(default=False, description="Compute activations again in backward: less memory, more time.")
     chat: bool | None = Field(default=None, description="Put plain prompts through the chat template; unset: if the model has one.")
     template: dict[str, bool | int | float | str] = Field(default={}, description="The chat template's options: {enable_thinking = false}.")

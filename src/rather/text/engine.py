@@ -21,7 +21,7 @@ from rather.text import lora
 from rather.text.decoder import Cache, Decoder, Several, Step
 from rather.text.linear import packed
 from rather.text.packing import Packed, pack, sent
-from rather.text.sampling import Sampling, draw_each, uniforms
+from rather.text.sampling import Sampling, doubles, draw_each, uniforms
 from rather.text.transformer import Transformer
 
 
@@ -198,7 +198,7 @@ class Rows:
         self.model, self.sampling, self.adapter, self.several = model, sampling, adapter, several
         self.cache, self.decoder = Cache(model, rows, room, sampling.max_tokens), Decoder.of(model, adapter, several)
         device = model.embedding.weight.device
-        self.uniforms = torch.zeros(rows, sampling.max_tokens, dtype=torch.float64, device=device)
+        self.uniforms = torch.zeros(rows, sampling.max_tokens, dtype=torch.float64, device=doubles(device))
         self.tokens, self.drawn, self.which = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(3))
         self.samplings = [sampling] * rows  # of the same object, where all rows are drawn alike
 
@@ -207,7 +207,8 @@ class Rows:
         rows = slice(first, first + len(requests))
         device = self.which.device
         logits = _prefill(self.model, self.cache, requests, first, self.adapter, self.several)
-        self.uniforms[rows] = sent(torch.stack([uniforms(r.seed, self.sampling.max_tokens) for r in requests]), device)
+        chances = torch.stack([uniforms(r.seed, self.sampling.max_tokens) for r in requests])
+        self.uniforms[rows] = sent(chances, self.uniforms.device)
         self.which[rows] = sent(torch.tensor([r.policy for r in requests]), device)
         self.samplings[rows] = [r.sampling or self.sampling for r in requests]
         self.tokens[rows], logprobs = draw_each(logits, self.uniforms[rows, 0], self.samplings[rows])
@@ -235,7 +236,7 @@ class Rows:
         else:
             added, shift = self.several.at(which, self.adapter) if self.several else (self.adapter, None)
             hidden = self.model(tokens, step.positions, step, added, None, shift)
-        chances = self.uniforms[:n].gather(1, self.drawn[:n, None])[:, 0]
+        chances = self.uniforms[:n].gather(1, self.drawn[:n, None].to(self.uniforms.device))[:, 0]
         drawn, logprobs = draw_each(self.model.logits(hidden), chances, self.samplings[:n])
         tokens.copy_(drawn)
         self.drawn[:n] += 1

@@ -25,7 +25,7 @@ from rather.text.files import quantization
 from rather.text.files.description import read_config
 from rather.text.files.stored import folder_tensors
 from rather.text.language_model import LanguageModel, free_name, refuse_second
-from rather.text.sampling import draw, uniforms
+from rather.text.sampling import doubles, draw, uniforms
 from rather.text.tokens import Tokens
 
 
@@ -115,8 +115,9 @@ class ForeignPolicy(LanguageModel):
         for n in range(sampling.max_tokens):
             foreign_lora.activate(self.inner, self.adapter)  # another policy of the same model may have been at work meanwhile
             out = self.inner(input_ids=ids, past_key_values=cache, use_cache=True)
-            drawn, logprob = draw(out.logits[:, -1], chances[n, None].to(self.device), sampling)
+            drawn, logprob = draw(out.logits[:, -1], chances[n, None].to(doubles(self.device)), sampling)
             yield (token := int(drawn)), float(logprob)
+            drawn = drawn.to(self.device)
             if token in self.tokens.stop:
                 return
             every, cache = torch.cat([every, drawn[:, None]], dim=1), getattr(out, "past_key_values", None)

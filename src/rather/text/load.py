@@ -93,7 +93,9 @@ def device(name: str) -> torch.device:
     try:
         found = torch.device(name)
     except RuntimeError:
-        raise ModelError(f'there is no device {name!r}; set model.device to "cpu", "cuda" or "auto"') from None
+        raise ModelError(f'there is no device {name!r}; set model.device to "cpu", "cuda", "mps" or "auto"') from None
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ModelError(f'model.device is {name!r}, but this machine has no GPU by Apple that PyTorch can use; set it to "cpu"')
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ModelError(f'model.device is {name!r}, but this machine has {torch.cuda.device_count()} GPUs; set it to "cpu"')
     return found

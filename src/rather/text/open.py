@@ -27,9 +27,9 @@ def load(
     """A language model by its folder, .gguf file, name on the Hugging Face hub or package:NAME; or an adapter, which names its base.
 
     `adapter` is the folder or name of a LoRA adapter in PEFT's format. `dtype` is what activations are computed in; "auto" is bfloat16
-    where the hardware multiplies it. `device` is "cpu", "cuda" or "cuda:1"; "auto" is a GPU if there is one. `chat` says whether plain
-    prompts go through the chat template (None: if the model has one), `template` gives its options, such as {"enable_thinking": False},
-    and `date` the day that it may name, as 2026-11-29 (empty: today).
+    where the hardware multiplies it. `device` is "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU by NVIDIA if there is one. `chat` says
+    whether plain prompts go through the chat template (None: if the model has one), `template` gives its options, such as
+    {"enable_thinking": False}, and `date` the day that it may name, as 2026-11-29 (empty: today).
 
     Raises:
         ConfigError: `dtype` is not known.

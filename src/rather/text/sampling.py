@@ -28,12 +28,18 @@ def uniforms(seed: int, count: int) -> Tensor:
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def doubles(device: torch.device) -> torch.device:
+    """Where numbers of 64 bits are: on the device, but for GPUs by Apple, which have none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """One token a row by inverting the cumulative distribution at `uniforms` (R,); `logits` is (R, V).
+    """One token a row by inverting the cumulative distribution at `uniforms` (R,), and where those are; `logits` is (R, V).
 
     Returns tokens (R,) and their log-probabilities (R,) under the uncut distribution at the sampling temperature: what a
     learner computes too. At temperature 0 the log-probabilities are those of temperature 1.
     """
+    logits = logits.to(uniforms.device)
     uncut = sampling.top_p >= 1 and not sampling.top_k and not sampling.min_p
     if uncut and sampling.temperature and (found := kernels.draw(logits, uniforms, sampling.temperature)):
         return found
