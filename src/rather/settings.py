@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rather import renamed
 from rather.errors import ConfigError
@@ -28,6 +28,16 @@ class MattersTo:
         self.uses = frozenset(uses)
 
 
+LOWEST_TEMPERATURE = 1e-6
+
+
+def _can_divide(temperature: float) -> float:
+    if 0 < temperature < LOWEST_TEMPERATURE:
+        raise ValueError(f"a temperature below {LOWEST_TEMPERATURE:g} is too low to divide by; 0 takes the likeliest token")
+    return temperature
+
+
+Temperature = Annotated[float, Field(ge=0), AfterValidator(_can_divide)]
 T = TypeVar("T")
 LEARNERS = ("sft", "reward", "dpo", "ppo", "grpo", "zeroth")
 ForLearners = Annotated[T, MattersTo(*LEARNERS)]

@@ -1,15 +1,22 @@
 """`rather chat` as a person at a terminal meets it."""
 
+import io
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pexpect
 import pytest
 import torch
+from rich.console import Console
 
 import rather
+from rather.core import Task, Trajectory
+from rather.learners.settings import Sampling
+from rather.pipeline.chat import Chat, Labels
 from rather.store import Store
 
 
@@ -108,3 +115,47 @@ def test_what_cannot_talk_is_refused(tmp_path: Path, tiny: Path) -> None:
         done = run(["chat", *options], tmp_path)
         assert done.returncode == 2
         assert problem in done.stderr
+
+
+def test_what_is_odd_or_stopped_costs_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = rather.load(tiny, dtype="float32")
+    console = Console(file=io.StringIO(), width=200)
+    chat = Chat([model], Sampling(max_tokens=4), console, 1)
+    for line in ("\udcffhi", "a\0b", "/system \udcff"):
+        assert chat.say(line)
+        assert not chat.messages
+    assert "U+DCFF" in console.file.getvalue()  # type: ignore[attr-defined]
+    chat.say("hi")
+    before = [*chat.messages]
+    assert len(before) == 2
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(model, "stream", stopped)
+        chat.say("/retry")
+    assert chat.messages == before, "the answer that was there stays"
+
+
+def test_stopping_at_the_question_which_is_better_keeps_the_conversation(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [rather.load(tiny, dtype="float32") for _ in range(2)]
+    labels = Labels(Store(str(tmp_path / "store.db")), "chat", "me")
+    chat = Chat(models, Sampling(max_tokens=12), Console(file=io.StringIO()), 1, labels)
+    texts = iter("ab")
+    monkeypatch.setattr(chat, "_answer", lambda model, asked, title: Trajectory(Task("chat", "", asked), title, next(texts)))
+    monkeypatch.setattr(click, "getchar", lambda: "\x03")
+    assert chat.say("hi")
+    assert not chat.messages
+    assert not labels.store.questions("chat", "train")
+
+
+def test_without_standard_input_it_says_so(tiny: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m rather chat {tiny} <&-"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "standard input is closed" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr

@@ -11,6 +11,9 @@ from command import run as command
 from rather.data.continued import write
 from rather.data.readers import read_rows
 from rather.errors import DataError
+from rather.learners.settings import Sampling
+from rather.pipeline import files
+from rather.pipeline.files import generate
 from rather.text.reward_model import RewardModel
 
 
@@ -64,6 +67,56 @@ def test_generate_answers_each_row_as_the_library_does(tiny: Path, tmp_path: Pat
     assert [int(row["id"]) for row in found] == [0, 0, 1, 1, 2, 2]
     expected = rather.load(tiny, dtype="float32").generate(["ab", "cde", "ab"], max_tokens=9, temperature=0)
     assert [row["completion"] for row in found] == [text for text in expected for _ in range(2)]
+
+
+def test_two_do_not_write_one_file(tmp_path: Path) -> None:
+    target, asked = tmp_path / "out.jsonl", [{"n": i} for i in range(3)]
+
+    def work(some):
+        with pytest.raises(DataError, match="another command writes"):
+            write(target, "a", asked, work, 2, lambda n: None)
+        return [[row] for _, row in some]
+
+    assert write(target, "a", asked, work, 2, lambda n: None) == 3
+    assert rows(target) == asked
+
+
+def test_a_prompt_that_is_too_long_is_named_before_any_is_answered(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": "a" * n}) + "\n" for n in (3, 400, 3)))
+    model = rather.load(tiny, dtype="float32")
+    with pytest.raises(DataError, match="prompt '1': 402 tokens leave no room"):
+        generate(model, "", str(tmp_path / "p.jsonl"), tmp_path / "out.jsonl", Sampling(max_tokens=4), 1, 0, lambda n: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"], "else the mended file would have to begin anew"
+
+
+def test_a_run_that_was_trained_on_does_not_go_on_with_a_file(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "AT_ONCE", 1)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n' * 2)
+    model = rather.load(tiny, dtype="float32")
+
+    def stop(done: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    def answer(advance) -> int:
+        return generate(model, "run.toml", str(tmp_path / "p.jsonl"), tmp_path / "out.jsonl", Sampling(max_tokens=4), 1, 0, advance)
+
+    model.name = "run@0-100"
+    with pytest.raises(KeyboardInterrupt):
+        answer(stop)
+    model.name = "run@0-200"
+    with pytest.raises(DataError, match="was begun with other rows or settings"):
+        answer(lambda n: None)
+    model.name = "run@0-100"
+    assert answer(lambda n: None) == 2
+
+
+def test_a_number_that_cannot_be_is_refused_in_one_sentence(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "ab"}\n')
+    for options, says in ((["--top-p", "0"], "top_p"), (["--temperature", "1e-42"], "too low to divide by")):
+        said = run(tmp_path, "generate", str(tiny), "p.jsonl", "out.jsonl", *options, fails=True)
+        assert says in " ".join(said.split())
+        assert "Traceback" not in said
 
 
 def test_generate_refuses_before_it_reads_the_model(tmp_path: Path) -> None:

@@ -129,6 +129,17 @@ GUIDE = Path(__file__).parent.parent.parent / "docs/guides/use-what-you-trained.
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_where_there_is_no_room_a_merge_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    """A file may have 40 kB here, as on a disk that is full."""
+    command = f"ulimit -f 40; {sys.executable} -m rather merge {tiny} mine"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "mine cannot be written" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
     """Its commands and its Python, one after the other in one folder."""
     tools = tmp_path / "bin"

@@ -153,7 +153,7 @@ def test_what_is_recorded_is_compared_later(api: Api) -> None:
         ({"top_logprobs": 3, "logprobs": True}, openai.BadRequestError, "top_logprobs"),
         ({"stop": [""]}, openai.BadRequestError, "stop"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "does not write tools"),
-        ({"n": 9}, openai.RateLimitError, "8 may; try again"),
+        ({"n": 9}, openai.BadRequestError, "8 may wait"),
     ],
 )
 def test_what_is_not_understood_is_refused(api: Api, change: dict, error: type[openai.APIStatusError], says: str) -> None:

@@ -1,6 +1,7 @@
 """The commands that use a model, trained or not: talk to it, have it answer files of prompts, score answers, serve it."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,7 @@ from rather.cli.options import console, open_store
 from rather.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rather.learners.settings import Sampling
     from rather.pipeline.trained import Compute
     from rather.store import Store
     from rather.text.language_model import LanguageModel
@@ -38,6 +40,18 @@ def open_model(what: str, adapter: str, dtype: "Compute") -> "LanguageModel":
     return found
 
 
+def drawing(command: str, **options: float) -> "Sampling":
+    """How a command's answers are drawn.
+
+    Raises:
+        ConfigError: a number is not one that it can be.
+    """
+    from rather.learners.settings import Sampling
+    from rather.settings import given
+
+    return given(command, options, Sampling)[0]
+
+
 def recording(where: str, run: str) -> "tuple[Store, str]":
     """The store and the run that what comes of using a model goes to: those of a run's TOML file, or a file of its own and that `run`."""
     from rather.store import Store
@@ -46,6 +60,26 @@ def recording(where: str, run: str) -> "tuple[Store, str]":
         config, store = open_store(Path(where), None)
         return store, config.run.name
     return Store(where), run
+
+
+def named(where: str) -> str:
+    """What a model is called that stands there: its file's or folder's name; the dots of a version stay."""
+    path = Path(where).resolve()
+    return path.stem if path.suffix in (".toml", ".gguf") else path.name
+
+
+def keys_of(said: str) -> list[str]:
+    """The keys in the environment variable, comma between.
+
+    Raises:
+        ConfigError: it says something, but no key.
+    """
+    keys = [key for part in said.split(",") if (key := part.strip())]
+    if said and not keys:
+        raise ConfigError(
+            f"RATHER_API_KEYS is {said!r}, which holds no key; name the keys, comma between, or unset it: nobody needs one then"
+        )
+    return keys
 
 
 @commands.command()
@@ -81,12 +115,12 @@ def api(
         mounted = load_adapter(policy, Path(folder))[0]
         assert isinstance(mounted, TextPolicy)
         assert mounted.adapter is not None
-        adapters[Path(folder).name] = mounted.adapter
-    called = name or Path(model).stem
+        adapters[named(folder)] = mounted.adapter
+    called = name or named(model)
     if len({called, *adapters}) <= len(adapter or ()):
         raise ConfigError(f"two of {', '.join([called, *(adapter or ())])} have the same name; give --name, or rename a folder")
     store, run = recording(record, "api") if record else (None, "")
-    keys = [part for part in os.environ.get(KEYS, "").split(",") if part]
+    keys = keys_of(os.environ.get(KEYS, ""))
     serving, at = server(Served(called, policy, adapters, rows, waiting, store, run), keys, host, port, certificate, key, insecure)
     console.print(f"{', '.join([called, *adapters])} at {at}/v1", soft_wrap=True, highlight=False, markup=False)
     try:
@@ -122,9 +156,10 @@ def chat(
     from importlib import import_module
     from random import SystemRandom
 
-    from rather.learners.settings import Sampling
     from rather.pipeline.chat import HELP, Chat, Labels, converse
 
+    if sys.stdin is None:
+        raise ConfigError("standard input is closed, and what you say is read from it; run rather chat at a terminal")
     models = [open_model(model, adapter, dtype)]
     if against:
         models.append(base_of(models[0], model) if against == "base" else open_model(against, "", dtype))
@@ -137,7 +172,7 @@ def chat(
         where = store or (model if model.endswith(".toml") else str(Path("runs", "chat", "store.db")))
         found, run = recording(where, "chat")
         labels = Labels(found, run, judge)
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+    sampling = drawing("chat", max_tokens=max_tokens, temperature=temperature, top_p=top_p)
     talk = Chat(models, sampling, console, SystemRandom().randrange(2**31) if seed is None else seed, labels)
     talk.begin(system)
     with suppress(ImportError):  # lines can then be edited, and called back
@@ -178,15 +213,14 @@ def generate(
     from rather.data import continued
     from rather.data.readers import read_rows
     from rather.learners.progress import progress
-    from rather.learners.settings import Sampling
     from rather.pipeline import files
 
     continued.check(target)
     total = sum(1 for _ in read_rows(prompts))
     policy = open_model(model, adapter, dtype)
-    sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+    sampling = drawing("generate", max_tokens=max_tokens, temperature=temperature, top_p=top_p)
     with progress(console, "prompts", total) as advance:
-        done = files.generate(policy, f"{model} {adapter}", prompts, target, sampling, count, seed, advance)
+        done = files.generate(policy, f"{model} {adapter} {dtype}", prompts, target, sampling, count, seed, advance)
     console.print(f"{done} answers in {target}", highlight=False, markup=False)
 
 

@@ -1,5 +1,6 @@
 """Files that are made row by row, for hours perhaps: what is done is kept, and the same command goes on from there."""
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -20,22 +21,26 @@ def write(target: Path, about: object, rows: Sequence[Row], work: Work, size: in
     are the same. `advance` gets how many rows are done since the last call.
 
     Raises:
-        DataError: the file is there already, has a name that says no format, or was begun with other rows or settings.
+        DataError: the file is there already, has a name that says no format, was begun with other rows or settings, or is being written.
     """
     check(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     digest = hashlib.sha256(json.dumps([about, rows]).encode()).hexdigest()
-    done = _begin(part, digest)
-    advance(done)
     with part.open("a", encoding="utf-8", newline="\n") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another command writes {target}; wait until it has ended, or name another file") from None
+        done = _begin(part, digest)
+        advance(done)
         for start in range(done, len(rows), size):
             some = [(i, rows[i]) for i in range(start, min(start + size, len(rows)))]
             file.writelines(json.dumps(made) + "\n" for made in work(some))
             file.flush()
             advance(len(some))
-    count = write_rows(target, (row for made in _lines(part) for row in made))
-    part.unlink()
+        count = write_rows(target, (row for made in _lines(part) for row in made))
+        part.unlink()
     return count
 
 
@@ -53,7 +58,7 @@ def check(target: Path) -> None:
 
 def _begin(part: Path, digest: str) -> int:
     """How many rows are done; a line that was cut off is taken out."""
-    if not part.exists():
+    if not part.stat().st_size:
         part.write_text(json.dumps(digest) + "\n", encoding="utf-8")
         return 0
     whole, _, cut = part.read_bytes().rpartition(b"\n")

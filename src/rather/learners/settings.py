@@ -10,7 +10,7 @@ from typing import Literal, TypedDict
 from pydantic import Field
 
 from rather.errors import ConfigError
-from rather.settings import Free, Section
+from rather.settings import Free, Section, Temperature
 
 
 class Descent(Section):
@@ -88,7 +88,7 @@ class Sampling(Section):
     """How answers are drawn."""
 
     max_tokens: int = Field(default=64, description="Longest answer, in tokens.", ge=1)
-    temperature: float = Field(default=1.0, description="Temperature of the policy; 0 is greedy.", ge=0)
+    temperature: Temperature = Field(default=1.0, description="Temperature of the policy; 0 is greedy.")
     top_p: float = Field(default=1.0, description="Keep the most likely tokens up to this total probability.", gt=0, le=1)
     top_k: int = Field(default=0, description="Keep that many likeliest tokens; 0: all.", ge=0)
     min_p: float = Field(default=0.0, description="Keep tokens at least this share as likely as the likeliest.", ge=0, le=1)

@@ -14,6 +14,7 @@ from rather.errors import DataError
 from rather.judges.people import clean, pressed
 from rather.learners.settings import Sampling
 from rather.store import Store
+from rather.store.intake import check_characters
 from rather.text.engine import Request
 from rather.text.language_model import LanguageModel
 from rather.text.sampling import Sampling as Drawing
@@ -65,6 +66,11 @@ class Chat:
 
     def say(self, line: str) -> bool:
         """Take a line of the person: a command, or words to answer; returns whether the conversation goes on."""
+        try:
+            check_characters(line, "the line")
+        except DataError as e:
+            self.console.print(Text(str(e), style="red"))
+            return True
         command, _, rest = line.strip().partition(" ")
         system = next((m["content"] for m in self.messages if m["role"] == "system"), "")
         match command:
@@ -76,11 +82,13 @@ class Chat:
                 self.begin(rest.strip())
                 self.console.print("The conversation begins anew.", style="dim")
             case "/undo" | "/retry":
+                before = [*self.messages]
                 said = self._undo()
                 if said is None:
                     self.console.print("Nothing has been said yet.", style="dim")
                 elif command == "/retry":
-                    self._answered(said)
+                    if not self._answered(said):
+                        self.messages = before
                 else:
                     self.console.print(Text(f"Taken back: {clean(said)}", style="dim"))
             case _ if command.startswith("/"):
@@ -98,22 +106,22 @@ class Chat:
         del self.messages[-2:]
         return said
 
-    def _answered(self, line: str) -> None:
+    def _answered(self, line: str) -> bool:
+        """Answer a line of the person; returns whether it was answered. Else nothing of it is kept."""
         asked: list[Message] = [*self.messages, {"role": "user", "content": line}]
         self.turns += 1
         order = random.Random(f"{self.seed}/{self.turns}").sample(range(len(self.models)), len(self.models))
         try:
             answers = {i: self._answer(self.models[i], asked, str(n) if len(order) > 1 else "") for n, i in enumerate(order, 1)}
+            chosen = self._preferred(answers, order) if self.labels is not None and len(order) > 1 else order[0]
         except DataError as e:
             self.console.print(Text(f"{e}; /undo or /clear makes room"), style="red")
-            return
+            return False
         except KeyboardInterrupt:
             self.console.print("\nstopped; the question is not kept", style="dim")
-            return
-        chosen = order[0]
-        if self.labels is not None and len(order) > 1:
-            chosen = self._preferred(answers, order)
+            return False
         self.messages = [*asked, {"role": "assistant", "content": answers[chosen].text}]
+        return True
 
     def _preferred(self, answers: dict[int, Trajectory], order: list[int]) -> int:
         assert self.labels is not None

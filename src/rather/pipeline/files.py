@@ -25,7 +25,7 @@ def generate(
 ) -> int:
     """Answer each row's `prompt`, `count` times; a row becomes so many rows with a `completion`, and whether that came to its end.
 
-    `name` says which policy it is, so that two do not write one file.
+    `name` and the policy's own, which changes as a run is trained, say which policy it is, so that two do not write one file.
 
     Raises:
         DataError: see `data.continued.write`; a row has no prompt or has a `completion` already, or its prompt is too long.
@@ -35,6 +35,8 @@ def generate(
         raise DataError(f"{source} has a column 'completion' already; rename it")
     asked = rows.tasks(read)
     sampler = policy.sampler(sampling)
+    for task in asked:  # all of them first: a file that is mended is another one, and what was answered of it would be lost
+        sampler.prompt(task)
 
     def answer(some: Sequence[tuple[int, Row]]) -> list[list[Row]]:
         # Rows are tasks of their own, so that an answer does not depend on what is drawn with it.
@@ -42,7 +44,7 @@ def generate(
         made = [[next(found) for _ in range(count)] for _ in some]
         return [[row | {"completion": t.text, "terminated": t.terminated} for t in each] for (_, row), each in zip(some, made, strict=True)]
 
-    return continued.write(target, [name, sampling.model_dump(), count, seed], read, answer, AT_ONCE, advance)
+    return continued.write(target, [name, policy.name, sampling.model_dump(), count, seed], read, answer, AT_ONCE, advance)
 
 
 @dataclass(frozen=True)

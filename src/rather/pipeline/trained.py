@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
 from rather.config.schema import Config
 from rather.config.toml import load as load_settings
@@ -137,6 +138,7 @@ def written(target: Path, write: Callable[[Path], object]) -> Path:
 
     Raises:
         ConfigError: there is something already.
+        ModelError: there is no room for the weights.
     """
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ConfigError(f"{target} is there already; name another place, or delete it")
@@ -147,6 +149,8 @@ def written(target: Path, write: Callable[[Path], object]) -> Path:
         if target.is_dir():
             target.rmdir()
         draft.rename(target)
+    except SafetensorError as e:  # which is no OSError where the disk is full
+        raise ModelError(f"{target} cannot be written: {e}; make room, and run this again") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
     return target

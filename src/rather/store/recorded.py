@@ -64,6 +64,8 @@ def prefer(store: Store, run: str, chosen: str, rejected: Sequence[str], judge: 
         raise DataError("the answers were given with tools, which a comparison does not keep; learn from the recorded tokens")
     if len({found[name].text for name in names}) < len(names):
         raise DataError("two of the answers are the same; there is nothing to compare")
+    if (kind := store.judges().get(judge, KIND)) != KIND:
+        raise DataError(f"judge {judge!r} is a {kind} judge in this store, not a {KIND} one; use another name")
     ordered = sorted(names)  # so that it is the same question whichever is preferred
     digest = hashlib.sha256(json.dumps(ordered).encode()).hexdigest()
     a, b, *others = ((_trajectory(found[name]),) for name in ordered)

@@ -135,6 +135,20 @@ class TextSampler:
     def sync(self) -> None:
         """Nothing to do: sampler and learner share their weights."""
 
+    def prompt(self, task: Task) -> list[int]:
+        """The tokens of a task's prompt.
+
+        Raises:
+            DataError: it leaves no room in the context for `max_tokens` of answer, or cannot be read.
+        """
+        assert task.prompt is not None
+        tokens, context = self.policy.tokens, self.policy.context
+        prompt = tokens.cut(tokens.encode_prompt(task.prompt), context - self.sampling.max_tokens)
+        if len(prompt) + self.sampling.max_tokens > context:
+            room = f"{len(prompt)} tokens leave no room for {self.sampling.max_tokens} of answer"
+            raise DataError(f"prompt {task.key!r}: {room} in the model's context of {context}")
+        return prompt
+
     def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:
         """One answer a task; the i-th depends on its task, its perturbation, `seed` and how often both came before, on nothing else.
 
@@ -143,16 +157,12 @@ class TextSampler:
         Raises:
             DataError: a prompt leaves no room in the context for `max_tokens` of answer, or the policy cannot be perturbed.
         """
-        tokens, context = self.policy.tokens, self.policy.context
+        tokens = self.policy.tokens
         wanted = [None] * len(tasks) if perturbations is None else list(perturbations)
         kinds = list(dict.fromkeys(wanted))
         requests, seen = [], dict[tuple[str, str, Perturbation | None], int]()
         for task, p in zip(tasks, wanted, strict=True):
-            assert task.prompt is not None
-            prompt = tokens.cut(tokens.encode_prompt(task.prompt), context - self.sampling.max_tokens)
-            if len(prompt) + self.sampling.max_tokens > context:
-                room = f"{len(prompt)} tokens leave no room for {self.sampling.max_tokens} of answer"
-                raise DataError(f"prompt {task.key!r}: {room} in the model's context of {context}")
+            prompt = self.prompt(task)
             index = seen[task.source, task.key, p] = seen.get((task.source, task.key, p), -1) + 1
             requests.append(engine.Request(tuple(prompt), row_seed(seed, task, index), kinds.index(p)))
         own = self.policy.answer(requests[ranks.share(requests)], self.sampling, self.rows, self.progress, kinds)

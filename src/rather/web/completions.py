@@ -10,16 +10,26 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from rather.core import Message, Prompt, Task, Trajectory
 from rather.errors import DataError
+from rather.settings import Temperature
 from rather.store.intake import check_characters
 from rather.text.serving import Piece
-from rather.text.streaming import Words
+from rather.text.streaming import INCOMPLETE, Words
 from rather.text.tokens import Tokens
 
 G = TypeVar("G")
 
 
+DEEPEST = 50
+"""How many lists and objects of a message or a tool may stand in one another."""
+
+
 def words(given: G) -> G:
     """What was given, if it is text that can be written."""
+    inside: list[Any] = [given]
+    for _ in range(DEEPEST):
+        inside = [x for outer in inside if isinstance(outer, list | dict) for x in (outer.values() if isinstance(outer, dict) else outer)]
+    if inside:
+        raise ValueError(f"more than {DEEPEST} lists and objects stand in one another")
     try:
         check_characters(given, "it")
     except DataError as e:
@@ -40,7 +50,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
     model: str
     max_tokens: int | None = Field(default=None, ge=1)
-    temperature: float = Field(default=1.0, ge=0, le=10)
+    temperature: Temperature = Field(default=1.0, le=10)
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)
     min_p: float = Field(default=0.0, ge=0, le=1)
@@ -225,4 +235,9 @@ class Answered:
         if not self.chat:
             return {"tokens": words, "token_logprobs": list(logprobs), "top_logprobs": None, "text_offset": None}
         pairs = zip(words, logprobs, strict=True)
-        return {"content": [{"token": w, "logprob": p, "bytes": list(w.encode()), "top_logprobs": []} for w, p in pairs]}
+        return {"content": [{"token": w, "logprob": p, "bytes": _bytes(w), "top_logprobs": []} for w, p in pairs]}
+
+
+def _bytes(word: str) -> list[int] | None:
+    """The bytes of a token; none where it holds a part of a character, of which its word does not say which."""
+    return None if INCOMPLETE in word else list(word.encode())

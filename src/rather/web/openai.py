@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rather.core import Prompt, Task, row_seed
 from rather.errors import ConfigError, DataError, ModelError, RatherError
@@ -32,6 +32,8 @@ KEYS = "RATHER_API_KEYS"
 """The environment variable that holds the keys."""
 CONNECTIONS = 2000
 """Of one program, at a time: beyond the requests that may wait it is told so, not cut off."""
+LONGEST_BODY, BYTES_A_TOKEN = 2**20, 32
+"""A request has so many bytes at most, or so many for each token of the context: a longer one fits in no context, but keeps all waiting."""
 MOST_TOKENS = 16
 """How long what follows a text is, where the request does not say it."""
 
@@ -146,6 +148,24 @@ class Stream(StreamingResponse):
             self.waiting.close()
 
 
+class Bounded:
+    """ASGI middleware that refuses requests whose bodies are too long, or do not say how long they are."""
+
+    def __init__(self, app: ASGIApp, longest: int) -> None:
+        self.app, self.longest = app, longest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            length = headers.get(b"content-length", b"0")
+            if b"transfer-encoding" in headers or not length.isdigit() or int(length) > self.longest:
+                words = f"the request is too long; {self.longest} bytes are allowed, and their number must be said beforehand"
+                await _error(413, words, headers={"Connection": "close"})(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
 def create(served: Served, keys: Sequence[str] = ()) -> FastAPI:
     """The app; with `keys` a request has to show one of them."""
 
@@ -155,6 +175,7 @@ def create(served: Served, keys: Sequence[str] = ()) -> FastAPI:
         yield
         served.worker.close()
 
+    longest = max(LONGEST_BODY, BYTES_A_TOKEN * served.context)
     app = FastAPI(title="rather", docs_url=None, redoc_url=None, lifespan=running)
 
     def allowed(request: Request) -> None:
@@ -184,6 +205,7 @@ def create(served: Served, keys: Sequence[str] = ()) -> FastAPI:
     def fails(_: Request, error: RatherError) -> Response:
         return _error(500, str(error))
 
+    app.add_middleware(Bounded, longest)
     everybody = [Depends(allowed)]
 
     @app.get("/v1/models", dependencies=everybody)
@@ -256,6 +278,8 @@ async def _answer(
         for i in range(asked.n):
             requests.append(engine.Request(tuple(ids), row_seed(seed, Task("api", str(number)), i), policy, sampling))
             answers.append(Answer(len(answers), prompt, Words(tokens, prompt), asked.stop))
+    if len(requests) > served.worker.most:
+        raise DataError(f"{len(requests)} answers are asked for at once, but {served.worker.most} may wait (--waiting); ask for fewer")
     written = Answered(asked, tokens, sum(len(ids) for _, ids in prompts))
     waiting = served.ask(requests)
     if asked.stream:

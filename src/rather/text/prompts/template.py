@@ -132,7 +132,7 @@ class Template:
 
 def _without_parts(message: Mapping[str, Any], text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The message without each of its parts, with the part's name; content that stands in `text` is no question."""
-    if message["content"].strip() not in text:
+    if (message.get("content") or "").strip() not in text:
         yield "the content", {**message, "content": ""}
     for name, value in message.items():
         if name in ("role", "content") or value == "":
