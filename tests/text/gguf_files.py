@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quantize
 from safetensors.numpy import load_file
 
 NAMES = {
@@ -16,8 +17,13 @@ NAMES = {
 }  # fmt: skip
 
 
-def write_gguf(folder: Path, path: Path, metadata: dict[str, Any] | None = None, tensors: dict[str, np.ndarray] | None = None) -> Path:
-    """The model in `folder` as a GGUF file with a tokenizer of single letters; `metadata` and `tensors` are added (None: left out)."""
+def write_gguf(
+    folder: Path, path: Path, metadata: dict[str, Any] | None = None, tensors: dict[str, np.ndarray] | None = None, q8_0: bool = False
+) -> Path:  # fmt: skip
+    """The model in `folder` as a GGUF file with a tokenizer of single letters; `metadata` and `tensors` are added (None: left out).
+
+    With `q8_0` its matrices are quantized so.
+    """
     config = json.loads((folder / "config.json").read_text())
     family, heads = config["model_type"], config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
@@ -62,7 +68,10 @@ def write_gguf(folder: Path, path: Path, metadata: dict[str, Any] | None = None,
         turned = {"q_proj": heads, "k_proj": kv_heads}.get(stem.rpartition(".")[2])
         if turned and family == "llama":
             tensor = tensor.reshape(turned, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
-        writer.add_tensor(f"{theirs}.{kind}", np.ascontiguousarray(tensor))
+        tensor, form = np.ascontiguousarray(tensor), None
+        if q8_0 and tensor.ndim == 2:
+            tensor, form = quantize(tensor, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0
+        writer.add_tensor(f"{theirs}.{kind}", tensor, raw_dtype=form)
     for name, tensor in (tensors or {}).items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

@@ -29,6 +29,8 @@ COLUMNS, KEYS = 48, 4
 KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
 TAKES = {
     "product": "nnnpnppnpn",
+    "product_int8": "nnnpnpppnpn",
+    "widen": "nnppp",
     "norm": "nnppffpp",
     "norm_backward": "nnppfpppp",
     "glu": "nnnpp",
@@ -101,10 +103,15 @@ class Laid:
 
     @classmethod
     def out(cls, weight: Tensor) -> "Laid | None":
-        """Lay out a weight (O, I); None where products are left to PyTorch."""
+        """Lay out a weight (O, I); None where products are left to PyTorch: oneDNN uses tiles where there are any."""
         found = _for(weight)
-        if not hasattr(found, "product") or weight.shape[1] * weight.element_size() % 4:
+        if not hasattr(found, "product") or hasattr(found, "tiles") or weight.shape[1] * weight.element_size() % 4:
             return None
+        return cls.of(weight)
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Laid":
+        """Lay out a weight (O, I) whose rows are whole words."""
         words = F.pad(weight.contiguous().view(torch.int32), (0, 0, 0, -len(weight) % COLUMNS))
         return cls(words.unflatten(0, (-1, COLUMNS)).transpose(1, 2).contiguous(), len(weight))
 

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rather.kernels import Laid, attention
+from rather.kernels.int8 import Int8
 
 
 class LinearAddresses(ctypes.Structure):
     """`struct linear` of kernels.c."""
 
     _fields_ = [
-        ("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("down", ctypes.c_void_p), ("up", ctypes.c_void_p * 3),
+        *((name, ctypes.c_void_p) for name in ("weight", "scales", "bias", "down")), ("up", ctypes.c_void_p * 3),
         ("outputs", ctypes.c_int64 * 3), ("rank", ctypes.c_int64), ("share", ctypes.c_void_p), ("scale", ctypes.c_float),
     ]  # fmt: skip
 
@@ -54,9 +55,11 @@ class Held:
         self.tensors.append(x if x.dtype == torch.int32 else x.detach().to(self.dtype).contiguous())
         return self.tensors[-1].data_ptr()
 
-    def linear(self, weight: Laid, bias: Tensor | None) -> LinearAddresses:
+    def linear(self, weight: Laid | Int8, bias: Tensor | None) -> LinearAddresses:
         """A linear layer."""
-        return LinearAddresses(self.at(weight.words), self.at(bias), scale=1.0)
+        held = (weight.numbers, weight.scales) if isinstance(weight, Int8) else (weight.words, None)
+        self.tensors += [x for x in held if x is not None]
+        return LinearAddresses(*(None if x is None else x.data_ptr() for x in held), self.at(bias), scale=1.0)
 
     def update(self, layer: LinearAddresses, down: Tensor, ups: Sequence[Tensor], scale: float, share: Tensor | None = None) -> None:
         """Add a low-rank update to a layer: of each of its parts `up` (O_i, r), all with their rows of down (parts * r, I)."""
@@ -68,8 +71,7 @@ class Held:
             layer.up[i], layer.outputs[i] = self._laid(F.pad(up, (0, odd)))
 
     def _laid(self, weight: Tensor) -> tuple[int | None, int]:
-        laid = Laid.out(weight.detach().to(self.dtype))
-        assert laid is not None
+        laid = Laid.of(weight.detach().to(self.dtype))
         return self.at(laid.words), laid.outputs
 
 

@@ -7,6 +7,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined BFLOAT16 && defined __AMX_BF16__
+#define TILES
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #pragma GCC visibility push(protected) /* calls of each other are not of what others name so: the C library has a `step` */
 
@@ -45,9 +50,43 @@ static inline float exponential(float x) {
     return y * power;
 }
 
-#if !defined BFLOAT16 || defined __AVX512BF16__ && !defined __AMX_BF16__ /* where there are tiles oneDNN uses them */
+/* Weights in 8 bits: `numbers` of COLUMNS outputs and two inputs lie side by side, of their `scales` (half a float) those of COLUMNS outputs,
+   one for SHARED inputs. A weight is its number times its scale, rounded to a real. */
+enum { COLUMNS = 48, SHARED = 32 };
+
+static inline float half(uint16_t x) { /* a finite one */
+    uint32_t bits = (uint32_t)(x & 0x7fff) << 13, sign = (uint32_t)(x >> 15) << 31;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    y *= 0x1p112f;
+    memcpy(&bits, &y, sizeof y);
+    bits |= sign;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+/* The weights of m outputs without this layout, transposed: `out` (inputs, m). */
+void widen(int64_t m, int64_t inputs, const int8_t *numbers, const uint16_t *scales, real *out) {
+#pragma omp parallel for if (m * inputs > 16384)
+    for (int64_t first = 0; first < m; first += COLUMNS)
+        for (int64_t start = 0; start < inputs; start += SHARED) {
+            int64_t columns = m - first < COLUMNS ? m - first : COLUMNS, block = first * inputs / SHARED + start / SHARED * COLUMNS;
+            float scale[COLUMNS];
+            for (int c = 0; c < COLUMNS; c++) scale[c] = half(scales[block + c]);
+            for (int64_t k = 0; k < SHARED; k += 2) {
+                const int8_t *from = numbers + block * SHARED + k * COLUMNS;
+                real *even = out + (start + k) * m + first, *odd = even + m;
+                for (int64_t c = 0; c < columns; c++) {
+                    even[c] = narrow(scale[c] * from[2 * c]);
+                    odd[c] = narrow(scale[c] * from[2 * c + 1]);
+                }
+            }
+        }
+}
+
+#if !defined BFLOAT16 || defined __AVX512BF16__
 #define PRODUCT
-enum { COLUMNS = 48, PER_WORD = 4 / sizeof(real) };
+enum { PER_WORD = 4 / sizeof(real) };
 #ifdef __AVX512F__
 enum { LANES = 16, VECTORS = 3, ROWS = 8 };
 #else
@@ -65,6 +104,12 @@ static inline vector add_product(vector sum, const uint32_t *x, const uint32_t *
     memcpy(&one, x, sizeof one);
     return sum + one * *(const loose *)w;
 #endif
+}
+
+/* The sums (n, COLUMNS) of `columns` outputs, plus what is `added`, to `out`. */
+static void finish(int64_t n, int64_t columns, const float *sums, const real *added, int64_t added_stride, real *out, int64_t out_stride) {
+    for (int64_t i = 0; i < n; i++, sums += COLUMNS, out += out_stride)
+        for (int64_t j = 0; j < columns; j++) out[j] = narrow(sums[j] + (added ? wide(added[i * added_stride + j]) : 0));
 }
 
 /* x (n, words) times the weights of m outputs, plus what is `added` (n, m) if there is something; rows are strides apart. A word is
@@ -91,11 +136,128 @@ void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_s
                         for (int j = 0; j < VECTORS; j++) *(loose *)(sums + (r + i) * COLUMNS + c + j * LANES) += sum[i][j];
                 }
         }
-        for (int64_t i = 0; i < n; i++) {
-            const real *more = added ? added + i * added_stride + first : 0;
-            real *to = out + i * out_stride + first;
-            for (int64_t j = 0; j < columns; j++) to[j] = narrow(sums[i * COLUMNS + j] + (more ? wide(more[j]) : 0));
+        finish(n, columns, sums, added ? added + first : 0, added_stride, out + first, out_stride);
+        free(sums);
+    }
+}
+
+/* SHARED inputs of COLUMNS outputs as `product` reads them. */
+static inline void widen_words(const int8_t *from, const uint16_t *scales, uint32_t *to) {
+#ifdef BFLOAT16
+    for (int c = 0; c < COLUMNS; c += LANES) { /* two inputs of an output are neighbors, so each scale stands twice */
+        __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(scales + c))), twice[2];
+        twice[0] = _mm512_permutexvar_ps(_mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0), scale);
+        twice[1] = _mm512_permutexvar_ps(_mm512_set_epi32(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8), scale);
+        for (int k = 0; k < SHARED / 2; k++) {
+            __m512 y[2];
+            for (int i = 0; i < 2; i++) {
+                __m128i x = _mm_loadu_si128((const __m128i *)(from + 2 * (k * COLUMNS + c + 8 * i)));
+                y[i] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x)) * twice[i];
+            }
+            _mm512_storeu_si512(to + k * COLUMNS + c, (__m512i)_mm512_cvtne2ps_pbh(y[1], y[0]));
         }
+    }
+#else
+    float scale[COLUMNS], *out = (float *)to;
+    for (int c = 0; c < COLUMNS; c++) scale[c] = half(scales[c]);
+    for (int k = 0; k < SHARED; k += 2, from += 2 * COLUMNS, out += 2 * COLUMNS)
+        for (int c = 0; c < COLUMNS; c++) out[c] = scale[c] * from[2 * c], out[COLUMNS + c] = scale[c] * from[2 * c + 1];
+#endif
+}
+
+#ifdef TILES
+#define WRITTEN __asm__ volatile("" ::: "memory") /* compilers don't know what tiles read and write */
+
+/* Whether Linux lets this process use tiles. */
+int tiles(void) {
+    static int granted = -1;
+    if (granted < 0) granted = !syscall(SYS_arch_prctl, 0x1023, 18); /* ARCH_REQ_XCOMP_PERM, XTILEDATA */
+    return granted;
+}
+
+/* For `product_int8`: the sums (n, COLUMNS) of COLUMNS outputs, 16 rows at a time; weights are put into `widened`. */
+static void sum_tiles(int64_t n, int64_t inputs, const uint32_t *x, int64_t x_stride, const int8_t *numbers, const uint16_t *scales,
+                      uint32_t *widened, float *sums) {
+    for (int64_t r = 0; r < n; r += 16) {
+        uint8_t rows = n - r < 16 ? n - r : 16;
+        struct {
+            uint8_t palette, start, reserved[14];
+            uint16_t bytes[16];
+            uint8_t rows[16];
+        } shapes = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64}, {rows, rows, rows, rows, 16, 16, 16}};
+        WRITTEN;
+        _tile_loadconfig(&shapes);
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        for (int64_t start = 0; start < inputs; start += SHARED) {
+            uint32_t *words = widened + (n > 16 ? start / 2 * COLUMNS : 0);
+            if (r == 0) widen_words(numbers + start * COLUMNS, scales + start / SHARED * COLUMNS, words);
+            WRITTEN;
+            _tile_loadd(3, x + r * x_stride + start / 2, 4 * x_stride);
+            _tile_loadd(4, words, 4 * COLUMNS);
+            _tile_loadd(5, words + 16, 4 * COLUMNS);
+            _tile_loadd(6, words + 32, 4 * COLUMNS);
+            _tile_dpbf16ps(0, 3, 4);
+            _tile_dpbf16ps(1, 3, 5);
+            _tile_dpbf16ps(2, 3, 6);
+        }
+        _tile_stored(0, sums + r * COLUMNS, 4 * COLUMNS);
+        _tile_stored(1, sums + r * COLUMNS + 16, 4 * COLUMNS);
+        _tile_stored(2, sums + r * COLUMNS + 32, 4 * COLUMNS);
+    }
+    _tile_release();
+    WRITTEN;
+}
+#endif
+
+/* For `product_int8`: the same by vectors, begun anew where `product` begins. */
+static inline __attribute__((always_inline)) void sum_vectors(const int rows, int64_t n, int64_t inputs, const uint32_t *x, int64_t x_stride,
+                                                              const int8_t *numbers, const uint16_t *scales, uint32_t *widened, float *sums) {
+    const int64_t words = inputs / PER_WORD, part = (inputs > 1024 ? 1024 : 512) / PER_WORD, block = SHARED / PER_WORD;
+    for (int64_t start = 0; start < words; start += part) {
+        int64_t end = start + part < words ? start + part : words;
+        for (int64_t r = 0; r < n; r += rows)
+            for (int64_t c = 0; c < COLUMNS; c += VECTORS * LANES) {
+                const uint32_t *from[ROWS];
+                vector sum[ROWS][VECTORS] = {0};
+                for (int i = 0; i < rows; i++) from[i] = x + (r + i < n ? r + i : n - 1) * x_stride;
+                for (int64_t k = start; k < end; k += block) {
+                    uint32_t *w = widened + (k - start) * COLUMNS;
+                    if (r == 0 && c == 0) widen_words(numbers + k * PER_WORD * COLUMNS, scales + k / block * COLUMNS, w);
+                    for (int64_t l = 0; l < block; l++)
+                        for (int i = 0; i < rows; i++)
+                            for (int j = 0; j < VECTORS; j++)
+                                sum[i][j] = add_product(sum[i][j], from[i] + k + l, w + l * COLUMNS + c + j * LANES);
+                }
+                for (int i = 0; i < rows && r + i < n; i++)
+                    for (int j = 0; j < VECTORS; j++) *(loose *)(sums + (r + i) * COLUMNS + c + j * LANES) += sum[i][j];
+            }
+    }
+}
+
+/* `product` with weights in 8 bits, which are widened a little before they are multiplied. */
+void product_int8(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_stride, const int8_t *numbers, const uint16_t *scales,
+                  const real *added, int64_t added_stride, real *out, int64_t out_stride) {
+    const int64_t inputs = words * PER_WORD;
+#pragma omp parallel for if (m * words > 16384)
+    for (int64_t first = 0; first < m; first += COLUMNS) {
+        int64_t columns = m - first < COLUMNS ? m - first : COLUMNS;
+        float *sums = calloc(n * COLUMNS, sizeof *sums);
+        uint32_t *widened = malloc(words * COLUMNS * sizeof *widened);
+        const int8_t *from = numbers + first * inputs;
+        const uint16_t *scale = scales + first * inputs / SHARED;
+#ifdef TILES
+        if (tiles())
+            sum_tiles(n, inputs, x, x_stride, from, scale, widened, sums);
+        else
+#endif
+            if (n == 1)
+            sum_vectors(1, n, inputs, x, x_stride, from, scale, widened, sums);
+        else
+            sum_vectors(ROWS, n, inputs, x, x_stride, from, scale, widened, sums);
+        finish(n, columns, sums, added ? added + first : 0, added_stride, out + first, out_stride);
+        free(widened);
         free(sums);
     }
 }
@@ -453,10 +615,11 @@ void piece_backward(int64_t n, int64_t s, int64_t kv, int64_t window, const real
 }
 
 #ifdef PRODUCT
-/* A linear layer, its weight laid out; bias is 0 if there is none. To each of its parts a low-rank update may be added: x down, weighed by
+/* A linear layer, its weight laid out, in 8 bits if there are `scales`; bias is 0 if there is none. To each of its parts a low-rank update may be added: x down, weighed by
    `scale` or for row r by share[which[r]] (rank), times `up`. The `rank` outputs of `down` are shared out among the parts. */
 struct linear {
-    const uint32_t *weight;
+    const void *weight;
+    const uint16_t *scales;
     const real *bias;
     const uint32_t *down, *up[3];
     int64_t outputs[3], rank;
@@ -482,7 +645,10 @@ struct family {
 
 static void linear(int64_t n, int64_t inputs, int64_t outputs, const real *x, const struct linear *l, const int64_t *which, real *out) {
     int64_t words = inputs / PER_WORD, parts = !!l->up[0] + !!l->up[1] + !!l->up[2], rank = parts ? l->rank / parts : 0;
-    product(n, outputs, words, (uint32_t *)x, words, l->weight, l->bias, 0, out, outputs);
+    if (l->scales)
+        product_int8(n, outputs, words, (uint32_t *)x, words, l->weight, l->scales, l->bias, 0, out, outputs);
+    else
+        product(n, outputs, words, (uint32_t *)x, words, l->weight, l->bias, 0, out, outputs);
     if (!parts) return;
     real *low = malloc(n * l->rank * sizeof *low);
     product(n, l->rank, words, (uint32_t *)x, words, l->down, 0, 0, low, l->rank);

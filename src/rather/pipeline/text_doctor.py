@@ -72,8 +72,9 @@ class Looks:
     def model(self) -> list[Finding]:
         """Whether the model can be read, and what LoRA adapts in it."""
         m, path = self.config.model, self.folder
-        load.device(m.device)
-        reason = description.unsupported(description.read_config(path))
+        on, reason = load.device(m.device), description.unsupported(description.read_config(path))
+        if m.weights == "int8":
+            load.check_int8(on, m.train == "full", reason)
         if _locally(m.path) or any(path.glob("*.safetensors")):
             found = [Finding("good", f"the model {path} can be read: {load.check(path)[0]}")]
         else:

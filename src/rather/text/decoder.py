@@ -144,7 +144,7 @@ class Decoder:
     @classmethod
     def of(cls, model: Transformer, adapter: str | None, several: Several | None) -> "Decoder | None":
         """For a `model` whose weights are laid out and whose blocks are those that kernels.c knows; else None."""
-        laid = all(isinstance(m._packed, kernels.Laid) for m in model.modules() if isinstance(m, Linear))
+        laid = all(m.laid(model.dtype) for m in model.blocks.modules() if isinstance(m, Linear))
         known = laid and not model.shape.is_gpt2 and model.shape.head_width % 8 == 0
         return cls(model, adapter, several or Several()) if known else None
 
@@ -164,7 +164,7 @@ class Decoder:
         return decode.BlockAddresses(*map(self.held.at, vectors), s.window_of(i) or 0, s.rope_of(i), *linears)
 
     def _linear(self, layer: Any) -> decode.LinearAddresses:
-        found = self.held.linear(layer._packed, layer.bias)
+        found = self.held.linear(layer.laid(self.model.dtype), layer.bias)
         if layer in self.several.updates:
             down, up, share = self.several.updates[layer]
             self.held.update(found, down, [up.t()], 1.0, share)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rather import kernels
+from rather.kernels.int8 import Int8
 
 
 def _onednn_computes(dtype: torch.dtype) -> bool:
@@ -187,7 +188,7 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: int, parts: dict[str, int], bias: bool) -> None:
         super().__init__()
-        self.parts = parts
+        self.parts, self.inputs = parts, inputs
         outputs = sum(parts.values())
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
@@ -198,6 +199,20 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor, adapter: str | Updates | None = None, onto: Tensor | None = None) -> Tensor:
         """X (N, I) to (N, O), added to `onto` (N, O), if given, which may be overwritten where no gradient is wanted."""
+        y, onto = self._multiply(x, onto)
+        if isinstance(adapter, Updates):
+            y = adapter.add(self, y, x)
+        elif adapter is not None and adapter in self.adapters:
+            y = self.adapters[adapter](y, x)
+        return y if onto is None else y.add_(onto)
+
+    def laid(self, dtype: torch.dtype) -> kernels.Laid | Int8 | None:
+        """The weight as products of our own in `dtype` read it, if it is `packed` for them."""
+        del dtype
+        return self._packed if isinstance(self._packed, kernels.Laid) else None
+
+    def _multiply(self, x: Tensor, onto: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """X (N, I) times the weight, plus bias; and what of `onto` is still to be added."""
         grad = torch.is_grad_enabled()
         if x.is_cuda and _alone():
             weight = self.cast(x.dtype)
@@ -212,11 +227,7 @@ class Linear(nn.Module):
             y = self._packed(x, None if self.bias is None else self.bias.to(x.dtype))
         else:
             y = linear(x, self.weight, self.bias)
-        if isinstance(adapter, Updates):
-            y = adapter.add(self, y, x)
-        elif adapter is not None and adapter in self.adapters:
-            y = self.adapters[adapter](y, x)
-        return y if onto is None else y.add_(onto)
+        return y, onto
 
     def cast(self, dtype: torch.dtype) -> Tensor:
         """The weight in `dtype`. If that is not its own, the copy stays where it is, and is made anew when the weight has changed."""
@@ -229,6 +240,47 @@ class Linear(nn.Module):
             self._cast.copy_(self.weight.detach())
             self._packed_of = mark
         return self._cast
+
+
+class Int8Linear(Linear):
+    """A frozen linear layer whose weight (O, I) is held in 8 bits alone, see `Int8`; it takes over the parts and the bias of `layer`.
+
+    There is no `weight`. Where a gradient is wanted, the weight is widened for as long as one product needs it.
+    """
+
+    def __init__(self, layer: Linear, held: Int8) -> None:
+        nn.Module.__init__(self)
+        self.parts, self.inputs, self.bias, self.adapters, self.held = layer.parts, layer.inputs, layer.bias, layer.adapters, held
+
+    def laid(self, dtype: torch.dtype) -> Int8 | None:
+        """The weight, if there are products of our own in `dtype`."""
+        return self.held if self.held.multiplies(dtype) else None
+
+    def widened(self, dtype: torch.dtype) -> Linear:
+        """An ordinary layer that computes the same in `dtype`."""
+        with torch.device("meta"):
+            found = Linear(self.inputs, self.parts, bias=False)
+        found.weight = nn.Parameter(self.held.widened(dtype).contiguous(), requires_grad=False)
+        found.bias, found.adapters = self.bias, self.adapters
+        return found
+
+    def _multiply(self, x: Tensor, onto: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        laid = None if torch.is_grad_enabled() else self.laid(x.dtype)
+        return laid.product(x, bias) if laid else _Widened.apply(x, self.held, bias), onto  # type: ignore[return-value]
+
+
+class _Widened(torch.autograd.Function):
+    """x (N, I) times a frozen weight in 8 bits, plus bias (O,); nothing is kept for backward, where the weight is widened again."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Int8, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return linear(x, weight.widened(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return linear(gradient, ctx.weight.widened(gradient.dtype).t()), None, gradient.sum(0) if ctx.needs_input_grad[2] else None
 
 
 def _alone() -> bool:
@@ -244,7 +296,7 @@ def packed(model: nn.Module, dtype: torch.dtype, rows: int) -> Iterator[None]:
     Values do not change. The copies of weights that are trained are given back at the end; frozen ones are kept for the next time, as
     long as nobody writes to the weights. On a GPU nothing is laid out.
     """
-    layers = [m for m in model.modules() if isinstance(m, Linear)]
+    layers = [m for m in model.modules() if isinstance(m, Linear) and not isinstance(m, Int8Linear)]
     on_processor = [layer for layer in layers if layer.weight.device.type == "cpu"]
     try:
         with torch.no_grad():

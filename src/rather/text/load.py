@@ -150,17 +150,23 @@ def policy(
     date: str = "",
     merge: Path | None = None,
     scores: bool = False,
+    int8: bool = False,
 ) -> TextPolicy | ForeignPolicy:
-    """The model at `path` as a policy; with `full` its weights are held in float32 and can be trained.
+    """The model at `path` as a policy; with `full` its weights are held in float32 and can be trained, with `int8` in 8 bits.
 
     `chat`, the options `template` and the `date` are for its prompts, see `Tokens`. An adapter that is to `merge` becomes a part of the
     weights. `scores`: it is a reward model.
 
     Our own transformer where it knows the architecture, `transformers` where not.
+
+    Raises:
+        ModelError: what `check` raises, or weights in 8 bits where there is no such thing.
     """
     if on.type == "cpu":
         keep_freed_memory()
     _, reason = check(path, scores)  # and the tokenizer: quick, and may be refused
+    if int8:
+        check_int8(on, full, reason, merge)
     tokens = Tokens.load(path, chat, template, date)
     if reason:  # other architectures compute in the precision of their weights
         inner = foreign.read(path, torch.float32 if full else compute, reason)
@@ -168,7 +174,7 @@ def policy(
             inner = foreign_lora.merged(inner, merge)
         inner = inner.to(on).requires_grad_(full)
         return ForeignPolicy(inner, tokens, None, temperature)
-    model = weights.load(path, compute, torch.float32 if full else compute)
+    model = weights.load(path, compute, torch.float32 if full else compute, int8)
     if merge:
         lora.load(model, "merged", merge)
         lora.merge(model, "merged")
@@ -184,6 +190,24 @@ def call_base(policy: TextPolicy | ForeignPolicy, name: str) -> None:
         policy.inner.config.name_or_path = name
     else:
         policy.model.description["_name_or_path"] = name
+
+
+def check_int8(on: torch.device, full: bool, reason: str | None, merge: Path | None = None) -> None:
+    """Make sure that the weights of a model may be held in 8 bits, given what `policy` is given and why `transformers` has to read it.
+
+    Raises:
+        ModelError: they may not.
+    """
+    whys = {
+        f"are for a CPU, not {on.type}": on.type != "cpu",
+        "stay as they are: they cannot be trained or perturbed": full,
+        f"are for rather's own architectures only ({reason})": reason is not None,
+        f"cannot take up the adapter {merge}": merge is not None,
+        "cannot be split among ranks": ranks.count() > 1,
+    }
+    for why, so in whys.items():
+        if so:
+            raise ModelError(f'weights in 8 bits {why}; set model.weights to "auto"')
 
 
 def with_adapter(

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rather.errors import ModelError
+from rather.errors import ConfigError, ModelError
 from rather.text.files import adapter as adapter_files
 from rather.text.files.adapter import PREFIX
-from rather.text.linear import Adapter, Linear
+from rather.text.linear import Adapter, Int8Linear, Linear
 from rather.text.transformer import Transformer
 from rather.text.weights import file_names
 
@@ -24,13 +24,13 @@ def add(model: Transformer, name: str, rank: int, alpha: float, seed: int, block
     """Put an adapter called `name` on every linear layer of the last `blocks` blocks, 0: of all; returns its parameters (float32)."""
     generator = torch.Generator().manual_seed(seed)
     for layer in list(layers(model).values())[-len(LAYERS) * blocks :]:
-        _put(layer, name, [rank] * len(layer.parts), [alpha / rank] * len(layer.parts), generator)
+        _put(model, layer, name, [rank] * len(layer.parts), [alpha / rank] * len(layer.parts), generator)
     return parameters(model, name)
 
 
-def _put(layer: Linear, name: str, ranks: list[int], scales: list[float], generator: torch.Generator) -> None:
-    adapter = Adapter(layer.weight.shape[1], tuple(layer.parts.values()), ranks, scales, generator)
-    layer.adapters[name] = adapter.to(layer.weight.device)
+def _put(model: Transformer, layer: Linear, name: str, ranks: list[int], scales: list[float], generator: torch.Generator) -> None:
+    adapter = Adapter(layer.inputs, tuple(layer.parts.values()), ranks, scales, generator)
+    layer.adapters[name] = adapter.to(model.embedding.weight.device)
 
 
 def parameters(model: Transformer, name: str) -> list[nn.Parameter]:
@@ -80,7 +80,7 @@ def load(model: Transformer, name: str, folder: Path) -> list[nn.Parameter]:
             adapter_files.rank_and_scale(config, theirs) if f"{PREFIX}{theirs}.lora_A.weight" in state else (0, 0.0) for theirs in names
         ]
         if not there and any(rank for rank, _ in shapes):
-            _put(layer, name, [rank for rank, _ in shapes], [scale for _, scale in shapes], torch.Generator())
+            _put(model, layer, name, [rank for rank, _ in shapes], [scale for _, scale in shapes], torch.Generator())
         if name not in layer.adapters:
             continue
         adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
@@ -139,7 +139,8 @@ def together(model: Transformer, names: Sequence[str | None]) -> "dict[nn.Module
 
 @torch.no_grad()
 def merge(model: Transformer, name: str) -> None:
-    """Make the adapter called `name` a part of the weights."""
+    """Make the adapter called `name` a part of the weights, which are no longer held in 8 bits then."""
+    widen_(model)
     for layer in layers(model, name).values():
         adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
         for part, (down, up, scale) in zip(layer.weight.split([len(up) for up in adapter.up]), adapter.parts, strict=True):
@@ -152,6 +153,24 @@ def merged(model: Transformer, name: str) -> Transformer:
     found = copy.deepcopy(model)
     merge(found, name)
     return found
+
+
+def widen_(model: Transformer) -> None:
+    """Hold weights that are held in 8 bits as ordinary ones of the type that the model computes in, with which it computes the same."""
+    for block in model.blocks:
+        for kind in LAYERS:
+            if isinstance(layer := getattr(block, kind), Int8Linear):
+                setattr(block, kind, layer.widened(model.dtype))
+
+
+def refuse_int8(model: Transformer) -> None:
+    """Make sure that the weights of `model` can be changed.
+
+    Raises:
+        ConfigError: they are held in 8 bits.
+    """
+    if any(isinstance(layer, Int8Linear) for layer in layers(model).values()):
+        raise ConfigError('weights that are held in 8 bits cannot be trained or perturbed; load the model with weights "auto", or use LoRA')
 
 
 def layers(model: Transformer, name: str | None = None) -> dict[str, Linear]:

@@ -19,6 +19,7 @@ def load(
     *,
     adapter: str | Path | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    weights: Literal["auto", "int8"] = "auto",
     device: str = "auto",
     chat: bool | None = None,
     template: Mapping[str, Any] | None = None,
@@ -27,19 +28,22 @@ def load(
     """A language model by its folder, .gguf file, name on the Hugging Face hub or package:NAME; or an adapter, which names its base.
 
     `adapter` is the folder or name of a LoRA adapter in PEFT's format. `dtype` is what activations are computed in; "auto" is bfloat16
-    where the hardware multiplies it. `device` is "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU by NVIDIA if there is one. `chat` says
-    whether plain prompts go through the chat template (None: if the model has one), `template` gives its options, such as
+    where the hardware multiplies it. `weights` "int8" holds the weights of the blocks in 8 bits, frozen: half the memory of bfloat16, on a
+    CPU, for rather's own architectures. `device` is "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU by NVIDIA if there is one. `chat`
+    says whether plain prompts go through the chat template (None: if the model has one), `template` gives its options, such as
     {"enable_thinking": False}, and `date` the day that it may name, as 2026-11-29 (empty: today).
 
     Raises:
-        ConfigError: `dtype` is not known.
+        ConfigError: `dtype` or `weights` is not known.
         ModelError: there is no such model, adapter or device, or it cannot be read.
     """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f'load: dtype is {dtype!r}; take "auto", "float32" or "bfloat16"')
+    if weights not in ("auto", "int8"):
+        raise ConfigError(f'load: weights is {weights!r}; take "auto" or "int8"')
     where, beside = files.located(str(path), "" if adapter is None else str(adapter))
     on = files.device(device)
-    found = files.policy(where, on, files.dtype(dtype, on), False, 1.0, chat, template, date or str(day.today()))
+    found = files.policy(where, on, files.dtype(dtype, on), False, 1.0, chat, template, date or str(day.today()), int8=weights == "int8")
     found.name = where.stem
     return found if beside is None else load_adapter(found, beside)[0]
 

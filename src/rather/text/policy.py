@@ -169,6 +169,7 @@ class TextPolicy(LanguageModel):
     def trainable(self, adapter: LoRA | Literal["full"] | None, seed: int) -> "tuple[TextPolicy, list[nn.Parameter]]":
         """A policy to train that leaves this one as it is, and its parameters; see `LanguageModel.trainable`."""
         if adapter == "full":
+            lora.refuse_int8(self.model)
             model = lora.merged(self.model, self.adapter) if self.adapter else copy.deepcopy(self.model)
             model = model.float().requires_grad_(True)  # activations are computed in the model's dtype as before
             return TextPolicy(model, self.tokens, None, self.temperature, self.name), list(model.parameters())
@@ -220,6 +221,7 @@ class TextPolicy(LanguageModel):
         elif self.adapter is not None:
             lora.load(self.model, self.adapter, folder)
         else:
+            lora.refuse_int8(self.model)
             saved = dict(weights.load(folder, torch.float32).named_parameters())
             with ranks.whole(self.model, changed=True), torch.no_grad():
                 for name, p in self.model.named_parameters():

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rather.errors import ModelError
+from rather.kernels.int8 import BLOCK, Int8, quantize
 from rather.text.files import gguf_file, quantization, scored
 from rather.text.files.description import read_config, shape_of
 from rather.text.files.fields import UnsupportedError
 from rather.text.files.stored import Stored, folder_tensors
+from rather.text.linear import Int8Linear
 from rather.text.shape import Shape
 from rather.text.transformer import Transformer
 
@@ -139,7 +142,7 @@ def plan(path: Path) -> Plan:
         sizes = getattr(model.get_submodule(ours.rpartition(".")[0]), "parts", {}).values() if len(theirs) > 1 else [len(parameter)]
         for name, size in zip(theirs, sizes, strict=True):
             expected = (size, *parameter.shape[1:])
-            expected = expected[::-1] if shape.is_gpt2 and _is_conv1d(ours) else expected
+            expected = expected[::-1] if shape.is_gpt2 and _is_linear(ours) else expected
             if tensors[name].shape != expected:
                 raise ModelError(f"{name} in {path} has shape {tensors[name].shape}, not {expected}")
         parts[ours] = [tensors[name] for name in theirs]
@@ -151,11 +154,15 @@ def plan(path: Path) -> Plan:
     return Plan(config, shape, parts)
 
 
-def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dtype | None = None) -> Transformer:
+def load(
+    path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dtype | None = None, int8: bool = False
+) -> Transformer:  # fmt: skip
     """The transformer in a model folder or GGUF file, computing in `dtype`, its weights held in `weights_dtype` (dtype).
 
+    With `int8` the linear layers of the blocks are held in 8 bits: as the file holds them where that is Q8_0, else quantized to it.
+
     Raises:
-        ModelError: what `plan` raises.
+        ModelError: what `plan` raises, or weights that cannot be held in 8 bits.
     """
     try:
         planned = plan(path)
@@ -166,8 +173,14 @@ def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dt
         model = Transformer(shape, dtype)
     state = {}
     for ours, stored in planned.parts.items():
+        if int8 and _is_linear(ours):
+            at = ours.rpartition(".")[0]
+            held = [_int8(part, shape.is_gpt2, f"{name} in {path}") for name, part in zip(file_names(shape, ours), stored, strict=True)]
+            layer = Int8Linear(model.get_submodule(at), Int8.out(*map(torch.cat, zip(*held, strict=True))))  # type: ignore[arg-type]
+            model.set_submodule(at, layer)
+            continue
         parts = [part.read() for part in stored]
-        if shape.is_gpt2 and _is_conv1d(ours):
+        if shape.is_gpt2 and _is_linear(ours):
             parts = [part.t() for part in parts]
         state[ours] = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(weights_dtype or dtype).contiguous()
     model.load_state_dict(state, assign=True, strict=False)
@@ -181,12 +194,12 @@ def load(path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dt
 
 def tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
     """The weights, without adapters, under the names of a Hugging Face file."""
-    for ours, tensor in model.named_parameters():  # a tied head is not named twice
+    for ours, tensor in chain(model.named_parameters(), widened(model)):  # a tied head is not named twice
         if ".adapters." in ours:
             continue
         names = file_names(model.shape, ours)
         tensor = tensor.detach().cpu()
-        if model.shape.is_gpt2 and _is_conv1d(ours):
+        if model.shape.is_gpt2 and _is_linear(ours):
             tensor = tensor.t()
         layer = model.get_submodule(ours.rpartition(".")[0])
         sizes = list(getattr(layer, "parts", {"": len(tensor)}).values())
@@ -210,6 +223,28 @@ def save(model: Transformer, folder: Path, dtype: torch.dtype | None = None, hea
     (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
-def _is_conv1d(ours: str) -> bool:
-    """GPT-2's files hold the weights of its linear layers transposed."""
+def _int8(stored: Stored, transposed: bool, name: str) -> tuple[Tensor, Tensor]:
+    """Numbers and scales of a weight."""
+    inputs = stored.shape[0 if transposed else 1]
+    if inputs % BLOCK:
+        raise ModelError(f'{name} has {inputs} inputs, which are no whole blocks of {BLOCK}; take weights "auto" instead of "int8"')
+    if stored.int8:
+        numbers, scales = stored.int8()
+    else:
+        weight = stored.read()
+        numbers, scales = quantize(weight.t() if transposed else weight)
+    if not scales.isfinite().all():
+        raise ModelError(f'{name} has numbers that are not finite or too large for 8 bits; take weights "auto" instead of "int8"')
+    return numbers, scales
+
+
+def widened(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """The weights that are held in 8 bits, by name, in the type that the model computes in."""
+    for name, module in model.named_modules():
+        if isinstance(module, Int8Linear):
+            yield f"{name}.weight", module.held.widened(model.dtype)
+
+
+def _is_linear(ours: str) -> bool:
+    """Linear layers of blocks, whose weights GPT-2's files hold transposed."""
     return ours.startswith("blocks.") and ours.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))

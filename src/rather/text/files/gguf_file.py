@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rather.errors import ModelError
+from rather.kernels.int8 import BLOCK
 from rather.text.files import rope
 from rather.text.files.fields import Fields
 from rather.text.files.stored import Stored
@@ -174,8 +175,9 @@ def tensors(path: Path, shape: Shape) -> dict[str, Stored]:
         name = f"{names[stem].format(i=index)}.{kind}" if stem in names else tensor.name
         heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(stem) if shape.family == "llama" else None
         size = tuple(int(n) for n in reversed(tensor.shape))
-        plus = shape.norm_plus if stem.endswith("norm") else 0.0
-        found[name] = Stored(size, tensor.tensor_type.name, functools.partial(_read, tensor, heads, plus))
+        form, plus = tensor.tensor_type.name, shape.norm_plus if stem.endswith("norm") else 0.0
+        int8 = functools.partial(_int8, tensor, heads) if form == "Q8_0" else None
+        found[name] = Stored(size, form, functools.partial(_read, tensor, heads, plus), int8)
     return found
 
 
@@ -187,6 +189,17 @@ def _read(tensor: Any, heads: int | None = None, plus: float = 0.0) -> Tensor:
         values = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), np.float32))
     except NotImplementedError:
         raise ModelError(f"the tensor {tensor.name} has the format {tensor.tensor_type.name}, which rather cannot read") from None
-    if heads:  # GGUF interleaves the halves that rotary positions turn
-        values = values.view(heads, -1, 2, *values.shape[1:]).transpose(1, 2).reshape(values.shape)
+    values = _halved(values, heads)
     return values - plus if plus else values
+
+
+def _int8(tensor: Any, heads: int | None) -> tuple[Tensor, Tensor]:
+    """Numbers and scales of Q8_0, which holds them block by block."""
+    blocks = np.array(tensor.data).reshape(*tensor.data.shape[:-1], -1, 2 + BLOCK)
+    numbers, scales = blocks[..., 2:].view(np.int8), blocks[..., :2].view(np.float16)[..., 0]
+    return _halved(torch.from_numpy(numbers.copy()).flatten(-2), heads), _halved(torch.from_numpy(scales.copy()), heads)
+
+
+def _halved(values: Tensor, heads: int | None) -> Tensor:
+    """GGUF interleaves the halves that rotary positions turn, in the weights of `heads`."""
+    return values.view(heads, -1, 2, *values.shape[1:]).transpose(1, 2).reshape(values.shape) if heads else values

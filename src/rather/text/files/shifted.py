@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rather.errors import ModelError
+from rather.text import weights
 from rather.text.transformer import Transformer
 
 
@@ -30,7 +31,7 @@ def shifted(model: Transformer, after: dict[int, Tensor]) -> Transformer:
         description["head_dim"] = shape.head_width
     with torch.device("meta"):
         found = Transformer(shape, model.dtype)
-    own = {name: t for name, t in model.state_dict().items() if ".adapters." not in name}
+    own = {name: t for name, t in model.state_dict().items() if ".adapters." not in name} | dict(weights.widened(model))
     zeros = {name: torch.zeros(t.shape, dtype=model.embedding.weight.dtype) for name, t in found.state_dict().items() if name not in own}
     found.load_state_dict(own | zeros, assign=True, strict=False)
     for block, vector in after.items():

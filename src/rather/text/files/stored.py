@@ -16,11 +16,14 @@ PLAIN = ("float64", "float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: its shape, the format of its numbers, and how to read it."""
+    """A tensor in a file: its shape, the format of its numbers, and how to read it; and, if it is held as `kernels.int8` does, how to read
+    its numbers and scales.
+    """
 
     shape: tuple[int, ...]
     format: str
     read: Callable[[], Tensor]
+    int8: Callable[[], tuple[Tensor, Tensor]] | None = None
 
 
 def folder_tensors(folder: Path) -> dict[str, Stored]:
