@@ -23,6 +23,7 @@ from rather.pipeline import build
 from rather.text import engine, load, lora, weights
 from rather.text.decoder import Several
 from rather.text.engine import Request, Sampling, generate
+from rather.text.files.shifted import shifted
 from rather.text.linear import Int8Linear
 from rather.text.packing import Packed, pack
 from rather.text.transformer import TokenLogprobs, Transformer
@@ -136,7 +137,7 @@ def test_a_product_is_that_of_the_widened_weight(dtype: torch.dtype, n: int, i: 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_logits_are_those_of_widened_weights(folder: Path, dtype: torch.dtype) -> None:
     model, widened = pair(folder, dtype)
-    laid = pack([torch.tensor(p) for p in PROMPTS], [torch.tensor([1, 2])] * len(PROMPTS), model.shape.window, dtype)
+    laid = pack([torch.tensor(p) for p in PROMPTS], [torch.tensor([1, 2])] * len(PROMPTS), dtype)
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
             found, expected = logits(model, laid), logits(widened, laid)
@@ -157,7 +158,7 @@ def test_what_is_sampled_is_what_is_learned_from(folder: Path, dtype: torch.dtyp
     asked = [Request(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
     alone = [generate(model, [r], Sampling(20), STOP, adapter)[0] for r in asked]
     together = generate(model, asked, Sampling(20), STOP, adapter, rows=8)
-    laid = pack([torch.tensor(r.prompt) for r in asked], [torch.tensor(a.tokens) for a in together], model.shape.window, dtype)
+    laid = pack([torch.tensor(r.prompt) for r in asked], [torch.tensor(a.tokens) for a in together], dtype)
     with torch.enable_grad():
         hidden = model(laid.ids, laid.positions, laid, adapter)[torch.cat(laid.before)]
         targets = torch.cat([torch.tensor(a.tokens) for a in together])
@@ -208,7 +209,7 @@ def test_an_adapter_has_the_gradients_that_it_has_on_widened_weights(
     if not compiled:
         monkeypatch.setattr(int8, "library", lambda _: None)
     adapted(model, widened)
-    laid = pack([torch.tensor(p) for p in PROMPTS], [torch.tensor([1, 2])] * len(PROMPTS), model.shape.window, dtype)
+    laid = pack([torch.tensor(p) for p in PROMPTS], [torch.tensor([1, 2])] * len(PROMPTS), dtype)
     gradients = []
     for each in (model, widened):
         loss = logits(each, laid, "policy").float().log_softmax(-1)[:, 5].sum()
@@ -233,7 +234,7 @@ def test_q8_0_is_used_as_the_file_holds_it(name: str, tmp_path: Path, monkeypatc
 def test_they_take_17_bits_for_16_and_nothing_is_held_beside_them(folder: Path) -> None:
     model, _ = pair(folder, torch.bfloat16)
     generate(model, [Request((5, 6), 0)], Sampling(4), STOP)
-    logits(model, pack([torch.tensor([5, 6])], [torch.tensor([7])], model.shape.window, torch.bfloat16)).sum()
+    logits(model, pack([torch.tensor([5, 6])], [torch.tensor([7])], torch.bfloat16)).sum()
     for layer in lora.layers(model).values():
         held = [x for x in vars(layer).values() if isinstance(x, torch.Tensor)]
         held += [x for x in layer.parameters() if x.ndim == 2]
@@ -247,16 +248,16 @@ def test_they_take_17_bits_for_16_and_nothing_is_held_beside_them(folder: Path) 
 def test_a_merged_and_a_saved_model(folder: Path, tmp_path: Path) -> None:
     model, widened = pair(folder, torch.float32)
     adapted(model, widened)
-    laid = pack([torch.tensor(p) for p in PROMPTS], [torch.tensor([1])] * len(PROMPTS), model.shape.window)
+    laid = pack([torch.tensor(p) for p in PROMPTS], [torch.tensor([1])] * len(PROMPTS))
     weights.save(model, tmp_path / "base")
     torch.testing.assert_close(logits(weights.load(tmp_path / "base"), laid), logits(widened, laid), atol=1e-5, rtol=0)
     weights.save(lora.merged(model, "policy"), tmp_path / "merged")
     torch.testing.assert_close(logits(weights.load(tmp_path / "merged"), laid), logits(widened, laid, "policy"), atol=1e-4, rtol=0)
     assert any(isinstance(m, Int8Linear) for m in model.modules()), "and the policy stays as it is"
-    if not model.shape.is_gpt2 and not model.shape.qk_norm:
+    if model.shape.family in ("llama", "mistral", "qwen2") and not model.shape.window:
         after = {1: draw(1, 32)[0]}
-        weights.save_shifted(model, after, tmp_path / "shifted")
-        weights.save_shifted(widened, after, tmp_path / "expected")
+        weights.save(shifted(model, after), tmp_path / "shifted")
+        weights.save(shifted(widened, after), tmp_path / "expected")
         found, expected = (load_file(tmp_path / f / "model.safetensors") for f in ("shifted", "expected"))
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[k], expected[k]) for k in expected)

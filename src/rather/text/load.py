@@ -149,6 +149,7 @@ def policy(
     template: Mapping[str, Any] | None = None,
     date: str = "",
     merge: Path | None = None,
+    *,
     scores: bool = False,
     int8: bool = False,
 ) -> TextPolicy | ForeignPolicy:
