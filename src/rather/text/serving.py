@@ -41,9 +41,14 @@ class Worker(threading.Thread):
     The policies are that of `policy` and those of the `adapters` on the same model; `Request.policy` counts them in that order. `deliver`
     is called in the worker's thread after each step, with a piece of each answer at work. Where the worker fails, it is called with
     nothing, and `failure` says why.
+
+    Raises:
+        ModelError: there are adapters beside a steering vector.
     """
 
     def __init__(self, policy: TextPolicy, deliver: Deliver, rows: int = 32, waiting: int = 256, adapters: Sequence[str] = ()) -> None:
+        if adapters and policy.beside:
+            raise ModelError("a model with a steering vector cannot be served beside adapters; serve it alone, or merge it first")
         super().__init__(name="rather-worker", daemon=True)
         self.policy, self.deliver, self.size, self.most, self.adapters = policy, deliver, rows, waiting, adapters
         self.waiting, self.cancelled = dict[int, Request](), set[int]()
