@@ -8,9 +8,9 @@ from rather.errors import ModelError
 from rather.text import load, lora
 from rather.text.engine import Request, generate
 from rather.text.policy import TextPolicy
+from rather.text.prompts.streaming import Words
 from rather.text.sampling import Sampling
 from rather.text.serving import BusyError, Piece, Worker
-from rather.text.streaming import Words
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from rather.cli.use import keys_of, named
 from rather.errors import ConfigError
 from rather.store import Store
 from rather.text.policy import TextPolicy
-from rather.text.streaming import Words
+from rather.text.prompts.streaming import Words
 from rather.web.completions import Answer, Answered, ChatRequest
 from rather.web.openai import Served, create
 

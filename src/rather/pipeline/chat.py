@@ -17,8 +17,8 @@ from rather.store import Store
 from rather.store.intake import check_characters
 from rather.text.engine import Request
 from rather.text.language_model import LanguageModel
+from rather.text.prompts.streaming import Words
 from rather.text.sampling import Sampling as Drawing
-from rather.text.streaming import Words
 
 HELP = (
     "/undo takes the last exchange back, /retry draws its answer again, /system TEXT sets the instruction, /clear begins anew, /quit ends"

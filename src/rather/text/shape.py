@@ -4,9 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -79,40 +76,3 @@ class Shape:
     def is_gpt2(self) -> bool:
         """GPT-2 has learned positions, layer norms with bias and an MLP without gate."""
         return self.family == "gpt2"
-
-
-def frequencies(width: int, theta: float, scaling: dict[str, Any]) -> Tensor:
-    """How far each pair of numbers of a head, (width / 2,), turns from one token to the next."""
-    found = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=torch.int64).float() / width))
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind == "none":
-        return torch.zeros_like(found)
-    if kind == "linear":
-        return found / scaling["factor"]
-    if kind == "longrope":
-        return found / torch.tensor(scaling["short_factor"])
-    if kind == "yarn":
-        return yarn_scaled(found, theta, scaling)
-    return llama3_scaled(found, scaling) if kind == "llama3" else found
-
-
-def llama3_scaled(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
-    """Llama 3.1's scaling: long waves slowed by `factor`, short ones kept, a ramp in between."""
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    waves_in_context = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-    kept = ((waves_in_context - low) / (high - low)).clamp(0, 1)
-    return frequencies * (kept + (1 - kept) / scaling["factor"])
-
-
-def yarn_scaled(frequencies: Tensor, theta: float, scaling: dict[str, Any]) -> Tensor:
-    """YaRN's scaling (Peng et al. 2023): what turns less than `beta_slow` times in the original context is slowed by `factor`, what turns
-    more than `beta_fast` times is kept, a ramp in between.
-    """
-    width, context = 2 * len(frequencies), scaling["original_max_position_embeddings"]
-    turns = scaling["beta_fast"], scaling["beta_slow"]
-    low, high = (width * math.log(context / (2 * math.pi * n)) / (2 * math.log(theta)) for n in turns)
-    if scaling["truncate"]:
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, width - 1)
-    ramp = (torch.arange(len(frequencies)).float() - low) / (high - low or 0.001)
-    return frequencies + (frequencies / scaling["factor"] - frequencies) * ramp.clamp(0, 1)

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rather import kernels
+from rather.text.files.rope import frequencies
 from rather.text.linear import Linear, Updates, linear
-from rather.text.shape import Shape, frequencies
+from rather.text.shape import Shape
 
 
 class Attention(Protocol):

@@ -12,8 +12,8 @@ from rather.core import Message, Prompt, Task, Trajectory
 from rather.errors import DataError
 from rather.settings import Temperature
 from rather.store.intake import check_characters
+from rather.text.prompts.streaming import INCOMPLETE, Words
 from rather.text.serving import Piece
-from rather.text.streaming import INCOMPLETE, Words
 from rather.text.tokens import Tokens
 
 G = TypeVar("G")

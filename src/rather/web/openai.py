@@ -20,9 +20,9 @@ from rather.errors import ConfigError, DataError, ModelError, RatherError
 from rather.store import Store, recorded
 from rather.text import engine
 from rather.text.policy import TextPolicy
+from rather.text.prompts.streaming import Words
 from rather.text.sampling import Sampling
 from rather.text.serving import BusyError, Piece, Worker
-from rather.text.streaming import Words
 from rather.text.tokens import Tokens
 from rather.web.completions import Answer, Answered, ChatRequest, Preference, TextRequest
 from rather.web.limits import Server

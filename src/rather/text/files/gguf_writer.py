@@ -14,7 +14,8 @@ from rather.errors import ModelError
 from rather.text import weights
 from rather.text.files import gguf_tokens
 from rather.text.files.gguf_file import FACTORS, NAMES
-from rather.text.shape import Shape, llama3_scaled
+from rather.text.files.rope import llama3_scaled
+from rather.text.shape import Shape
 from rather.text.tokens import Tokens
 from rather.text.transformer import Transformer
 
