@@ -38,15 +38,22 @@ TENSORS = {"normaliser": "normalizer", "log_deviation": "log_std"}
 """Parts of the names of tensors in a checkpoint's model."""
 
 
+LATER = {"model": {"weights": "auto"}}
+"""Settings that came later, with the values that say what earlier versions did."""
+
+
 def settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Sections of settings under the names of today."""
     return {section: _section(section, of, SETTINGS) for section, of in values.items()}
 
 
 def earlier(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections of settings under the names of earlier versions: digests are made of these, so that they stay the same."""
+    """Sections of settings as earlier versions had them, by name and without what came `LATER`: digests made of these stay the same."""
     names = {new: old for old, new in SETTINGS.items()}
-    return {section: _section(section, of, names) for section, of in values.items()}
+    before = {**values}
+    for section in LATER.keys() & values.keys():
+        before[section] = {key: x for key, x in values[section].items() if (key, x) not in LATER[section].items()}
+    return {section: _section(section, of, names) for section, of in before.items()}
 
 
 def metrics(row: dict[str, Any]) -> dict[str, Any]:
