@@ -204,6 +204,7 @@ def test_who_goes_away_frees_the_rows(api: Api, stream: bool) -> None:
     assert time.monotonic() - start < 60, "rows that were not freed would be at work for minutes"
 
 
+@pytest.mark.slow
 def test_keys_and_doors(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATHER_API_KEYS", "one,two")
     with Api(tmp_path, str(smollm2)) as api:
