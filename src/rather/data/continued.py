@@ -66,7 +66,7 @@ def _begin(part: Path, digest: str) -> int:
         part.write_bytes(whole + b"\n")
     first, *done = whole.split(b"\n")
     if first != json.dumps(digest).encode():
-        raise DataError(f"{part} was begun with other rows or settings; delete it to begin anew, or set them back to go on")
+        raise DataError(f"{part} was begun with other rows or settings; delete it to start over, or set them back to go on")
     return len(done)
 
 

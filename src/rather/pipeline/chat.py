@@ -21,7 +21,7 @@ from rather.text.prompts.streaming import Words
 from rather.text.sampling import Sampling as Drawing
 
 HELP = (
-    "/undo takes the last exchange back, /retry draws its answer again, /system TEXT sets the instruction, /clear begins anew, /quit ends"
+    "/undo takes the last exchange back, /retry draws its answer again, /system TEXT sets the instruction, /clear starts over, /quit ends"
 )
 KEYS = "12=s"
 
@@ -80,7 +80,7 @@ class Chat:
                 self.begin(system)
             case "/system":
                 self.begin(rest.strip())
-                self.console.print("The conversation begins anew.", style="dim")
+                self.console.print("The conversation starts over.", style="dim")
             case "/undo" | "/retry":
                 before = [*self.messages]
                 said = self._undo()

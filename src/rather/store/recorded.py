@@ -21,7 +21,7 @@ KIND = "program"
 
 
 def record(store: Store, run: str, answers: Sequence[tuple[str, Trajectory]], tools: Sequence[Any] = ()) -> None:
-    """Keep answers under their names, with their tokens; `tools` are the functions that they were told of."""
+    """Keep answers under their names, with their tokens; `tools` are the functions that the answers may call."""
     time = now()
     values = [
         {

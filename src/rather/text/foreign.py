@@ -121,7 +121,7 @@ class ForeignPolicy(LanguageModel):
             if token in self.tokens.stop:
                 return
             every, cache = torch.cat([every, drawn[:, None]], dim=1), getattr(out, "past_key_values", None)
-            ids = every if cache is None else drawn[:, None]  # a state of another kind, such as Mamba's, is computed anew
+            ids = every if cache is None else drawn[:, None]  # a state of another kind, such as Mamba's, is computed again
 
     def trainable(self, adapter: LoRA | Literal["full"] | None, seed: int) -> "tuple[ForeignPolicy, list[nn.Parameter]]":
         """A policy to train that leaves this one as it is, and its parameters; see `LanguageModel.trainable`.

@@ -31,7 +31,7 @@ from rather.web.serve import is_loopback, listen, not_in_the_clear, on
 KEYS = "RATHER_API_KEYS"
 """The environment variable that holds the keys."""
 CONNECTIONS = 2000
-"""Of one program, at a time: beyond the requests that may wait it is told so, not cut off."""
+"""Of one program, at a time: beyond the requests that may wait it gets status 429, and is not dropped."""
 LONGEST_BODY, BYTES_A_TOKEN = 2**20, 32
 """A request has so many bytes at most, or so many for each token of the context: a longer one fits in no context, but keeps all waiting."""
 MOST_TOKENS = 16
