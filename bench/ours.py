@@ -1,4 +1,4 @@
-"""Our side: `ours.py generate-ROWS|dpo|reward|grpo|ppo float32|bfloat16[+checkpointing]`, full training."""
+"""Our side: `ours.py generate-ROWS|dpo|reward|grpo|ppo float32|bfloat16[+checkpointing|+q8_0|+q4_0]`, full training of plain weights."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +9,7 @@ import torch
 
 import common
 from rather.core import Comparison, Perturbation, Task, Trajectory
+from rather.kernels.quantized import Bits
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
 from rather.learners.ppo import PPO
@@ -37,12 +38,14 @@ def comparisons(count: int) -> list[Comparison]:
 
 task, variant = common.arguments()
 torch.set_num_threads(2)
-precision, _, checkpointing = variant.partition("+")
+precision, _, more = variant.partition("+")
 dtype = getattr(torch, precision)
 task, _, rows = task.partition("-")
-policy = load.policy(common.MODEL, torch.device("cpu"), dtype, task != "generate", 1.0, False if task in ("grpo", "ppo") else None)
+bits: Bits | None = 8 if more == "q8_0" else 4 if more == "q4_0" else None
+path, chat = common.FILES[more] if bits else common.MODEL, False if task in ("grpo", "ppo") else None
+policy = load.policy(path, torch.device("cpu"), dtype, task != "generate", 1.0, chat, bits=bits)
 assert isinstance(policy, TextPolicy)
-policy.model.checkpointing = bool(checkpointing)
+policy.model.checkpointing = more == "checkpointing"
 if task == "generate":
     requests = [engine.Request(tuple(policy.tokens.encode_prompt(p)), i) for i, p in enumerate(common.instructions(int(rows)))]
     sampling = engine.Sampling(common.NEW)

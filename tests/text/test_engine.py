@@ -71,7 +71,7 @@ def test_in_bfloat16_the_learner_finds_the_logprobs_that_were_sampled_with(smoll
         hidden = model(laid.ids, laid.positions, laid)[torch.cat(laid.before)]
         known, _ = TokenLogprobs.apply(hidden, model.unembedding.weight, torch.cat(answers), 1.0)  # type: ignore[misc]
     apart = float((known - torch.tensor([p for a in found for p in a.logprobs])).abs().mean())
-    if kernels.Laid.out(torch.ones(2, 2, dtype=torch.bfloat16)):
+    if kernels.Laid.out(torch.ones(2, 2, dtype=torch.bfloat16)) and not hasattr(kernels.library(torch.bfloat16), "tiles"):
         assert apart == 0, "to the bit with products of our own"
     else:  # oneDNN's products in tiles (AMX) round differently with another number of rows: apart as far as both are from float32
         exact = load_policy(smollm2, torch.device("cpu"), torch.float32, False, 1.0).model

@@ -29,8 +29,8 @@ COLUMNS, KEYS = 48, 4
 KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
 TAKES = {
     "product": "nnnpnppnpn",
-    "product_int8": "nnnpnpppnpn",
-    "widen": "nnppp",
+    "product_quantized": "nnnpnppnpn",
+    "widen": "nnpp",
     "norm": "nnppffpp",
     "norm_backward": "nnppfpppp",
     "glu": "nnnpp",
@@ -103,9 +103,9 @@ class Laid:
 
     @classmethod
     def out(cls, weight: Tensor) -> "Laid | None":
-        """Lay out a weight (O, I); None where products are left to PyTorch: oneDNN uses tiles where there are any."""
+        """Lay out a weight (O, I); None where products are left to PyTorch."""
         found = _for(weight)
-        if not hasattr(found, "product") or hasattr(found, "tiles") or weight.shape[1] * weight.element_size() % 4:
+        if not hasattr(found, "product") or weight.shape[1] * weight.element_size() % 4:
             return None
         return cls.of(weight)
 

@@ -11,14 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rather.kernels import Laid, attention
-from rather.kernels.int8 import Int8
+from rather.kernels.quantized import Addresses, Quantized
 
 
 class LinearAddresses(ctypes.Structure):
     """`struct linear` of kernels.c."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "scales", "bias", "down")), ("up", ctypes.c_void_p * 3),
+        ("weight", ctypes.c_void_p), ("quantized", Addresses), ("bias", ctypes.c_void_p), ("down", ctypes.c_void_p),
+        ("up", ctypes.c_void_p * 3),
         ("outputs", ctypes.c_int64 * 3), ("rank", ctypes.c_int64), ("share", ctypes.c_void_p), ("scale", ctypes.c_float),
     ]  # fmt: skip
 
@@ -46,7 +47,7 @@ class Held:
     """Tensors that C reads, in the type that a model computes in, and where they are."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype, self.tensors = dtype, list[Tensor]()
+        self.dtype, self.tensors, self.weights = dtype, list[Tensor](), list[Laid | Quantized]()
 
     def at(self, x: Tensor | None) -> int | None:
         """Hold x; returns its address."""
@@ -55,11 +56,12 @@ class Held:
         self.tensors.append(x if x.dtype == torch.int32 else x.detach().to(self.dtype).contiguous())
         return self.tensors[-1].data_ptr()
 
-    def linear(self, weight: Laid | Int8, bias: Tensor | None) -> LinearAddresses:
+    def linear(self, weight: Laid | Quantized, bias: Tensor | None) -> LinearAddresses:
         """A linear layer."""
-        held = (weight.numbers, weight.scales) if isinstance(weight, Int8) else (weight.words, None)
-        self.tensors += [x for x in held if x is not None]
-        return LinearAddresses(*(None if x is None else x.data_ptr() for x in held), self.at(bias), scale=1.0)
+        self.weights.append(weight)
+        if isinstance(weight, Quantized):
+            return LinearAddresses(None, weight.addresses, self.at(bias), scale=1.0)
+        return LinearAddresses(weight.words.data_ptr(), Addresses(), self.at(bias), scale=1.0)
 
     def update(self, layer: LinearAddresses, down: Tensor, ups: Sequence[Tensor], scale: float, share: Tensor | None = None) -> None:
         """Add a low-rank update to a layer: of each of its parts `up` (O_i, r), all with their rows of down (parts * r, I)."""

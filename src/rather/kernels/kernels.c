@@ -15,7 +15,7 @@
 
 #pragma GCC visibility push(protected) /* calls of each other are not of what others name so: the C library has a `step` */
 
-#if defined BFLOAT16 && defined __AVX512BF16__
+#if defined __AVX512F__ || (defined __AVX2__ && defined __FMA__)
 #include <immintrin.h>
 #endif
 #ifdef BFLOAT16
@@ -50,9 +50,15 @@ static inline float exponential(float x) {
     return y * power;
 }
 
-/* Weights in 8 bits: `numbers` of COLUMNS outputs and two inputs lie side by side, of their `scales` (half a float) those of COLUMNS outputs,
-   one for SHARED inputs. A weight is its number times its scale, rounded to a real. */
+/* Quantized weights: `numbers` of COLUMNS outputs and two inputs lie side by side, in 8 bits with a sign, or in 4, input i of SHARED in the
+   low half of a byte and input i + SHARED / 2 in the high one. Of `scales` and `minima`, halves of a float, those of COLUMNS outputs lie side
+   by side, one for SHARED inputs. A weight is its number times its scale, plus its minimum; without minima numbers of 4 bits count from -8. */
 enum { COLUMNS = 48, SHARED = 32 };
+struct quantized {
+    const uint8_t *numbers;
+    const uint16_t *scales, *minima;
+    int64_t bits;
+};
 
 static inline float half(uint16_t x) { /* a finite one */
     uint32_t bits = (uint32_t)(x & 0x7fff) << 13, sign = (uint32_t)(x >> 15) << 31;
@@ -65,20 +71,33 @@ static inline float half(uint16_t x) { /* a finite one */
     return y;
 }
 
+/* The numbers of SHARED inputs of COLUMNS outputs in 8 bits, `from` if they are. */
+static inline const int8_t *in_8_bits(const struct quantized *w, const uint8_t *from, int8_t *to) {
+    if (w->bits == 8) return (const int8_t *)from;
+    int8_t least = w->minima ? 0 : -8;
+    for (int i = 0; i < SHARED * COLUMNS / 2; i++) {
+        to[i] = (from[i] & 15) + least;
+        to[SHARED * COLUMNS / 2 + i] = (from[i] >> 4) + least;
+    }
+    return to;
+}
+
 /* The weights of m outputs without this layout, transposed: `out` (inputs, m). */
-void widen(int64_t m, int64_t inputs, const int8_t *numbers, const uint16_t *scales, real *out) {
+void widen(int64_t m, int64_t inputs, const struct quantized *w, real *out) {
 #pragma omp parallel for if (m * inputs > 16384)
     for (int64_t first = 0; first < m; first += COLUMNS)
         for (int64_t start = 0; start < inputs; start += SHARED) {
             int64_t columns = m - first < COLUMNS ? m - first : COLUMNS, block = first * inputs / SHARED + start / SHARED * COLUMNS;
-            float scale[COLUMNS];
-            for (int c = 0; c < COLUMNS; c++) scale[c] = half(scales[block + c]);
-            for (int64_t k = 0; k < SHARED; k += 2) {
-                const int8_t *from = numbers + block * SHARED + k * COLUMNS;
+            float scale[COLUMNS], minimum[COLUMNS] = {0};
+            int8_t room[SHARED * COLUMNS];
+            const int8_t *from = in_8_bits(w, w->numbers + block * SHARED * w->bits / 8, room);
+            for (int c = 0; c < COLUMNS; c++) scale[c] = half(w->scales[block + c]);
+            for (int c = 0; c < COLUMNS && w->minima; c++) minimum[c] = half(w->minima[block + c]);
+            for (int64_t k = 0; k < SHARED; k += 2, from += 2 * COLUMNS) {
                 real *even = out + (start + k) * m + first, *odd = even + m;
                 for (int64_t c = 0; c < columns; c++) {
-                    even[c] = narrow(scale[c] * from[2 * c]);
-                    odd[c] = narrow(scale[c] * from[2 * c + 1]);
+                    even[c] = narrow(scale[c] * from[2 * c] + minimum[c]);
+                    odd[c] = narrow(scale[c] * from[2 * c + 1] + minimum[c]);
                 }
             }
         }
@@ -112,61 +131,9 @@ static void finish(int64_t n, int64_t columns, const float *sums, const real *ad
         for (int64_t j = 0; j < columns; j++) out[j] = narrow(sums[j] + (added ? wide(added[i * added_stride + j]) : 0));
 }
 
-/* x (n, words) times the weights of m outputs, plus what is `added` (n, m) if there is something; rows are strides apart. A word is
-   four bytes: a float or two bfloat16. Of the weights the words of COLUMNS outputs lie side by side. Sums are begun anew where oneDNN begins
-   them, for the same roundings. */
-void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_stride, const uint32_t *weights, const real *added,
-             int64_t added_stride, real *out, int64_t out_stride) {
-    int64_t part = (words * PER_WORD > 1024 ? 1024 : 512) / PER_WORD;
-#pragma omp parallel for if (m * words > 16384)
-    for (int64_t first = 0; first < m; first += COLUMNS) {
-        int64_t columns = m - first < COLUMNS ? m - first : COLUMNS;
-        float *sums = calloc(n * COLUMNS, sizeof *sums);
-        for (int64_t start = 0; start < words; start += part) {
-            int64_t end = start + part < words ? start + part : words;
-            for (int64_t r = 0; r < n; r += ROWS)
-                for (int64_t c = 0; c < COLUMNS; c += VECTORS * LANES) {
-                    const uint32_t *from[ROWS], *w = weights + first * words + c;
-                    vector sum[ROWS][VECTORS] = {0};
-                    for (int i = 0; i < ROWS; i++) from[i] = x + (r + i < n ? r + i : n - 1) * x_stride; /* the last row again and again */
-                    for (int64_t k = start; k < end; k++)
-                        for (int i = 0; i < ROWS; i++)
-                            for (int j = 0; j < VECTORS; j++) sum[i][j] = add_product(sum[i][j], from[i] + k, w + k * COLUMNS + j * LANES);
-                    for (int i = 0; i < ROWS && r + i < n; i++)
-                        for (int j = 0; j < VECTORS; j++) *(loose *)(sums + (r + i) * COLUMNS + c + j * LANES) += sum[i][j];
-                }
-        }
-        finish(n, columns, sums, added ? added + first : 0, added_stride, out + first, out_stride);
-        free(sums);
-    }
-}
-
-/* SHARED inputs of COLUMNS outputs as `product` reads them. */
-static inline void widen_words(const int8_t *from, const uint16_t *scales, uint32_t *to) {
-#ifdef BFLOAT16
-    for (int c = 0; c < COLUMNS; c += LANES) { /* two inputs of an output are neighbors, so each scale stands twice */
-        __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(scales + c))), twice[2];
-        twice[0] = _mm512_permutexvar_ps(_mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0), scale);
-        twice[1] = _mm512_permutexvar_ps(_mm512_set_epi32(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8), scale);
-        for (int k = 0; k < SHARED / 2; k++) {
-            __m512 y[2];
-            for (int i = 0; i < 2; i++) {
-                __m128i x = _mm_loadu_si128((const __m128i *)(from + 2 * (k * COLUMNS + c + 8 * i)));
-                y[i] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x)) * twice[i];
-            }
-            _mm512_storeu_si512(to + k * COLUMNS + c, (__m512i)_mm512_cvtne2ps_pbh(y[1], y[0]));
-        }
-    }
-#else
-    float scale[COLUMNS], *out = (float *)to;
-    for (int c = 0; c < COLUMNS; c++) scale[c] = half(scales[c]);
-    for (int k = 0; k < SHARED; k += 2, from += 2 * COLUMNS, out += 2 * COLUMNS)
-        for (int c = 0; c < COLUMNS; c++) out[c] = scale[c] * from[2 * c], out[COLUMNS + c] = scale[c] * from[2 * c + 1];
-#endif
-}
-
 #ifdef TILES
 #define WRITTEN __asm__ volatile("" ::: "memory") /* compilers don't know what tiles read and write */
+enum { TILE = 16 }; /* rows of x, words of a row, and outputs */
 
 /* Whether Linux lets this process use tiles. */
 int tiles(void) {
@@ -175,91 +142,282 @@ int tiles(void) {
     return granted;
 }
 
-/* For `product_int8`: the sums (n, COLUMNS) of COLUMNS outputs, 16 rows at a time; weights are put into `widened`. */
-static void sum_tiles(int64_t n, int64_t inputs, const uint32_t *x, int64_t x_stride, const int8_t *numbers, const uint16_t *scales,
-                      uint32_t *widened, float *sums) {
-    for (int64_t r = 0; r < n; r += 16) {
-        uint8_t rows = n - r < 16 ? n - r : 16;
-        struct {
-            uint8_t palette, start, reserved[14];
-            uint16_t bytes[16];
-            uint8_t rows[16];
-        } shapes = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64}, {rows, rows, rows, rows, 16, 16, 16}};
-        WRITTEN;
-        _tile_loadconfig(&shapes);
+/* Tiles 0 to 3 are of `rows` rows, 4 to 6 of weights. */
+static void shape_tiles(int64_t rows) {
+    uint8_t r = rows < TILE ? rows : TILE;
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shapes = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64}, {r, r, r, r, TILE, TILE, TILE}};
+    WRITTEN;
+    _tile_loadconfig(&shapes);
+}
+
+/* The sums (n, COLUMNS) of `product`, TILE rows at a time. */
+static void sum_tiles(int64_t n, int64_t words, const uint32_t *x, int64_t x_stride, const uint32_t *weights, float *sums) {
+    for (int64_t r = 0; r < n; r += TILE, x += TILE * x_stride, sums += TILE * COLUMNS) {
+        if (r == 0 || n - r < TILE) shape_tiles(n - r);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
-        for (int64_t start = 0; start < inputs; start += SHARED) {
-            uint32_t *words = widened + (n > 16 ? start / 2 * COLUMNS : 0);
-            if (r == 0) widen_words(numbers + start * COLUMNS, scales + start / SHARED * COLUMNS, words);
-            WRITTEN;
-            _tile_loadd(3, x + r * x_stride + start / 2, 4 * x_stride);
-            _tile_loadd(4, words, 4 * COLUMNS);
-            _tile_loadd(5, words + 16, 4 * COLUMNS);
-            _tile_loadd(6, words + 32, 4 * COLUMNS);
+        for (int64_t k = 0; k < words; k += TILE) {
+            _tile_loadd(3, x + k, 4 * x_stride);
+            _tile_loadd(4, weights + k * COLUMNS, 4 * COLUMNS);
+            _tile_loadd(5, weights + k * COLUMNS + TILE, 4 * COLUMNS);
+            _tile_loadd(6, weights + k * COLUMNS + 2 * TILE, 4 * COLUMNS);
             _tile_dpbf16ps(0, 3, 4);
             _tile_dpbf16ps(1, 3, 5);
             _tile_dpbf16ps(2, 3, 6);
         }
-        _tile_stored(0, sums + r * COLUMNS, 4 * COLUMNS);
-        _tile_stored(1, sums + r * COLUMNS + 16, 4 * COLUMNS);
-        _tile_stored(2, sums + r * COLUMNS + 32, 4 * COLUMNS);
+        _tile_stored(0, sums, 4 * COLUMNS);
+        _tile_stored(1, sums + TILE, 4 * COLUMNS);
+        _tile_stored(2, sums + 2 * TILE, 4 * COLUMNS);
     }
     _tile_release();
     WRITTEN;
 }
 #endif
 
-/* For `product_int8`: the same by vectors, begun anew where `product` begins. */
-static inline __attribute__((always_inline)) void sum_vectors(const int rows, int64_t n, int64_t inputs, const uint32_t *x, int64_t x_stride,
-                                                              const int8_t *numbers, const uint16_t *scales, uint32_t *widened, float *sums) {
-    const int64_t words = inputs / PER_WORD, part = (inputs > 1024 ? 1024 : 512) / PER_WORD, block = SHARED / PER_WORD;
+/* The same by vectors, ROWS rows at a time. Sums are begun anew where oneDNN begins them, for the same roundings. */
+static void sum_vectors(int64_t n, int64_t words, const uint32_t *x, int64_t x_stride, const uint32_t *weights, float *sums) {
+    int64_t part = (words * PER_WORD > 1024 ? 1024 : 512) / PER_WORD;
     for (int64_t start = 0; start < words; start += part) {
         int64_t end = start + part < words ? start + part : words;
-        for (int64_t r = 0; r < n; r += rows)
+        for (int64_t r = 0; r < n; r += ROWS)
             for (int64_t c = 0; c < COLUMNS; c += VECTORS * LANES) {
-                const uint32_t *from[ROWS];
+                const uint32_t *from[ROWS], *w = weights + c;
                 vector sum[ROWS][VECTORS] = {0};
-                for (int i = 0; i < rows; i++) from[i] = x + (r + i < n ? r + i : n - 1) * x_stride;
-                for (int64_t k = start; k < end; k += block) {
-                    uint32_t *w = widened + (k - start) * COLUMNS;
-                    if (r == 0 && c == 0) widen_words(numbers + k * PER_WORD * COLUMNS, scales + k / block * COLUMNS, w);
-                    for (int64_t l = 0; l < block; l++)
-                        for (int i = 0; i < rows; i++)
-                            for (int j = 0; j < VECTORS; j++)
-                                sum[i][j] = add_product(sum[i][j], from[i] + k + l, w + l * COLUMNS + c + j * LANES);
-                }
-                for (int i = 0; i < rows && r + i < n; i++)
+                for (int i = 0; i < ROWS; i++) from[i] = x + (r + i < n ? r + i : n - 1) * x_stride; /* the last row again and again */
+                for (int64_t k = start; k < end; k++)
+                    for (int i = 0; i < ROWS; i++)
+                        for (int j = 0; j < VECTORS; j++) sum[i][j] = add_product(sum[i][j], from[i] + k, w + k * COLUMNS + j * LANES);
+                for (int i = 0; i < ROWS && r + i < n; i++)
                     for (int j = 0; j < VECTORS; j++) *(loose *)(sums + (r + i) * COLUMNS + c + j * LANES) += sum[i][j];
             }
     }
 }
 
-/* `product` with weights in 8 bits, which are widened a little before they are multiplied. */
-void product_int8(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_stride, const int8_t *numbers, const uint16_t *scales,
-                  const real *added, int64_t added_stride, real *out, int64_t out_stride) {
-    const int64_t inputs = words * PER_WORD;
+/* x (n, words) times the weights of m outputs, plus what is `added` (n, m) if there is something; rows are strides apart. A word is
+   four bytes: a float or two bfloat16. Of the weights the words of COLUMNS outputs lie side by side. */
+void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_stride, const uint32_t *weights, const real *added,
+             int64_t added_stride, real *out, int64_t out_stride) {
 #pragma omp parallel for if (m * words > 16384)
     for (int64_t first = 0; first < m; first += COLUMNS) {
         int64_t columns = m - first < COLUMNS ? m - first : COLUMNS;
         float *sums = calloc(n * COLUMNS, sizeof *sums);
-        uint32_t *widened = malloc(words * COLUMNS * sizeof *widened);
-        const int8_t *from = numbers + first * inputs;
-        const uint16_t *scale = scales + first * inputs / SHARED;
 #ifdef TILES
-        if (tiles())
-            sum_tiles(n, inputs, x, x_stride, from, scale, widened, sums);
+        if (words % TILE == 0 && tiles())
+            sum_tiles(n, words, x, x_stride, weights + first * words, sums);
+        else
+#endif
+            sum_vectors(n, words, x, x_stride, weights + first * words, sums);
+        finish(n, columns, sums, added ? added + first : 0, added_stride, out + first, out_stride);
+        free(sums);
+    }
+}
+
+enum { SHARED_WORDS = SHARED / PER_WORD, AHEAD = 4096 }; /* bytes ahead of those in use that are fetched */
+
+/* The numbers of SHARED inputs of COLUMNS outputs as `product` reads weights. */
+static inline void expand(const struct quantized *w, const uint8_t *from, uint32_t *to) {
+#ifdef BFLOAT16
+    if (w->bits == 4) {
+        real table[32];
+        for (int i = 0; i < 32; i++) table[i] = narrow((i & 15) - (w->minima ? 0 : 8));
+        const __m512i numbers = _mm512_loadu_si512(table); /* looked up by five bits, of which the last does not matter */
+        for (int i = 0; i < SHARED * COLUMNS / 2; i += 32) {
+            __m512i both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(from + i)));
+            _mm512_storeu_si512(to + i / 2, _mm512_permutexvar_epi16(both, numbers));
+            _mm512_storeu_si512(to + (SHARED * COLUMNS / 2 + i) / 2, _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), numbers));
+        }
+        return;
+    }
+    for (int i = 0; i < SHARED * COLUMNS / 2; i += LANES) { /* whole numbers below 256 are floats that end in 16 zeros */
+        __m512i both = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(from + 2 * i)));
+        __m512i odd = _mm512_srai_epi32(both, 8), even = _mm512_srai_epi32(_mm512_slli_epi32(both, 24), 24);
+        odd = (__m512i)_mm512_cvtepi32_ps(odd), even = (__m512i)_mm512_cvtepi32_ps(even);
+        _mm512_storeu_si512(to + i, _mm512_or_si512(odd, _mm512_srli_epi32(even, 16)));
+    }
+#else
+    int8_t room[SHARED * COLUMNS];
+    const int8_t *numbers = in_8_bits(w, from, room);
+    float *out = (float *)to;
+    for (int k = 0; k < SHARED; k += 2, numbers += 2 * COLUMNS, out += 2 * COLUMNS)
+        for (int c = 0; c < COLUMNS; c++) out[c] = numbers[2 * c], out[COLUMNS + c] = numbers[2 * c + 1];
+#endif
+}
+
+/* sum + x * y, rounded once wherever it stands. */
+static inline vector fused(vector sum, vector x, vector y) {
+#ifdef __AVX512F__
+    return (vector)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)sum);
+#elif defined __AVX2__ && defined __FMA__
+    return (vector)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)sum);
+#else
+    return sum + x * y;
+#endif
+}
+
+/* LANES halves of a float as floats. */
+static inline vector halves(const uint16_t *x) {
+#ifdef __AVX512F__
+    return (vector)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x));
+#else
+    vector y;
+    for (int i = 0; i < LANES; i++) y[i] = half(x[i]);
+    return y;
+#endif
+}
+
+/* For `product_quantized`, by vectors, `rows` rows at a time: the sums of `blocks` blocks of SHARED inputs, each times its scale. The first scales
+   are at `block`; `totals` (n, blocks) are the sums of x, for minima. There is room for a block in `words`, for all if rows do it again. */
+static inline __attribute__((always_inline)) void blocks_by_vectors(const int rows, int64_t n, int64_t blocks, const uint32_t *x, int64_t x_stride,
+                                                                    const struct quantized *w, int64_t block, const float *totals,
+                                                                    uint32_t *words, float *sums) {
+    int64_t apart = n > rows ? SHARED_WORDS * COLUMNS : 0;
+    for (int64_t r = 0; r < n; r += rows) {
+        const uint32_t *from[ROWS];
+        for (int i = 0; i < rows; i++) from[i] = x + (r + i < n ? r + i : n - 1) * x_stride; /* the last row again and again */
+        for (int64_t b = 0; b < blocks; b++) {
+            int64_t scale = block + b * COLUMNS;
+            uint32_t *here = words + b * apart;
+            if (r == 0) expand(w, w->numbers + scale * SHARED * w->bits / 8, here);
+            for (int64_t c = 0; c < COLUMNS; c += VECTORS * LANES) {
+                vector sum[ROWS][VECTORS] = {0};
+                for (int k = 0; k < SHARED_WORDS; k++)
+                    for (int i = 0; i < rows; i++)
+                        for (int j = 0; j < VECTORS; j++)
+                            sum[i][j] = add_product(sum[i][j], from[i] + b * SHARED_WORDS + k, here + k * COLUMNS + c + j * LANES);
+                for (int i = 0; i < rows && r + i < n; i++)
+                    for (int j = 0; j < VECTORS; j++) {
+                        loose *to = (loose *)(sums + (r + i) * COLUMNS + c + j * LANES);
+                        *to = fused(*to, halves(w->scales + scale + c + j * LANES), sum[i][j]);
+                        if (!w->minima) continue;
+                        *to = fused(*to, halves(w->minima + scale + c + j * LANES), totals[(r + i) * blocks + b] - (vector){0});
+                    }
+            }
+        }
+    }
+}
+
+#ifdef TILES
+/* The same for one row, by vectors, with the sums that tiles make: those of even and of odd inputs, then both. To write numbers for tiles to
+   read takes longer than this. */
+static void blocks_of_one_row(int64_t blocks, const real *x, const struct quantized *w, int64_t block, const float *totals, float *sums) {
+    enum { PAIRS = SHARED / 2 };
+    vector total[VECTORS] = {0};
+    float table[16];
+    for (int i = 0; i < 16; i++) table[i] = i - (w->minima ? 0 : 8);
+    const __m512 numbers = _mm512_loadu_ps(table);
+    for (int64_t b = 0; b < blocks; b++, x += SHARED, block += COLUMNS) {
+        const uint8_t *from = w->numbers + block * SHARED * w->bits / 8;
+        __m512 even[VECTORS] = {0}, odd[VECTORS] = {0}, first, second;
+        float by[SHARED];
+        for (int k = 0; k < SHARED; k++) by[k] = wide(x[k]);
+        for (int line = 0; line < SHARED * COLUMNS * w->bits / 8; line += 64) __builtin_prefetch(from + AHEAD + line);
+#pragma GCC unroll 16
+        for (int k = 0; k < PAIRS; k++)
+#pragma GCC unroll 3
+            for (int j = 0; j < VECTORS; j++) {
+                if (w->bits == 8) {
+                    __m512i pair = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(from + 2 * (k * COLUMNS + j * LANES))));
+                    first = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pair, 24), 24));
+                    second = _mm512_cvtepi32_ps(_mm512_srai_epi32(pair, 8));
+                } else { /* looked up by the last four bits */
+                    const uint8_t *place = from + 2 * (k % (PAIRS / 2) * COLUMNS + j * LANES);
+                    __m512i pairs = _mm512_srli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)place)), k / (PAIRS / 2) * 4);
+                    first = _mm512_permutexvar_ps(pairs, numbers);
+                    second = _mm512_permutexvar_ps(_mm512_srli_epi32(pairs, 8), numbers);
+                }
+                even[j] = _mm512_fmadd_ps(first, _mm512_set1_ps(by[2 * k]), even[j]);
+                odd[j] = _mm512_fmadd_ps(second, _mm512_set1_ps(by[2 * k + 1]), odd[j]);
+            }
+        for (int j = 0; j < VECTORS; j++) {
+            total[j] = fused(total[j], halves(w->scales + block + j * LANES), (vector)(even[j] + odd[j]));
+            if (w->minima) total[j] = fused(total[j], halves(w->minima + block + j * LANES), totals[b] - (vector){0});
+        }
+    }
+    for (int j = 0; j < VECTORS; j++) *(loose *)(sums + j * LANES) = total[j];
+}
+
+/* The same by tiles, of whose rows the first `rows` count, `columns` tiles of outputs at a time. */
+static inline __attribute__((always_inline)) void blocks_by_tiles(const int rows, const int columns, int64_t n, int64_t blocks, const uint32_t *x,
+                                                                  int64_t x_stride, const struct quantized *w, int64_t block,
+                                                                  const float *totals, uint32_t *words, float *sums) {
+    int64_t apart = n > rows || columns < VECTORS ? SHARED_WORDS * COLUMNS : 0;
+    for (int64_t r = 0; r < n; r += TILE) {
+        int64_t here = n - r < TILE ? n - r : TILE;
+        if (r == 0 || here < TILE) shape_tiles(here);
+        for (int c = 0; c < VECTORS; c += columns) {
+            vector sum[TILE][VECTORS] = {0}, found[2][VECTORS][TILE] = {0};
+            for (int64_t b = 0; b < blocks; b++) {
+                int64_t scale = block + b * COLUMNS;
+                uint32_t *from = words + b * apart;
+                if (r == 0 && c == 0) expand(w, w->numbers + scale * SHARED * w->bits / 8, from);
+                WRITTEN;
+                _tile_loadd(3, x + r * x_stride + b * SHARED_WORDS, 4 * x_stride);
+#pragma GCC unroll 3
+                for (int j = 0; j < columns; j++) {
+                    _tile_zero(0);
+                    _tile_loadd(4, from + (c + j) * TILE, 4 * COLUMNS);
+                    _tile_dpbf16ps(0, 3, 4);
+                    _tile_stored(0, found[b % 2][j], 64);
+                }
+                WRITTEN;
+#pragma GCC unroll 3
+                for (int j = 0; j < columns; j++) {
+                    vector times = halves(w->scales + scale + (c + j) * TILE);
+#pragma GCC unroll 16
+                    for (int i = 0; i < rows; i++) sum[i][j] = fused(sum[i][j], times, found[b % 2][j][i]);
+                    if (!w->minima) continue;
+                    times = halves(w->minima + scale + (c + j) * TILE);
+#pragma GCC unroll 16
+                    for (int i = 0; i < rows; i++)
+                        sum[i][j] = fused(sum[i][j], times, totals[(r + (i < here ? i : 0)) * blocks + b] - (vector){0});
+                }
+            }
+            for (int i = 0; i < rows && i < here; i++)
+                for (int j = 0; j < columns; j++) *(loose *)(sums + (r + i) * COLUMNS + (c + j) * TILE) = sum[i][j];
+        }
+    }
+    _tile_release();
+    WRITTEN;
+}
+#endif
+
+/* `product` with quantized weights: within a block numbers are multiplied with x as they are, and their sum with the scale. */
+void product_quantized(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_stride, const struct quantized *w, const real *added,
+                       int64_t added_stride, real *out, int64_t out_stride) {
+    const int64_t blocks = words / SHARED_WORDS;
+    float *totals = w->minima ? calloc(n * blocks, sizeof *totals) : 0;
+    for (int64_t i = 0; i < n * blocks && totals; i++) {
+        const real *from = (const real *)(x + i / blocks * x_stride) + i % blocks * SHARED;
+        for (int k = 0; k < SHARED; k++) totals[i] += wide(from[k]);
+    }
+#pragma omp parallel for if (m * words > 16384)
+    for (int64_t first = 0; first < m; first += COLUMNS) {
+        int64_t columns = m - first < COLUMNS ? m - first : COLUMNS, block = first * blocks;
+        float *sums = calloc(n * COLUMNS, sizeof *sums);
+        uint32_t *room = aligned_alloc(64, (n > 1 ? blocks : 1) * SHARED_WORDS * COLUMNS * sizeof *room);
+#ifdef TILES
+        if (tiles() && n == 1)
+            blocks_of_one_row(blocks, (const real *)x, w, block, totals, sums);
+        else if (tiles() && n <= 8)
+            blocks_by_tiles(8, VECTORS, n, blocks, x, x_stride, w, block, totals, room, sums);
+        else if (tiles())
+            blocks_by_tiles(TILE, 1, n, blocks, x, x_stride, w, block, totals, room, sums);
         else
 #endif
             if (n == 1)
-            sum_vectors(1, n, inputs, x, x_stride, from, scale, widened, sums);
+            blocks_by_vectors(1, n, blocks, x, x_stride, w, block, totals, room, sums);
         else
-            sum_vectors(ROWS, n, inputs, x, x_stride, from, scale, widened, sums);
+            blocks_by_vectors(ROWS, n, blocks, x, x_stride, w, block, totals, room, sums);
         finish(n, columns, sums, added ? added + first : 0, added_stride, out + first, out_stride);
-        free(widened);
+        free(room);
         free(sums);
     }
+    free(totals);
 }
 #endif
 
@@ -615,11 +773,11 @@ void piece_backward(int64_t n, int64_t s, int64_t kv, int64_t window, const real
 }
 
 #ifdef PRODUCT
-/* A linear layer, its weight laid out, in 8 bits if there are `scales`; bias is 0 if there is none. To each of its parts a low-rank update may be added: x down, weighed by
-   `scale` or for row r by share[which[r]] (rank), times `up`. The `rank` outputs of `down` are shared out among the parts. */
+/* A linear layer, its weight laid out or quantized; bias is 0 if there is none. To each of its parts a low-rank update may be added: x down,
+   weighed by `scale` or for row r by share[which[r]] (rank), times `up`. The `rank` outputs of `down` are shared out among the parts. */
 struct linear {
-    const void *weight;
-    const uint16_t *scales;
+    const uint32_t *weight;
+    struct quantized quantized;
     const real *bias;
     const uint32_t *down, *up[3];
     int64_t outputs[3], rank;
@@ -645,8 +803,8 @@ struct family {
 
 static void linear(int64_t n, int64_t inputs, int64_t outputs, const real *x, const struct linear *l, const int64_t *which, real *out) {
     int64_t words = inputs / PER_WORD, parts = !!l->up[0] + !!l->up[1] + !!l->up[2], rank = parts ? l->rank / parts : 0;
-    if (l->scales)
-        product_int8(n, outputs, words, (uint32_t *)x, words, l->weight, l->scales, l->bias, 0, out, outputs);
+    if (l->quantized.bits)
+        product_quantized(n, outputs, words, (uint32_t *)x, words, &l->quantized, l->bias, 0, out, outputs);
     else
         product(n, outputs, words, (uint32_t *)x, words, l->weight, l->bias, 0, out, outputs);
     if (!parts) return;

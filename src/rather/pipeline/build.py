@@ -93,7 +93,7 @@ def base_policy(config: Config, full: bool = False) -> AnyPolicy:
     path, adapter = load.located(m.path, m.adapter)
     trains = full or m.train == "full"
     merge = adapter if trains or (config.train.learner == "zeroth" and z.space != "lora") else None
-    policy = load.policy(path, on, compute, trains, temperature, m.chat, m.template, config.run.date, merge, int8=m.weights == "int8")
+    policy = load.policy(path, on, compute, trains, temperature, m.chat, m.template, config.run.date, merge, bits=load.BITS[m.weights])
     if adapter and not merge:
         policy, parameters = load.read_adapter(policy, "start", adapter)
         for p in parameters:

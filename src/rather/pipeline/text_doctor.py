@@ -73,8 +73,8 @@ class Looks:
         """Whether the model can be read, and what LoRA adapts in it."""
         m, path = self.config.model, self.folder
         on, reason = load.device(m.device), description.unsupported(description.read_config(path))
-        if m.weights == "int8":
-            load.check_int8(on, m.train == "full", reason)
+        if load.BITS[m.weights]:
+            load.check_quantized(on, m.train == "full", reason)
         if _locally(m.path) or any(path.glob("*.safetensors")):
             found = [Finding("good", f"the model {path} can be read: {load.check(path)[0]}")]
         else:

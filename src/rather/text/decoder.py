@@ -60,7 +60,7 @@ class Cache:
     """
 
     def __init__(self, model: Transformer, rows: int, room: int = 0, answer: int = 0) -> None:
-        s, device = model.shape, model.embedding.weight.device
+        s, device = model.shape, model.device
         size = s.layers, rows, s.kv_heads, room, s.head_width
         self.keys, self.values = (torch.zeros(size, dtype=model.dtype, device=device) for _ in range(2))
         self.lengths = [0] * rows

@@ -98,7 +98,7 @@ def generate(
     rows = min(rows, len(requests))
     if not rows:
         return []
-    with packed(model, model.dtype, rows):
+    with packed(model, model.dtype):
         how = model, rows, sampling, adapter, several
         recorded = records(model) and not any(r.sampling for r in requests)
         work = Generation(Recorded.of(*how, longest=len(requests[queue[-1]].prompt)) if recorded else Rows(*how), stop)
@@ -182,7 +182,7 @@ class Drawing:
 
 def records(model: Transformer) -> bool:
     """Whether decoding steps are recorded: on a GPU."""
-    return model.embedding.weight.is_cuda
+    return model.device.type == "cuda"
 
 
 Drawn = tuple[list[list[int]], list[list[float]]]
@@ -197,7 +197,7 @@ class Rows:
     ) -> None:
         self.model, self.sampling, self.adapter, self.several = model, sampling, adapter, several
         self.cache, self.decoder = Cache(model, rows, room, sampling.max_tokens), Decoder.of(model, adapter, several)
-        device = model.embedding.weight.device
+        device = model.device
         self.uniforms = torch.zeros(rows, sampling.max_tokens, dtype=torch.float64, device=doubles(device))
         self.tokens, self.drawn, self.which = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(3))
         self.samplings = [sampling] * rows  # of the same object, where all rows are drawn alike

@@ -6,7 +6,7 @@ Shape letters: N rows (tokens), I inputs, O outputs, r rank.
 import functools
 import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rather import kernels
-from rather.kernels.int8 import Int8
+from rather.kernels.quantized import Quantized
 
 
 def _onednn_computes(dtype: torch.dtype) -> bool:
@@ -77,8 +77,12 @@ class _Mixed(torch.autograd.Function):
         return to_x, torch.mm(gradient.t(), x, out_dtype=torch.float32), None  # type: ignore[call-overload]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """X (N, I) @ weight (O, I)^T + bias, computed in x's dtype."""
+def linear(x: Tensor, weight: Tensor | Quantized, bias: Tensor | None = None) -> Tensor:
+    """X (N, I) @ weight (O, I)^T + bias, computed in x's dtype. No gradient passes a quantized weight."""
+    if isinstance(weight, Quantized):
+        if weight.multiplies(x.dtype):
+            return weight.product(x, bias)
+        weight = weight.widened(x.dtype)
     if weight.dtype != x.dtype:
         weight = weight.to(x.dtype)
     if bias is not None and bias.dtype != x.dtype:
@@ -193,7 +197,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.adapters = nn.ModuleDict()
-        self._packed: Callable[[Tensor, Tensor | None], Tensor] | None = None
+        self._packed: kernels.Laid | None = None
         self._packed_of: tuple[int, torch.dtype] | None = None
         self._cast: Tensor | None = None
 
@@ -206,10 +210,10 @@ class Linear(nn.Module):
             y = self.adapters[adapter](y, x)
         return y if onto is None else y.add_(onto)
 
-    def laid(self, dtype: torch.dtype) -> kernels.Laid | Int8 | None:
+    def laid(self, dtype: torch.dtype) -> kernels.Laid | Quantized | None:
         """The weight as products of our own in `dtype` read it, if it is `packed` for them."""
         del dtype
-        return self._packed if isinstance(self._packed, kernels.Laid) else None
+        return self._packed
 
     def _multiply(self, x: Tensor, onto: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """X (N, I) times the weight, plus bias; and what of `onto` is still to be added."""
@@ -242,22 +246,22 @@ class Linear(nn.Module):
         return self._cast
 
 
-class Int8Linear(Linear):
-    """A frozen linear layer whose weight (O, I) is held in 8 bits alone, see `Int8`; it takes over the parts and the bias of `layer`.
+class QuantizedLinear(Linear):
+    """A frozen linear layer whose weight (O, I) is held quantized alone; it takes over the parts, the bias and the adapters of `layer`.
 
-    There is no `weight`. Where a gradient is wanted, the weight is widened for as long as one product needs it.
+    There is no `weight`. Where a gradient passes, the weight is widened for as long as one product needs it.
     """
 
-    def __init__(self, layer: Linear, held: Int8) -> None:
+    def __init__(self, layer: Linear, held: Quantized) -> None:
         nn.Module.__init__(self)
         self.parts, self.inputs, self.bias, self.adapters, self.held = layer.parts, layer.inputs, layer.bias, layer.adapters, held
 
-    def laid(self, dtype: torch.dtype) -> Int8 | None:
+    def laid(self, dtype: torch.dtype) -> Quantized | None:
         """The weight, if there are products of our own in `dtype`."""
         return self.held if self.held.multiplies(dtype) else None
 
     def widened(self, dtype: torch.dtype) -> Linear:
-        """An ordinary layer that computes the same in `dtype`."""
+        """An ordinary layer with these values, rounded to `dtype`."""
         with torch.device("meta"):
             found = Linear(self.inputs, self.parts, bias=False)
         found.weight = nn.Parameter(self.held.widened(dtype).contiguous(), requires_grad=False)
@@ -265,18 +269,32 @@ class Int8Linear(Linear):
         return found
 
     def _multiply(self, x: Tensor, onto: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        laid = None if torch.is_grad_enabled() else self.laid(x.dtype)
-        return laid.product(x, bias) if laid else _Widened.apply(x, self.held, bias), onto  # type: ignore[return-value]
+        return _Widened.apply(x, self.held, None if self.bias is None else self.bias.to(x.dtype)), onto  # type: ignore[return-value]
+
+
+class QuantizedEmbedding(nn.Module):
+    """A frozen embedding (V, C) that is held quantized alone, with `dtype` as its rows come."""
+
+    def __init__(self, held: Quantized, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.held, self.dtype = held, dtype
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Rows (N, C) of the tokens `ids` (N,)."""
+        return self.held.rows(ids, self.dtype)
+
+    def widened(self, dtype: torch.dtype) -> nn.Embedding:
+        """An ordinary embedding with these values, rounded to `dtype`."""
+        return nn.Embedding.from_pretrained(self.held.widened(dtype).contiguous())
 
 
 class _Widened(torch.autograd.Function):
-    """x (N, I) times a frozen weight in 8 bits, plus bias (O,); nothing is kept for backward, where the weight is widened again."""
+    """x (N, I) times a frozen quantized weight, plus bias (O,); nothing is kept for backward, where the weight is widened."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Int8, bias: Tensor | None) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Quantized, bias: Tensor | None) -> Tensor:
         ctx.weight = weight
-        return linear(x, weight.widened(x.dtype), bias)
+        return linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -289,14 +307,14 @@ def _alone() -> bool:
 
 
 @contextmanager
-def packed(model: nn.Module, dtype: torch.dtype, rows: int) -> Iterator[None]:
-    """Hold every linear layer's weight in `dtype`, laid out for products with about `rows` rows, while sampling.
+def packed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Hold every linear layer's weight in `dtype`, laid out for products of our own, while sampling.
 
     With few rows a product waits for the weights, and those laid out beforehand come two to three times as fast.
     Values do not change. The copies of weights that are trained are given back at the end; frozen ones are kept for the next time, as
     long as nobody writes to the weights. On a GPU nothing is laid out.
     """
-    layers = [m for m in model.modules() if isinstance(m, Linear) and not isinstance(m, Int8Linear)]
+    layers = [m for m in model.modules() if isinstance(m, Linear) and not isinstance(m, QuantizedLinear)]
     on_processor = [layer for layer in layers if layer.weight.device.type == "cpu"]
     try:
         with torch.no_grad():
@@ -306,19 +324,9 @@ def packed(model: nn.Module, dtype: torch.dtype, rows: int) -> Iterator[None]:
                     if _alone():
                         layer.cast(dtype)
                 elif layer._packed_of != wanted:
-                    layer._packed, layer._packed_of = _product(layer.weight.detach().to(dtype), rows), wanted
+                    layer._packed, layer._packed_of = kernels.Laid.out(layer.weight.detach().to(dtype)), wanted
         yield
     finally:
         for layer in on_processor:
             if layer.weight.requires_grad:
                 layer._packed = layer._packed_of = None
-
-
-def _product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """The product of x (N, I) with a `weight` (O, I), plus a bias: by our own loop, by oneDNN, by PyTorch."""
-    if own := kernels.Laid.out(weight):
-        return own
-    if _onednn_computes(weight.dtype):
-        laid = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        return lambda x, bias: _onednn(x, laid, bias)
-    return lambda x, bias: F.linear(x, weight, bias)

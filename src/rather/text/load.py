@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rather.errors import ModelError
+from rather.kernels.quantized import Bits
 from rather.scale import ranks
 from rather.text import foreign, foreign_lora, lora, weights
 from rather.text.files import adapter as adapter_files
@@ -18,6 +19,9 @@ from rather.text.files import description, scored
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextPolicy
 from rather.text.tokens import Tokens
+
+BITS: dict[str, Bits | None] = {"auto": None, "int8": 8, "q4": 4}
+"""What `model.weights` may be, and in how many bits weights are held then."""
 
 
 def locate(name: str, revision: str | None = None, weights: bool = True) -> Path:
@@ -151,9 +155,9 @@ def policy(
     merge: Path | None = None,
     *,
     scores: bool = False,
-    int8: bool = False,
+    bits: Bits | None = None,
 ) -> TextPolicy | ForeignPolicy:
-    """The model at `path` as a policy; with `full` its weights are held in float32 and can be trained, with `int8` in 8 bits.
+    """The model at `path` as a policy; with `full` its weights are held in float32 and can be trained, with `bits` quantized.
 
     `chat`, the options `template` and the `date` are for its prompts, see `Tokens`. An adapter that is to `merge` becomes a part of the
     weights. `scores`: it is a reward model.
@@ -161,13 +165,13 @@ def policy(
     Our own transformer where it knows the architecture, `transformers` where not.
 
     Raises:
-        ModelError: what `check` raises, or weights in 8 bits where there is no such thing.
+        ModelError: what `check` raises, or quantized weights where there is no such thing.
     """
     if on.type == "cpu":
         keep_freed_memory()
     _, reason = check(path, scores)  # and the tokenizer: quick, and may be refused
-    if int8:
-        check_int8(on, full, reason, merge)
+    if bits:
+        check_quantized(on, full, reason, merge)
     tokens = Tokens.load(path, chat, template, date)
     if reason:  # other architectures compute in the precision of their weights
         inner = foreign.read(path, torch.float32 if full else compute, reason)
@@ -175,7 +179,7 @@ def policy(
             inner = foreign_lora.merged(inner, merge)
         inner = inner.to(on).requires_grad_(full)
         return ForeignPolicy(inner, tokens, None, temperature)
-    model = weights.load(path, compute, torch.float32 if full else compute, int8)
+    model = weights.load(path, compute, torch.float32 if full else compute, bits)
     if merge:
         lora.load(model, "merged", merge)
         lora.merge(model, "merged")
@@ -193,8 +197,8 @@ def call_base(policy: TextPolicy | ForeignPolicy, name: str) -> None:
         policy.model.description["_name_or_path"] = name
 
 
-def check_int8(on: torch.device, full: bool, reason: str | None, merge: Path | None = None) -> None:
-    """Make sure that the weights of a model may be held in 8 bits, given what `policy` is given and why `transformers` has to read it.
+def check_quantized(on: torch.device, full: bool, reason: str | None, merge: Path | None = None) -> None:
+    """Make sure that the weights of a model may be quantized, given what `policy` is given and why `transformers` has to read it.
 
     Raises:
         ModelError: they may not.
@@ -208,7 +212,7 @@ def check_int8(on: torch.device, full: bool, reason: str | None, merge: Path | N
     }
     for why, so in whys.items():
         if so:
-            raise ModelError(f'weights in 8 bits {why}; set model.weights to "auto"')
+            raise ModelError(f'quantized weights {why}; set model.weights to "auto"')
 
 
 def with_adapter(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rather.errors import ConfigError, ModelError
 from rather.text.files import adapter as adapter_files
 from rather.text.files.adapter import PREFIX
-from rather.text.linear import Adapter, Int8Linear, Linear
+from rather.text.linear import Adapter, Linear, QuantizedEmbedding, QuantizedLinear
 from rather.text.transformer import Transformer
 from rather.text.weights import file_names
 
@@ -30,7 +30,7 @@ def add(model: Transformer, name: str, rank: int, alpha: float, seed: int, block
 
 def _put(model: Transformer, layer: Linear, name: str, ranks: list[int], scales: list[float], generator: torch.Generator) -> None:
     adapter = Adapter(layer.inputs, tuple(layer.parts.values()), ranks, scales, generator)
-    layer.adapters[name] = adapter.to(model.embedding.weight.device)
+    layer.adapters[name] = adapter.to(model.device)
 
 
 def parameters(model: Transformer, name: str) -> list[nn.Parameter]:
@@ -139,7 +139,7 @@ def together(model: Transformer, names: Sequence[str | None]) -> "dict[nn.Module
 
 @torch.no_grad()
 def merge(model: Transformer, name: str) -> None:
-    """Make the adapter called `name` a part of the weights, which are no longer held in 8 bits then."""
+    """Make the adapter called `name` a part of the weights, which are no longer quantized then."""
     widen_(model)
     for layer in layers(model, name).values():
         adapter: Adapter = layer.adapters[name]  # type: ignore[assignment]
@@ -156,21 +156,22 @@ def merged(model: Transformer, name: str) -> Transformer:
 
 
 def widen_(model: Transformer) -> None:
-    """Hold weights that are held in 8 bits as ordinary ones of the type that the model computes in, with which it computes the same."""
-    for block in model.blocks:
-        for kind in LAYERS:
-            if isinstance(layer := getattr(block, kind), Int8Linear):
-                setattr(block, kind, layer.widened(model.dtype))
+    """Hold quantized weights as ordinary ones, rounded to the type that the model computes in."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding):
+            model.set_submodule(name, module.widened(model.dtype))
+    if model.shape.tied:
+        model.tie_()
 
 
-def refuse_int8(model: Transformer) -> None:
+def refuse_quantized(model: Transformer) -> None:
     """Make sure that the weights of `model` can be changed.
 
     Raises:
-        ConfigError: they are held in 8 bits.
+        ConfigError: they are quantized.
     """
-    if any(isinstance(layer, Int8Linear) for layer in layers(model).values()):
-        raise ConfigError('weights that are held in 8 bits cannot be trained or perturbed; load the model with weights "auto", or use LoRA')
+    if any(isinstance(layer, QuantizedLinear) for layer in layers(model).values()):
+        raise ConfigError('quantized weights cannot be trained or perturbed; load the model with weights "auto", or use LoRA')
 
 
 def layers(model: Transformer, name: str | None = None) -> dict[str, Linear]:

@@ -19,7 +19,7 @@ def load(
     *,
     adapter: str | Path | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-    weights: Literal["auto", "int8"] = "auto",
+    weights: Literal["auto", "int8", "q4"] = "auto",
     device: str = "auto",
     chat: bool | None = None,
     template: Mapping[str, Any] | None = None,
@@ -28,10 +28,11 @@ def load(
     """A language model by its folder, .gguf file, name on the Hugging Face hub or package:NAME; or an adapter, which names its base.
 
     `adapter` is the folder or name of a LoRA adapter in PEFT's format. `dtype` is what activations are computed in; "auto" is bfloat16
-    where the hardware multiplies it. `weights` "int8" holds the weights of the blocks in 8 bits, frozen: half the memory of bfloat16, on a
-    CPU, for rather's own architectures. `device` is "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU by NVIDIA if there is one. `chat`
-    says whether plain prompts go through the chat template (None: if the model has one), `template` gives its options, such as
-    {"enable_thinking": False}, and `date` the day that it may name, as 2026-11-29 (empty: today).
+    where the hardware multiplies it. `weights` "int8" and "q4" hold the weights quantized and frozen, on a CPU, for rather's own
+    architectures: in 53 or 28 % of bfloat16's memory, as a GGUF file holds them where that is Q8_0, Q5_0, Q4_0, Q4_1 or Q4_K.
+    `device` is "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU by NVIDIA if there is one. `chat` says whether plain prompts go
+    through the chat template (None: if the model has one), `template` gives its options, such as {"enable_thinking": False}, and
+    `date` the day that it may name, as 2026-11-29 (empty: today).
 
     Raises:
         ConfigError: `dtype` or `weights` is not known.
@@ -39,11 +40,11 @@ def load(
     """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f'load: dtype is {dtype!r}; take "auto", "float32" or "bfloat16"')
-    if weights not in ("auto", "int8"):
-        raise ConfigError(f'load: weights is {weights!r}; take "auto" or "int8"')
+    if weights not in files.BITS:
+        raise ConfigError(f'load: weights is {weights!r}; take "auto", "int8" or "q4"')
     where, beside = files.located(str(path), "" if adapter is None else str(adapter))
     on = files.device(device)
-    found = files.policy(where, on, files.dtype(dtype, on), False, 1.0, chat, template, date or str(day.today()), int8=weights == "int8")
+    found = files.policy(where, on, files.dtype(dtype, on), False, 1.0, chat, template, date or str(day.today()), bits=files.BITS[weights])
     found.name = where.stem
     return found if beside is None else load_adapter(found, beside)[0]
 

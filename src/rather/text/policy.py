@@ -35,7 +35,7 @@ def pack_batch(batch: Batch, model: Transformer) -> Packed:
     """The batch laid end to end for `model`, each distinct prompt once."""
     # By NumPy: PyTorch wakes all its threads to look through a few thousand tokens.
     prompts, answers = ([torch.from_numpy(row[row != UNUSED]) for row in x.numpy()] for x in (batch.observations, batch.actions))
-    return pack(prompts, answers, model.dtype, device=model.embedding.weight.device)
+    return pack(prompts, answers, model.dtype, device=model.device)
 
 
 class TextPolicy(LanguageModel):
@@ -67,7 +67,7 @@ class TextPolicy(LanguageModel):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.embedding.weight.device
+        return self.model.device
 
     def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Trajectories as a batch; see `collate`."""
@@ -106,7 +106,7 @@ class TextPolicy(LanguageModel):
         # Counted on the host: a mask on a GPU would be waited for.
         where, targets = sent(torch.from_numpy(np.stack([np.flatnonzero(known), actions[known]])), hidden.device)
         keep = not self.model.checkpointing
-        found = TokenLogprobs.apply(hidden, self.model.unembedding.weight, targets, self.temperature, keep)
+        found = TokenLogprobs.apply(hidden, self.model.head, targets, self.temperature, keep)
         logprobs, entropy = (empty.flatten().index_copy(0, where, x).view_as(empty) for x in found)  # type: ignore[union-attr]
         return logprobs, entropy
 
@@ -153,7 +153,7 @@ class TextPolicy(LanguageModel):
     def stream(self, request: engine.Request, sampling: engine.Sampling) -> Iterator[int]:
         """The tokens of one answer, each as soon as it is drawn; the model must not be trained or moved meanwhile."""
         several = self.space.several([None]) if self.beside else None
-        with packed(self.model, self.model.dtype, 1):
+        with packed(self.model, self.model.dtype):
             work = engine.Generation(engine.Rows(self.model, 1, sampling, self.adapter, several), self.tokens.stop)
             finished = work.join({0: request})
             while not finished:
@@ -169,7 +169,7 @@ class TextPolicy(LanguageModel):
     def trainable(self, adapter: LoRA | Literal["full"] | None, seed: int) -> "tuple[TextPolicy, list[nn.Parameter]]":
         """A policy to train that leaves this one as it is, and its parameters; see `LanguageModel.trainable`."""
         if adapter == "full":
-            lora.refuse_int8(self.model)
+            lora.refuse_quantized(self.model)
             model = lora.merged(self.model, self.adapter) if self.adapter else copy.deepcopy(self.model)
             model = model.float().requires_grad_(True)  # activations are computed in the model's dtype as before
             return TextPolicy(model, self.tokens, None, self.temperature, self.name), list(model.parameters())
@@ -221,7 +221,7 @@ class TextPolicy(LanguageModel):
         elif self.adapter is not None:
             lora.load(self.model, self.adapter, folder)
         else:
-            lora.refuse_int8(self.model)
+            lora.refuse_quantized(self.model)
             saved = dict(weights.load(folder, torch.float32).named_parameters())
             with ranks.whole(self.model, changed=True), torch.no_grad():
                 for name, p in self.model.named_parameters():

@@ -100,7 +100,7 @@ class Worker(threading.Thread):
     @torch.no_grad()
     def _serve(self) -> None:
         model, adapter, several = self.policy.model, *self._policies()
-        with packed(model, model.dtype, self.size):
+        with packed(model, model.dtype):
             rows = Rows(model, self.size, Sampling(self.policy.context), adapter, several)
             generation = Generation(rows, self.policy.tokens.stop)
             while (joining := self._joining(generation)) is not None:

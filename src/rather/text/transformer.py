@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rather import kernels
+from rather.kernels.quantized import Quantized
 from rather.text.files.rope import frequencies
-from rather.text.linear import Linear, Updates, linear
+from rather.text.linear import Linear, QuantizedLinear, Updates, linear
 from rather.text.shape import Shape
 
 
@@ -311,6 +312,16 @@ class Transformer(nn.Module):
         """Logits (N, V). For few rows: `TokenLogprobs` makes them in chunks."""
         return self.unembedding(hidden)
 
+    @property
+    def head(self) -> Tensor | Quantized:
+        """The weight (V, C) that makes logits."""
+        return self.unembedding.held if isinstance(self.unembedding, QuantizedLinear) else self.unembedding.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.norm.weight.device  # type: ignore[return-value]
+
     def tie_(self) -> None:
         """Let the head be the embedding."""
         self.unembedding.weight = self.embedding.weight  # pyright: ignore[reportAttributeAccessIssue]
@@ -327,12 +338,14 @@ class TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, keep: bool = False
+        ctx, hidden: Tensor, weight: Tensor | Quantized, targets: Tensor, temperature: float, keep: bool = False
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         logprobs, entropy = (hidden.new_empty(len(targets), dtype=torch.float32) for _ in range(2))
         frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         kept, ones = (torch.empty_like(hidden), torch.ones_like(logprobs)) if frozen else (None, None)
-        cast, ctx.logits = weight.detach().to(hidden.dtype), list[Tensor]()
+        cast = weight if isinstance(weight, Quantized) else weight.detach().to(hidden.dtype)
+        back = (cast.widened(hidden.dtype) if isinstance(cast, Quantized) else cast).t() if frozen else None
+        ctx.logits = list[Tensor]()
         keep = keep and all(ctx.needs_input_grad[:2])
         for part in _chunks(hidden):
             logits = linear(hidden[part], cast)
@@ -340,9 +353,9 @@ class TokenLogprobs(torch.autograd.Function):
             logprobs[part], entropy[part] = kernels.token_logprobs_(
                 logits, targets[part], temperature, ones if ones is None else ones[part]
             )
-            if kept is not None:
-                kept[part] = linear(logits, cast.t())
-        ctx.save_for_backward(hidden, weight, targets, kept)
+            if kept is not None and back is not None:
+                kept[part] = linear(logits, back)
+        ctx.save_for_backward(hidden, None if isinstance(weight, Quantized) else weight, targets, kept)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy

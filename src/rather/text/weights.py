@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.kernels.int8 import BLOCK, Int8, quantize
+from rather.kernels.quantized import Bits, Blocks, Quantized
 from rather.text.files import gguf_file, quantization, scored
 from rather.text.files.description import read_config, shape_of
 from rather.text.files.fields import UnsupportedError
 from rather.text.files.stored import Stored, folder_tensors
-from rather.text.linear import Int8Linear
+from rather.text.linear import QuantizedEmbedding, QuantizedLinear
 from rather.text.shape import Shape
 from rather.text.transformer import Transformer
 
@@ -155,14 +155,15 @@ def plan(path: Path) -> Plan:
 
 
 def load(
-    path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dtype | None = None, int8: bool = False
+    path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dtype | None = None, bits: Bits | None = None
 ) -> Transformer:  # fmt: skip
     """The transformer in a model folder or GGUF file, computing in `dtype`, its weights held in `weights_dtype` (dtype).
 
-    With `int8` the linear layers of the blocks are held in 8 bits: as the file holds them where that is Q8_0, else quantized to it.
+    With `bits` the linear layers and the embedding are held quantized: as a GGUF file holds them where products can use that, else
+    quantized to Q8_0 or Q4_0, with 4 bits also to Q8_0 what the file holds in more of them, the embedding and the head.
 
     Raises:
-        ModelError: what `plan` raises, or weights that cannot be held in 8 bits.
+        ModelError: what `plan` raises, or weights that cannot be quantized.
     """
     try:
         planned = plan(path)
@@ -173,11 +174,17 @@ def load(
         model = Transformer(shape, dtype)
     state = {}
     for ours, stored in planned.parts.items():
-        if int8 and _is_linear(ours):
-            at = ours.rpartition(".")[0]
-            held = [_int8(part, shape.is_gpt2, f"{name} in {path}") for name, part in zip(file_names(shape, ours), stored, strict=True)]
-            layer = Int8Linear(model.get_submodule(at), Int8.out(*map(torch.cat, zip(*held, strict=True))))  # type: ignore[arg-type]
-            model.set_submodule(at, layer)
+        at = ours.rpartition(".")[0]
+        if bits and (_is_linear(ours) or at in ("embedding", "unembedding")):
+            of, transposed = bits if _is_linear(ours) else 8, shape.is_gpt2 and _is_linear(ours)
+            named = zip(file_names(shape, ours), stored, strict=True)
+            each = [part.quantized(of, transposed, f"{name} in {path}") for name, part in named]
+            held = Quantized.out(Blocks.joined(each))
+            if at == "embedding":
+                model.set_submodule(at, QuantizedEmbedding(held, dtype))
+            if at != "embedding" or shape.tied:
+                layer = "unembedding" if at == "embedding" else at
+                model.set_submodule(layer, QuantizedLinear(model.get_submodule(layer), held))  # type: ignore[arg-type]
             continue
         parts = [part.read() for part in stored]
         if shape.is_gpt2 and _is_linear(ours):
@@ -185,7 +192,7 @@ def load(
         state[ours] = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(weights_dtype or dtype).contiguous()
     model.load_state_dict(state, assign=True, strict=False)
     model.description = {key: value for key, value in planned.config.items() if key not in quantization.KEYS}
-    if shape.tied:
+    if shape.tied and not bits:
         model.tie_()
     if model.rotary is not None:
         model.rotary = type(model.rotary)(shape)
@@ -223,25 +230,11 @@ def save(model: Transformer, folder: Path, dtype: torch.dtype | None = None, hea
     (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
-def _int8(stored: Stored, transposed: bool, name: str) -> tuple[Tensor, Tensor]:
-    """Numbers and scales of a weight."""
-    inputs = stored.shape[0 if transposed else 1]
-    if inputs % BLOCK:
-        raise ModelError(f'{name} has {inputs} inputs, which are no whole blocks of {BLOCK}; take weights "auto" instead of "int8"')
-    if stored.int8:
-        numbers, scales = stored.int8()
-    else:
-        weight = stored.read()
-        numbers, scales = quantize(weight.t() if transposed else weight)
-    if not scales.isfinite().all():
-        raise ModelError(f'{name} has numbers that are not finite or too large for 8 bits; take weights "auto" instead of "int8"')
-    return numbers, scales
-
-
 def widened(model: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """The weights that are held in 8 bits, by name, in the type that the model computes in."""
+    """The quantized weights by name, in the type that the model computes in."""
     for name, module in model.named_modules():
-        if isinstance(module, Int8Linear):
+        tied = name == "unembedding" and model.shape.tied
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding) and not tied:
             yield f"{name}.weight", module.held.widened(model.dtype)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.kernels.int8 import BLOCK
+from rather.kernels.quantized import BLOCK, Bits, Blocks
 from rather.text.files import rope
 from rather.text.files.fields import Fields
 from rather.text.files.stored import Stored
@@ -176,9 +176,13 @@ def tensors(path: Path, shape: Shape) -> dict[str, Stored]:
         heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(stem) if shape.family == "llama" else None
         size = tuple(int(n) for n in reversed(tensor.shape))
         form, plus = tensor.tensor_type.name, shape.norm_plus if stem.endswith("norm") else 0.0
-        int8 = functools.partial(_int8, tensor, heads) if form == "Q8_0" else None
-        found[name] = Stored(size, form, functools.partial(_read, tensor, heads, plus), int8)
+        blocks = functools.partial(_blocks, tensor, heads) if form in BLOCKS else None
+        found[name] = Stored(size, form, functools.partial(_read, tensor, heads, plus), blocks)
     return found
+
+
+BLOCKS = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q4_K": 144}
+"""Formats that products can use as they are, and bytes of a block of the file."""
 
 
 def _read(tensor: Any, heads: int | None = None, plus: float = 0.0) -> Tensor:
@@ -193,11 +197,38 @@ def _read(tensor: Any, heads: int | None = None, plus: float = 0.0) -> Tensor:
     return values - plus if plus else values
 
 
-def _int8(tensor: Any, heads: int | None) -> tuple[Tensor, Tensor]:
-    """Numbers and scales of Q8_0, which holds them block by block."""
-    blocks = np.array(tensor.data).reshape(*tensor.data.shape[:-1], -1, 2 + BLOCK)
-    numbers, scales = blocks[..., 2:].view(np.int8), blocks[..., :2].view(np.float16)[..., 0]
-    return _halved(torch.from_numpy(numbers.copy()).flatten(-2), heads), _halved(torch.from_numpy(scales.copy()), heads)
+def _blocks(tensor: Any, heads: int | None) -> Blocks:
+    """A weight as the file holds it; of Q4_K scales and minima, which it holds as products of two numbers, are rounded to float16."""
+    kind, rows = tensor.tensor_type.name, len(tensor.data)
+    held = np.array(tensor.data).reshape(-1, BLOCKS[kind])
+    bits: Bits = 8 if kind in ("Q8_0", "Q5_0") else 4
+    minima = None
+    if kind == "Q8_0":
+        scales, numbers = held[:, :2].view(np.float16), held[:, 2:].view(np.int8)
+    elif kind == "Q4_K":
+        from gguf.quants import Q4_K
+
+        both = held[:, :4].view(np.float16).astype(np.float32)
+        times = [both[:, :1], -both[:, 1:]]
+        scales, minima = ((by * x).astype(np.float16) for by, x in zip(times, Q4_K.get_scale_min(held[:, 4:16]), strict=True))
+        numbers = _nibbles(held[:, 16:].reshape(-1, BLOCK))
+    else:
+        scales = held[:, :2].view(np.float16)
+        minima = held[:, 2:4].view(np.float16) if kind == "Q4_1" else None
+        numbers = _nibbles(held[:, -BLOCK // 2 :])
+        if kind == "Q5_0":
+            numbers = numbers + 16 * np.unpackbits(held[:, 2:6], axis=1, bitorder="little").astype(np.int8) - 16
+        elif kind == "Q4_0":
+            numbers = numbers - 8
+    laid = [
+        None if x is None else _halved(torch.from_numpy(np.ascontiguousarray(x)).view(rows, -1), heads) for x in (numbers, scales, minima)
+    ]
+    return Blocks(*laid, bits)  # type: ignore[arg-type]
+
+
+def _nibbles(held: np.ndarray) -> np.ndarray:
+    """The low halves of the bytes (N, B) of each row, then the high halves, as int8 (N, 2 B)."""
+    return np.concatenate([held & 15, held >> 4], axis=1).astype(np.int8)
 
 
 def _halved(values: Tensor, heads: int | None) -> Tensor:

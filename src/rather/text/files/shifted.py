@@ -32,12 +32,13 @@ def shifted(model: Transformer, after: dict[int, Tensor]) -> Transformer:
     with torch.device("meta"):
         found = Transformer(shape, model.dtype)
     own = {name: t for name, t in model.state_dict().items() if ".adapters." not in name} | dict(weights.widened(model))
-    zeros = {name: torch.zeros(t.shape, dtype=model.embedding.weight.dtype) for name, t in found.state_dict().items() if name not in own}
+    dtype = own["embedding.weight"].dtype
+    zeros = {name: torch.zeros(t.shape, dtype=dtype) for name, t in found.state_dict().items() if name not in own}
     found.load_state_dict(own | zeros, assign=True, strict=False)
     for block, vector in after.items():
         bias = f"blocks.{block}.down.bias"
         updated = (own | zeros)[bias].float() + vector.detach().cpu().float()
-        found.get_submodule(f"blocks.{block}.down").bias = torch.nn.Parameter(updated.to(model.embedding.weight.dtype))
+        found.get_submodule(f"blocks.{block}.down").bias = torch.nn.Parameter(updated.to(dtype))
     if shape.tied:
         found.tie_()
     found.description = description

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rather.core import Perturbation
 from rather.errors import ConfigError, ModelError
+from rather.kernels.quantized import Quantized
 from rather.text.decoder import Several
 from rather.text.packing import Packed, pack
 from rather.text.transformer import Shift, Transformer
@@ -163,7 +164,8 @@ def fisher(model: Transformer, space: Steering, prompts: Sequence[Sequence[int]]
 
     Numbers x lead x^T F x / 2 nats a token away from the model (KL, to second order). By central differences.
     """
-    laid, weight = _laid(model, prompts, answers), model.unembedding.weight.float()
+    laid, head = _laid(model, prompts, answers), model.head
+    weight = head.widened(torch.float32) if isinstance(head, Quantized) else head.float()
     wanted = laid.chosen(laid.before)
 
     def hidden(numbers: Tensor | None = None) -> Tensor:
@@ -182,7 +184,7 @@ def fisher(model: Transformer, space: Steering, prompts: Sequence[Sequence[int]]
 
 def _laid(model: Transformer, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Packed:
     asked, said = ([torch.tensor(x, dtype=torch.long) for x in part] for part in (prompts, answers))
-    return pack(asked, said, model.dtype, device=model.embedding.weight.device)
+    return pack(asked, said, model.dtype, device=model.device)
 
 
 @dataclass(frozen=True)

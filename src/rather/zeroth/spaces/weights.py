@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rather.core import Perturbation
 from rather.text.decoder import Several
 from rather.text.linear import Adapter
-from rather.text.lora import layers, refuse_int8
+from rather.text.lora import layers, refuse_quantized
 from rather.text.transformer import Transformer
 from rather.zeroth.offsets import DirectionOptions, Offsets, matching
 
@@ -30,7 +30,7 @@ class LowRank:
     beside = in_turn = False
 
     def __init__(self, model: Transformer, blocks: Sequence[int] = (), rank: int = 1) -> None:
-        refuse_int8(model)
+        refuse_quantized(model)
         self.layers = {n: x for n, x in layers(model).items() if not blocks or int(n.split(".")[1]) in blocks}
         self.rank, self.dtype = rank, model.dtype
         self.initial = [layer.weight.detach().clone() for layer in self.layers.values()]
@@ -126,7 +126,7 @@ class Weights(Offsets):
     beside, in_turn = False, True
 
     def __init__(self, model: Transformer, names: Sequence[str] = ("*",), **how: Unpack[DirectionOptions]) -> None:
-        refuse_int8(model)
+        refuse_quantized(model)
         super().__init__(matching(model.named_parameters(), names), **how)
 
     @contextmanager
