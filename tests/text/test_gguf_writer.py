@@ -113,7 +113,11 @@ def test_the_rule_that_cuts_words_is_named(family: tuple[Any, Path], steps: Call
 @pytest.mark.parametrize(
     ("family", "change", "said"),
     [
-        ("gpt2", bpe, "^a gpt2 model cannot be written as GGUF; rather writes llama, qwen2, qwen3, gemma3, others as a model folder"),
+        (
+            "gpt2",
+            bpe,
+            "^a gpt2 model cannot be written as GGUF; rather writes gemma3, llama, .*, granite, others as a model folder",
+        ),
         ("mistral", bpe, "^a mistral model with a sliding window cannot be written as GGUF"),
         (
             "llama",

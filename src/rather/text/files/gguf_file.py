@@ -37,10 +37,16 @@ GEMMA = NAMES | {
     "post_attention_norm": "model.layers.{i}.post_attention_layernorm",
     "post_ffw_norm": "model.layers.{i}.post_feedforward_layernorm",
 }
-TABLES = {"gemma3_text": GEMMA}
+OLMO2 = NAMES | {
+    "post_attention_norm": "model.layers.{i}.post_attention_layernorm",
+    "post_ffw_norm": "model.layers.{i}.post_feedforward_layernorm",
+}
+TABLES = {"gemma3_text": GEMMA, "olmo2": OLMO2}
 """What is not there is as in Llama."""
-FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+FAMILIES = {"gemma3": "gemma3_text"} | {name: name for name in ("llama", "qwen2", "qwen3", "smollm3", "olmo2", "granite")}
 """What llama.cpp calls an architecture, and its model_type in a config.json."""
+TURNED = ("llama", "smollm3", "granite")  # of which rows of q and k that rotary positions turn together stand beside each other
+GRANITE = {"logits_scaling": "logit_scale", "residual_multiplier": "residual_scale", "embedding_multiplier": "embedding_scale"}
 FACTORS = "rope_freqs.weight"  # what the frequencies of rotary positions are divided by
 VOCABULARY = tuple(f"tokenizer.ggml.{kind}" for kind in ("tokens", "token_type", "scores", "merges"))  # long, and the tokenizer's
 SPACE = "\u2581"  # which SentencePiece writes for a space
@@ -105,7 +111,7 @@ def config_of(path: Path) -> dict[str, Any]:
     words = len(reader.fields["tokenizer.ggml.tokens"].data) if "tokenizer.ggml.tokens" in reader.fields else None
     biased = any(f"blk.0.{layer}.bias" in tensors for layer in ("attn_q", "attn_output"))
     config = {
-        "model_type": FAMILIES[family], "architectures": [f"{family.capitalize()}ForCausalLM"],
+        "model_type": FAMILIES[family], "architectures": [f"{'SmolLM3' if family == 'smollm3' else family.capitalize()}ForCausalLM"],
         "vocab_size": f.whole("vocab_size", words),
         "hidden_size": width, "num_hidden_layers": f.whole("block_count"), "num_attention_heads": heads,
         "num_key_value_heads": f.whole("attention.head_count_kv", heads), "head_dim": head_width,
@@ -121,6 +127,11 @@ def config_of(path: Path) -> dict[str, Any]:
         config |= _gemma(f, config, theta, scaling)
     else:
         config |= {"hidden_act": "silu", "rope_theta": theta, "rope_scaling": scaling, "mlp_bias": "blk.0.ffn_down.bias" in tensors}
+    if family == "granite":
+        config |= {ours: f.number(theirs, 1.0) for ours, theirs in GRANITE.items()}
+        config["attention_multiplier"] = f.number("attention.scale", head_width**-0.5)
+        if not f.flag("rope.scaling.finetuned", True):
+            raise ModelError(f"{path} has no rotary positions (granite.rope.scaling.finetuned); rather needs them")
     f.refuse_unread(HARMLESS, (False, "", 0))
     return config
 
@@ -204,7 +215,7 @@ def tensors(path: Path, shape: Shape) -> dict[str, Stored]:
             _, index, stem = stem.split(".", 2)
         names = TABLES.get(shape.family, NAMES)
         name = f"{names[stem].format(i=index)}.{kind}" if stem in names else tensor.name
-        heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(stem) if shape.family == "llama" else None
+        heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(stem) if shape.family in TURNED else None
         size = tuple(int(n) for n in reversed(tensor.shape))
         form, plus = tensor.tensor_type.name, shape.norm_plus if stem.endswith("norm") else 0.0
         int8 = functools.partial(_int8, tensor, heads) if form == "Q8_0" else None

@@ -1,4 +1,4 @@
-"""Models as GGUF files, for llama.cpp and Ollama: the Llama family, Qwen2, Qwen3 and Gemma 3."""
+"""Models as GGUF files, for llama.cpp and Ollama: the families that llama.cpp computes as we do."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 from rather.errors import ModelError
 from rather.text import weights
 from rather.text.files import gguf_tokens
-from rather.text.files.gguf_file import FACTORS, FAMILIES, NAMES, TABLES, gemma_scalar
+from rather.text.files.gguf_file import FACTORS, FAMILIES, GRANITE, NAMES, TABLES, TURNED, gemma_scalar
 from rather.text.files.rope import llama3_scaled
 from rather.text.shape import Shape
 from rather.text.tokens import Tokens
@@ -22,6 +22,7 @@ from rather.text.transformer import Transformer
 
 Kind = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 FILE_TYPES: dict[Kind, int] = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
+FREE = ("llama", "granite")  # which llama.cpp computes with any biases, and with the scaling of Llama 3.1
 GGUF_NAMES = {ours: theirs for theirs, ours in FAMILIES.items()} | {"mistral": "llama"}
 
 
@@ -35,16 +36,21 @@ def family(shape: Shape) -> str:
     if name is None:
         raise ModelError(f"{what} cannot be written as GGUF; rather writes {', '.join(FAMILIES)}, others as a model folder (rather merge)")
     gemma, scaling = name == "gemma3", (shape.rope_scaling or {}).get("rope_type", "default")
-    squared = gemma_scalar(shape.layers, shape.width, shape.heads, shape.head_width)
+    scalings = ("default", "linear", "llama3") if name in FREE else ("default", "linear")
+    biased = shape.out_bias or shape.mlp_bias or shape.qkv_bias != (name == "qwen2")
+    still = {i for i in range(shape.layers) if name == "smollm3" and i % 4 == 3}
     scale = shape.attention_scale or shape.head_width**-0.5
+    theirs = gemma_scalar(shape.layers, shape.width, shape.heads, shape.head_width) ** -0.5
     reasons = {
         "with a sliding window": not gemma and shape.window is not None,
         "without sliding windows in all layers but every n-th": gemma and _period(shape) is None,
-        f"whose rotary positions are scaled by {scaling!r}": scaling not in ("default", "linear", *(() if gemma else ("llama3",))),
-        "with other biases than its family's": name != "llama"
-        and (shape.out_bias or shape.mlp_bias or shape.qkv_bias != (name == "qwen2")),
+        f"whose rotary positions are scaled by {scaling!r}": scaling not in scalings,
+        "whose layers with rotary positions are not all but every fourth": shape.no_rope != still,
+        "with other biases than its family's": name not in FREE and biased,
         "with another activation than its family's": shape.gelu != gemma,
-        f"whose attention has the scale {scale:.4g}": gemma and not math.isclose(scale, squared**-0.5),
+        "whose heads together are not as wide as it is": name == "olmo2" and shape.heads * shape.head_width != shape.width,
+        "whose logits are made of its embedding": name == "olmo2" and shape.tied,
+        f"whose attention has the scale {scale:.4g}": gemma and not math.isclose(scale, theirs),
     }
     for reason, so in reasons.items():
         if so:
@@ -99,6 +105,9 @@ def _fields(shape: Shape, name: str, kind: Kind) -> dict[str, Any]:
     if shape.local_theta is not None:
         own |= {"attention.sliding_window": shape.window, "attention.sliding_window_pattern": _period(shape)}
         own |= {"rope.freq_base_swa": float(shape.local_theta)}
+    if shape.family == "granite":
+        scales = (shape.logits_scale, shape.residual_scale, shape.embedding_scale, shape.attention_scale)
+        own |= {key: float(x or 1.0) for key, x in zip((*GRANITE.values(), "attention.scale"), scales, strict=True)}
     general = {"name": name, "file_type": FILE_TYPES[kind], "quantization_version": 2}
     return {f"general.{k}": v for k, v in general.items()} | {f"{family(shape)}.{k}": v for k, v in own.items()}
 
@@ -115,7 +124,7 @@ def _tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
         stem, _, what = name.rpartition(".")
         index = re.search(r"\.(\d+)\.", stem)
         theirs = theirs_of[re.sub(r"\.\d+\.", ".{i}.", stem)]
-        heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(theirs) if family(shape) == "llama" else None
+        heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(theirs) if family(shape) in TURNED else None
         if heads:
             tensor = tensor.reshape(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
         if theirs.endswith("norm"):
