@@ -18,5 +18,5 @@ for text in json.load(sys.stdin):
         if token == model.token_eos() or len(said) == int(sys.argv[2]):
             break
         said.append(token)
-    answers.append({"ids": ids, "text": model.detokenize(said).decode(errors="replace")})
+    answers.append({"ids": ids, "said": said, "text": model.detokenize(said).decode(errors="replace")})
 json.dump({"answers": answers, "template": model.metadata.get("tokenizer.chat_template")}, sys.stdout)

