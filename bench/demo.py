@@ -3,7 +3,7 @@
 The other examples that end in a win rate are `ppo` and `nudge`, which samples greedily, so that its columns "sampled" are greedy, too.
 `blind demo 20 21 ...` then writes blind.md, twenty held-out prompts a seed with the whole sentences of base and policy in an order drawn at
 random, and key.json. Mark each answer in marks-READER.txt, a line a prompt, `SEED NUMBER yes|no yes|no` (sensible or not, left and right), without
-the key; `publish demo` puts it all together.
+the key; `publish demo` puts it all together. A setting may follow the seeds: `run nudge 30 31 model.weights=q4`, then `publish nudge-q4`.
 """
 
 import json
@@ -25,9 +25,9 @@ from rather.store import Store
 FOLDER, READ = Path("runs/bench"), 20
 
 
-def run(folder: Path, example: str, seed: int) -> None:
+def run(folder: Path, example: str, seed: int, settings: list[str]) -> None:
     """One run of the example and, after it, greedy against greedy; what was measured goes to SEED.json."""
-    named = [f"src/rather/data/examples/{example}.toml", f"run.folder={folder}", f"run.name=seed-{seed}", f"run.seed={seed}"]
+    named = [f"src/rather/data/examples/{example}.toml", f"run.folder={folder}", f"run.name=seed-{seed}", f"run.seed={seed}", *settings]
     before, since = _cpu(), time.perf_counter()
     said = [_rather("loop", *named)]
     row = {"seed": seed, "cpu_s": _cpu() - before, "wall_s": time.perf_counter() - since, "sampled": _evaluated(folder, seed)}
@@ -97,9 +97,11 @@ def marked(path: Path) -> dict[int, dict[str, int]]:
 def results(folder: Path, example: str) -> None:
     """The table, with what was read, and the demo's headlines."""
     readers = [marked(path) for path in sorted(folder.glob("marks-*.txt"))]
-    sensible = {seed: [reader[seed] for reader in readers] for seed in readers[0]}
-    rows = [json.loads((folder / f"{seed}.json").read_text()) for seed in sorted(sensible)]
-    command = f"bench/demo.py run {example} " + " ".join(str(r["seed"]) for r in rows)
+    seeds = sorted(readers[0]) if readers else sorted(int(path.stem) for path in folder.glob("[0-9]*.json"))
+    sensible = {seed: [reader[seed] for reader in readers] for seed in seeds}
+    rows = [json.loads((folder / f"{seed}.json").read_text()) for seed in seeds]
+    settings = (folder / "settings.txt").read_text().split()
+    command = " ".join(["bench/demo.py run", example.partition("-")[0], *(str(r["seed"]) for r in rows), *settings])
     lines = [
         f"# The example `{example}` on several seeds",
         "",
@@ -136,9 +138,12 @@ def results(folder: Path, example: str) -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["run", example, *seeds]:
-            (FOLDER / example).mkdir(parents=True, exist_ok=True)
-            for seed in seeds:
-                run(FOLDER / example, example, int(seed))
+            settings = [setting for setting in seeds if "=" in setting]
+            folder = FOLDER / "-".join([example, *(setting.partition("=")[2] for setting in settings)])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "settings.txt").write_text(" ".join(settings))
+            for seed in seeds[: len(seeds) - len(settings)]:
+                run(folder, example, int(seed), settings)
         case ["blind", example, *seeds]:
             blind(FOLDER / example, [int(seed) for seed in seeds])
         case ["publish", example]:

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 rows, kind = int(task.partition("-")[2]), variant.partition("+")[2] or "bf16"
 tokenizer = AutoTokenizer.from_pretrained(common.MODEL)
-asked = common.instructions(rows)
-prompts = [
+asked = [] if task.startswith("gemma") else common.instructions(rows)
+prompts = common.token_prompts(rows) if task.startswith("gemma") else [
     tokenizer(tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, tokenize=False), add_special_tokens=False)["input_ids"]
     for p in asked
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Our side: `ours.py generate-ROWS|dpo|reward|grpo|ppo float32|bfloat16[+checkpointing|+q8_0|+q4_0]`, full training of plain weights."""
+"""Our side: `ours.py generate-ROWS|gemma-ROWS|dpo|reward|grpo|ppo float32|bfloat16[+checkpointing|+q8_0|+q4_0]`, full training of plain weights."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,13 +41,14 @@ torch.set_num_threads(2)
 precision, _, more = variant.partition("+")
 dtype = getattr(torch, precision)
 task, _, rows = task.partition("-")
-bits: Bits | None = 8 if more == "q8_0" else 4 if more == "q4_0" else None
+bits: Bits | None = 8 if more == "q8_0" else 4 if more.startswith("q4") else None
 path, chat = common.FILES[more] if bits else common.MODEL, False if task in ("grpo", "ppo") else None
-policy = load.policy(path, torch.device("cpu"), dtype, task != "generate", 1.0, chat, bits=bits)
+policy = load.policy(path, torch.device("cpu"), dtype, task not in ("generate", "gemma"), 1.0, chat, bits=bits)
 assert isinstance(policy, TextPolicy)
 policy.model.checkpointing = more == "checkpointing"
-if task == "generate":
-    requests = [engine.Request(tuple(policy.tokens.encode_prompt(p)), i) for i, p in enumerate(common.instructions(int(rows)))]
+if task in ("generate", "gemma"):
+    told = common.token_prompts(int(rows)) if task == "gemma" else map(policy.tokens.encode_prompt, common.instructions(int(rows)))
+    requests = [engine.Request(tuple(prompt), i) for i, prompt in enumerate(told)]
     sampling = engine.Sampling(common.NEW)
     clock = common.Clock().time(partial(engine.generate, policy.model, requests, sampling, frozenset(), rows=len(requests)))
     tokens = len(requests) * common.NEW

@@ -43,6 +43,8 @@ class Blocks:
     @classmethod
     def joined(cls, parts: "Sequence[Blocks]") -> "Blocks":
         """The weights of `parts`, one below the other, without a change of values: in 8 bits, and with minima, if one of them is."""
+        if len(parts) == 1:
+            return parts[0]
         bits: Bits = 8 if any(part.bits == 8 for part in parts) else 4
         with_minima = any(part.minima is not None for part in parts)
         parts = [part._with_minima(bits) if with_minima and part.minima is None else part for part in parts]
@@ -86,8 +88,9 @@ class Quantized:
         """Lay out the blocks of a weight."""
 
         def laid(x: Tensor, *more: int) -> Tensor:
-            padded = F.pad(x, (0, 0, 0, -len(x) % COLUMNS)).unflatten(0, (-1, COLUMNS))
-            return (padded.unflatten(2, more) if more else padded).transpose(1, 2).contiguous()
+            missing = -len(x) % COLUMNS
+            groups = (F.pad(x, (0, 0, 0, missing)) if missing else x).unflatten(0, (-1, COLUMNS))
+            return (groups.unflatten(2, more) if more else groups).transpose(1, 2).contiguous()
 
         numbers = blocks.numbers
         if blocks.bits == 4:
