@@ -21,6 +21,7 @@ from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
 from rather.learners.settings import Optimization
+from rather.pipeline import sizes
 from rather.scale import ranks
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
@@ -90,8 +91,10 @@ def base_policy(config: Config, full: bool = False) -> AnyPolicy:
     on = load.device(m.device)
     compute = load.dtype(m.dtype, on)
     temperature = config.sample.temperature or 1.0  # where the most likely token is taken, log-probabilities are those of temperature 1
-    path, adapter = load.located(m.path, m.adapter)
     trains = full or m.train == "full"
+    described, _ = load.located(m.path, m.adapter, weights=False)
+    sizes.check_fits(described, on, compute, trains, m.weights == "int8")
+    path, adapter = load.located(m.path, m.adapter)
     merge = adapter if trains or (config.train.learner == "zeroth" and z.space != "lora") else None
     policy = load.policy(path, on, compute, trains, temperature, m.chat, m.template, config.run.date, merge, int8=m.weights == "int8")
     if adapter and not merge:
