@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from rather.config import toml
 from rather.config.schema import Config
 from rather.errors import ConfigError, ModelError
 from rather.pipeline import build, plan, sizes
@@ -158,6 +160,8 @@ def test_phases_hold_what_learners_need(tiny: Path) -> None:
     assert "AdamW" not in dpo["sampling"]
     assert ppo["sampling"]["adapters"] == 2 * adapter, "the policy's and the reward model's"
     assert ppo["sampling"]["AdamW"] == ppo["training"]["AdamW"] == 2 * (adapter + 4 * 33 * 256), "the critic's, too"
+    paid = parts("grpo", train={"reward": "model"}, judge={"checkpoint": str(tiny)})
+    assert paid["sampling"]["reward model"] == own.weights, "one of its own"
     assert parts("reward")["training"].keys() == dpo["training"].keys() - {"logits"}
     assert "scoring" not in parts("sft")
     full = parts("grpo", model={"train": "full"})["training"]
@@ -174,6 +178,10 @@ def test_phases_hold_what_learners_need(tiny: Path) -> None:
 def test_what_has_no_plan_is_refused(tiny: Path) -> None:
     with pytest.raises(ConfigError, match="a plan is of language models"):
         plan.of_run(run_on(tiny, control={"env": "CartPole-v1"}))
+    with pytest.raises(ConfigError, match='no plan for model.device = "mps"'):
+        plan.of_run(run_on(tiny, model={"device": "mps"}))
+    with pytest.raises(ModelError, match="weights in 8 bits stay as they are"):
+        plan.of_run(run_on(tiny, model={"weights": "int8", "train": "full"}))
     with pytest.raises(ConfigError, match='no plan for zeroth.estimator = "dpo"'):
         plan.of_run(run_on(tiny, train={"learner": "zeroth"}, zeroth={"estimator": "dpo"}))
 
@@ -184,10 +192,24 @@ def test_another_architecture_has_no_plan(tmp_path: Path) -> None:
         plan.of_run(run_on(tmp_path))
 
 
+def test_the_guide_says_what_the_command_says(llama8b: Path) -> None:
+    page = (RESULTS.parent.parent / "docs" / "guides" / "memory.md").read_text()
+    for name, device, memory in (("GPU, 24 GiB", "cuda", 24), ("laptop, 16 GiB", "cpu", 16)):
+        for learner in ("dpo", "grpo"):
+            config = run_on(llama8b, model={"device": device, "dtype": "bfloat16"}, train={"learner": learner})
+            found, (changes, better) = plan.of_run(config, 2048), plan.advice(config, 2048, memory * GIB)
+            phases = {phase.name: phase.parts for phase in found.phases}
+            training = phases["training"]
+            learnt = sum(training[part] for part in ("adapters", "gradient", "AdamW"))
+            cells = [training["weights"], learnt, phases["sampling"][plan.CACHE], training["activations"], found.needed]
+            row = [name, learner.upper(), *(f"{x / GIB:.1f}" for x in cells), f"`{' '.join(changes)}`", f"{better.needed / GIB:.1f}"]
+            assert f"| {' | '.join(row)} |" in page
+
+
 @pytest.mark.usefixtures("llama8b")
 def test_the_command_plans_for_another_machine(rather: Rather) -> None:
     said = rather("doctor", "--plan", "run.toml", "model.device=cuda", "--memory", "24", code=1).stdout
-    assert "if the longest prompt and its answer have 2,048 tokens" in said
+    assert "if the longest prompt with its answer has 2,048 tokens" in said
     assert "│ weights                  │ 14.96   │ 14.96    │" in said
     assert "does not fit: the run takes 33.29 GiB, most of it while training; 24.00 GiB are there; with " in said
     advice = said.partition("; with ")[2].partition(" it takes ")
@@ -212,3 +234,22 @@ def test_weights_that_just_fit_are_not_refused(tiny: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sizes, "memory", lambda on: (0.0, held - 1.0))
     with pytest.raises(ModelError, match="take a smaller model"):
         build.base_policy(run_on(tiny))
+
+
+@pytest.mark.slow
+def test_a_peak_that_is_measured(smollm2: Path, tmp_path: Path) -> None:
+    """Of two steps of DPO and all that comes before and after, in a process of its own."""
+    words = ["dog", "cat", "sun", "car", "man", "tree", "book"]
+    rows = [
+        {"prompt": " ".join(words[(i + j * j) % 7] for j in range(400 + i)), "split": "train" if i < 4 else "held_out"} for i in range(6)
+    ]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [f'[model]\npath = "{smollm2}"\ndevice = "cpu"\ndtype = "bfloat16"', '[data]\nprompts = "prompts.jsonl"']
+    lines += ["[sample]\nmax_tokens = 48\ntemperature = 2.0\nbatch_size = 4", "[train]\nsteps = 2\nbatch_size = 4"]
+    (tmp_path / "run.toml").write_text("\n".join(lines))
+    code = "import sys; from rather.cli.app import app; app(sys.argv[1:], standalone_mode=False)"
+    code += "; from rather.learners.train import peak_gib; print(peak_gib())"
+    found = subprocess.run([sys.executable, "-c", code, "loop", "run.toml"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    said = plan.of_run(toml.load(tmp_path / "run.toml", []), 435 + 48)  # the template adds 30 tokens
+    assert said.largest.name == "training"
+    assert said.largest.total / GIB == pytest.approx(float(found.stdout.split()[-1]), rel=0.15)

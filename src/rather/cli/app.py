@@ -137,7 +137,9 @@ def _plan(file: Path | None, settings: list[str] | None, memory: float | None, t
         raise ConfigError("--plan needs the run's TOML file: rather doctor --plan run.toml")
     config = toml.load(file, settings or [])
     found = plan.of_run(config, tokens)
-    table = Table("GiB", *(phase.name for phase in found.phases), title=f"if the longest prompt and its answer have {tokens:,} tokens")
+    table = Table(
+        "GiB", *(phase.name for phase in found.phases), title=f"if the longest prompt with its answer has {found.tokens:,} tokens"
+    )
     for part in dict.fromkeys(part for phase in found.phases for part in phase.parts):
         table.add_row(part, *(f"{phase.parts[part] / GIB:.2f}" if part in phase.parts else "" for phase in found.phases))
     table.add_row("in all", *(f"{phase.total / GIB:.2f}" for phase in found.phases), style="bold")

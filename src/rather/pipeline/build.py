@@ -241,7 +241,7 @@ def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) ->
     Raises:
         ConfigError: it has another tokenizer than `base`, whose tokens it is to score.
     """
-    if (folder / "config.json").exists() or not (folder.exists() or folder.is_absolute() or len(folder.parts) != 2):
+    if published(folder):
         return _published_reward(config, folder, base)
     manifest = checkpoint.check(folder)
     of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
@@ -254,6 +254,11 @@ def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) ->
     model = RewardModel(body, of.reward.members, of.run.seed, parameters=parameters)
     model.restore(folder / "model")
     return model
+
+
+def published(folder: Path) -> bool:
+    """Whether a reward model is in the form that `transformers` reads: a folder with a config.json, or a name on the hub."""
+    return (folder / "config.json").exists() or not (folder.exists() or folder.is_absolute() or len(folder.parts) != 2)
 
 
 def _published_reward(config: Config, folder: Path, base: AnyPolicy | None) -> RewardModel:

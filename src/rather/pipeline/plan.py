@@ -13,7 +13,7 @@ import torch
 from rather.config.schema import Config
 from rather.errors import ConfigError, ModelError
 from rather.learners.common import WITHOUT_GRADIENT
-from rather.pipeline import sizes
+from rather.pipeline import build, sizes
 from rather.pipeline.sizes import MASTER, Pieces, Sizes
 from rather.text import load
 from rather.text.files import adapter as adapter_files
@@ -44,9 +44,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes in each phase."""
+    """What a run takes in each phase, if the longest prompt has so many `tokens` together with its answer."""
 
     phases: list[Phase]
+    tokens: int
 
     @property
     def largest(self) -> Phase:
@@ -69,12 +70,16 @@ def of_run(config: Config, tokens: int = 2048) -> Plan:
     if config.control.env:
         raise ConfigError("a plan is of language models; a policy for control is small")
     if config.train.learner == "zeroth" and config.zeroth.estimator in ("dpo", "reinforce"):
-        raise ConfigError(
-            f'there is no plan for zeroth.estimator = "{config.zeroth.estimator}" yet; it takes about what train.learner = "dpo" does'
-        )
-    path, adapter = load.located(config.model.path, config.model.adapter, weights=False)
-    rank = 0 if adapter is None else int(adapter_files.read_config(adapter).get("r", config.model.rank))
+        kind = config.zeroth.estimator
+        raise ConfigError(f'there is no plan for zeroth.estimator = "{kind}"; train.learner = "dpo" takes about as much')
+    m, on = config.model, _on(config)
+    if on not in ("cpu", "cuda"):
+        raise ConfigError(f'there is no plan for model.device = "{m.device}"; take "cpu" or "cuda", or "auto" for what is here')
+    path, adapter = load.located(m.path, m.adapter, weights=False)
     shape = _shape(path)
+    if m.weights == "int8":
+        load.check_int8(torch.device(on), m.train == "full", None)
+    rank = 0 if adapter is None else int(adapter_files.read_config(adapter).get("r", m.rank))
     return _Work(config, shape, min(tokens, shape.context), rank, path.stat().st_size if path.is_file() else 0).plan
 
 
@@ -160,7 +165,7 @@ class _Work:
 
     @property
     def plan(self) -> Plan:
-        return Plan(list(self._phases()))
+        return Plan(list(self._phases()), self.tokens)
 
     @property
     def answer(self) -> int:
@@ -173,7 +178,7 @@ class _Work:
 
     @property
     def scored(self) -> bool:
-        """Whether a reward model pays."""
+        """Whether a reward model scores what is sampled."""
         return self.online and self.config.train.reward in ("labels", "model")
 
     @cached_property
@@ -196,7 +201,13 @@ class _Work:
             process[MAPPED] = float(self.file)
         models = (3 if self.scored else 2) if s.full else 1
         adapters = self.lora * (2 if self.scored else 1) + (self.lora if self.rank else 0)
-        held = process | {"weights": float(s.weights * models)} | ({"adapters": adapters} if adapters else {}) | self._moved()
+        held = (
+            process
+            | {"weights": float(s.weights * models)}
+            | ({"adapters": adapters} if adapters else {})
+            | self._perturbed()
+            | self._published()
+        )
         head = {} if gpu or self.shape.tied else {"the head being read": 2.0 * MASTER * self.shape.vocabulary * self.shape.width}
         yield Phase("loading", held | head)
         copies = {"weights laid out for sampling": float(s.copies)} if s.copies else {}
@@ -214,13 +225,20 @@ class _Work:
             if not gpu:
                 yield Phase("saving", held | {"AdamW": 2 * self.trained, "copies being written": 2 * self.trained})
 
-    def _moved(self) -> dict[str, float]:
+    def _perturbed(self) -> dict[str, float]:
         """What zeroth-order optimization moves, beside the base model: weights, what they were, offsets, and those of a perturbation."""
         z = self.config.zeroth
         if self.config.train.learner != "zeroth" or z.space == "steering":
             return {}
-        moved = self.lora if z.space == "lora" else MASTER * self.sizes.numbers
-        return {"what is perturbed": (3 if z.space == "low_rank" else 4) * float(moved)}
+        own = self.lora if z.space == "lora" else MASTER * self.sizes.numbers
+        return {"what is perturbed": (3 if z.space == "low_rank" else 4) * float(own)}
+
+    def _published(self) -> dict[str, float]:
+        """A reward model that `transformers` reads, too: a model of its own."""
+        j, learned = self.config.judge, self.online and self.config.train.reward == "model"
+        if not (j.checkpoint and (learned or j.kind == "model") and build.published(Path(j.checkpoint))):
+            return {}
+        return {"reward model": float(_sizes(self.config, _shape(load.locate(j.checkpoint, weights=False))).weights)}
 
     def _sampling(self) -> dict[str, float]:
         """Rows that are drawn together: their cache, their prompts as they are read, all different, and logits."""
