@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from rather import __version__
@@ -102,10 +103,19 @@ def doctor(
         Path | None, typer.Argument(help="A run's TOML file; without one: only the machine.", autocompletion=complete_file)
     ] = None,
     settings: Settings = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what memory the run will take, without loading anything.")] = False,
+    memory: Annotated[float | None, typer.Option(help="With --plan: GiB that a GPU or machine has which is not this one.", min=0)] = None,
+    tokens: Annotated[int, typer.Option(help="With --plan: tokens of the longest prompt with its answer.", min=2)] = 2048,
 ) -> None:
-    """Say what is wrong with this machine or a run, and what to do about it. Exits with 1 if something is."""
+    """Say what is wrong with this machine or a run, and what to do about it. Exits with 1 if something is.
+
+    rather doctor --plan run.toml model.device=cuda --memory 24
+    """
     from rather import doctor
 
+    if plan:
+        _plan(file, settings, memory, tokens)
+        return
     run = None if file is None else open_run(file, settings)
     findings = doctor.machine(None if run is None else run.domain)
     if run is not None:
@@ -115,6 +125,34 @@ def doctor(
         console.print(f"{grade}  {escape(finding.text)}")
     if any(f.grade == "bad" for f in findings):
         raise typer.Exit(1)
+
+
+def _plan(file: Path | None, settings: list[str] | None, memory: float | None, tokens: int) -> None:
+    """Print what memory a run takes, by part and phase, and whether that is there; exit with 1 if it is not."""
+    from rather.config import toml as toml
+    from rather.pipeline import plan
+    from rather.pipeline.sizes import GIB
+
+    if file is None:
+        raise ConfigError("--plan needs the run's TOML file: rather doctor --plan run.toml")
+    config = toml.load(file, settings or [])
+    found = plan.of_run(config, tokens)
+    table = Table(
+        "GiB", *(phase.name for phase in found.phases), title=f"if the longest prompt with its answer has {found.tokens:,} tokens"
+    )
+    for part in dict.fromkeys(part for phase in found.phases for part in phase.parts):
+        table.add_row(part, *(f"{phase.parts[part] / GIB:.2f}" if part in phase.parts else "" for phase in found.phases))
+    table.add_row("in all", *(f"{phase.total / GIB:.2f}" for phase in found.phases), style="bold")
+    console.print(table)
+    there = memory * GIB if memory is not None else plan.there(config)
+    what = f"takes {found.needed / GIB:.2f} GiB, most of it while {found.largest.name}; {there / GIB:.2f} GiB are there"
+    if found.needed <= there:
+        console.print(f"[green]fits[/green]: the run {what}", highlight=False)
+        return
+    changes, better = plan.advice(config, tokens, there)
+    less = f"; with {' '.join(changes)} it takes {better.needed / GIB:.2f} GiB" if changes else "; take a smaller model"
+    console.print(f"[red]does not fit[/red]: the run {what}{less}", highlight=False)
+    raise typer.Exit(1)
 
 
 @app.callback(invoke_without_command=True)

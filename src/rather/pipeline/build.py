@@ -21,6 +21,7 @@ from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
 from rather.learners.settings import Optimization
+from rather.pipeline import sizes
 from rather.scale import ranks
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
@@ -90,8 +91,10 @@ def base_policy(config: Config, full: bool = False) -> AnyPolicy:
     on = load.device(m.device)
     compute = load.dtype(m.dtype, on)
     temperature = config.sample.temperature or 1.0  # where the most likely token is taken, log-probabilities are those of temperature 1
-    path, adapter = load.located(m.path, m.adapter)
     trains = full or m.train == "full"
+    described, _ = load.located(m.path, m.adapter, weights=False)
+    sizes.check_fits(described, on, compute, trains, load.BITS[m.weights])
+    path, adapter = load.located(m.path, m.adapter)
     merge = adapter if trains or (config.train.learner == "zeroth" and z.space != "lora") else None
     policy = load.policy(path, on, compute, trains, temperature, m.chat, m.template, config.run.date, merge, bits=load.BITS[m.weights])
     if adapter and not merge:
@@ -238,7 +241,7 @@ def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) ->
     Raises:
         ConfigError: it has another tokenizer than `base`, whose tokens it is to score.
     """
-    if (folder / "config.json").exists() or not (folder.exists() or folder.is_absolute() or len(folder.parts) != 2):
+    if published(folder):
         return _published_reward(config, folder, base)
     manifest = checkpoint.check(folder)
     of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
@@ -251,6 +254,11 @@ def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) ->
     model = RewardModel(body, of.reward.members, of.run.seed, parameters=parameters)
     model.restore(folder / "model")
     return model
+
+
+def published(folder: Path) -> bool:
+    """Whether a reward model is in the form that `transformers` reads: a folder with a config.json, or a name on the hub."""
+    return (folder / "config.json").exists() or not (folder.exists() or folder.is_absolute() or len(folder.parts) != 2)
 
 
 def _published_reward(config: Config, folder: Path, base: AnyPolicy | None) -> RewardModel:
