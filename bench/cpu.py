@@ -173,9 +173,22 @@ def main() -> None:
                 variant, plus, ours = peer.partition("+")
                 peers = peer if variant == "llama" else variant
                 rows.append(compare(task, native + plus + ours, peers) | {"about": about})
+                keep(rows[-1])
                 rows.sort(key=lambda row: list(PEERS).index(row["task"]))
                 publish(native, rows)
     print(table(rows))
+
+
+HEADLINES = {("1", "Q8_0"): "q8_1_row", ("8", "Q8_0"): "q8_8_rows", ("1", "Q4_0"): "q4_1_row", ("8", "Q4_0"): "q4_8_rows"}
+
+
+def keep(row: dict) -> None:
+    """A headline, if this is one."""
+    name = HEADLINES.get((row["task"].removeprefix("generate-"), row["peer"]["name"].rpartition(" ")[2]))
+    if name:
+        ratios = sorted(a / b for a, b in zip(row["peer"]["cpu_s"], row["ours"]["cpu_s"], strict=True))  # both make as many tokens
+        spread = [round(ratios[0], 2), round(ratios[-1], 2)]
+        common.headline(f"{name}_vs_llama_cpp", round(median(ratios), 2), spread, "x", f"bench/cpu.py {row['task']}", processor())
 
 
 def publish(native: str, rows: list[dict]) -> None:
