@@ -179,7 +179,7 @@ static void sum_tiles(int64_t n, int64_t words, const uint32_t *x, int64_t x_str
 }
 #endif
 
-/* The same by vectors, ROWS rows at a time. Sums are begun anew where oneDNN begins them, for the same roundings. */
+/* The same by vectors, ROWS rows at a time. Sums restart where oneDNN restarts them, for the same roundings. */
 static void sum_vectors(int64_t n, int64_t words, const uint32_t *x, int64_t x_stride, const uint32_t *weights, float *sums) {
     int64_t part = (words * PER_WORD > 1024 ? 1024 : 512) / PER_WORD;
     for (int64_t start = 0; start < words; start += part) {
