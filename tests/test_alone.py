@@ -80,6 +80,7 @@ for command in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tiny: Path, tmp_path: Path) -> None:
     mounts = ["unshare", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*mounts, "true"], capture_output=True).returncode:
@@ -103,6 +104,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tiny: Path, tmp_path: Path
     assert "step-000004" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_folder_that_can_only_be_read(tiny: Path, tmp_path: Path) -> None:
     """On a mount that is read-only for root, too."""
     mounts = ["unshare", "--map-root-user", "--mount"]

@@ -94,6 +94,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(tiny: Path, tmp_path: Path, 
     assert not list((tmp_path / "killed/checkpoints").glob(".step-*"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_step_and_goes_on_from_there(tiny: Path, tmp_path: Path) -> None:
     running = subprocess.Popen(
         command(tiny, tmp_path, "dpo", 0.2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()

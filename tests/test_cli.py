@@ -103,6 +103,7 @@ def test_a_loop_of_two_rounds_then_a_reward_model_that_judges(rather: Rather, ru
     assert "Calibration" in (rather("report", run), (tmp_path / "runs/tiny/report.html").read_text())[1]
 
 
+@pytest.mark.slow
 def test_full_training_and_sft(rather: Rather, run: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -127,6 +128,7 @@ def share(completion, liked):
 """
 
 
+@pytest.mark.slow
 def test_grpo_on_a_function_of_the_users(rather: Rather, run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(LIKED)
     rows = [json.loads(row) for row in (tmp_path / "prompts.jsonl").read_text().splitlines()]
@@ -146,6 +148,7 @@ def test_grpo_on_a_function_of_the_users(rather: Rather, run: Path, tmp_path: Pa
     assert "mean score" in (rather("report", run, *settings), (tmp_path / "runs/tiny/report.html").read_text())[1].lower()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", ["grpo", "ppo"])
 def test_verifiers_that_raise_on_every_answer_end_the_run(rather: Rather, run: Path, tmp_path: Path, learner: str) -> None:
     (tmp_path / "mine.py").write_text("def broken(text, answer):\n    return text['answer']\n")
@@ -164,6 +167,7 @@ def share(text, answer):
 """
 
 
+@pytest.mark.slow
 def test_labels_that_verifiers_cannot_give_say_why_and_come_once_that_is_mended(rather: Rather, run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def share(text, answer):\n    return text['answer']\n")
     with run.open("a") as file:
@@ -178,6 +182,7 @@ def test_labels_that_verifiers_cannot_give_say_why_and_come_once_that_is_mended(
     assert "0 new answers. Next: rather train" in rather("label", run).stdout, "which is no error"
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_verifies_nothing_says_why_and_goes_on_once_that_is_mended(rather: Rather, run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(VOWELS)
     with run.open("a") as file:
@@ -192,6 +197,7 @@ def test_an_evaluation_that_verifies_nothing_says_why_and_goes_on_once_that_is_m
     assert "held-out score" in rather("eval", run, *settings).stdout
 
 
+@pytest.mark.slow
 def test_an_evaluation_in_which_all_abstain_says_so(rather: Rather, run: Path) -> None:
     panel = 'judge.panel=[{ name = "shy", skip_below = 1000.0 }]'
     rather("loop", run, "train.steps=1")
@@ -199,6 +205,7 @@ def test_an_evaluation_in_which_all_abstain_says_so(rather: Rather, run: Path) -
     assert "there is no win rate: all 6 answers are abstentions" in out
 
 
+@pytest.mark.slow
 def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) -> None:
     """What is paid is a character that a brief answer does not need; what is meant is to come to an end."""
     (tmp_path / "mine.py").write_text("def spaces(text, answer):\n    return text.count(' ') / 16\n")
@@ -216,6 +223,7 @@ def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) ->
     assert best < caught < best + 8
 
 
+@pytest.mark.slow
 def test_ppo_on_a_reward_model_learnt_from_the_labels(rather: Rather, run: Path, tmp_path: Path) -> None:
     settings = ("train.learner=ppo", "train.reward=labels", "train.steps=3", "ppo.rollout_batch_size=8", "train.epochs=4")
     out = rather("loop", run, *settings).stdout
@@ -258,6 +266,7 @@ def terminal(folder: Path, command: str, *settings: str) -> pexpect.spawn:
     return pexpect.spawn(sys.executable, arguments, cwd=str(folder), timeout=60, encoding="utf-8", env=environment)
 
 
+@pytest.mark.slow
 def test_people_at_the_terminal(run: Path, rather: Rather, tmp_path: Path) -> None:
     rather("sample", run, "data.limit=2")
     child = terminal(tmp_path, "label")

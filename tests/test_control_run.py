@@ -76,6 +76,7 @@ def test_a_loop_asks_learns_and_improves_round_by_round(rather, run: Path, tmp_p
     rather("report", run)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(rather, run: Path, tmp_path: Path) -> None:
     rather("loop", run, "run.name=whole", "train.reward=environment", "train.steps=40")
     command = [sys.executable, "-m", "rather", "loop", str(run), "run.name=killed", "train.reward=environment", "train.steps=40"]
@@ -97,6 +98,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(rather, run: Path, t
     assert first == second
 
 
+@pytest.mark.slow
 def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -> None:
     out = rather("hack", run, "train.steps=8").stdout
     assert out.count("on 3 held-out seeds") == 2
@@ -152,6 +154,7 @@ def test_teachers_see_the_rewards_they_are_meant_to() -> None:
     assert sum(noisy) / 2000 == pytest.approx(1 / (1 + np.exp(-1)), abs=0.03), "noisy: sigmoid(3 - 2)"
 
 
+@pytest.mark.slow
 def test_people_compare_clips_that_are_drawn_in_the_background(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text(RUN)
     people = ["judge.kind=people", "judge.wait_s=0", "loop.rounds=1"]
@@ -231,6 +234,7 @@ def test_an_environment_without_a_limit_is_stopped(rather, run: Path, tmp_path: 
     rather("train", run, *OWN, "train.reward=environment", "train.steps=1")  # it ends by itself
 
 
+@pytest.mark.slow
 def test_fragments_and_pairs_are_distinct_in_all_rounds(rather, run: Path, tmp_path: Path) -> None:
     """Whole episodes are compared, of which there are far fewer than questions need; the policy acts in more of them."""
     from rather.control.rollout import identity

@@ -96,6 +96,7 @@ def test_log_probabilities_are_the_base_models_at_temperature_1(tiny: Path) -> N
     assert not math.isnan(both.base.length)
 
 
+@pytest.mark.slow
 def test_eval_and_report_print_the_warnings_and_twenty_answers_before_and_after(rather, tiny: Path, tmp_path: Path) -> None:
     """A run is trained and evaluated; then its held-out answers are rewritten where they are kept, and it is evaluated again."""
     shutil.copytree(tiny, tmp_path / "model")

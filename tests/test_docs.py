@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from test_cli import run  # noqa: F401
 from test_control_run import RUN as CONTROL
 from test_nudge import CONTROL as NUDGE
@@ -13,6 +15,7 @@ from test_nudge import CONTROL as NUDGE
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather: Callable[..., object],
     run: Path,  # noqa: F811

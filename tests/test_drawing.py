@@ -107,6 +107,7 @@ def test_where_nothing_can_be_drawn_the_rest_is_not_tried_and_it_is_tried_again_
     store.close()
 
 
+@pytest.mark.slow
 def test_sample_status_doctor_and_page_say_that_clips_cannot_be_drawn(rather, counter, tmp_path: Path) -> None:
     counter(DEADLY)
     said = "the process that draws counter:Counter-v0 died by signal SIGSEGV; on a machine without a display set MUJOCO_GL=egl for MuJoCo"
@@ -136,6 +137,7 @@ def test_one_that_draws_for_people_alone_is_refused_before_anybody_acts(rather, 
     assert sentence in rather("status", "run.toml", *PEOPLE).stdout.replace("\n", " ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -113,6 +113,7 @@ def test_the_command_goes_on_with_another_number_of_ranks(run: Path, tmp_path: P
     same(tmp_path / "first/tiny", own)
 
 
+@pytest.mark.slow
 def test_what_could_not_be_verified_is_counted_on_all_ranks(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text("def share(text, answer):\n    return len(text) % 5 / 5 or None\n")
     monkeypatch.chdir(tmp_path)

@@ -111,6 +111,7 @@ def test_the_program_on_the_page_of_docs_runs_as_it_stands(store: Store, serve: 
     assert [x.preference for x in store.labels("r")] == [1.0] * 8
 
 
+@pytest.mark.slow
 def test_every_error_that_is_described_occurs_and_says_what_is_wrong(store: Store, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     store.ask("r", [question(i) for i in range(3)])
     url = serve()

@@ -171,6 +171,7 @@ def test_malformed_bodies_and_unknown_answers_are_refused_in_the_protocols_own_w
     assert response.json()["error"]["message"] == "no answer called 'chatcmpl-1/0' has been recorded"
 
 
+@pytest.mark.slow
 def test_beyond_those_that_may_wait_requests_are_told_so_and_no_other_is_lost(api: Api) -> None:
     found: list[object] = []
 
@@ -218,6 +219,7 @@ def test_keys_and_doors(smollm2: Path, tmp_path: Path, monkeypatch: pytest.Monke
             assert says in api.log.read_text()
 
 
+@pytest.mark.slow
 def test_the_guides_programs_run(api: Api) -> None:
     page = Path(__file__).parents[2] / "docs" / "guides" / "use-what-you-trained.md"
     ask, prefer = re.findall(r"```python\n(import (?:openai|httpx)\n.*?)```", page.read_text(), re.DOTALL)

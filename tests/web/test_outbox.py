@@ -111,6 +111,7 @@ def test_a_browser_that_keeps_nothing_says_so_and_loses_nothing(context: Browser
     assert len(store.history("r")) == 6
 
 
+@pytest.mark.slow
 def test_questions_of_ten_thousand_words_a_side_leave_room_for_answers(context: BrowserContext, store: Store, serve: Serve) -> None:
     words = "word " * 10_000
     store.ask("r", [of_four(i, tuple(f"{x} {words}" for x in ("one", "two", "three", "four"))) for i in range(14)])

@@ -22,6 +22,7 @@ from test_control_run import COUNTER, OWN, RUN
 Serve = Callable[..., str]
 
 
+@pytest.mark.slow
 def test_two_people_answer_all_questions_while_the_network_fails(chromium: Browser, store: Store, serve: Serve) -> None:
     store.ask("r", [question(i, left="good", right="poor") for i in range(24)])
     url = serve(overlap=2)

@@ -47,6 +47,7 @@ def every_request(described: Any, examples: int, check: Callable[[Any], None]) -
     return count
 
 
+@pytest.mark.slow
 def test_no_request_breaks_the_server(described: Any, store: Store) -> None:
     headers = {"Authorization": f"Bearer {invite(store, 'boss', 'owner')}"}
 

@@ -239,6 +239,7 @@ def hostile(name: str, length: int) -> str:
     return (REPEATED[name] * length)[:length]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*REPEATED, "nested", "deep quotes", "growing code", "wide table", "short rows"])
 def test_the_time_to_show_a_text_is_linear_and_bounded(name: str) -> None:
     took = [min(_seconds(hostile(name, length)) for _ in range(3)) for length in (LONGEST // 2, LONGEST)]
