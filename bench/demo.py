@@ -107,20 +107,27 @@ def results(folder: Path, example: str) -> None:
         "",
         about(command, "SmolLM2-135M-Instruct, simulated panel"),
         "",
-        f"Sensible: of {READ} held-out prompts, read blind by {len(readers)} readers, language models; in brackets the base model's. An answer is sensible that",
-        "is coherent, on the subject, and does roughly what was asked, whether or not its facts are right. Readers saw whole sentences alone.",
-        "",
+    ]
+    if readers:
+        lines += [
+            f"Sensible: of {READ} held-out prompts, read blind by {len(readers)} readers, language models; in brackets the base model's. An answer is sensible that",
+            "is coherent, on the subject, and does roughly what was asked, whether or not its facts are right. Readers saw whole sentences alone.",
+            "",
+        ]
+    marks = " sensible |" if readers else ""
+    lines += [
         "| seed | win rate | 95 % interval | greedy against greedy | nats a token, greedy | nats a token, sampled | words | answers that end "
-        "| sensible | CPU s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"|{marks} CPU s |",
+        "|---" * (9 + bool(readers)) + "|",
     ]
     for r in rows:
         s, g, read = r["sampled"], r["greedy"], sensible[r["seed"]]
+        sensible_cell = f" {', '.join(str(x['policy']) for x in read)} ({', '.join(str(x['base']) for x in read)}) |" if read else ""
         lines.append(
             f"| {r['seed']} | {100 * s['win_rate']:.1f} % | {100 * s['win_rate_low']:.1f} to {100 * s['win_rate_high']:.1f} % "
             f"| {100 * g['win_rate']:.1f} % | {-g['nats_lost']:+.2f} | {-s['nats_lost']:+.2f} "
             f"| {s['length_policy']:.0f} ({s['length_base']:.0f}) | {100 * s['ended_policy']:.0f} % ({100 * s['ended_base']:.0f} %) "
-            f"| {', '.join(str(x['policy']) for x in read)} ({', '.join(str(x['base']) for x in read)}) | {r['cpu_s']:.0f} |"
+            f"|{sensible_cell} {r['cpu_s']:.0f} |"
         )
     publish(example if example == "demo" else f"demo-{example}", {"rows": [r | {"sensible": sensible[r["seed"]]} for r in rows]}, lines)
     if example != "demo":
