@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.kernels.quantized import Bits, Blocks, Quantized
+from rather.kernels.quantized import Bits, Quantized
 from rather.text.files import gguf_file, quantization, scored
 from rather.text.files.description import read_config, shape_of
 from rather.text.files.fields import UnsupportedError
@@ -179,7 +179,7 @@ def load(
             of, transposed = bits if _is_linear(ours) else 8, shape.is_gpt2 and _is_linear(ours)
             named = zip(file_names(shape, ours), stored, strict=True)
             each = [part.quantized(of, transposed, f"{name} in {path}") for name, part in named]
-            held = Quantized.out(Blocks.joined(each))
+            held = Quantized.out(*each)
             if at == "embedding":
                 model.set_submodule(at, QuantizedEmbedding(held, dtype))
             if at != "embedding" or shape.tied:
