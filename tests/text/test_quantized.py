@@ -281,12 +281,34 @@ def test_an_adapter_has_the_gradients_that_it_has_on_widened_weights(
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_q8_0_is_used_as_the_file_holds_it(name: str, bits: Bits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_gguf(written(name, tmp_path), tmp_path / "model.gguf", q8_0=True)
+    path = write_gguf(written(name, tmp_path), tmp_path / "model.gguf", formats={"": "Q8_0"})
     monkeypatch.setattr(stored, "quantize", None)  # nothing is quantized again
     held, plain = weights.load(path, bits=bits), weights.load(path)  # the latter by gguf's `dequantize`
     for at, layer in lora.layers(held).items():
         assert isinstance(layer, QuantizedLinear)
         assert torch.equal(layer.held.widened(torch.float32), lora.layers(plain)[at].weight)
+
+
+MIXED = {"": "Q5_0", "attn_v": "Q8_0", "attn_output": "Q4_1", "ffn_gate": "Q4_0", "ffn_down": "Q5_1"}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_file_of_mixed_formats(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each matrix keeps its own, in layers that fuse several, too; all blocks in one call are what they are one by one."""
+    path = write_gguf(written("qwen3", tmp_path), tmp_path / "model.gguf", formats=MIXED)
+    monkeypatch.setattr(stored, "quantize", None)  # nothing is quantized again
+    model, plain = weights.load(path, dtype, bits=4), weights.load(path)
+    for at, layer in lora.layers(model).items():
+        assert isinstance(layer, QuantizedLinear)
+        assert torch.equal(layer.held.widened(torch.float32), lora.layers(plain)[at].weight)
+    held = [[part.bits for part in getattr(model.blocks[0], kind).held._parts] for kind in ("qkv", "out", "up", "down")]
+    assert held == [[5, 8], [4], [4, 5], [5]]
+    asked = [Request(p, i) for i, p in enumerate(PROMPTS)]
+    found = generate(model, asked, Sampling(20), STOP, rows=3)
+    monkeypatch.setattr(engine.Decoder, "of", lambda *_: None)
+    expected = generate(model, asked, Sampling(20), STOP, rows=8)
+    if dtype == torch.float32 or kernels.Laid.out(torch.ones(2, 2, dtype=dtype)):
+        assert [a.tokens for a in found] == [a.tokens for a in expected]
 
 
 @pytest.mark.parametrize("kind", gguf_file.BLOCKS)

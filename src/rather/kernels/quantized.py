@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import takewhile
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,18 @@ Addresses._fields_ = [
 ]  # fmt: skip
 
 
+class Form(NamedTuple):
+    """How a weight is held: the bits of its numbers, and whether there are minima."""
+
+    bits: int
+    minima: bool
+
+    def nbytes(self, outputs: int, inputs: int) -> int:
+        """What a `Quantized` of that size holds."""
+        groups, per_scale = -(-outputs // COLUMNS), SHARED[self.bits]
+        return groups * COLUMNS * inputs // per_scale * (per_scale * self.bits // 8 + (4 if self.minima else 2))
+
+
 @dataclass(frozen=True)
 class Blocks:
     """A weight as files hold it: `numbers` (O, I), int8, `scales` and perhaps `minima` (O, I / S), float16, S inputs sharing one (SHARED).
@@ -55,9 +67,10 @@ class Blocks:
         minima = [part.minima for part in parts if part.minima is not None]
         return cls(numbers, scales, torch.cat(minima) if minima else None, parts[0].bits)
 
-    def is_like(self, other: "Blocks") -> bool:
-        """Whether both are held alike."""
-        return (self.bits, self.minima is None) == (other.bits, other.minima is None)
+    @property
+    def form(self) -> "Form":
+        """How it is held."""
+        return Form(self.bits, self.minima is not None)
 
 
 def quantize(weight: Tensor, bits: Bits) -> Blocks:
@@ -91,7 +104,7 @@ class Quantized:
     @classmethod
     def out(cls, *parts: Blocks) -> "Quantized":
         """Lay out the weights of `parts`, one below the other; those that are held alike together."""
-        alike = list(takewhile(parts[0].is_like, parts))
+        alike = list(takewhile(lambda part: part.form == parts[0].form, parts))
         below = cls.out(*parts[len(alike) :]) if len(alike) < len(parts) else None
         of = Blocks.joined(alike)
         numbers = _laid(of.numbers.unflatten(1, (-1, 2)))
