@@ -23,6 +23,7 @@ from rather.text.linear import Linear, QuantizedEmbedding, QuantizedLinear, pack
 from rather.text.packing import pack
 from rather.text.shape import Shape
 from text.conftest import FAMILIES, reference
+from text.gguf_files import write_gguf
 
 F32, BF16 = torch.float32, torch.bfloat16
 RESULTS = Path(__file__).parent.parent.parent / "bench" / "results"
@@ -59,6 +60,18 @@ def test_weights_are_those_that_are_loaded(family: str, dtype: torch.dtype, full
     held = sum(p.nbytes for p in model.parameters())
     quantized = {m.held.numbers.data_ptr(): m.held.nbytes for m in model.modules() if isinstance(m, QuantizedLinear | QuantizedEmbedding)}
     assert Sizes(model.shape, dtype.itemsize, full, bits).weights == held + sum(quantized.values())
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_of_a_file_are_those_in_its_formats(bits: Bits, tmp_path: Path) -> None:
+    reference("qwen3", intermediate_size=64).save_pretrained(tmp_path)
+    formats = {"": "Q5_0", "attn_v": "Q8_0", "ffn_gate": "Q4_1", "ffn_down": "F16"}
+    path = write_gguf(tmp_path, tmp_path / "model.gguf", formats=formats)
+    model = weights.load(path, BF16, bits=bits)
+    held = {id(m.held): m.held.nbytes for m in model.modules() if isinstance(m, QuantizedLinear | QuantizedEmbedding)}
+    assert Sizes(model.shape, 2, bits=bits, path=path).weights == sum(p.nbytes for p in model.parameters()) + sum(held.values())
+    config = run_on(path, model={"weights": {8: "int8", 4: "q4"}[bits], "dtype": "bfloat16"})
+    assert plan.of_run(config).phases[0].parts["weights"] == Sizes(model.shape, 2, bits=bits, path=path).weights
 
 
 def test_eight_billion_by_hand(llama8b: Path) -> None:

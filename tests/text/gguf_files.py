@@ -18,11 +18,15 @@ NAMES = {
 
 
 def write_gguf(
-    folder: Path, path: Path, metadata: dict[str, Any] | None = None, tensors: dict[str, np.ndarray] | None = None, q8_0: bool = False
-) -> Path:  # fmt: skip
+    folder: Path,
+    path: Path,
+    metadata: dict[str, Any] | None = None,
+    tensors: dict[str, np.ndarray] | None = None,
+    formats: dict[str, str] | None = None,
+) -> Path:
     """The model in `folder` as a GGUF file with a tokenizer of single letters; `metadata` and `tensors` are added (None: left out).
 
-    With `q8_0` its matrices are quantized so.
+    With `formats` its matrices are quantized: to the one of their name, such as attn_q, else to that of "".
     """
     config = json.loads((folder / "config.json").read_text())
     family, heads = config["model_type"], config["num_attention_heads"]
@@ -69,8 +73,9 @@ def write_gguf(
         if turned and family == "llama":
             tensor = tensor.reshape(turned, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
         tensor, form = np.ascontiguousarray(tensor), None
-        if q8_0 and tensor.ndim == 2:
-            tensor, form = quantize(tensor, GGMLQuantizationType.Q8_0), GGMLQuantizationType.Q8_0
+        if formats and tensor.ndim == 2:
+            form = GGMLQuantizationType[formats.get(theirs.rpartition(".")[2], formats[""])]
+            tensor = quantize(tensor, form)
         writer.add_tensor(f"{theirs}.{kind}", tensor, raw_dtype=form)
     for name, tensor in (tensors or {}).items():
         writer.add_tensor(name, tensor)

@@ -2,13 +2,12 @@
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from gguf.quants import quantize as quantized_by_gguf
 from safetensors.torch import load_file, save_file
@@ -19,12 +18,11 @@ from rather.config.schema import Config
 from rather.core import Perturbation
 from rather.errors import ConfigError, ModelError
 from rather.kernels import quantized
-from rather.kernels.quantized import Bits, Blocks, Quantized, quantize
+from rather.kernels.quantized import SHARED, Bits, Blocks, Quantized, quantize
 from rather.pipeline import build
 from rather.text import engine, load, lora, weights
 from rather.text.decoder import Several
 from rather.text.engine import Request, Sampling, generate
-from rather.text.files import gguf_file, stored
 from rather.text.files.shifted import shifted
 from rather.text.linear import QuantizedEmbedding, QuantizedLinear
 from rather.text.packing import Packed, pack
@@ -32,7 +30,6 @@ from rather.text.transformer import TokenLogprobs, Transformer
 from rather.zeroth.spaces.steering import steering
 from rather.zeroth.spaces.weights import Factors, LowRank, Weights
 from text.conftest import SIZES
-from text.gguf_files import write_gguf
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -64,13 +61,16 @@ def written(name: str, folder: Path) -> Path:
     return folder
 
 
+KINDS = ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q6_k"]
+
+
 def blocks(o: int, i: int, kind: str) -> Blocks:
-    """A random weight, in 8 bits, in 4, or in 4 with minima."""
-    if kind != "q4_1":
-        return quantize(draw(o, i, seed=1) / i**0.5, 8 if kind == "q8_0" else 4)
-    numbers = torch.randint(0, 16, (o, i), generator=torch.Generator().manual_seed(1), dtype=torch.int8)
-    scales, minima = (0.1 * draw(o, i // 32, seed=seed).half() / i**0.5 for seed in (2, 3))
-    return Blocks(numbers, scales, 8 * minima, 4)
+    """A random weight in the bits that its kind names, without minima or, if it ends in _1, with them."""
+    bits, with_minima = int(kind[1]), kind.endswith("_1")
+    least = 0 if with_minima else -(2 ** (bits - 1))
+    numbers = torch.randint(least, least + 2**bits, (o, i), generator=torch.Generator().manual_seed(1), dtype=torch.int8)
+    scales, minima = (2 ** (1 - bits) * draw(o, i // SHARED[bits], seed=seed).half() / i**0.5 for seed in (2, 3))
+    return Blocks(numbers, scales, 8 * minima if with_minima else None, bits)
 
 
 @pytest.fixture(params=[8, 4])
@@ -127,13 +127,14 @@ def test_quantized_as_gguf_does(bits: Bits, kind: GGMLQuantizationType) -> None:
     assert torch.equal(Quantized.out(quantize(weight, bits)).widened(torch.float32), torch.from_numpy(theirs))
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [8, 6, 5, 4])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_number_with_every_scale(bits: Bits, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_number_with_every_scale(bits: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """All finite float16, subnormal ones too: number times scale, rounded once, with and without compiled code."""
     scales = torch.from_numpy(np.arange(0x7C00, dtype=np.uint16).view(np.float16).copy()).view(-1, 31)
+    scales = scales.repeat_interleave(32 // SHARED[bits], 1)
     numbers = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1)).to(torch.int8).repeat(62)[: 31 * 32].repeat(len(scales), 1)
-    exact = numbers.double() * scales.double().repeat_interleave(32, 1)
+    exact = numbers.double() * scales.double().repeat_interleave(SHARED[bits], 1)
     held = Quantized.out(Blocks(numbers, scales, None, bits))
     assert torch.equal(held.widened(dtype), exact.float().to(dtype))
     if held.multiplies(dtype):  # each weight for itself: x has a single 1
@@ -144,16 +145,26 @@ def test_every_number_with_every_scale(bits: Bits, dtype: torch.dtype, monkeypat
     assert torch.equal(held.widened(dtype), exact.float().to(dtype))
 
 
-def test_joined_blocks_keep_their_values() -> None:
-    parts = [blocks(10, 64, kind) for kind in ("q8_0", "q4_0", "q4_1")]
-    values = [Quantized.out(part).widened(torch.float32) for part in parts]
-    for chosen, bits in (([0, 1], 8), ([1, 2], 4), ([2, 0], 8), ([0, 1, 2], 8), ([1, 1], 4)):
-        joined = Quantized.out(Blocks.joined([parts[i] for i in chosen]))
-        assert joined.bits == bits
-        assert torch.equal(joined.widened(torch.float32), torch.cat([values[i] for i in chosen]))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parts_of_a_weight_keep_their_formats(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those held alike lie together, each group of 48 outputs filled up once; the product is that of each part alone."""
+    kinds = ["q5_0", "q5_0", "q6_k", "q4_1", "q8_0"]
+    parts = [blocks(o, 64, kind) for o, kind in zip((40, 60, 50, 7, 48), kinds, strict=True)]
+    held, alone = Quantized.out(*parts), [Quantized.out(part) for part in parts]
+    assert held.total == 205
+    assert held.nbytes == 64 // 32 * (144 * (20 + 2) + 96 * (24 + 4) + 48 * (16 + 4) + 48 * (32 + 2))
+    values = torch.cat([part.widened(dtype) for part in alone])
+    assert torch.equal(held.widened(dtype), values)
+    x, bias = draw(20, 64, dtype=dtype), draw(205, dtype=dtype, seed=2)
+    if held.multiplies(dtype):
+        found = [part.product(x, b) for part, b in zip(alone, bias.split([40, 60, 50, 7, 48]), strict=True)]
+        assert torch.equal(held.product(x, bias), torch.cat(found, 1))
+        assert torch.equal(held.product(x[:1], None), torch.cat([part.product(x[:1], None) for part in alone], 1))
+    monkeypatch.setattr(quantized, "library", lambda _: None)
+    assert torch.equal(held.widened(dtype), values)
 
 
-@pytest.mark.parametrize("kind", ["q8_0", "q4_0", "q4_1"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("n", "i", "o"), [(1, 576, 960), (2, 96, 48), (8, 32, 48), (13, 544, 50), (3, 1056, 7), (17, 64, 5), (40, 1536, 300), (64, 2048, 96)]
@@ -167,7 +178,7 @@ def test_a_product_is_that_of_the_exact_weight(kind: str, dtype: torch.dtype, n:
     tolerance = {"atol": 1e-5, "rtol": 1e-5 if dtype == torch.float32 else 2**-8}  # half a unit of the last place
     torch.testing.assert_close(found.double(), exact + bias.double(), **tolerance)
     torch.testing.assert_close(held.product(x, None).double(), exact, **tolerance)
-    for rows in (1, 2, 9):
+    for rows in (1, 2, 5, 8, 9, 16, 17, 33):
         assert torch.equal(held.product(x[-rows:], bias), found[-rows:])
 
 
@@ -262,39 +273,6 @@ def test_an_adapter_has_the_gradients_that_it_has_on_widened_weights(
     assert all(g.abs().max() > 0 for g in gradients[0])
     for found, expected in zip(*gradients, strict=True):
         assert (found - expected).norm() < (1e-5 if dtype == torch.float32 else 0.1) * expected.norm()
-
-
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_q8_0_is_used_as_the_file_holds_it(name: str, bits: Bits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_gguf(written(name, tmp_path), tmp_path / "model.gguf", q8_0=True)
-    monkeypatch.setattr(stored, "quantize", None)  # nothing is quantized again
-    held, plain = weights.load(path, bits=bits), weights.load(path)  # the latter by gguf's `dequantize`
-    for at, layer in lora.layers(held).items():
-        assert isinstance(layer, QuantizedLinear)
-        assert torch.equal(layer.held.widened(torch.float32), lora.layers(plain)[at].weight)
-
-
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K"])
-def test_blocks_of_a_file(kind: str, tmp_path: Path) -> None:
-    """Each format that is used as the file holds it, random bytes with finite scales, against gguf's own `dequantize`."""
-    form, o, i = GGMLQuantizationType[kind], 8, 512
-    size, bytes_of = GGML_QUANT_SIZES[form]
-    held = np.random.default_rng(0).integers(0, 256, (o * i // size, bytes_of), np.uint8)
-    for at in range(2 if kind in ("Q4_1", "Q4_K") else 1):
-        held[:, 2 * at : 2 * at + 2] = np.random.default_rng(at).normal(size=(len(held), 1)).astype(np.float16).view(np.uint8)
-    if kind == "Q8_0":
-        held[:, 2:] = np.where(held[:, 2:] == 128, 0, held[:, 2:])
-    data = held.reshape(o, -1)
-    tensor = SimpleNamespace(tensor_type=form, data=data, name="w")
-    expected = torch.from_numpy(dequantize(data, form).astype(np.float32))
-    for heads in (None, 2):
-        found = Quantized.out(gguf_file._blocks(tensor, heads)).widened(torch.float32)
-        turned = gguf_file._halved(expected, heads)
-        if kind == "Q4_K":  # whose scales and minima, products of two numbers, are rounded to float16
-            torch.testing.assert_close(found, turned, rtol=0, atol=2**-10 * float(expected.abs().max()))
-        else:
-            assert torch.equal(found, turned)
 
 
 def test_what_they_take_and_that_nothing_is_held_beside_them(folder: Path, bits: Bits) -> None:

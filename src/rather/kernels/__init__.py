@@ -29,7 +29,7 @@ COLUMNS, KEYS = 48, 4
 KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
 TAKES = {
     "product": "nnnpnppnpn",
-    "product_quantized": "nnnpnppnpn",
+    "product_quantized": "nnpnppnpn",
     "widen": "nnpp",
     "norm": "nnppffpp",
     "norm_backward": "nnppfpppp",

@@ -50,15 +50,23 @@ static inline float exponential(float x) {
     return y * power;
 }
 
-/* Quantized weights: `numbers` of COLUMNS outputs and two inputs lie side by side, in 8 bits with a sign, or in 4, input i of SHARED in the
-   low half of a byte and input i + SHARED / 2 in the high one. Of `scales` and `minima`, halves of a float, those of COLUMNS outputs lie side
-   by side, one for SHARED inputs. A weight is its number times its scale, plus its minimum; without minima numbers of 4 bits count from -8. */
-enum { COLUMNS = 48, SHARED = 32 };
+/* Quantized weights of `outputs`, and of those `below`. `numbers` of COLUMNS outputs and two inputs lie side by side, INPUTS inputs after each
+   other: in 8 bits with a sign; or their last 4 bits, the second HALF of them in the high halves of bytes, and after those the more bits that
+   there are in 5 and 6, the first eighth or quarter of the numbers in the lowest ones of a byte. Of `scales` and `minima`, halves of a float,
+   those of COLUMNS outputs lie side by side, one for INPUTS inputs, with 6 bits for half of them. A weight is its number times its scale, plus
+   its minimum; without minima half of the numbers are negative. */
+enum { COLUMNS = 48, INPUTS = 32, HALF = INPUTS * COLUMNS / 2 };
 struct quantized {
     const uint8_t *numbers;
     const uint16_t *scales, *minima;
-    int64_t bits;
+    int64_t bits, outputs;
+    const struct quantized *below;
 };
+
+/* How many scales an output has for INPUTS inputs, the bytes of INPUTS inputs of COLUMNS outputs, and their least number. */
+static inline int spans(const struct quantized *w) { return w->bits == 6 ? 2 : 1; }
+static inline int64_t block_bytes(const struct quantized *w) { return HALF / 4 * w->bits; }
+static inline int least(const struct quantized *w) { return w->minima ? 0 : -(1 << (w->bits - 1)); }
 
 static inline float half(uint16_t x) { /* a finite one */
     uint32_t bits = (uint32_t)(x & 0x7fff) << 13, sign = (uint32_t)(x >> 15) << 31;
@@ -71,36 +79,51 @@ static inline float half(uint16_t x) { /* a finite one */
     return y;
 }
 
-/* The numbers of SHARED inputs of COLUMNS outputs in 8 bits, `from` if they are. */
+/* The numbers in less than 8 bits of INPUTS inputs of COLUMNS outputs, in 8 bits. */
+static inline __attribute__((always_inline)) void unpack(const int bits, const int first, const uint8_t *from, int8_t *restrict to) {
+    const int more = bits - 4, fields = more ? 8 / more : 2, held = 2 * HALF / fields;
+#pragma GCC unroll 8
+    for (int f = 0; f < fields; f++)
+        for (int i = 0; i < held; i++) {
+            int low = f < fields / 2 ? from[f * held + i] & 15 : from[f * held - HALF + i] >> 4;
+            int high = more ? from[HALF + i] >> f * more & ((1 << more) - 1) : 0;
+            to[f * held + i] = (low | high << 4) + first;
+        }
+}
+
+/* The numbers of INPUTS inputs of COLUMNS outputs in 8 bits, `from` if they are. */
 static inline const int8_t *in_8_bits(const struct quantized *w, const uint8_t *from, int8_t *to) {
     if (w->bits == 8) return (const int8_t *)from;
-    int8_t least = w->minima ? 0 : -8;
-    for (int i = 0; i < SHARED * COLUMNS / 2; i++) {
-        to[i] = (from[i] & 15) + least;
-        to[SHARED * COLUMNS / 2 + i] = (from[i] >> 4) + least;
-    }
+    if (w->bits == 4) unpack(4, least(w), from, to);
+    if (w->bits == 5) unpack(5, least(w), from, to);
+    if (w->bits == 6) unpack(6, least(w), from, to);
     return to;
 }
 
-/* The weights of m outputs without this layout, transposed: `out` (inputs, m). */
+/* The weights without this layout, transposed: `out` (inputs, m). */
 void widen(int64_t m, int64_t inputs, const struct quantized *w, real *out) {
-#pragma omp parallel for if (m * inputs > 16384)
-    for (int64_t first = 0; first < m; first += COLUMNS)
-        for (int64_t start = 0; start < inputs; start += SHARED) {
-            int64_t columns = m - first < COLUMNS ? m - first : COLUMNS, block = first * inputs / SHARED + start / SHARED * COLUMNS;
-            float scale[COLUMNS], minimum[COLUMNS] = {0};
-            int8_t room[SHARED * COLUMNS];
-            const int8_t *from = in_8_bits(w, w->numbers + block * SHARED * w->bits / 8, room);
-            for (int c = 0; c < COLUMNS; c++) scale[c] = half(w->scales[block + c]);
-            for (int c = 0; c < COLUMNS && w->minima; c++) minimum[c] = half(w->minima[block + c]);
-            for (int64_t k = 0; k < SHARED; k += 2, from += 2 * COLUMNS) {
-                real *even = out + (start + k) * m + first, *odd = even + m;
-                for (int64_t c = 0; c < columns; c++) {
-                    even[c] = narrow(scale[c] * from[2 * c] + minimum[c]);
-                    odd[c] = narrow(scale[c] * from[2 * c + 1] + minimum[c]);
+    for (; w; out += w->outputs, w = w->below)
+#pragma omp parallel for if (w->outputs * inputs > 16384)
+        for (int64_t first = 0; first < w->outputs; first += COLUMNS)
+            for (int64_t start = 0; start < inputs; start += INPUTS) {
+                int64_t columns = w->outputs - first < COLUMNS ? w->outputs - first : COLUMNS;
+                int64_t block = (first / COLUMNS * inputs + start) / INPUTS;
+                int8_t room[2 * HALF];
+                const int8_t *from = in_8_bits(w, w->numbers + block * block_bytes(w), room);
+                for (int64_t span = 0; span < spans(w); span++) {
+                    int64_t at = (block * spans(w) + span) * COLUMNS;
+                    float scale[COLUMNS], minimum[COLUMNS] = {0};
+                    for (int c = 0; c < COLUMNS; c++) scale[c] = half(w->scales[at + c]);
+                    for (int c = 0; c < COLUMNS && w->minima; c++) minimum[c] = half(w->minima[at + c]);
+                    for (int64_t k = 0; k < INPUTS / spans(w); k += 2, from += 2 * COLUMNS) {
+                        real *even = out + (start + span * INPUTS / 2 + k) * m + first, *odd = even + m;
+                        for (int64_t c = 0; c < columns; c++) {
+                            even[c] = narrow(scale[c] * from[2 * c] + minimum[c]);
+                            odd[c] = narrow(scale[c] * from[2 * c + 1] + minimum[c]);
+                        }
+                    }
                 }
             }
-        }
 }
 
 #if !defined BFLOAT16 || defined __AVX512BF16__
@@ -142,14 +165,14 @@ int tiles(void) {
     return granted;
 }
 
-/* Tiles 0 to 3 are of `rows` rows, 4 to 6 of weights. */
-static void shape_tiles(int64_t rows) {
-    uint8_t r = rows < TILE ? rows : TILE;
+/* Tiles 0 to 2 are sums, 3 is `rows` rows of as many `words`, 4 to 6 are weights. */
+static void shape_tiles(int64_t rows, int64_t words) {
+    uint8_t r = rows < TILE ? rows : TILE, w = words;
     struct {
         uint8_t palette, start, reserved[14];
         uint16_t bytes[16];
         uint8_t rows[16];
-    } shapes = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64}, {r, r, r, r, TILE, TILE, TILE}};
+    } shapes = {1, 0, {0}, {64, 64, 64, 4 * w, 64, 64, 64}, {r, r, r, r, w, w, w}};
     WRITTEN;
     _tile_loadconfig(&shapes);
 }
@@ -157,7 +180,7 @@ static void shape_tiles(int64_t rows) {
 /* The sums (n, COLUMNS) of `product`, TILE rows at a time. */
 static void sum_tiles(int64_t n, int64_t words, const uint32_t *x, int64_t x_stride, const uint32_t *weights, float *sums) {
     for (int64_t r = 0; r < n; r += TILE, x += TILE * x_stride, sums += TILE * COLUMNS) {
-        if (r == 0 || n - r < TILE) shape_tiles(n - r);
+        if (r == 0 || n - r < TILE) shape_tiles(n - r, TILE);
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
@@ -217,33 +240,55 @@ void product(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_s
     }
 }
 
-enum { SHARED_WORDS = SHARED / PER_WORD, AHEAD = 4096 }; /* bytes ahead of those in use that are fetched */
+enum { INPUT_WORDS = INPUTS / PER_WORD, AHEAD = 4096 }; /* bytes ahead of those in use that are fetched */
 
-/* The numbers of SHARED inputs of COLUMNS outputs as `product` reads weights. */
+#ifdef BFLOAT16
+/* Numbers of less than 8 bits, to be looked up: from the `first` on, in 4 bits twice. */
+static inline void look_up(const int bits, int first, __m512i *numbers) {
+    real table[64];
+    for (int i = 0; i < 64; i++) table[i] = narrow(i % (1 << bits) + first);
+    numbers[0] = _mm512_loadu_si512(table), numbers[1] = _mm512_loadu_si512(table + 32);
+}
+
+/* The i-th number in less than 8 bits of INPUTS inputs of COLUMNS outputs and the 31 after it, in bfloat16: LANES words. Looked up by five bits
+   or six, of which the last does not matter where there are four. */
+static inline __attribute__((always_inline)) __m512i looked_up(const int bits, const uint8_t *from, const int i, const __m512i *numbers) {
+    __m512i which = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(from + i % HALF)));
+    if (i >= HALF) which = _mm512_srli_epi16(which, 4);
+    if (bits > 4) {
+        const int held = HALF / 4 * (bits - 4), shift = i / held * (bits - 4);
+        __m512i more = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(from + HALF + i % held)));
+        more = shift < 4 ? _mm512_slli_epi16(more, 4 - shift) : _mm512_srli_epi16(more, shift - 4);
+        which = _mm512_ternarylogic_epi32(which, more, _mm512_set1_epi16(15), 0xe4); /* where there is a 1 in 15 the first, else the second */
+    }
+    return bits == 6 ? _mm512_permutex2var_epi16(numbers[0], which, numbers[1]) : _mm512_permutexvar_epi16(which, numbers[0]);
+}
+
+static inline __attribute__((always_inline)) void expand_by_table(const int bits, const struct quantized *w, const uint8_t *from, uint32_t *to) {
+    __m512i numbers[2];
+    look_up(bits, least(w), numbers);
+#pragma GCC unroll 48
+    for (int i = 0; i < 2 * HALF; i += 2 * LANES) _mm512_storeu_si512(to + i / 2, looked_up(bits, from, i, numbers));
+}
+#endif
+
+/* The numbers of INPUTS inputs of COLUMNS outputs as `product` reads weights. */
 static inline void expand(const struct quantized *w, const uint8_t *from, uint32_t *to) {
 #ifdef BFLOAT16
-    if (w->bits == 4) {
-        real table[32];
-        for (int i = 0; i < 32; i++) table[i] = narrow((i & 15) - (w->minima ? 0 : 8));
-        const __m512i numbers = _mm512_loadu_si512(table); /* looked up by five bits, of which the last does not matter */
-        for (int i = 0; i < SHARED * COLUMNS / 2; i += 32) {
-            __m512i both = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(from + i)));
-            _mm512_storeu_si512(to + i / 2, _mm512_permutexvar_epi16(both, numbers));
-            _mm512_storeu_si512(to + (SHARED * COLUMNS / 2 + i) / 2, _mm512_permutexvar_epi16(_mm512_srli_epi16(both, 4), numbers));
-        }
-        return;
-    }
-    for (int i = 0; i < SHARED * COLUMNS / 2; i += LANES) { /* whole numbers below 256 are floats that end in 16 zeros */
+    if (w->bits == 4) expand_by_table(4, w, from, to);
+    if (w->bits == 5) expand_by_table(5, w, from, to);
+    if (w->bits == 6) expand_by_table(6, w, from, to);
+    for (int i = 0; i < HALF && w->bits == 8; i += LANES) { /* whole numbers below 256 are floats that end in 16 zeros */
         __m512i both = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(from + 2 * i)));
         __m512i odd = _mm512_srai_epi32(both, 8), even = _mm512_srai_epi32(_mm512_slli_epi32(both, 24), 24);
         odd = (__m512i)_mm512_cvtepi32_ps(odd), even = (__m512i)_mm512_cvtepi32_ps(even);
         _mm512_storeu_si512(to + i, _mm512_or_si512(odd, _mm512_srli_epi32(even, 16)));
     }
 #else
-    int8_t room[SHARED * COLUMNS];
+    int8_t room[2 * HALF];
     const int8_t *numbers = in_8_bits(w, from, room);
     float *out = (float *)to;
-    for (int k = 0; k < SHARED; k += 2, numbers += 2 * COLUMNS, out += 2 * COLUMNS)
+    for (int k = 0; k < INPUTS; k += 2, numbers += 2 * COLUMNS, out += 2 * COLUMNS)
         for (int c = 0; c < COLUMNS; c++) out[c] = numbers[2 * c], out[COLUMNS + c] = numbers[2 * c + 1];
 #endif
 }
@@ -270,31 +315,34 @@ static inline vector halves(const uint16_t *x) {
 #endif
 }
 
-/* For `product_quantized`, by vectors, `rows` rows at a time: the sums of `blocks` blocks of SHARED inputs, each times its scale. The first scales
-   are at `block`; `totals` (n, blocks) are the sums of x, for minima. There is room for a block in `words`, for all if rows do it again. */
+/* For `product_quantized`, by vectors, `rows` rows at a time: the sums of the inputs that share a scale, each times its scale. Those of the first
+   of `blocks` blocks are at `block`, their scales at spans(w) * COLUMNS times that; `totals` (n, spans(w) * blocks) are the sums of x, for
+   minima. There is room for a block in `words`, for all if rows do it again. */
 static inline __attribute__((always_inline)) void blocks_by_vectors(const int rows, int64_t n, int64_t blocks, const uint32_t *x, int64_t x_stride,
                                                                     const struct quantized *w, int64_t block, const float *totals,
                                                                     uint32_t *words, float *sums) {
-    int64_t apart = n > rows ? SHARED_WORDS * COLUMNS : 0;
+    int64_t apart = n > rows ? INPUT_WORDS * COLUMNS : 0, each = INPUT_WORDS / spans(w);
     for (int64_t r = 0; r < n; r += rows) {
         const uint32_t *from[ROWS];
         for (int i = 0; i < rows; i++) from[i] = x + (r + i < n ? r + i : n - 1) * x_stride; /* the last row again and again */
-        for (int64_t b = 0; b < blocks; b++) {
-            int64_t scale = block + b * COLUMNS;
+        for (int64_t span = 0; span < blocks * spans(w); span++) {
+            int64_t b = span / spans(w), within = span % spans(w) * each, scale = (block * spans(w) + span) * COLUMNS;
             uint32_t *here = words + b * apart;
-            if (r == 0) expand(w, w->numbers + scale * SHARED * w->bits / 8, here);
+            if (r == 0 && within == 0) expand(w, w->numbers + (block + b) * block_bytes(w), here);
+            here += within * COLUMNS;
             for (int64_t c = 0; c < COLUMNS; c += VECTORS * LANES) {
                 vector sum[ROWS][VECTORS] = {0};
-                for (int k = 0; k < SHARED_WORDS; k++)
+                for (int k = 0; k < each; k++)
                     for (int i = 0; i < rows; i++)
                         for (int j = 0; j < VECTORS; j++)
-                            sum[i][j] = add_product(sum[i][j], from[i] + b * SHARED_WORDS + k, here + k * COLUMNS + c + j * LANES);
+                            sum[i][j] = add_product(sum[i][j], from[i] + span * each + k, here + k * COLUMNS + c + j * LANES);
                 for (int i = 0; i < rows && r + i < n; i++)
                     for (int j = 0; j < VECTORS; j++) {
                         loose *to = (loose *)(sums + (r + i) * COLUMNS + c + j * LANES);
                         *to = fused(*to, halves(w->scales + scale + c + j * LANES), sum[i][j]);
                         if (!w->minima) continue;
-                        *to = fused(*to, halves(w->minima + scale + c + j * LANES), totals[(r + i) * blocks + b] - (vector){0});
+                        float total = totals[(r + i) * blocks * spans(w) + span];
+                        *to = fused(*to, halves(w->minima + scale + c + j * LANES), total - (vector){0});
                     }
             }
         }
@@ -304,38 +352,45 @@ static inline __attribute__((always_inline)) void blocks_by_vectors(const int ro
 #ifdef TILES
 /* The same for one row, by vectors, with the sums that tiles make: those of even and of odd inputs, then both. To write numbers for tiles to
    read takes longer than this. */
-static void blocks_of_one_row(int64_t blocks, const real *x, const struct quantized *w, int64_t block, const float *totals, float *sums) {
-    enum { PAIRS = SHARED / 2 };
+static inline __attribute__((always_inline)) void blocks_of_one_row(const int bits, int64_t blocks, const real *x, const struct quantized *w,
+                                                                    int64_t block, const float *totals, float *sums) {
+    enum { PAIRS = INPUTS / 2 };
+    const int each = bits == 6 ? PAIRS / 2 : PAIRS;
+    const uint8_t *from = w->numbers + block * block_bytes(w);
     vector total[VECTORS] = {0};
-    float table[16];
-    for (int i = 0; i < 16; i++) table[i] = i - (w->minima ? 0 : 8);
-    const __m512 numbers = _mm512_loadu_ps(table);
-    for (int64_t b = 0; b < blocks; b++, x += SHARED, block += COLUMNS) {
-        const uint8_t *from = w->numbers + block * SHARED * w->bits / 8;
-        __m512 even[VECTORS] = {0}, odd[VECTORS] = {0}, first, second;
-        float by[SHARED];
-        for (int k = 0; k < SHARED; k++) by[k] = wide(x[k]);
-        for (int line = 0; line < SHARED * COLUMNS * w->bits / 8; line += 64) __builtin_prefetch(from + AHEAD + line);
+    __m512i numbers[2];
+    if (bits < 8) look_up(bits, least(w), numbers);
+    block *= PAIRS / each;
+    for (int64_t b = 0; b < blocks; b++, x += INPUTS, from += HALF / 4 * bits) {
+        __m512 even[VECTORS], odd[VECTORS], first, second;
+        float by[INPUTS];
+        for (int k = 0; k < INPUTS; k++) by[k] = wide(x[k]);
+        for (int line = 0; line < HALF / 4 * bits; line += 64) __builtin_prefetch(from + AHEAD + line);
 #pragma GCC unroll 16
-        for (int k = 0; k < PAIRS; k++)
+        for (int k = 0; k < PAIRS; k++) {
 #pragma GCC unroll 3
             for (int j = 0; j < VECTORS; j++) {
-                if (w->bits == 8) {
-                    __m512i pair = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(from + 2 * (k * COLUMNS + j * LANES))));
+                const int i = 2 * (k * COLUMNS + j * LANES);
+                if (bits == 8) {
+                    __m512i pair = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(from + i)));
                     first = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pair, 24), 24));
                     second = _mm512_cvtepi32_ps(_mm512_srai_epi32(pair, 8));
-                } else { /* looked up by the last four bits */
-                    const uint8_t *place = from + 2 * (k % (PAIRS / 2) * COLUMNS + j * LANES);
-                    __m512i pairs = _mm512_srli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)place)), k / (PAIRS / 2) * 4);
-                    first = _mm512_permutexvar_ps(pairs, numbers);
-                    second = _mm512_permutexvar_ps(_mm512_srli_epi32(pairs, 8), numbers);
+                } else {
+                    __m512i pair = looked_up(bits, from, i, numbers);
+                    first = (__m512)_mm512_slli_epi32(pair, 16);
+                    second = (__m512)_mm512_and_si512(pair, _mm512_set1_epi32(0xffff0000));
                 }
+                if (k % each == 0) even[j] = odd[j] = _mm512_setzero_ps();
                 even[j] = _mm512_fmadd_ps(first, _mm512_set1_ps(by[2 * k]), even[j]);
                 odd[j] = _mm512_fmadd_ps(second, _mm512_set1_ps(by[2 * k + 1]), odd[j]);
             }
-        for (int j = 0; j < VECTORS; j++) {
-            total[j] = fused(total[j], halves(w->scales + block + j * LANES), (vector)(even[j] + odd[j]));
-            if (w->minima) total[j] = fused(total[j], halves(w->minima + block + j * LANES), totals[b] - (vector){0});
+            if ((k + 1) % each) continue;
+#pragma GCC unroll 3
+            for (int j = 0; j < VECTORS; j++) {
+                total[j] = fused(total[j], halves(w->scales + block * COLUMNS + j * LANES), (vector)(even[j] + odd[j]));
+                if (w->minima) total[j] = fused(total[j], halves(w->minima + block * COLUMNS + j * LANES), *totals - (vector){0});
+            }
+            block++, totals++;
         }
     }
     for (int j = 0; j < VECTORS; j++) *(loose *)(sums + j * LANES) = total[j];
@@ -345,36 +400,37 @@ static void blocks_of_one_row(int64_t blocks, const real *x, const struct quanti
 static inline __attribute__((always_inline)) void blocks_by_tiles(const int rows, const int columns, int64_t n, int64_t blocks, const uint32_t *x,
                                                                   int64_t x_stride, const struct quantized *w, int64_t block,
                                                                   const float *totals, uint32_t *words, float *sums) {
-    int64_t apart = n > rows || columns < VECTORS ? SHARED_WORDS * COLUMNS : 0;
+    int64_t apart = n > rows || columns < VECTORS ? INPUT_WORDS * COLUMNS : 0, each = INPUT_WORDS / spans(w);
     for (int64_t r = 0; r < n; r += TILE) {
         int64_t here = n - r < TILE ? n - r : TILE;
-        if (r == 0 || here < TILE) shape_tiles(here);
+        if (r == 0 || here < TILE) shape_tiles(here, each);
         for (int c = 0; c < VECTORS; c += columns) {
             vector sum[TILE][VECTORS] = {0}, found[2][VECTORS][TILE] = {0};
-            for (int64_t b = 0; b < blocks; b++) {
-                int64_t scale = block + b * COLUMNS;
+            for (int64_t span = 0; span < blocks * spans(w); span++) {
+                int64_t b = span / spans(w), within = span % spans(w) * each, scale = (block * spans(w) + span) * COLUMNS;
                 uint32_t *from = words + b * apart;
-                if (r == 0 && c == 0) expand(w, w->numbers + scale * SHARED * w->bits / 8, from);
+                if (r == 0 && c == 0 && within == 0) expand(w, w->numbers + (block + b) * block_bytes(w), from);
+                from += within * COLUMNS;
                 WRITTEN;
-                _tile_loadd(3, x + r * x_stride + b * SHARED_WORDS, 4 * x_stride);
+                _tile_loadd(3, x + r * x_stride + span * each, 4 * x_stride);
 #pragma GCC unroll 3
                 for (int j = 0; j < columns; j++) {
                     _tile_zero(0);
                     _tile_loadd(4, from + (c + j) * TILE, 4 * COLUMNS);
                     _tile_dpbf16ps(0, 3, 4);
-                    _tile_stored(0, found[b % 2][j], 64);
+                    _tile_stored(0, found[span % 2][j], 64);
                 }
                 WRITTEN;
 #pragma GCC unroll 3
                 for (int j = 0; j < columns; j++) {
                     vector times = halves(w->scales + scale + (c + j) * TILE);
 #pragma GCC unroll 16
-                    for (int i = 0; i < rows; i++) sum[i][j] = fused(sum[i][j], times, found[b % 2][j][i]);
+                    for (int i = 0; i < rows; i++) sum[i][j] = fused(sum[i][j], times, found[span % 2][j][i]);
                     if (!w->minima) continue;
                     times = halves(w->minima + scale + (c + j) * TILE);
 #pragma GCC unroll 16
                     for (int i = 0; i < rows; i++)
-                        sum[i][j] = fused(sum[i][j], times, totals[(r + (i < here ? i : 0)) * blocks + b] - (vector){0});
+                        sum[i][j] = fused(sum[i][j], times, totals[(r + (i < here ? i : 0)) * blocks * spans(w) + span] - (vector){0});
                 }
             }
             for (int i = 0; i < rows && i < here; i++)
@@ -386,38 +442,56 @@ static inline __attribute__((always_inline)) void blocks_by_tiles(const int rows
 }
 #endif
 
-/* `product` with quantized weights: within a block numbers are multiplied with x as they are, and their sum with the scale. */
-void product_quantized(int64_t n, int64_t m, int64_t words, const uint32_t *x, int64_t x_stride, const struct quantized *w, const real *added,
-                       int64_t added_stride, real *out, int64_t out_stride) {
-    const int64_t blocks = words / SHARED_WORDS;
+/* The sums (n, COLUMNS) of `product_quantized`, as above. */
+static void sum_blocks(int64_t n, int64_t blocks, const uint32_t *x, int64_t x_stride, const struct quantized *w, int64_t block,
+                       const float *totals, uint32_t *words, float *sums) {
+#ifdef TILES
+    if (tiles() && n == 1) {
+        if (w->bits == 4) blocks_of_one_row(4, blocks, (const real *)x, w, block, totals, sums);
+        if (w->bits == 5) blocks_of_one_row(5, blocks, (const real *)x, w, block, totals, sums);
+        if (w->bits == 6) blocks_of_one_row(6, blocks, (const real *)x, w, block, totals, sums);
+        if (w->bits == 8) blocks_of_one_row(8, blocks, (const real *)x, w, block, totals, sums);
+    } else if (tiles() && n <= 8)
+        blocks_by_tiles(8, VECTORS, n, blocks, x, x_stride, w, block, totals, words, sums);
+    else if (tiles())
+        blocks_by_tiles(TILE, 1, n, blocks, x, x_stride, w, block, totals, words, sums);
+    else
+#endif
+        if (n == 1)
+        blocks_by_vectors(1, n, blocks, x, x_stride, w, block, totals, words, sums);
+    else
+        blocks_by_vectors(ROWS, n, blocks, x, x_stride, w, block, totals, words, sums);
+}
+
+/* The sums of x (n, words) over the inputs that share a scale, one row after the other; nothing where there are no minima. */
+static float *sum_x(int64_t n, int64_t words, const uint32_t *x, int64_t x_stride, const struct quantized *w) {
+    const int64_t blocks = words / INPUT_WORDS * spans(w);
     float *totals = w->minima ? calloc(n * blocks, sizeof *totals) : 0;
     for (int64_t i = 0; i < n * blocks && totals; i++) {
-        const real *from = (const real *)(x + i / blocks * x_stride) + i % blocks * SHARED;
-        for (int k = 0; k < SHARED; k++) totals[i] += wide(from[k]);
+        const real *from = (const real *)(x + i / blocks * x_stride) + i % blocks * INPUTS / spans(w);
+        for (int k = 0; k < INPUTS / spans(w); k++) totals[i] += wide(from[k]);
     }
-#pragma omp parallel for if (m * words > 16384)
-    for (int64_t first = 0; first < m; first += COLUMNS) {
-        int64_t columns = m - first < COLUMNS ? m - first : COLUMNS, block = first * blocks;
-        float *sums = calloc(n * COLUMNS, sizeof *sums);
-        uint32_t *room = aligned_alloc(64, (n > 1 ? blocks : 1) * SHARED_WORDS * COLUMNS * sizeof *room);
-#ifdef TILES
-        if (tiles() && n == 1)
-            blocks_of_one_row(blocks, (const real *)x, w, block, totals, sums);
-        else if (tiles() && n <= 8)
-            blocks_by_tiles(8, VECTORS, n, blocks, x, x_stride, w, block, totals, room, sums);
-        else if (tiles())
-            blocks_by_tiles(TILE, 1, n, blocks, x, x_stride, w, block, totals, room, sums);
-        else
-#endif
-            if (n == 1)
-            blocks_by_vectors(1, n, blocks, x, x_stride, w, block, totals, room, sums);
-        else
-            blocks_by_vectors(ROWS, n, blocks, x, x_stride, w, block, totals, room, sums);
-        finish(n, columns, sums, added ? added + first : 0, added_stride, out + first, out_stride);
-        free(room);
-        free(sums);
+    return totals;
+}
+
+/* `product` with quantized weights: numbers are multiplied with x as they are, and the sum of those that share a scale with it. */
+void product_quantized(int64_t n, int64_t words, const uint32_t *x, int64_t x_stride, const struct quantized *w, const real *added,
+                       int64_t added_stride, real *out, int64_t out_stride) {
+    const int64_t blocks = words / INPUT_WORDS;
+    for (; w; added += added ? w->outputs : 0, out += w->outputs, w = w->below) {
+        float *totals = sum_x(n, words, x, x_stride, w);
+#pragma omp parallel for if (w->outputs * words > 16384)
+        for (int64_t first = 0; first < w->outputs; first += COLUMNS) {
+            int64_t columns = w->outputs - first < COLUMNS ? w->outputs - first : COLUMNS;
+            float *sums = calloc(n * COLUMNS, sizeof *sums);
+            uint32_t *room = aligned_alloc(64, (n > 1 ? blocks : 1) * INPUT_WORDS * COLUMNS * sizeof *room);
+            sum_blocks(n, blocks, x, x_stride, w, first / COLUMNS * blocks, totals, room, sums);
+            finish(n, columns, sums, added ? added + first : 0, added_stride, out + first, out_stride);
+            free(room);
+            free(sums);
+        }
+        free(totals);
     }
-    free(totals);
 }
 #endif
 
@@ -804,7 +878,7 @@ struct family {
 static void linear(int64_t n, int64_t inputs, int64_t outputs, const real *x, const struct linear *l, const int64_t *which, real *out) {
     int64_t words = inputs / PER_WORD, parts = !!l->up[0] + !!l->up[1] + !!l->up[2], rank = parts ? l->rank / parts : 0;
     if (l->quantized.bits)
-        product_quantized(n, outputs, words, (uint32_t *)x, words, &l->quantized, l->bias, 0, out, outputs);
+        product_quantized(n, words, (uint32_t *)x, words, &l->quantized, l->bias, 0, out, outputs);
     else
         product(n, outputs, words, (uint32_t *)x, words, l->weight, l->bias, 0, out, outputs);
     if (!parts) return;

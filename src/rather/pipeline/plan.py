@@ -80,7 +80,7 @@ def of_run(config: Config, tokens: int = 2048) -> Plan:
     if load.BITS[m.weights]:
         load.check_quantized(torch.device(on), m.train == "full", None)
     rank = 0 if adapter is None else int(adapter_files.read_config(adapter).get("r", m.rank))
-    return _Work(config, shape, min(tokens, shape.context), rank, path.stat().st_size if path.is_file() else 0).plan
+    return _Work(config, path, shape, min(tokens, shape.context), rank).plan
 
 
 def advice(config: Config, tokens: int, memory: float) -> tuple[list[str], Plan]:
@@ -145,24 +145,24 @@ def _compute(config: Config) -> int:
     return load.dtype(name, torch.device(_on(config))).itemsize
 
 
-def _sizes(config: Config, shape: Shape) -> Sizes:
+def _sizes(config: Config, path: Path) -> Sizes:
     m = config.model
-    return Sizes(shape, _compute(config), m.train == "full", load.BITS[m.weights], _on(config) == "cuda")
+    return Sizes(_shape(path), _compute(config), m.train == "full", load.BITS[m.weights], _on(config) == "cuda", path)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """A run's settings beside the shape of its model: what is forwarded, and what is held meanwhile."""
+    """A run's settings beside its model: what is forwarded, and what is held meanwhile."""
 
     config: Config
+    path: Path
     shape: Shape
     tokens: int
     rank: int
-    file: int
 
     @cached_property
     def sizes(self) -> Sizes:
-        return _sizes(self.config, self.shape)
+        return _sizes(self.config, self.path)
 
     @property
     def plan(self) -> Plan:
@@ -198,8 +198,8 @@ class _Work:
     def _phases(self) -> Iterator[Phase]:
         c, s, gpu = self.config, self.sizes, self.sizes.gpu
         process = {"process": CONTEXT if gpu else PROCESS + WORD * self.shape.vocabulary}
-        if self.file and not gpu:
-            process[MAPPED] = float(self.file)
+        if self.path.is_file() and not gpu:
+            process[MAPPED] = float(self.path.stat().st_size)
         models = (3 if self.scored else 2) if s.full else 1
         adapters = self.lora * (2 if self.scored else 1) + (self.lora if self.rank else 0)
         held = (
@@ -239,7 +239,7 @@ class _Work:
         j, learned = self.config.judge, self.online and self.config.train.reward == "model"
         if not (j.checkpoint and (learned or j.kind == "model") and build.published(Path(j.checkpoint))):
             return {}
-        return {"reward model": float(_sizes(self.config, _shape(load.locate(j.checkpoint, weights=False))).weights)}
+        return {"reward model": float(_sizes(self.config, load.locate(j.checkpoint, weights=False)).weights)}
 
     def _sampling(self) -> dict[str, float]:
         """Rows that are drawn together: their cache, their prompts as they are read, all different, and logits."""

@@ -14,8 +14,8 @@ import torch
 
 from rather.errors import ModelError
 from rather.kernels import COLUMNS, KEYS
-from rather.kernels.quantized import BLOCK, Bits
-from rather.text import lora
+from rather.kernels.quantized import Bits, Form
+from rather.text import lora, weights
 from rather.text.decoder import STRIDE
 from rather.text.files import description
 from rather.text.linear import Linear
@@ -58,13 +58,17 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Sizes:
-    """A model of `shape` that computes in numbers of `compute` bytes, all of them trained if `full`, else held so or in `bits`."""
+    """A model of `shape` that computes in numbers of `compute` bytes, all of them trained if `full`, else held so or in `bits`.
+
+    A GGUF file at `path` says what else is held in the formats of the file then.
+    """
 
     shape: Shape
     compute: int
     full: bool = False
     bits: Bits | None = None
     gpu: bool = False
+    path: Path | None = None
 
     @cached_property
     def model(self) -> Transformer:
@@ -89,8 +93,10 @@ class Sizes:
             return self.numbers * (MASTER if self.full else self.compute)
         words = [self.model.embedding.weight, *([] if self.shape.tied else [self.model.unembedding.weight])]
         layers = [layer.weight for layer in self.linears]
-        held = sum(_columns(len(w)) * w.shape[1] * (BLOCK * self.bits // 8 + 2) // BLOCK for w in layers)
-        held += sum(_columns(len(w)) * w.shape[1] * (BLOCK + 2) // BLOCK for w in words)  # in 8 bits
+        if self.path and self.path.suffix == ".gguf":
+            held = weights.quantized_nbytes(weights.plan(self.path), self.bits)
+        else:
+            held = sum(Form(self.bits, False).nbytes(*w.shape) for w in layers) + sum(Form(8, False).nbytes(*w.shape) for w in words)
         return held + (self.numbers - sum(w.numel() for w in [*layers, *words])) * self.compute
 
     @property
@@ -214,7 +220,7 @@ def check_fits(path: Path, on: torch.device, compute: torch.dtype, full: bool, b
     config = description.read_config(path)
     if description.unsupported(config):
         return
-    held, (_, every) = Sizes(description.shape_of(config), compute.itemsize, full, bits).weights, memory(on)
+    held, (_, every) = Sizes(description.shape_of(config), compute.itemsize, full, bits, path=path).weights, memory(on)
     if held > every:
         where = "the GPU" if on.type == "cuda" else "this machine"
         more = "take a smaller model; `rather doctor --plan` says what a run needs"

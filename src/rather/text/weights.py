@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.kernels.quantized import Bits, Blocks, Quantized
+from rather.kernels.quantized import Bits, Quantized
 from rather.text.files import gguf_file, quantization, scored
 from rather.text.files.description import read_config, shape_of
 from rather.text.files.fields import UnsupportedError
@@ -175,11 +175,10 @@ def load(
     state = {}
     for ours, stored in planned.parts.items():
         at = ours.rpartition(".")[0]
-        if bits and (_is_linear(ours) or at in ("embedding", "unembedding")):
-            of, transposed = bits if _is_linear(ours) else 8, shape.is_gpt2 and _is_linear(ours)
-            named = zip(file_names(shape, ours), stored, strict=True)
+        if bits and (of := _quantized_to(ours, bits)):
+            transposed, named = shape.is_gpt2 and _is_linear(ours), zip(file_names(shape, ours), stored, strict=True)
             each = [part.quantized(of, transposed, f"{name} in {path}") for name, part in named]
-            held = Quantized.out(Blocks.joined(each))
+            held = Quantized.out(*each)
             if at == "embedding":
                 model.set_submodule(at, QuantizedEmbedding(held, dtype))
             if at != "embedding" or shape.tied:
@@ -197,6 +196,18 @@ def load(
     if model.rotary is not None:
         model.rotary = type(model.rotary)(shape)
     return model
+
+
+def quantized_nbytes(planned: Plan, bits: Bits) -> int:
+    """Bytes of all linear layers, the embedding and the head as `load` holds them with `bits`."""
+    found = 0
+    for ours, stored in planned.parts.items():
+        if of := _quantized_to(ours, bits):
+            sizes = [part.shape[::-1] if planned.shape.is_gpt2 and _is_linear(ours) else part.shape for part in stored]
+            each = [(part.form(of), outputs) for part, (outputs, _) in zip(stored, sizes, strict=True)]
+            alike = groupby(each, lambda part: part[0])
+            found += sum(form.nbytes(sum(outputs for _, outputs in parts), sizes[0][1]) for form, parts in alike)
+    return found
 
 
 def tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
@@ -236,6 +247,11 @@ def widened(model: Transformer) -> Iterator[tuple[str, Tensor]]:
         tied = name == "unembedding" and model.shape.tied
         if isinstance(module, QuantizedLinear | QuantizedEmbedding) and not tied:
             yield f"{name}.weight", module.held.widened(model.dtype)
+
+
+def _quantized_to(ours: str, bits: Bits) -> Bits | None:
+    """In how many bits ordinary numbers of our tensor `ours` are held, if it is one that is quantized."""
+    return bits if _is_linear(ours) else 8 if ours in ("embedding.weight", "unembedding.weight") else None
 
 
 def _is_linear(ours: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.kernels.quantized import BLOCK, Bits, Blocks
+from rather.kernels.quantized import BLOCK, Blocks, Form
 from rather.text.files import rope
 from rather.text.files.fields import Fields
 from rather.text.files.stored import Stored
@@ -218,13 +218,16 @@ def tensors(path: Path, shape: Shape) -> dict[str, Stored]:
         heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(stem) if shape.family in TURNED else None
         size = tuple(int(n) for n in reversed(tensor.shape))
         form, plus = tensor.tensor_type.name, shape.norm_plus if stem.endswith("norm") else 0.0
-        blocks = functools.partial(_blocks, tensor, heads) if form in BLOCKS else None
+        blocks = (BLOCKS[form][1], functools.partial(_blocks, tensor, heads)) if form in BLOCKS else None
         found[name] = Stored(size, form, functools.partial(_read, tensor, heads, plus), blocks)
     return found
 
 
-BLOCKS = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q4_K": 144}
-"""Formats that products can use as they are, and bytes of a block of the file."""
+BLOCKS = {
+    "Q8_0": (34, Form(8, False)), "Q4_0": (18, Form(4, False)), "Q4_1": (20, Form(4, True)), "Q5_0": (22, Form(5, False)),
+    "Q5_1": (24, Form(5, True)), "Q4_K": (144, Form(4, True)), "Q5_K": (176, Form(5, True)), "Q6_K": (210, Form(6, False)),
+}  # fmt: skip
+"""Formats that products can use as they are: bytes of a block of the file, and how they are held."""
 
 
 def _read(tensor: Any, heads: int | None = None, plus: float = 0.0) -> Tensor:
@@ -240,37 +243,49 @@ def _read(tensor: Any, heads: int | None = None, plus: float = 0.0) -> Tensor:
 
 
 def _blocks(tensor: Any, heads: int | None) -> Blocks:
-    """A weight as the file holds it; of Q4_K scales and minima, which it holds as products of two numbers, are rounded to float16."""
+    """A weight as the file holds it; scales and minima that it holds as products of two numbers (_K) are rounded to float16."""
     kind, rows = tensor.tensor_type.name, len(tensor.data)
-    held = np.array(tensor.data).reshape(-1, BLOCKS[kind])
-    bits: Bits = 8 if kind in ("Q8_0", "Q5_0") else 4
-    minima = None
-    if kind == "Q8_0":
-        scales, numbers = held[:, :2].view(np.float16), held[:, 2:].view(np.int8)
-    elif kind == "Q4_K":
-        from gguf.quants import Q4_K
-
-        both = held[:, :4].view(np.float16).astype(np.float32)
-        times = [both[:, :1], -both[:, 1:]]
-        scales, minima = ((by * x).astype(np.float16) for by, x in zip(times, Q4_K.get_scale_min(held[:, 4:16]), strict=True))
-        numbers = _nibbles(held[:, 16:].reshape(-1, BLOCK))
-    else:
-        scales = held[:, :2].view(np.float16)
-        minima = held[:, 2:4].view(np.float16) if kind == "Q4_1" else None
-        numbers = _nibbles(held[:, -BLOCK // 2 :])
-        if kind == "Q5_0":
-            numbers = numbers + 16 * np.unpackbits(held[:, 2:6], axis=1, bitorder="little").astype(np.int8) - 16
-        elif kind == "Q4_0":
-            numbers = numbers - 8
-    laid = [
-        None if x is None else _halved(torch.from_numpy(np.ascontiguousarray(x)).view(rows, -1), heads) for x in (numbers, scales, minima)
-    ]
-    return Blocks(*laid, bits)  # type: ignore[arg-type]
+    size, form = BLOCKS[kind]
+    found = (_of_256 if kind.endswith("_K") else _of_32)(form, np.array(tensor.data).reshape(-1, size))
+    laid = [None if x is None else _halved(torch.from_numpy(np.ascontiguousarray(x)).view(rows, -1), heads) for x in found]
+    return Blocks(*laid, form.bits)  # type: ignore[arg-type]
 
 
-def _nibbles(held: np.ndarray) -> np.ndarray:
-    """The low halves of the bytes (N, B) of each row, then the high halves, as int8 (N, 2 B)."""
-    return np.concatenate([held & 15, held >> 4], axis=1).astype(np.int8)
+Parts = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Numbers (int8), scales and perhaps minima (float16)."""
+
+
+def _of_32(form: Form, held: np.ndarray) -> Parts:
+    """What blocks of 32 numbers hold: a scale, perhaps a minimum, the fifth bits of numbers if there are five, and numbers."""
+    scales, minima = held[:, :2].view(np.float16), held[:, 2:4].view(np.float16) if form.minima else None
+    if form.bits == 8:
+        return held[:, 2:].view(np.int8), scales, None
+    numbers = _fields(held[:, -BLOCK // 2 :], 4)
+    if form.bits == 5:
+        numbers |= np.unpackbits(held[:, -BLOCK // 2 - 4 : -BLOCK // 2], axis=1, bitorder="little").view(np.int8) << 4
+    return numbers if form.minima else numbers - np.int8(2 ** (form.bits - 1)), scales, minima
+
+
+def _of_256(form: Form, held: np.ndarray) -> Parts:
+    """What blocks of 256 numbers hold: scales, and minima but for those of 6 bits, each a whole number times one that they share."""
+    from gguf.quants import Q4_K
+
+    if form.bits == 6:  # the last four bits of numbers, the first two, scales, what they are multiplied with
+        low, high = _fields(held[:, :128].reshape(-1, 64), 4), _fields(held[:, 128:192].reshape(-1, 32), 2)
+        scales = held[:, 192:208].view(np.int8) * held[:, 208:].view(np.float16).astype(np.float32)
+        return (low | high << 4) - np.int8(32), scales.astype(np.float16), None
+    both = held[:, :4].view(np.float16).astype(np.float32)
+    times = [both[:, :1], -both[:, 1:]]
+    scales, minima = ((by * x).astype(np.float16) for by, x in zip(times, Q4_K.get_scale_min(held[:, 4:16]), strict=True))
+    numbers = _fields(held[:, -128:].reshape(-1, BLOCK), 4)
+    if form.bits == 5:
+        numbers |= _fields(held[:, 16:48], 1).reshape(numbers.shape) << 4
+    return numbers, scales, minima
+
+
+def _fields(held: np.ndarray, bits: int) -> np.ndarray:
+    """Numbers of so many bits in bytes (N, B), those of the lowest bits of each row first, as int8 (N, 8 B / bits)."""
+    return np.concatenate([held >> shift & 2**bits - 1 for shift in range(0, 8, bits)], axis=1).astype(np.int8)
 
 
 def _halved(values: Tensor, heads: int | None) -> Tensor:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.kernels.quantized import BLOCK, Bits, Blocks, quantize
+from rather.kernels.quantized import BLOCK, Bits, Blocks, Form, quantize
 
 FORMATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8", "F8_E4M3": "float8_e4m3fn"}
 PLAIN = ("float64", "float32", "float16", "bfloat16")
@@ -17,12 +17,16 @@ PLAIN = ("float64", "float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: its shape, the format of its numbers, how to read it, and, if products can use it as it is, how to read that."""
+    """A tensor in a file: its shape, the format of its numbers, how to read it; and, if products can use it as it is, how to hold that."""
 
     shape: tuple[int, ...]
     format: str
     read: Callable[[], Tensor]
-    blocks: Callable[[], Blocks] | None = None
+    blocks: tuple[Form, Callable[[], Blocks]] | None = None
+
+    def form(self, bits: Bits) -> Form:
+        """How `quantized` holds it."""
+        return self.blocks[0] if self.blocks else Form(bits if self.format in (*PLAIN, "F32", "F16", "BF16") else 8, False)
 
     def quantized(self, bits: Bits, transposed: bool, name: str) -> Blocks:
         """The weight as the file holds it, or quantized in so many bits, in 8 if the file holds it in few; `name` is for errors.
@@ -34,10 +38,10 @@ class Stored:
         if inputs % BLOCK:
             raise ModelError(f'{name} has {inputs} inputs, which are no whole blocks of {BLOCK}; set weights to "auto"')
         if self.blocks:
-            found = self.blocks()
+            found = self.blocks[1]()
         else:
             weight = self.read()
-            found = quantize(weight.t() if transposed else weight, bits if self.format in (*PLAIN, "F32", "F16", "BF16") else 8)
+            found = quantize(weight.t() if transposed else weight, 4 if self.form(bits).bits == 4 else 8)
         if not all(x.isfinite().all() for x in (found.scales, found.minima) if x is not None):
             raise ModelError(f'{name} has numbers that are not finite or too large for {found.bits} bits; set weights to "auto"')
         return found
