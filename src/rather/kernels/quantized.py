@@ -128,6 +128,7 @@ class Quantized:
         """X (N, I) times the weight, plus bias (O,), to (N, O). Passes no gradient on."""
         found, x, out = library(x.dtype), x.contiguous(), x.new_empty((len(x), self.outputs))
         assert found is not None
+        assert x.device == self.numbers.device
         words, added = x.shape[1] * x.element_size() // 4, None if bias is None else bias.data_ptr()
         of = ctypes.byref(self.addresses)
         found.product_quantized(*out.shape, words, x.data_ptr(), words, of, added, 0, out.data_ptr(), self.outputs)

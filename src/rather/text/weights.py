@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.kernels.quantized import Bits, Blocks, Quantized
+from rather.kernels.quantized import Bits
+from rather.kernels.quantized_rows import laid
 from rather.text.files import gguf_file, quantization, scored
 from rather.text.files.description import read_config, shape_of
 from rather.text.files.fields import UnsupportedError
@@ -155,12 +156,14 @@ def plan(path: Path) -> Plan:
 
 
 def load(
-    path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dtype | None = None, bits: Bits | None = None
+    path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dtype | None = None, bits: Bits | None = None,
+    on: torch.device = torch.device("cpu"),
 ) -> Transformer:  # fmt: skip
     """The transformer in a model folder or GGUF file, computing in `dtype`, its weights held in `weights_dtype` (dtype).
 
     With `bits` the linear layers and the embedding are held quantized: as a GGUF file holds them where products can use that, else
-    quantized to Q8_0 or Q4_0, with 4 bits also to Q8_0 what the file holds in more of them, the embedding and the head.
+    quantized to Q8_0 or Q4_0, with 4 bits also to Q8_0 what the file holds in more of them, the embedding and the head. They go to
+    the device `on`, one by one as they are read, and stay there; `Module.to` moves the others.
 
     Raises:
         ModelError: what `plan` raises, or weights that cannot be quantized.
@@ -179,7 +182,7 @@ def load(
             of, transposed = bits if _is_linear(ours) else 8, shape.is_gpt2 and _is_linear(ours)
             named = zip(file_names(shape, ours), stored, strict=True)
             each = [part.quantized(of, transposed, f"{name} in {path}") for name, part in named]
-            held = Quantized.out(Blocks.joined(each))
+            held = laid(each, on)
             if at == "embedding":
                 model.set_submodule(at, QuantizedEmbedding(held, dtype))
             if at != "embedding" or shape.tied:
