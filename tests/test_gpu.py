@@ -87,6 +87,9 @@ class Words:
 
     stop = frozenset[int]()
 
+    def encode_prompt(self, prompt: str) -> list[int]:
+        return []
+
 
 def comparisons(count: int) -> list[Comparison]:
     chance = torch.Generator().manual_seed(1)
@@ -141,7 +144,7 @@ def test_sampler_and_learner_are_the_same_after_a_thousand_steps() -> None:
         policy = TextPolicy(made(dtype, GPU, 0.05), Words())  # type: ignore[arg-type]
         reference = TextPolicy(made(dtype, GPU, 0.05).requires_grad_(False), Words())  # type: ignore[arg-type]
         how = fixed(1000, batch_size=4, lr=1e-4)
-        learner = DPO(policy, reference, comparisons(8), list(policy.model.parameters()), how)
+        learner = DPO(policy, comparisons(8), reference, list(policy.model.parameters()), **how)
         before = policy.model.embedding.weight.detach().clone()
         for step in range(1000):
             learner.step()
@@ -160,7 +163,7 @@ def test_training_gives_the_same_numbers_twice() -> None:
             p.data = p.data.float()
         reference = TextPolicy(made(torch.bfloat16, GPU, 0.05).requires_grad_(False), Words())  # type: ignore[arg-type]
         how = fixed(20, batch_size=4, lr=1e-3, micro_batch_tokens=100)
-        learner = DPO(policy, reference, comparisons(8), list(policy.model.parameters()), how)
+        learner = DPO(policy, comparisons(8), reference, list(policy.model.parameters()), **how)
         for _ in range(20):
             learner.step()
         return [p.detach() for p in policy.model.parameters()]
