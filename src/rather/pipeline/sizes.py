@@ -89,8 +89,9 @@ class Sizes:
             return self.numbers * (MASTER if self.full else self.compute)
         words = [self.model.embedding.weight, *([] if self.shape.tied else [self.model.unembedding.weight])]
         layers = [layer.weight for layer in self.linears]
-        held = sum(_columns(len(w)) * w.shape[1] * (BLOCK * self.bits // 8 + 2) // BLOCK for w in layers)
-        held += sum(_columns(len(w)) * w.shape[1] * (BLOCK + 2) // BLOCK for w in words)  # in 8 bits
+        multiple = 1 if self.gpu else COLUMNS
+        held = sum(_up(len(w), multiple) * w.shape[1] * (BLOCK * self.bits // 8 + 2) // BLOCK for w in layers)
+        held += sum(_up(len(w), multiple) * w.shape[1] * (BLOCK + 2) // BLOCK for w in words)  # in 8 bits
         return held + (self.numbers - sum(w.numel() for w in [*layers, *words])) * self.compute
 
     @property
@@ -151,6 +152,7 @@ class Sizes:
         v, width = self.shape.vocabulary, self.shape.width
         chunk = min(rows, TokenLogprobs.ON_GPU if self.gpu else TokenLogprobs.CHUNK)
         held = (rows if keep else min(rows, 2 * chunk)) * v * self.compute
+        held += v * width * self.compute if self.bits and self.gpu else 0  # the head, widened
         return held + (v * width * (MASTER + self.compute + (self.compute if self._casts else 0)) if trained else 0)
 
     @property
