@@ -23,11 +23,14 @@ import torch
 
 import common
 from rather.core import Comparison, Perturbation, Task, Trajectory
+from rather.kernels.quantized import Bits, quantize
+from rather.kernels.quantized_rows import laid
 from rather.learners.common import WITHOUT_GRADIENT, in_parts
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
 from rather.learners.rollouts import Rollouts
 from rather.text import engine, lora
+from rather.text.linear import Linear, QuantizedEmbedding, QuantizedLinear
 from rather.text.policy import TextPolicy
 from rather.text.shape import Shape
 from rather.text.transformer import Transformer
@@ -61,14 +64,14 @@ def forward(s: Shape, tokens: int, predicted: int, pairs: float) -> float:
     return 2 * (blocks * tokens + head * predicted) + 4 * s.layers * s.heads * s.head_width * pairs
 
 
-def generation(s: Shape, w: Work, rates: dict[str, float]) -> float:
-    """Seconds at least: each prompt is read once, then every step reads all weights and each row's keys and values."""
+def generation(s: Shape, w: Work, rates: dict[str, float], blocks: float = 2, head: float = 2) -> float:
+    """Seconds at least: each prompt is read once, then every step reads all weights, of so many bytes, and each row's keys and values."""
     cached = 2 * 2 * s.layers * s.kv_heads * s.head_width
     read = forward(s, w.groups * w.prompt, w.groups, w.groups * w.prompt**2 / 2) / rates["flops"]
     total = read
     for n in range(w.answer):
         length = w.prompt + n
-        bytes_ = 2 * sum(sizes(s)) + w.rows * length * cached
+        bytes_ = blocks * sizes(s)[0] + head * sizes(s)[1] + w.rows * length * cached
         total += max(bytes_ / rates["bytes"], forward(s, w.rows, w.rows, w.rows * length) / rates["flops"])
     return total
 
@@ -86,6 +89,10 @@ def bounds(s: Shape, rates: dict[str, float]) -> dict[str, tuple[float, str, int
     for rows in (64, 256):
         w = Work(rows, rows)
         found[f"generation, {rows} rows"] = (generation(s, w, rates), "bytes", rows * w.answer)
+    for name, held in (("bfloat16", (2, 2)), ("int8", (34 / 32, 34 / 32)), ("q4", (18 / 32, 34 / 32))):
+        for rows in (64, 1):
+            w = Work(rows, rows)
+            found[f"generation, {rows} row{'s' * (rows > 1)}, {name}"] = (generation(s, w, rates, *held), "bytes", rows * w.answer)
     w = Work(64, 8)
     found["GRPO step, 8 x 8"] = (generation(s, w, rates) + training(s, w, 0) / rates["flops"], "bytes, then FLOP", w.rows * w.answer)
     w, counted = Work(2 * PAIRS, PAIRS), 2 * PAIRS * 512
@@ -123,6 +130,17 @@ def made(s: Shape, on: torch.device, train: bool) -> TextPolicy:
                 p.normal_(0, 0.02, generator=generator)
     model = model.to(on, torch.float32 if train else torch.bfloat16).requires_grad_(train)
     return TextPolicy(model, Words(s.vocabulary))  # pyright: ignore[reportArgumentType]
+
+
+def quantized(policy: TextPolicy, bits: Bits) -> TextPolicy:
+    """The policy with quantized weights, the head in 8 bits."""
+    model = policy.model
+    head = laid([quantize(model.unembedding.weight.detach(), 8)], model.device)
+    for name, layer in [(name, layer) for name, layer in model.named_modules() if isinstance(layer, Linear)]:
+        held = head if name == "unembedding" else laid([quantize(layer.weight.detach(), bits)], model.device)
+        model.set_submodule(name, QuantizedLinear(layer, held))
+    model.set_submodule("embedding", QuantizedEmbedding(head, model.dtype))
+    return policy
 
 
 def timed(work: Callable[[], Any], on: torch.device, turns: int = 6) -> list[float]:
@@ -197,6 +215,18 @@ class Bench:
         adapted = partial(engine.generate, policy.model, asked, sampling, frozenset(), "policy", rows=len(asked))
         self.note(f"generation, {sizes[0]} rows, LoRA of rank 16", adapted, 4)
         self.uneven(policy)
+
+    def quantized(self) -> None:
+        """All rows plain and one alone, with weights in bfloat16, in 8 bits and in 4."""
+        kinds: tuple[tuple[str, Bits | None], ...] = ("bfloat16", None), ("int8", 8), ("q4", 4)
+        for name, bits in kinds:
+            policy = made(self.shape, self.on, False)
+            policy = quantized(policy, bits) if bits else policy
+            for rows in (self.work.rows, 1):
+                if bits or rows == 1:  # bfloat16 with many rows is measured before
+                    asked, sampling = self.requests(policy, rows), engine.Sampling(self.work.answer)
+                    answer = partial(engine.generate, policy.model, asked, sampling, frozenset(), rows=rows)
+                    self.note(f"generation, {rows} row{'s' * (rows > 1)}, {name}", answer, 4)
 
     def uneven(self, policy: TextPolicy) -> None:
         """The share of computed rows that became a token, where one token in so many ends an answer: lengths are geometric."""
@@ -329,7 +359,7 @@ def main() -> None:
     bench, here = Bench(shape, on), on.type == "cuda"
     rates = hardware(on) if here else H100
     if here or "--tiny" in given:
-        for part in (bench.generation, bench.grpo, bench.dpo):
+        for part in (bench.generation, bench.quantized, bench.grpo, bench.dpo):
             part()
     if "--tiny" in given:
         return None

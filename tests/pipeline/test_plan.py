@@ -15,6 +15,7 @@ from rather.config import toml
 from rather.config.schema import Config
 from rather.errors import ConfigError, ModelError
 from rather.kernels.quantized import Bits
+from rather.kernels.quantized_rows import QuantizedRows
 from rather.pipeline import build, plan, sizes
 from rather.pipeline.sizes import GIB, Pieces, Sizes
 from rather.text import lora, weights
@@ -72,6 +73,20 @@ def test_weights_of_a_file_are_those_in_its_formats(bits: Bits, tmp_path: Path) 
     assert Sizes(model.shape, 2, bits=bits, path=path).weights == sum(p.nbytes for p in model.parameters()) + sum(held.values())
     config = run_on(path, model={"weights": {8: "int8", 4: "q4"}[bits], "dtype": "bfloat16"})
     assert plan.of_run(config).phases[0].parts["weights"] == Sizes(model.shape, 2, bits=bits, path=path).weights
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_weights_on_a_gpu(bits: Bits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference("llama", intermediate_size=64).save_pretrained(tmp_path)
+    monkeypatch.setattr(weights, "laid", QuantizedRows.on)
+    model = weights.load(tmp_path, BF16, BF16, bits)
+    quantized = {m.held.numbers.data_ptr(): m.held.nbytes for m in model.modules() if isinstance(m, QuantizedLinear | QuantizedEmbedding)}
+    held = Sizes(model.shape, 2, False, bits, gpu=True)
+    assert held.weights == sum(p.nbytes for p in model.parameters()) + sum(quantized.values())
+    assert held.logits(9) - Sizes(model.shape, 2, gpu=True).logits(9) == 2 * model.shape.vocabulary * model.shape.width, "the widened head"
+    name = "int8" if bits == 8 else "q4"
+    config = run_on(tmp_path, model={"device": "cuda", "dtype": "bfloat16", "weights": name})
+    assert all(phase.parts["weights"] == held.weights for phase in plan.of_run(config).phases)
 
 
 def test_eight_billion_by_hand(llama8b: Path) -> None:

@@ -349,7 +349,7 @@ def test_a_run_that_would_change_them_is_refused(tiny: Path, settings: Any, mess
 
 
 def test_where_there_is_no_such_thing(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="^quantized weights are for a CPU, not meta; "):
+    with pytest.raises(ModelError, match="^quantized weights are for a CPU or a GPU by NVIDIA, not meta; "):
         load.policy(tiny, torch.device("meta"), torch.float32, False, 1.0, bits=8)
     with pytest.raises(ConfigError, match="^load: weights is 'int4'"):
         rather.load(tiny, weights="int4")  # type: ignore[arg-type]

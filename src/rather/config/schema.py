@@ -60,7 +60,9 @@ class Model(Section):
         default="auto", description="What activations are computed in; auto: bfloat16 where the hardware multiplies it."
     )
     weights: Literal["auto", "int8", "q4"] = Field(
-        default="auto", description="What frozen weights are held in; int8, q4: quantized, in 53 or 28 % of bfloat16's memory, on a CPU."
+        default="auto",
+        description="What frozen weights are held in; int8, q4: quantized, in 53 or 28 % of bfloat16's memory, on a CPU. "
+        "On a GPU by NVIDIA this has been run under Triton's interpreter only.",
     )
     device: str = Field(default="auto", description='"cpu", "cuda", "cuda:1", "mps" (Apple); auto: a GPU by NVIDIA if there is one.')
     gradient_checkpointing: Free[bool] = Field(default=False, description="Compute activations again in backward: less memory, more time.")

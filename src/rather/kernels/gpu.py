@@ -1,7 +1,7 @@
 """What a GPU computes between matrix products, one Triton kernel each: `kernels` asks for them as it asks for kernels.c on a processor.
 
 Without Triton PyTorch does the same. Sums and exponentials are float32. Shapes as in kernels/__init__.py.
-Attention is in gpu_attention.py.
+Attention is in gpu_attention.py, products with quantized weights are in gpu_quantized.py.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
@@ -12,12 +12,13 @@ import triton.language as tl
 from torch import Tensor
 
 from rather.kernels.gpu_attention import fill, pieces, pieces_backward, step, tile
+from rather.kernels.gpu_quantized import FEW, product_quantized, widen
 
 COLUMNS, ROWS = 4, 512
 """What `update_` is for: decoding steps, where a row has few columns of an update for itself."""
 WORDS = 4096
 """Logits that a program of `draw` or `token_logprobs_` reads at a time."""
-__all__ = ["fill", "pieces", "pieces_backward", "step", "tile"]
+__all__ = ["FEW", "fill", "pieces", "pieces_backward", "product_quantized", "step", "tile", "widen"]
 
 
 @triton.jit

@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import takewhile
+from itertools import groupby, takewhile
 from typing import Literal, NamedTuple
 
 import torch
@@ -71,6 +71,11 @@ class Blocks:
     def form(self) -> "Form":
         """How it is held."""
         return Form(self.bits, self.minima is not None)
+
+
+def columns_nbytes(parts: Sequence[tuple[Form, int]], inputs: int) -> int:
+    """Bytes of the `Quantized` of parts that files hold in these forms, so many outputs each."""
+    return sum(form.nbytes(sum(outputs for _, outputs in alike), inputs) for form, alike in groupby(parts, lambda part: part[0]))
 
 
 def quantize(weight: Tensor, bits: Bits) -> Blocks:
@@ -148,6 +153,7 @@ class Quantized:
         """X (N, I) times the weight, plus bias (O,), to (N, O). Passes no gradient on."""
         found, x, out = library(x.dtype), x.contiguous(), x.new_empty((len(x), self.total))
         assert found is not None
+        assert x.device == self.numbers.device
         words, added = x.shape[1] * x.element_size() // 4, None if bias is None else bias.data_ptr()
         of = ctypes.byref(self.addresses)
         found.product_quantized(len(x), words, x.data_ptr(), words, of, added, 0, out.data_ptr(), out.shape[1])

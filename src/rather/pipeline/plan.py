@@ -99,7 +99,7 @@ def advice(config: Config, tokens: int, memory: float) -> tuple[list[str], Plan]
 def _savings(config: Config) -> list[str]:
     """The changes of a setting that may save memory."""
     m, rows, together = config.model, config.sample.batch_size, config.train.micro_batch_tokens
-    tried = {
+    tried = {  # quantized weights on a CPU alone: they have never been run on a GPU
         "model.gradient_checkpointing=true": not m.gradient_checkpointing,
         "model.dtype=bfloat16": _compute(config) == MASTER,
         "model.weights=int8": _on(config) == "cpu" and m.train == "lora" and m.weights == "auto",

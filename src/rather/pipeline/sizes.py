@@ -14,7 +14,8 @@ import torch
 
 from rather.errors import ModelError
 from rather.kernels import COLUMNS, KEYS
-from rather.kernels.quantized import Bits, Form
+from rather.kernels.quantized import Bits, Form, columns_nbytes
+from rather.kernels.quantized_rows import rows_nbytes
 from rather.text import lora, weights
 from rather.text.decoder import STRIDE
 from rather.text.files import description
@@ -94,9 +95,11 @@ class Sizes:
         words = [self.model.embedding.weight, *([] if self.shape.tied else [self.model.unembedding.weight])]
         layers = [layer.weight for layer in self.linears]
         if self.path and self.path.suffix == ".gguf":
-            held = weights.quantized_nbytes(weights.plan(self.path), self.bits)
+            held = _quantized_nbytes(weights.plan(self.path), self.bits, self.gpu)
         else:
-            held = sum(Form(self.bits, False).nbytes(*w.shape) for w in layers) + sum(Form(8, False).nbytes(*w.shape) for w in words)
+            nbytes = rows_nbytes if self.gpu else columns_nbytes
+            each = [(self.bits, w) for w in layers] + [(8, w) for w in words]
+            held = sum(nbytes([(Form(bits, False), len(w))], w.shape[1]) for bits, w in each)
         return held + (self.numbers - sum(w.numel() for w in [*layers, *words])) * self.compute
 
     @property
@@ -157,6 +160,7 @@ class Sizes:
         v, width = self.shape.vocabulary, self.shape.width
         chunk = min(rows, TokenLogprobs.ON_GPU if self.gpu else TokenLogprobs.CHUNK)
         held = (rows if keep else min(rows, 2 * chunk)) * v * self.compute
+        held += v * width * self.compute if self.bits and self.gpu else 0  # the head, widened
         return held + (v * width * (MASTER + self.compute + (self.compute if self._casts else 0)) if trained else 0)
 
     @property
@@ -209,6 +213,17 @@ def memory(on: torch.device) -> tuple[float, float]:
         return every, every
     known = {line.split(":")[0]: 1024.0 * int(line.split()[1]) for line in info.read_text().splitlines()}
     return known["MemAvailable"] + known["SwapFree"], every + known["SwapTotal"]
+
+
+def _quantized_nbytes(planned: weights.Plan, bits: Bits, gpu: bool) -> int:
+    """Bytes of all linear layers, the embedding and the head as `weights.load` holds them with `bits`, on a CPU or a GPU."""
+    found = 0
+    for ours, stored in planned.parts.items():
+        if of := weights.quantized_to(ours, bits):
+            sizes = [part.shape[::-1] if planned.shape.is_gpt2 and weights.is_linear(ours) else part.shape for part in stored]
+            each = [(part.form(of), outputs) for part, (outputs, _) in zip(stored, sizes, strict=True)]
+            found += (rows_nbytes if gpu else columns_nbytes)(each, sizes[0][1])
+    return found
 
 
 def check_fits(path: Path, on: torch.device, compute: torch.dtype, full: bool, bits: Bits | None) -> None:

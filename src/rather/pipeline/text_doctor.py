@@ -80,6 +80,8 @@ class Looks:
         else:
             words = _described(path)
             found = [Finding("note", f"the model {m.path} is described as {words}; its weights are fetched when they are first needed")]
+        if load.BITS[m.weights] and on.type == "cuda":
+            found.append(Finding("note", "quantized weights on a GPU have been run under Triton's interpreter only, never on one"))
         if reason and m.train == "lora":
             found.append(Finding("good", foreign.adapted(path, reason)))
         return found

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rather import kernels
 from rather.kernels.quantized import Quantized
+from rather.kernels.quantized_rows import QuantizedRows
 
 
 def _onednn_computes(dtype: torch.dtype) -> bool:
@@ -257,8 +258,8 @@ class QuantizedLinear(Linear):
         self.parts, self.inputs, self.bias, self.adapters, self.held = layer.parts, layer.inputs, layer.bias, layer.adapters, held
 
     def laid(self, dtype: torch.dtype) -> Quantized | None:
-        """The weight, if there are products of our own in `dtype`."""
-        return self.held if self.held.multiplies(dtype) else None
+        """The weight, if it is laid out for a processor and there are products of our own in `dtype`."""
+        return self.held if self.held.multiplies(dtype) and not isinstance(self.held, QuantizedRows) else None
 
     def widened(self, dtype: torch.dtype) -> Linear:
         """An ordinary layer with these values, rounded to `dtype`."""

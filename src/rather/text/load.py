@@ -168,7 +168,7 @@ def policy(
             inner = foreign_lora.merged(inner, merge)
         inner = inner.to(on).requires_grad_(full)
         return ForeignPolicy(inner, tokens, None, temperature)
-    model = weights.load(path, compute, torch.float32 if full else compute, bits)
+    model = weights.load(path, compute, torch.float32 if full else compute, bits, on)
     if merge:
         lora.load(model, "merged", merge)
         lora.merge(model, "merged")
@@ -193,7 +193,7 @@ def check_quantized(on: torch.device, full: bool, reason: str | None, merge: Pat
         ModelError: they may not.
     """
     whys = {
-        f"are for a CPU, not {on.type}": on.type != "cpu",
+        f"are for a CPU or a GPU by NVIDIA, not {on.type}": on.type not in ("cpu", "cuda"),
         "stay as they are: they cannot be trained or perturbed": full,
         f"are for rather's own architectures only ({reason})": reason is not None,
         f"cannot take up the adapter {merge}": merge is not None,

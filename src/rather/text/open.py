@@ -28,8 +28,9 @@ def load(
     """A language model by its folder, .gguf file, name on the Hugging Face hub or package:NAME; or an adapter, which names its base.
 
     `adapter` is the folder or name of a LoRA adapter in PEFT's format. `dtype` is what activations are computed in; "auto" is bfloat16
-    where the hardware multiplies it. `weights` "int8" and "q4" hold the weights quantized and frozen, on a CPU, for rather's own
-    architectures: in 53 or 28 % of bfloat16's memory, or as a GGUF file holds them: Q8_0, Q6_K, Q5_0, Q5_1, Q5_K, Q4_0, Q4_1 or Q4_K.
+    where the hardware multiplies it. `weights` "int8" and "q4" hold the weights quantized and frozen, on a CPU or a GPU by NVIDIA (where
+    this has been run under Triton's interpreter only), for rather's own architectures: in 53 or 28 % of bfloat16's memory, or as a GGUF
+    file holds them: Q8_0, Q6_K, Q5_0, Q5_1, Q5_K, Q4_0, Q4_1 or Q4_K (on a GPU those of 5 and 6 bits in 8).
     `device` is "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU by NVIDIA if there is one. `chat` says whether plain prompts go
     through the chat template (None: if the model has one), `template` gives its options, such as {"enable_thinking": False}, and
     `date` the day that it may name, as 2026-11-29 (empty: today).

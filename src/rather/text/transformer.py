@@ -343,7 +343,10 @@ class TokenLogprobs(torch.autograd.Function):
         logprobs, entropy = (hidden.new_empty(len(targets), dtype=torch.float32) for _ in range(2))
         frozen = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
         kept, ones = (torch.empty_like(hidden), torch.ones_like(logprobs)) if frozen else (None, None)
-        cast = weight if isinstance(weight, Quantized) else weight.detach().to(hidden.dtype)
+        if isinstance(weight, Quantized):  # on a GPU widened once for all chunks
+            cast = weight.widened(hidden.dtype) if hidden.is_cuda else weight
+        else:
+            cast = weight.detach().to(hidden.dtype)
         back = (cast.widened(hidden.dtype) if isinstance(cast, Quantized) else cast).t() if frozen else None
         ctx.logits = list[Tensor]()
         keep = keep and all(ctx.needs_input_grad[:2])

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rather.errors import ModelError
-from rather.kernels.quantized import Bits, Quantized
+from rather.kernels.quantized import Bits
+from rather.kernels.quantized_rows import laid
 from rather.text.files import gguf_file, quantization, scored
 from rather.text.files.description import read_config, shape_of
 from rather.text.files.fields import UnsupportedError
@@ -142,7 +143,7 @@ def plan(path: Path) -> Plan:
         sizes = getattr(model.get_submodule(ours.rpartition(".")[0]), "parts", {}).values() if len(theirs) > 1 else [len(parameter)]
         for name, size in zip(theirs, sizes, strict=True):
             expected = (size, *parameter.shape[1:])
-            expected = expected[::-1] if shape.is_gpt2 and _is_linear(ours) else expected
+            expected = expected[::-1] if shape.is_gpt2 and is_linear(ours) else expected
             if tensors[name].shape != expected:
                 raise ModelError(f"{name} in {path} has shape {tensors[name].shape}, not {expected}")
         parts[ours] = [tensors[name] for name in theirs]
@@ -155,12 +156,14 @@ def plan(path: Path) -> Plan:
 
 
 def load(
-    path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dtype | None = None, bits: Bits | None = None
+    path: Path, dtype: torch.dtype = torch.float32, weights_dtype: torch.dtype | None = None, bits: Bits | None = None,
+    on: torch.device = torch.device("cpu"),
 ) -> Transformer:  # fmt: skip
     """The transformer in a model folder or GGUF file, computing in `dtype`, its weights held in `weights_dtype` (dtype).
 
     With `bits` the linear layers and the embedding are held quantized: as a GGUF file holds them where products can use that, else
-    quantized to Q8_0 or Q4_0, with 4 bits also to Q8_0 what the file holds in more of them, the embedding and the head.
+    quantized to Q8_0 or Q4_0, with 4 bits also to Q8_0 what the file holds in more of them, the embedding and the head. They go to
+    the device `on`, one by one as they are read, and stay there; `Module.to` moves the others.
 
     Raises:
         ModelError: what `plan` raises, or weights that cannot be quantized.
@@ -175,10 +178,10 @@ def load(
     state = {}
     for ours, stored in planned.parts.items():
         at = ours.rpartition(".")[0]
-        if bits and (of := _quantized_to(ours, bits)):
-            transposed, named = shape.is_gpt2 and _is_linear(ours), zip(file_names(shape, ours), stored, strict=True)
+        if bits and (of := quantized_to(ours, bits)):
+            transposed, named = shape.is_gpt2 and is_linear(ours), zip(file_names(shape, ours), stored, strict=True)
             each = [part.quantized(of, transposed, f"{name} in {path}") for name, part in named]
-            held = Quantized.out(*each)
+            held = laid(each, on)
             if at == "embedding":
                 model.set_submodule(at, QuantizedEmbedding(held, dtype))
             if at != "embedding" or shape.tied:
@@ -186,7 +189,7 @@ def load(
                 model.set_submodule(layer, QuantizedLinear(model.get_submodule(layer), held))  # type: ignore[arg-type]
             continue
         parts = [part.read() for part in stored]
-        if shape.is_gpt2 and _is_linear(ours):
+        if shape.is_gpt2 and is_linear(ours):
             parts = [part.t() for part in parts]
         state[ours] = (torch.cat(parts) if len(parts) > 1 else parts[0]).to(weights_dtype or dtype).contiguous()
     model.load_state_dict(state, assign=True, strict=False)
@@ -198,18 +201,6 @@ def load(
     return model
 
 
-def quantized_nbytes(planned: Plan, bits: Bits) -> int:
-    """Bytes of all linear layers, the embedding and the head as `load` holds them with `bits`."""
-    found = 0
-    for ours, stored in planned.parts.items():
-        if of := _quantized_to(ours, bits):
-            sizes = [part.shape[::-1] if planned.shape.is_gpt2 and _is_linear(ours) else part.shape for part in stored]
-            each = [(part.form(of), outputs) for part, (outputs, _) in zip(stored, sizes, strict=True)]
-            alike = groupby(each, lambda part: part[0])
-            found += sum(form.nbytes(sum(outputs for _, outputs in parts), sizes[0][1]) for form, parts in alike)
-    return found
-
-
 def tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
     """The weights, without adapters, under the names of a Hugging Face file."""
     for ours, tensor in chain(model.named_parameters(), widened(model)):  # a tied head is not named twice
@@ -217,7 +208,7 @@ def tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
             continue
         names = file_names(model.shape, ours)
         tensor = tensor.detach().cpu()
-        if model.shape.is_gpt2 and _is_linear(ours):
+        if model.shape.is_gpt2 and is_linear(ours):
             tensor = tensor.t()
         layer = model.get_submodule(ours.rpartition(".")[0])
         sizes = list(getattr(layer, "parts", {"": len(tensor)}).values())
@@ -249,11 +240,11 @@ def widened(model: Transformer) -> Iterator[tuple[str, Tensor]]:
             yield f"{name}.weight", module.held.widened(model.dtype)
 
 
-def _quantized_to(ours: str, bits: Bits) -> Bits | None:
+def quantized_to(ours: str, bits: Bits) -> Bits | None:
     """In how many bits ordinary numbers of our tensor `ours` are held, if it is one that is quantized."""
-    return bits if _is_linear(ours) else 8 if ours in ("embedding.weight", "unembedding.weight") else None
+    return bits if is_linear(ours) else 8 if ours in ("embedding.weight", "unembedding.weight") else None
 
 
-def _is_linear(ours: str) -> bool:
+def is_linear(ours: str) -> bool:
     """Linear layers of blocks, whose weights GPT-2's files hold transposed."""
     return ours.startswith("blocks.") and ours.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
