@@ -85,6 +85,7 @@ def test_one_answer_more_gives_what_a_cold_fit_gives(n: int, features: int, judg
         assert warm.w == pytest.approx(cold.w, abs=1e-6)
         assert warm.variance(a.z) == pytest.approx(cold.variance(a.z), rel=1e-5)
     assert np.array_equal(fit(a, 0.2, cold).w, cold.w), "there is nothing left to do"
+    assert fit(a, 0.2, fit(a, 5.0)).w == pytest.approx(cold.w, abs=1e-6), "from another ridge"
     _ = start.curvature  # from here on it is what the next fit begins with
     assert fit(a, 0.2, start).w == pytest.approx(fit(a, 0.2).w, abs=1e-6)
 

@@ -4,13 +4,16 @@ The model is Bradley and Terry's (1952) with linear scores: of a comparison with
 temperature t, P(a better) = sigmoid(w.z / t), and w ~ N(0, 1 / ridge). Preferences between 0 and 1, ties too, are targets of the same
 cross-entropy. The posterior of w is taken as the normal one around its maximum (Laplace).
 
-Shape letters: n comparisons, F features, J judges, m trajectories or differences that are asked about, S samples.
+Which features of a trajectory count, how they are standardized and how large the ridge is, is chosen by cross-validation.
+
+Shape letters: n comparisons, G groups of C raw features, F features, J judges, m trajectories or differences, S samples, K members.
 """
 
 # SciPy does not say what its functions take and give.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false, reportUnknownMemberType=false
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -22,12 +25,17 @@ from scipy.special import expit, softmax
 from rather.errors import TrainingError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Raw = np.ndarray[Any, np.dtype[np.float32]]
 Whole = np.ndarray[Any, np.dtype[np.int64]]
 
 TOLERANCE = 1e-7
 """How far from the maximum a fit may end, in standard deviations of the posterior."""
 AGAIN, LIMIT = 10, 400
 """Iterations after which the curvature is computed again, and after which a fit is given up."""
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""The ridges that are tried: 1 / ridge is the prior variance of the score of an average trajectory."""
+FOLDS, FEW, ENOUGH = 5, 16, 512
+"""Parts of the labels in cross-validation; with fewer labels nothing is chosen; and by so many at most it is chosen."""
 
 
 class Curvature:
@@ -74,8 +82,8 @@ class Answers:
         each = np.bincount(self.judge, error * logits, self.judges)
         return trust[self.judge] * error, trust / self.judges * each.sum() - each
 
-    def curvature(self, scores: Array, log_temperatures: Array, ridge: float) -> Curvature:
-        """The curvature (Gauss and Newton's) by weights and logarithms of temperatures together: J features more, of prior variance 1.
+    def curvature(self, scores: Array, log_temperatures: Array, prior: Array) -> Curvature:
+        """The curvature (Gauss and Newton's) by weights and logarithms of temperatures together, of prior precision `prior` (F + J,).
 
         The logit s / t of judge j has the derivatives z / t, and -(s / t) (1[j = k] - 1 / (J t_k)) by log t_k.
         """
@@ -84,7 +92,6 @@ class Answers:
         p = expit(logits)
         by_temperatures = -scores[:, None] * (np.eye(self.judges)[self.judge] - trust / self.judges)
         d = trust[self.judge] * np.sqrt(p * (1 - p))
-        prior = np.concatenate([np.full(self.z.shape[1], ridge), np.ones(self.judges)])
         return Curvature(d[:, None] * np.concatenate([self.z, by_temperatures], 1), prior)
 
 
@@ -92,19 +99,20 @@ class Answers:
 class Posterior:
     """The normal approximation of p(w | answers) around its maximum: mean `w` (F,), and covariance the inverse of `curvature`.
 
-    `log_temperatures` (J,) are at the maximum, too. `known` is the curvature that the maximum was found with.
+    `log_temperatures` (J,) are at the maximum, too. `known` is a curvature near it that there is already, if there is one.
     """
 
     answers: Answers
     ridge: float
     w: Array
     log_temperatures: Array
-    known: Curvature
+    known: Curvature | None = None
 
     @cached_property
     def curvature(self) -> Curvature:
         """The curvature at the maximum."""
-        return self.answers.curvature(self.answers.z @ self.w, self.log_temperatures, self.ridge)
+        prior = np.concatenate([np.full(len(self.w), self.ridge), np.ones(self.answers.judges)])
+        return self.answers.curvature(self.answers.z @ self.w, self.log_temperatures, prior)
 
     def mean(self, x: Array) -> Array:
         """Mean scores (m,) of features, or of differences of features, `x` (m, F)."""
@@ -144,7 +152,7 @@ def moderated(mean: Array, variance: Array) -> Array:
 
 
 def fit(answers: Answers, ridge: float, start: Posterior | None = None) -> Posterior:
-    """The posterior of w; `start` is one for about the same answers, such as all but the last, from where it is found in a moment.
+    """The posterior of w; `start` is one for about the same answers, such as all but the last, from where it takes a moment.
 
     Minimized is the cross-entropy + ridge |w|^2 / 2 + |log t|^2 / 2, by Newton's method in the form of conjugate gradients (Polak and
     Ribiere 1969), which needs the curvature of some earlier place alone: to within `TOLERANCE` of the same maximum from any start.
@@ -153,18 +161,19 @@ def fit(answers: Answers, ridge: float, start: Posterior | None = None) -> Poste
         TrainingError: it is not found, since a feature is not finite.
     """
     features, size = answers.z.shape[1], answers.z.shape[1] + answers.judges
+    prior = np.concatenate([np.full(features, ridge), np.ones(answers.judges)])
     x, known = np.zeros(size), None
     if start is not None:
         x[:features], x[features : features + len(start.log_temperatures)] = start.w, start.log_temperatures
         known = start.__dict__.get("curvature", start.known)
-        known = known if known.prior.shape == x.shape else None
+        known = known if known is not None and known.prior.shape == x.shape else None
     scores, direction, before, slope_before = answers.z @ x[:features], np.zeros(size), 1.0, np.zeros(size)
     for i in range(LIMIT):
         w, temperatures = x[:features], x[features:]
         if known is None or i % AGAIN == AGAIN - 1:
-            known = answers.curvature(scores, temperatures, ridge)
+            known = answers.curvature(scores, temperatures, prior)
         by_scores, by_temperatures = answers.slope(scores, temperatures)
-        slope = np.concatenate([by_scores @ answers.z, by_temperatures]) + known.prior * x
+        slope = np.concatenate([by_scores @ answers.z, by_temperatures]) + prior * x
         step = -known.solve(slope)
         decrement = -float(step @ slope)
         if not np.isfinite(decrement):
@@ -176,7 +185,7 @@ def fit(answers: Answers, ridge: float, start: Posterior | None = None) -> Poste
             direction = step
         before, slope_before = decrement, slope
         along = answers.z @ direction[:features]
-        length = _length(answers, known.prior, x, scores, direction, along)
+        length = _length(answers, prior, x, scores, direction, along)
         x, scores = x + length * direction, scores + length * along
     raise TrainingError(f"the head's weights did not settle in {LIMIT} steps; look for features that are not finite, or raise the ridge")
 
@@ -194,3 +203,140 @@ def _length(answers: Answers, prior: Array, x: Array, scores: Array, direction: 
     while rise(end) < 0:
         end *= 2
     return cast(float, brentq(rise, 0.0, end, xtol=1e-12))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which groups of features count, what is taken off them and what they are multiplied with (F,), and the ridge.
+
+    Over the labeled trajectories features have mean 0 and variance 1 / F, so that a ridge says the same of many features as of few. It was
+    made by the `first` comparisons; `loss` is their log loss in cross-validation, in nats, and NaN where they were too few.
+    """
+
+    groups: tuple[int, ...]
+    center: Raw
+    scale: Raw
+    ridge: float
+    first: int
+    loss: float = float("nan")
+
+    @classmethod
+    def standardizing(cls, groups: tuple[int, ...], features: Raw, ridge: float) -> "Choice":
+        """The choice of these groups of raw features (n, 2, G, C) of labeled sides; a feature that is always the same says nothing."""
+        rows = _flat(features, groups).reshape(2 * len(features), -1).astype(np.float64)
+        std = rows.std(0)
+        scale = np.divide(len(std) ** -0.5, std, out=np.zeros_like(std), where=std > 1e-6 * np.abs(rows).max(0))
+        return cls(groups, rows.mean(0).astype(np.float32), scale.astype(np.float32), ridge, len(features))
+
+    def of(self, features: Raw) -> Array:
+        """Standardized features (..., F) of raw ones (..., G, C)."""
+        return ((_flat(features, self.groups) - self.center) * self.scale).astype(np.float64)
+
+    def differences(self, features: Raw) -> Array:
+        """Differences (n, F) of the standardized features of sides a and b, from raw ones (n, 2, G, C)."""
+        rows = _flat(features, self.groups)
+        return ((rows[:, 0] - rows[:, 1]) * self.scale).astype(np.float64)
+
+
+def _flat(features: Raw, groups: tuple[int, ...]) -> Raw:
+    """The raw features (..., F) of some groups."""
+    rows = features if len(groups) == features.shape[-2] else features[..., list(groups), :]
+    return rows.reshape(*rows.shape[:-2], -1)
+
+
+def cross_validated(answers: Answers, seed: int) -> Array:
+    """The log loss of answers that are held out in turn, in nats an answer, for each of `RIDGES`.
+
+    More features than comparisons are turned first until there are as many, which changes no score.
+    """
+    z, count = answers.z, len(answers.z)
+    if z.shape[1] > count:
+        values, vectors = np.linalg.eigh(z @ z.T)
+        z = vectors * np.sqrt(np.maximum(values, 0.0))
+    part, found = np.random.default_rng(seed).permutation(count) % FOLDS, np.zeros(len(RIDGES))
+    for fold in range(FOLDS):
+        kept, out = (Answers(z[x], answers.preference[x], answers.judge[x], answers.judges) for x in (part != fold, part == fold))
+        for i, ridge in enumerate(RIDGES):
+            posterior = fit(kept, ridge)
+            trust = kept.trust(posterior.log_temperatures)[out.judge]
+            p = moderated(trust * posterior.mean(out.z), trust**2 * posterior.variance(out.z))
+            found[i] -= (out.preference * np.log(p) + (1 - out.preference) * np.log1p(-p)).sum()
+    return found / count
+
+
+def chosen(features: Raw, answers: Answers, candidates: Sequence[tuple[int, ...]], seed: int) -> Choice:
+    """The groups, of `candidates`, and the ridge that predict held-out answers best; `features` (n, 2, G, C) are raw ones of both sides.
+
+    With fewer comparisons than `FEW` it is the first candidate, with the middle one of `RIDGES`.
+    """
+    every = [Choice.standardizing(groups, features, RIDGES[len(RIDGES) // 2]) for groups in candidates]
+    if len(features) < FEW:
+        return every[0]
+    losses = np.array([cross_validated(replace(answers, z=choice.differences(features)), seed) for choice in every])
+    best, ridge = divmod(int(losses.argmin()), len(RIDGES))
+    return replace(every[best], ridge=RIDGES[ridge], loss=float(losses[best, ridge]))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What comparisons have taught: the choice of features, the posterior of their weights, and who the J judges are."""
+
+    choice: Choice
+    posterior: Posterior
+    judges: tuple[str, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """What the fit came to: loss and accuracy on what was learned from, ties left out, and the choice that was made."""
+        answers, scores = self.posterior.answers, self.posterior.answers.z @ self.posterior.w
+        logits = answers.trust(self.posterior.log_temperatures)[answers.judge] * scores
+        loss = np.logaddexp(0, logits) - answers.preference * logits
+        right, sure = (scores > 0) == (answers.preference > 0.5), answers.preference != 0.5
+        found = {"loss": float(loss.mean()), "ridge": self.choice.ridge, "comparisons": float(len(loss))}
+        found |= {"accuracy": float(right[sure].mean())} if sure.any() else {}
+        return found if np.isnan(self.choice.loss) else found | {"cross_validation": self.choice.loss}
+
+    def temperatures(self) -> dict[str, float]:
+        """The temperature of each judge: above 1 for one whose answers say little; of a single one nothing can be said."""
+        values = 1 / self.posterior.answers.trust(self.posterior.log_temperatures)
+        return dict(zip(self.judges, values.tolist(), strict=True)) if len(self.judges) > 1 else {}
+
+    def members(self, count: int, seed: int) -> Array:
+        """Weights (K, F) whose mean is the maximum: that alone, or draws from the posterior."""
+        if count == 1:
+            return self.posterior.w[None]
+        drawn = self.posterior.sample(np.random.default_rng(seed), count)
+        return self.posterior.w + (drawn - drawn.mean(0)) * (count / (count - 1)) ** 0.5
+
+
+def learn(
+    features: Raw,
+    preference: Array,
+    judges: Sequence[str],
+    candidates: Sequence[tuple[int, ...]],
+    seed: int = 0,
+    before: Learned | None = None,
+) -> Learned:
+    """What n comparisons teach: raw features (n, 2, G, C) of their sides, preferences (n,), and the names of who judged.
+
+    Features and ridge are chosen by the first 2^k comparisons, as many as there are, so that the choice is made anew when they have
+    doubled. `before`, what was learned from all but the last, saves time and changes nothing.
+
+    Raises:
+        TrainingError: there are no comparisons, or features that are not finite.
+    """
+    if not len(features):
+        raise TrainingError("the reward head has no labels to learn from; give it at least one comparison with a preference")
+    first, names = min(2 ** (len(features).bit_length() - 1), ENOUGH), tuple(sorted(set(judges)))
+    whole = Answers(np.empty((len(features), 0)), preference, np.array([names.index(judge) for judge in judges]), len(names))
+    if before is not None and before.choice.first == first:
+        answers = replace(whole, z=before.choice.differences(features))
+        if before.judges == names and _alike(answers, before.posterior.answers, first):
+            return Learned(before.choice, fit(answers, before.choice.ridge, before.posterior), names)
+    begun = Answers(whole.z[:first], preference[:first], whole.judge[:first], len(names))
+    choice = chosen(features[:first], begun, candidates, seed)
+    return Learned(choice, fit(replace(whole, z=choice.differences(features)), choice.ridge), names)
+
+
+def _alike(answers: Answers, others: Answers, first: int) -> bool:
+    """Whether the first comparisons are the same."""
+    return all(np.array_equal(getattr(answers, x)[:first], getattr(others, x)[:first]) for x in ("z", "preference", "judge"))
