@@ -7,7 +7,7 @@ from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 
 from rather.errors import TrainingError
-from rather.learners.head import Answers, Posterior, fit, moderated
+from rather.learners.head import RIDGES, Answers, Choice, Posterior, chosen, fit, learn, moderated
 
 
 def answers(n: int, features: int, judges: int = 1, seed: int = 0, soft: bool = False) -> Answers:
@@ -145,6 +145,82 @@ def test_the_covariance_knows_that_temperatures_are_learned() -> None:
     p = special.expit(logits(best))
     h = derivatives.T @ np.diag(p * (1 - p)) @ derivatives + np.diag([ridge] * 4 + [1.0] * 3)
     assert found.covariance(np.eye(4)) == pytest.approx(np.linalg.inv(h)[:4, :4], rel=1e-5, abs=1e-7)
+
+
+def test_the_evidence_is_the_integral_over_the_prior() -> None:
+    """Of one feature, where it can be done: Laplace's approximation is off by hundredths of a nat."""
+    a = answers(20, 1)
+    for ridge in (0.3, 3.0):
+
+        def density(w: float, ridge: float = ridge) -> float:
+            p = special.expit(a.z[:, 0] * w)
+            return float(np.prod(np.where(a.preference == 1, p, 1 - p)) * norm.pdf(w, 0, ridge**-0.5))
+
+        assert fit(a, ridge).evidence == pytest.approx(np.log(integrate.quad(density, -30, 30)[0]), abs=0.05)
+
+
+@pytest.mark.parametrize(("n", "features"), [(40, 7), (7, 40)])
+def test_the_evidence_is_that_of_the_equation(n: int, features: int) -> None:
+    """Bishop's (4.137), with determinants of the whole."""
+    a, ridge = answers(n, features), 0.5
+    found = fit(a, ridge)
+    p = special.expit(a.z @ found.w)
+    h = a.z.T @ np.diag(p * (1 - p)) @ a.z + ridge * np.eye(features)
+    likely = np.log(np.where(a.preference == 1, p, 1 - p)).sum() - ridge * found.w @ found.w / 2 + features * np.log(ridge) / 2
+    assert found.evidence == pytest.approx(likely - np.linalg.slogdet(h)[1] / 2)
+
+
+def sides(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Raw features (n, 2, 3, 8), of which the second group of three says what is preferred, at an odd scale and place."""
+    chance = np.random.default_rng(seed)
+    features = chance.standard_normal((n, 2, 3, 8)).astype(np.float32)
+    preference = (features[:, 0, 1, :7].sum(-1) > features[:, 1, 1, :7].sum(-1)).astype(np.float64)
+    features[:, :, 1] = 40 * features[:, :, 1] + 1000
+    features[..., 7] = 5.0
+    return features, preference
+
+
+def test_features_are_chosen_that_say_something() -> None:
+    features, preference = sides(200)
+    found = learn(features, preference, ["me"] * 200, [(0,), (1,), (0, 1, 2)])
+    assert found.choice.groups == (1,)
+    assert found.choice.ridge == RIDGES[0], "of labels without noise the weights may be large"
+    assert found.choice.first == 128
+    noise = np.random.default_rng(1).integers(0, 2, 200).astype(np.float64)
+    nothing = learn(features, noise, ["me"] * 200, [(0,), (1,), (0, 1, 2)])
+    assert nothing.choice.ridge >= 3, "and where there is nothing to learn small"
+    again = learn(features, preference, ["me"] * 200, [(0,), (1,), (0, 1, 2)], before=nothing)
+    assert again.choice.groups == (1,), "what was chosen by other answers does not count"
+    assert again.posterior.w == pytest.approx(found.posterior.w, abs=1e-5)
+    two, drawn = found.members(2, 0), found.posterior.sample(np.random.default_rng(0), 2)
+    assert two.mean(0) == pytest.approx(found.posterior.w)
+    assert two[0] - two[1] == pytest.approx((drawn[0] - drawn[1]) * 2**0.5), "as far apart as the posterior is wide"
+    unseen, answer = sides(200, 1)
+    right = (found.posterior.probability(found.choice.differences(unseen)) > 0.5) == (answer > 0.5)
+    assert right.mean() > 0.9
+    assert found.metrics()["accuracy"] > 0.95
+
+
+def test_features_are_standardized_by_labeled_trajectories() -> None:
+    """Mean 0 and variance 1 / F; of a constant feature nothing is left, whatever it is later."""
+    features, _ = sides(100)
+    choice = Choice.standardizing((1,), features, 1.0)
+    x = choice.of(features).reshape(200, 8)
+    assert x.mean(0) == pytest.approx(np.zeros(8), abs=1e-5)
+    assert x[:, :7].var(0) == pytest.approx(np.full(7, 1 / 8), rel=1e-4)
+    features[..., 7] = 1e6
+    assert not choice.of(features)[..., 7].any()
+    pairs = choice.of(features)
+    assert choice.differences(features) == pytest.approx(pairs[:, 0] - pairs[:, 1], abs=1e-5)
+
+
+def test_few_labels_choose_nothing() -> None:
+    features, preference = sides(15)
+    known = Answers(np.empty((15, 0)), preference, np.zeros(15, np.int64))
+    choice = chosen(features, known, [(0, 1, 2), (1,)])
+    assert (choice.groups, choice.ridge) == ((0, 1, 2), 1.0)
+    assert np.isnan(choice.evidence)
+    assert "evidence" not in learn(features, preference, ["me"] * 15, [(0,)]).metrics()
 
 
 def test_probabilities_are_the_mean_over_the_posterior() -> None:

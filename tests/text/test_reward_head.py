@@ -147,6 +147,8 @@ def test_it_comes_back_from_disk_as_it_was(base: TextPolicy, tiny: Path, tmp_pat
         changed.model.blocks[0].down.weight += 0.01  # type: ignore[union-attr]
     with pytest.raises(ModelError, match="is of another model than this one"):
         RewardHead.load(tmp_path, changed)
+    with pytest.raises(ModelError, match=r"reads layers \[1, 2\], not \[2\]"):
+        RewardHead(base, layers=[2]).restore(tmp_path)
     (tmp_path / FACTS).write_text("{")
     with pytest.raises(ModelError, match="holds no reward head"):
         RewardHead.load(tmp_path, base)

@@ -4,7 +4,8 @@ The model is Bradley and Terry's (1952) with linear scores: of a comparison with
 temperature t, P(a better) = sigmoid(w.z / t), and w ~ N(0, 1 / ridge). Preferences between 0 and 1, ties too, are targets of the same
 cross-entropy. The posterior of w is taken as the normal one around its maximum (Laplace).
 
-Which features of a trajectory count, how they are standardized and how large the ridge is, is chosen by cross-validation.
+Which features of a trajectory count and how large the ridge is, is chosen by the evidence: how likely the answers are under the model as a
+whole (MacKay 1992; Bishop 2006, sec. 4.4.1), which needs no answers kept apart.
 
 Shape letters: n comparisons, G groups of C raw features, F features, J judges, m trajectories or differences, S samples, K members.
 """
@@ -34,8 +35,8 @@ AGAIN, LIMIT = 10, 400
 """Iterations after which the curvature is computed again, and after which a fit is given up."""
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """The ridges that are tried: 1 / ridge is the prior variance of the score of an average trajectory."""
-FOLDS, FEW, ENOUGH = 5, 16, 512
-"""Parts of the labels in cross-validation; with fewer labels nothing is chosen; and by so many at most it is chosen."""
+FEW, ENOUGH = 16, 512
+"""With fewer labels nothing is chosen; and by so many at most it is chosen."""
 
 
 class Curvature:
@@ -52,6 +53,12 @@ class Curvature:
         inner = scaled @ scaled.T if self.dual else scaled.T @ scaled
         inner[np.diag_indices_from(inner)] += 1.0 if self.dual else prior
         self.factor: tuple[Array, bool] = cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)
+
+    @property
+    def gain(self) -> float:
+        """Log det(P^-1 H), twice the nats by which the posterior is narrower than the prior."""
+        own = 2 * np.log(np.diag(self.factor[0])).sum()
+        return float(own if self.dual else own - np.log(self.prior).sum())
 
     def solve(self, x: Array) -> Array:
         """H^-1 x, for each row of x (..., F)."""
@@ -74,8 +81,13 @@ class Answers:
         """Inverse temperatures (J,), of mean 1, since scores have no scale."""
         return self.judges * softmax(-log_temperatures)
 
+    def loss(self, scores: Array, log_temperatures: Array) -> float:
+        """The cross-entropy, in nats, of all answers, whose sides' scores differ by `scores` (n,)."""
+        logits = self.trust(log_temperatures)[self.judge] * scores
+        return float((np.logaddexp(0, logits) - self.preference * logits).sum())
+
     def slope(self, scores: Array, log_temperatures: Array) -> tuple[Array, Array]:
-        """The gradient of the cross-entropy by the scores (n,) that the sides differ by, and by the logarithms of the temperatures (J,)."""
+        """The gradient of `loss` by the scores (n,) and by the logarithms of the temperatures (J,)."""
         trust = self.trust(log_temperatures)
         logits = trust[self.judge] * scores
         error = expit(logits) - self.preference
@@ -113,6 +125,16 @@ class Posterior:
         """The curvature at the maximum."""
         prior = np.concatenate([np.full(len(self.w), self.ridge), np.ones(self.answers.judges)])
         return self.answers.curvature(self.answers.z @ self.w, self.log_temperatures, prior)
+
+    @property
+    def evidence(self) -> float:
+        """Log p(answers | ridge), in nats: log p(answers | w) + log p(w) at the maximum, and the volume around it (Laplace).
+
+        It is -loss - ridge |w|^2 / 2 - |log t|^2 / 2 - log det(P^-1 H) / 2.
+        """
+        loss = self.answers.loss(self.answers.z @ self.w, self.log_temperatures)
+        norms = self.ridge * self.w @ self.w + self.log_temperatures @ self.log_temperatures
+        return -loss - float(norms) / 2 - self.curvature.gain / 2
 
     def mean(self, x: Array) -> Array:
         """Mean scores (m,) of features, or of differences of features, `x` (m, F)."""
@@ -210,7 +232,7 @@ class Choice:
     """Which groups of features count, what is taken off them and what they are multiplied with (F,), and the ridge.
 
     Over the labeled trajectories features have mean 0 and variance 1 / F, so that a ridge says the same of many features as of few. It was
-    made by the `first` comparisons; `loss` is their log loss in cross-validation, in nats, and NaN where they were too few.
+    made by the `first` comparisons; `evidence` is theirs, in nats an answer, and NaN where they were too few.
     """
 
     groups: tuple[int, ...]
@@ -218,7 +240,7 @@ class Choice:
     scale: Raw
     ridge: float
     first: int
-    loss: float = float("nan")
+    evidence: float = float("nan")
 
     @classmethod
     def standardizing(cls, groups: tuple[int, ...], features: Raw, ridge: float) -> "Choice":
@@ -244,37 +266,21 @@ def _flat(features: Raw, groups: tuple[int, ...]) -> Raw:
     return rows.reshape(*rows.shape[:-2], -1)
 
 
-def cross_validated(answers: Answers, seed: int) -> Array:
-    """The log loss of answers that are held out in turn, in nats an answer, for each of `RIDGES`.
-
-    More features than comparisons are turned first until there are as many, which changes no score.
-    """
-    z, count = answers.z, len(answers.z)
-    if z.shape[1] > count:
-        values, vectors = np.linalg.eigh(z @ z.T)
-        z = vectors * np.sqrt(np.maximum(values, 0.0))
-    part, found = np.random.default_rng(seed).permutation(count) % FOLDS, np.zeros(len(RIDGES))
-    for fold in range(FOLDS):
-        kept, out = (Answers(z[x], answers.preference[x], answers.judge[x], answers.judges) for x in (part != fold, part == fold))
-        for i, ridge in enumerate(RIDGES):
-            posterior = fit(kept, ridge)
-            trust = kept.trust(posterior.log_temperatures)[out.judge]
-            p = moderated(trust * posterior.mean(out.z), trust**2 * posterior.variance(out.z))
-            found[i] -= (out.preference * np.log(p) + (1 - out.preference) * np.log1p(-p)).sum()
-    return found / count
-
-
-def chosen(features: Raw, answers: Answers, candidates: Sequence[tuple[int, ...]], seed: int) -> Choice:
-    """The groups, of `candidates`, and the ridge that predict held-out answers best; `features` (n, 2, G, C) are raw ones of both sides.
+def chosen(features: Raw, answers: Answers, candidates: Sequence[tuple[int, ...]]) -> Choice:
+    """The groups, of `candidates`, and the ridge with the greatest evidence; `features` (n, 2, G, C) are raw ones of both sides.
 
     With fewer comparisons than `FEW` it is the first candidate, with the middle one of `RIDGES`.
     """
     every = [Choice.standardizing(groups, features, RIDGES[len(RIDGES) // 2]) for groups in candidates]
     if len(features) < FEW:
         return every[0]
-    losses = np.array([cross_validated(replace(answers, z=choice.differences(features)), seed) for choice in every])
-    best, ridge = divmod(int(losses.argmin()), len(RIDGES))
-    return replace(every[best], ridge=RIDGES[ridge], loss=float(losses[best, ridge]))
+    found = list[Choice]()
+    for choice in every:
+        known, posterior = replace(answers, z=choice.differences(features)), None
+        for ridge in reversed(RIDGES):
+            posterior = fit(known, ridge, posterior)
+            found.append(replace(choice, ridge=ridge, evidence=posterior.evidence / len(features)))
+    return max(found, key=lambda choice: choice.evidence)
 
 
 @dataclass(frozen=True)
@@ -288,12 +294,11 @@ class Learned:
     def metrics(self) -> dict[str, float]:
         """What the fit came to: loss and accuracy on what was learned from, ties left out, and the choice that was made."""
         answers, scores = self.posterior.answers, self.posterior.answers.z @ self.posterior.w
-        logits = answers.trust(self.posterior.log_temperatures)[answers.judge] * scores
-        loss = np.logaddexp(0, logits) - answers.preference * logits
+        loss = answers.loss(scores, self.posterior.log_temperatures) / len(scores)
         right, sure = (scores > 0) == (answers.preference > 0.5), answers.preference != 0.5
-        found = {"loss": float(loss.mean()), "ridge": self.choice.ridge, "comparisons": float(len(loss))}
+        found = {"loss": loss, "ridge": self.choice.ridge, "comparisons": float(len(scores))}
         found |= {"accuracy": float(right[sure].mean())} if sure.any() else {}
-        return found if np.isnan(self.choice.loss) else found | {"cross_validation": self.choice.loss}
+        return found if np.isnan(self.choice.evidence) else found | {"evidence": self.choice.evidence}
 
     def temperatures(self) -> dict[str, float]:
         """The temperature of each judge: above 1 for one whose answers say little; of a single one nothing can be said."""
@@ -313,7 +318,6 @@ def learn(
     preference: Array,
     judges: Sequence[str],
     candidates: Sequence[tuple[int, ...]],
-    seed: int = 0,
     before: Learned | None = None,
 ) -> Learned:
     """What n comparisons teach: raw features (n, 2, G, C) of their sides, preferences (n,), and the names of who judged.
@@ -333,7 +337,7 @@ def learn(
         if before.judges == names and _alike(answers, before.posterior.answers, first):
             return Learned(before.choice, fit(answers, before.choice.ridge, before.posterior), names)
     begun = Answers(whole.z[:first], preference[:first], whole.judge[:first], len(names))
-    choice = chosen(features[:first], begun, candidates, seed)
+    choice = chosen(features[:first], begun, candidates)
     return Learned(choice, fit(replace(whole, z=choice.differences(features)), choice.ridge), names)
 
 

@@ -57,6 +57,7 @@ class RewardHead:
             raise ConfigError(f"RewardHead: members is {members!r}; an ensemble has at least 1")
         self.body, self.members, self.seed = model, members, seed
         self.layers = states.check_layers(model, layers)
+        self.groups = tuple(range(len(self.layers) * len(states.POOLINGS)))
         self.known: Learned | None = None
         self.cache = Cache(None if cache is None else Path(cache), "" if cache is None else states.digest(model, self.layers))
 
@@ -158,15 +159,8 @@ class RewardHead:
         """Learn from all of these comparisons, which have a preference; from where the last time ended, if they are about the same."""
         preference = np.array([c.preference for c in comparisons], np.float64)
         judges = [c.judge if temperatures else "" for c in comparisons]
-        self.known = learn(self.sides(comparisons), preference, judges, self.candidates, self.seed, self.known)
+        self.known = learn(self.sides(comparisons), preference, judges, [self.groups], self.known)
         return self.known
-
-    @property
-    def candidates(self) -> list[tuple[int, ...]]:
-        """Which groups of features may count: those of all layers, or of one."""
-        each = len(states.POOLINGS)
-        layers = [tuple(range(i * each, (i + 1) * each)) for i in range(len(self.layers))]
-        return [tuple(range(each * len(layers))), *(layers if len(layers) > 1 else [])]
 
     def believed(self, trajectories: Sequence[Trajectory]) -> tuple[Array, Array]:
         """Means (N,) and the joint covariance (N, N) of the scores of trajectories, such as several answers to one prompt."""
@@ -199,9 +193,10 @@ class RewardHead:
             "w": p.w, "log_temperatures": p.log_temperatures, "center": c.center, "scale": c.scale,
             "z": p.answers.z.astype(np.float32), "preference": p.answers.preference, "judge": p.answers.judge,
         }  # fmt: skip
+        evidence = None if np.isnan(c.evidence) else c.evidence
         facts = {
             "base": states.name(self.body), "digest": states.digest(self.body, self.layers), "dtype": states.dtype(self.body),
-            "layers": self.layers, "groups": c.groups, "ridge": c.ridge, "first": c.first, "loss": None if np.isnan(c.loss) else c.loss,
+            "layers": self.layers, "groups": c.groups, "ridge": c.ridge, "first": c.first, "evidence": evidence,
             "judges": known.judges, "members": self.members, "seed": self.seed,
         }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
@@ -215,14 +210,16 @@ class RewardHead:
             ModelError: `folder` holds no reward head, or one on another base model.
         """
         facts, numbers = _read(folder)
+        if facts["layers"] != self.layers:
+            raise ModelError(f"the reward head in {folder} reads layers {facts['layers']}, not {self.layers}; set reward.layers to them")
         if facts["dtype"] == states.dtype(self.body) and facts["digest"] != states.digest(self.body, facts["layers"]):
             raise ModelError(f"the reward head in {folder} is of another model than this one; give {facts['base']!r} as it was then")
         answers = Answers(numbers["z"].astype(np.float64), numbers["preference"], numbers["judge"], len(facts["judges"]))
-        loss = float("nan") if facts["loss"] is None else facts["loss"]
-        choice = Choice(tuple(facts["groups"]), numbers["center"], numbers["scale"], facts["ridge"], facts["first"], loss)
+        evidence = float("nan") if facts["evidence"] is None else facts["evidence"]
+        choice = Choice(tuple(facts["groups"]), numbers["center"], numbers["scale"], facts["ridge"], facts["first"], evidence)
         w, temperatures = numbers["w"], numbers["log_temperatures"]
         self.known = Learned(choice, Posterior(answers, choice.ridge, w, temperatures), tuple(facts["judges"]))
-        self.layers, self.members, self.seed = facts["layers"], facts["members"], facts["seed"]
+        self.members, self.seed = facts["members"], facts["seed"]
 
     @classmethod
     def load(
