@@ -112,7 +112,7 @@ def main() -> None:
     if "refit_ms" not in data:
         data["refit_ms"] = refits(head, features, preference)
     size = f"{len(features)} comparisons, {held} held out, {len(SPLITS)} splits, {MODEL}, one thread"
-    data["about"] = common.about(f"bench/pool.py {name}", size)
+    data["about"] = common.about("bench/pool.py FILE", size)
     lines = [f"# A reward head on {name}", "", f"{data['about']}. Median and quartiles over the splits.", ""]
     lines += [
         "| labels | accuracy, % | log loss, nats | calibration error, points | a fit, s | one answer more, ms |",
