@@ -23,6 +23,7 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
 ) -> None:
     rather("loop", run)
     rather("train", run, "train.learner=reward", "reward.members=2", "reward.held_out=0.5")
+    rather("loop", run, "run.name=head", "train.learner=reward", "reward.kind=head")
     rather("train", run, "train.learner=sft")
     checks = 'verify.checks=[{kind="pattern", pattern="e"}]'
     rather("loop", run, "train.learner=grpo", "train.steps=2", "hack.gold=brief", checks)
@@ -31,7 +32,8 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather("loop", tmp_path / "control.toml")
     (tmp_path / "nudge.toml").write_text(NUDGE)
     rather("train", tmp_path / "nudge.toml", "zeroth.answers=36")
-    lines = [line for name in ("tiny", "small", "grid") for line in (tmp_path / f"runs/{name}/metrics.jsonl").read_text().splitlines()]
+    files = [tmp_path / f"runs/{name}/metrics.jsonl" for name in ("tiny", "head", "small", "grid")]
+    lines = [line for file in files for line in file.read_text().splitlines()]
     written = {re.sub("^temperature/.*", "temperature/JUDGE", key) for line in lines for key in json.loads(line)}
     table = [line.split("|")[1] for line in (ROOT / "docs/reference/metrics.md").read_text().splitlines() if line.startswith("| `")]
     assert written == {key for cell in table for key in re.findall("`([^`]+)`", cell)}

@@ -17,20 +17,22 @@ if TYPE_CHECKING:
     from rather.pipeline.run import Run as Run
     from rather.report.compare import win_rate as win_rate
     from rather.store.store import Store as Store
+    from rather.text.head.model import RewardHead as RewardHead
     from rather.text.open import load as load
     from rather.text.reward_model import RewardModel as RewardModel
     from rather.verify.functions import batched as batched
     from rather.zeroth.order import ZerothOrder as ZerothOrder
 
 PLACES = {
-    "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "PPO": "learners.ppo", "RewardModel": "text.reward_model",
-    "Run": "pipeline.run", "SFT": "learners.sft", "Store": "store.store", "ZerothOrder": "zeroth.order", "batched": "verify.functions",
-    "comparisons": "data.rows", "load": "text.open", "win_rate": "report.compare",
+    "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "PPO": "learners.ppo", "RewardHead": "text.head.model",
+    "RewardModel": "text.reward_model", "Run": "pipeline.run", "SFT": "learners.sft", "Store": "store.store",
+    "ZerothOrder": "zeroth.order", "batched": "verify.functions", "comparisons": "data.rows", "load": "text.open",
+    "win_rate": "report.compare",
 }  # fmt: skip
 """Where each public name is."""
 __all__ = [
-    "DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardModel", "Run", "Store", "ZerothOrder", "batched", "comparisons", "control", "load",
-    "win_rate",
+    "DPO", "GRPO", "PPO", "SFT", "LoRA", "RewardHead", "RewardModel", "Run", "Store", "ZerothOrder", "batched", "comparisons", "control",
+    "load", "win_rate",
 ]  # fmt: skip
 
 

@@ -239,13 +239,14 @@ def score(
     from rather.learners.progress import progress
     from rather.pipeline import files
     from rather.pipeline.trained import trained
+    from rather.text.head.model import RewardHead
     from rather.text.reward_model import RewardModel
 
     if target is not None:
         continued.check(target)
     total = sum(1 for _ in read_rows(data))
     found = trained(reward_model, [], "", None, dtype, console).model
-    if not isinstance(found, RewardModel):
+    if not isinstance(found, RewardModel | RewardHead):
         raise ConfigError(f"{reward_model} is no reward model; train one with train.learner=reward")
     with progress(console, "scoring", total) as advance:
         scored = files.score(found, data, target, advance)

@@ -225,6 +225,12 @@ class Verify(Section):
 class Reward(RewardSettings):
     """The Bradley-Terry reward model."""
 
+    kind: Literal["lora", "head"] = Field(
+        default="lora", description="Train an adapter with a head, or fit a head alone to states of the frozen model, in a moment (text)."
+    )
+    layers: list[int] = Field(
+        default=[], description="head: numbers of blocks after which states are read; empty: half, three quarters and all of them."
+    )
     members: int = Field(default=1, description="Members of the ensemble.", ge=1)
     held_out: float = Field(default=0.2, description="Share of questions kept back to measure accuracy and calibration.", ge=0, lt=1)
     epochs: Free[float | None] = Field(default=None, description="Times that every label is used; unset: train.epochs.", gt=0)

@@ -131,12 +131,12 @@ class Quantized:
     @property
     def total(self) -> int:
         """O."""
-        return sum(part.outputs for part in self._parts)
+        return sum(part.outputs for part in self.parts)
 
     @property
     def nbytes(self) -> int:
         """Bytes that are held."""
-        return sum(x.nbytes for part in self._parts for x in (part.numbers, part.scales, part.minima) if x is not None)
+        return sum(x.nbytes for part in self.parts for x in (part.numbers, part.scales, part.minima) if x is not None)
 
     @property
     def addresses(self) -> Addresses:
@@ -165,7 +165,7 @@ class Quantized:
             out = torch.empty(self.inputs, self.total, dtype=dtype)
             found.widen(*out.t().shape, ctypes.byref(self.addresses), out.data_ptr())
             return out.t()
-        return torch.cat([part.rows(torch.arange(part.outputs), dtype) for part in self._parts])
+        return torch.cat([part.rows(torch.arange(part.outputs), dtype) for part in self.parts])
 
     def rows(self, chosen: Tensor, dtype: torch.dtype) -> Tensor:
         """The outputs that `chosen` (N,) names, (N, I) in `dtype`; none of those below."""
@@ -180,7 +180,7 @@ class Quantized:
         return values.flatten(1).to(dtype)
 
     @property
-    def _parts(self) -> "Iterator[Quantized]":
+    def parts(self) -> "Iterator[Quantized]":
         part: Quantized | None = self
         while part is not None:
             yield part

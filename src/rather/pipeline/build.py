@@ -25,6 +25,7 @@ from rather.pipeline import sizes
 from rather.scale import ranks
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
+from rather.text.head.model import FACTS, RewardHead
 from rather.text.language_model import TextSampler
 from rather.text.policy import TextPolicy
 from rather.text.prompts.fit import Fit, instructed, suffixed
@@ -232,7 +233,14 @@ def _cores() -> int:
     return max(1, (os.cpu_count() or 1) // ranks.count())
 
 
-def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) -> RewardModel:
+def reward_head(config: Config, base: AnyPolicy) -> RewardHead:
+    """A reward head on the base policy, with what it reads kept beside the store."""
+    r, store = config.reward, config.store
+    beside = config.folder if "://" in store else Path(store).parent
+    return RewardHead(base, r.members, config.run.seed, layers=r.layers or None, cache=beside / "features.db")
+
+
+def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) -> RewardModel | RewardHead:
     """The reward model in a checkpoint; its adapter goes on `base`, if that is the model it was trained on, and else on one of its own.
 
     What it was made of, its own run says; what becomes of a text that is too long for it, the run of `config`, which asks it. Or the one
@@ -245,6 +253,12 @@ def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) ->
         return _published_reward(config, folder, base)
     manifest = checkpoint.check(folder)
     of = Config.model_validate({k: v for k, v in manifest["settings"].items() if k in Config.model_fields})
+    if (folder / "model" / FACTS).exists():
+        body = base_policy(of) if base is None else base
+        body.tokens.truncate = config.data.overlong == "truncate"
+        head = RewardHead(body, of.reward.members, of.run.seed, layers=of.reward.layers or None)
+        head.restore(folder / "model")
+        return head
     if of.model.train == "full":
         body, parameters = trained_policy(of, base_policy(of), "reward")
     else:  # the checkpoint has the adapter, whatever that had begun as
@@ -272,9 +286,16 @@ def _published_reward(config: Config, folder: Path, base: AnyPolicy | None) -> R
     return RewardModel.published(body, where)
 
 
+def is_head(config: Config, name: str) -> bool:
+    """Whether the learner called `name` fits a reward head, each step to all labels that there are."""
+    return name == "reward" and config.reward.kind == "head"
+
+
 def steps(config: Config, name: str, items: int) -> int:
     """Steps of the learner called `name` on `items` items; `train.steps` is for `train.learner` alone."""
     t = config.train
+    if is_head(config, name):
+        return 1
     if t.steps and name == t.learner:
         return t.steps
     epochs, together = t.epochs, config.ppo.rollout_batch_size if name == "ppo" else t.batch_size

@@ -44,6 +44,8 @@ class ControlDomain:
     drawing: subprocess.Popen[bytes] | None = None
 
     def __init__(self, config: Config, console: Console) -> None:
+        if config.reward.kind == "head":
+            raise ConfigError('reward.kind = "head" reads states of a language model, and the run is about control; leave it at "lora"')
         self.config, self.console = config, console
 
     def make(self, gold: bool = False, pictures: bool = False) -> Env:

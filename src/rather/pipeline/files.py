@@ -13,6 +13,7 @@ from rather.data.writers import write_rows
 from rather.errors import DataError, TrainingError
 from rather.learners.settings import Sampling
 from rather.report.rates import rate
+from rather.text.head.model import RewardHead
 from rather.text.language_model import LanguageModel
 from rather.text.reward_model import RewardModel
 
@@ -56,7 +57,7 @@ class Scored:
     margin: float
 
 
-def score(model: RewardModel, source: str, target: Path | None, advance: Callable[[int], None]) -> Scored:
+def score(model: RewardModel | RewardHead, source: str, target: Path | None, advance: Callable[[int], None]) -> Scored:
     """Score both sides of each comparison in a file, or the answer in each row.
 
     They are written to `target`, if there is one: with a `score`, or with `score_a`, `score_b`, and where there is a preference with the

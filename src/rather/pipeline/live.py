@@ -29,6 +29,8 @@ class Feed:
         self.learner: LabelLearner | None = None
         self.answered = Answered([])
         self.open, self.state, self.since = 0, None, time.monotonic()
+        self.fitted: list[int] = []
+        """The labels that a reward head has been fitted to, which is done again whenever there are others."""
 
     def refresh(self) -> bool:
         """Read the store if anything has changed since."""
@@ -57,7 +59,11 @@ class Feed:
                 self.since = time.monotonic()
             items, over = len(self.answered.comparisons), not self.open or time.monotonic() - self.since > self.run.config.judge.wait_s
             together = build.optimization(self.run.config, self.name, 0)["batch_size"]
-            if step < self.steps(items) // (1 if over else 2) and (over or items >= together):
+            new = step < self.steps(items) // (1 if over else 2) and (over or items >= together)
+            if build.is_head(self.run.config, self.name):
+                new = bool(items) and self.answered.labels != self.fitted
+            if new:
+                self.fitted = self.answered.labels
                 return self.lineage()
             if over or asked_to_stop():
                 return None
@@ -81,6 +87,7 @@ def fit(run: State, number: int, name: str) -> Path:
     learner = run.learner(number, name, feed.answered, expected)
     learner.follow(feed.answered.comparisons)
     feed.learner = learner
+    feed.fitted = (resume.last(run.checkpoints(number, name)) or {"labels": []})["labels"]
     lineage = resume.with_last_labels(feed.lineage(), run.checkpoints(number, name))
     last = run.learn(learner, name, number, expected, lineage, feed, open_=True)
     if feed.answered.left_out != left_out:  # more have come since

@@ -16,6 +16,7 @@ from rather.errors import Check, ConfigError, Finding
 from rather.judges.known import utility
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
+from rather.learners.head_learner import HeadLearner
 from rather.learners.ppo import PPO
 from rather.learners.progress import progress
 from rather.learners.reward import Reward
@@ -28,6 +29,7 @@ from rather.pipeline.query import Chosen, Rounds, priorities
 from rather.store import Store
 from rather.text import load
 from rather.text.critic import TextCritic
+from rather.text.head.model import RewardHead
 from rather.text.language_model import TextSampler
 from rather.text.policy import TextPolicy
 from rather.text.prompts.fit import Fit
@@ -162,7 +164,7 @@ class TextDomain:
         return self.fit.ready(comparisons)
 
     def learner(self, name: str, data: Answered, steps: int, store: Store) -> LabelLearner:
-        """DPO, SFT, or what trains a reward model."""
+        """DPO, SFT, or what trains a reward model or fits a reward head."""
         del store
         c, comparisons = self.config, data.comparisons
         how = build.optimization(c, name, steps or build.steps(c, name, len(comparisons)))
@@ -171,6 +173,9 @@ class TextDomain:
                 trained, parameters = self.adapted
                 with progress(self.console, "scoring with the reference", len(comparisons)) as advance:
                     return DPO(trained, comparisons, self.base_policy, parameters, progress=advance, **how, **c.dpo.model_dump())
+            case "reward" if c.reward.kind == "head":
+                head = build.reward_head(c, self.base_policy)
+                return HeadLearner(head, comparisons, temperatures=c.reward.temperatures, steps=how["steps"], seed=c.run.seed)
             case "reward":
                 base = self.base_policy if c.model.train == "lora" else build.base_policy(c)
                 trained, parameters = build.trained_policy(c, base, "reward")
@@ -183,11 +188,11 @@ class TextDomain:
             case _:
                 raise ConfigError(f"{name} does not learn from labels alone")
 
-    def reward_model(self, saved: Path) -> TextReward:
+    def reward_model(self, saved: Path) -> TextReward | RewardHead:
         """The reward model in a checkpoint, on the base model where it was trained on that."""
         return build.saved_reward(self.config, saved, self.base_policy)
 
-    def reward_fn(self, saved: Path) -> Checker | TextReward:
+    def reward_fn(self, saved: Path) -> Checker | TextReward | RewardHead:
         """The verifiers, or the reward model in the checkpoint `saved`."""
         return build.checker(self.config) if build.verified(self.config) else self.reward_model(saved)
 

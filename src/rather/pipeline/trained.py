@@ -22,6 +22,7 @@ from rather.store import Store, tally
 from rather.text import load as files
 from rather.text.files import gguf_writer
 from rather.text.files.card import Card, Voter
+from rather.text.head.model import FACTS, RewardHead
 from rather.text.language_model import LanguageModel
 from rather.text.open import load
 from rather.text.policy import TextPolicy
@@ -48,7 +49,7 @@ score = model(**tokenizer.apply_chat_template(chat, return_dict=True, return_ten
 class Trained:
     """A trained model, and what its card says of it."""
 
-    model: LanguageModel | RewardModel
+    model: LanguageModel | RewardModel | RewardHead
     card: Card
 
 
@@ -89,6 +90,8 @@ def _of_folder(source: str, base: str, dtype: Compute) -> Trained:
     if base and not adapter:
         raise ConfigError(f"--base is {base!r}, but {source} is no adapter; leave it out")
     name = str(folder) if folder.exists() else source
+    if (folder / FACTS).exists():
+        return Trained(RewardHead.load(folder, dtype=dtype), card)
     if not adapter:
         return Trained(RewardModel.load(folder, dtype=dtype) if (folder / HEADS).exists() else load(name, dtype=dtype), card)
     where, beside = files.located(base, name) if base else files.located(name)
@@ -159,6 +162,8 @@ def written(target: Path, write: Callable[[Path], object]) -> Path:
 def merge(found: Trained, folder: Path, dtype: Precision) -> None:
     """Write a trained model as a Hugging Face folder with its card; an ensemble of reward models as a folder a member."""
     model = found.model
+    if isinstance(model, RewardHead):
+        raise ModelError("a reward head cannot be merged, since transformers has no place for it; rather score uses it where it is")
     members = model.members if isinstance(model, RewardModel) else 0
     name = f"{folder.name}/member-1" if members > 1 else folder.name
     use = (SCORED if members else SPOKEN).format(name=name)
@@ -178,7 +183,7 @@ def gguf(found: Trained, path: Path, kind: gguf_writer.Kind) -> Path:
         ConfigError: one of the files is there already.
     """
     model, beside = found.model, path.with_suffix(".Modelfile")
-    if isinstance(model, RewardModel):
+    if isinstance(model, RewardModel | RewardHead):
         raise ModelError("a reward model cannot be written as GGUF, which has no place for its head; rather merge writes it as a folder")
     if not isinstance(model, TextPolicy):
         raise ModelError(f"a model that transformers computes cannot be written as GGUF; rather writes {', '.join(gguf_writer.FAMILIES)}")

@@ -78,6 +78,15 @@ class ForeignPolicy(LanguageModel):
             found.append(states[-1][0, -1])
         return torch.stack(found)
 
+    def layers(self, batch: Batch) -> list[list[Tensor]]:
+        """For each answer the hidden states (t, C) of its tokens after each block, the first before all of them."""
+        foreign_lora.activate(self.inner, self.adapter)
+        found = list[list[Tensor]]()
+        for ids, start, end in _rows(batch):
+            states = self.inner(input_ids=ids[None, :end], use_cache=False, output_hidden_states=True).hidden_states
+            found.append([x[0, start:] for x in states])
+        return found
+
     def answer(
         self,
         requests: Sequence[engine.Request],

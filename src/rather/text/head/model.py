@@ -1,0 +1,244 @@
+"""The reward head: scores of answers by Bayesian logistic regression on what a frozen language model has in mind after them.
+
+Shape letters: B trajectories of a batch, N trajectories, n comparisons, T answer tokens (padded), K members, S samples, G groups of C
+features, F features that count.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from rather.core import Batch, Comparison, Prompt, Task, Trajectory
+from rather.errors import ConfigError, ModelError, TrainingError
+from rather.learners.common import in_parts
+from rather.learners.head import Answers, Array, Choice, Learned, Posterior, Raw, learn, moderated
+from rather.learners.head_learner import HeadLearner
+from rather.learners.train import Callback
+from rather.scale import ranks
+from rather.text.head import states
+from rather.text.head.cache import Cache
+from rather.text.language_model import LanguageModel
+from rather.text.open import load
+
+NUMBERS, FACTS = "reward_head.safetensors", "reward_head.json"
+TOKENS, AT_ONCE = 1536, 64
+"""Tokens that are read at a time, times `WITHOUT_GRADIENT`, and trajectories that are laid out at a time."""
+
+
+class RewardHead:
+    """A linear score of hidden states of `model`, which stays as it is: fitted in a moment, and it knows how sure it is.
+
+    `layers` are the numbers of blocks after which states are read (None: after half, three quarters and all of them). What has been read
+    of labeled answers is kept in the SQLite file `cache`, if one is named. Each of several `members` is a draw from the posterior; their
+    mean is its maximum.
+
+    Raises:
+        ModelError: the model has no such layer.
+        ConfigError: there are no members.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        members: int = 1,
+        seed: int = 0,
+        *,
+        layers: Sequence[int] | None = None,
+        cache: Path | str | None = None,
+    ) -> None:
+        if members < 1:
+            raise ConfigError(f"RewardHead: members is {members!r}; an ensemble has at least 1")
+        self.body, self.members, self.seed = model, members, seed
+        self.layers = states.check_layers(model, layers)
+        self.groups = tuple(range(len(self.layers) * len(states.POOLINGS)))
+        self.known: Learned | None = None
+        self.cache = Cache(None if cache is None else Path(cache), "" if cache is None else states.digest(model, self.layers))
+
+    @property
+    def learned(self) -> Learned:
+        """What has been learned.
+
+        Raises:
+            TrainingError: nothing has.
+        """
+        if self.known is None:
+            raise TrainingError("the reward head has learned nothing yet; give `fit` some comparisons")
+        return self.known
+
+    # What every reward model does
+
+    def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
+        """Trajectories as a batch; see `collate`."""
+        return self.body.collate(trajectories)
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Scores (K, B) of each member, float32.
+
+        Raises:
+            TrainingError: nothing has been learned yet.
+        """
+        x = self.learned.choice.of(states.states(self.body, batch, self.layers).numpy(force=True))
+        return torch.from_numpy(self.learned.members(self.members, self.seed) @ x.T).float().to(batch.mask.device)
+
+    def rewards(self, batch: Batch) -> Tensor:
+        """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
+        last = batch.mask.sum(-1).long() - 1
+        return torch.zeros_like(batch.mask).scatter(1, last[:, None], self.scores(batch).mean(0)[:, None])
+
+    def score(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        """The mean score of the members for each of several answers to a prompt."""
+        if isinstance(answers, str):
+            raise ConfigError("answers is one text; give a list, such as [text]")
+        batch = self.collate([Trajectory(Task("score", "0", prompt), "score", text) for text in answers])
+        (scores,) = in_parts(batch, TOKENS, lambda part: (self.scores(part).mean(0),))
+        return scores.tolist()
+
+    def fit(
+        self,
+        comparisons: Sequence[Comparison],
+        eval: Sequence[Comparison] | None = None,
+        *,
+        temperatures: bool = True,
+        callbacks: Sequence[Callback] = (),
+        folder: Path | str | None = None,
+    ) -> Self:
+        """Learn from all of these comparisons; what `eval` measures goes to the callbacks and into `folder`, as in `Learner.train`.
+
+        Raises:
+            TrainingError: there are no comparisons, or states that are not finite.
+        """
+        HeadLearner(self, comparisons, temperatures=temperatures, seed=self.seed, callbacks=callbacks, folder=folder).train(eval)
+        return self
+
+    # What is known of scores
+
+    def features(self, trajectories: Sequence[Trajectory]) -> Raw:
+        """Raw features (N, G, C) of trajectories, a group for each layer and pooling; those that are in the cache are not computed again.
+
+        Raises:
+            TrainingError: one of them is not finite.
+        """
+        shape = len(self.layers) * len(states.POOLINGS), self.body.width
+        found = list[Raw]()
+        for start in range(0, len(trajectories), AT_ONCE):
+            some = trajectories[start : start + AT_ONCE]
+            batch = self.collate(some)
+            keys = states.keys(batch)
+            have = ranks.everyones(self.cache.get(keys, shape))[0]
+            rows = {key: i for i, key in enumerate(keys) if key not in have}
+            if rows:
+                missing = batch.select(torch.tensor(list(rows.values())))
+                (read,) = in_parts(missing, TOKENS, lambda part: (states.states(self.body, part, self.layers),))
+                new = dict(zip(rows, read.numpy(force=True), strict=True))
+                for key, values in new.items():
+                    if not np.isfinite(values).all():
+                        name = some[rows[key]].task.key
+                        raise TrainingError(f"states of an answer to prompt {name!r} are not finite; leave it out, or use float32")
+                self.cache.put(new)
+                have |= new
+            found += [have[key] for key in keys]
+        return np.stack(found) if found else np.empty((0, *shape), np.float32)
+
+    def sides(self, comparisons: Sequence[Comparison]) -> Raw:
+        """Raw features (n, 2, G, C) of the sides of comparisons, the mean of the trajectories of each side."""
+        each = [side for c in comparisons for side in (c.a, c.b)]
+        rows = self.features([t for side in each for t in side])
+        if all(len(side) == 1 for side in each):
+            return rows.reshape(len(comparisons), 2, *rows.shape[1:])
+        ends = np.cumsum([len(side) for side in each])
+        return np.stack([part.mean(0) for part in np.split(rows, ends[:-1])]).reshape(len(comparisons), 2, *rows.shape[1:])
+
+    def learn(self, comparisons: Sequence[Comparison], temperatures: bool = True) -> Learned:
+        """Learn from all of these comparisons, which have a preference; from where the last time ended, if they are about the same."""
+        preference = np.array([c.preference for c in comparisons], np.float64)
+        judges = [c.judge if temperatures else "" for c in comparisons]
+        self.known = learn(self.sides(comparisons), preference, judges, [self.groups], self.known)
+        return self.known
+
+    def believed(self, trajectories: Sequence[Trajectory]) -> tuple[Array, Array]:
+        """Means (N,) and the joint covariance (N, N) of the scores of trajectories, such as several answers to one prompt."""
+        x = self.learned.choice.of(self.features(trajectories))
+        return self.learned.posterior.mean(x), self.learned.posterior.covariance(x)
+
+    def differences(self, comparisons: Sequence[Comparison]) -> tuple[Array, Array]:
+        """Means (n,) and variances (n,) of the differences of the scores of sides a and b; `moderated` makes probabilities of them."""
+        z = self.learned.choice.differences(self.sides(comparisons))
+        return self.learned.posterior.mean(z), self.learned.posterior.variance(z)
+
+    def probabilities(self, comparisons: Sequence[Comparison]) -> Array:
+        """P(a better) (n,) by a judge of temperature 1."""
+        return moderated(*self.differences(comparisons))
+
+    def sampled(self, trajectories: Sequence[Trajectory], seed: int, count: int) -> Array:
+        """Scores (S, N) of trajectories by weights that are drawn from the posterior."""
+        x = self.learned.choice.of(self.features(trajectories))
+        return self.learned.posterior.sample(np.random.default_rng(seed), count) @ x.T
+
+    # To disk and back
+
+    def save(self, folder: Path | str) -> None:
+        """Write what has been learned as reward_head.safetensors, and what it is of as reward_head.json."""
+        known, folder = self.learned, Path(folder)
+        if ranks.rank():
+            return
+        p, c = known.posterior, known.choice
+        numbers = {
+            "w": p.w, "log_temperatures": p.log_temperatures, "center": c.center, "scale": c.scale,
+            "z": p.answers.z.astype(np.float32), "preference": p.answers.preference, "judge": p.answers.judge,
+        }  # fmt: skip
+        evidence = None if np.isnan(c.evidence) else c.evidence
+        facts = {
+            "base": states.name(self.body), "digest": states.digest(self.body, self.layers), "dtype": states.dtype(self.body),
+            "layers": self.layers, "groups": c.groups, "ridge": c.ridge, "first": c.first, "evidence": evidence,
+            "judges": known.judges, "members": self.members, "seed": self.seed,
+        }  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: np.ascontiguousarray(x) for name, x in numbers.items()}, folder / NUMBERS)
+        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+
+    def restore(self, folder: Path) -> None:
+        """Take over what `save` wrote.
+
+        Raises:
+            ModelError: `folder` holds no reward head, or one on another base model.
+        """
+        facts, numbers = _read(folder)
+        if facts["layers"] != self.layers:
+            raise ModelError(f"the reward head in {folder} reads layers {facts['layers']}, not {self.layers}; set reward.layers to them")
+        if facts["dtype"] == states.dtype(self.body) and facts["digest"] != states.digest(self.body, facts["layers"]):
+            raise ModelError(f"the reward head in {folder} is of another model than this one; give {facts['base']!r} as it was then")
+        answers = Answers(numbers["z"].astype(np.float64), numbers["preference"], numbers["judge"], len(facts["judges"]))
+        evidence = float("nan") if facts["evidence"] is None else facts["evidence"]
+        choice = Choice(tuple(facts["groups"]), numbers["center"], numbers["scale"], facts["ridge"], facts["first"], evidence)
+        w, temperatures = numbers["w"], numbers["log_temperatures"]
+        self.known = Learned(choice, Posterior(answers, choice.ridge, w, temperatures), tuple(facts["judges"]))
+        self.members, self.seed = facts["members"], facts["seed"]
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, model: LanguageModel | None = None, *, dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    ) -> Self:
+        """The reward head that `save` wrote, on `model`, or on the base model that it names, read in `dtype` ("auto": as it was then).
+
+        Raises:
+            ModelError: there is no reward head in `folder`, or its base model cannot be had or is another one now.
+        """
+        facts, _ = _read(Path(folder))
+        body = load(facts["base"], dtype=facts["dtype"] if dtype == "auto" else dtype) if model is None else model
+        found = cls(body, facts["members"], facts["seed"], layers=facts["layers"])
+        found.restore(Path(folder))
+        return found
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        return json.loads((folder / FACTS).read_text()), load_file(folder / NUMBERS)
+    except (OSError, ValueError, SafetensorError) as e:
+        raise ModelError(f"{folder} holds no reward head: {e}") from None

@@ -1,0 +1,115 @@
+"""Runs whose reward model is a head on the frozen model: trained alone, gone on with, and as what PPO learns from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from rather.config import toml
+from rather.core import Label
+from rather.errors import CheckpointError, ConfigError, ModelError
+from rather.learners import checkpoint
+from rather.pipeline import build, files
+from rather.pipeline.run import Run
+from rather.pipeline.trained import merge, trained
+from rather.text.head.model import RewardHead
+
+
+@pytest.fixture
+def settings(tiny: Path, tmp_path: Path) -> list[str]:
+    rows = [{"prompt": f"question {i}?", "split": "held_out" if i < 2 else "train"} for i in range(14)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return [
+        f"model.path={tiny}", "model.dtype=float32", f"run.folder={tmp_path}", f"data.prompts={tmp_path}/prompts.jsonl",
+        "sample.max_tokens=6", "reward.held_out=0.4", "train.learner=reward", "reward.kind=head", "reward.layers=[1, 2]", "train.steps=100",
+    ]  # fmt: skip
+
+
+def go(known: list[str], *changed: str) -> Run:
+    return Run(toml.load(None, [*known, *changed]), Console(quiet=True))
+
+
+def last(run: Run, name: str = "reward") -> dict[str, Any]:
+    return checkpoint.check(checkpoint.every(run.checkpoints(0, name))[-1])
+
+
+def test_a_head_is_fitted_in_one_step_and_again_when_labels_have_come(settings: list[str], tmp_path: Path) -> None:
+    run = go(settings)
+    run.sample()
+    run.label()
+    folder = run.train()
+    manifest = last(run)
+    assert manifest["step"] == 1, "whatever train.steps says"
+    assert go(settings).train() == folder, "there is nothing left to do"
+    assert (tmp_path / "run" / "features.db").exists()
+    (row,) = run.metrics.read("train-reward-0")
+    assert row["comparisons"] == len(run.labels(0, "reward").comparisons)
+    assert [r["questions"] for r in run.metrics.read("reward-eval")]
+    head = build.saved_reward(run.config, folder)
+    assert isinstance(head, RewardHead)
+    run.store.add_judge("ann", "person")
+    run.store.answer_all([Label(q.id, "ann", 1.0) for q in run.store.questions("run", "train")])
+    later = go(settings)
+    later.train()
+    assert last(later)["step"] == 2
+    assert len(last(later)["labels"]) > len(manifest["labels"])
+    data = later.labels(0, "reward").comparisons
+    cold = RewardHead(later.domain.base_policy, layers=[1, 2], seed=0).learn(data)  # type: ignore[arg-type]
+    fitted = build.saved_reward(later.config, later.last(0))
+    assert isinstance(fitted, RewardHead)
+    assert fitted.learned.posterior.w == pytest.approx(cold.posterior.w, abs=1e-6)
+    with pytest.raises(CheckpointError, match="was trained with reward.kind = 'head', not 'lora'"):
+        go(settings, "reward.kind=lora").train()
+
+
+def test_a_head_scores_files_and_is_not_merged(settings: list[str], tmp_path: Path) -> None:
+    run = go(settings)
+    run.sample()
+    run.label()
+    folder = run.train()
+    (tmp_path / "answers.jsonl").write_text('{"prompt": "question 1?", "a": "ab", "b": "b", "preference": 1}\n')
+    found = trained(str(folder), [], "", None, "auto", Console(quiet=True))  # type: ignore[arg-type]
+    assert isinstance(found.model, RewardHead)
+    assert files.score(found.model, str(tmp_path / "answers.jsonl"), None, lambda n: None).count == 1
+    with pytest.raises(ModelError, match="a reward head cannot be merged"):
+        merge(found, tmp_path / "merged", "float32")
+    (judge,) = go(settings, "judge.kind=model", f"judge.checkpoint={folder}").judges
+    (answer,) = judge.judge(run.labels(0, "reward").comparisons[:1])
+    assert answer is not None
+
+
+@pytest.mark.parametrize("learner", ["ppo", "grpo"])
+def test_policies_learn_from_a_head(settings: list[str], learner: str) -> None:
+    shape = ["train.reward=labels", "train.steps=1", "train.batch_size=2", "ppo.rollout_batch_size=2", "grpo.group_size=2"]
+    run = go(settings, f"train.learner={learner}", *shape)
+    run.sample()
+    run.label()
+    run.train()
+    assert last(run)["step"] == 1
+    assert last(run, learner)["step"] == 1
+    assert isinstance(run.domain.reward_model(checkpoint.every(run.checkpoints(0, "reward"))[-1]), RewardHead)
+
+
+def test_people_who_answer_while_it_waits(settings: list[str]) -> None:
+    """What has come is learned when nobody answers any more, and what comes later when it is called again."""
+    people = [*settings, "judge.kind=people", "judge.wait_s=0"]
+    run = go(people)
+    run.sample()
+    run.store.add_judge("ann", "person")
+    numbers = [q.id for q in run.store.questions("run", "train")]
+    run.store.answer_all([Label(n, "ann", 1.0) for n in numbers[:6]])
+    run.train()
+    first = last(run)
+    run.store.answer_all([Label(n, "ann", 0.0) for n in numbers[6:]])
+    go(people).train()
+    assert last(run)["step"] == first["step"] + 1
+    assert len(last(run)["labels"]) > len(first["labels"])
+    go(people).train()
+    assert last(run)["step"] == first["step"] + 1
+
+
+def test_control_has_no_head() -> None:
+    with pytest.raises(ConfigError, match='^reward.kind = "head" reads states of a language model, and the run is about control'):
+        go(["control.env=Pendulum-v1", "reward.kind=head"])
