@@ -42,7 +42,7 @@ def test_a_file_of_mixed_formats(dtype: torch.dtype, tmp_path: Path, monkeypatch
     for at, layer in lora.layers(model).items():
         assert isinstance(layer, QuantizedLinear)
         assert torch.equal(layer.held.widened(torch.float32), lora.layers(plain)[at].weight)
-    held = [[part.bits for part in getattr(model.blocks[0], kind).held._parts] for kind in ("qkv", "out", "up", "down")]
+    held = [[part.bits for part in getattr(model.blocks[0], kind).held.parts] for kind in ("qkv", "out", "up", "down")]
     assert held == [[5, 8], [4], [4, 5], [5]]
     asked = [Request(p, i) for i, p in enumerate(PROMPTS)]
     found = generate(model, asked, Sampling(20), STOP, rows=3)
