@@ -137,11 +137,16 @@ def wishes(strategy: str, mean: Array, covariance: Array, seed: int) -> Array:
     return found
 
 
+def best(wished: Array) -> tuple[int, int]:
+    """The pair i < j that is wanted most, the first of several, by wishes (n, n)."""
+    i, j = np.triu_indices(len(wished), 1)
+    place = int(wished[i, j].argmax())
+    return int(i[place]), int(j[place])
+
+
 def pick(strategy: str, mean: Array, covariance: Array, seed: int) -> tuple[int, int]:
-    """The pair i < j that is wanted most, the first of several; see `wishes`."""
-    i, j = np.triu_indices(len(mean), 1)
-    best = int(wishes(strategy, mean, covariance, seed)[i, j].argmax())
-    return int(i[best]), int(j[best])
+    """The pair i < j that is wanted most; see `wishes`."""
+    return best(wishes(strategy, mean, covariance, seed))
 
 
 def moments(scores: Array) -> tuple[Array, Array]:
