@@ -40,6 +40,15 @@ def test_one_answer_is_drawn_with_either_instruction_and_kept_without(config: Co
     assert {c.a[0].task.prompt: {c.a[0].text, c.b[0].text} for c in asked} == expected
 
 
+def test_more_answers_take_the_instructions_in_turn(config: Config) -> None:
+    sampler = build.sampler(config, build.base_policy(config), lambda n: None)
+    first, other = suffixed(config, "")[0], suffixed(config, " In short.")[0]
+    (group,) = build.answers(config, sampler, [first], 0, 3)
+    assert [t.text for t in group] == [t.text for t in sampler.sample([first, other, first], 0)]
+    assert {t.task for t in group} == {first}
+    assert len({t.text for t in group}) == 3
+
+
 def test_what_was_drawn_after_another_prompt_keeps_no_tokens_of_it(config: Config) -> None:
     policy, tasks = build.base_policy(config), build.tasks(config)[0]
     pairs = build.answers(config, build.sampler(config, policy, lambda n: None), tasks, 0)
