@@ -40,13 +40,23 @@ def test_one_answer_is_drawn_with_either_instruction_and_kept_without(config: Co
     assert {c.a[0].task.prompt: {c.a[0].text, c.b[0].text} for c in asked} == expected
 
 
+def test_more_answers_take_the_instructions_in_turn(config: Config) -> None:
+    cold = config.model_copy(update={"sample": config.sample.model_copy(update={"temperature": 0.2})})
+    sampler = build.sampler(cold, build.base_policy(cold), lambda n: None)
+    plain, instructed = suffixed(cold, ""), suffixed(cold, " In short.")
+    expected = sampler.sample([t for both in zip(plain, instructed, plain, strict=True) for t in both], 0)
+    groups = build.answers(cold, sampler, plain, 0, 3)
+    assert [t.text for group in groups for t in group] == [t.text for t in expected]
+    assert [group[2].task for group in groups] == plain
+
+
 def test_what_was_drawn_after_another_prompt_keeps_no_tokens_of_it(config: Config) -> None:
     policy, tasks = build.base_policy(config), build.tasks(config)[0]
-    pairs = build.two_answers(config, build.sampler(config, policy, lambda n: None), tasks, 0)
+    pairs = build.answers(config, build.sampler(config, policy, lambda n: None), tasks, 0)
     answers: Sequence[Trajectory] = [t for pair in pairs for t in pair]
     assert all(t.observations is t.actions is t.logprobs is None for t in answers)
     without = config.model_copy(update={"sample": config.sample.model_copy(update={"contrast": None})})
-    own = [t for pair in build.two_answers(without, build.sampler(without, policy, lambda n: None), tasks, 0) for t in pair]
+    own = [t for pair in build.answers(without, build.sampler(without, policy, lambda n: None), tasks, 0) for t in pair]
     assert (policy.collate(answers).observations == policy.collate(own).observations).all(), (
         "it is learned as an answer to the plain prompt"
     )

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from rather.config import toml
-from rather.core import Batch, Comparison, Task, Trajectory
+from rather.core import Batch, Task, Trajectory
 from rather.judges.concise import Surprise
 from rather.judges.model import ModelJudge
 from rather.learners.common import WITHOUT_GRADIENT
@@ -74,8 +74,7 @@ def test_in_parts_a_model_says_the_same(what: str, tiny: Path, forwarded: list[t
             return torch.tensor(base_logprobs(policy, answers, tokens))
         model = RewardModel(policy, 3, 0, parameters=[])
         torch.nn.init.normal_(model.heads)
-        pairs = [Comparison((a,), (b,)) for a, b in zip(answers[0::2], answers[1::2], strict=True)]
-        return ModelJudge("reward", model, tokens).differences(pairs)
+        return ModelJudge("reward", model, tokens).each(answers)
 
     with torch.random.fork_rng():
         whole = said(10_000)

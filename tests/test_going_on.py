@@ -266,14 +266,14 @@ def test_old_questions_of_other_settings_are_said_to_be(
 
 def test_sampling_that_was_stopped_goes_on_with_its_own_settings_alone(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(sampling: Run, after: int) -> None:
-        def two_answers(*given: Any) -> Any:
+        def answers(*given: Any) -> Any:
             if len(sampling.store.keys("run", "train")) >= after:
                 raise Stopped
             return known(*given)
 
-        known = build.two_answers
+        known = build.answers
         with monkeypatch.context() as patched:
-            patched.setattr(build, "two_answers", two_answers)
+            patched.setattr(build, "answers", answers)
             with pytest.raises(Stopped):
                 sampling.sample()
 
@@ -581,7 +581,7 @@ def test_another_tokenizer_matters_only_where_something_was_sampled(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(build, "two_answers", no_memory)
+        patched.setattr(build, "answers", no_memory)
         with pytest.raises(MemoryError):
             go(text).sample()
     assert go(text, f"model.path={other}").sample() == 6

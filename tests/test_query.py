@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rather.pipeline.query import Pick, choose, disagreement, entropy, near_tie, shares
+from rather.pipeline.query import Pick, choose, disagreement, entropy, near_tie, priorities, shares
 
 # two members, three pairs: agree that a is better; disagree; agree that there is no difference
 DIFFERENCES = torch.tensor([[3.0, 3.0, 0.0], [3.0, -3.0, 0.0]])
@@ -14,6 +14,16 @@ def test_strategies_by_hand() -> None:
     assert disagreement(DIFFERENCES).tolist() == pytest.approx([0, p - 0.5, 0])
     assert near_tie(DIFFERENCES).tolist() == [-3, 0, 0]
     assert entropy(DIFFERENCES).tolist() == pytest.approx([-p * math.log(p) - (1 - p) * math.log(1 - p), math.log(2), math.log(2)])
+
+
+def test_strategies_by_moments_of_an_ensemble_by_hand() -> None:
+    # means 3, 0, 0; variances of 3 and 3, 3 and -3, 0 and 0: 0, 9, 0
+    assert priorities("large_gap", DIFFERENCES, 3) == [3, 0, 0]
+    assert priorities("d_optimal", DIFFERENCES, 3) == [0, 9, 0]
+    agreed, disputed, tied = priorities("bald", DIFFERENCES, 3)
+    assert disputed > 0.1
+    assert [agreed, tied] == pytest.approx([0, 0], abs=1e-12)
+    assert priorities("d_optimal", DIFFERENCES[:1], 3) == [0, 0, 0], "one member is sure"
 
 
 def sides(picks: list[Pick]) -> list[int]:
@@ -33,7 +43,7 @@ def test_the_best_are_asked_and_a_share_at_random() -> None:
 
 
 @pytest.mark.parametrize("scores", [None, torch.randn(2, 40, generator=torch.Generator().manual_seed(0))])
-@pytest.mark.parametrize("strategy", ["random", "disagreement", "near_tie", "entropy"])
+@pytest.mark.parametrize("strategy", ["random", "disagreement", "near_tie", "entropy", "large_gap", "bald", "d_optimal"])
 @pytest.mark.parametrize(("count", "wanted", "found"), [(40, 20, 20), (40, 19, 19), (39, 20, 19), (2, 5, 1), (1, 1, 0)])
 def test_all_fragments_may_be_needed(scores, strategy: str, count: int, wanted: int, found: int) -> None:
     for seed in range(20):

@@ -184,14 +184,20 @@ class Control(Section):
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
 
 
+Strategy = Literal[
+    "random", "disagreement", "near_tie", "entropy", "large_gap", "bald", "d_optimal", "double_thompson", "information_directed"
+]
+
+
 class Query(Section):
-    """Which pairs of fragments are asked about in control; for text, the order in which people get the questions."""
+    """Which pairs are asked about: of fragments in control; of answers to a prompt, and in which order, for text."""
 
     comparisons: Free[int] = Field(default=100, description="Questions in all rounds together.", ge=1)
     schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="Equally many each round, or most early.")
     fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole episodes.", ge=0)
-    strategy: Free[Literal["random", "disagreement", "near_tie", "entropy"]] = Field(
-        default="disagreement", description="Ask at random, where the reward models disagree, or where they see no difference."
+    strategy: Free[Strategy] = Field(default="disagreement", description="Which pairs are wanted most; see docs/concepts/preferences.md.")
+    answers: Annotated[int, MattersTo("sample")] = Field(
+        default=2, description="text: answers to each prompt, of which the strategy takes two; without a reward model two are drawn.", ge=2
     )
     candidates: Free[int] = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
     random_share: Free[float] = Field(default=0.2, description="Share of questions drawn at random, whatever the strategy.", ge=0, le=1)
@@ -286,7 +292,7 @@ class Config(Section):
     verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)
     zeroth: Annotated[ZerothSettings, MattersTo("zeroth")] = Field(default_factory=ZerothSettings)
     control: ForLearnersAndSampling[Control] = Field(default_factory=Control)
-    query: ForLearners[Query] = Field(default_factory=Query)
+    query: ForLearnersAndSampling[Query] = Field(default_factory=Query)
     reward: Annotated[Reward, MattersTo("reward")] = Field(default_factory=Reward)
     eval: ForEval[Eval] = Field(default_factory=Eval)
     loop: Free[Loop] = Field(default_factory=Loop)

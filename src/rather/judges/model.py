@@ -25,15 +25,11 @@ class ModelJudge:
         return answers
 
     def each(self, trajectories: Sequence[Trajectory]) -> torch.Tensor:
-        """Scores (K, N) of trajectories by themselves."""
+        """Scores (K, N) of trajectories by themselves, by which questions are chosen (see `rather.pipeline.strategies`)."""
         padded = [*trajectories, *trajectories[-1:]] if len(trajectories) % 2 else trajectories
         found = self.scores([Comparison((a,), (b,)) for a, b in zip(padded[0::2], padded[1::2], strict=True)])
         both = [torch.cat([pair[side] for pair in found], 1) for side in (0, 1)]
         return torch.stack(both, -1).flatten(1)[:, : len(trajectories)]
-
-    def differences(self, comparisons: Sequence[Comparison]) -> torch.Tensor:
-        """Score differences (K, N) of a over b, by which questions are chosen (see `rather.pipeline.query`)."""
-        return torch.cat([a - b for a, b in self.scores(comparisons)], dim=1)
 
     @torch.no_grad()
     def scores(self, comparisons: Sequence[Comparison]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -142,18 +142,18 @@ def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) 
     return TextSampler(policy, how, s.batch_size, progress)
 
 
-def two_answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], seed: int) -> list[tuple[Trajectory, Trajectory]]:
-    """Two answers to each task, which become a question.
+def answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], seed: int, count: int = 2) -> list[list[Trajectory]]:
+    """So many answers to each task, two of which become a question.
 
-    With `sample.contrast` one is drawn with either instruction, and kept as an answer to the task without it: such answers differ more, so
-    that a comparison says more (Yang et al. 2023, RLCD, where the instruction takes the judge's place).
+    With `sample.contrast` they are drawn with either instruction in turn, and kept as answers to the task without it: such answers differ
+    more, so that a comparison says more (Yang et al. 2023, RLCD, where the instruction takes the judge's place).
     """
     contrast = config.sample.contrast or ("", "")
-    found = sampler.sample([instructed(t, instruction) for t in tasks for instruction in contrast], seed)
+    found = sampler.sample([instructed(t, contrast[i % 2]) for t in tasks for i in range(count)], seed)
     if any(contrast):  # its tokens and their log-probabilities are those after another prompt
-        kept = zip(found, (t for t in tasks for _ in contrast), strict=True)
+        kept = zip(found, (t for t in tasks for _ in range(count)), strict=True)
         found = [replace(answer, task=task, observations=None, actions=None, logprobs=None) for answer, task in kept]
-    return list(zip(found[0::2], found[1::2], strict=True))
+    return [found[i : i + count] for i in range(0, len(found), count)]
 
 
 def fit(config: Config, tokens: Tokens, context: int, tell: Callable[[str], None]) -> Fit:

@@ -46,6 +46,9 @@ class ControlDomain:
     def __init__(self, config: Config, console: Console) -> None:
         if config.reward.kind == "head":
             raise ConfigError('reward.kind = "head" reads states of a language model, and the run is about control; leave it at "lora"')
+        if (strategy := config.query.strategy) in ("double_thompson", "information_directed"):
+            what = "looks for the best answer to one prompt, and the run is about control"
+            raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')
         self.config, self.console = config, console
 
     def make(self, gold: bool = False, pictures: bool = False) -> Env:

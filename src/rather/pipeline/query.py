@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rather.core import Answered, Comparison, Policy, Trajectory
 from rather.judges.model import ModelJudge
+from rather.pipeline.strategies import PAIRWISE
 from rather.store import Store
 
 
@@ -72,13 +73,17 @@ def entropy(differences: Tensor) -> Tensor:
 
 
 STRATEGIES: dict[str, Callable[[Tensor], Tensor]] = {"disagreement": disagreement, "near_tie": near_tie, "entropy": entropy}
+"""Exact for an ensemble, whose few members are the belief itself; the strategies of `strategies.PAIRWISE` know its moments alone."""
 
 
 def priorities(strategy: str, differences: Tensor | None, count: int) -> list[float]:
     """How much each of `count` candidates is wanted by `strategy`, the most wanted first in line; all the same where nothing says so."""
     if strategy == "random" or differences is None:
         return [0.0] * count
-    return [float(x) for x in STRATEGIES[strategy](differences)]
+    if strategy in STRATEGIES:
+        return [float(x) for x in STRATEGIES[strategy](differences)]
+    variance, mean = torch.var_mean(differences.double(), 0, correction=0)
+    return PAIRWISE[strategy](mean.numpy(force=True), variance.numpy(force=True)).tolist()
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from rich.console import Console
 from torch import nn
 
 from rather.config.schema import Config
-from rather.core import Answered, Comparison, LabelLearner, Policy, RewardModel, Sampler, Space, Task, task_facts
+from rather.core import Answered, Comparison, LabelLearner, Policy, RewardModel, Sampler, Space, Task, Trajectory, row_seed, task_facts
 from rather.errors import Check, ConfigError, Finding
 from rather.judges.known import utility
+from rather.judges.model import ModelJudge
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
+from rather.learners.head import Array
 from rather.learners.head_learner import HeadLearner
 from rather.learners.ppo import PPO
 from rather.learners.progress import progress
@@ -25,7 +27,8 @@ from rather.learners.settings import Sampling
 from rather.learners.sft import SFT, examples
 from rather.pipeline import build, evaluation, text_doctor
 from rather.pipeline.build import AnyPolicy
-from rather.pipeline.query import Chosen, Rounds, priorities
+from rather.pipeline.query import Chosen, Rounds
+from rather.pipeline.strategies import best, moments, wishes
 from rather.store import Store
 from rather.text import load
 from rather.text.critic import TextCritic
@@ -42,12 +45,41 @@ TOKENIZER = ("tokenizer*", "chat_template*", "*tokens*.json", "vocab*", "merges.
 """The files of a model folder that say how prompts become text and tokens."""
 
 
+def two_of_each(
+    strategy: str, before: ModelJudge, answers: Sequence[Sequence[Trajectory]], seed: int
+) -> tuple[list[tuple[Trajectory, Trajectory]], list[float]]:
+    """The two of several answers to each prompt that `strategy` asks about, by what the reward model believes, and how much it wants them.
+
+    Of equal answers one is a candidate, since a comparison of the two would teach nothing.
+    """
+    distinct = [list({t.text: t for t in group}.values()) for group in answers]
+    groups = [some if len(some) > 1 else group for some, group in zip(distinct, answers, strict=True)]
+    mean, covariance = believed(before, [t for group in groups for t in group])
+    chosen, scores, start = list[tuple[Trajectory, Trajectory]](), list[float](), 0
+    for group in groups:
+        own = slice(start, start := start + len(group))
+        wished = wishes(strategy, mean[own], covariance[own, own], row_seed(seed, group[0].task, len(group)))
+        i, j = best(wished)
+        chosen.append((group[i], group[j]))
+        scores.append(float(wished[i, j]))
+    return chosen, scores
+
+
+def believed(before: ModelJudge, trajectories: Sequence[Trajectory]) -> tuple[Array, Array]:
+    """Means (N,) and covariance (N, N) of the scores of trajectories: a reward head's posterior, or the moments of an ensemble."""
+    if isinstance(before.model, RewardHead):
+        return before.model.believed(trajectories)
+    return moments(before.each(trajectories).double().numpy(force=True))
+
+
 class TextDomain:
     """Language models that answer prompts."""
 
     parallel = True
 
     def __init__(self, config: Config, console: Console) -> None:
+        if (q := config.query).strategy in ("double_thompson", "information_directed") and q.answers == 2:
+            raise ConfigError(f'query.strategy = "{q.strategy}" chooses two of several answers; set query.answers to 3 or more')
         self.config, self.console = build.dated(config), console
 
     @cached_property
@@ -128,21 +160,34 @@ class TextDomain:
     # What is asked
 
     def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
-        """Two answers of the newest policy to each training prompt become a question."""
+        """Two answers of the newest policy to each training prompt become a question; query.strategy chooses them, where it can."""
         name, tasks = self.config.run.name, self.tasks[0]
         have = run.store.keys(name, "train")
         missing = [t for t in tasks if f"round-{number}/{t.key}" not in have]
         if not missing:
             return
         run.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
-        policy, before, seed = run.policy(number), run.reward_before(number), build.seed(self.config, "sample", number)
-        with progress(self.console, "sampling answers", 2 * len(missing)) as advance:
+        policy, q, seed = run.policy(number), self.config.query, build.seed(self.config, "sample", number)
+        before = None if q.strategy == "random" else self._reward_before(run, number)
+        count, own = 2 if before is None else q.answers, build.seed(self.config, "query", number)
+        with progress(self.console, "sampling answers", count * len(missing)) as advance:
             sampler = self.sampler(policy, advance)
             for start in range(0, len(missing), CHUNK):
-                found = build.two_answers(self.config, sampler, missing[start : start + CHUNK], seed)
-                pairs = [run.question(f"round-{number}/{a.task.key}", (a,), (b,)) for a, b in found]
-                scores = None if before is None else priorities(self.config.query.strategy, before.differences(pairs), len(pairs))
-                yield Chosen(pairs, scores=scores, wanted=len(tasks))
+                answers = build.answers(self.config, sampler, missing[start : start + CHUNK], seed, count)
+                chosen, scores = (answers, None) if before is None else two_of_each(q.strategy, before, answers, own)
+                pairs = [run.question(f"round-{number}/{a.task.key}", (a,), (b,)) for a, b in chosen]
+                yield Chosen(pairs, q.strategy if count > 2 else "random", scores, len(tasks))
+
+    def _reward_before(self, run: Rounds, number: int) -> ModelJudge | None:
+        """The reward model of the round before, or a reward head of the labels that are there; None if there is neither."""
+        if (before := run.reward_before(number)) is not None or self.config.reward.kind != "head":
+            return before
+        comparisons = run.labels(number, "reward").comparisons
+        if not comparisons:
+            return None
+        head = build.reward_head(self.config, self.base_policy)
+        head.learn(comparisons, self.config.reward.temperatures)
+        return ModelJudge("reward", head, self.config.train.micro_batch_tokens)
 
     def draw(self, store: Store) -> None:
         """Words need no drawing."""
