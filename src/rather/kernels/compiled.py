@@ -77,5 +77,5 @@ def _processor() -> bytes:
     """What code for this very processor depends on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    told = dict.fromkeys(line for line in lines if line.partition(":")[0].strip() in ("model name", "flags", "Features", "CPU part"))
-    return "\n".join([platform.machine(), platform.processor(), *told]).encode()
+    described = dict.fromkeys(line for line in lines if line.partition(":")[0].strip() in ("model name", "flags", "Features", "CPU part"))
+    return "\n".join([platform.machine(), platform.processor(), *described]).encode()

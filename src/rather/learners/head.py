@@ -322,7 +322,7 @@ def learn(
 ) -> Learned:
     """What n comparisons teach: raw features (n, 2, G, C) of their sides, preferences (n,), and the names of who judged.
 
-    Features and ridge are chosen by the first 2^k comparisons, as many as there are, so that the choice is made anew when they have
+    Features and ridge are chosen by the first 2^k comparisons, as many as there are, so that the choice is made again when they have
     doubled. `before`, what was learned from all but the last, saves time and changes nothing.
 
     Raises:

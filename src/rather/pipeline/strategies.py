@@ -87,7 +87,7 @@ def information_directed(mean: Array, covariance: Array, generator: np.random.Ge
     """Information an answer is expected to give, `bald`, over squared regret, E[max_k s_k] - E[s_i + s_j] / 2.
 
     Russo and Van Roy (2014) minimize the inverse over mixtures of actions; this takes the best single pair. A pair that tells nothing is
-    worth 0, and so are all where there is nothing to regret.
+    wanted by 0, and so are all where there is nothing to regret.
     """
     samples = _samples(mean, covariance, generator, SAMPLES)
     i, j = np.triu_indices(len(mean), 1)
