@@ -189,7 +189,7 @@ def test_features_are_chosen_that_say_something() -> None:
     noise = np.random.default_rng(1).integers(0, 2, 200).astype(np.float64)
     nothing = learn(features, noise, ["me"] * 200, [(0,), (1,), (0, 1, 2)])
     assert nothing.choice.ridge >= 3, "and where there is nothing to learn small"
-    again = learn(features, preference, ["me"] * 200, [(0,), (1,), (0, 1, 2)], before=nothing)
+    again = learn(features, preference, ["me"] * 200, [(0,), (1,), (0, 1, 2)], before=nothing, same=0)
     assert again.choice.groups == (1,), "what was chosen by other answers does not count"
     assert again.posterior.w == pytest.approx(found.posterior.w, abs=1e-5)
     two, drawn = found.members(2, 0), found.posterior.sample(np.random.default_rng(0), 2)

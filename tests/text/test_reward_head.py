@@ -130,6 +130,22 @@ def test_one_more_answer_gives_what_a_cold_fit_gives(base: TextPolicy) -> None:
         assert found.posterior.w == pytest.approx(cold.posterior.w, abs=1e-6)
 
 
+def test_one_more_answer_reads_that_alone(base: TextPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons that say the same are known again, whatever object they are; from the first that differs on they are read."""
+    every, head, read = comparisons(40), RewardHead(base, layers=[2]), list[int]()
+    head.learn(every[:36])
+    sides = head.sides
+    monkeypatch.setattr(head, "sides", lambda some: read.append(len(some)) or sides(some))
+    head.learn([replace(c) for c in every[:37]])
+    head.learn([*every[:33], every[38], *every[33:37]])
+    head.learn([*every[:33], replace(every[38], judge="another"), *every[33:37]])
+    assert read == [1, 5, 32, 38], "with another judge the choice is made anew"
+    longer = replace(every[37].a[0], text=f"{every[37].a[0].text} b")
+    found = head.learn([*every[:37], replace(every[37], a=(longer,))])
+    cold = RewardHead(base, layers=[2]).learn([*every[:37], replace(every[37], a=(longer,))])
+    assert found.posterior.w == pytest.approx(cold.posterior.w, abs=1e-6)
+
+
 def test_it_comes_back_from_disk_as_it_was(base: TextPolicy, tiny: Path, tmp_path: Path) -> None:
     pairs = comparisons(40)
     head = RewardHead(base, 3, 5, layers=[1, 2]).fit([replace(c, judge=f"judge {i % 2}") for i, c in enumerate(pairs)])

@@ -16,7 +16,7 @@ Shape letters: n comparisons, G groups of C raw features, F features, J judges, 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -313,17 +313,26 @@ class Learned:
         return self.posterior.w + (drawn - drawn.mean(0)) * (count / (count - 1)) ** 0.5
 
 
+class Rows(Protocol):
+    """Raw features (n, 2, G, C) of the sides of comparisons, an array or what reads them when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Raw: ...
+
+
 def learn(
-    features: Raw,
+    features: Rows,
     preference: Array,
     judges: Sequence[str],
     candidates: Sequence[tuple[int, ...]],
     before: Learned | None = None,
+    same: int = 0,
 ) -> Learned:
     """What n comparisons teach: raw features (n, 2, G, C) of their sides, preferences (n,), and the names of who judged.
 
     Features and ridge are chosen by the first 2^k comparisons, as many as there are, so that the choice is made again when they have
-    doubled. `before`, what was learned from all but the last, saves time and changes nothing.
+    doubled. `before`, what was learned when the first `same` comparisons were the same, saves time and changes nothing.
 
     Raises:
         TrainingError: there are no comparisons, or features that are not finite.
@@ -332,15 +341,9 @@ def learn(
         raise TrainingError("the reward head has no labels to learn from; give it at least one comparison with a preference")
     first, names = min(2 ** (len(features).bit_length() - 1), ENOUGH), tuple(sorted(set(judges)))
     whole = Answers(np.empty((len(features), 0)), preference, np.array([names.index(judge) for judge in judges]), len(names))
-    if before is not None and before.choice.first == first:
-        answers = replace(whole, z=before.choice.differences(features))
-        if before.judges == names and _alike(answers, before.posterior.answers, first):
-            return Learned(before.choice, fit(answers, before.choice.ridge, before.posterior), names)
+    if before is not None and before.choice.first == first <= same and before.judges == names:
+        z = np.concatenate([before.posterior.answers.z[:same], before.choice.differences(features[same:])])
+        return Learned(before.choice, fit(replace(whole, z=z), before.choice.ridge, before.posterior), names)
     begun = Answers(whole.z[:first], preference[:first], whole.judge[:first], len(names))
     choice = chosen(features[:first], begun, candidates)
-    return Learned(choice, fit(replace(whole, z=choice.differences(features)), choice.ridge), names)
-
-
-def _alike(answers: Answers, others: Answers, first: int) -> bool:
-    """Whether the first comparisons are the same."""
-    return all(np.array_equal(getattr(answers, x)[:first], getattr(others, x)[:first]) for x in ("z", "preference", "judge"))
+    return Learned(choice, fit(replace(whole, z=choice.differences(features[:])), choice.ridge), names)

@@ -31,6 +31,9 @@ NUMBERS, FACTS = "reward_head.safetensors", "reward_head.json"
 TOKENS, AT_ONCE = 1536, 64
 """Tokens that are read at a time, times `WITHOUT_GRADIENT`, and trajectories that are laid out at a time."""
 
+Said = tuple[object, ...]
+"""All that a comparison says: its sides, who answered, and what."""
+
 
 class RewardHead:
     """A linear score of hidden states of `model`, which stays as it is: fitted in a moment, and it knows how sure it is.
@@ -59,6 +62,7 @@ class RewardHead:
         self.layers = states.check_layers(model, layers)
         self.groups = tuple(range(len(self.layers) * len(states.POOLINGS)))
         self.known: Learned | None = None
+        self.said: list[Said] = []
         self.cache = Cache(None if cache is None else Path(cache), "" if cache is None else states.digest(model, self.layers))
 
     @property
@@ -156,10 +160,13 @@ class RewardHead:
         return np.stack([part.mean(0) for part in np.split(rows, ends[:-1])]).reshape(len(comparisons), 2, *rows.shape[1:])
 
     def learn(self, comparisons: Sequence[Comparison], temperatures: bool = True) -> Learned:
-        """Learn from all of these comparisons, which have a preference; from where the last time ended, if they are about the same."""
-        preference = np.array([c.preference for c in comparisons], np.float64)
+        """Learn from all of these comparisons, which have a preference; from where the last time ended, if the first ones are the same."""
         judges = [c.judge if temperatures else "" for c in comparisons]
-        self.known = learn(self.sides(comparisons), preference, judges, [self.groups], self.known)
+        said = [_said(c, judge) for c, judge in zip(comparisons, judges, strict=True)]
+        same = next((i for i, (now, then) in enumerate(zip(said, self.said, strict=False)) if now != then), min(len(said), len(self.said)))
+        preference = np.array([c.preference for c in comparisons], np.float64)
+        self.known = learn(_Sides(self, comparisons), preference, judges, [self.groups], self.known, same)
+        self.said = said
         return self.known
 
     def believed(self, trajectories: Sequence[Trajectory]) -> tuple[Array, Array]:
@@ -218,6 +225,7 @@ class RewardHead:
         evidence = float("nan") if facts["evidence"] is None else facts["evidence"]
         choice = Choice(tuple(facts["groups"]), numbers["center"], numbers["scale"], facts["ridge"], facts["first"], evidence)
         w, temperatures = numbers["w"], numbers["log_temperatures"]
+        self.said = []
         self.known = Learned(choice, Posterior(answers, choice.ridge, w, temperatures), tuple(facts["judges"]))
         self.members, self.seed = facts["members"], facts["seed"]
 
@@ -235,6 +243,27 @@ class RewardHead:
         found = cls(body, facts["members"], facts["seed"], layers=facts["layers"])
         found.restore(Path(folder))
         return found
+
+
+class _Sides:
+    """Raw features of the sides of comparisons, read when they are asked for."""
+
+    def __init__(self, head: RewardHead, comparisons: Sequence[Comparison]) -> None:
+        self.head, self.comparisons = head, comparisons
+
+    def __len__(self) -> int:
+        return len(self.comparisons)
+
+    def __getitem__(self, rows: slice, /) -> Raw:
+        return self.head.sides(self.comparisons[rows])
+
+
+def _said(c: Comparison, judge: str) -> Said:
+    def words(t: Trajectory) -> Said:
+        tokens = [None if x is None else x.tobytes() for x in (t.observations, t.actions)]
+        return t.task.prompt if isinstance(t.task.prompt, str) else repr(t.task.prompt), t.text, t.terminated, *tokens
+
+    return tuple(map(words, c.a)), tuple(map(words, c.b)), c.preference, judge
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

