@@ -14,12 +14,12 @@ from typing import Any, Generic, Literal, Unpack, cast
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, RewardSource, Sampler, Trajectory, spread
+from rather.core import Batch, Sampler, Trajectory, spread
 from rather.data.rows import Prompts, tasks
 from rather.errors import RatherWarning
 from rather.learners.common import Means, Stepper, in_parts, numbers, parts, ratio_metrics, used
 from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
-from rather.learners.inputs import P, Reference, RewardFns, acting, mean_score, rollouts
+from rather.learners.inputs import AnyReward, P, Reference, acting, mean_score, rollouts
 from rather.learners.learner import Learner, digest
 from rather.learners.rollouts import Source
 from rather.learners.settings import LoRA, Optimization, Sampling
@@ -57,7 +57,7 @@ class GRPO(Learner[P, Prompts], Generic[P]):
         self,
         policy: P,
         prompts: Prompts = (),
-        reward: RewardSource | RewardFns | None = None,
+        reward: AnyReward | None = None,
         reference: Reference | None = None,
         parameters: Sequence[nn.Parameter] | None = None,
         *,

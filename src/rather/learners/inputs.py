@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rather.core import Batch, Comparison, Critic, Model, Policy, RewardSource, Sampler, Task, Trajectory
 from rather.errors import ConfigError, DataError
 from rather.learners.common import Means, Order, Pairs, agreement, in_parts
-from rather.learners.rollouts import Rollouts, Source
+from rather.learners.rollouts import LearningReward, Rollouts, Source
 from rather.learners.settings import LoRA, Optimization, Sampling
 from rather.verify.checker import Verified
 from rather.verify.functions import RewardFunctions
@@ -19,6 +19,7 @@ RewardFn = Callable[..., Any]
 """A function of (prompt, completion, **columns); see `verify.functions`."""
 RewardFns = RewardFn | list[RewardFn | tuple[RewardFn, float]]
 """A reward function, or several, some of them with a weight."""
+AnyReward = RewardSource | LearningReward | RewardFns
 
 
 class Reference(Policy, Protocol):
@@ -140,24 +141,46 @@ def rollouts(
     times: int,
     sampler: Sampler | None,
     source: Source | None,
-    reward: RewardSource | RewardFns | None,
+    reward: AnyReward | None,
     sampling: Sampling,
     seed: int,
     gold: Callable[[Trajectory], float] | None,
 ) -> tuple[Source, RewardSource | None]:
-    """What collects `times` trajectories of `each` tasks a step, and the reward model that scores them, unless rewards come with them."""
+    """What collects `times` trajectories of `each` tasks a step, and the reward model that scores them, unless rewards come with them.
+
+    Raises:
+        ConfigError: `reward` is no reward, or scores answers where a `source` brings them.
+    """
     model_of_rewards = reward if isinstance(reward, RewardSource) else None
     if source is not None:
+        if reward is not model_of_rewards:
+            raise ConfigError(f"reward is {reward!r:.80}, but a source brings rewards with what it collects; leave one of them out")
         return source, model_of_rewards
     acts = language_model("the policy", model).sampler(sampling) if sampler is None else sampler
-    if reward is not None and not isinstance(reward, RewardSource):
+    learning: LearningReward | None = None
+    if isinstance(reward, LearningReward):
+        learning, acts = reward, Verified(acts, reward)
+    elif reward is not None and not isinstance(reward, RewardSource):
         acts = Verified(acts, reward_functions(reward))
     order = Order(len(tasks), seed)
 
     def some(number: int) -> list[Task]:
         return [tasks[i] for i in order.at(number * each, each) for _ in range(times)]
 
-    return Rollouts(model, acts, some, seed, gold), model_of_rewards
+    return Rollouts(model, acts, some, seed, gold, learning), model_of_rewards
+
+
+def together(reward: AnyReward | None, answers: int) -> int:
+    """How many of so many answers a step are to the same prompt: two where a reward compares them.
+
+    Raises:
+        ConfigError: they make no pairs.
+    """
+    if not isinstance(reward, LearningReward):
+        return 1
+    if answers % 2:
+        raise ConfigError(f"rollout_batch_size is {answers}, but the reward compares two answers to each prompt; give an even number")
+    return 2
 
 
 def reward_functions(reward: RewardFns) -> RewardFunctions:

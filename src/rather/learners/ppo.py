@@ -18,7 +18,7 @@ from rather.core import Batch, Critic, RewardSource, Sampler, Trajectory, spread
 from rather.data.rows import Prompts, tasks
 from rather.errors import TrainingError
 from rather.learners.common import Means, Stepper, in_parts, numbers, parts, ratio_metrics
-from rather.learners.inputs import P, Reference, RewardFns, acting, language_model, mean_score, rollouts
+from rather.learners.inputs import AnyReward, P, Reference, acting, language_model, mean_score, rollouts, together
 from rather.learners.learner import Learner, digest
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
 from rather.learners.rollouts import Source
@@ -76,9 +76,9 @@ class PPO(Learner[P, Prompts], Generic[P]):
     """One step: collect trajectories or parts of them, credit their actions by GAE, and update policy and critic on them.
 
     `prompts` are what `data.rows.tasks` reads, answered by `sampler` (the policy's own); a `source` stands for both and collects by itself
-    (see `Rollouts`). `reward` is a reward model, a function or a list of functions (see `verify.functions`); without one the reward
-    is what is in the batch. A row with a NaN there is unjudged and left out; where all are, nothing is learned. `gold` measures
-    trajectories beside it.
+    (see `Rollouts`). `reward` is a reward model, a function or a list of functions (see `verify.functions`), or one that learns by
+    comparing two answers to each prompt (`OnlineReward`); without one the reward is what is in the batch. A row with a NaN there is
+    unjudged and left out; where all are, nothing is learned. `gold` measures trajectories beside it.
 
     Of policy, reference, adapter and parameters see `DPO`. The `reference` keeps the policy near where it started, and its pass over a text
     gives the critic what it judges by; with `parameters` and no reference there is no penalty, and the critic judges by the observations.
@@ -98,7 +98,7 @@ class PPO(Learner[P, Prompts], Generic[P]):
         self,
         policy: P,
         prompts: Prompts = (),
-        reward: RewardSource | RewardFns | None = None,
+        reward: AnyReward | None = None,
         reference: Reference | None = None,
         parameters: Sequence[nn.Parameter] | None = None,
         *,
@@ -117,11 +117,11 @@ class PPO(Learner[P, Prompts], Generic[P]):
         self.own, how, sampling = given("PPO", options, PPOSettings, Optimization, Sampling)
         s, reading = self.own, tasks(prompts)
         model, self.reference, parameters = acting(policy, reference, adapter, seed, parameters, sampling)
-        answers = s.rollout_batch_size
-        self.source, self.reward_model = rollouts(model, reading, answers, 1, sampler, source, reward, sampling, seed, gold)
+        answers, times = s.rollout_batch_size, together(reward, s.rollout_batch_size)
+        self.source, self.reward_model = rollouts(model, reading, answers // times, times, sampler, source, reward, sampling, seed, gold)
         self.critic = language_model("the policy", model).critic(seed + 1) if critic is None else critic
         settings = {"ppo": s, "sample": sampling, "data": {"prompts": digest([t.prompt for t in reading])}}
-        super().__init__(model, how.steps_on(len(reading), answers), how, seed, settings, callbacks, folder)
+        super().__init__(model, how.steps_on(len(reading), answers // times), how, seed, settings, callbacks, folder)
         self.by_hand = by_hand
         own = [] if s.critic_lr is None else [*self.critic.parameters()]
         updates = self.steps * s.update_epochs * -(-answers // how.batch_size)

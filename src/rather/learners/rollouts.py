@@ -1,12 +1,13 @@
 """Where the batches come from that a policy is improved on."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from rather.core import Batch, Model, Sampler, Task, Trajectory, gold_correlation, spread
 from rather.learners.common import numbers
+from rather.verify.checker import Scorer
 
 
 class Source(Protocol):
@@ -33,8 +34,28 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class LearningReward(Scorer, Protocol):
+    """Scores the answers of a step together, at least two to each prompt, and learns from them meanwhile."""
+
+    def metrics(self) -> dict[str, float]:
+        """What there is to say about the last step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learned from."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state` back."""
+        ...
+
+
 class Rollouts:
-    """What a policy is improved on: trajectories of `tasks(number)`, new for every `number`; `gold` is their gold reward."""
+    """What a policy is improved on: trajectories of `tasks(number)`, new for every `number`; `gold` is their gold reward.
+
+    A `reward` that learns by the sampler's answers is part of the state.
+    """
 
     def __init__(
         self,
@@ -43,7 +64,9 @@ class Rollouts:
         tasks: Callable[[int], Sequence[Task]],
         seed: int,
         gold: Callable[[Trajectory], float] | None = None,
+        reward: LearningReward | None = None,
     ) -> None:
+        self.reward = reward
         self.model, self.sampler, self.tasks, self.seed, self.gold = model, sampler, tasks, seed, gold
         self.gold_rewards: list[float] = []
 
@@ -58,15 +81,19 @@ class Rollouts:
         self.sampler.sync()
 
     def metrics(self, advantages: Tensor) -> dict[str, float]:
-        """The gold reward of the last trajectories, if there is one, and its correlation with their advantages.
+        """The gold reward of the last trajectories, if there is one, and its correlation with their advantages; how the reward learns.
 
         `advantages` (B,) are NaN for those that are not learned from.
         """
-        return spread("gold", self.gold_rewards) | gold_correlation(numbers(advantages), self.gold_rewards) if self.gold_rewards else {}
+        own = {} if self.reward is None else self.reward.metrics()
+        gold = self.gold_rewards
+        return own | spread("gold", gold) | gold_correlation(numbers(advantages), gold) if gold else own
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: `number` says it all."""
-        return {}
+        """That of a reward that learns; `number` says all else."""
+        return {} if self.reward is None else {"reward": self.reward.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take back."""
+        """Take `state` back."""
+        if self.reward is not None:
+            self.reward.load_state_dict(state["reward"])

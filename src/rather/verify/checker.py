@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rather.errors import ConfigError, RatherError, TrainingError, installing
-from rather.verify.functions import RewardFunctions, compared
+from rather.verify.functions import compared
 from rather.verify.verifiers import VERIFIERS, Check, is_batched, together
 
 if TYPE_CHECKING:
@@ -122,10 +122,20 @@ class Checker:
             self.idle.put(process)
 
 
+class Scorer(Protocol):
+    """Scores answers, and counts why some have no score: verifiers, reward functions, or a reward that learns."""
+
+    problems: Counter[str]
+
+    def score(self, trajectories: Sequence["Trajectory"]) -> list[float | None]:
+        """A score for each, or None."""
+        ...
+
+
 class Verified:
     """A sampler whose answers come with their score as the reward of the last token; NaN for one without a score."""
 
-    def __init__(self, sampler: "Sampler", checker: Checker | RewardFunctions, patience: int = 3) -> None:
+    def __init__(self, sampler: "Sampler", checker: Scorer, patience: int = 3) -> None:
         self.sampler, self.checker, self.patience, self.silent = sampler, checker, patience, 0
 
     def sync(self) -> None:
@@ -156,7 +166,7 @@ class Verified:
 
 def nothing_judged(where: str, problems: Counter[str]) -> TrainingError:
     """The error of verifiers that had no score for any answer, with the first of their problems."""
-    return TrainingError(f"nothing was judged in {where}: {next(iter(problems), 'no reason is known')}; mend the verifier")
+    return TrainingError(f"nothing was judged in {where}: {next(iter(problems), 'no reason is known')}; mend the verifier or the judge")
 
 
 def _rewarded(trajectory: "Trajectory", score: float | None) -> "Trajectory":

@@ -139,16 +139,25 @@ class RewardHead:
             rows = {key: i for i, key in enumerate(keys) if key not in have}
             if rows:
                 missing = batch.select(torch.tensor(list(rows.values())))
-                (read,) = in_parts(missing, TOKENS, lambda part: (states.states(self.body, part, self.layers),))
-                new = dict(zip(rows, read.numpy(force=True), strict=True))
-                for key, values in new.items():
-                    if not np.isfinite(values).all():
-                        name = some[rows[key]].task.key
-                        raise TrainingError(f"states of an answer to prompt {name!r} are not finite; leave it out, or use float32")
+                new = dict(zip(rows, self._states(missing, [some[i] for i in rows.values()]), strict=True))
                 self.cache.put(new)
                 have |= new
             found += [have[key] for key in keys]
         return np.stack(found) if found else np.empty((0, *shape), np.float32)
+
+    def read(self, trajectories: Sequence[Trajectory]) -> Raw:
+        """`features` that are read from the model, and not kept."""
+        some = [trajectories[start : start + AT_ONCE] for start in range(0, len(trajectories), AT_ONCE)]
+        return np.concatenate([self._states(self.collate(each), each) for each in some])
+
+    def _states(self, batch: Batch, trajectories: Sequence[Trajectory]) -> Raw:
+        """Raw features (N, G, C) of the trajectories in a batch."""
+        (found,) = in_parts(batch, TOKENS, lambda part: (states.states(self.body, part, self.layers),))
+        values = found.numpy(force=True)
+        for t, own in zip(trajectories, values, strict=True):
+            if not np.isfinite(own).all():
+                raise TrainingError(f"states of an answer to prompt {t.task.key!r} are not finite; leave it out, or use float32")
+        return values
 
     def sides(self, comparisons: Sequence[Comparison]) -> Raw:
         """Raw features (n, 2, G, C) of the sides of comparisons, the mean of the trajectories of each side."""
