@@ -26,7 +26,7 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather("loop", run, "run.name=head", "train.learner=reward", "reward.kind=head")
     rather("train", run, "train.learner=sft")
     checks = 'verify.checks=[{kind="pattern", pattern="e"}]'
-    rather("loop", run, "train.learner=grpo", "train.steps=2", "hack.gold=brief", checks)
+    rather("loop", run, "train.learner=grpo", "train.steps=2", "hack.gold=brief", "grpo.kl_bound=1", checks)
     rather("train", run, "train.learner=ppo", "train.steps=2", "ppo.rollout_batch_size=8", checks)
     (tmp_path / "control.toml").write_text(CONTROL.replace("rounds = 2", "rounds = 1"))
     rather("loop", tmp_path / "control.toml")

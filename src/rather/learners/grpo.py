@@ -8,6 +8,7 @@ Shape letters: B trajectories, T actions (padded).
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Unpack, cast
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from rather.core import Batch, Sampler, Trajectory, spread
 from rather.data.rows import Prompts, tasks
-from rather.errors import RatherWarning
+from rather.errors import ConfigError, RatherWarning
 from rather.learners.common import Means, Stepper, in_parts, numbers, parts, ratio_metrics, used
 from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
 from rather.learners.inputs import AnyReward, P, Reference, acting, mean_score, rollouts
@@ -34,6 +35,24 @@ NOTHING_TO_LEARN = (
 )
 
 
+FIRST_WEIGHT = 0.04
+"""The least weight of the KL after a step that was undone: that of Shao et al."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What was sampled at once: B trajectories, which rows (N,) have an advantage, and their advantages (N,)."""
+
+    batch: Batch
+    kept: Tensor
+    advantages: Tensor
+
+    @property
+    def tokens(self) -> float:
+        """Actions in all of them."""
+        return self.batch.mask.sum().item()
+
+
 class GRPO(Learner[P, Prompts], Generic[P]):
     """One step: sample groups, score them, and update the policy `updates` times on those that differ within.
 
@@ -45,8 +64,12 @@ class GRPO(Learner[P, Prompts], Generic[P]):
     length of `max_tokens` (Dr. GRPO). `ratio` "sequence" is GSPO (Zheng et al. 2025). `kl` weighs a k3 term against the reference. Groups
     whose trajectories all score the same teach nothing: up to `max_resample` more samplings are made for others in their place.
 
+    With `kl_bound` the policy goes no further than so many nats a token from the reference, measured on each step's trajectories: a step
+    that leads further is undone, and the weight of the KL doubles; it halves, down to `kl`, where the policy is nearer than 2 / 3 of it
+    (the rule of Schulman et al. 2017, sec. 4).
+
     Raises:
-        ConfigError: an argument is not known, or its value is wrong.
+        ConfigError: an argument is not known, or its value is wrong; or there is a `kl_bound` and no reference.
         DataError: a prompt cannot be read.
     """
 
@@ -73,13 +96,15 @@ class GRPO(Learner[P, Prompts], Generic[P]):
         self.own, how, sampling = given("GRPO", options, GRPOSettings, Optimization, Sampling)
         s, reading = self.own, tasks(prompts)
         model, reference, parameters = acting(policy, reference, adapter, seed, parameters, sampling)
-        self.reference = reference if s.kl or s.measure_kl else None
+        if s.kl_bound is not None and reference is None:
+            raise ConfigError(f"kl_bound is {s.kl_bound:g}, but there is no reference to measure the KL from; give one")
+        self.reference = reference if s.kl or s.measure_kl or s.kl_bound is not None else None
         each = how.batch_size, s.group_size
         self.source, self.reward_model = rollouts(model, reading, *each, sampler, source, reward, sampling, seed, gold)
         settings = {"grpo": s, "sample": sampling, "data": {"prompts": digest([t.prompt for t in reading])}}
         super().__init__(model, how.steps_on(len(reading)), how, seed, settings, callbacks, folder)
         self.stepper = Stepper(parameters, how, self.steps * s.updates)
-        self.longest, self.done = sampling.max_tokens, 0
+        self.longest, self.done, self.kl = sampling.max_tokens, 0, s.kl
         self.number, self.idle, self.rollout_metrics = 0, 0, dict[str, float]()
 
     @property
@@ -94,36 +119,66 @@ class GRPO(Learner[P, Prompts], Generic[P]):
     def step(self) -> dict[str, float]:
         """Sample, and take the optimizer steps that follow from it; none if no group teaches anything."""
         means = Means()
-        batches = self._collect(means)
-        useful = [known for known in batches if len(known[0])]
-        tokens = sum(count for _, _, count, _ in batches)
-        rows = sum(count for _, _, _, count in batches)
+        sampled = self._collect(means)
+        useful = [(found.batch.select(found.kept), found.advantages) for found in sampled if len(found.kept)]
+        tokens, rows = sum(found.tokens for found in sampled), float(sum(len(found.batch) for found in sampled))
         self.idle = 0 if useful or "score" not in self.rollout_metrics else self.idle + 1
         if self.idle == 10:
             warnings.warn(NOTHING_TO_LEARN, RatherWarning, stacklevel=2)
-        taken: dict[str, float] = {}
+        taken, bound = dict[str, float](), self.own.kl_bound
+        before = [] if bound is None else [p.detach().clone() for p in self.parameters]
         for _ in range(self.own.updates if useful else 0):
-            loss = sum(self._update(batch, advantages, tokens, rows, means) for batch, advantages, _, _ in useful)
+            loss = sum(self._update(batch, advantages, tokens, rows, means) for batch, advantages in useful)
             taken = self.stepper.step(loss)
+        if bound is not None and useful:
+            taken |= self._hold(bound, before, [found.batch for found in sampled], tokens)
         self.source.sync()
         self.done += 1
-        return taken | means.result() | self.rollout_metrics | {"tokens": tokens, "groups_sampled_again": len(batches) - 1.0}
+        return taken | means.result() | self.rollout_metrics | {"tokens": tokens, "groups_sampled_again": len(sampled) - 1.0}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer state, how often was sampled, and for how many steps nothing was learned."""
-        own = {"stepper": self.stepper.state_dict(), "number": self.number, "idle": self.idle, "taken": self.done}
+        """Optimizer state, how often was sampled, for how many steps nothing was learned, and the weight of the KL."""
+        own = {"stepper": self.stepper.state_dict(), "number": self.number, "idle": self.idle, "taken": self.done, "kl": self.kl}
         return own | {"source": self.source.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
         self.stepper.load_state_dict(state["stepper"])
         self.number, self.idle = state["number"], state["idle"]
-        self.done = state.get("taken", self.number)  # which older checkpoints do not say
+        self.done, self.kl = state.get("taken", self.number), state.get("kl", self.own.kl)  # which older checkpoints do not say
         self.source.load_state_dict(state["source"])
 
-    def _collect(self, means: Means) -> list[tuple[Batch, Tensor, float, float]]:
-        """Of each sampling: the rows with an advantage, their advantages, and how many tokens and rows there were in all."""
-        found, judged = list[tuple[Batch, Tensor, float, float]](), list[float]()
+    def _hold(self, bound: float, before: Sequence[Tensor], batches: Sequence[Batch], tokens: float) -> dict[str, float]:
+        """Undo a step that leads beyond the bound and further than the policy was, and adapt the weight of the KL."""
+        was, now = self._distances(batches, tokens)
+        undone = not (now <= bound or now < was)
+        if undone:
+            self.put_back(before)
+            self.kl = max(2 * self.kl, FIRST_WEIGHT)
+        elif now < bound / 1.5:
+            self.kl = max(self.kl / 2, self.own.kl)
+        return {"kl_token": was if undone else now, "kl_weight": self.kl, "undone": float(undone)}
+
+    def _distances(self, batches: Sequence[Batch], tokens: float) -> tuple[float, float]:
+        """KL from the reference, in nats a token, of the policy that acted and of the present one, on what the first one did.
+
+        The k3 terms of the present policy are weighted by pi / pi_old, so that their mean is its KL in each state.
+        """
+        reference = self.reference
+        assert reference is not None
+
+        def each(part: Batch) -> tuple[Tensor, Tensor]:
+            now, start = self.model.evaluate(part)[0], reference.evaluate(part)[0]
+            then = kl_estimate(part.logprobs, start, "k3")
+            return (then * part.mask).sum(-1), ((now - part.logprobs).exp() * kl_estimate(now, start, "k3") * part.mask).sum(-1)
+
+        rows = [in_parts(batch, self.how.micro_batch_tokens, each) for batch in batches]
+        was, now = (sum(float(x.double().sum()) for x in some) / tokens for some in zip(*rows, strict=True))
+        return was, now
+
+    def _collect(self, means: Means) -> list[Sampled]:
+        """What was sampled, at once and in place of groups that teach nothing."""
+        found, judged = list[Sampled](), list[float]()
         wanted, useful, model, learned = 0, 0, self.reward_model, torch.zeros(0)
         for _ in range(1 + self.own.max_resample):
             batch = self.source.collect(self.number)
@@ -139,7 +194,7 @@ class GRPO(Learner[P, Prompts], Generic[P]):
             judged += numbers(scores[~scores.isnan()])
             means.add(unjudged=scores.isnan().float(), length=batch.mask.sum(-1), groups_without_variance=(~differ).float())
             kept = (advantages != 0).nonzero()[:, 0]
-            found.append((batch.select(kept), advantages[kept], batch.mask.sum().item(), float(len(batch))))
+            found.append(Sampled(batch, kept, advantages[kept]))
             wanted, useful = max(wanted, len(groups)), useful + int(differ.sum())
             learned = advantages.where(~scores.isnan(), torch.nan)
             if useful >= wanted:
@@ -162,7 +217,7 @@ class GRPO(Learner[P, Prompts], Generic[P]):
                 with torch.no_grad():
                     reference = self.reference.evaluate(part)[0]
                 drift = (kl_estimate(logprobs, reference, "k3") * part.mask).sum(-1)
-                loss = loss + s.kl * drift.sum() / tokens
+                loss = loss + self.kl * drift.sum() / tokens
             loss = loss * weight
             loss.backward()
             if not weight:

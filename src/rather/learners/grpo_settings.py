@@ -21,6 +21,7 @@ class GRPOSettings(Section):
     clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
     clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
     kl: float = Field(default=0.0, description="Weight of the KL from the reference (k3).", ge=0)
+    kl_bound: float | None = Field(default=None, description="Nats a token that the policy may be from the reference.", gt=0)
     measure_kl: bool = Field(default=True, description="Log the KL even where its weight is 0, for one forward pass of the reference.")
     max_resample: int = Field(default=0, description="How often to sample other prompts in place of groups without variance.", ge=0)
 
@@ -36,5 +37,6 @@ class GRPOOptions(OptimizationOptions, SamplingOptions, total=False):
     clip: float
     clip_high: float | None
     kl: float
+    kl_bound: float | None
     measure_kl: bool
     max_resample: int
