@@ -17,6 +17,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
         pytest.param("ppo.py", ["2"], "step 2: score ", [], marks=pytest.mark.slow),
         pytest.param("grpo_reward_function.py", ["2"], "step 2: mean reward ", [], marks=pytest.mark.slow),
         pytest.param("zeroth_order_judge.py", ["8"], "win rate over the model: ", [], marks=pytest.mark.slow),
+        pytest.param("online_judge.py", ["8"], "GRPO on what was learned: win rate ", [], marks=pytest.mark.slow),
         ("own_loss.py", ["2"], "loss 1.000 at first", []),
         ("own_judge.py", ["1"], "round 0: win rate over the model ", []),
     ],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rather.learners.ppo import PPO as PPO
     from rather.learners.settings import LoRA as LoRA
     from rather.learners.sft import SFT as SFT
+    from rather.pipeline.online_dpo import OnlineDPO as OnlineDPO
     from rather.pipeline.online_reward import OnlineReward as OnlineReward
     from rather.pipeline.run import Run as Run
     from rather.report.compare import win_rate as win_rate
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
     from rather.zeroth.order import ZerothOrder as ZerothOrder
 
 PLACES = {
-    "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "OnlineReward": "pipeline.online_reward",
-    "PPO": "learners.ppo", "RewardHead": "text.head.model", "RewardModel": "text.reward_model", "Run": "pipeline.run",
-    "SFT": "learners.sft", "Store": "store.store",
+    "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "OnlineDPO": "pipeline.online_dpo",
+    "OnlineReward": "pipeline.online_reward", "PPO": "learners.ppo", "RewardHead": "text.head.model", "RewardModel": "text.reward_model",
+    "Run": "pipeline.run", "SFT": "learners.sft", "Store": "store.store",
     "ZerothOrder": "zeroth.order", "batched": "verify.functions", "comparisons": "data.rows", "load": "text.open",
     "win_rate": "report.compare",
 }  # fmt: skip
 """Where each public name is."""
 __all__ = [
-    "DPO", "GRPO", "PPO", "SFT", "LoRA", "OnlineReward", "RewardHead", "RewardModel", "Run", "Store", "ZerothOrder", "batched",
+    "DPO", "GRPO", "PPO", "SFT", "LoRA", "OnlineDPO", "OnlineReward", "RewardHead", "RewardModel", "Run", "Store", "ZerothOrder", "batched",
     "comparisons", "control", "load", "win_rate",
 ]  # fmt: skip
 
