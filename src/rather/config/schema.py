@@ -192,7 +192,10 @@ Strategy = Literal[
 class Query(Section):
     """Which pairs are asked about: of fragments in control; of answers to a prompt, and in which order, for text."""
 
-    comparisons: Free[int] = Field(default=100, description="Questions in all rounds together.", ge=1)
+    comparisons: Free[int] = Field(default=100, description="control: questions in all rounds together.", ge=1)
+    questions: Free[int] = Field(
+        default=0, description="text: questions in all rounds, about prompts in turn; 0: each round asks about every prompt.", ge=0
+    )
     schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="Equally many each round, or most early.")
     fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole episodes.", ge=0)
     strategy: Free[Strategy] = Field(default="disagreement", description="Which pairs are wanted most; see docs/concepts/preferences.md.")

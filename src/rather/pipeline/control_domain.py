@@ -142,11 +142,9 @@ class ControlDomain:
         alone does not know that bad ones are bad.
         """
         c, q = self.config, self.config.query
-        shares, have = query.shares(q.comparisons, c.loop.rounds, q.schedule), run.store.keys(c.run.name, "train")
+        have = run.store.keys(c.run.name, "train")
         asked = [sum(key.startswith(f"round-{n}/") for key in have) for n in range(number + 1)]
-        wanted = shares[number] - asked[number]
-        if number == c.loop.rounds - 1:  # which asks what was added after the rounds before it
-            wanted = q.comparisons - sum(asked)
+        wanted = query.still(q.comparisons, c.loop.rounds, q.schedule, asked)
         if wanted <= 0:
             return
         if c.judge.kind == "people":

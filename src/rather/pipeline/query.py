@@ -135,3 +135,9 @@ def shares(total: int, rounds: int, schedule: str) -> list[int]:
     weights = [1.0 if schedule == "constant" else 1 / (1 + i) for i in range(rounds)]
     ends = [round(total * sum(weights[: i + 1]) / sum(weights)) for i in range(rounds)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def still(total: int, rounds: int, schedule: str, asked: Sequence[int]) -> int:
+    """Questions that a round lacks of its share, where the rounds up to it have `asked` so many; the last one asks all that are left."""
+    number = len(asked) - 1
+    return total - sum(asked) if number >= rounds - 1 else shares(total, rounds, schedule)[number] - asked[number]

@@ -141,12 +141,14 @@ class State:
         return max((number for number in range(self.config.loop.rounds) if self.trained(number)), default=0)
 
     def policy(self, number: int) -> Policy:
-        """The policy at the beginning of round `number`: the base policy, or what the round before ended with.
+        """The policy at the beginning of round `number`: what the round before ended with, or the base policy.
+
+        That it is in the first round, and in all of them where a reward model alone is trained.
 
         Raises:
             TrainingError: the round before has no checkpoint.
         """
-        if number == 0:
+        if number == 0 or self.config.train.learner == "reward":
             return self.domain.base_policy
         last = checkpoint.every(self.checkpoints(number - 1))
         if not last:

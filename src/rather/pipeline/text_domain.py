@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from rather.learners.reward import Reward
 from rather.learners.reward_settings import RewardSettings
 from rather.learners.settings import Sampling
 from rather.learners.sft import SFT, examples
-from rather.pipeline import build, evaluation, text_doctor
+from rather.pipeline import build, evaluation, query, text_doctor
 from rather.pipeline.build import AnyPolicy
 from rather.pipeline.query import Chosen, Rounds
 from rather.pipeline.strategies import best, moments, wishes
@@ -160,10 +161,12 @@ class TextDomain:
     # What is asked
 
     def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
-        """Two answers of the newest policy to each training prompt become a question; query.strategy chooses them, where it can."""
-        name, tasks = self.config.run.name, self.tasks[0]
-        have = run.store.keys(name, "train")
-        missing = [t for t in tasks if f"round-{number}/{t.key}" not in have]
+        """Two answers of the newest policy to a training prompt become a question; query.strategy chooses them, where it can.
+
+        The prompts are all of them, or with query.questions as many as are the round's share, in turn.
+        """
+        have = run.store.keys(self.config.run.name, "train")
+        missing, wanted = self._missing(have, number)
         if not missing:
             return
         run.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
@@ -176,7 +179,25 @@ class TextDomain:
                 answers = build.answers(self.config, sampler, missing[start : start + CHUNK], seed, count)
                 chosen, scores = (answers, None) if before is None else two_of_each(q.strategy, before, answers, own)
                 pairs = [run.question(f"round-{number}/{a.task.key}", (a,), (b,)) for a, b in chosen]
-                yield Chosen(pairs, q.strategy if count > 2 else "random", scores, len(tasks))
+                yield Chosen(pairs, q.strategy if count > 2 else "random", scores, wanted)
+
+    def _missing(self, have: Collection[str], number: int) -> tuple[list[Task], int]:
+        """The prompts that round `number` has still to ask about, and how many it asks about in all.
+
+        Raises:
+            ConfigError: they are more than there are prompts.
+        """
+        q, tasks, rounds = self.config.query, self.tasks[0], self.config.loop.rounds
+        left = [t for t in tasks if f"round-{number}/{t.key}" not in have]
+        if not q.questions:
+            return left, len(tasks)
+        if (most := max(query.shares(q.questions, rounds, q.schedule))) > len(tasks):
+            each = f"query.questions = {q.questions} are {most} in one of {rounds} rounds, but there are {len(tasks)} training prompts"
+            raise ConfigError(f"{each}, each asked about once a round; ask fewer, or in more rounds")
+        asked = [sum(key.startswith(f"round-{n}/") for key in have) for n in range(number + 1)]
+        often = Counter(key.partition("/")[2] for key in have if key.startswith(tuple(f"round-{n}/" for n in range(number))))
+        found = sorted(left, key=lambda t: often[t.key])[: max(0, query.still(q.questions, rounds, q.schedule, asked))]
+        return found, asked[number] + len(found)
 
     def _reward_before(self, run: Rounds, number: int) -> ModelJudge | None:
         """The reward model of the round before, or a reward head of the labels that are there; None if there is neither."""
