@@ -14,6 +14,7 @@ import rather as library
 from rather.core import UNUSED, Comparison, RewardModel, Task, Trajectory
 from rather.errors import ConfigError, ModelError, StoreError, TrainingError
 from rather.judges.model import ModelJudge
+from rather.learners.ppo import LooksBeside
 from rather.text import load
 from rather.text.head import states
 from rather.text.head.model import FACTS, RewardHead
@@ -292,3 +293,24 @@ def test_a_training_writes_its_metrics_and_goes_on(base: TextPolicy, tmp_path: P
     assert row["loss"] < 0.5
     again = RewardHead(base, layers=[1, 2]).fit(pairs, folder=tmp_path)
     assert np.array_equal(again.learned.posterior.w, head.learned.posterior.w)
+
+
+@pytest.mark.parametrize("layers", [[1], [1, 2], [2]])
+def test_beside_its_own_model_a_head_needs_no_pass_of_its_own(base: TextPolicy, tiny: Path, layers: list[int]) -> None:
+    """As PPO asks, whose reference is the base model; a reference of its own shares nothing."""
+    head = RewardHead(base, layers=layers).fit(comparisons(20))
+    assert isinstance(head, LooksBeside)
+    batch = base.collate([answer("abab"), answer("b"), answer("aab", "other", "1")])
+    with torch.no_grad():
+        alone = head.rewards(batch), *base.look(batch)
+        passes, hooks = [], [block.register_forward_hook(lambda block, *_: passes.append(block.index)) for block in base.model.blocks]
+        together = head.beside(base, batch)
+        assert sorted(passes) == [0, 1]
+        other = load.policy(tiny, CPU, torch.float32, False, 1.0)
+        apart = head.beside(other, batch)
+        assert len(passes) == 2 + max(layers)
+    for hook in hooks:
+        hook.remove()
+    for x, y, z in zip(alone, together, apart, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(x, z, atol=1e-5, rtol=1e-5)

@@ -110,6 +110,10 @@ class TextPolicy(LanguageModel):
         logprobs, entropy = (empty.flatten().index_copy(0, where, x).view_as(empty) for x in found)  # type: ignore[union-attr]
         return logprobs, entropy
 
+    def is_as(self, other: "TextPolicy") -> bool:
+        """Whether both have the same weights and adapter, and no space."""
+        return self.model is other.model and self.adapter == other.adapter and self.space is other.space is None
+
     def begin(self, batch: Batch, other: "TextPolicy") -> tuple[Begun, ...]:
         """What both policies compute alike, for `ends` and `look`, if one is the other's base."""
         if not (self.model is other.model and self.adapter and other.adapter is None and self.space is other.space is None):

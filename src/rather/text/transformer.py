@@ -292,6 +292,8 @@ class Transformer(nn.Module):
                 x = shift(i, x, kept)
                 if rotary is not None and shift.forks(i):
                     rotary = rotary[0][:, shift.fork], rotary[1][:, shift.fork]
+        if first == len(self.blocks) and wanted is not None:
+            x = x[wanted]
         return self.final(x) if before is None else x
 
     def embedded(self, ids: Tensor, positions: Tensor) -> Tensor:

@@ -20,12 +20,14 @@ from rather.errors import ConfigError, ModelError, TrainingError
 from rather.learners.common import in_parts
 from rather.learners.head import Answers, Array, Choice, Learned, Posterior, Raw, learn, moderated
 from rather.learners.head_learner import HeadLearner
+from rather.learners.inputs import Reference
 from rather.learners.train import Callback
 from rather.scale import ranks
 from rather.text.head import states
 from rather.text.head.cache import Cache
 from rather.text.language_model import LanguageModel
 from rather.text.open import load
+from rather.text.policy import TextPolicy
 
 NUMBERS, FACTS = "reward_head.safetensors", "reward_head.json"
 TOKENS, AT_ONCE = 1536, 64
@@ -88,13 +90,24 @@ class RewardHead:
         Raises:
             TrainingError: nothing has been learned yet.
         """
-        x = self.learned.choice.of(states.states(self.body, batch, self.layers).numpy(force=True))
-        return torch.from_numpy(self.learned.members(self.members, self.seed) @ x.T).float().to(batch.mask.device)
+        return self._scores(batch, states.states(self.body, batch, self.layers))
 
     def rewards(self, batch: Batch) -> Tensor:
         """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
-        last = batch.mask.sum(-1).long() - 1
-        return torch.zeros_like(batch.mask).scatter(1, last[:, None], self.scores(batch).mean(0)[:, None])
+        return _on_last(batch, self.scores(batch))
+
+    def beside(self, reference: Reference, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """`rewards`, and what `reference.look` gives: from one pass, if the reference is the model whose states are read."""
+        body = self.body
+        if isinstance(body, TextPolicy) and isinstance(reference, TextPolicy) and body.is_as(reference):
+            read, begun = states.passed(body, batch, self.layers)
+            return _on_last(batch, self._scores(batch, read)), *reference.look(batch, begun)
+        return self.rewards(batch), *reference.look(batch)
+
+    def _scores(self, batch: Batch, read: Tensor) -> Tensor:
+        """Scores (K, B) of each member, from the states (B, G, C) after the answers of a batch."""
+        x = self.learned.choice.of(read.numpy(force=True))
+        return torch.from_numpy(self.learned.members(self.members, self.seed) @ x.T).float().to(batch.mask.device)
 
     def score(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
         """The mean score of the members for each of several answers to a prompt."""
@@ -273,6 +286,12 @@ def _said(c: Comparison, judge: str) -> Said:
         return t.task.prompt if isinstance(t.task.prompt, str) else repr(t.task.prompt), t.text, t.terminated, *tokens
 
     return tuple(map(words, c.a)), tuple(map(words, c.b)), c.preference, judge
+
+
+def _on_last(batch: Batch, scores: Tensor) -> Tensor:
+    """Rewards (B, T): the mean of scores (K, B) on the last token, 0 on the others."""
+    last = batch.mask.sum(-1).long() - 1
+    return torch.zeros_like(batch.mask).scatter(1, last[:, None], scores.mean(0)[:, None])
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

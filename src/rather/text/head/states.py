@@ -14,7 +14,7 @@ from rather.errors import ModelError
 from rather.text.foreign import ForeignPolicy
 from rather.text.language_model import LanguageModel
 from rather.text.linear import QuantizedEmbedding, QuantizedLinear
-from rather.text.policy import TextPolicy, pack_batch
+from rather.text.policy import Begun, TextPolicy, pack_batch
 
 POOLINGS = ("last", "mean")
 """The state of an answer's last token, and the mean of those of all its tokens."""
@@ -32,32 +32,31 @@ def depth(policy: LanguageModel) -> int:
 
 @torch.no_grad()
 def states(policy: LanguageModel, batch: Batch, layers: Sequence[int]) -> Tensor:
-    """Hidden states (B, L P, C), float32, after so many blocks each, in rising order; after the last one they are normed.
+    """Hidden states (B, L P, C), float32, after so many blocks each, in rising order; after the last one they are normed."""
+    if isinstance(policy, TextPolicy):
+        return passed(policy, batch, layers)[0]
+    assert isinstance(policy, ForeignPolicy)
+    every = policy.layers(batch)
+    return torch.cat([_pooled([row[layer] for row in every]) for layer in layers], 1)
 
-    All come from one pass, which goes on from layer to layer and computes a prompt that answers share once.
-    """
-    return torch.cat([_pooled(rows) for rows in _after(policy, batch, layers)], 1)
+
+@torch.no_grad()
+def passed(policy: TextPolicy, batch: Batch, layers: Sequence[int]) -> tuple[Tensor, Begun]:
+    """`states`, from one pass that computes a prompt which answers share once; and where it ended, to go on from there."""
+    model, begun, found = policy.model, None, list[Tensor]()
+    laid = pack_batch(batch, model)
+    for layer in layers:
+        x = model(laid.ids, laid.positions, laid, policy.adapter, begun=begun, before=layer)
+        begun = layer, x
+        shown = model(laid.ids, laid.positions, laid, policy.adapter, begun=begun) if layer == depth(policy) else x
+        found.append(_pooled([shown[places.to(x.device)] for places in laid.after]))
+    assert begun is not None
+    return torch.cat(found, 1), (laid, begun)
 
 
 def _pooled(rows: Sequence[Tensor]) -> Tensor:
     """States (B, P, C) of answers from those of their tokens, (t, C) each."""
     return torch.stack([torch.stack([x[-1].float(), x.float().mean(0)]) for x in rows])
-
-
-def _after(policy: LanguageModel, batch: Batch, layers: Sequence[int]) -> Iterator[list[Tensor]]:
-    """For each layer the states (t, C) of each answer's tokens."""
-    if isinstance(policy, ForeignPolicy):
-        every = policy.layers(batch)
-        yield from ([row[layer] for row in every] for layer in layers)
-        return
-    assert isinstance(policy, TextPolicy)
-    model, begun = policy.model, None
-    laid = pack_batch(batch, model)
-    for layer in layers:
-        before = None if layer == depth(policy) else layer
-        x = model(laid.ids, laid.positions, laid, policy.adapter, begun=begun, before=before)
-        yield [x[places.to(x.device)] for places in laid.after]
-        begun = layer, x
 
 
 def keys(batch: Batch) -> list[bytes]:
