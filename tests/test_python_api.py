@@ -135,12 +135,12 @@ def test_an_adapter_is_trained_on_in_a_copy_which_begins_as_it_is(model: Languag
     assert full.adapter is None
 
 
-@pytest.mark.parametrize("learner", ["dpo", "reward", "grpo"])
+@pytest.mark.parametrize("learner", ["dpo", "simpo", "reward", "grpo"])
 def test_a_stopped_training_goes_on_exactly(model: LanguageModel, pairs: list[Comparison], tmp_path: Path, learner: str) -> None:
     def made(folder: Path | None, stop: int = 0) -> Any:
         more: dict[str, Any] = {"callbacks": [lambda step, metrics: step == stop], "folder": folder, "seed": 1, "steps": 5, "lr": 1e-2}
-        if learner == "dpo":
-            return rather.DPO(model, pairs, batch_size=4, **more)
+        if learner in ("dpo", "simpo"):
+            return rather.DPO(model, pairs, batch_size=4, loss=learner, **more)
         if learner == "grpo":
             shape = {"group_size": 2, "batch_size": 2, "max_tokens": 4, "temperature": 0.8}
             return rather.GRPO(model, ["a", "b", "c"], reward=lambda completion: completion.count("a") + len(completion), **shape, **more)

@@ -255,7 +255,7 @@ class _Work:
     def _scoring(self) -> Iterator[dict[str, float]]:
         """Passes without gradient: the reference before DPO, reward model and reference on what was sampled."""
         name = self.config.train.learner
-        if name == "dpo" or self.online:
+        if (name == "dpo" and self.config.dpo.has_reference) or self.online:
             of = self._together(WITHOUT_GRADIENT * self.config.train.micro_batch_tokens, self.config.ppo.rollout_batch_size)
             passing, logits = self.sizes.passing(of), self.sizes.logits(of.answers * of.answer)
             yield {"activations": passing} if passing > logits else {"logits": logits}

@@ -216,8 +216,9 @@ class TextDomain:
         match name:
             case "dpo":
                 trained, parameters = self.adapted
-                with progress(self.console, "scoring with the reference", len(comparisons)) as advance:
-                    return DPO(trained, comparisons, self.base_policy, parameters, progress=advance, **how, **c.dpo.model_dump())
+                reference = self.base_policy if c.dpo.has_reference else None
+                with progress(self.console, "scoring with the reference", len(comparisons) if reference else 0) as advance:
+                    return DPO(trained, comparisons, reference, parameters, progress=advance, **how, **c.dpo.model_dump())
             case "reward" if c.reward.kind == "head":
                 head = build.reward_head(c, self.base_policy)
                 return HeadLearner(head, comparisons, temperatures=c.reward.temperatures, steps=how["steps"], seed=c.run.seed)
