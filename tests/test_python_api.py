@@ -16,6 +16,7 @@ from rather.core import Comparison, Task, Trajectory
 from rather.errors import CheckpointError, ConfigError, DataError, JudgeError, ModelError, RatherError, TrainingError
 from rather.learners.dpo_settings import DPOOptions, DPOSettings
 from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
+from rather.learners.kto_settings import KTOOptions, KTOSettings
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
 from rather.learners.reward_settings import RewardOptions, RewardSettings
 from rather.learners.settings import Optimization, OptimizationOptions, Sampling, SamplingOptions
@@ -76,6 +77,7 @@ def test_every_public_name_is_there_and_another_one_is_not() -> None:
         (OptimizationOptions, [Optimization]),
         (SamplingOptions, [Sampling]),
         (DPOOptions, [DPOSettings, Optimization]),
+        (KTOOptions, [KTOSettings, Optimization]),
         (RewardOptions, [RewardSettings, Optimization]),
         (PPOOptions, [PPOSettings, Optimization, Sampling]),
         (GRPOOptions, [GRPOSettings, Optimization, Sampling]),

@@ -113,6 +113,17 @@ def simpo_loss(scores_a: Tensor, scores_b: Tensor, preference: Tensor, gamma: fl
     return (preference * F.softplus(gamma - difference) + (1 - preference) * F.softplus(gamma + difference)).mean()
 
 
+def kto_loss(
+    scores: Tensor, good: Tensor, reference_point: Tensor | float, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+) -> Tensor:
+    """Loss of KTO, w (1 - sigmoid(score - z)) of a good answer and w (1 - sigmoid(z - score)) of a bad one (Ethayarajh et al. 2024).
+
+    `scores` (B,) are `implicit_scores`, `good` (B,) is bool; z is the reference point times beta, and w the weight of the kind.
+    """
+    gain = scores.float() - reference_point
+    return torch.where(good, desirable_weight * torch.sigmoid(-gain), undesirable_weight * torch.sigmoid(gain)).mean()
+
+
 def ppo_clip_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,

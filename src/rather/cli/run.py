@@ -60,7 +60,7 @@ def train(
     round_: Round = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Put old checkpoints aside and start anew, with all labels.")] = False,
 ) -> None:
-    """Train on the labels in the store: train.learner is "dpo", "reward" (a Bradley-Terry reward model) or "sft".
+    """Train on the labels in the store: train.learner is "dpo", "kto", "reward" (a Bradley-Terry reward model) or "sft".
 
     "ppo" and "grpo" sample from the policy and learn from the reward that train.reward names: verifiers, a reward model or the environment.
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from rather.learners.dpo_settings import DPOSettings
 from rather.learners.grpo_settings import GRPOSettings
+from rather.learners.kto_settings import KTOSettings
 from rather.learners.ppo_settings import PPOSettings
 from rather.learners.reward_settings import RewardSettings
 from rather.learners.settings import Optimization, Sampling
@@ -151,7 +152,9 @@ class Judge(Section):
 class Learning(Section):
     """What is trained, and how."""
 
-    learner: Free[Literal["sft", "reward", "dpo", "ppo", "grpo", "zeroth"]] = Field(default="dpo", description="What is trained, and how.")
+    learner: Free[Literal["sft", "reward", "dpo", "kto", "ppo", "grpo", "zeroth"]] = Field(
+        default="dpo", description="What is trained, and how."
+    )
     reward: Annotated[Literal["verify", "labels", "model", "environment"], MattersTo("ppo", "grpo")] = Field(
         default="verify",
         description="Reward of ppo and grpo: verify.checks, a model learned from the labels, judge.checkpoint's, or the environment.",
@@ -287,6 +290,7 @@ class Config(Section):
     judge: Judge = Field(default_factory=Judge)
     train: ForLearners[Train] = Field(default_factory=Train)
     dpo: Annotated[DPOSettings, MattersTo("dpo", "zeroth")] = Field(default_factory=DPOSettings)
+    kto: Annotated[KTOSettings, MattersTo("kto")] = Field(default_factory=KTOSettings)
     ppo: Annotated[PPOSettings, MattersTo("ppo")] = Field(default_factory=PPOSettings)
     grpo: Annotated[GRPOSettings, MattersTo("grpo")] = Field(default_factory=GRPOSettings)
     verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)

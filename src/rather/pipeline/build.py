@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from rather.config.schema import Config
-from rather.core import Judge, Task, Trajectory
+from rather.core import Comparison, Judge, Task, Trajectory
 from rather.data.forms import read_tasks
 from rather.errors import ConfigError
 from rather.judges.concise import Concise, Reader, Surprise
@@ -19,7 +19,7 @@ from rather.judges.functions import FunctionJudge
 from rather.judges.known import CONCISE, SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
-from rather.learners import checkpoint
+from rather.learners import checkpoint, kto
 from rather.learners.settings import Optimization
 from rather.pipeline import sizes
 from rather.scale import ranks
@@ -289,6 +289,16 @@ def _published_reward(config: Config, folder: Path, base: AnyPolicy | None) -> R
 def is_head(config: Config, name: str) -> bool:
     """Whether the learner called `name` fits a reward head, each step to all labels that there are."""
     return name == "reward" and config.reward.kind == "head"
+
+
+def purposes(name: str) -> tuple[str, ...]:
+    """The purposes of the questions that the learner called `name` learns from: answers alone are for KTO."""
+    return ("train", "unpaired") if name == "kto" else ("train",)
+
+
+def enough(name: str, comparisons: Sequence[Comparison]) -> bool:
+    """Whether the learner called `name` can begin on these labels: KTO needs good and bad answers."""
+    return kto.both_kinds(comparisons) if name == "kto" else bool(comparisons)
 
 
 def steps(config: Config, name: str, items: int) -> int:

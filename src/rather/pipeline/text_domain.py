@@ -19,6 +19,7 @@ from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
 from rather.learners.head import Array
 from rather.learners.head_learner import HeadLearner
+from rather.learners.kto import KTO
 from rather.learners.ppo import PPO
 from rather.learners.progress import progress
 from rather.learners.reward import Reward
@@ -209,7 +210,7 @@ class TextDomain:
         return self.fit.ready(comparisons)
 
     def learner(self, name: str, data: Answered, steps: int, store: Store) -> LabelLearner:
-        """DPO, SFT, or what trains a reward model or fits a reward head."""
+        """DPO, KTO, SFT, or what trains a reward model or fits a reward head."""
         del store
         c, comparisons = self.config, data.comparisons
         how = build.optimization(c, name, steps or build.steps(c, name, len(comparisons)))
@@ -219,6 +220,9 @@ class TextDomain:
                 reference = self.base_policy if c.dpo.has_reference else None
                 with progress(self.console, "scoring with the reference", len(comparisons) if reference else 0) as advance:
                     return DPO(trained, comparisons, reference, parameters, progress=advance, **how, **c.dpo.model_dump())
+            case "kto":
+                trained, parameters = self.adapted
+                return KTO(trained, comparisons, self.base_policy, parameters, **how, **c.kto.model_dump())
             case "reward" if c.reward.kind == "head":
                 head = build.reward_head(c, self.base_policy)
                 return HeadLearner(head, comparisons, temperatures=c.reward.temperatures, steps=how["steps"], seed=c.run.seed)

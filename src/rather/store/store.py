@@ -352,7 +352,7 @@ class Store:
     def answered(
         self,
         run: str,
-        purpose: str | None = None,
+        purpose: str | Sequence[str] | None = None,
         each: bool = False,
         among: Collection[int] | None = None,
         without: Collection[str] = (),
@@ -372,7 +372,7 @@ class Store:
         fastest_s, accepted = self.asking(run).fastest_s, None if among is None else set(among)
         questions = rows.asked(run, purpose if among is None else None, beginning)
         if among is not None and purpose is not None:  # what was withdrawn since is asked of nobody, but was learned from
-            questions = questions.where((t.comparison.c.purpose == purpose) | (t.comparison.c.why == written.WHY))
+            questions = questions.where(rows.of_purpose(purpose) | (t.comparison.c.why == written.WHY))
         if among is None:
             questions = questions.where((t.comparison.c.answers > 0) | rows.decided())
         found, numbers, left_out = list[Comparison](), list[int](), Counter[str]()
@@ -389,7 +389,7 @@ class Store:
                 return reason is None
 
             # A win rate is what judges say, whatever owners have decided.
-            counted = rows.CURRENT if (purpose or "").startswith(("eval-", "check-")) else rows.COUNTED
+            counted = rows.CURRENT if str(purpose).startswith(("eval-", "check-")) else rows.COUNTED
             labels = counted if among is None else select(t.label)
             for some in reading.judged(connection, questions, labels, counts, only, each, criterion=criterion):
                 found += some.comparisons
