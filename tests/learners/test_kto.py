@@ -1,6 +1,7 @@
 """KTO on a tiny random model: its loss, its reference point, which labels it takes, and a run of labels from a file."""
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -17,14 +18,17 @@ from trl_peer import losses, needs_trl
 
 import rather
 from fixed import fixed
+from rather import doctor
 from rather.config import toml
 from rather.core import UNUSED, Comparison, Label, Task, Trajectory
+from rather.data.transfer import import_comparisons
 from rather.errors import ConfigError, DataError, TrainingError
 from rather.learners import checkpoint
 from rather.learners.common import Order
 from rather.learners.kto import KTO, judged, mismatched
 from rather.losses import kto_loss
 from rather.pipeline.run import Run
+from rather.report.report import Report
 from rather.store import Store
 
 t = torch.tensor
@@ -167,8 +171,8 @@ def test_a_stopped_training_of_kto_goes_on_exactly(tiny: Path, tmp_path: Path) -
 
 
 @pytest.fixture
-def run_of_file(tiny: Path, tmp_path: Path, rather: Callable[..., Any]) -> Callable[..., Run]:
-    """A run whose labels are those of a file as TRL's KTO reads it, and pairs in the same file."""
+def run_of_file(tiny: Path, tmp_path: Path) -> Callable[..., Run]:
+    """A run and a file as TRL's KTO reads it, with pairs in it, too."""
     rows = [{"prompt": f"question {i}?", "completion": "ab" * (i + 1), "label": i % 2 == 0} for i in range(6)]
     pairs = [{"prompt": f"question {i}?", "chosen": "aa", "rejected": "b" * i} for i in range(6, 8)]
     (tmp_path / "kto.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + pairs))
@@ -188,11 +192,11 @@ checkpoint_every = 1
 beta = 0.2
 """
     (tmp_path / "run.toml").write_text(text)
-    rather("import", "run.toml", "kto.jsonl")
     return lambda *changed: Run(toml.load(tmp_path / "run.toml", changed), Console(quiet=True))
 
 
 def test_a_file_of_single_answers_is_learned_from(run_of_file: Callable[..., Run], rather: Callable[..., Any]) -> None:
+    rather("import", "run.toml", "kto.jsonl")
     rather("train", "run.toml")
     run = run_of_file()
     last = checkpoint.check(checkpoint.every(run.checkpoints(0))[-1])
@@ -200,9 +204,15 @@ def test_a_file_of_single_answers_is_learned_from(run_of_file: Callable[..., Run
     assert len(last["labels"]) == 8
     assert last["settings"]["kto"]["beta"] == 0.2
     assert {row["phase"] for row in run.metrics.read()} == {"train-kto-0"}
+    counted = rather("status", "run.toml").stdout
+    assert "run: 8 questions" in counted
+    assert re.search(r"import:kto.jsonl\W+file\W+8\b", counted)
+    assert {"8 labels", "8 questions, 0 % of answers truncated at the limit"} <= {finding.text for finding in doctor.run(run)}
+    assert Report.of(run).html.count("import:kto.jsonl") >= 1
 
 
-def test_a_run_of_kto_goes_on_exactly_and_with_more_labels(run_of_file: Callable[..., Run]) -> None:
+def test_a_run_of_kto_goes_on_exactly_and_with_more_labels(run_of_file: Callable[..., Run], tmp_path: Path) -> None:
+    import_comparisons(run_of_file().store, "run", tmp_path / "kto.jsonl")
     run_of_file("train.steps=4").train()
     expected = [row["loss"] for row in run_of_file().metrics.read()]
     weights = (checkpoint.every(run_of_file().checkpoints(0))[-1] / "model/adapter_model.safetensors").read_bytes()

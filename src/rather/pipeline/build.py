@@ -23,6 +23,7 @@ from rather.learners import checkpoint, kto
 from rather.learners.settings import Optimization
 from rather.pipeline import sizes
 from rather.scale import ranks
+from rather.store.rows import LEARNED
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
 from rather.text.head.model import FACTS, RewardHead
@@ -293,7 +294,7 @@ def is_head(config: Config, name: str) -> bool:
 
 def purposes(name: str) -> tuple[str, ...]:
     """The purposes of the questions that the learner called `name` learns from: answers alone are for KTO."""
-    return ("train", "unpaired") if name == "kto" else ("train",)
+    return LEARNED if name == "kto" else ("train",)
 
 
 def enough(name: str, comparisons: Sequence[Comparison]) -> bool:

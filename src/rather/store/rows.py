@@ -15,6 +15,8 @@ from rather.store import tables as t
 from rather.store.engine import now
 
 LETTERS = "abcdefgh"
+LEARNED = ("train", "unpaired")
+"""The purposes of questions that something is learned from: comparisons, and answers alone."""
 """What the sides of a question are called."""
 
 
@@ -256,11 +258,13 @@ def arrays_of(steps: bytes) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def labels(connection: Connection, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> Iterator[Row[Any]]:
+def labels(
+    connection: Connection, run: str, purpose: str | Sequence[str] | None = None, among: Collection[int] | None = None
+) -> Iterator[Row[Any]]:
     """Rows of the labels that count, or of those with the numbers `among` these, oldest first."""
     wanted = (CURRENT if among is None else WRITTEN).join(t.comparison).where(t.comparison.c.run == run).order_by(t.label.c.id)
     if purpose is not None:
-        wanted = wanted.where(t.comparison.c.purpose == purpose)
+        wanted = wanted.where(of_purpose(purpose))
     accepted = None if among is None else set(among)
     for row in connection.execute(wanted.execution_options(yield_per=1000)):
         if accepted is None or row.id in accepted:

@@ -148,7 +148,9 @@ class Store:
     def said(self, connection: Connection, run: str, judge: str) -> sa.Select[Any]:
         return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == number_of(connection, judge))
 
-    def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None, beginning: str = "") -> list[Question]:
+    def questions(
+        self, run: str, purpose: str | Sequence[str] | None = None, unanswered_by: str | None = None, beginning: str = ""
+    ) -> list[Question]:
         """A run's questions in the order they were asked; `unanswered_by` leaves out those a judge has answered.
 
         Only those whose key has that `beginning`.
@@ -307,7 +309,7 @@ class Store:
             counting.answered(connection, [row.comparison])
             return row.comparison
 
-    def labels(self, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> list[Label]:
+    def labels(self, run: str, purpose: str | Sequence[str] | None = None, among: Collection[int] | None = None) -> list[Label]:
         """The answers and abstentions that count, oldest first, with the flags of `quality.suspicious`.
 
         `among`: those with these numbers instead, whether they still count or not, and without these flags.
