@@ -200,7 +200,10 @@ class Query(Section):
     fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole episodes.", ge=0)
     strategy: Free[Strategy] = Field(default="disagreement", description="Which pairs are wanted most; see docs/concepts/preferences.md.")
     answers: Annotated[int, MattersTo("sample")] = Field(
-        default=2, description="text: answers to each prompt, of which the strategy takes two; without a reward model two are drawn.", ge=2
+        default=2,
+        description="text: answers to each prompt, of which the strategy takes two; without a reward model two are drawn. "
+        "1: people are asked of each answer whether it is good (kto).",
+        ge=1,
     )
     candidates: Free[int] = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
     random_share: Free[float] = Field(default=0.2, description="Share of questions drawn at random, whatever the strategy.", ge=0, le=1)

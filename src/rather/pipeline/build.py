@@ -297,6 +297,26 @@ def purposes(name: str) -> tuple[str, ...]:
     return LEARNED if name == "kto" else ("train",)
 
 
+def purpose(config: Config) -> str:
+    """The purpose of the questions that the run asks: of query.answers = 1 answers alone."""
+    return "unpaired" if config.query.answers == 1 and not config.control.env else "train"
+
+
+def check_alone(config: Config) -> None:
+    """Make sure that who is asked about answers alone can say, and what learns can learn from it.
+
+    Raises:
+        ConfigError: it is a learner of comparisons, a judge that compares, or there are two answers to each prompt.
+    """
+    learner, kind, what = config.train.learner, config.judge.kind, "query.answers = 1 asks whether an answer is good"
+    if learner != "kto":
+        raise ConfigError(f'{what}, which train.learner = {learner!r} does not learn from; take "kto", or 2 answers')
+    if kind not in ("people", "terminal"):
+        raise ConfigError(f'{what}, which judge.kind = {kind!r} does not say; take "people" or "terminal", or 2 answers')
+    if config.sample.contrast:
+        raise ConfigError(f"{what}, and sample.contrast draws two that differ; leave one of them out")
+
+
 def enough(name: str, comparisons: Sequence[Comparison]) -> bool:
     """Whether the learner called `name` can begin on these labels: KTO needs good and bad answers."""
     return kto.both_kinds(comparisons) if name == "kto" else bool(comparisons)

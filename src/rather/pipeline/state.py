@@ -68,7 +68,9 @@ class State:
         return self.answering.voters
 
     def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
-        """A question whose sides stand in an order that is drawn at random, from the key and the run's seed."""
+        """A question whose sides stand in an order that is drawn at random, from the key and the run's seed; one side stands alone."""
+        if len(sides) == 1:
+            return Comparison(sides[0], (), key=key)
         chance = random.Random(f"{self.config.run.seed}/{key}")
         order = list(sides)
         if len(sides) > 2:

@@ -31,6 +31,7 @@ from rather.pipeline.build import AnyPolicy
 from rather.pipeline.query import Chosen, Rounds
 from rather.pipeline.strategies import best, moments, wishes
 from rather.store import Store
+from rather.store.rows import LEARNED
 from rather.text import load
 from rather.text.critic import TextCritic
 from rather.text.head.model import RewardHead
@@ -79,8 +80,10 @@ class TextDomain:
     parallel = True
 
     def __init__(self, config: Config, console: Console) -> None:
-        if (q := config.query).strategy in ("double_thompson", "information_directed") and q.answers == 2:
+        if (q := config.query).strategy in ("double_thompson", "information_directed") and q.answers <= 2:
             raise ConfigError(f'query.strategy = "{q.strategy}" chooses two of several answers; set query.answers to 3 or more')
+        if q.answers == 1:
+            build.check_alone(config)
         self.config, self.console = build.dated(config), console
 
     @cached_property
@@ -161,23 +164,23 @@ class TextDomain:
     # What is asked
 
     def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
-        """Two answers of the newest policy to each training prompt become a question; query.strategy chooses them, where it can."""
+        """Two answers of the newest policy to each training prompt become a question, or one; query.strategy chooses two, where it can."""
         name, tasks = self.config.run.name, self.tasks[0]
-        have = run.store.keys(name, "train")
+        have = run.store.keys(name, LEARNED)
         missing = [t for t in tasks if f"round-{number}/{t.key}" not in have]
         if not missing:
             return
         run.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
         policy, q, seed = run.policy(number), self.config.query, build.seed(self.config, "sample", number)
-        before = None if q.strategy == "random" else self._reward_before(run, number)
-        count, own = 2 if before is None else q.answers, build.seed(self.config, "query", number)
+        before = None if q.strategy == "random" or q.answers == 1 else self._reward_before(run, number)
+        count, own = min(2, q.answers) if before is None else q.answers, build.seed(self.config, "query", number)
         with progress(self.console, "sampling answers", count * len(missing)) as advance:
             sampler = self.sampler(policy, advance)
             for start in range(0, len(missing), CHUNK):
                 answers = build.answers(self.config, sampler, missing[start : start + CHUNK], seed, count)
                 chosen, scores = (answers, None) if before is None else two_of_each(q.strategy, before, answers, own)
-                pairs = [run.question(f"round-{number}/{a.task.key}", (a,), (b,)) for a, b in chosen]
-                yield Chosen(pairs, q.strategy if count > 2 else "random", scores, len(tasks))
+                asked = [run.question(f"round-{number}/{group[0].task.key}", *((t,) for t in group)) for group in chosen]
+                yield Chosen(asked, q.strategy if count > 2 else "random", scores, len(tasks))
 
     def _reward_before(self, run: Rounds, number: int) -> ModelJudge | None:
         """The reward model of the round before, or a reward head of the labels that are there; None if there is neither."""

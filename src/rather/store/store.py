@@ -132,8 +132,8 @@ class Store:
         """
         return self.ask(run, [intake.asked(prompt, answers, source)], why="asked")[0]
 
-    def keys(self, run: str, purpose: str | None) -> set[str]:
-        """The keys of a run's questions of one purpose, or of all but those whose answers are known."""
+    def keys(self, run: str, purpose: str | Sequence[str] | None) -> set[str]:
+        """The keys of a run's questions of one purpose or several, or of all but those whose answers are known."""
         wanted = select(t.comparison.c.key).where(t.comparison.c.run == run, rows.of_purpose(purpose))
         with self.transaction() as connection:
             return set(connection.execute(wanted).scalars())
