@@ -163,7 +163,7 @@ def kind(*schema: dict[str, Any]) -> str:
 
 GROUPS = {
     "Models and data": ["load", "comparisons", "LoRA", "Store"],
-    "Learners": ["DPO", "RewardModel", "RewardHead", "OnlineReward", "OnlineDPO", "GRPO", "PPO", "SFT", "ZerothOrder"],
+    "Learners": ["DPO", "KTO", "RewardModel", "RewardHead", "OnlineReward", "OnlineDPO", "GRPO", "PPO", "SFT", "ZerothOrder"],
     "Functions as rewards and judges": ["batched", "win_rate"],
     "Control": ["control"],
     "Runs": ["Run"],

@@ -15,7 +15,9 @@ from rather.config.schema import Config
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs/concepts").glob("*.md"))
-ALGORITHMS = [page for page in PAGES if page.stem in ("dpo", "grpo", "online", "ppo", "reward-head", "reward-model", "sft", "zeroth-order")]
+ALGORITHMS = [
+    page for page in PAGES if page.stem in ("dpo", "grpo", "kto", "online", "ppo", "reward-head", "reward-model", "sft", "zeroth-order")
+]
 HEADINGS = [
     "The idea", "The equation", "Settings", "What to watch", "What goes wrong", "Choices made here", "Papers",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather("train", run, "train.learner=reward", "reward.members=2", "reward.held_out=0.5")
     rather("loop", run, "run.name=head", "train.learner=reward", "reward.kind=head")
     rather("train", run, "train.learner=sft")
+    rather("train", run, "train.learner=kto")
     checks = 'verify.checks=[{kind="pattern", pattern="e"}]'
     rather("loop", run, "train.learner=grpo", "train.steps=2", "hack.gold=brief", "grpo.kl_bound=1", checks)
     rather("train", run, "train.learner=ppo", "train.steps=2", "ppo.rollout_batch_size=8", checks)

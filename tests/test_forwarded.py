@@ -41,7 +41,7 @@ def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
     return found
 
 
-@pytest.mark.parametrize("learner", ["dpo", "reward", "sft", "ppo", "grpo", "zeroth"])
+@pytest.mark.parametrize("learner", ["dpo", "kto", "reward", "sft", "ppo", "grpo", "zeroth"])
 def test_no_pass_of_a_run_forwards_more(learner: str, tiny: Path, tmp_path: Path, forwarded: list[tuple[bool, int]]) -> None:
     rows = [{"prompt": f"say {i}?", "split": "held_out" if i % 2 else "train"} for i in range(32)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

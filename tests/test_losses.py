@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,10 +9,15 @@ from rather.losses import (
     bradley_terry_loss,
     gae,
     group_advantages,
+    hinge_loss,
     implicit_scores,
     ipo_loss,
     kl_estimate,
+    log_odds,
+    mean_logprobs,
     ppo_clip_loss,
+    robust_loss,
+    simpo_loss,
     value_loss,
     whiten,
 )
@@ -68,6 +74,64 @@ def test_ipo_by_hand() -> None:
     assert_close(ipo_loss(t([3.0]), t([1.0]), 0.5), 1.0)
     assert_close(ipo_loss(t([3.0]), t([1.0]), 0.5, t([0.0])), 9.0)
     assert_close(ipo_loss(t([3.0]), t([1.0]), 0.5, t([0.5])), 5.0)
+
+
+def test_hinge_by_hand() -> None:
+    # a preferred by 0.25: max(0, 1 - 0.25) = 0.75; b preferred: 1.25; p = 0.8: 0.8 * 0.75 + 0.2 * 1.25 = 0.85; beyond 1 nothing is lost
+    for preference, expected in ((1.0, 0.75), (0.0, 1.25), (0.8, 0.85), (0.5, 1.0)):
+        assert_close(hinge_loss(t([1.25]), t([1.0]), t([preference])), expected)
+    assert_close(hinge_loss(t([3.0]), t([1.0]), t([1.0])), 0.0)
+    # p = 0.8 at a difference of 2: a fifth of max(0, 1 + 2)
+    assert_close(hinge_loss(t([3.0]), t([1.0]), t([0.8])), 0.6)
+
+
+def test_robust_by_hand() -> None:
+    # L(1) = 0.313262 and L(0) = 1.313262 at a difference of 1, a fifth flipped: (0.8 * 0.313262 - 0.2 * 1.313262) / 0.6 = -0.020071
+    assert_close(robust_loss(t([2.0]), t([1.0]), t([1.0]), 0.2), -0.020071)
+    # (0.8 * 1.313262 - 0.2 * 0.313262) / 0.6 = 1.646595; a tie stays one: 0.813262
+    assert_close(robust_loss(t([2.0]), t([1.0]), t([0.0]), 0.2), 1.646595)
+    assert_close(robust_loss(t([2.0]), t([1.0]), t([0.5]), 0.2), 0.813262)
+
+
+def test_robust_is_on_average_the_loss_of_labels_that_were_not_flipped() -> None:
+    a, b, e = torch.randn(5), torch.randn(5), 0.3
+    right, wrong = (robust_loss(a, b, torch.full((5,), p), e) for p in (1.0, 0.0))
+    assert_close((1 - e) * right + e * wrong, bradley_terry_loss(a, b, torch.ones(5)))
+    assert_close(robust_loss(a, b, t([1.0, 0.0, 0.5, 0.2, 1.0]), 0.0), bradley_terry_loss(a, b, t([1.0, 0.0, 0.5, 0.2, 1.0])))
+
+
+def test_simpo_by_hand() -> None:
+    # scores 2 * -1 and 2 * -2: -log sigmoid(2 - 1) = log(1 + e^-1) = 0.313262; b preferred: -log sigmoid(-2 - 1) = log(1 + e^3) = 3.048587
+    assert_close(simpo_loss(t([-2.0]), t([-4.0]), t([1.0]), 1.0), 0.313262)
+    assert_close(simpo_loss(t([-2.0]), t([-4.0]), t([0.0]), 1.0), 3.048587)
+    assert_close(simpo_loss(t([-2.0]), t([-4.0]), t([0.25]), 1.0), 0.25 * 0.313262 + 0.75 * 3.048587)
+
+
+def test_mean_logprobs_and_log_odds_by_hand() -> None:
+    # (-1 - 3) / 2; the third action is padding; a row without actions is 0
+    assert_close(mean_logprobs(t([[-1.0, -3.0, 9.0], [5.0, 5.0, 5.0]]), t([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])), [-2.0, 0.0])
+    # P = 1/4: log(1/3); P = 4/5: log 4; P = 1 stays finite: -log(1e-6)
+    assert_close(log_odds(t([0.25, 0.8]).log()), [math.log(1 / 3), math.log(4)])
+    assert_close(log_odds(t([0.0])), [-math.log(1e-6)])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [hinge_loss, lambda a, b, p: robust_loss(a, b, p, 0.2), lambda a, b, p: simpo_loss(a, b, p, 0.7)],
+    ids=["hinge", "robust", "simpo"],
+)
+def test_losses_of_pairs_have_two_equal_sides_and_the_right_gradient(loss: Callable[..., torch.Tensor]) -> None:
+    """To swap the sides and the preference changes nothing; autograd agrees with differences, in parts as in whole."""
+    a, b, p = torch.randn(6), torch.randn(6), torch.rand(6)
+    assert_close(loss(a, b, p), loss(b, a, 1 - p))
+    a.requires_grad_()
+    (whole,) = torch.autograd.grad(loss(a, b, p), a)
+    parts = loss(a[:2], b[:2], p[:2]) * 2 / 6 + loss(a[2:], b[2:], p[2:]) * 4 / 6
+    assert_close(torch.autograd.grad(parts, a)[0], whole)
+    h = 1e-2
+    with torch.no_grad():
+        slopes = [(loss(a + h * one, b, p) - loss(a - h * one, b, p)) / (2 * h) for one in torch.eye(6)]
+    torch.testing.assert_close(torch.stack(slopes), whole, atol=1e-3, rtol=1e-2)
 
 
 def test_ppo_clip_by_hand() -> None:

@@ -16,6 +16,7 @@ from rather.core import Comparison, Task, Trajectory
 from rather.errors import CheckpointError, ConfigError, DataError, JudgeError, ModelError, RatherError, TrainingError
 from rather.learners.dpo_settings import DPOOptions, DPOSettings
 from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
+from rather.learners.kto_settings import KTOOptions, KTOSettings
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
 from rather.learners.reward_settings import RewardOptions, RewardSettings
 from rather.learners.settings import Optimization, OptimizationOptions, Sampling, SamplingOptions
@@ -76,6 +77,7 @@ def test_every_public_name_is_there_and_another_one_is_not() -> None:
         (OptimizationOptions, [Optimization]),
         (SamplingOptions, [Sampling]),
         (DPOOptions, [DPOSettings, Optimization]),
+        (KTOOptions, [KTOSettings, Optimization]),
         (RewardOptions, [RewardSettings, Optimization]),
         (PPOOptions, [PPOSettings, Optimization, Sampling]),
         (GRPOOptions, [GRPOSettings, Optimization, Sampling]),
@@ -135,12 +137,12 @@ def test_an_adapter_is_trained_on_in_a_copy_which_begins_as_it_is(model: Languag
     assert full.adapter is None
 
 
-@pytest.mark.parametrize("learner", ["dpo", "reward", "grpo"])
+@pytest.mark.parametrize("learner", ["dpo", "simpo", "reward", "grpo"])
 def test_a_stopped_training_goes_on_exactly(model: LanguageModel, pairs: list[Comparison], tmp_path: Path, learner: str) -> None:
     def made(folder: Path | None, stop: int = 0) -> Any:
         more: dict[str, Any] = {"callbacks": [lambda step, metrics: step == stop], "folder": folder, "seed": 1, "steps": 5, "lr": 1e-2}
-        if learner == "dpo":
-            return rather.DPO(model, pairs, batch_size=4, **more)
+        if learner in ("dpo", "simpo"):
+            return rather.DPO(model, pairs, batch_size=4, loss=learner, **more)
         if learner == "grpo":
             shape = {"group_size": 2, "batch_size": 2, "max_tokens": 4, "temperature": 0.8}
             return rather.GRPO(model, ["a", "b", "c"], reward=lambda completion: completion.count("a") + len(completion), **shape, **more)

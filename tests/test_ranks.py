@@ -36,6 +36,7 @@ LEARNERS = {
     "dpo": ["train.learner=dpo"],
     "dpo-full": ["train.learner=dpo", "model.train=full", "model.gradient_checkpointing=true"],
     "dpo-each": ["train.learner=dpo", "dpo.reference_logprobs=each", "train.batch_size=1"],
+    "kto": ["train.learner=kto", "train.micro_batch_tokens=24"],
     "sft": ["train.learner=sft", "train.micro_batch_tokens=20"],
     "reward": ["train.learner=reward", "model.train=full", "train.micro_batch_tokens=24"],
     "grpo": ["train.learner=grpo", "model.train=full", "sample.batch_size=3"],

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rather.data.rows import comparisons as comparisons
     from rather.learners.dpo import DPO as DPO
     from rather.learners.grpo import GRPO as GRPO
+    from rather.learners.kto import KTO as KTO
     from rather.learners.ppo import PPO as PPO
     from rather.learners.settings import LoRA as LoRA
     from rather.learners.sft import SFT as SFT
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rather.zeroth.order import ZerothOrder as ZerothOrder
 
 PLACES = {
-    "DPO": "learners.dpo", "GRPO": "learners.grpo", "LoRA": "learners.settings", "OnlineDPO": "pipeline.online_dpo",
+    "DPO": "learners.dpo", "GRPO": "learners.grpo", "KTO": "learners.kto", "LoRA": "learners.settings", "OnlineDPO": "pipeline.online_dpo",
     "OnlineReward": "pipeline.online_reward", "PPO": "learners.ppo", "RewardHead": "text.head.model", "RewardModel": "text.reward_model",
     "Run": "pipeline.run", "SFT": "learners.sft", "Store": "store.store",
     "ZerothOrder": "zeroth.order", "batched": "verify.functions", "comparisons": "data.rows", "load": "text.open",
@@ -34,8 +35,8 @@ PLACES = {
 }  # fmt: skip
 """Where each public name is."""
 __all__ = [
-    "DPO", "GRPO", "PPO", "SFT", "LoRA", "OnlineDPO", "OnlineReward", "RewardHead", "RewardModel", "Run", "Store", "ZerothOrder", "batched",
-    "comparisons", "control", "load", "win_rate",
+    "DPO", "GRPO", "KTO", "PPO", "SFT", "LoRA", "OnlineDPO", "OnlineReward", "RewardHead", "RewardModel", "Run", "Store", "ZerothOrder",
+    "batched", "comparisons", "control", "load", "win_rate",
 ]  # fmt: skip
 
 

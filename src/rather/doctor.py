@@ -14,6 +14,7 @@ from rather.pipeline import text_doctor
 from rather.pipeline.domain import Domain
 from rather.pipeline.state import State
 from rather.store import tally
+from rather.store.rows import LEARNED
 
 
 def machine(domain: Domain | None = None) -> list[Finding]:
@@ -34,14 +35,14 @@ def run(run: State) -> list[Finding]:
 
 
 def _labels(run: State) -> list[Finding]:
-    labels = run.store.labels(run.config.run.name, "train")
+    labels = run.store.labels(run.config.run.name, LEARNED)
     if not labels:
         return [Finding("note", "no labels yet; run `rather label`")]
     found = list[Finding]()
     abstained = sum(x.preference is None for x in labels) / len(labels)
     if abstained > 0.2:
         found.append(Finding("bad", f"judges abstained on {100 * abstained:.0f} % of the questions; look at how they are asked"))
-    agreement = tally.count(run.store, run.config.run.name, "train", resamples=200).agreement
+    agreement = tally.count(run.store, run.config.run.name, LEARNED, resamples=200).agreement
     if agreement.questions >= 20 and agreement.high < 0.2:
         more = "the labels are mostly noise: sharpen judge.instruction, or leave out the judge who differs"
         found.append(Finding("bad", f"judges hardly agree (alpha {agreement.alpha:.2f}); {more}"))

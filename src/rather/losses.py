@@ -53,6 +53,17 @@ def implicit_scores(logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, 
     return beta * ((logprobs.float() - reference_logprobs.float()) * mask).sum(-1)
 
 
+def mean_logprobs(logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Log-probabilities (B, T) averaged over the actions of each trajectory, (B,); 0 where there are none."""
+    return (logprobs.float() * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def log_odds(logprobs: Tensor) -> Tensor:
+    """log(P / (1 - P)) of log-probabilities log P <= 0, which are held at -1e-6 so that the odds stay finite."""
+    logprobs = logprobs.float().clamp(max=-1e-6)
+    return logprobs - torch.log(-torch.expm1(logprobs))
+
+
 def preference_reinforce_loss(logprobs_a: Tensor, logprobs_b: Tensor, preference: Tensor) -> Tensor:
     """Loss whose negative gradient, the mean of (p - 1/2) grad (log pi(a) - log pi(b)), makes preferred trajectories likelier.
 
@@ -72,6 +83,45 @@ def ipo_loss(log_ratio_a: Tensor, log_ratio_b: Tensor, beta: float, preference: 
     difference = log_ratio_a.float() - log_ratio_b.float()
     preference = torch.as_tensor(preference, dtype=torch.float32, device=difference.device)
     return (preference * (difference - target).square() + (1 - preference) * (difference + target).square()).mean()
+
+
+def hinge_loss(scores_a: Tensor, scores_b: Tensor, preference: Tensor) -> Tensor:
+    """Hinge loss max(0, 1 - (scores_a - scores_b)), a preferred, of SLiC (Zhao et al. 2023) on implicit scores (RSO, Liu et al. 2024).
+
+    With a soft `preference` p it is the expected loss, as for `ipo_loss`. Scores and preference are (B,).
+    """
+    difference = scores_a.float() - scores_b.float()
+    return (preference * F.relu(1 - difference) + (1 - preference) * F.relu(1 + difference)).mean()
+
+
+def robust_loss(scores_a: Tensor, scores_b: Tensor, preference: Tensor, flip_rate: float) -> Tensor:
+    """Loss of robust DPO, an unbiased estimate of the one on labels before a share `flip_rate` < 1/2 was flipped.
+
+    With e the flip rate and L(p) Bradley and Terry's loss it is ((1 - e) L(p) - e L(1 - p)) / (1 - 2 e) (Chowdhury et al. 2024), which
+    is L((p - e) / (1 - 2 e)), since L is linear in p. It has no lower bound.
+    """
+    return bradley_terry_loss(scores_a, scores_b, (preference - flip_rate) / (1 - 2 * flip_rate))
+
+
+def simpo_loss(scores_a: Tensor, scores_b: Tensor, preference: Tensor, gamma: float) -> Tensor:
+    """Loss of SimPO, -log sigmoid(scores_a - scores_b - gamma), a preferred (Meng et al. 2024, eq. 6).
+
+    A score (B,) is beta times `mean_logprobs`. With a soft `preference` p it is the expected loss, as for `ipo_loss`: the target margin
+    gamma counts against whichever side is preferred.
+    """
+    difference = scores_a.float() - scores_b.float()
+    return (preference * F.softplus(gamma - difference) + (1 - preference) * F.softplus(gamma + difference)).mean()
+
+
+def kto_loss(
+    scores: Tensor, good: Tensor, reference_point: Tensor | float, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+) -> Tensor:
+    """Loss of KTO, w (1 - sigmoid(score - z)) of a good answer and w (1 - sigmoid(z - score)) of a bad one (Ethayarajh et al. 2024).
+
+    `scores` (B,) are `implicit_scores`, `good` (B,) is bool; z is the reference point times beta, and w the weight of the kind.
+    """
+    gain = scores.float() - reference_point
+    return torch.where(good, desirable_weight * torch.sigmoid(-gain), undesirable_weight * torch.sigmoid(gain)).mean()
 
 
 def ppo_clip_loss(

@@ -39,7 +39,7 @@ def _can_divide(temperature: float) -> float:
 
 Temperature = Annotated[float, Field(ge=0), AfterValidator(_can_divide)]
 T = TypeVar("T")
-LEARNERS = ("sft", "reward", "dpo", "ppo", "grpo", "zeroth")
+LEARNERS = ("sft", "reward", "dpo", "kto", "ppo", "grpo", "zeroth")
 ForLearners = Annotated[T, MattersTo(*LEARNERS)]
 ForLearnersAndSampling = Annotated[T, MattersTo(*LEARNERS, "sample")]
 ForActing = Annotated[T, MattersTo("ppo", "grpo", "zeroth")]

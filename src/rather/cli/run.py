@@ -31,10 +31,12 @@ def loop(file: File, settings: Settings = None) -> None:
 
 @commands.command()
 def sample(file: File, settings: Settings = None, round_: Round = 0) -> None:
-    """Draw two answers to each training prompt from the newest policy; each pair becomes a question in the store."""
+    """Draw two answers to each training prompt from the newest policy, or query.answers = 1; they become a question in the store."""
+    from rather.store.rows import LEARNED
+
     run = open_run(file, settings)
     new = run.sample(round_)
-    count, ask = len(run.store.keys(run.config.run.name, "train")), "serve" if run.config.judge.kind == "people" else "label"
+    count, ask = len(run.store.keys(run.config.run.name, LEARNED)), "serve" if run.config.judge.kind == "people" else "label"
     console.print(f"{new} new questions; {count} in all. Next: rather {ask} {file}")
 
 
@@ -60,7 +62,7 @@ def train(
     round_: Round = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Put old checkpoints aside and start anew, with all labels.")] = False,
 ) -> None:
-    """Train on the labels in the store: train.learner is "dpo", "reward" (a Bradley-Terry reward model) or "sft".
+    """Train on the labels in the store: train.learner is "dpo", "kto", "reward" (a Bradley-Terry reward model) or "sft".
 
     "ppo" and "grpo" sample from the policy and learn from the reward that train.reward names: verifiers, a reward model or the environment.
 

@@ -113,11 +113,11 @@ def status(file: File, settings: Settings = None) -> None:
     """Show how far the run is: questions, answers of each judge, their agreement, problems, the last metrics."""
     from rather.learners.metrics import Metrics
     from rather.pipeline.domain import problems
-    from rather.store import tally
+    from rather.store import rows, tally
 
     config, store = open_store(file, settings)
     run = config.run.name
-    console.print(f"{run}: {tally.questions(store, run, 'train')} questions", markup=False, highlight=False)
+    console.print(f"{run}: {tally.questions(store, run, rows.LEARNED)} questions", markup=False, highlight=False)
     counted = count_answers(store, run)
     if counted.tallies:
         console.print(_table(("judge", "kind"), ("answers", "abstentions"), counted.tallies))
@@ -145,10 +145,10 @@ def _table(words: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence
 def count_answers(store: "Store", run: str) -> "Counted":
     """What the judges of a run have answered, with a bar while the store counts."""
     from rather.learners.progress import progress
-    from rather.store import tally
+    from rather.store import rows, tally
 
-    with progress(console, "counting answers", tally.questions(store, run, "train"), transient=True) as advance:
-        return tally.count(store, run, "train", advance)
+    with progress(console, "counting answers", tally.questions(store, run, rows.LEARNED), transient=True) as advance:
+        return tally.count(store, run, rows.LEARNED, advance)
 
 
 def print_agreement(store: "Store", run: str, counted: "Counted") -> None:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from rather.learners.dpo_settings import DPOSettings
 from rather.learners.grpo_settings import GRPOSettings
+from rather.learners.kto_settings import KTOSettings
 from rather.learners.ppo_settings import PPOSettings
 from rather.learners.reward_settings import RewardSettings
 from rather.learners.settings import Optimization, Sampling
@@ -151,7 +152,9 @@ class Judge(Section):
 class Learning(Section):
     """What is trained, and how."""
 
-    learner: Free[Literal["sft", "reward", "dpo", "ppo", "grpo", "zeroth"]] = Field(default="dpo", description="What is trained, and how.")
+    learner: Free[Literal["sft", "reward", "dpo", "kto", "ppo", "grpo", "zeroth"]] = Field(
+        default="dpo", description="What is trained, and how."
+    )
     reward: Annotated[Literal["verify", "labels", "model", "environment"], MattersTo("ppo", "grpo")] = Field(
         default="verify",
         description="Reward of ppo and grpo: verify.checks, a model learned from the labels, judge.checkpoint's, or the environment.",
@@ -200,7 +203,10 @@ class Query(Section):
     fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole episodes.", ge=0)
     strategy: Free[Strategy] = Field(default="disagreement", description="Which pairs are wanted most; see docs/concepts/preferences.md.")
     answers: Annotated[int, MattersTo("sample")] = Field(
-        default=2, description="text: answers to each prompt, of which the strategy takes two; without a reward model two are drawn.", ge=2
+        default=2,
+        description="text: answers to each prompt, of which the strategy takes two; without a reward model two are drawn. "
+        "1: people are asked of each answer whether it is good (kto).",
+        ge=1,
     )
     candidates: Free[int] = Field(default=10, description="Pairs that are looked at for each one that is asked.", ge=1)
     random_share: Free[float] = Field(default=0.2, description="Share of questions drawn at random, whatever the strategy.", ge=0, le=1)
@@ -290,6 +296,7 @@ class Config(Section):
     judge: Judge = Field(default_factory=Judge)
     train: ForLearners[Train] = Field(default_factory=Train)
     dpo: Annotated[DPOSettings, MattersTo("dpo", "zeroth")] = Field(default_factory=DPOSettings)
+    kto: Annotated[KTOSettings, MattersTo("kto")] = Field(default_factory=KTOSettings)
     ppo: Annotated[PPOSettings, MattersTo("ppo")] = Field(default_factory=PPOSettings)
     grpo: Annotated[GRPOSettings, MattersTo("grpo")] = Field(default_factory=GRPOSettings)
     verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)

@@ -30,7 +30,7 @@ class Order:
         if not count:
             raise TrainingError(
                 "the run has no labels to learn from; run `rather label`, `rather serve` or `rather import` first (labels of single "
-                "answers are not comparisons)"
+                "answers are learned from by kto alone)"
             )
         self.count, self.seed = count, seed
         self.place = 0

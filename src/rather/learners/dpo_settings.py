@@ -1,29 +1,68 @@
 """The settings of DPO."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from rather.learners.settings import OptimizationOptions
 from rather.settings import MattersTo, Section
 
+LOSSES = ("dpo", "ipo", "hinge", "robust", "simpo", "orpo")
+WITH_REFERENCE = ("dpo", "ipo", "hinge", "robust")
+"""The losses that compare the policy with a reference, as a function of scores does, too."""
+
 
 def _loss(name: str) -> str:
-    if name not in ("dpo", "ipo") and ":" not in name:
-        raise ValueError('take "dpo", "ipo", or "module:name" of a function')
+    if name not in LOSSES and ":" not in name:
+        raise ValueError(f'take {", ".join(map(repr, LOSSES))}, or "module:name" of a function')
     return name
+
+
+def _of(*losses: str) -> AfterValidator:
+    """What these losses use alone: with another one it stays at its default. A function of scores uses what "dpo" does."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        loss = info.data.get("loss", losses[0])  # one that is wrong has been refused
+        known, default = loss if loss in LOSSES else "dpo", DPOSettings.model_fields[info.field_name or ""].default
+        if known not in losses and value != default:
+            raise ValueError(f"it is of the loss {' or '.join(losses)}, but the loss is {loss}; leave it at {default!r}")
+        return value
+
+    return AfterValidator(check)
 
 
 class DPOSettings(Section):
     """Direct preference optimization."""
 
-    beta: float = Field(default=0.1, description="How strongly the policy is held to the reference.", gt=0)
     loss: Annotated[str, AfterValidator(_loss)] = Field(
-        default="dpo", description='Logistic (dpo) or squared (ipo) loss, or "module:name" of a function of (score_a, score_b, preference).'
+        default="dpo",
+        description="Logistic (dpo), squared (ipo), hinge (SLiC) or robust loss; without a reference simpo or orpo; "
+        'or "module:name" of a function of (score_a, score_b, preference).',
     )
-    normalized: bool = Field(default=False, description="IPO on log-ratios averaged over tokens.")
-    sft_weight: Annotated[float, MattersTo("dpo")] = Field(default=0.0, description="Weight of the preferred side's NLL (RPO).", ge=0)
-    reference_logprobs: Literal["once", "each"] = Field(default="once", description="Evaluate the reference once, or again at each step.")
+    beta: Annotated[float, _of("dpo", "ipo", "hinge", "robust", "orpo")] = Field(
+        default=0.1, description="How strongly the policy is held to the reference; orpo: weight of the odds ratio.", gt=0
+    )
+    normalized: Annotated[bool, _of("ipo")] = Field(default=False, description="ipo: log-ratios averaged over tokens.")
+    flip_rate: Annotated[float, _of("robust"), MattersTo("dpo")] = Field(
+        default=0.1, description="robust: share of the labels that are taken to be flipped.", ge=0, lt=0.5
+    )
+    simpo_beta: Annotated[float, _of("simpo"), MattersTo("dpo")] = Field(
+        default=2.0, description="simpo: scale of the log-probabilities, which are averaged over tokens.", gt=0
+    )
+    simpo_gamma: Annotated[float, _of("simpo"), MattersTo("dpo")] = Field(
+        default=1.0, description="simpo: target margin between the scores.", ge=0
+    )
+    sft_weight: Annotated[float, _of("dpo", "ipo", "hinge", "robust", "simpo"), MattersTo("dpo")] = Field(
+        default=0.0, description="Weight of the preferred side's NLL (RPO); orpo has it with weight 1.", ge=0
+    )
+    reference_logprobs: Annotated[Literal["once", "each"], _of(*WITH_REFERENCE)] = Field(
+        default="once", description="Evaluate the reference once, or again at each step."
+    )
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the loss compares the policy with a reference."""
+        return self.loss in WITH_REFERENCE or self.loss not in LOSSES
 
 
 class DPOOptions(OptimizationOptions, total=False):
@@ -31,5 +70,8 @@ class DPOOptions(OptimizationOptions, total=False):
 
     beta: float
     normalized: bool
+    flip_rate: float
+    simpo_beta: float
+    simpo_gamma: float
     sft_weight: float
     reference_logprobs: Literal["once", "each"]

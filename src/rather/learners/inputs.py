@@ -52,19 +52,21 @@ class TrainablePolicy(Reference, Protocol):
 P = TypeVar("P", bound=Policy)
 
 
-def check_comparisons(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons as a list.
+def check_comparisons(comparisons: Sequence[Comparison], alone: bool = False) -> list[Comparison]:
+    """Comparisons as a list; `alone`: some of them may be answers alone.
 
     Raises:
-        DataError: one of them is something else, or has not been judged.
+        DataError: one of them is something else, has not been judged, or has one side and may not.
     """
     if not isinstance(comparisons, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DataError(f"comparisons is a {type(comparisons).__name__}, not a list; rather.comparisons makes one")
     for i, c in enumerate(comparisons):
         if not isinstance(c, Comparison):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DataError(f"item {i} of comparisons is a {type(c).__name__}, not a Comparison; rather.comparisons makes them from rows")
-        if c.preference is None or not c.b:
-            raise DataError(f"item {i} of comparisons has {'no preference' if c.b else 'one side only'}; leave it out")
+        if not (c.b or alone):
+            raise DataError(f"item {i} of comparisons has one side only; leave it out, or learn from it by KTO")
+        if c.preference is None:
+            raise DataError(f"item {i} of comparisons has no preference; leave it out")
     return list(comparisons)
 
 

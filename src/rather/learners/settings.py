@@ -16,7 +16,9 @@ from rather.settings import Free, Section, Temperature
 class Descent(Section):
     """A step of AdamW."""
 
-    batch_size: int = Field(default=8, description="Comparisons (sft: answers, ppo: answers of a minibatch, grpo: prompts) a step.", ge=1)
+    batch_size: int = Field(
+        default=8, description="Comparisons (sft: answers, kto: labels, ppo: answers of a minibatch, grpo: prompts) a step.", ge=1
+    )
     lr: float = Field(default=1e-4, description="Learning rate.", gt=0)
     weight_decay: float = Field(default=0.0, description="Decoupled weight decay of AdamW.", ge=0)
     max_grad_norm: float = Field(default=1.0, description="Gradients are scaled down to this norm.", gt=0)

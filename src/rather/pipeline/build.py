@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from rather.config.schema import Config
-from rather.core import Judge, Task, Trajectory
+from rather.core import Comparison, Judge, Task, Trajectory
 from rather.data.forms import read_tasks
 from rather.errors import ConfigError
 from rather.judges.concise import Concise, Reader, Surprise
@@ -19,10 +19,11 @@ from rather.judges.functions import FunctionJudge
 from rather.judges.known import CONCISE, SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
-from rather.learners import checkpoint
+from rather.learners import checkpoint, kto
 from rather.learners.settings import Optimization
 from rather.pipeline import sizes
 from rather.scale import ranks
+from rather.store.rows import LEARNED
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
 from rather.text.head.model import FACTS, RewardHead
@@ -289,6 +290,36 @@ def _published_reward(config: Config, folder: Path, base: AnyPolicy | None) -> R
 def is_head(config: Config, name: str) -> bool:
     """Whether the learner called `name` fits a reward head, each step to all labels that there are."""
     return name == "reward" and config.reward.kind == "head"
+
+
+def purposes(name: str) -> tuple[str, ...]:
+    """The purposes of the questions that the learner called `name` learns from: answers alone are for KTO."""
+    return LEARNED if name == "kto" else ("train",)
+
+
+def purpose(config: Config) -> str:
+    """The purpose of the questions that the run asks: of query.answers = 1 answers alone."""
+    return "unpaired" if config.query.answers == 1 and not config.control.env else "train"
+
+
+def check_alone(config: Config) -> None:
+    """Make sure that who is asked about answers alone can say, and what learns can learn from it.
+
+    Raises:
+        ConfigError: it is a learner of comparisons, a judge that compares, or there are two answers to each prompt.
+    """
+    learner, kind, what = config.train.learner, config.judge.kind, "query.answers = 1 asks whether an answer is good"
+    if learner != "kto":
+        raise ConfigError(f'{what}, which train.learner = {learner!r} does not learn from; take "kto", or 2 answers')
+    if kind not in ("people", "terminal"):
+        raise ConfigError(f'{what}, which judge.kind = {kind!r} does not say; take "people" or "terminal", or 2 answers')
+    if config.sample.contrast:
+        raise ConfigError(f"{what}, and sample.contrast draws two that differ; leave one of them out")
+
+
+def enough(name: str, comparisons: Sequence[Comparison]) -> bool:
+    """Whether the learner called `name` can begin on these labels: KTO needs good and bad answers."""
+    return kto.both_kinds(comparisons) if name == "kto" else bool(comparisons)
 
 
 def steps(config: Config, name: str, items: int) -> int:

@@ -35,12 +35,14 @@ class Feed:
     def refresh(self) -> bool:
         """Read the store if anything has changed since."""
         store, run = self.run.store, self.run.config.run.name
-        state = (store.latest(), store.asking(run), len(store.keys(run, "train")), undrawable(store, run))
+        purposes = build.purposes(self.name)
+        asked = sum(len(store.keys(run, purpose)) for purpose in purposes)
+        state = (store.latest(), store.asking(run), asked, undrawable(store, run))
         if state == self.state:
             return False
         self.state = state
         self.answered = self.run.labels(self.number, self.name)
-        self.open = self.run.answering.wanted("train", self.number)
+        self.open = sum(self.run.answering.wanted(purpose, self.number) for purpose in purposes)
         if self.learner is not None and self.answered.comparisons:
             self.learner.follow(self.answered.comparisons)
         return True
@@ -74,7 +76,7 @@ def fit(run: State, number: int, name: str) -> Path:
     """Train the learner called `name` while people answer; returns the last checkpoint."""
     feed = Feed(run, number, name)
     with run.console.status("waiting for people's answers; `rather serve` puts the questions before them"):
-        while not feed.answered.comparisons:
+        while not build.enough(name, feed.answered.comparisons):
             if feed.refresh():
                 feed.since = time.monotonic()
             if not feed.open or time.monotonic() - feed.since > run.config.judge.wait_s:

@@ -253,9 +253,9 @@ class _Work:
         }
 
     def _scoring(self) -> Iterator[dict[str, float]]:
-        """Passes without gradient: the reference before DPO, reward model and reference on what was sampled."""
+        """Passes without gradient: the reference before DPO and in KTO, reward model and reference on what was sampled."""
         name = self.config.train.learner
-        if name == "dpo" or self.online:
+        if (name == "dpo" and self.config.dpo.has_reference) or name == "kto" or self.online:
             of = self._together(WITHOUT_GRADIENT * self.config.train.micro_batch_tokens, self.config.ppo.rollout_batch_size)
             passing, logits = self.sizes.passing(of), self.sizes.logits(of.answers * of.answer)
             yield {"activations": passing} if passing > logits else {"logits": logits}
@@ -277,7 +277,7 @@ class _Work:
     def _together(self, limit: int, count: int) -> Pieces:
         """What is forwarded at a time where that are about `limit` tokens: whole comparisons, or some answers of a group."""
         name, prompt, answer = self.config.train.learner, self.tokens - self.answer, self.answer
-        each = {"dpo": 2, "reward": 2, "grpo": self.config.grpo.group_size}.get(name, 1)
+        each = {"dpo": 2, "kto": 2, "reward": 2, "grpo": self.config.grpo.group_size}.get(name, 1)
         count = count if name == "ppo" else self.config.train.batch_size
         unit = prompt + each * answer
         if name == "grpo" and unit > limit:

@@ -19,6 +19,7 @@ from rather.learners.checkpoint import Lineage
 from rather.pipeline import build, held_out
 from rather.pipeline.state import State
 from rather.scale import ranks
+from rather.store.rows import LEARNED
 
 
 def last(folder: Path) -> dict[str, Any] | None:
@@ -143,7 +144,7 @@ def check_tokenizer(run: State) -> None:
         if "tokenizer" not in row or row["tokenizer"] == run.domain.tokenizer:
             continue
         number, path = row["phase"].removeprefix("sample-"), run.config.model.path
-        if any(key.startswith(f"round-{number}/") for key in run.store.keys(run.config.run.name, "train")):
+        if any(key.startswith(f"round-{number}/") for key in run.store.keys(run.config.run.name, LEARNED)):
             was = row["settings"]["model"]["path"]
             what = "has changed since" if path == was else f"is not that of {was!r}, with which"
             remedy = f"round {number} was sampled; put it back, or use another run.name"

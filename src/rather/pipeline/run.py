@@ -17,6 +17,7 @@ from rather.pipeline.lock import exclusive
 from rather.pipeline.state import State
 from rather.pipeline.terminal import Terminal
 from rather.scale import ranks
+from rather.store.rows import LEARNED
 from rather.verify.checker import Checker
 
 if TYPE_CHECKING:
@@ -55,24 +56,24 @@ class Run(State):
         """What the newest policy does becomes the round's questions; returns how many are new."""
         self.ready(number)
         name, count = self.config.run.name, 0
-        resume.note_sampling(self, number, sum(key.startswith(f"round-{number}/") for key in self.store.keys(name, "train")))
+        resume.note_sampling(self, number, sum(key.startswith(f"round-{number}/") for key in self.store.keys(name, LEARNED)))
         for chosen in self.domain.questions(self, number):
-            self.store.ask(name, chosen.questions, why=chosen.why, scores=chosen.scores)
+            self.store.ask(name, chosen.questions, build.purpose(self.config), why=chosen.why, scores=chosen.scores)
             resume.keep_sampling(self, number, len(chosen.questions), chosen.wanted)
             count += len(chosen.questions)
         self.domain.show(self.store)
         return count
 
-    def label(self, purpose: str = "train") -> int:
-        """Have every open question answered; returns how many answers are new.
+    def label(self, purpose: str = "") -> int:
+        """Have every open question of a purpose answered, or of the run's own; returns how many answers are new.
 
         Raises:
             TrainingError: verifiers answer, and judged nothing.
         """
         self.domain.check_shown()
-        if purpose == "train":
+        if purpose in ("", "train"):
             self.ready(self.begun)
-        return self.answering.label(purpose)
+        return self.answering.label(purpose or build.purpose(self.config))
 
     @exclusive
     def train(self, number: int = 0) -> Path:
@@ -130,7 +131,7 @@ class Run(State):
             if build.asks_first(self.config):
                 self.sample(number)
                 self.label()
-                self.answering.check_none_left("train")
+                self.answering.check_none_left(build.purpose(self.config))
             self.train(number)
             last = number == rounds - 1
             if self.config.train.learner != "reward" and (last or self.config.judge.kind != "people"):

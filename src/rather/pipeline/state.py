@@ -25,7 +25,7 @@ from rather.learners.learner import reporter
 from rather.learners.metrics import Metrics, mirrors
 from rather.learners.progress import progress
 from rather.learners.train import Feed, train
-from rather.pipeline import evaluation
+from rather.pipeline import build, evaluation
 from rather.pipeline.answering import Answering, later_than
 from rather.pipeline.domain import Domain
 from rather.scale import ranks
@@ -68,7 +68,9 @@ class State:
         return self.answering.voters
 
     def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
-        """A question whose sides stand in an order that is drawn at random, from the key and the run's seed."""
+        """A question whose sides stand in an order that is drawn at random, from the key and the run's seed; one side stands alone."""
+        if len(sides) == 1:
+            return Comparison(sides[0], (), key=key)
         chance = random.Random(f"{self.config.run.seed}/{key}")
         order = list(sides)
         if len(sides) > 2:
@@ -91,7 +93,7 @@ class State:
             return not later_than(number, c) and not (reward and self.held_back(c)) and self.domain.learnable(c)
 
         out = () if among is not None else self.store.asking(run).leave_out if t.flagged else FLAGS
-        found = self.store.answered(run, "train", reward, among, out, wanted, judges=self.teachers(), criterion=t.criterion)
+        found = self.store.answered(run, build.purposes(name), reward, among, out, wanted, judges=self.teachers(), criterion=t.criterion)
         return replace(found, comparisons=self.domain.prepared(found.comparisons))
 
     def teachers(self) -> list[str]:

@@ -10,6 +10,7 @@ from rather.config.schema import Config
 from rather.errors import Check, Finding
 from rather.pipeline import build
 from rather.store import Store
+from rather.store.rows import LEARNED
 from rather.text import foreign, load
 from rather.text.files import description
 from rather.text.tokens import Tokens
@@ -109,7 +110,7 @@ class Looks:
 
     def answers(self) -> list[Finding]:
         """Whether answers come to their end, and differ."""
-        questions = self.store.questions(self.config.run.name, "train")
+        questions = self.store.questions(self.config.run.name, LEARNED)
         answers = [t for q in questions for t in (*q.comparison.a, *q.comparison.b)]
         if not answers:
             return [Finding("note", "no questions yet; run `rather sample`")]
@@ -118,7 +119,7 @@ class Looks:
         if cut > 0.5:
             more = f"sample.max_tokens is {self.config.sample.max_tokens}: raise it, or learn to be brief"
             found.append(Finding("note", f"{100 * cut:.0f} % of the answers were truncated at the limit; {more}"))
-        same = sum(q.comparison.a[0].text == q.comparison.b[0].text for q in questions) / len(questions)
+        same = sum(q.comparison.b != () and q.comparison.a[0].text == q.comparison.b[0].text for q in questions) / len(questions)
         if same > 0.1:
             found.append(Finding("bad", f"{100 * same:.0f} % of the questions have two equal answers; raise sample.temperature"))
         return found or [Finding("good", f"{len(questions)} questions, {100 * cut:.0f} % of answers truncated at the limit")]

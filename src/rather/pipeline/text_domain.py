@@ -20,6 +20,7 @@ from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
 from rather.learners.head import Array
 from rather.learners.head_learner import HeadLearner
+from rather.learners.kto import KTO
 from rather.learners.ppo import PPO
 from rather.learners.progress import progress
 from rather.learners.reward import Reward
@@ -31,6 +32,7 @@ from rather.pipeline.build import AnyPolicy
 from rather.pipeline.query import Chosen, Rounds
 from rather.pipeline.strategies import best, moments, wishes
 from rather.store import Store
+from rather.store.rows import LEARNED
 from rather.text import load
 from rather.text.critic import TextCritic
 from rather.text.head.model import RewardHead
@@ -79,8 +81,10 @@ class TextDomain:
     parallel = True
 
     def __init__(self, config: Config, console: Console) -> None:
-        if (q := config.query).strategy in ("double_thompson", "information_directed") and q.answers == 2:
+        if (q := config.query).strategy in ("double_thompson", "information_directed") and q.answers <= 2:
             raise ConfigError(f'query.strategy = "{q.strategy}" chooses two of several answers; set query.answers to 3 or more')
+        if q.answers == 1:
+            build.check_alone(config)
         self.config, self.console = build.dated(config), console
 
     @cached_property
@@ -161,25 +165,25 @@ class TextDomain:
     # What is asked
 
     def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
-        """Two answers of the newest policy to a training prompt become a question; query.strategy chooses them, where it can.
+        """Two answers of the newest policy to a training prompt become a question, or one; query.strategy chooses two, where it can.
 
         The prompts are all of them, or with query.questions as many as are the round's share, in turn.
         """
-        have = run.store.keys(self.config.run.name, "train")
+        have = run.store.keys(self.config.run.name, LEARNED)
         missing, wanted = self._missing(have, number)
         if not missing:
             return
         run.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
         policy, q, seed = run.policy(number), self.config.query, build.seed(self.config, "sample", number)
-        before = None if q.strategy == "random" else self._reward_before(run, number)
-        count, own = 2 if before is None else q.answers, build.seed(self.config, "query", number)
+        before = None if q.strategy == "random" or q.answers == 1 else self._reward_before(run, number)
+        count, own = min(2, q.answers) if before is None else q.answers, build.seed(self.config, "query", number)
         with progress(self.console, "sampling answers", count * len(missing)) as advance:
             sampler = self.sampler(policy, advance)
             for start in range(0, len(missing), CHUNK):
                 answers = build.answers(self.config, sampler, missing[start : start + CHUNK], seed, count)
                 chosen, scores = (answers, None) if before is None else two_of_each(q.strategy, before, answers, own)
-                pairs = [run.question(f"round-{number}/{a.task.key}", (a,), (b,)) for a, b in chosen]
-                yield Chosen(pairs, q.strategy if count > 2 else "random", scores, wanted)
+                asked = [run.question(f"round-{number}/{group[0].task.key}", *((t,) for t in group)) for group in chosen]
+                yield Chosen(asked, q.strategy if count > 2 else "random", scores, wanted)
 
     def _missing(self, have: Collection[str], number: int) -> tuple[list[Task], int]:
         """The prompts that round `number` has still to ask about, and how many it asks about in all.
@@ -230,15 +234,19 @@ class TextDomain:
         return self.fit.ready(comparisons)
 
     def learner(self, name: str, data: Answered, steps: int, store: Store) -> LabelLearner:
-        """DPO, SFT, or what trains a reward model or fits a reward head."""
+        """DPO, KTO, SFT, or what trains a reward model or fits a reward head."""
         del store
         c, comparisons = self.config, data.comparisons
         how = build.optimization(c, name, steps or build.steps(c, name, len(comparisons)))
         match name:
             case "dpo":
                 trained, parameters = self.adapted
-                with progress(self.console, "scoring with the reference", len(comparisons)) as advance:
-                    return DPO(trained, comparisons, self.base_policy, parameters, progress=advance, **how, **c.dpo.model_dump())
+                reference = self.base_policy if c.dpo.has_reference else None
+                with progress(self.console, "scoring with the reference", len(comparisons) if reference else 0) as advance:
+                    return DPO(trained, comparisons, reference, parameters, progress=advance, **how, **c.dpo.model_dump())
+            case "kto":
+                trained, parameters = self.adapted
+                return KTO(trained, comparisons, self.base_policy, parameters, **how, **c.kto.model_dump())
             case "reward" if c.reward.kind == "head":
                 head = build.reward_head(c, self.base_policy)
                 return HeadLearner(head, comparisons, temperatures=c.reward.temperatures, steps=how["steps"], seed=c.run.seed)

@@ -24,6 +24,7 @@ from rather.report.cost import Cost
 from rather.report.rates import win_rate
 from rather.settings import matching
 from rather.store import Store, tally
+from rather.store.rows import LEARNED
 
 BLUE, ORANGE, GREY = "#3b6ea8", "#d9822b", "#8a8f98"
 STYLE: dict[RcKeyType, Any] = {
@@ -85,7 +86,7 @@ class Report:
 
 
 def _page(run: Reported, name: str, examples: int) -> str:
-    labels = run.store.labels(name, "train")
+    labels = run.store.labels(name, LEARNED)
     kinds = run.store.judges()
     evals = [row for row in run.metrics.read() if row["phase"].startswith("eval-")]
     held_out = _evaluated(run, evals[-1]) if evals else []
@@ -95,7 +96,7 @@ def _page(run: Reported, name: str, examples: int) -> str:
         name=name,
         model=run.config.model.path,
         learner=run.config.train.learner,
-        agreement=tally.count(run.store, name, "train").agreement if labels else None,
+        agreement=tally.count(run.store, name, LEARNED).agreement if labels else None,
         bias=tally.position(run.store, name, "train"),
         judges=[_judge_row(j, kinds[j], labels) for j in sorted({x.judge for x in labels})],
         taught=", ".join(matching(sorted({x.judge for x in labels}), run.config.train.judges)),

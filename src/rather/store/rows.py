@@ -16,6 +16,8 @@ from rather.store.engine import now
 
 LETTERS = "abcdefgh"
 """What the sides of a question are called."""
+LEARNED = ("train", "unpaired")
+"""The purposes of questions that something is learned from: comparisons, and answers alone."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,10 @@ def answered_by(judge: int | BindParameter[int]) -> ColumnElement[bool]:
     return mine.with_only_columns(t.label.c.comparison).correlate(t.comparison).exists()
 
 
-def of_purpose(purpose: str | None) -> ColumnElement[bool]:
-    """Questions of one purpose, or without one all but those whose answers are known; sides that are the "same" need none."""
-    return t.comparison.c.rank.is_not(None) if purpose is None else t.comparison.c.purpose == purpose
+def of_purpose(purpose: str | Sequence[str] | None) -> ColumnElement[bool]:
+    """Questions of a purpose or several, or without one all but those whose answers are known; sides that are the "same" need none."""
+    c = t.comparison.c
+    return c.rank.is_not(None) if purpose is None else c.purpose == purpose if isinstance(purpose, str) else c.purpose.in_(purpose)
 
 
 def meant_for(judge: int | BindParameter[int]) -> ColumnElement[bool]:
@@ -255,11 +258,13 @@ def arrays_of(steps: bytes) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def labels(connection: Connection, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> Iterator[Row[Any]]:
+def labels(
+    connection: Connection, run: str, purpose: str | Sequence[str] | None = None, among: Collection[int] | None = None
+) -> Iterator[Row[Any]]:
     """Rows of the labels that count, or of those with the numbers `among` these, oldest first."""
     wanted = (CURRENT if among is None else WRITTEN).join(t.comparison).where(t.comparison.c.run == run).order_by(t.label.c.id)
     if purpose is not None:
-        wanted = wanted.where(t.comparison.c.purpose == purpose)
+        wanted = wanted.where(of_purpose(purpose))
     accepted = None if among is None else set(among)
     for row in connection.execute(wanted.execution_options(yield_per=1000)):
         if accepted is None or row.id in accepted:
@@ -281,9 +286,9 @@ def criteria(connection: Connection, labels: Iterable[int]) -> dict[int, dict[st
     return found
 
 
-def asked(run: str, purpose: str | None = None, beginning: str = "") -> Select[Any]:
-    """A run's questions in the order they were asked, of a purpose, with a beginning of their keys."""
+def asked(run: str, purpose: str | Sequence[str] | None = None, beginning: str = "") -> Select[Any]:
+    """A run's questions in the order they were asked, of a purpose or several, with a beginning of their keys."""
     wanted = select(t.comparison).where(t.comparison.c.run == run).order_by(t.comparison.c.id)
     if beginning:
         wanted = wanted.where(t.comparison.c.key.startswith(beginning, autoescape=True))
-    return wanted if purpose is None else wanted.where(t.comparison.c.purpose == purpose)
+    return wanted if purpose is None else wanted.where(of_purpose(purpose))

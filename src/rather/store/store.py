@@ -132,8 +132,8 @@ class Store:
         """
         return self.ask(run, [intake.asked(prompt, answers, source)], why="asked")[0]
 
-    def keys(self, run: str, purpose: str | None) -> set[str]:
-        """The keys of a run's questions of one purpose, or of all but those whose answers are known."""
+    def keys(self, run: str, purpose: str | Sequence[str] | None) -> set[str]:
+        """The keys of a run's questions of one purpose or several, or of all but those whose answers are known."""
         wanted = select(t.comparison.c.key).where(t.comparison.c.run == run, rows.of_purpose(purpose))
         with self.transaction() as connection:
             return set(connection.execute(wanted).scalars())
@@ -148,7 +148,9 @@ class Store:
     def said(self, connection: Connection, run: str, judge: str) -> sa.Select[Any]:
         return rows.CURRENT.join(t.comparison).where(t.comparison.c.run == run, t.label.c.judge == number_of(connection, judge))
 
-    def questions(self, run: str, purpose: str | None = None, unanswered_by: str | None = None, beginning: str = "") -> list[Question]:
+    def questions(
+        self, run: str, purpose: str | Sequence[str] | None = None, unanswered_by: str | None = None, beginning: str = ""
+    ) -> list[Question]:
         """A run's questions in the order they were asked; `unanswered_by` leaves out those a judge has answered.
 
         Only those whose key has that `beginning`.
@@ -307,7 +309,7 @@ class Store:
             counting.answered(connection, [row.comparison])
             return row.comparison
 
-    def labels(self, run: str, purpose: str | None = None, among: Collection[int] | None = None) -> list[Label]:
+    def labels(self, run: str, purpose: str | Sequence[str] | None = None, among: Collection[int] | None = None) -> list[Label]:
         """The answers and abstentions that count, oldest first, with the flags of `quality.suspicious`.
 
         `among`: those with these numbers instead, whether they still count or not, and without these flags.
@@ -352,7 +354,7 @@ class Store:
     def answered(
         self,
         run: str,
-        purpose: str | None = None,
+        purpose: str | Sequence[str] | None = None,
         each: bool = False,
         among: Collection[int] | None = None,
         without: Collection[str] = (),
@@ -372,7 +374,7 @@ class Store:
         fastest_s, accepted = self.asking(run).fastest_s, None if among is None else set(among)
         questions = rows.asked(run, purpose if among is None else None, beginning)
         if among is not None and purpose is not None:  # what was withdrawn since is asked of nobody, but was learned from
-            questions = questions.where((t.comparison.c.purpose == purpose) | (t.comparison.c.why == written.WHY))
+            questions = questions.where(rows.of_purpose(purpose) | (t.comparison.c.why == written.WHY))
         if among is None:
             questions = questions.where((t.comparison.c.answers > 0) | rows.decided())
         found, numbers, left_out = list[Comparison](), list[int](), Counter[str]()
@@ -389,7 +391,7 @@ class Store:
                 return reason is None
 
             # A win rate is what judges say, whatever owners have decided.
-            counted = rows.CURRENT if (purpose or "").startswith(("eval-", "check-")) else rows.COUNTED
+            counted = rows.CURRENT if str(purpose).startswith(("eval-", "check-")) else rows.COUNTED
             labels = counted if among is None else select(t.label)
             for some in reading.judged(connection, questions, labels, counts, only, each, criterion=criterion):
                 found += some.comparisons

@@ -34,11 +34,11 @@ class Counted(NamedTuple):
     agreement: Agreement
 
 
-def questions(store: Store, run: str, purpose: str | None = None) -> int:
-    """How many questions of a purpose there are, or how many in all."""
+def questions(store: Store, run: str, purpose: str | Sequence[str] | None = None) -> int:
+    """How many questions of a purpose or several there are, or how many in all."""
     wanted = select(func.count(t.comparison.c.id)).where(t.comparison.c.run == run)
     with store.transaction() as connection:
-        return connection.execute(wanted if purpose is None else wanted.where(t.comparison.c.purpose == purpose)).scalar() or 0
+        return connection.execute(wanted if purpose is None else wanted.where(rows.of_purpose(purpose))).scalar() or 0
 
 
 def written(store: Store, run: str) -> int:
@@ -48,7 +48,7 @@ def written(store: Store, run: str) -> int:
 
 
 def count(
-    store: Store, run: str, purpose: str, advance: Callable[[int], object] = lambda questions: None, resamples: int = 1000
+    store: Store, run: str, purpose: str | Sequence[str], advance: Callable[[int], object] = lambda questions: None, resamples: int = 1000
 ) -> Counted:
     """The answers of every judge in the store, in the order they came, and how far they agree; `advance` gets numbers of questions.
 
@@ -57,10 +57,10 @@ def count(
     c, asked = t.label.c, t.comparison.c
     answer = case((c.best.is_not(None), cast(1 + c.best, String)), (c.preference > 0.5, "1"), (c.preference < 0.5, "-1"), else_="0")
     entry = cast(c.judge, String) + ":" + case((c.kind == "answer", answer), else_="nan")
-    given = rows.CURRENT.join(t.comparison).where(asked.run == run, asked.purpose == purpose)
+    given = rows.CURRENT.join(t.comparison).where(asked.run == run, rows.of_purpose(purpose))
     given = given.with_only_columns(func.aggregate_strings(entry, ",").label("together")).group_by(asked.id)
     following = (
-        select(asked.id).where(asked.run == run, asked.purpose == purpose, asked.id > bindparam("last")).order_by(asked.id).limit(CHUNK)
+        select(asked.id).where(asked.run == run, rows.of_purpose(purpose), asked.id > bindparam("last")).order_by(asked.id).limit(CHUNK)
     )
     chunk = select(func.count(), func.max(following.subquery().c.id))
     often, last = Counter[tuple[str, ...]](), 0

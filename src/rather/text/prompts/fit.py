@@ -90,7 +90,7 @@ class Fit:
         return kept, [t for t in held_out if id(t) not in out]
 
     def wanted(self, question: Comparison) -> bool:
-        """Whether a question can be learned from: its sides differ, and fit or are made to; `report` says what was found."""
+        """Whether a question can be learned from: its sides differ, if it has two, and fit or are made to; `report` says what was found."""
         if question.key not in self.learnable:
             self.learnable[question.key] = self._look(question)
         return self.learnable[question.key]
@@ -138,7 +138,7 @@ class Fit:
 
     def _look(self, question: Comparison) -> bool:
         texts = {_texts(side) for side in question.sides}
-        if len(texts) == 1:
+        if len(texts) == 1 and question.b:
             self.same.add(question.key)
             if not any(next(iter(texts))):
                 self.empty.add(question.key)
