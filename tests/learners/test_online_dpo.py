@@ -1,6 +1,7 @@
 """Online DPO with a judge, on a tiny random model."""
 
 import json
+import math
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ from test_online_reward import Likes
 import rather
 from rather.core import Comparison
 from rather.errors import ConfigError
+from rather.learners.dpo_settings import LOSSES
 from rather.text.language_model import LanguageModel
 
 PEER = Path(__file__).parent.parent.parent / ".venv-bench/bin/python"
@@ -101,6 +103,15 @@ def test_loss_and_gradient_are_those_of_trl(model: LanguageModel, tiny: Path, tm
     found = json.loads(done.stdout.splitlines()[-1])
     assert values["loss"] == pytest.approx(found["loss"], rel=1e-4)
     assert values["grad_norm"] == pytest.approx(found["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_of_dpo_learns(model: LanguageModel, loss: str) -> None:
+    """A loss without reference is given none, which DPO would refuse."""
+    learner = online(model, loss=loss)
+    before = [p.clone() for p in learner.parameters]
+    assert all(math.isfinite(learner.step()["loss"]) for _ in range(2))
+    assert not all(torch.equal(x, y) for x, y in zip(before, learner.parameters, strict=True))
 
 
 def test_further_updates_learn_from_what_has_been_used_least(model: LanguageModel) -> None:

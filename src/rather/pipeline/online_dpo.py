@@ -90,8 +90,10 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
         settings = {"dpo": own, "sample": sampling, "online": about, "data": {"prompts": digest([t.prompt for t in self.prompts])}}
         super().__init__(model, how.steps or math.ceil(labels / how.batch_size), how, seed, settings, callbacks, folder)
         shared = {name: value for name, value in options.items() if name not in Sampling.model_fields}
-        # Each step: what the reference says of a pair in another batch differs in its last bits, and a training may be stopped.
-        self.options: dict[str, Any] = {**shared, "loss": loss, "seed": seed, "steps": self.steps * updates, "reference_logprobs": "each"}
+        self.options: dict[str, Any] = {**shared, "loss": loss, "seed": seed, "steps": self.steps * updates}
+        if own.has_reference:
+            # Each step: what it says of a pair in another batch differs in its last bits, and a training may be stopped.
+            self.options |= {"reference": frozen, "reference_logprobs": "each"}
         self.done, self.dpo = 0, None
 
     @property
@@ -149,6 +151,6 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
     def _following(self) -> DPO[LanguageModel]:
         """DPO on all comparisons so far; it is made when there are some."""
         if self.dpo is None:
-            self.dpo = DPO(self.model, self.comparisons, self.reference, self.learned, **self.options)
+            self.dpo = DPO(self.model, self.comparisons, parameters=self.learned, **self.options)
         self.dpo.follow(self.comparisons)
         return self.dpo
