@@ -129,7 +129,7 @@ def test_a_setting_that_the_loss_does_not_use_is_refused(loss: str, setting: str
 
 
 def test_a_loss_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ConfigError, match="loss: take 'dpo', 'ipo', 'hinge', 'robust', 'simpo', 'orpo', or \"module:name\" of a function"):
+    with pytest.raises(ConfigError, match='loss: take "dpo", "ipo", "hinge", "robust", "simpo", "orpo", or "module:name" of a function'):
         rather.DPO(None, [], loss="slic", flip_rate=0.2)  # type: ignore[arg-type]
 
 
