@@ -1,22 +1,27 @@
 """The losses of DPO on a tiny random model: what they come to, which settings they take, and that some need no reference."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from test_learners import comparisons, gradient, policies
 from trl_peer import another, losses, needs_trl
 
 import rather
 from fixed import fixed
 from rather.core import Comparison
+from rather.data.transfer import import_comparisons
 from rather.errors import ConfigError
 from rather.learners.common import Pairs
 from rather.learners.dpo import DPO
 from rather.learners.dpo import LOSSES as TABLE
 from rather.learners.dpo_settings import LOSSES, DPOSettings
+from rather.pipeline.run import Run
 from rather.text.policy import TextPolicy
 
 NEW = ["hinge", "robust", "simpo", "orpo"]
@@ -124,8 +129,30 @@ def test_a_setting_that_the_loss_does_not_use_is_refused(loss: str, setting: str
 
 
 def test_a_loss_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ConfigError, match="loss: take 'dpo', 'ipo', 'hinge', 'robust', 'simpo', 'orpo', or \"module:name\" of a function"):
+    with pytest.raises(ConfigError, match='loss: take "dpo", "ipo", "hinge", "robust", "simpo", "orpo", or "module:name" of a function'):
         rather.DPO(None, [], loss="slic", flip_rate=0.2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", ["simpo", "robust"])
+def test_a_run_with_another_loss_goes_on_exactly_and_learns_while_people_answer(loss: str, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(f'[model]\npath = "{tiny}"\ndtype = "float32"\nrank = 2\n[dpo]\nloss = "{loss}"\n')
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    known = {"run.folder": str(tmp_path), "train.batch_size": 2, "train.steps": 4, "train.checkpoint_every": 1, "train.lr": 1e-2}
+
+    def weights(run: Run, last: Path) -> bytes:
+        assert [row["step"] for row in run.metrics.read()] == [1, 2, 3, 4]
+        return (last / "model/adapter_model.safetensors").read_bytes()
+
+    run = Run(tmp_path / "run.toml", Console(quiet=True), **known)
+    import_comparisons(run.store, "run", tmp_path / "pairs.jsonl")
+    last = run.train()
+    whole = weights(run, last)
+    shutil.rmtree(last)
+    again = Run(tmp_path / "run.toml", Console(quiet=True), **known)
+    assert weights(again, again.train()) == whole
+    live = Run(tmp_path / "run.toml", Console(quiet=True), **known | {"run.name": "live", "judge.kind": "people", "judge.wait_s": 0})
+    import_comparisons(live.store, "live", tmp_path / "pairs.jsonl")
+    assert weights(live, live.train()) != whole, "those that have been used least come first"
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ WITH_REFERENCE = ("dpo", "ipo", "hinge", "robust")
 
 def _loss(name: str) -> str:
     if name not in LOSSES and ":" not in name:
-        raise ValueError(f'take {", ".join(map(repr, LOSSES))}, or "module:name" of a function')
+        names = ", ".join(f'"{loss}"' for loss in LOSSES)
+        raise ValueError(f'take {names}, or "module:name" of a function')
     return name
 
 
