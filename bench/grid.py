@@ -61,6 +61,8 @@ ZPG = replace(
 )
 MODEL = "reward model, one number a cell, and exact planning"
 PAID = "reward model, one number a cell, and PPO"
+MODELS = {MODEL: True, PAID: False}
+"""Whether planning is exact."""
 VARIANTS = {
     "ZSPO as published: one side perturbed, 100 answers a direction": PUBLISHED,
     "ZPG as published: 10 questions to 10 judges a direction on the sphere": ZPG,
@@ -319,15 +321,14 @@ def reached(found: list[tuple[int, float]]) -> float:
 
 def main() -> None:
     """Run the variants that are named, beside what is known of the others; or all."""
-    models = {MODEL: True, PAID: False}
-    wanted = sys.argv[1:] or [*VARIANTS, *models]
+    wanted = sys.argv[1:] or [*VARIANTS, *MODELS]
     before = json.loads(Path("bench/results/grid.json").read_text()) if sys.argv[1:] else {"curves": {}, "cells": {}}
     about = common.about("bench/grid.py", "two processes of one thread")
     with ProcessPoolExecutor(2) as pool:
         for name in wanted:
             for what, known in (("curves", VARIANTS), ("cells", CELLS)):
-                if name in models:
-                    jobs = [(replace(MIRRORED, cells=what == "cells"), m, models[name]) for m in MAPS]
+                if name in MODELS:
+                    jobs = [(replace(MIRRORED, cells=what == "cells"), m, MODELS[name]) for m in MAPS]
                     found = list(pool.map(planned, jobs))
                 elif name in known:
                     found = list(pool.map(curve, [(known[name], m) for m in MAPS]))
@@ -335,7 +336,12 @@ def main() -> None:
                     continue
                 before[what][name] = {"about": about, "found": found}
             print(row(name, before["curves"][name]["found"]), flush=True)
-    curves, cells = ({n: before[what][n] for n in [*VARIANTS, *models] if n in before[what]} for what in ("curves", "cells"))
+    publish(before)
+
+
+def publish(found: dict[str, dict[str, dict]]) -> None:
+    """Write the tables and the picture of what has been found."""
+    curves, cells = ({n: found[what][n] for n in [*VARIANTS, *MODELS] if n in found[what]} for what in ("curves", "cells"))
     lines = [
         "# Answers to nine tenths of the way to the best, GridWorld 5 x 5, 100 numbers, 24 maps", "",
         *dict.fromkeys(f"- {r['about']}" for r in curves.values()), "",

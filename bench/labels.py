@@ -24,6 +24,7 @@ TASKS = {
     "reacher": {"config": "src/rather/data/examples/reacher.toml", "comparisons": [200, 700], "peer": ""},
 }
 TRUE = ["train.reward=environment", "loop.rounds=1"]
+NAMES = {"true reward": "PPO on the true reward", "rather": "rather", "imitation": "imitation 1.0.1"}
 
 
 def ours(config: str, seed: int, *changes: str) -> dict[str, float]:
@@ -85,12 +86,26 @@ def theirs(env: str, seed: int, comparisons: int) -> dict[str, float]:
     return {"return": float(mean), "steps": 50_000.0, "seconds": seconds}
 
 
-def row(side: str, comparisons: str, found: list[dict[str, float]]) -> str:
+def row(side: str, found: list[dict[str, float]]) -> str:
     """A line of the table."""
     returns = [f["return"] for f in found]
+    name, _, comparisons = side.partition(" ") if side[-1].isdigit() else (side, "", "")
     each = ", ".join(f"{r:.1f}" for r in returns)
+    before = f"{np.mean([f['start'] for f in found]):.1f}" if "start" in found[0] else ""
     steps, seconds = np.median([f["steps"] for f in found]), np.median([f["seconds"] for f in found])
-    return f"| {side} | {comparisons} | {np.mean(returns):.1f} | {np.median(returns):.1f} | {each} | {steps:,.0f} | {seconds:.0f} |"
+    return f"| {NAMES[name]} | {comparisons} | {before} | {np.mean(returns):.1f} | {np.median(returns):.1f} | {each} | {steps:,.0f} | {seconds:.0f} |"
+
+
+def publish(name: str, about: str, found: dict[str, list[dict[str, float]]]) -> None:
+    """Write what has been found of a task."""
+    lines = [
+        f"# Label efficiency: {name}", "", f"{about}.", "",
+        f"Comparisons are answered by a simulated oracle that knows the true reward. Settings: `{TASKS[name]['config']}`, chosen on seeds 0 to 4; these",
+        "are seeds 5 to 9. True return of 50 or more held-out episodes with deterministic actions; before: the mean before training.", "",
+        "| side | comparisons | before | mean | median | each seed | environment steps | seconds a run |", "|---" * 8 + "|",
+        *(row(side, runs) for side, runs in found.items()),
+    ]  # fmt: skip
+    common.publish(f"labels-{name}", {"about": about, "found": found}, lines)
 
 
 def main() -> None:
@@ -98,10 +113,8 @@ def main() -> None:
     for name in sys.argv[1:] or TASKS:
         task = TASKS[name]
         found: dict[str, list[dict[str, float]]] = {"true reward": [ours(task["config"], seed, *TRUE) for seed in SEEDS]}
-        lines = [row("PPO, paid by the true reward", "", found["true reward"])]
         for count in task["comparisons"]:
             found[f"rather {count}"] = [ours(task["config"], seed, f"query.comparisons={count}") for seed in SEEDS]
-            lines.append(row("rather", str(count), found[f"rather {count}"]))
             if task["peer"] and PEER.exists():
                 found[f"imitation {count}"] = [
                     json.loads(
@@ -111,15 +124,7 @@ def main() -> None:
                     )
                     for seed in SEEDS
                 ]
-                lines.append(row("imitation 1.0.1", str(count), found[f"imitation {count}"]))
-        about = common.about(f"bench/labels.py {name}", "one thread a run")
-        head = [
-            f"# Label efficiency: {name}", "", f"{about}.", "",
-            f"Comparisons are answered by a simulated oracle that knows the true reward. Settings: `{task['config']}`, chosen on seeds 0 to 4; these",
-            "are seeds 5 to 9. True return of 50 or more held-out episodes with deterministic actions.", "",
-            "| side | comparisons | mean | median | each seed | environment steps | seconds a run |", "|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
-        common.publish(f"labels-{name}", {"about": about, "found": found}, [*head, *lines])
+        publish(name, common.about(f"bench/labels.py {name}", "one thread a run"), found)
 
 
 if __name__ == "__main__":

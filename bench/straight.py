@@ -54,25 +54,29 @@ def one(job: tuple[str, str, int, int]) -> dict[str, float]:
 def main() -> None:
     """Run the tasks that are named, or all."""
     for env in sys.argv[1:] or BUDGETS:
-        lines, data = [], {}
+        data = {}
         with ThreadPoolExecutor(2) as pool:
             for side in SIDES:
                 for answers in BUDGETS[env]:
-                    found = list(pool.map(one, [(env, side, answers, seed) for seed in SEEDS]))
-                    data[f"{side}/{answers}"] = found
-                    returns = [f["return"] for f in found]
-                    each = ", ".join(f"{r:.0f}" for r in returns)
-                    start = np.mean([f["start"] for f in found])
-                    lines.append(f"| {side} | {answers} | {np.median(returns):.0f} | {each} | {start:.0f} |")
-                    print(lines[-1], flush=True)
-        about = common.about(f"bench/straight.py {env}", "one thread a run, two at a time")
-        head = [
-            f"# {env} straight from comparisons", "", f"{about}.", "",
-            "Linear policy of the plain observations; a simulated judge sees the total reward of each side's episodes. Mean return of 20 held-out attempts",
-            "with deterministic actions.", "",
-            "| side | answers | median return | each seed | before |", "|---|---|---|---|---|",
-        ]  # fmt: skip
-        common.publish(f"straight-{env.lower()}", {"about": about, "found": data}, [*head, *lines])
+                    data[f"{side}/{answers}"] = list(pool.map(one, [(env, side, answers, seed) for seed in SEEDS]))
+        publish(env, common.about(f"bench/straight.py {env}", "one thread a run, two at a time"), data)
+
+
+def publish(env: str, about: str, data: dict[str, list[dict[str, float]]]) -> None:
+    """Write what has been found of a task."""
+    lines = []
+    for name, found in data.items():
+        returns = [f["return"] for f in found]
+        each = ", ".join(f"{r:.0f}" for r in returns)
+        start = np.mean([f["start"] for f in found])
+        lines.append(f"| {name.replace('/', ' | ')} | {np.median(returns):.0f} | {each} | {start:.0f} |")
+    head = [
+        f"# {env} straight from comparisons", "", f"{about}.", "",
+        "Linear policy of the plain observations; a simulated judge sees the total reward of each side's episodes. Mean return of 20 held-out episodes",
+        "with deterministic actions.", "",
+        "| side | answers | median return | each seed | before |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    common.publish(f"straight-{env.lower()}", {"about": about, "found": data}, [*head, *lines])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,3 +39,18 @@ def test_the_benchmarks_that_docs_name_are_there() -> None:
     assert {"bench/cpu.py", "bench/gpu.py"} <= named
     for name in named:
         assert (ROOT / name).exists(), name
+
+
+def test_rows_of_results_are_those_that_the_benchmark_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    grid, nudge, straight = (importlib.import_module(name) for name in ("grid", "nudge", "straight"))
+
+    def rows(name: str, *keys: str) -> set[str]:
+        found = json.loads((ROOT / f"bench/results/{name}.json").read_text())
+        return set().union(*(found[key] for key in keys))
+
+    assert rows("grid", "curves") == {*grid.VARIANTS, *grid.MODELS}
+    assert rows("grid", "cells") == {*grid.CELLS, *grid.MODELS}
+    assert rows("nudge", "found") <= set(nudge.ROWS)
+    for task, budgets in straight.BUDGETS.items():
+        assert rows(f"straight-{task.lower()}", "found") == {f"{side}/{answers}" for side in straight.SIDES for answers in budgets}
