@@ -1,11 +1,10 @@
 """`query.strategy` and `query.answers` in runs: a reward head or an ensemble chooses two of several answers."""
 
 import itertools
-import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from runs import go
 
 from rather import renamed
 from rather.config import toml
@@ -20,17 +19,8 @@ from rather.text.head.model import RewardHead
 
 
 @pytest.fixture
-def settings(tiny: Path, tmp_path: Path) -> list[str]:
-    rows = [{"prompt": f"question {i}?", "split": "held_out" if i < 2 else "train"} for i in range(12)]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return [
-        f"model.path={tiny}", "model.dtype=float32", f"run.folder={tmp_path}", f"data.prompts={tmp_path}/prompts.jsonl",
-        "sample.max_tokens=6", "train.batch_size=2", "train.steps=1", "reward.layers=[1, 2]",
-    ]  # fmt: skip
-
-
-def go(known: list[str], *changed: str) -> Run:
-    return Run(toml.load(None, [*known, *changed]), Console(quiet=True))
+def settings(text_run: list[str]) -> list[str]:
+    return [*text_run, "train.batch_size=2", "train.steps=1"]
 
 
 def asked(run: Run, number: int = 0) -> list[Question]:
