@@ -249,7 +249,9 @@ class TextDomain:
                 return KTO(trained, comparisons, self.base_policy, parameters, **how, **c.kto.model_dump())
             case "reward" if c.reward.kind == "head":
                 head = build.reward_head(c, self.base_policy)
-                return HeadLearner(head, comparisons, temperatures=c.reward.temperatures, steps=how["steps"], seed=c.run.seed)
+                live = c.judge.kind in ("people", "terminal")
+                given: dict[str, Any] = {"temperatures": c.reward.temperatures, "prequential": live, "steps": how["steps"]}
+                return HeadLearner(head, comparisons, **given, seed=c.run.seed)
             case "reward":
                 base = self.base_policy if c.model.train == "lora" else build.base_policy(c)
                 trained, parameters = build.trained_policy(c, base, "reward")
