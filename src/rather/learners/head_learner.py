@@ -31,6 +31,10 @@ class Head(RewardModel, Protocol):
         """Log-odds (n,) that a is better in the eyes of whoever judged; 0 while nothing has been learned."""
         ...
 
+    def differences(self, comparisons: Sequence[Comparison]) -> tuple[Array, Array]:
+        """Means (n,) and variances (n,) of the differences of the scores of sides a and b."""
+        ...
+
 
 class HeadLearner(Learner[Head, Sequence[Comparison]]):
     """Fits a reward head to comparisons, see `learners.head`; one step is enough, and each further one fits it to those there are then.

@@ -112,6 +112,10 @@ class State:
         """Whether a question is kept from the reward model, to measure it by."""
         return drawn(self.config.run.seed, comparison.key) < self.config.reward.held_out
 
+    def stays_random(self, key: str) -> bool:
+        """Whether a question is one of `query.random_share`: made and asked at random, whatever the strategy."""
+        return drawn(self.config.run.seed, f"random/{key}") < self.config.query.random_share
+
     def evaluation(self, of: str, weights: str) -> str:
         """The purpose, `of` and eight digits, of what is asked in an evaluation of the policy with these `weights` on held-out tasks."""
         return f"{of}-{evaluation.identity(self.config, weights, self.domain.base_files(), self.domain.tasks[1])}"
