@@ -109,10 +109,10 @@ def test_control_has_no_head() -> None:
 
 def test_what_people_said_was_predicted_first_whenever_it_is_learned(settings: list[str], tmp_path: Path) -> None:
     """The same answers in one training or in three; `rather status` says how it went, and so does the training."""
-    said, people = dict[str, str](), [*settings, "reward.held_out=0", "judge.kind=people", "judge.wait_s=0"]
-    rows = dict[str, dict[str, Any]]()
-    for name, parts in (("at-once", [10]), ("in-parts", [1, 4, 5])):
-        run = go(people, f"run.name={name}")
+    said, rows = dict[str, str](), dict[str, dict[str, Any]]()
+    for name, kind, parts in (("at-once", "people", [10]), ("in-parts", "people", [1, 4, 5]), ("there", "terminal", [4, 6])):
+        known = [*settings, "reward.held_out=0", f"judge.kind={kind}", "judge.wait_s=0", f"run.name={name}"]
+        run = go(known)
         run.sample()
         run.store.add_judge("ann", "person")
         numbers = [q.id for q in run.store.questions(name, "train")][::-1]
@@ -120,13 +120,14 @@ def test_what_people_said_was_predicted_first_whenever_it_is_learned(settings: l
             some, numbers = numbers[:count], numbers[count:]
             run.store.answer_all([Label(n, "ann", float(n % 3 > 0)) for n in some])
             out = io.StringIO()
-            Run(toml.load(None, [*people, f"run.name={name}"]), Console(file=out, width=200)).train()
+            Run(toml.load(None, known), Console(file=out, width=200)).train()
             said[name] = out.getvalue()
         rows[name] = run.metrics.read("train-reward-0")[-1]
-    once, often = ({k: v for k, v in rows[name].items() if k == "answers" or "prequential" in k} for name in ("at-once", "in-parts"))
+        comparisons = run.labels(0, "reward").comparisons
+    once, *others = ({k: v for k, v in rows[name].items() if k == "answers" or "prequential" in k} for name in rows)
     assert len(once) == 5
-    assert once["answers"] == len(go(people, "run.name=at-once").labels(0, "reward").comparisons)
-    assert often == pytest.approx(once, abs=1e-6)
-    sentence = prequential.sentence(rows["at-once"])
-    assert f"{sentence}.\n" in said["at-once"]
-    assert f"{sentence}.\n" in said["in-parts"]
+    assert once["answers"] == len(comparisons)
+    for other in others:
+        assert other == pytest.approx(once, abs=1e-6)
+    for everything in said.values():
+        assert f"{prequential.sentence(rows['at-once'])}.\n" in everything

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rather.config import criteria
 from rather.core import Answered, LabelLearner
-from rather.learners import checkpoint, prequential
+from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
 from rather.learners.head_learner import HeadLearner
 from rather.pipeline import build, held_out, resume
@@ -106,8 +106,6 @@ def fit(run: State, number: int, name: str) -> Path:
     last = run.learn(learner, name, number, expected, lineage, feed, open_=True)
     if feed.answered.left_out != left_out:  # more have come since
         resume.say_left_out(run, feed.answered)
-    if foreseen := prequential.last_sentence(run.metrics.read(f"train-{name}-{number}")):
-        run.console.print(f"{foreseen}.", markup=False, highlight=False)
     if name == "reward":
         held_out.check_reward(run, learner.model, checkpoint.check(last)["step"])
     return last
