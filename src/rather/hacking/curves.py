@@ -32,8 +32,8 @@ class Plot:
 
 
 PLOTS = (
-    Plot("Comparisons that the learner orders as people did", "accuracy", percent=True),
     Plot("Answers predicted right before they were learned from", "prequential_accuracy", r"train-reward-(\d+)", "answers", percent=True),
+    Plot("Comparisons that the learner orders as people did", "accuracy", percent=True),
     Plot("Win rate against the base policy", "win_rate", r"check-(\d+)", "answers", percent=True),
     Plot("Win rate against the base policy, each round", "win_rate", r"(eval)-\d+", "round", percent=True),
     Plot("KL from the reference, nats", "kl"),
