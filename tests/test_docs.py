@@ -24,6 +24,10 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather("loop", run)
     rather("train", run, "train.learner=reward", "reward.members=2", "reward.held_out=0.5")
     rather("loop", run, "run.name=head", "train.learner=reward", "reward.kind=head")
+    live = [run, "run.name=live", "train.learner=reward", "reward.kind=head"]
+    rather("sample", *live)
+    rather("label", *live)
+    rather("train", *live, "judge.kind=people", "judge.wait_s=0")
     rather("train", run, "train.learner=sft")
     rather("train", run, "train.learner=kto")
     checks = 'verify.checks=[{kind="pattern", pattern="e"}]'
@@ -33,7 +37,7 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather("loop", tmp_path / "control.toml")
     (tmp_path / "nudge.toml").write_text(NUDGE)
     rather("train", tmp_path / "nudge.toml", "zeroth.answers=36")
-    files = [tmp_path / f"runs/{name}/metrics.jsonl" for name in ("tiny", "head", "small", "grid")]
+    files = [tmp_path / f"runs/{name}/metrics.jsonl" for name in ("tiny", "head", "live", "small", "grid")]
     lines = [line for file in files for line in file.read_text().splitlines()]
     written = {re.sub("^temperature/.*", "temperature/JUDGE", key) for line in lines for key in json.loads(line)}
     table = [line.split("|")[1] for line in (ROOT / "docs/reference/metrics.md").read_text().splitlines() if line.startswith("| `")]

@@ -5,7 +5,8 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from rather.core import Comparison, Task, Trajectory
-from rather.report.rates import Z, calibration, rate, win_rate
+from rather.learners.rates import Z, rate
+from rather.report.rates import calibration, win_rate
 
 
 @pytest.mark.parametrize("values", [[1.0] * 7 + [0.0] * 3, [1.0] * 20, [0.0, 1.0]])

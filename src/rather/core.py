@@ -103,7 +103,7 @@ class Comparison:
     """A question, "which side would you rather have?", and its answer once there is one.
 
     `a` and `b` are sides of D trajectories each; which trajectory is `a` was drawn at random. `preference` is P(a better) in
-    [0, 1], or None while nobody has judged. `key` names the question within its run and `judge` who answered.
+    [0, 1], or None while nobody has judged. `key` names the question within its run, `judge` who answered, `label` that answer's number.
 
     A question may be "which of these would you rather have?", with `others` beside a and b. Its answer is `best`, the number of the
     side that was picked, or a preference of 0.5 where no side stands out; learning sees it as `pairs`.
@@ -118,6 +118,7 @@ class Comparison:
     judge: str = ""
     others: tuple[tuple[Trajectory, ...], ...] = ()
     best: int | None = None
+    label: int = 0
 
     @property
     def sides(self) -> tuple[tuple[Trajectory, ...], ...]:
@@ -130,7 +131,7 @@ class Comparison:
             return [self]
         first, better = (0, self.preference) if self.best is None else (self.best, 1.0)
         rest = [side for i, side in enumerate(self.sides) if i != first]
-        return [Comparison(self.sides[first], side, better, self.key, self.judge) for side in rest]
+        return [Comparison(self.sides[first], side, better, self.key, self.judge, label=self.label) for side in rest]
 
     def swapped(self) -> Comparison:
         """The same question with its sides exchanged."""

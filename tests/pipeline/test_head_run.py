@@ -1,16 +1,17 @@
 """Runs whose reward model is a head on the frozen model: trained alone, gone on with, and as what PPO learns from."""
 
-import json
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from runs import go
 
 from rather.config import toml
 from rather.core import Label
 from rather.errors import CheckpointError, ConfigError, ModelError
-from rather.learners import checkpoint
+from rather.learners import checkpoint, prequential
 from rather.pipeline import build, files
 from rather.pipeline.run import Run
 from rather.pipeline.trained import merge, trained
@@ -18,17 +19,8 @@ from rather.text.head.model import RewardHead
 
 
 @pytest.fixture
-def settings(tiny: Path, tmp_path: Path) -> list[str]:
-    rows = [{"prompt": f"question {i}?", "split": "held_out" if i < 2 else "train"} for i in range(14)]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return [
-        f"model.path={tiny}", "model.dtype=float32", f"run.folder={tmp_path}", f"data.prompts={tmp_path}/prompts.jsonl",
-        "sample.max_tokens=6", "reward.held_out=0.4", "train.learner=reward", "reward.kind=head", "reward.layers=[1, 2]", "train.steps=100",
-    ]  # fmt: skip
-
-
-def go(known: list[str], *changed: str) -> Run:
-    return Run(toml.load(None, [*known, *changed]), Console(quiet=True))
+def settings(text_run: list[str]) -> list[str]:
+    return [*text_run, "reward.held_out=0.4", "train.learner=reward", "reward.kind=head", "train.steps=100"]
 
 
 def last(run: Run, name: str = "reward") -> dict[str, Any]:
@@ -113,3 +105,29 @@ def test_people_who_answer_while_it_waits(settings: list[str]) -> None:
 def test_control_has_no_head() -> None:
     with pytest.raises(ConfigError, match='^reward.kind = "head" reads states of a language model, and the run is about control'):
         go(["control.env=Pendulum-v1", "reward.kind=head"])
+
+
+def test_what_people_said_was_predicted_first_whenever_it_is_learned(settings: list[str], tmp_path: Path) -> None:
+    """The same answers in one training or in three; `rather status` says how it went, and so does the training."""
+    said, rows = dict[str, str](), dict[str, dict[str, Any]]()
+    for name, kind, parts in (("at-once", "people", [10]), ("in-parts", "people", [1, 4, 5]), ("there", "terminal", [4, 6])):
+        known = [*settings, "reward.held_out=0", f"judge.kind={kind}", "judge.wait_s=0", f"run.name={name}"]
+        run = go(known)
+        run.sample()
+        run.store.add_judge("ann", "person")
+        numbers = [q.id for q in run.store.questions(name, "train")][::-1]
+        for count in parts:
+            some, numbers = numbers[:count], numbers[count:]
+            run.store.answer_all([Label(n, "ann", float(n % 3 > 0)) for n in some])
+            out = io.StringIO()
+            Run(toml.load(None, known), Console(file=out, width=200)).train()
+            said[name] = out.getvalue()
+        rows[name] = run.metrics.read("train-reward-0")[-1]
+        comparisons = run.labels(0, "reward").comparisons
+    once, *others = ({k: v for k, v in rows[name].items() if k == "answers" or "prequential" in k} for name in rows)
+    assert len(once) == 5
+    assert once["answers"] == len(comparisons)
+    for other in others:
+        assert other == pytest.approx(once, abs=1e-6)
+    for everything in said.values():
+        assert f"{prequential.sentence(rows['at-once'])}.\n" in everything

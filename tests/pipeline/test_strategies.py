@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from rather.errors import ConfigError, TrainingError
 from rather.pipeline import strategies
-from rather.pipeline.strategies import JOINT, PAIRWISE, moments, pick, wishes
+from rather.pipeline.strategies import JOINT, PAIRWISE, alone, moments, pick, shuffled_in, wishes
 
 # Differences of means: 2 (0, 1), 0.5 (0, 2), -1.5 (1, 2).
 MEAN = np.array([2.0, 0.0, 1.5])
@@ -184,3 +184,39 @@ def test_what_cannot_be_asked_about_is_refused() -> None:
 def test_the_points_span_the_normal_distribution() -> None:
     moments_of = [float(strategies.POINTS**k @ strategies.WEIGHTS) for k in (0, 2, 4)]
     assert moments_of == pytest.approx([1, 1, 3])
+
+
+def test_questions_alone_by_hand_and_as_one_pair_of_two() -> None:
+    mean, variance = np.array([2.0, -0.5, 0.0]), np.array([3.0, 1.25, 1e-3])
+    assert alone("near_tie", mean, variance, 0).tolist() == [-2, -0.5, 0]
+    assert alone("d_optimal", mean, variance, 0).tolist() == [3, 1.25, 1e-3]
+    for strategy in PAIRWISE:
+        each = [one(strategy, m, math.sqrt(v)) for m, v in zip(mean, variance, strict=True)]
+        assert alone(strategy, mean, variance, 0) == pytest.approx(each)
+    directed = alone("information_directed", mean, variance, 0)
+    # E|s| of N(0, 0.001) is (2 / pi * 0.001)^1/2: information 0.001 / 8 over the square of half of that
+    assert directed[2] == pytest.approx(0.001 / 8 / (0.001 * 2 / math.pi / 4), rel=0.1)
+    assert alone("double_thompson", mean, variance, 0).tolist() == [1, 1, 1]
+    with pytest.raises(ConfigError, match="^strategy is 'x'"):
+        alone("x", mean, variance, 0)
+
+
+def test_those_at_random_stand_anywhere_as_often_and_the_others_keep_their_order() -> None:
+    wished, by_chance = np.array([0.1, 0.5, 0.3, 0.9, 0.7]), np.array([False, True, False, True, False])
+    places, firsts = Counter[tuple[int, ...]](), Counter[int]()
+    for seed in range(2000):
+        found = shuffled_in(wished, by_chance, np.random.default_rng(seed))
+        assert found[[0, 2, 4]].tolist() == [0.1, 0.3, 0.7]
+        order = [int(i) for i in np.argsort(-found, kind="stable")]
+        places[tuple(sorted((order.index(1), order.index(3))))] += 1
+        firsts[order[0]] += 1
+    assert len(places) == 10, "two of five places: any two"
+    assert min(places.values()) > 150
+    assert max(places.values()) < 250
+    assert firsts[4] == pytest.approx(1200, abs=100), "the most wanted one comes first in three of five"
+    assert firsts[1] == pytest.approx(400, abs=80)
+    assert firsts[3] == pytest.approx(400, abs=80)
+    everywhere = Counter(int(shuffled_in(wished, np.full(5, True), np.random.default_rng(seed)).argmax()) for seed in range(1000))
+    assert min(everywhere[i] for i in range(5)) > 150
+    assert shuffled_in(wished, np.full(5, False), np.random.default_rng(0)).tolist() == wished.tolist()
+    assert shuffled_in(np.empty(0), np.empty(0, bool), np.random.default_rng(0)).tolist() == []

@@ -1,11 +1,10 @@
 """`query.strategy` and `query.answers` in runs: a reward head or an ensemble chooses two of several answers."""
 
 import itertools
-import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from runs import go
 
 from rather import renamed
 from rather.config import toml
@@ -20,17 +19,8 @@ from rather.text.head.model import RewardHead
 
 
 @pytest.fixture
-def settings(tiny: Path, tmp_path: Path) -> list[str]:
-    rows = [{"prompt": f"question {i}?", "split": "held_out" if i < 2 else "train"} for i in range(12)]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return [
-        f"model.path={tiny}", "model.dtype=float32", f"run.folder={tmp_path}", f"data.prompts={tmp_path}/prompts.jsonl",
-        "sample.max_tokens=6", "train.batch_size=2", "train.steps=1", "reward.layers=[1, 2]",
-    ]  # fmt: skip
-
-
-def go(known: list[str], *changed: str) -> Run:
-    return Run(toml.load(None, [*known, *changed]), Console(quiet=True))
+def settings(text_run: list[str]) -> list[str]:
+    return [*text_run, "train.batch_size=2", "train.steps=1", "query.random_share=0"]
 
 
 def asked(run: Run, number: int = 0) -> list[Question]:
@@ -73,6 +63,34 @@ def test_a_head_of_the_labels_that_are_there_chooses_two_of_four(settings: list[
         assert question.score == pytest.approx(variance.max(), rel=1e-3)
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_share_is_drawn_at_random_whatever_the_strategy(settings: list[str], share: float) -> None:
+    """They are the same whenever they are sampled, and have the first two answers that differ."""
+    head_run = [*settings, "reward.kind=head", "query.answers=4", "query.strategy=d_optimal", f"query.random_share={share}"]
+    first = go(head_run, "data.limit=4")
+    first.sample()
+    answer(first)
+    run = go(head_run)
+    run.sample()
+    new, groups = asked(run)[4:], sampled(run, 0, 4)
+    by_chance = {q.comparison.key for q in new if q.why == "random"}
+    assert by_chance == {q.comparison.key for q in new if run.stays_random(q.comparison.key)}
+    assert len(by_chance) == 6 if share == 1 else 0 < len(by_chance) < 6
+    for question in new:
+        if question.comparison.key in by_chance:
+            distinct = list(dict.fromkeys(t.text for t in groups[question.comparison.key]))
+            assert texts(question.comparison) == {*distinct[:2]}
+        else:
+            assert question.why == "d_optimal"
+
+
+def test_of_many_questions_the_share_is_what_was_set(settings: list[str]) -> None:
+    for share in (0.0, 0.2, 0.7, 1.0):
+        run = go(settings, f"query.random_share={share}")
+        found = sum(run.stays_random(f"round-0/{i}") for i in range(4000)) / 4000
+        assert found == pytest.approx(share, abs=0.03 if 0 < share < 1 else 0)
+
+
 def test_an_ensemble_chooses_two_of_three_from_the_second_round_on(settings: list[str]) -> None:
     learner = ["train.learner=ppo", "train.reward=labels", "ppo.rollout_batch_size=2", "reward.members=3"]
     run = go([*settings, *learner], "query.answers=3", "query.strategy=near_tie", "loop.rounds=2")
@@ -101,7 +119,7 @@ def test_equal_answers_are_no_pair(tiny: Path) -> None:
     head = RewardHead(body, layers=[1])
     head.learn([Comparison((said("yes"),), (said("no"),), 1.0), Comparison((said("up"),), (said("down"),), 0.0)])
     groups = [[said("a"), said("b"), said("a")], [said("c"), said("c"), said("c")]]
-    pairs, scores = two_of_each("near_tie", ModelJudge("reward", head), groups, 0)
+    pairs, scores = two_of_each("near_tie", ModelJudge("reward", head), groups, 0, [False, False])
     assert [{a.text, b.text} for a, b in pairs] == [{"a", "b"}, {"c"}], "and there is a question where all are equal"
     assert scores[0] < scores[1] == pytest.approx(0, abs=1e-6)
 

@@ -48,13 +48,19 @@ def elsewhere(either: Store, where: str) -> Iterator[Store]:
 
 @contextmanager
 def served(
-    store: Store, run: str, guidelines: str = "", port: int = 0, criteria: tuple[str, ...] = (), metrics: Path | None = None
+    store: Store,
+    run: str,
+    guidelines: str = "",
+    port: int = 0,
+    criteria: tuple[str, ...] = (),
+    metrics: Path | None = None,
+    head: bool = False,
 ) -> Iterator[str]:
     """The real server over `store`: its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = port or free.getsockname()[1]
-    serving, url = server(store, Project(run, "Which is better?", guidelines, criteria, Curves(metrics).read), "127.0.0.1", port)
+    serving, url = server(store, Project(run, "Which is better?", guidelines, criteria, Curves(metrics).read, head), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def points(found: dict[str, Any], title: str) -> dict[str, list[list[float]]]:
 
 def test_each_learner_has_its_curves(metrics: Metrics) -> None:
     read = Curves(metrics.path)
-    nothing = {"plots": [], "alarms": [], "problem": ""}
+    nothing = {"plots": [], "alarms": [], "predicted": "", "problem": ""}
     assert read.read() == nothing, "there is no file yet"
     assert Curves(None).read() == nothing
     metrics.write("sample-0", 0, {"questions": 12.0})
@@ -170,6 +171,35 @@ def test_the_owner_sees_curves_and_figures_over_time(context: BrowserContext, st
         expect(page.locator("#over-time figure").first.locator("rect")).to_have_count(1)
         expect(page.locator("#flags")).to_have_text("3 fast: 3 not learned from")
         assert page.locator("[style]").count() == 0
+
+
+def test_the_owner_sees_how_well_answers_are_predicted_before_they_are_learned_from(
+    context: BrowserContext, store: Store, tmp_path: Path
+) -> None:
+    store.ask("r", [question(0)])
+    metrics, said = Metrics(tmp_path / "metrics.jsonl"), "Reward head: 67 % of 3 answers were predicted right before they were learned from"
+    page = context.new_page()
+    with served(store, "r", metrics=metrics.path, head=True) as url:
+        page.goto(f"{url}/join#{invite(store, 'owner', 'owner')}")
+        expect(page.locator("#predicted")).to_contain_text("The reward head has predicted no answer yet.")
+        metrics.write("train-reward-0", 1, {"loss": 0.6, "prequential_loss": 0.69, "answers": 0.0})
+        metrics.write("train-reward-0", 2, {"answers": 1.0} | interval(0.5))
+        metrics.write("train-reward-0", 3, {"answers": 3.0} | interval(2 / 3))
+        metrics.write("reward-eval", 3, {"accuracy": 1.0})
+        expect(page.locator("#predicted")).to_have_text(f"{said} (95 % interval 57 to 77 %).")
+        figure = page.locator("#curves figure", has_text="Answers predicted right before they were learned from")
+        expect(figure.locator("svg[role=img]")).to_have_attribute("aria-label", re.compile("last 66.7 %, lowest 50 %, highest 66.7 %"))
+        expect(figure.locator("polygon.interval")).to_have_count(1)
+    with served(store, "r") as url:
+        page.goto(f"{url}/join#{invite(store, 'owner', 'owner')}")
+        expect(page.locator("#totals")).to_contain_text("questions have")
+        expect(page.locator("#curves-section")).to_be_hidden()
+        expect(page.locator("#predicted")).to_have_count(0)
+
+
+def interval(accuracy: float) -> dict[str, float]:
+    ends = {"_low": accuracy - 0.1, "": accuracy, "_high": accuracy + 0.1}
+    return {f"prequential_accuracy{end}": value for end, value in ends.items()}
 
 
 def test_times_stand_in_the_readers_own_zone(chromium: Any, store: Store, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def serve(
     Behind a TLS proxy: [cyan]rather serve run.toml --url https://example.org/labels[/cyan]; docs/guides/serving.md has nginx and Caddy.
     """
     from rather.hacking.curves import Curves
+    from rather.pipeline import build, resume
     from rather.web.project import Project
     from rather.web.serve import owner_link, server
 
@@ -61,7 +62,8 @@ def serve(
         judge = run.config.judge
         rules = guidelines.read(judge.guidelines)
         store = run.store
-        project = Project(run.config.run.name, judge.instruction, rules, tuple(judge.criteria), Curves(run.metrics.path).read)
+        head = any(build.is_head(run.config, name) for name in resume.learners(run.config))
+        project = Project(run.config.run.name, judge.instruction, rules, tuple(judge.criteria), Curves(run.metrics.path).read, head)
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))

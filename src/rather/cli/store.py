@@ -111,6 +111,7 @@ def backup(
 @commands.command()
 def status(file: File, settings: Settings = None) -> None:
     """Show how far the run is: questions, answers of each judge, their agreement, problems, the last metrics."""
+    from rather.learners import prequential
     from rather.learners.metrics import Metrics
     from rather.pipeline.domain import problems
     from rather.store import rows, tally
@@ -124,7 +125,10 @@ def status(file: File, settings: Settings = None) -> None:
     print_agreement(store, run, counted)
     for finding in problems(config, console, store):
         console.print(f"Problem: {finding.text}", markup=False, highlight=False)
-    for row in Metrics(config.folder / "metrics.jsonl").read()[-1:]:
+    measured = Metrics(config.folder / "metrics.jsonl").read()
+    if foreseen := prequential.last_sentence(measured):
+        console.print(f"Reward head: {foreseen}.", markup=False, highlight=False)
+    for row in measured[-1:]:
         console.print(f"Last metrics: {row['phase']}, step {row['step']}", markup=False, highlight=False)
         shown = {k: v for k, v in row.items() if k not in ("phase", "step", "settings", "tokenizer")}
         console.print(_table(("metric",), ("value",), shown.items()))

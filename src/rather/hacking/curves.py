@@ -11,6 +11,7 @@ from typing import Any
 
 from rather import renamed
 from rather.hacking import alarm
+from rather.learners import prequential
 
 POINTS = 200
 """The most points of a curve."""
@@ -31,6 +32,7 @@ class Plot:
 
 
 PLOTS = (
+    Plot("Answers predicted right before they were learned from", "prequential_accuracy", r"train-reward-(\d+)", "answers", percent=True),
     Plot("Comparisons that the learner orders as people did", "accuracy", percent=True),
     Plot("Win rate against the base policy", "win_rate", r"check-(\d+)", "answers", percent=True),
     Plot("Win rate against the base policy, each round", "win_rate", r"(eval)-\d+", "round", percent=True),
@@ -75,7 +77,7 @@ class Curves:
         self._begin(None)
 
     def read(self) -> dict[str, Any]:
-        """The curves as far as they have come, alarms of reward hacking, and what is wrong with the file."""
+        """The curves as far as they have come, alarms of reward hacking, how well answers were predicted, what is wrong with the file."""
         with self.lock:
             if self.path is not None:
                 self._follow(self.path)
@@ -84,10 +86,11 @@ class Curves:
                 for i, plot in enumerate(PLOTS)
                 if (series := [{"name": n, "points": c.points()} for (j, n), c in self.curves.items() if i == j][-SHOWN:])
             ]
-            return {"plots": plots, "alarms": [f"{phase}: {a}" for phase, a in self.alarms.items()], "problem": self.problem}
+            alarms = [f"{phase}: {a}" for phase, a in self.alarms.items()]
+            return {"plots": plots, "alarms": alarms, "predicted": self.predicted, "problem": self.problem}
 
     def _begin(self, inode: int | None) -> None:
-        self.inode, self.at, self.tail, self.problem = inode, 0, b"", ""
+        self.inode, self.at, self.tail, self.problem, self.predicted = inode, 0, b"", "", ""
         self.curves: dict[tuple[int, str], Curve] = {}
         self.lookouts: dict[str, alarm.Lookout] = {}
         self.alarms: dict[str, alarm.Alarm] = {}
@@ -120,6 +123,7 @@ class Curves:
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             self.problem = f"a line of {self.path} is no measurement, and is left out: {line[:60].decode(errors='replace').strip()}"
             return
+        self.predicted = prequential.sentence({k: v for k, v in numbers.items() if v is not None}) or self.predicted
         for i, plot in enumerate(PLOTS):
             match = re.fullmatch(plot.phase, phase)
             if match is None or plot.key not in numbers:

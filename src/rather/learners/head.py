@@ -168,9 +168,14 @@ class Posterior:
         return self.curvature.solve(np.pad(x, ((0, 0), (0, self.answers.judges))))[:, : len(self.w)]
 
 
+def log_odds(mean: Array, variance: Array) -> Array:
+    """Log-odds of `moderated`."""
+    return mean / np.sqrt(1 + np.pi * variance / 8)
+
+
 def moderated(mean: Array, variance: Array) -> Array:
     """The mean of sigmoid(s) for s ~ N(mean, variance), nearly: sigmoid(mean / (1 + pi variance / 8)^1/2) (MacKay 1992, eq. 10)."""
-    return expit(mean / np.sqrt(1 + np.pi * variance / 8))
+    return expit(log_odds(mean, variance))
 
 
 def fit(answers: Answers, ridge: float, start: Posterior | None = None) -> Posterior:

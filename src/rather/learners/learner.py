@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rather.core import Comparison, Model
 from rather.errors import ConfigError
+from rather.learners import prequential
 from rather.learners.checkpoint import Lineage
 from rather.learners.common import Stepper, put
 from rather.learners.metrics import Metrics
@@ -212,7 +213,8 @@ def reporter(name: str, advance: Callable[..., None]) -> Callback:
 
     def report(step: int, values: dict[str, float]) -> None:
         nonlocal at
-        advance(step - at, "  ".join([f"training {name}", *(f"{k} {values[k]:.3f}" for k in SHOWN if k in values)]))
+        foreseen, known = prequential.sentence(values), [f"{k} {values[k]:.3f}" for k in SHOWN if k in values]
+        advance(step - at, "  ".join([f"training {name}", *([foreseen] if foreseen else known)]))
         at = step
 
     return report

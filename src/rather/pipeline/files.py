@@ -11,8 +11,8 @@ from rather.data.messages import read_answer
 from rather.data.readers import Row, read_rows
 from rather.data.writers import write_rows
 from rather.errors import DataError, TrainingError
+from rather.learners.rates import rate
 from rather.learners.settings import Sampling
-from rather.report.rates import rate
 from rather.text.head.model import RewardHead
 from rather.text.language_model import LanguageModel
 from rather.text.reward_model import RewardModel

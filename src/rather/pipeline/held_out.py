@@ -11,10 +11,11 @@ from rather.errors import ConfigError
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
 from rather.learners.progress import progress
+from rather.learners.rates import rate
 from rather.pipeline import build
 from rather.pipeline.state import State
 from rather.report.cost import Cost, cost
-from rather.report.rates import calibration, rate, win_rate
+from rather.report.rates import calibration, win_rate
 from rather.scale import ranks
 from rather.verify.checker import Checker
 

@@ -11,8 +11,10 @@ from rather.config import criteria
 from rather.core import Answered, LabelLearner
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
+from rather.learners.head_learner import HeadLearner
 from rather.pipeline import build, held_out, resume
 from rather.pipeline.answering import POLL_S
+from rather.pipeline.priorities import Priorities
 from rather.pipeline.state import State
 from rather.store.clips import undrawable
 
@@ -29,6 +31,7 @@ class Feed:
         self.learner: LabelLearner | None = None
         self.answered = Answered([])
         self.open, self.state, self.since = 0, None, time.monotonic()
+        self.priorities: Priorities | None = None
         self.fitted: list[int] = []
         """The labels that a reward head has been fitted to, which is done again whenever there are others."""
 
@@ -56,9 +59,10 @@ class Feed:
         return self.run.lineage(self.name, self.answered, 0)
 
     def __call__(self, step: int, asked_to_stop: Callable[[], bool]) -> Lineage | None:
+        more = self._renew()
         while True:
             if self.refresh():
-                self.since = time.monotonic()
+                self.since, more = time.monotonic(), True
             items, over = len(self.answered.comparisons), not self.open or time.monotonic() - self.since > self.run.config.judge.wait_s
             together = build.optimization(self.run.config, self.name, 0)["batch_size"]
             new = step < self.steps(items) // (1 if over else 2) and (over or items >= together)
@@ -69,7 +73,13 @@ class Feed:
                 return self.lineage()
             if over or asked_to_stop():
                 return None
-            time.sleep(POLL_S)
+            if not more:
+                time.sleep(POLL_S)
+            more = more and self._renew()
+
+    def _renew(self) -> bool:
+        """Put the open questions in order, where a reward head learns; returns whether it would do better at once."""
+        return self.priorities is not None and self.priorities.renew()
 
 
 def fit(run: State, number: int, name: str) -> Path:
@@ -89,6 +99,8 @@ def fit(run: State, number: int, name: str) -> Path:
     learner = run.learner(number, name, feed.answered, expected)
     learner.follow(feed.answered.comparisons)
     feed.learner = learner
+    if isinstance(learner, HeadLearner):
+        feed.priorities = Priorities(run, number, learner.model)
     feed.fitted = (resume.last(run.checkpoints(number, name)) or {"labels": []})["labels"]
     lineage = resume.with_last_labels(feed.lineage(), run.checkpoints(number, name))
     last = run.learn(learner, name, number, expected, lineage, feed, open_=True)

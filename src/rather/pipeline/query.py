@@ -41,6 +41,10 @@ class Rounds(Protocol):
         """A question whose sides stand in an order that is drawn at random."""
         ...
 
+    def stays_random(self, key: str) -> bool:
+        """Whether a question is one of `query.random_share`: made and asked at random, whatever the strategy."""
+        ...
+
     def labels(self, number: int, name: str, among: Collection[int] | None = None) -> Answered:
         """What the learner called `name` learns from in round `number`."""
         ...

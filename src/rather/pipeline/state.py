@@ -18,7 +18,7 @@ from rather.config.toml import mattering
 from rather.core import Answered, Comparison, Judge, LabelLearner, Learner, Policy, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.judges.model import ModelJudge
-from rather.learners import checkpoint
+from rather.learners import checkpoint, prequential
 from rather.learners.checkpoint import Lineage
 from rather.learners.common import drawn
 from rather.learners.learner import reporter
@@ -112,6 +112,10 @@ class State:
         """Whether a question is kept from the reward model, to measure it by."""
         return drawn(self.config.run.seed, comparison.key) < self.config.reward.held_out
 
+    def stays_random(self, key: str) -> bool:
+        """Whether a question is one of `query.random_share`: made and asked at random, whatever the strategy."""
+        return drawn(self.config.run.seed, f"random/{key}") < self.config.query.random_share
+
     def evaluation(self, of: str, weights: str) -> str:
         """The purpose, `of` and eight digits, of what is asked in an evaluation of the policy with these `weights` on held-out tasks."""
         return f"{of}-{evaluation.identity(self.config, weights, self.domain.base_files(), self.domain.tasks[1])}"
@@ -190,7 +194,10 @@ class State:
         t = self.config.train
         with progress(self.console, f"training {name}", steps) as advance:
             phase, upto, folder = f"train-{name}-{number}", sys.maxsize if open_ else steps, self.checkpoints(number, name)
-            return train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, reporter(name, advance), feed)
+            last = train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, reporter(name, advance), feed)
+        if foreseen := prequential.last_sentence(self.metrics.read(phase)):
+            self.console.print(f"{foreseen}.", markup=False, highlight=False)
+        return last
 
     def close(self) -> None:
         """Let go of the store, and of verifiers' processes; what is asked of the run later takes them up again."""

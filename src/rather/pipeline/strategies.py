@@ -22,6 +22,8 @@ at a standard deviation of 10 they are wrong by less than 1e-12, where 128 point
 WEIGHTS = np.exp(-(POINTS**2) / 2) / np.exp(-(POINTS**2) / 2).sum()
 REDRAWS = 100
 """How often `double_thompson` draws the second candidate again while it is the first."""
+NEXT = 1e-9
+"""How much more than another a question is wanted that is to come just before it."""
 SAMPLES = 4096
 """Samples of scores that `information_directed` measures regret by."""
 
@@ -134,6 +136,33 @@ def wishes(strategy: str, mean: Array, covariance: Array, seed: int) -> Array:
     found = np.full((len(mean), len(mean)), -np.inf)
     i, j = np.triu_indices(len(mean), 1)
     found[i, j] = found[j, i] = each
+    return found
+
+
+def alone(strategy: str, mean: Array, variance: Array, seed: int) -> Array:
+    """How much each of N questions about two candidates is wanted (N,), by mean and variance (N,) of the differences of their scores.
+
+    Strategies that look for the best candidate have no other to choose; `double_thompson` wants all questions equally.
+
+    Raises:
+        ConfigError, TrainingError: see `wishes`.
+    """
+    if strategy in PAIRWISE:
+        return PAIRWISE[strategy](mean, variance)
+    pairs = zip(mean, variance, strict=True)
+    return np.array([wishes(strategy, np.array([m, 0.0]), np.diag([v, 0.0]), seed + i)[0, 1] for i, (m, v) in enumerate(pairs)])
+
+
+def shuffled_in(wished: Array, at_random: Array, generator: np.random.Generator) -> Array:
+    """Wishes (N,) that put those `at_random` (N,), True or False, at places drawn among all; the others keep theirs.
+
+    So the first of all is one of them as often as they are among the N.
+    """
+    places = np.sort(generator.permutation(len(wished))[: at_random.sum()])
+    others, each = np.sort(wished[np.logical_not(at_random)])[::-1], np.arange(len(places))
+    after = np.append(others, others[-1] - 2 * NEXT if len(others) else 0.0)  # what each comes just before
+    found = wished.astype(np.float64)
+    found[generator.permutation(np.flatnonzero(at_random))] = after[places - each] + NEXT * (1 - each / max(1, len(places)))
     return found
 
 

@@ -49,20 +49,21 @@ TOKENIZER = ("tokenizer*", "chat_template*", "*tokens*.json", "vocab*", "merges.
 
 
 def two_of_each(
-    strategy: str, before: ModelJudge, answers: Sequence[Sequence[Trajectory]], seed: int
+    strategy: str, before: ModelJudge, answers: Sequence[Sequence[Trajectory]], seed: int, at_random: Sequence[bool]
 ) -> tuple[list[tuple[Trajectory, Trajectory]], list[float]]:
     """The two of several answers to each prompt that `strategy` asks about, by what the reward model believes, and how much it wants them.
 
-    Of equal answers one is a candidate, since a comparison of the two would teach nothing.
+    Where a question is `at_random` they are the two that were drawn first. Of equal answers one is a candidate, since a comparison of the
+    two would teach nothing.
     """
     distinct = [list({t.text: t for t in group}.values()) for group in answers]
     groups = [some if len(some) > 1 else group for some, group in zip(distinct, answers, strict=True)]
     mean, covariance = believed(before, [t for group in groups for t in group])
     chosen, scores, start = list[tuple[Trajectory, Trajectory]](), list[float](), 0
-    for group in groups:
+    for group, by_chance in zip(groups, at_random, strict=True):
         own = slice(start, start := start + len(group))
         wished = wishes(strategy, mean[own], covariance[own, own], row_seed(seed, group[0].task, len(group)))
-        i, j = best(wished)
+        i, j = (0, 1) if by_chance else best(wished)
         chosen.append((group[i], group[j]))
         scores.append(float(wished[i, j]))
     return chosen, scores
@@ -181,9 +182,11 @@ class TextDomain:
             sampler = self.sampler(policy, advance)
             for start in range(0, len(missing), CHUNK):
                 answers = build.answers(self.config, sampler, missing[start : start + CHUNK], seed, count)
-                chosen, scores = (answers, None) if before is None else two_of_each(q.strategy, before, answers, own)
-                asked = [run.question(f"round-{number}/{group[0].task.key}", *((t,) for t in group)) for group in chosen]
-                yield Chosen(asked, q.strategy if count > 2 else "random", scores, wanted)
+                keys = [f"round-{number}/{group[0].task.key}" for group in answers]
+                by_chance = [count < 3 or run.stays_random(key) for key in keys]
+                chosen, scores = (answers, None) if before is None else two_of_each(q.strategy, before, answers, own, by_chance)
+                asked = [run.question(key, *((t,) for t in group)) for key, group in zip(keys, chosen, strict=True)]
+                yield Chosen(asked, ["random" if x else q.strategy for x in by_chance], scores, wanted)
 
     def _missing(self, have: Collection[str], number: int) -> tuple[list[Task], int]:
         """The prompts that round `number` has still to ask about, and how many it asks about in all.
@@ -249,7 +252,9 @@ class TextDomain:
                 return KTO(trained, comparisons, self.base_policy, parameters, **how, **c.kto.model_dump())
             case "reward" if c.reward.kind == "head":
                 head = build.reward_head(c, self.base_policy)
-                return HeadLearner(head, comparisons, temperatures=c.reward.temperatures, steps=how["steps"], seed=c.run.seed)
+                live = c.judge.kind in ("people", "terminal")
+                given: dict[str, Any] = {"temperatures": c.reward.temperatures, "prequential": live, "steps": how["steps"]}
+                return HeadLearner(head, comparisons, **given, seed=c.run.seed)
             case "reward":
                 base = self.base_policy if c.model.train == "lora" else build.base_policy(c)
                 trained, parameters = build.trained_policy(c, base, "reward")

@@ -1,11 +1,12 @@
-"""Which question a person gets next: their own, gold questions, repeats, the most wanted, or one at random."""
+"""Which question a person gets next: their own, gold questions, repeats, the most wanted, or one at random; how much each is wanted."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, bindparam, func, insert, select, update
 
+from rather.store import counting, leasing, rows
 from rather.store import tables as t
 from rather.store.engine import now
 from rather.store.judges import writer
@@ -16,6 +17,8 @@ LEASE_S = 600.0
 EVERYBODY = 10**9
 APART = 5
 """A question is asked again when at least so many others have been answered since."""
+MOST, AT_ONCE = 2000, 100
+"""How many questions are put in order at most, and how many in one transaction."""
 
 
 def next_question(
@@ -53,6 +56,30 @@ def repeat(store: Store, run: str, judge: str, invitation: int | None = None) ->
         probe = {"comparison": number, "preference": chosen.preference, "judge": who, "original": chosen.comparison}
         connection.execute(insert(t.probe).values(probe))
     return number
+
+
+def waiting(store: Store, run: str) -> list[Question]:
+    """Questions to learn from that want answers still and that nobody has before them, those first that come next; `MOST` at most."""
+    values = {"run": run, "overlap": store.asking(run).overlap, "now": now()}
+    with store.transaction() as connection:
+        return rows.with_sides(connection, connection.execute(leasing.WAITING.limit(MOST), values).all())
+
+
+def prioritize(store: Store, run: str, wanted: Mapping[int, tuple[float, str]]) -> None:
+    """Give `waiting` questions, by number, another score and reason to be asked. Those that wait no longer stay as they are.
+
+    A few at a time, so that whoever answers or asks meanwhile does not wait for all.
+    """
+    values = {"run": run, "overlap": store.asking(run).overlap}
+    changed = update(t.comparison).where(t.comparison.c.id == bindparam("number"))
+    for some in counting.parts(wanted, AT_ONCE):
+        still = leasing.WAITING.where(t.comparison.c.id.in_(some)).with_only_columns(t.comparison.c.id).order_by(None)
+        still = still.order_by(t.comparison.c.id).with_for_update(skip_locked=True)
+        with store.transaction(write=True) as connection:
+            numbers = list(connection.execute(still, {**values, "now": now()}).scalars())
+            new = [{"number": n, "score": wanted[n][0], "rank": -wanted[n][0], "why": wanted[n][1]} for n in numbers]
+            if new:
+                connection.execute(changed, new)
 
 
 def _has_gold(store: Store, run: str) -> bool:

@@ -53,6 +53,10 @@ CLAIMED = select(t.comparison).where(_C.id == bindparam("number"), ~rows.answere
 CLAIMED = CLAIMED.where(_HERE.where(t.lease.c.judge == _WHO).exists() | (_C.answers + _OTHERS < _OVERLAP))
 LOCKED = CLAIMED.with_for_update(of=t.comparison, skip_locked=True)
 
+WAITING = select(t.comparison).where(_C.run == _RUN, _C.purpose == "train", _C.rank.is_not(None), _C.answers < _OVERLAP)
+WAITING = WAITING.where(~rows.decided(), ~_HERE.exists()).order_by(_C.rank, _C.id)
+"""Questions to learn from that want answers still and that nobody has before them, those first that come next."""
+
 LEVELS = select(func.min(_C.answers)).where(_C.run == _RUN, _C.answers > bindparam("above"), _C.answers < _OVERLAP)
 """The next number of answers that questions have: those with equally many are found in order."""
 

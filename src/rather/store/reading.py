@@ -74,6 +74,6 @@ def judged(
 
 def _judged(q: Comparison, answers: Sequence[Row[Any]], each: bool) -> list[Comparison]:
     if each or q.others:
-        return [p for x in answers for p in replace(q, preference=x.preference, judge=intern(x.name), best=x.best).pairs()]
+        return [p for x in answers for p in replace(q, preference=x.preference, judge=intern(x.name), best=x.best, label=x.id).pairs()]
     mean = sum(x.preference or 0.0 for x in answers) / len(answers)
     return [Comparison(q.a, q.b, mean, q.key, intern(answers[0].name) if len(answers) == 1 else "")]

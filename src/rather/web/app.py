@@ -174,7 +174,7 @@ def create(store: Store, project: Project, key: str, secure: bool = False) -> Fa
         found = guard.entered(request, invitation)
         if found is None or found.role != "owner":
             return for_person(request, "owner.html", None)
-        return for_person(request, "owner.html", found, criteria=store.criteria(run))
+        return for_person(request, "owner.html", found, criteria=store.criteria(run), head=project.head)
 
     @app.get("/api/next", response_model=None, responses=says(Next))
     def next_question(

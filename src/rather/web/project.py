@@ -12,7 +12,8 @@ class Project:
     """A run's questions and how they are asked.
 
     `instruction` is the sentence that people go by, `guidelines` the owner's longer rules in Markdown, and `criteria` what each answer says
-    a preference on beside the whole. `curves` gives what the run's learner has measured so far, as plots.
+    a preference on beside the whole. `curves` gives what the run's learner has measured so far, as plots; `head` says whether a reward
+    head is what learns from the answers.
     """
 
     run: str
@@ -20,3 +21,4 @@ class Project:
     guidelines: str = ""
     criteria: tuple[str, ...] = ()
     curves: Callable[[], dict[str, Any]] = Curves(None).read
+    head: bool = False

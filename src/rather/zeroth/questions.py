@@ -25,7 +25,7 @@ from rather.errors import TrainingError
 from rather.learners.common import in_parts
 from rather.learners.metrics import Metrics
 from rather.learners.progress import progress
-from rather.report.rates import rate
+from rather.learners.rates import rate
 from rather.store import Store
 from rather.store.quality import FLAGS
 from rather.zeroth import budget

@@ -18,7 +18,7 @@ from torch import Tensor
 from rather.core import Batch, Comparison, Prompt, Task, Trajectory
 from rather.errors import ConfigError, ModelError, TrainingError
 from rather.learners.common import in_parts
-from rather.learners.head import Answers, Array, Choice, Learned, Posterior, Raw, learn, moderated
+from rather.learners.head import Answers, Array, Choice, Learned, Posterior, Raw, learn, log_odds, moderated
 from rather.learners.head_learner import HeadLearner
 from rather.learners.inputs import Reference
 from rather.learners.train import Callback
@@ -65,6 +65,7 @@ class RewardHead:
         self.groups = tuple(range(len(self.layers) * len(states.POOLINGS)))
         self.known: Learned | None = None
         self.said: list[Said] = []
+        self.met: dict[str, bytes] = {}
         self.cache = Cache(None if cache is None else Path(cache), "" if cache is None else states.digest(model, self.layers))
 
     @property
@@ -146,13 +147,12 @@ class RewardHead:
         found = list[Raw]()
         for start in range(0, len(trajectories), AT_ONCE):
             some = trajectories[start : start + AT_ONCE]
-            batch = self.collate(some)
-            keys = states.keys(batch)
+            keys = self._keys(some)
             have = ranks.everyones(self.cache.get(keys, shape))[0]
             rows = {key: i for i, key in enumerate(keys) if key not in have}
             if rows:
-                missing = batch.select(torch.tensor(list(rows.values())))
-                new = dict(zip(rows, self._states(missing, [some[i] for i in rows.values()]), strict=True))
+                missing = [some[i] for i in rows.values()]
+                new = dict(zip(rows, self._states(self.collate(missing), missing), strict=True))
                 self.cache.put(new)
                 have |= new
             found += [have[key] for key in keys]
@@ -171,6 +171,14 @@ class RewardHead:
             if not np.isfinite(own).all():
                 raise TrainingError(f"states of an answer to prompt {t.task.key!r} are not finite; leave it out, or use float32")
         return values
+
+    def _keys(self, trajectories: Sequence[Trajectory]) -> list[bytes]:
+        """What stands for trajectories in the cache. Those that are words alone are remembered: to make tokens of them takes longer."""
+        words = [json.dumps([t.task.prompt, t.text, t.terminated]) if t.actions is t.observations is None else "" for t in trajectories]
+        new = [i for i, said in enumerate(words) if said not in self.met]
+        found = dict(zip(new, states.keys(self.collate([trajectories[i] for i in new])), strict=True)) if new else {}
+        self.met |= {words[i]: key for i, key in found.items() if words[i]}
+        return [found[i] if i in found else self.met[said] for i, said in enumerate(words)]
 
     def sides(self, comparisons: Sequence[Comparison]) -> Raw:
         """Raw features (n, 2, G, C) of the sides of comparisons, the mean of the trajectories of each side."""
@@ -204,6 +212,15 @@ class RewardHead:
     def probabilities(self, comparisons: Sequence[Comparison]) -> Array:
         """P(a better) (n,) by a judge of temperature 1."""
         return moderated(*self.differences(comparisons))
+
+    def log_odds(self, comparisons: Sequence[Comparison]) -> Array:
+        """Log-odds (n,) that a is better in the eyes of whoever judged; 0 while nothing has been learned."""
+        if self.known is None:
+            return np.zeros(len(comparisons))
+        temperatures = self.known.temperatures()
+        t = np.array([temperatures.get(c.judge, 1.0) for c in comparisons])
+        mean, variance = self.differences(comparisons)
+        return log_odds(mean / t, variance / t**2)
 
     def sampled(self, trajectories: Sequence[Trajectory], seed: int, count: int) -> Array:
         """Scores (S, N) of trajectories by weights that are drawn from the posterior."""

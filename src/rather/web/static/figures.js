@@ -36,7 +36,8 @@ async function curves() {
   if (at("overview").hidden) return;
   try {
     const found = await call("api/owner/curves");
-    at("curves-section").hidden = !found.plots.length && !found.problem;
+    at("curves-section").hidden = !at("predicted") && !found.plots.length && !found.problem;
+    if (at("predicted") && found.predicted) at("predicted").textContent = `Reward head: ${found.predicted}.`;
     if (JSON.stringify(found.alarms) !== alarms) at("alarms").replaceChildren(...found.alarms.map((alarm) => element("li", alarm)));
     alarms = JSON.stringify(found.alarms);  // a screen reader says it once
     at("curves-problem").textContent = found.problem;
