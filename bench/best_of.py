@@ -72,8 +72,26 @@ def span(values: list[float]) -> str:
     return f"{min(values):.0f} to {max(values):.0f}"
 
 
+def publish(data: dict[str, Any]) -> None:
+    """Write the table of the seeds that have been run."""
+    runs: dict[str, dict[str, Any]] = data["runs"]
+    setting = f"{MODEL}, {LABELS} comparisons, best of {N}, {HELD_OUT} held-out questions, up to {MAX_TOKENS} tokens at {TEMPERATURE}"
+    data["about"] = common.about("bench/best_of.py", f"{setting}; the reader ({READER}) is simulated; one thread of an Intel Xeon")
+    lines = ["# Best of 8 by a reward head on 100 comparisons", "", f"{data['about']}.", ""]
+    lines += [f"| seed | win rate against the model's own answers | 95 % interval (n = {HELD_OUT}) | CPU s, all |", "|---|---|---|---|"]
+    parts = {
+        "sampling 200 answers": "sample_s", "labeling": "label_s", "fitting, reading the answers included": "fit_s",
+        "best of 8 and comparing": "compare_s",
+    }  # fmt: skip
+    for seed, run in runs.items():
+        total = sum(run[key] for key in parts.values())
+        lines.append(f"| {seed} | {100 * run['win_rate']:.1f} % | {100 * run['low']:.1f} to {100 * run['high']:.1f} % | {total:.0f} |")
+    lines += ["", f"CPU seconds: {'; '.join(f'{name} {span([run[key] for run in runs.values()])}' for name, key in parts.items())}."]
+    common.publish("best-of", data, lines)
+
+
 def main() -> None:
-    """All seeds that have not been run."""
+    """All seeds that have not been run; what has been is published after each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tune", nargs=3, metavar=("READER", "TEMPERATURE", "TOKENS"))
     given = parser.parse_args()
@@ -85,26 +103,10 @@ def main() -> None:
             print(*given.tune, seed, measured(model, seed, reader, float(temperature), int(max_tokens)), flush=True)
         return
     data: dict[str, Any] = json.loads(PATH.read_text()) if PATH.exists() else {"runs": {}}
-    for seed in SEEDS:
-        if str(seed) not in data["runs"]:
-            data["runs"][str(seed)] = measured(model, seed, READER, TEMPERATURE, MAX_TOKENS)
-            print(seed, data["runs"][str(seed)], flush=True)
-            PATH.write_text(json.dumps(data, indent=1) + "\n")
-    runs: list[dict[str, Any]] = [data["runs"][str(seed)] for seed in SEEDS]
-    setting = f"{MODEL}, {LABELS} comparisons, best of {N}, {HELD_OUT} held-out questions, up to {MAX_TOKENS} tokens at {TEMPERATURE}"
-    data["about"] = common.about("bench/best_of.py", f"{setting}; the reader ({READER}) is simulated; one thread of an Intel Xeon")
-    rates = sorted(100 * run["win_rate"] for run in runs)
-    lines = ["# Best of 8 by a reward head on 100 comparisons", "", f"{data['about']}.", ""]
-    lines += ["| seed | win rate against the model's own answers | 95 % interval | CPU s, all |", "|---|---|---|---|"]
-    for seed, run in zip(SEEDS, runs, strict=True):
-        total = sum(run[key] for key in ("sample_s", "label_s", "fit_s", "compare_s"))
-        lines.append(f"| {seed} | {100 * run['win_rate']:.1f} % | {100 * run['low']:.1f} to {100 * run['high']:.1f} % | {total:.0f} |")
-    parts = "; ".join(f"{name} {span([run[key] for run in runs])}" for name, key in (
-        ("sampling 200 answers", "sample_s"), ("labeling", "label_s"), ("fitting, reading the answers included", "fit_s"),
-        ("best of 8 and comparing", "compare_s"),
-    ))  # fmt: skip
-    lines += ["", f"Median {rates[len(rates) // 2]:.1f} %, {rates[0]:.1f} to {rates[-1]:.1f} %. CPU seconds: {parts}."]
-    common.publish("best-of", data, lines)
+    for seed in map(str, SEEDS):
+        if seed not in data["runs"]:
+            data["runs"][seed] = measured(model, int(seed), READER, TEMPERATURE, MAX_TOKENS)
+            publish(data)
 
 
 if __name__ == "__main__":
