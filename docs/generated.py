@@ -164,6 +164,7 @@ def kind(*schema: dict[str, Any]) -> str:
 GROUPS = {
     "Models and data": ["load", "comparisons", "LoRA", "Store"],
     "Learners": ["DPO", "KTO", "RewardModel", "RewardHead", "OnlineReward", "OnlineDPO", "GRPO", "PPO", "SFT", "ZerothOrder"],
+    "Use without training": ["BestOf"],
     "Functions as rewards and judges": ["batched", "win_rate"],
     "Control": ["control"],
     "Runs": ["Run"],

@@ -107,3 +107,14 @@ def test_the_readme_states_figures_as_they_were_measured() -> None:
         cells = line.partition("one H100 |")[2]
         for figure in re.findall(r"\d+,\d+|\d+\.\d+(?= [sx]\b)", cells):
             assert figure in page, f"{figure} of README is not on the page of benchmarks"
+
+
+def test_the_tutorial_states_figures_as_they_were_measured() -> None:
+    page, index = ((ROOT / "docs" / name).read_text() for name in ("start/from-100-comparisons.md", "index.md"))
+    measured = (ROOT / "bench/results/best-of.md").read_text()
+    rows = [line for line in measured.splitlines() if re.match(r"\| \d", line)]
+    assert rows
+    assert [line for line in page.splitlines() if re.match(r"\| \d", line)] == rows
+    rates = [float(line.split("|")[2].removesuffix(" % ")) for line in rows]
+    for text in (page, index):
+        assert f"win rate of {min(rates):.0f} to {max(rates):.0f} %" in text

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rather import control as control
     from rather.data.rows import comparisons as comparisons
+    from rather.judges.best_of import BestOf as BestOf
     from rather.learners.dpo import DPO as DPO
     from rather.learners.grpo import GRPO as GRPO
     from rather.learners.kto import KTO as KTO
@@ -27,16 +28,16 @@ if TYPE_CHECKING:
     from rather.zeroth.order import ZerothOrder as ZerothOrder
 
 PLACES = {
-    "DPO": "learners.dpo", "GRPO": "learners.grpo", "KTO": "learners.kto", "LoRA": "learners.settings", "OnlineDPO": "pipeline.online_dpo",
-    "OnlineReward": "pipeline.online_reward", "PPO": "learners.ppo", "RewardHead": "text.head.model", "RewardModel": "text.reward_model",
-    "Run": "pipeline.run", "SFT": "learners.sft", "Store": "store.store",
+    "BestOf": "judges.best_of", "DPO": "learners.dpo", "GRPO": "learners.grpo", "KTO": "learners.kto", "LoRA": "learners.settings",
+    "OnlineDPO": "pipeline.online_dpo", "OnlineReward": "pipeline.online_reward", "PPO": "learners.ppo", "RewardHead": "text.head.model",
+    "RewardModel": "text.reward_model", "Run": "pipeline.run", "SFT": "learners.sft", "Store": "store.store",
     "ZerothOrder": "zeroth.order", "batched": "verify.functions", "comparisons": "data.rows", "load": "text.open",
     "win_rate": "report.compare",
 }  # fmt: skip
 """Where each public name is."""
 __all__ = [
-    "DPO", "GRPO", "KTO", "PPO", "SFT", "LoRA", "OnlineDPO", "OnlineReward", "RewardHead", "RewardModel", "Run", "Store", "ZerothOrder",
-    "batched", "comparisons", "control", "load", "win_rate",
+    "DPO", "GRPO", "KTO", "PPO", "SFT", "BestOf", "LoRA", "OnlineDPO", "OnlineReward", "RewardHead", "RewardModel", "Run", "Store",
+    "ZerothOrder", "batched", "comparisons", "control", "load", "win_rate",
 ]  # fmt: skip
 
 

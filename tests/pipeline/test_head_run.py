@@ -14,7 +14,8 @@ from rather.errors import CheckpointError, ConfigError, ModelError
 from rather.learners import checkpoint, prequential
 from rather.pipeline import build, files
 from rather.pipeline.run import Run
-from rather.pipeline.trained import merge, trained
+from rather.pipeline.terminal import Terminal
+from rather.pipeline.trained import merge, reward, trained
 from rather.text.head.model import RewardHead
 
 
@@ -131,3 +132,21 @@ def test_what_people_said_was_predicted_first_whenever_it_is_learned(settings: l
         assert other == pytest.approx(once, abs=1e-6)
     for everything in said.values():
         assert f"{prequential.sentence(rows['at-once'])}.\n" in everything
+
+
+def test_the_newest_head_of_a_run_chooses_answers_whatever_the_run_trains_now(settings: list[str], tmp_path: Path) -> None:
+    run = go(settings)
+    run.sample()
+    run.label()
+    folder = run.train()
+    (tmp_path / "run.toml").write_text(toml.document(go(settings, "train.learner=grpo", "train.reward=labels").config))
+    head, digits = reward(str(tmp_path / "run.toml"), "auto", Terminal(quiet=True))
+    assert isinstance(head, RewardHead)
+    assert digits == checkpoint.digest(folder)
+    same, _ = reward(str(folder), "auto", Terminal(quiet=True))
+    assert head.score("question 1?", ["ab", "cde"]) == same.score("question 1?", ["ab", "cde"])
+    run.store.add_judge("ann", "person")
+    run.store.answer_all([Label(q.id, "ann", 1.0) for q in run.store.questions("run", "train")])
+    newest = go(settings).train()
+    assert newest != folder
+    assert reward(str(tmp_path / "run.toml"), "auto", Terminal(quiet=True))[1] == checkpoint.digest(newest)

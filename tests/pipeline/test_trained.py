@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_written(
     assert not (tmp_path / "new").exists()
 
 
-GUIDE = Path(__file__).parent.parent.parent / "docs/guides/use-what-you-trained.md"
+DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
 @pytest.mark.slow
@@ -140,20 +140,42 @@ def test_where_there_is_no_room_a_merge_leaves_nothing(tiny: Path, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
-    """Its commands and its Python, one after the other in one folder."""
-    tools = tmp_path / "bin"
+def run_page(page: str, folder: Path, shorter: Mapping[str, str]) -> list[str]:
+    """Run a page's commands and Python, one after the other in one folder; returns what each printed."""
+    tools = folder / "bin"
     tools.mkdir()
     for name in ("rather", "pip"):
         (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {name if name == "rather" else "pip"} "$@"\n')
         (tools / name).chmod(0o755)
-    blocks = re.findall(r"^```(sh|python)\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
-    blocks = [(language, block) for language, block in blocks if not block.startswith(("import openai", "import httpx"))]  # see test_openai
-    assert [language for language, _ in blocks].count("python") == 5
+    text = (DOCS / page).read_text()
+    for long, short in shorter.items():
+        assert long in text
+        text = text.replace(long, short)
+    blocks, said = re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE), list[str]()
     for language, block in blocks:
+        if block.startswith(("import openai", "import httpx")):  # see test_openai
+            continue
         command = ["sh", "-e", "-c", block] if language == "sh" else [sys.executable, "-c", block]
         environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-    assert {"mine", "base", "reward", "mine.gguf", "mine.Modelfile"} <= {path.name for path in tmp_path.iterdir()}
+        said += [done.stdout] if language == "python" else []
+    return said
+
+
+@pytest.mark.slow
+def test_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
+    assert len(run_page("guides/use-what-you-trained.md", tmp_path, {})) == 6
+    made = {"mine", "base", "reward", "mine.gguf", "mine.Modelfile", "head", "best.jsonl"}
+    assert made <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_from_few_comparisons_to_better_answers(tmp_path: Path) -> None:
+    """The tutorial with a tenth of its questions: what it does, not how well."""
+    shorter = {"data.limit=100": "data.limit=10", "eval.prompts=48": "eval.prompts=5"}
+    answered, rate = run_page("start/from-100-comparisons.md", tmp_path, shorter)
+    assert len((tmp_path / "pairs.jsonl").read_text().splitlines()) == 10
+    assert answered.startswith("[")
+    assert "95 % interval" in rate
+    assert "n = 5)" in rate

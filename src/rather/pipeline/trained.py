@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from rather.config.schema import Config
 from rather.config.toml import load as load_settings
 from rather.core import Rate
-from rather.errors import ConfigError, ModelError
+from rather.errors import ConfigError, ModelError, TrainingError
 from rather.learners import checkpoint
 from rather.learners.metrics import Metrics
+from rather.pipeline import evaluation
 from rather.pipeline.run import Run
 from rather.pipeline.terminal import Terminal
 from rather.store import Store, tally
@@ -71,6 +72,36 @@ def trained(source: str, changes: Sequence[str], base: str, number: int | None, 
     return _of_folder(source, base, dtype)
 
 
+def reward(source: str, dtype: Compute, console: Terminal) -> tuple[RewardModel | RewardHead, str]:
+    """The reward model or head in `source`, and what stands for it: the newest one of a run's TOML file; that in a checkpoint or a folder,
+    one that `transformers` reads, too; or one on the hub.
+
+    Raises:
+        TrainingError: the run has none yet.
+        ConfigError: the run is not about text.
+        ModelError: there is none, or its base model cannot be had.
+    """
+    if source.endswith(".toml"):
+        run = Run(load_settings(source, [] if dtype == "auto" else [f'model.dtype="{dtype}"']), console)  # "auto": as it was fitted
+        if run.config.control.env:
+            raise ConfigError(f"the run {run.config.run.name!r} is about control; language models alone have rewards to choose answers by")
+        found = [path for n in range(run.config.loop.rounds) for path in checkpoint.every(run.checkpoints(n, "reward"))]
+        if not found:
+            learns = f"rather train {source} train.learner=reward reward.kind=head"
+            raise TrainingError(f"the run {run.config.run.name!r} has no reward model yet; run `{learns}` first")
+        model: Any = run.domain.reward_model(found[-1])
+        return model, checkpoint.digest(found[-1])
+    folder = _weights(Path(source))
+    head = (folder / FACTS).exists()
+    model = RewardHead.load(folder, dtype=dtype) if head else RewardModel.load(folder if folder.exists() else source, dtype=dtype)
+    return model, evaluation.fingerprint(folder) if folder.exists() else source
+
+
+def _weights(folder: Path) -> Path:
+    """Where the weights of a checkpoint or a folder are."""
+    return folder / "model" if (folder / "manifest.json").exists() else folder
+
+
 def _of_run(run: Run, number: int | None) -> Trained:
     c, number = run.config, run.begun if number is None else number
     if c.control.env:
@@ -81,9 +112,9 @@ def _of_run(run: Run, number: int | None) -> Trained:
 
 
 def _of_folder(source: str, base: str, dtype: Compute) -> Trained:
-    folder, card = Path(source), Card(source)
-    if (folder / "manifest.json").exists():
-        card, folder = of_checkpoint(folder), folder / "model"
+    card, folder = Card(source), _weights(Path(source))
+    if folder != Path(source):
+        card = of_checkpoint(Path(source))
     if (folder / "steering.safetensors").exists():
         raise ModelError(f"{folder} holds a steering vector, which its run alone knows how to read; give the run's TOML file")
     adapter = (folder / "adapter_config.json").exists()

@@ -12,12 +12,12 @@ from rather.learners import common
 from rather.learners.settings import Sampling, SamplingOptions
 from rather.report import rates
 from rather.settings import given
-from rather.text.language_model import LanguageModel
+from rather.text.language_model import Generative
 
 
 def win_rate(
-    policy: LanguageModel,
-    base: LanguageModel,
+    policy: Generative,
+    base: Generative,
     prompts: Prompts,
     judge: JudgeLike,
     *,
@@ -27,8 +27,9 @@ def win_rate(
 ) -> Rate:
     """How often `judge` prefers the answers of `policy` to those of `base`, with a 95 % interval over the prompts.
 
-    `answers` pairs of answers are compared for each prompt; which of a pair comes first is drawn. `judge` is a function of (prompt, a, b),
-    a reward model or any judge; pairs on which it abstains are left out. Equal answers are a tie, and nobody is asked.
+    A policy is a language model or a `BestOf`. `answers` pairs of answers are compared for each prompt; which of a pair comes first is
+    drawn. `judge` is a function of (prompt, a, b), a reward model or any judge; pairs on which it abstains are left out. Equal answers
+    are a tie, and nobody is asked.
 
     Raises:
         ConfigError: an argument is not known, its value is wrong, or there are no prompts.

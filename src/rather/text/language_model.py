@@ -23,7 +23,29 @@ from rather.text.critic import TextCritic
 from rather.text.tokens import Tokens
 
 
-class LanguageModel(ABC):
+class Generative(ABC):
+    """What answers prompts: a language model, or what chooses among its answers."""
+
+    name: str
+
+    @abstractmethod
+    def sampler(self, sampling: Sampling) -> "TextSampler":
+        """What draws answers."""
+
+    def generate(self, prompts: Sequence[Prompt], *, seed: int = 0, **options: Unpack[SamplingOptions]) -> list[str]:
+        """One answer to each prompt, plain text or a conversation; the same `seed` gives the same answers.
+
+        Raises:
+            ConfigError: an argument is not known, or its value is wrong.
+            DataError: a prompt cannot be read, or leaves no room for `max_tokens` of answer.
+        """
+        (sampling,) = given("generate", options, Sampling)
+        if isinstance(prompts, str):
+            raise DataError("prompts is one text; give a list, such as [text]")
+        return [t.text or "" for t in self.sampler(sampling).sample(tasks(prompts), seed)]
+
+
+class LanguageModel(Generative):
     """A language model as a policy: the state is the text so far, an action is a token.
 
     Log-probabilities are those at its `temperature`. Several policies may share their weights, each with an `adapter` of its own; with
@@ -34,7 +56,6 @@ class LanguageModel(ABC):
     tokens: Tokens
     adapter: str | None
     temperature: float
-    name: str
     context: int
     width: int
 
@@ -106,18 +127,6 @@ class LanguageModel(ABC):
     def critic(self, seed: int) -> "TextCritic":
         """A new critic for this policy's hidden states."""
         return TextCritic(self.width, self.device, seed)
-
-    def generate(self, prompts: Sequence[Prompt], *, seed: int = 0, **options: Unpack[SamplingOptions]) -> list[str]:
-        """One answer to each prompt, plain text or a conversation; the same `seed` gives the same answers.
-
-        Raises:
-            ConfigError: an argument is not known, or its value is wrong.
-            DataError: a prompt cannot be read, or leaves no room for `max_tokens` of answer.
-        """
-        (sampling,) = given("generate", options, Sampling)
-        if isinstance(prompts, str):
-            raise DataError("prompts is one text; give a list, such as [text]")
-        return [t.text or "" for t in self.sampler(sampling).sample(tasks(prompts), seed)]
 
 
 class TextSampler:

@@ -55,6 +55,7 @@ class Request(BaseModel):
     top_k: int = Field(default=0, ge=0)
     min_p: float = Field(default=0.0, ge=0, le=1)
     n: int = Field(default=1, ge=1, le=128)
+    best_of: int | None = Field(default=None, ge=1, le=128)
     seed: int | None = None
     stop: list[str] = Field(default=[], max_length=16)
     stream: bool = False
@@ -76,9 +77,13 @@ class Request(BaseModel):
         return stop
 
     @model_validator(mode="after")
-    def _check_stream(self) -> "Request":
+    def _check(self) -> "Request":
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream")
+        if self.best_of is not None and self.best_of < self.n:
+            raise ValueError(f"best_of is {self.best_of}, but n asks for {self.n} of these; draw at least as many")
+        if self.best_of is not None and self.best_of > self.n and self.temperature == 0:
+            raise ValueError("at temperature 0 all answers are the same, so that there is no best one; set temperature above 0")
         return self
 
 
@@ -133,10 +138,10 @@ class Preference(BaseModel):
 
 
 class Answer:
-    """One choice of an answer, while it comes: its tokens, and its words up to the first of the `stops`."""
+    """One choice of an answer to a prompt of the tokens `ids`, while it comes: its tokens, and its words up to the first of the `stops`."""
 
-    def __init__(self, index: int, prompt: Prompt, words: Words, stops: Sequence[str]) -> None:
-        self.index, self.prompt, self.words, self.stops = index, prompt, words, stops
+    def __init__(self, index: int, prompt: Prompt, ids: Sequence[int], words: Words, stops: Sequence[str]) -> None:
+        self.index, self.prompt, self.ids, self.words, self.stops = index, prompt, ids, words, stops
         self.text, self.finish, self._held = "", "", ""
         self.tokens, self.logprobs = list[int](), list[float]()
 
@@ -156,9 +161,9 @@ class Answer:
         self.text += text
         return text
 
-    def trajectory(self, prompt: Sequence[int], policy: str) -> Trajectory:
-        """The answer with its tokens, to the prompt of these tokens; what a stop has cut off is among the tokens still."""
-        arrays = {"observations": np.array(prompt), "actions": np.array(self.tokens), "logprobs": np.array(self.logprobs, np.float32)}
+    def trajectory(self, policy: str) -> Trajectory:
+        """The answer with its tokens; what a stop has cut off is among them still."""
+        arrays = {"observations": np.array(self.ids), "actions": np.array(self.tokens), "logprobs": np.array(self.logprobs, np.float32)}
         return Trajectory(Task("api", "", self.prompt), policy, self.text, self.finish == "stop", **arrays)
 
 
@@ -191,14 +196,14 @@ class Answered:
         """Whether log-probabilities go with the tokens."""
         return self.request.logprobs if isinstance(self.request, ChatRequest) else self.request.logprobs is not None
 
-    def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """What is answered to a request that does not stream."""
+    def whole(self, answers: Sequence[Answer], drawn: Sequence[Answer]) -> dict[str, Any]:
+        """What is answered to a request that does not stream; `drawn` are all that were drawn for it."""
         choices = [
             self._choice(a.index, {"message": {"role": "assistant", "content": a.text}}, a.text, a.tokens, a.logprobs, a.finish)
             for a in answers
         ]
         kind = "chat.completion" if self.chat else "text_completion"
-        return {**self.head, "object": kind, "choices": choices, "usage": self._usage(answers)}
+        return {**self.head, "object": kind, "choices": choices, "usage": self._usage(drawn)}
 
     def opening(self, answers: Sequence[Answer]) -> list[dict[str, Any]]:
         """The first chunk of each answer to a conversation."""
@@ -211,9 +216,9 @@ class Answered:
         delta = {"delta": {"content": words}}
         return self._chunk([self._choice(answer.index, delta, words, piece.tokens, piece.logprobs, answer.finish)])
 
-    def closing(self, answers: Sequence[Answer]) -> dict[str, Any]:
+    def closing(self, drawn: Sequence[Answer]) -> dict[str, Any]:
         """The last chunk, which says what was used."""
-        return self._chunk([]) | {"usage": self._usage(answers)}
+        return self._chunk([]) | {"usage": self._usage(drawn)}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self.head, "object": "chat.completion.chunk" if self.chat else "text_completion", "choices": choices}
@@ -224,9 +229,9 @@ class Answered:
         said = message if self.chat else {"text": text}
         return {"index": index, **said, "logprobs": self._logprobs(tokens, logprobs), "finish_reason": finish or None}
 
-    def _usage(self, answers: Sequence[Answer]) -> dict[str, int]:
-        drawn = sum(len(a.tokens) for a in answers)
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": drawn, "total_tokens": self.prompt_tokens + drawn}
+    def _usage(self, drawn: Sequence[Answer]) -> dict[str, int]:
+        count = sum(len(a.tokens) for a in drawn)
+        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": count, "total_tokens": self.prompt_tokens + count}
 
     def _logprobs(self, tokens: Sequence[int], logprobs: Sequence[float]) -> dict[str, Any] | None:
         if not (self.logprobs_wanted and tokens):

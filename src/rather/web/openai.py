@@ -5,7 +5,6 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rather.core import Prompt, Task, row_seed
 from rather.errors import ConfigError, DataError, ModelError, RatherError
+from rather.judges.best_of import Score, ranked
 from rather.store import Store, recorded
 from rather.text import engine
 from rather.text.policy import TextPolicy
@@ -42,13 +42,24 @@ class Served:
     """The policies of one model by their names, and the worker that lets them answer.
 
     `adapters` are those on the same model beside the policy's own: the names that requests use, and those on the model. With a `store`
-    what is answered is kept there, for the run called `run`.
+    what is answered is kept there, for the run called `run`. With a `score` a request gets the best of `best_of` answers, or of as many as
+    it says.
     """
 
     def __init__(
-        self, name: str, policy: TextPolicy, adapters: Mapping[str, str], rows: int, waiting: int, store: Store | None = None, run: str = ""
+        self,
+        name: str,
+        policy: TextPolicy,
+        adapters: Mapping[str, str],
+        rows: int,
+        waiting: int,
+        store: Store | None = None,
+        run: str = "",
+        score: Score | None = None,
+        best_of: int = 1,
     ) -> None:
-        self.store, self.run = store, run
+        self.store, self.run, self.score, self.best_of = store, run, score, best_of
+        self._scoring = asyncio.Lock()
         self.names, self.policy, self.context = [name, *adapters], policy, policy.context
         self.tokens = policy.tokens
         self.plain = Tokens(self.tokens.tokenizer, False, tuple(self.tokens.stop))
@@ -74,11 +85,34 @@ class Served:
         self._waiting |= dict.fromkeys(keys, waiting)
         return waiting
 
-    async def record(self, written: Answered, answers: Sequence[Answer], requests: Sequence[engine.Request]) -> None:
+    def candidates(self, asked: ChatRequest | TextRequest) -> int:
+        """How many answers are drawn to each prompt, of which the best `n` are given.
+
+        Raises:
+            DataError: nothing here says which is the best, or it would not see all that the model does.
+        """
+        count = asked.best_of or max(asked.n, 1 if asked.temperature == 0 else self.best_of)
+        if count > asked.n and self.score is None:
+            raise DataError(f"best_of is {count}, but this server has no reward to choose by; start it with --reward")
+        if count > asked.n and isinstance(asked, ChatRequest) and asked.tools:
+            raise DataError(f"the reward that chooses the best of {count} answers does not see tools; set best_of to {asked.n}, which is n")
+        return count
+
+    async def best(self, drawn: Sequence[Answer], count: int, n: int) -> list[Answer]:
+        """The `n` answers with the highest rewards of each `count`, the best first; all where there is nothing to choose."""
+        if count == n or self.score is None:
+            return [*drawn]
+        async with self._scoring:  # one after the other, which bounds memory
+            rewards = await run_in_threadpool(self.score, [a.trajectory("api") for a in drawn])
+        found = [drawn[start + i] for start in range(0, len(drawn), count) for i in ranked(rewards[start : start + count])[:n]]
+        for index, answer in enumerate(found):
+            answer.index = index
+        return found
+
+    async def record(self, written: Answered, answers: Sequence[Answer]) -> None:
         """Keep answers, if they are to be kept."""
         if self.store is not None:
-            pairs = zip(answers, requests, strict=True)
-            named = [(written.name(a), a.trajectory(r.prompt, f"api:{written.request.model}")) for a, r in pairs]
+            named = [(written.name(a), a.trajectory(f"api:{written.request.model}")) for a in answers]
             await run_in_threadpool(recorded.record, self.store, self.run, named, written.tools)
 
     def forget(self, keys: Collection[int]) -> None:
@@ -273,17 +307,23 @@ async def _answer(
             )
     seed = secrets.randbits(62) if asked.seed is None else asked.seed
     sampling = Sampling(most, asked.temperature, asked.top_p, asked.top_k, asked.min_p)
-    requests, answers = list[engine.Request](), list[Answer]()
+    requests, answers, count = list[engine.Request](), list[Answer](), served.candidates(asked)
     for number, (prompt, ids) in enumerate(prompts):
-        for i in range(asked.n):
+        for i in range(count):
             requests.append(engine.Request(tuple(ids), row_seed(seed, Task("api", str(number)), i), policy, sampling))
-            answers.append(Answer(len(answers), prompt, Words(tokens, prompt), asked.stop))
+            answers.append(Answer(len(answers), prompt, ids, Words(tokens, prompt), asked.stop))
     if len(requests) > served.worker.most:
         raise DataError(f"{len(requests)} answers are asked for at once, but {served.worker.most} may wait (--waiting); ask for fewer")
     written = Answered(asked, tokens, sum(len(ids) for _, ids in prompts))
     waiting = served.ask(requests)
+
+    async def given() -> list[Answer]:
+        best = await served.best(answers, count, asked.n)
+        await served.record(written, best)
+        return best
+
     if asked.stream:
-        return Stream(_lines(written, answers, waiting, partial(served.record, written, answers, requests)), waiting)
+        return Stream(_lines(written, answers, waiting, given, whole=count > asked.n), waiting)
     gone = asyncio.ensure_future(_gone(request))
     coming = asyncio.ensure_future(_all(answers, waiting))
     try:
@@ -295,8 +335,7 @@ async def _answer(
         gone.cancel()
         coming.cancel()
         waiting.close()
-    await served.record(written, answers, requests)
-    return JSONResponse(written.whole(answers))
+    return JSONResponse(written.whole(await given(), answers))
 
 
 async def _all(answers: Sequence[Answer], waiting: Waiting) -> None:
@@ -310,18 +349,23 @@ async def _gone(request: Request) -> None:
 
 
 async def _lines(
-    written: Answered, answers: Sequence[Answer], waiting: Waiting, record: Callable[[], Awaitable[None]]
+    written: Answered, drawn: Sequence[Answer], waiting: Waiting, given: Callable[[], Awaitable[list[Answer]]], whole: bool
 ) -> AsyncIterator[str]:
-    """The events of a stream."""
+    """The events of a stream; with `whole` each answer comes in one piece, after all are drawn and the best are known."""
     try:
-        for chunk in written.opening(answers):
+        for chunk in [] if whole else written.opening(drawn):
             yield _event(chunk)
-        async for answer, piece, words in waiting.pieces(answers):
-            if words or answer.finish or written.logprobs_wanted:
+        async for answer, piece, words in waiting.pieces(drawn):
+            if not whole and (words or answer.finish or written.logprobs_wanted):
                 yield _event(written.chunk(answer, piece, words))
-        await record()
+        answers = await given()
+        if whole:
+            for chunk in written.opening(answers):
+                yield _event(chunk)
+            for answer in answers:
+                yield _event(written.chunk(answer, Piece(answer.index, answer.tokens, answer.logprobs), answer.text))
         if written.usage_wanted:
-            yield _event(written.closing(answers))
+            yield _event(written.closing(drawn))
         yield "data: [DONE]\n\n"
     except RatherError as e:  # the status has been sent
         yield _event(_described(500, str(e)))
