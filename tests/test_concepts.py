@@ -101,7 +101,7 @@ def test_a_page_about_an_algorithm_has_all_its_parts(page: Path) -> None:
 
 
 def test_there_is_a_page_about_every_algorithm() -> None:
-    assert len(ALGORITHMS) == 8
+    assert len(ALGORITHMS) == 9
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)

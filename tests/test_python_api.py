@@ -358,7 +358,7 @@ T = Trajectory(Task("f", "1", "x"), "p", "y")
         (lambda m, p: rather.GRPO(m, ["x"], len, size=4), "^GRPO: the argument size is called group_size now"),
         (lambda m, p: rather.ZerothOrder(m, ["x"], len, size=4), "^ZerothOrder: the argument size is called components now"),
         (lambda m, p: rather.DPO(m, p, beta=-1), r"^DPO: beta: input should be greater than 0 \(got -1\)"),
-        (lambda m, p: rather.DPO(m, p, loss="hinge"), '^DPO: loss: take "dpo", .*, "orpo", or "module:name" of a function'),
+        (lambda m, p: rather.DPO(m, p, loss="slic"), '^DPO: loss: take "dpo", .*, "orpo", or "module:name" of a function'),
         (lambda m, p: rather.DPO(m, p, adapter=16), r"^adapter is 16; give rather.LoRA\(rank=16\)"),
         (lambda m, p: rather.DPO(m, p, adapter=rather.LoRA(rank=0)), "^LoRA: rank is 0; set it above 0"),
         (lambda m, p: rather.DPO("model", p), "^the policy is a str, not a model; rather.load reads one"),
