@@ -268,7 +268,7 @@ class Choice:
 def _flat(features: Raw, groups: tuple[int, ...]) -> Raw:
     """The raw features (..., F) of some groups."""
     rows = features if len(groups) == features.shape[-2] else features[..., list(groups), :]
-    return rows.reshape(*rows.shape[:-2], -1)
+    return rows.reshape(*rows.shape[:-2], rows.shape[-2] * rows.shape[-1])  # there may be none
 
 
 def chosen(features: Raw, answers: Answers, candidates: Sequence[tuple[int, ...]]) -> Choice:
