@@ -133,11 +133,7 @@ class TextSampler:
     """Draws answers from a policy with the policy's own weights."""
 
     def __init__(
-        self,
-        policy: LanguageModel,
-        sampling: engine.Sampling,
-        rows: int = 32,
-        progress: Callable[[int], None] = lambda n: None,
+        self, policy: LanguageModel, sampling: engine.Sampling, rows: int = 32, progress: Callable[[int], None] = lambda n: None
     ) -> None:
         self.policy, self.sampling, self.rows, self.progress = policy, sampling, rows, progress
 
