@@ -178,7 +178,7 @@ def nudge(bench: Bench) -> None:
     import rather
 
     z = tomllib.loads(Path("src/rather/data/examples/nudge.toml").read_text())["zeroth"]
-    own = {key: z[key] for key in ("directions", "side", "mu", "lr", "contrasts")}
+    own: dict[str, Any] = {key: z[key] for key in ("directions", "side", "mu", "lr", "contrasts")} | SAMPLING | {"temperature": 0.0}
     learner = rather.ZerothOrder(
         bench.model,
         bench.prompts,
@@ -187,7 +187,6 @@ def nudge(bench: Bench) -> None:
         seed=bench.seed,
         radius=0.095,
         **own,
-        **SAMPLING | {"temperature": 0.0},
     )
     left = list(bench.counts)
     for step, _ in enumerate(learner, 1):
