@@ -91,6 +91,6 @@ def test_what_is_said_of_one_alone_teaches_no_learner_of_comparisons(tiny: Path,
     from rather.data.transfer import import_comparisons
 
     import_comparisons(run.store, "tiny", tmp_path / "alone.jsonl")
-    with pytest.raises(TrainingError, match="labels of single answers are not comparisons"):
+    with pytest.raises(TrainingError, match="labels of single answers are learned from by kto alone"):
         run.train(0)
     run.store.close()

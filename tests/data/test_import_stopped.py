@@ -47,7 +47,8 @@ def begun(where: str, run: str, path: Path, last: int = -1) -> tuple[BaseProcess
     return process, ours.recv()
 
 
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [7, 1])
 def test_a_stopped_import_keeps_nothing_or_all(where: str, tmp_path: Path, step: int) -> None:
     path, store = tmp_path / "c.jsonl", Store(where)
     words = [f"answer {i % 1100}" for i in range(ROWS)]  # the last hundred stand there twice
