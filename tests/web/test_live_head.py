@@ -74,6 +74,7 @@ def answer(client: httpx.Client) -> None:
     assert sent.status_code == 200, sent.text
 
 
+@pytest.mark.slow
 def test_a_head_learns_with_every_answer_and_chooses_the_next_question(
     where: str, tiny: Path, tmp_path: Path, rather: Callable[..., Any]
 ) -> None:
