@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import common
+from cpu import processor
 from rather.core import Comparison
 from rather.data.forms import read_comparisons
 from rather.learners.head import learn
@@ -85,6 +86,19 @@ def quartiles(values: list[float], scale: float = 1.0) -> str:
     return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 
+def headlines(data: dict[str, Any]) -> None:
+    """The figures of HH that README and docs state."""
+    for count in (400, 1400):
+        low, middle, high = np.percentile(
+            [run["accuracy"] for key, run in data["runs"].items() if key.startswith(f"{count}/")], (25, 50, 75)
+        )
+        spread = [round(float(low), 3), round(float(high), 3)]
+        common.headline(f"hh_accuracy_{count}", round(float(middle), 3), spread, "share", "bench/pool.py FILE", "one thread")
+    low, middle, high = np.percentile(data["refit_ms"][str(MANY)], (25, 50, 75))
+    spread = [round(float(low)), round(float(high))]
+    common.headline(f"refit_ms_{MANY}", round(float(middle)), spread, "ms", "bench/pool.py FILE", processor())
+
+
 def main() -> None:
     """All splits that have not been run."""
     parser = argparse.ArgumentParser()
@@ -129,6 +143,8 @@ def main() -> None:
         print("\n".join(lines))
     else:
         common.publish(f"pool-{name}", data, lines, None)
+    if name == "hh-harmless-test" and not given.tune:
+        headlines(data)
 
 
 if __name__ == "__main__":
