@@ -95,8 +95,8 @@ def headlines(data: dict[str, Any]) -> None:
         spread = [round(float(low), 3), round(float(high), 3)]
         common.headline(f"hh_accuracy_{count}", round(float(middle), 3), spread, "share", "bench/pool.py FILE", "one thread")
     low, middle, high = np.percentile(data["refit_ms"][str(MANY)], (25, 50, 75))
-    spread = [round(float(low)), round(float(high))]
-    common.headline(f"refit_ms_{MANY}", round(float(middle)), spread, "ms", "bench/pool.py FILE", processor())
+    spread = [round(float(low), 1), round(float(high), 1)]
+    common.headline(f"refit_ms_{MANY}", round(float(middle), 1), spread, "ms", "bench/pool.py FILE", processor())
 
 
 def main() -> None:
