@@ -230,7 +230,9 @@ def table(runs: dict[str, list[dict[str, float]]]) -> Iterator[str]:
                 continue
             at = [[row["win_rate"] for rows in own for row in rows if row["labels"] == n] for n in COUNTS]
             enough = median(labels_to(rows) for rows in own)
-            cells = [quartiles(values) if values else "" for values in at] + ["never" if enough == float("inf") else f"{enough:.0f}"]
+            cells = [quartiles(values) if values else "" for values in at] + [
+                f"over {max(row['labels'] for rows in own for row in rows)}" if enough == float("inf") else f"{enough:.0f}"
+            ]
             worst, minutes = max(row["nats"] for rows in own for row in rows), median(rows[-1]["cpu_s"] for rows in own) / 60
             yield f"| {method} | {judge} | {len(own)} | {' | '.join(cells)} | {worst:.2f} | {minutes:.0f} |"
 
