@@ -91,7 +91,7 @@ class Bench:
 
 
 def offline_dpo(bench: Bench) -> None:
-    """DPO on answers of the base model, anew with each number of labels."""
+    """DPO on answers of the base model, from the start with each number of labels."""
     import rather
 
     data = bench.offline()
@@ -172,7 +172,7 @@ def head_grpo(bench: Bench, strategy: str = "random") -> None:
 
 
 def nudge(bench: Bench) -> None:
-    """Zeroth order along style directions, each answer about two sets of four answers; anew with each number of labels."""
+    """Zeroth order along style directions, each answer about two sets of four answers."""
     import tomllib
 
     import rather

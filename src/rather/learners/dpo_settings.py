@@ -1,6 +1,6 @@
 """The settings of DPO."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
@@ -22,7 +22,7 @@ def _loss(name: str) -> str:
 def _of(*losses: str) -> AfterValidator:
     """What these losses use alone: with another one it stays at its default. A function of scores uses what "dpo" does."""
 
-    def check(value: Any, info: ValidationInfo) -> Any:
+    def check(value: object, info: ValidationInfo) -> object:
         loss = info.data.get("loss", losses[0])  # one that is wrong has been refused
         known, default = loss if loss in LOSSES else "dpo", DPOSettings.model_fields[info.field_name or ""].default
         if known not in losses and value != default:
