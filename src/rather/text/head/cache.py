@@ -60,7 +60,6 @@ class Cache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(path, timeout=WAIT_S)) as connection:
-                connection.execute("pragma journal_mode = wal")
                 connection.execute(
                     "create table if not exists features (base text, answer blob, value blob, primary key (base, answer)) without rowid"
                 )
