@@ -7,6 +7,7 @@ from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 
 from rather.errors import TrainingError
+from rather.learners import head
 from rather.learners.head import RIDGES, Answers, Choice, Posterior, chosen, fit, learn, moderated
 
 
@@ -212,6 +213,42 @@ def test_features_are_standardized_by_labeled_trajectories() -> None:
     assert not choice.of(features)[..., 7].any()
     pairs = choice.of(features)
     assert choice.differences(features) == pytest.approx(pairs[:, 0] - pairs[:, 1], abs=1e-5)
+
+
+def many(n: int, seed: int = 0, inside: int = 600) -> tuple[np.ndarray, np.ndarray]:
+    """600 raw features (n, 2, 2, 300) that vary in so many directions, more and more, and preferences by one of those that vary most."""
+    chance = np.random.default_rng(seed)
+    directions = np.random.default_rng(0).standard_normal((inside, 600)) / 600**0.5
+    known = chance.standard_normal((n, 2, inside)) * np.linspace(0.1, 1, inside)
+    features = (known @ directions + 5).reshape(n, 2, 2, 300).astype(np.float32)
+    return features, (known[:, 0, -20:].sum(-1) > known[:, 1, -20:].sum(-1)).astype(np.float64)
+
+
+def test_principal_components_of_many_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = many(255)
+    assert learn(*few, ["me"] * 255, [(0, 1)]).choice.basis is None, "of 128 comparisons are too few sides"
+    choice = Choice.standardizing((0, 1), many(300)[0], 1.0)
+    assert choice.basis is not None
+    assert choice.basis.shape == (600, 512)
+    assert choice.basis.T @ choice.basis == pytest.approx(np.eye(512), abs=1e-4)
+    rows = ((many(300)[0].reshape(600, 600) - choice.center) * choice.scale).astype(np.float64)
+    values = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+    assert (choice.of(many(300)[0]).reshape(600, 512) ** 2).sum(0)[::-1] == pytest.approx(values[:512] ** 2, rel=1e-3)
+    pairs = choice.of(few[0])
+    assert choice.differences(few[0]) == pytest.approx(pairs[:, 0] - pairs[:, 1], abs=1e-5)
+    labels = many(600, 1, inside=100)
+    found = learn(*labels, ["me"] * 600, [(0, 1)])
+    assert found.posterior.w.shape == (100,), "there are not more directions"
+    begun = learn(labels[0][:590], labels[1][:590], ["me"] * 590, [(0, 1)])
+    assert learn(*labels, ["me"] * 600, [(0, 1)], begun, 590).posterior.w == pytest.approx(found.posterior.w, abs=1e-5)
+    monkeypatch.setattr(head, "COMPONENTS", 600)
+    whole, others = learn(*labels, ["me"] * 600, [(0, 1)]), many(50, 2, inside=100)[0]
+    assert whole.choice.basis is None
+    x, z = found.choice.of(others[:, 0]), found.choice.differences(others)
+    every, differences = whole.choice.of(others[:, 0]), whole.choice.differences(others)
+    assert found.posterior.probability(z) == pytest.approx(whole.posterior.probability(differences), abs=1e-3)
+    assert found.posterior.mean(x) == pytest.approx(whole.posterior.mean(every), abs=1e-3)
+    assert found.posterior.covariance(x) == pytest.approx(whole.posterior.covariance(every), abs=1e-3)
 
 
 def test_few_labels_choose_nothing() -> None:

@@ -103,9 +103,19 @@ def test_people_who_answer_while_it_waits(settings: list[str]) -> None:
     assert last(run)["step"] == first["step"] + 1
 
 
-def test_control_has_no_head() -> None:
-    with pytest.raises(ConfigError, match='^reward.kind = "head" reads states of a language model, and the run is about control'):
-        go(["control.env=Pendulum-v1", "reward.kind=head"])
+@pytest.mark.parametrize("name", ["kind", "start"])
+def test_control_has_no_head(name: str) -> None:
+    with pytest.raises(ConfigError, match=f'^reward.{name} = "head" reads states of a language model, and the run is about control'):
+        go(["control.env=Pendulum-v1", f"reward.{name}=head"])
+
+
+def test_a_reward_model_goes_on_from_a_head(settings: list[str]) -> None:
+    """In a run: the first step is already right more often than not, and what was read of the labels is kept."""
+    known = [*settings, "reward.kind=lora", "reward.start=head", "train.steps=1", "train.batch_size=64", "reward.held_out=0"]
+    run = go([*known, "run.name=from-head"])
+    run.loop()
+    assert run.metrics.read("train-reward-0")[0]["accuracy"] > 0.9
+    assert (Path(run.config.store).parent / "features.db").exists()
 
 
 def test_what_people_said_was_predicted_first_whenever_it_is_learned(settings: list[str], tmp_path: Path) -> None:

@@ -107,6 +107,32 @@ def test_scores_rewards_and_judgments_agree(base: TextPolicy) -> None:
     assert two[0, 0] == pytest.approx(head.features(ts[:2]).mean(0)), "a side of several trajectories is their mean"
 
 
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_reward_model_starts_as_a_head_on_the_last_token(base: TextPolicy, tmp_path: Path, members: int) -> None:
+    pairs = comparisons(40)
+    model = library.RewardModel(base, members).start_from_head(pairs, cache=tmp_path / "features.db")
+    head = RewardHead(base, members, layers=[states.depth(base)])
+    head.groups = (0,)
+    head.learn(pairs)
+    batch = model.collate([t for c in pairs for t in (*c.a, *c.b)])
+    ours, theirs = model.scores(batch), head.scores(batch)
+    torch.testing.assert_close(ours - ours[:, :1], theirs - theirs[:, :1], atol=1e-4, rtol=1e-3)
+    assert accuracy_of(model, pairs) > 0.9, "before a step"
+    assert accuracy_of(library.RewardModel(base, members), pairs) < 0.9
+    assert accuracy_of(model.fit(pairs, epochs=1, lr=1e-3), pairs) > 0.9
+    model.tail = [1]
+    with pytest.raises(ConfigError, match="has learned to score already"):
+        model.start_from_head(pairs)
+
+
+def accuracy_of(model: RewardModel, pairs: list[Comparison]) -> float:
+    """The share of the pairs that have a better side which are scored so."""
+    sure = [c for c in pairs if c.preference != 0.5]
+    with torch.no_grad():
+        a, b = model.scores(model.collate([t for side in ("a", "b") for c in sure for t in getattr(c, side)])).mean(0).view(2, -1)
+    return float(((a > b) == torch.tensor([c.preference > 0.5 for c in sure])).float().mean())  # type: ignore[operator]
+
+
 def test_members_are_drawn_from_the_posterior(base: TextPolicy) -> None:
     one, several = (RewardHead(base, k, layers=[2]).fit(comparisons(40)) for k in (1, 400))
     ts = [answer("aab"), answer("b")]

@@ -246,6 +246,9 @@ class Reward(RewardSettings):
     layers: list[int] = Field(
         default=[], description="head: numbers of blocks after which states are read; empty: half, three quarters and all of them."
     )
+    start: Literal["random", "head"] = Field(
+        default="random", description="lora: score at random at first, or as a reward head that reads the state of the last token (text)."
+    )
     members: int = Field(default=1, description="Members of the ensemble.", ge=1)
     held_out: float = Field(default=0.2, description="Share of questions kept back to measure accuracy and calibration.", ge=0, lt=1)
     epochs: Free[float | None] = Field(default=None, description="Times that every label is used; unset: train.epochs.", gt=0)

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any, Protocol, cast
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.optimize import brentq
 from scipy.special import expit, softmax
 
@@ -37,6 +37,8 @@ RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """The ridges that are tried: 1 / ridge is the prior variance of the score of an average trajectory."""
 FEW, ENOUGH = 16, 512
 """With fewer labels nothing is chosen; and by so many at most it is chosen."""
+COMPONENTS = 512
+"""How many principal components stand for more features than that, as soon as so many sides are labeled."""
 
 
 class Curvature:
@@ -236,8 +238,9 @@ def _length(answers: Answers, prior: Array, x: Array, scores: Array, direction: 
 class Choice:
     """Which groups of features count, what is taken off them and what they are multiplied with (F,), and the ridge.
 
-    Over the labeled trajectories features have mean 0 and variance 1 / F, so that a ridge says the same of many features as of few. It was
-    made by the `first` comparisons; `evidence` is theirs, in nats an answer, and NaN where they were too few.
+    Over the labeled trajectories features have mean 0 and variance 1 / F, so that a ridge says the same of many features as of few. Many are
+    replaced by their principal components, with orthonormal directions `basis` (F, D); the F of the rest of this file is D then. The choice
+    was made by the `first` comparisons; `evidence` is theirs, in nats an answer, and NaN where they were too few.
     """
 
     groups: tuple[int, ...]
@@ -246,23 +249,45 @@ class Choice:
     ridge: float
     first: int
     evidence: float = float("nan")
+    basis: Raw | None = None
 
     @classmethod
     def standardizing(cls, groups: tuple[int, ...], features: Raw, ridge: float) -> "Choice":
-        """The choice of these groups of raw features (n, 2, G, C) of labeled sides; a feature that is always the same says nothing."""
+        """The choice of these groups of raw features (n, 2, G, C) of labeled sides; a feature that is always the same says nothing.
+
+        Raises:
+            TrainingError: one of them is not finite.
+        """
         rows = _flat(features, groups).reshape(2 * len(features), -1).astype(np.float64)
         std = rows.std(0)
+        if not np.isfinite(std).all():
+            raise TrainingError("features of labeled answers are not finite; leave those answers out")
         scale = np.divide(len(std) ** -0.5, std, out=np.zeros_like(std), where=std > 1e-6 * np.abs(rows).max(0))
-        return cls(groups, rows.mean(0).astype(np.float32), scale.astype(np.float32), ridge, len(features))
+        basis = _components((rows - rows.mean(0)) * scale) if COMPONENTS < len(scale) and COMPONENTS <= len(rows) else None
+        return cls(groups, rows.mean(0).astype(np.float32), scale.astype(np.float32), ridge, len(features), basis=basis)
 
     def of(self, features: Raw) -> Array:
-        """Standardized features (..., F) of raw ones (..., G, C)."""
-        return ((_flat(features, self.groups) - self.center) * self.scale).astype(np.float64)
+        """What counts (..., F) of raw features (..., G, C), standardized."""
+        return self._kept((_flat(features, self.groups) - self.center) * self.scale)
 
     def differences(self, features: Raw) -> Array:
-        """Differences (n, F) of the standardized features of sides a and b, from raw ones (n, 2, G, C)."""
+        """Differences (n, F) of what counts of sides a and b, from raw features (n, 2, G, C)."""
         rows = _flat(features, self.groups)
-        return ((rows[:, 0] - rows[:, 1]) * self.scale).astype(np.float64)
+        return self._kept((rows[:, 0] - rows[:, 1]) * self.scale)
+
+    def raw(self, w: Array) -> Array:
+        """The weights (..., groups C) of raw features that score them as `w` (..., F) scores what counts of them, but for a constant."""
+        return (w if self.basis is None else w @ self.basis.T) * self.scale
+
+    def _kept(self, standardized: Raw) -> Array:
+        return (standardized if self.basis is None else standardized @ self.basis).astype(np.float64)
+
+
+def _components(rows: Array) -> Raw:
+    """The directions (F, D) in which rows (m, F) of mean 0 differ most, from their Gram matrix (Bishop 2006, sec. 12.1.4)."""
+    values, vectors = eigh(rows @ rows.T, subset_by_index=(len(rows) - COMPONENTS, len(rows) - 1), check_finite=False)
+    some = values > 1e-9 * values[-1]
+    return (rows.T @ (vectors[:, some] / np.sqrt(values[some]))).astype(np.float32)
 
 
 def _flat(features: Raw, groups: tuple[int, ...]) -> Raw:

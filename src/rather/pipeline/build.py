@@ -236,9 +236,13 @@ def _cores() -> int:
 
 def reward_head(config: Config, base: AnyPolicy) -> RewardHead:
     """A reward head on the base policy, with what it reads kept beside the store."""
-    r, store = config.reward, config.store
-    beside = config.folder if "://" in store else Path(store).parent
-    return RewardHead(base, r.members, config.run.seed, layers=r.layers or None, cache=beside / "features.db")
+    r = config.reward
+    return RewardHead(base, r.members, config.run.seed, layers=r.layers or None, cache=features(config))
+
+
+def features(config: Config) -> Path:
+    """The file beside the store in which states of labeled answers are kept."""
+    return (config.folder if "://" in config.store else Path(config.store).parent) / "features.db"
 
 
 def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) -> RewardModel | RewardHead:

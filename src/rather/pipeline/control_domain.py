@@ -44,8 +44,10 @@ class ControlDomain:
     drawing: subprocess.Popen[bytes] | None = None
 
     def __init__(self, config: Config, console: Console) -> None:
-        if config.reward.kind == "head":
-            raise ConfigError('reward.kind = "head" reads states of a language model, and the run is about control; leave it at "lora"')
+        for name, plain in (("kind", "lora"), ("start", "random")):
+            if getattr(config.reward, name) == "head":
+                what = "reads states of a language model, and the run is about control"
+                raise ConfigError(f'reward.{name} = "head" {what}; leave it at "{plain}"')
         if (strategy := config.query.strategy) in ("double_thompson", "information_directed"):
             what = "looks for the best answer to one prompt, and the run is about control"
             raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')

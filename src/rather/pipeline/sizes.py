@@ -139,8 +139,8 @@ class Sizes:
         tables = 0 if s.is_gpt2 else n * 2 * len(s.ropes) * (s.rotary_width or s.head_width) * self.compute
         casts = sum(layer.weight.numel() for layer in self.linears) * self.compute if self._casts else 0
         last = predicted * s.width * self.compute
-        if checkpointing:
-            return layers * n * s.width * self.compute + block + tables + casts / s.layers + last
+        if checkpointing:  # a block is computed again for its backward pass, whose gradients are there beside it
+            return layers * n * s.width * self.compute + block + self.passing(of) + tables + casts / s.layers + last
         first = 0 if self.full or not s.before else n * (s.width * (4 if s.is_gpt2 else self.compute) + 4)
         return layers * block - first - (n - predicted) * mlp + tables + casts + last
 

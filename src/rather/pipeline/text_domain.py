@@ -259,6 +259,8 @@ class TextDomain:
                 base = self.base_policy if c.model.train == "lora" else build.base_policy(c)
                 trained, parameters = build.trained_policy(c, base, "reward")
                 model = TextReward(trained, c.reward.members, c.run.seed, parameters=parameters)
+                if c.reward.start == "head":
+                    model.start_from_head(comparisons, temperatures=c.reward.temperatures, cache=build.features(c))
                 own = {key: getattr(c.reward, key) for key in RewardSettings.model_fields}
                 return Reward(model, comparisons, model.trained, **how, **own)
             case "sft":

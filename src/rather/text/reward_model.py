@@ -24,6 +24,8 @@ from rather.learners.train import Callback
 from rather.scale import ranks
 from rather.text import load as files
 from rather.text.files import scored
+from rather.text.head import states
+from rather.text.head.model import RewardHead
 from rather.text.language_model import LanguageModel
 from rather.text.open import load, load_adapter
 from rather.text.policy import Begun, TextPolicy
@@ -79,6 +81,24 @@ class RewardModel(nn.Module):
         """`rewards`, and what `reference.look` gives; the blocks that the two have in common see the batch once."""
         begun = self.body.begin(batch, reference) if isinstance(self.body, TextPolicy) and isinstance(reference, TextPolicy) else ()
         return self.rewards(batch, *begun), *reference.look(batch, *begun)
+
+    @torch.no_grad()
+    def start_from_head(self, comparisons: Sequence[Comparison], *, temperatures: bool = True, cache: Path | str | None = None) -> Self:
+        """Score as a `RewardHead` does that learns from these comparisons and reads the state of the last token alone, after all blocks.
+
+        `fit` goes on from there. Each of several members is a draw from its posterior.
+
+        Raises:
+            TrainingError: there are no comparisons, or states that are not finite.
+            ConfigError: the model scores what its template writes after an answer, as one from `published` does.
+        """
+        if self.tail:
+            raise ConfigError("this reward model has learned to score already; start from a reward head on a language model")
+        head = RewardHead(self.body, layers=[states.depth(self.body)], cache=cache)
+        head.groups = (states.POOLINGS.index("last"),)
+        learned = head.learn(comparisons, temperatures)
+        self.heads.copy_(torch.from_numpy(learned.choice.raw(learned.members(self.members, self.seed))))
+        return self
 
     def fit(
         self,

@@ -239,6 +239,7 @@ class RewardHead:
             "w": p.w, "log_temperatures": p.log_temperatures, "center": c.center, "scale": c.scale,
             "z": p.answers.z.astype(np.float32), "preference": p.answers.preference, "judge": p.answers.judge,
         }  # fmt: skip
+        numbers |= {} if c.basis is None else {"basis": c.basis}
         evidence = None if np.isnan(c.evidence) else c.evidence
         facts = {
             "base": states.name(self.body), "digest": states.digest(self.body, self.layers), "dtype": states.dtype(self.body),
@@ -262,7 +263,8 @@ class RewardHead:
             raise ModelError(f"the reward head in {folder} is of another model than this one; give {facts['base']!r} as it was then")
         answers = Answers(numbers["z"].astype(np.float64), numbers["preference"], numbers["judge"], len(facts["judges"]))
         evidence = float("nan") if facts["evidence"] is None else facts["evidence"]
-        choice = Choice(tuple(facts["groups"]), numbers["center"], numbers["scale"], facts["ridge"], facts["first"], evidence)
+        center, scale, basis = (numbers.get(name) for name in ("center", "scale", "basis"))
+        choice = Choice(tuple(facts["groups"]), center, scale, facts["ridge"], facts["first"], evidence, basis)
         w, temperatures = numbers["w"], numbers["log_temperatures"]
         self.said = []
         self.known = Learned(choice, Posterior(answers, choice.ridge, w, temperatures), tuple(facts["judges"]))
