@@ -154,6 +154,35 @@ def test_score_says_how_often_the_preferred_side_is_ahead(tmp_path: Path, scorer
             assert row["margin"] == pytest.approx((2 * given["preference"] - 1) * (row["score_a"] - row["score_b"]))
 
 
+def test_scores_are_kept_and_gone_on_with(tmp_path: Path, scorer: RewardModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures are those of all rows, and no other reward model goes on with the file."""
+    texts = ["x", "yz", "hello", "abc", "q"]
+    data = [{"prompt": "ab", "chosen": a, "rejected": b} for a in texts for b in texts if a != b]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
+    source, target = str(tmp_path / "pairs.jsonl"), tmp_path / "out.jsonl"
+    monkeypatch.setattr(files, "AT_ONCE", 3)
+    asked, done = list[list[str]](), list[int]()
+
+    class Stopping:
+        def score(self, prompt: str, answers: list[str]) -> list[float]:
+            asked.append(answers)
+            if len(asked) == 8:
+                raise KeyboardInterrupt
+            return scorer.score(prompt, answers)
+
+    with pytest.raises(KeyboardInterrupt):
+        files.score(Stopping(), "one", source, target, done.append)  # type: ignore[arg-type]
+    assert not target.exists()
+    assert sum(done) == 6
+    with pytest.raises(DataError, match="was begun with other rows or settings"):
+        files.score(scorer, "another", source, target, done.append)
+    done.clear()
+    found, whole = files.score(Stopping(), "one", source, target, done.append), files.score(scorer, "one", source, None, lambda n: None)  # type: ignore[arg-type]
+    assert (sum(done), len(asked)) == (len(data), 8 + len(data) - 6)
+    assert found == whole
+    assert len(rows(target)) == len(data)
+
+
 @pytest.mark.parametrize(
     ("row", "columns"),
     [

@@ -65,7 +65,7 @@ def test_a_head_scores_files_and_is_not_merged(settings: list[str], tmp_path: Pa
     (tmp_path / "answers.jsonl").write_text('{"prompt": "question 1?", "a": "ab", "b": "b", "preference": 1}\n')
     found = trained(str(folder), [], "", None, "auto", Console(quiet=True))  # type: ignore[arg-type]
     assert isinstance(found.model, RewardHead)
-    assert files.score(found.model, str(tmp_path / "answers.jsonl"), None, lambda n: None).count == 1
+    assert files.score(found.model, "head", str(tmp_path / "answers.jsonl"), None, lambda n: None).count == 1
     with pytest.raises(ModelError, match="a reward head cannot be merged"):
         merge(found, tmp_path / "merged", "float32")
     (judge,) = go(settings, "judge.kind=model", f"judge.checkpoint={folder}").judges

@@ -192,6 +192,8 @@ def test_phases_hold_what_learners_need(tiny: Path) -> None:
     paid = parts("grpo", train={"reward": "model"}, judge={"checkpoint": str(tiny)})
     assert paid["sampling"]["reward model"] == own.weights, "one of its own"
     assert parts("reward")["training"].keys() == dpo["training"].keys() - {"logits"}
+    head = parts("reward", reward={"kind": "head"})
+    assert head["training"].keys() == {"process", "weights", "weights laid out for sampling", "activations"}, "no adapter and no gradient"
     assert "scoring" in dpo
     assert "scoring" not in parts("dpo", dpo={"loss": "simpo"}), "there is no reference"
     assert "scoring" not in parts("sft")

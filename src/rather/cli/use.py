@@ -292,7 +292,10 @@ def score(
     target: Annotated[Path | None, typer.Argument(help="A new file for the rows with their scores; without it: the figures alone.")] = None,
     dtype: DType = "auto",
 ) -> None:
-    """Score answers by a reward model, and say how often it prefers what was preferred."""
+    """Score answers by a reward model, and say how often it prefers what was preferred.
+
+    What is done of a file is kept: the same command goes on from there.
+    """
     from rather.data import continued
     from rather.data.readers import read_rows
     from rather.learners.progress import progress
@@ -302,9 +305,9 @@ def score(
     if target is not None:
         continued.check(target)
     total = sum(1 for _ in read_rows(data))
-    found, _ = reward(reward_model, dtype, console)
+    found, digits = reward(reward_model, dtype, console)
     with progress(console, "scoring", total) as advance:
-        scored = files.score(found, data, target, advance)
+        scored = files.score(found, f"{digits} {dtype}", data, target, advance)
     where = "" if target is None else f" in {target}"
     console.print(f"{scored.count} scored{where}", highlight=False, markup=False)
     if scored.accuracy.count:

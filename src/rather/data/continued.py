@@ -14,11 +14,19 @@ Work = Callable[[Sequence[tuple[int, Row]]], list[list[Row]]]
 """Makes of some rows, with their numbers, the rows that each becomes."""
 
 
-def write(target: Path, about: object, rows: Sequence[Row], work: Work, size: int, advance: Callable[[int], None]) -> int:
+def write(
+    target: Path,
+    about: object,
+    rows: Sequence[Row],
+    work: Work,
+    size: int,
+    advance: Callable[[int], None],
+    made: Callable[[Row], None] | None = None,
+) -> int:
     """Write what `work` makes of `rows`, `size` at a time, to a new file; returns how many rows that are.
 
     What is done stands in a hidden file beside it until all of it is. It is taken up again if rows and `about`, the settings that matter,
-    are the same. `advance` gets how many rows are done since the last call.
+    are the same. `advance` gets how many rows are done since the last call, and `made` at the end each row that was made, then or before.
 
     Raises:
         DataError: the file is there already, has a name that says no format, was begun with other rows or settings, or is being written.
@@ -36,10 +44,12 @@ def write(target: Path, about: object, rows: Sequence[Row], work: Work, size: in
         advance(done)
         for start in range(done, len(rows), size):
             some = [(i, rows[i]) for i in range(start, min(start + size, len(rows)))]
-            file.writelines(json.dumps(made) + "\n" for made in work(some))
+            file.writelines(json.dumps(each) + "\n" for each in work(some))
             file.flush()
             advance(len(some))
-        count = write_rows(target, (row for made in _lines(part) for row in made))
+        count = write_rows(target, (row for each in _lines(part) for row in each))
+        for row in (row for each in _lines(part) for row in each) if made else ():
+            made(row)
         part.unlink()
     return count
 

@@ -238,8 +238,8 @@ def _length(answers: Answers, prior: Array, x: Array, scores: Array, direction: 
 class Choice:
     """Which groups of features count, what is taken off them and what they are multiplied with (F,), and the ridge.
 
-    Over the labeled trajectories features have mean 0 and variance 1 / F, so that a ridge says the same of many features as of few. Many are
-    replaced by their principal components, with orthonormal directions `basis` (F, D); the F of the rest of this file is D then. The choice
+    Over the labeled trajectories features have mean 0 and variance 1 / F, so that a ridge says the same of many features as of few. Many
+    are replaced by their principal components, in the orthonormal directions `basis` (F, D); what counts is D features then. The choice
     was made by the `first` comparisons; `evidence` is theirs, in nats an answer, and NaN where they were too few.
     """
 
@@ -263,7 +263,7 @@ class Choice:
         if not np.isfinite(std).all():
             raise TrainingError("features of labeled answers are not finite; leave those answers out")
         scale = np.divide(len(std) ** -0.5, std, out=np.zeros_like(std), where=std > 1e-6 * np.abs(rows).max(0))
-        basis = _components((rows - rows.mean(0)) * scale) if COMPONENTS < len(scale) and COMPONENTS <= len(rows) else None
+        basis = _components((rows - rows.mean(0)) * scale) if min(len(scale) - 1, len(rows)) >= COMPONENTS else None
         return cls(groups, rows.mean(0).astype(np.float32), scale.astype(np.float32), ridge, len(features), basis=basis)
 
     def of(self, features: Raw) -> Array:

@@ -9,7 +9,6 @@ from rather.core import Rate, Trajectory
 from rather.data import continued, rows
 from rather.data.messages import read_answer
 from rather.data.readers import Row, read_rows
-from rather.data.writers import write_rows
 from rather.errors import DataError, TrainingError
 from rather.judges.best_of import BestOf
 from rather.learners.rates import rate
@@ -69,32 +68,45 @@ class Scored:
     margin: float
 
 
-def score(model: RewardModel | RewardHead, source: str, target: Path | None, advance: Callable[[int], None]) -> Scored:
+def score(model: RewardModel | RewardHead, name: str, source: str, target: Path | None, advance: Callable[[int], None]) -> Scored:
     """Score both sides of each comparison in a file, or the answer in each row.
 
     They are written to `target`, if there is one: with a `score`, or with `score_a`, `score_b`, and where there is a preference with the
-    `margin` of the preferred side over the other one. Ties do not count for the accuracy.
+    `margin` of the preferred side over the other one. Ties do not count for the accuracy. `name` says which model it is, so that two do not
+    write one file.
 
     Raises:
-        DataError: a row is of no form that is known, or an answer is too long for the model.
+        DataError: see `data.continued.write`; a row is of no form that is known, or an answer is too long for the model.
         TrainingError: a score is not finite.
     """
-    made = list[Row]()
-    for row, answers, preference in _answers(source):
-        scores = model.score(row["prompt"], answers)
-        if not all(map(math.isfinite, scores)):
-            raise TrainingError(f"the scores of row {len(made) + 1} of {source} are {scores}; the reward model is broken, train it again")
-        if len(scores) == 1:
-            made.append(row | {"score": scores[0]})
-        else:
-            sign = 0.0 if preference is None else math.copysign(preference != 0.5, preference - 0.5)
-            margin = {"margin": sign * (scores[0] - scores[1])} if sign else {}
-            made.append(row | {"score_a": scores[0], "score_b": scores[1]} | margin)
-        advance(1)
-    if target is not None:
-        write_rows(target, made)
-    margins = [row["margin"] for row in made if "margin" in row]
-    return Scored(len(made), rate([float(m > 0) for m in margins]), sum(margins) / max(len(margins), 1))
+    asked, found = list(_answers(source)), list[Row]()
+
+    def scored(some: Sequence[tuple[int, Row]]) -> list[list[Row]]:
+        made = list[list[Row]]()
+        for i, row in some:
+            _, answers, preference = asked[i]
+            scores = model.score(row["prompt"], answers)
+            if not all(map(math.isfinite, scores)):
+                raise TrainingError(f"the scores of row {i + 1} of {source} are {scores}; the reward model is broken, train it again")
+            made.append([row | _columns(scores, preference)])
+            advance(1 if target is None else 0)
+        return made
+
+    known = [row for row, _, _ in asked]
+    if target is None:
+        found = [row for made in scored([*enumerate(known)]) for row in made]
+    else:
+        continued.write(target, ["score", name], known, scored, AT_ONCE, advance, found.append)
+    margins = [row["margin"] for row in found if "margin" in row]
+    return Scored(len(found), rate([float(m > 0) for m in margins]), sum(margins) / max(len(margins), 1))
+
+
+def _columns(scores: Sequence[float], preference: float | None) -> Row:
+    """What is said of the one or two answers of a row."""
+    if len(scores) == 1:
+        return {"score": scores[0]}
+    sign = 0.0 if preference is None else math.copysign(preference != 0.5, preference - 0.5)
+    return {"score_a": scores[0], "score_b": scores[1]} | ({"margin": sign * (scores[0] - scores[1])} if sign else {})
 
 
 def _answers(source: str) -> Iterator[tuple[Row, list[str], float | None]]:

@@ -184,8 +184,10 @@ class _Work:
 
     @cached_property
     def lora(self) -> float:
-        """A new adapter, or the copy of the one that the run starts with."""
+        """A new adapter, or the copy of the one that the run starts with; a reward head needs none."""
         m = self.config.model
+        if build.is_head(self.config, self.config.train.learner) and not self.rank:
+            return 0
         return 0 if self.sizes.full else self.sizes.adapter(self.rank, 0) if self.rank else self.sizes.adapter(m.rank, m.blocks)
 
     @property
@@ -201,7 +203,7 @@ class _Work:
         if self.path.is_file() and not gpu:
             process[MAPPED] = float(self.path.stat().st_size)
         models = (3 if self.scored else 2) if s.full else 1
-        adapters = self.lora * (2 if self.scored else 1) + (self.lora if self.rank else 0)
+        adapters = self.lora * (2 if self.scored and c.reward.kind == "lora" else 1) + (self.lora if self.rank else 0)
         held = (
             process
             | {"weights": float(s.weights * models)}
@@ -221,7 +223,9 @@ class _Work:
             held = held | copies
         for some in self._scoring():
             yield Phase("scoring", held | moments | some)
-        if c.train.learner != "zeroth":
+        if build.is_head(c, c.train.learner):
+            yield Phase("training", held | self._reading())
+        elif c.train.learner != "zeroth":
             yield Phase("training", held | {"gradient": self.trained, "AdamW": 2 * self.trained} | self._training())
             if not gpu:
                 yield Phase("saving", held | {"AdamW": 2 * self.trained, "copies being written": 2 * self.trained})
@@ -259,6 +263,11 @@ class _Work:
             of = self._together(WITHOUT_GRADIENT * self.config.train.micro_batch_tokens, self.config.ppo.rollout_batch_size)
             passing, logits = self.sizes.passing(of), self.sizes.logits(of.answers * of.answer)
             yield {"activations": passing} if passing > logits else {"logits": logits}
+
+    def _reading(self) -> dict[str, float]:
+        """States of labeled answers for a reward head: nothing is kept for backward, and what is learned is small."""
+        of = self._together(WITHOUT_GRADIENT * self.config.train.micro_batch_tokens, self.config.train.batch_size)
+        return {"activations": self.sizes.passing(of)}
 
     def _training(self) -> dict[str, float]:
         """A part of a step: what is kept for backward, and what passes through beside it."""
