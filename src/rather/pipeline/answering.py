@@ -67,7 +67,7 @@ class Answering:
         """
         if (j := self.config.judge).kind == "terminal":
             rules = guidelines.read(j.guidelines)
-            return people.ask(self.store, self.run, j.name, purpose, j.instruction, self.console, rules, j.criteria)
+            return people.ask(self.store, self.run, j.name, purpose, build.instruction(self.config), self.console, rules, j.criteria)
         return self._judge(purpose)
 
     @exclusive  # or the same judges would be asked the same questions twice

@@ -40,6 +40,9 @@ from rather.zeroth.spaces import text as spaces
 
 AnyPolicy = TextPolicy | ForeignPolicy
 
+ALONE = "Is this answer good: helpful, correct and clear? And of two, which is better?"
+"""What people are asked by default where each question is one answer, but for those of an evaluation."""
+
 
 def dated(config: Config) -> Config:
     """The settings with the day on which the run began, unless they name one: the same whenever the run goes on.
@@ -304,6 +307,12 @@ def purposes(name: str) -> tuple[str, ...]:
 def purpose(config: Config) -> str:
     """The purpose of the questions that the run asks: of query.answers = 1 answers alone."""
     return "unpaired" if config.query.answers == 1 and not config.control.env else "train"
+
+
+def instruction(config: Config) -> str:
+    """The question that people are asked; where each sees one answer and nothing else is set, whether it is good."""
+    judge = config.judge
+    return ALONE if purpose(config) == "unpaired" and judge.instruction == type(judge)().instruction else judge.instruction
 
 
 def check_alone(config: Config) -> None:
