@@ -165,6 +165,15 @@ def test_the_store_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_a_run_starts_without_what_few_need() -> None:
+    """Parquet, the linear algebra of a reward head: 50 MB that the labelling page does without."""
+    import subprocess
+    import sys
+
+    code = "import sys, rather.pipeline.run, rather.web.serve; print({'pyarrow', 'scipy.optimize', 'transformers'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
 def test_import_export_and_status_work_without_torch(tmp_path: Path) -> None:
     import subprocess
     import sys

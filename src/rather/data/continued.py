@@ -48,8 +48,9 @@ def write(
             file.flush()
             advance(len(some))
         count = write_rows(target, (row for each in _lines(part) for row in each))
-        for row in (row for each in _lines(part) for row in each) if made else ():
-            made(row)
+        if made is not None:
+            for row in (row for each in _lines(part) for row in each):
+                made(row)
         part.unlink()
     return count
 

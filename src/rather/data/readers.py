@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rather.data import cells, columns, hub
+from rather.data import cells, hub
 from rather.errors import DataError
 
 READABLE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -59,6 +59,8 @@ def _read(path: Path) -> Rows:
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     if form == ".parquet":
+        from rather.data import columns  # here, since most processes do without the 30 MB of pyarrow
+
         yield from columns.read_parquet(path)
         return
     with _opened(path) as file:

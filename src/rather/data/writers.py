@@ -4,14 +4,14 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from rather.data import cells
-from rather.data.columns import BATCH, Columns
 from rather.errors import DataError
 from rather.store.counting import parts
+
+if TYPE_CHECKING:
+    from rather.data.columns import Columns
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 
@@ -29,17 +29,22 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
         raise DataError(f"{path} is none of {', '.join(FORMATS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     lines, whole = (path.with_name(f".{path.name}.{end}") for end in ("rows", "tmp"))
-    columns, count, encode = Columns(), 0, json.JSONEncoder(ensure_ascii=False).encode
+    names, columns, count, encode = dict[str, None](), None, 0, json.JSONEncoder(ensure_ascii=False).encode
+    if form == ".parquet":
+        from rather.data.columns import Columns  # here, since most processes do without the 30 MB of pyarrow
+
+        columns = Columns()
     try:
         with lines.open("w", encoding="utf-8", newline="\n") as file:
             for row in rows:
                 file.write(encode(row) + "\n")
-                if form != ".jsonl":
+                names |= dict.fromkeys(row)
+                if columns is not None:
                     columns.look(row)
                 count += 1
         if form == ".csv":
-            _write_csv(whole, list(columns.kinds), _read(lines))
-        elif form == ".parquet":
+            _write_csv(whole, list(names), _read(lines))
+        elif columns is not None:
             _write_parquet(whole, columns, _read(lines))
         (lines if form == ".jsonl" else whole).replace(path)
     finally:
@@ -60,7 +65,11 @@ def _write_csv(path: Path, names: list[str], rows: Iterable[dict[str, Any]]) -> 
         writer.writerows([*(cells.cell(row.get(name)) for name in names), cells.VERSION] for row in rows)
 
 
-def _write_parquet(path: Path, columns: Columns, rows: Iterable[dict[str, Any]]) -> None:
+def _write_parquet(path: Path, columns: "Columns", rows: Iterable[dict[str, Any]]) -> None:
+    import pyarrow.parquet as pq
+
+    from rather.data.columns import BATCH
+
     schema = columns.schema()
     with pq.ParquetWriter(path, schema) as writer:
         for some in parts(rows, BATCH):

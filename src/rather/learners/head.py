@@ -19,9 +19,7 @@ from functools import cached_property
 from typing import Any, Protocol, cast
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, eigh
-from scipy.optimize import brentq
-from scipy.special import expit, softmax
+import scipy  # whose parts are loaded when they are first used: 40 MB that the labelling page does without
 
 from rather.errors import TrainingError
 
@@ -54,7 +52,7 @@ class Curvature:
         scaled = rows / np.sqrt(prior) if self.dual else rows
         inner = scaled @ scaled.T if self.dual else scaled.T @ scaled
         inner[np.diag_indices_from(inner)] += 1.0 if self.dual else prior
-        self.factor: tuple[Array, bool] = cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)
+        self.factor: tuple[Array, bool] = scipy.linalg.cho_factor(inner, lower=True, overwrite_a=True, check_finite=False)
 
     @property
     def gain(self) -> float:
@@ -65,9 +63,9 @@ class Curvature:
     def solve(self, x: Array) -> Array:
         """H^-1 x, for each row of x (..., F)."""
         if not self.dual:
-            return cho_solve(self.factor, x.T, check_finite=False).T
+            return scipy.linalg.cho_solve(self.factor, x.T, check_finite=False).T
         own = x / self.prior
-        return own - cho_solve(self.factor, self.rows @ own.T, check_finite=False).T @ self.rows / self.prior
+        return own - scipy.linalg.cho_solve(self.factor, self.rows @ own.T, check_finite=False).T @ self.rows / self.prior
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Answers:
 
     def trust(self, log_temperatures: Array) -> Array:
         """Inverse temperatures (J,), of mean 1, since scores have no scale."""
-        return self.judges * softmax(-log_temperatures)
+        return self.judges * scipy.special.softmax(-log_temperatures)
 
     def loss(self, scores: Array, log_temperatures: Array) -> float:
         """The cross-entropy, in nats, of all answers, whose sides' scores differ by `scores` (n,)."""
@@ -92,7 +90,7 @@ class Answers:
         """The gradient of `loss` by the scores (n,) and by the logarithms of the temperatures (J,)."""
         trust = self.trust(log_temperatures)
         logits = trust[self.judge] * scores
-        error = expit(logits) - self.preference
+        error = scipy.special.expit(logits) - self.preference
         each = np.bincount(self.judge, error * logits, self.judges)
         return trust[self.judge] * error, trust / self.judges * each.sum() - each
 
@@ -103,7 +101,7 @@ class Answers:
         """
         trust = self.trust(log_temperatures)
         logits = trust[self.judge] * scores
-        p = expit(logits)
+        p = scipy.special.expit(logits)
         by_temperatures = -scores[:, None] * (np.eye(self.judges)[self.judge] - trust / self.judges)
         d = trust[self.judge] * np.sqrt(p * (1 - p))
         return Curvature(d[:, None] * np.concatenate([self.z, by_temperatures], 1), prior)
@@ -177,7 +175,7 @@ def log_odds(mean: Array, variance: Array) -> Array:
 
 def moderated(mean: Array, variance: Array) -> Array:
     """The mean of sigmoid(s) for s ~ N(mean, variance), nearly: sigmoid(mean / (1 + pi variance / 8)^1/2) (MacKay 1992, eq. 10)."""
-    return expit(log_odds(mean, variance))
+    return scipy.special.expit(log_odds(mean, variance))
 
 
 def fit(answers: Answers, ridge: float, start: Posterior | None = None) -> Posterior:
@@ -231,7 +229,7 @@ def _length(answers: Answers, prior: Array, x: Array, scores: Array, direction: 
     end = 1.0
     while rise(end) < 0:
         end *= 2
-    return cast(float, brentq(rise, 0.0, end, xtol=1e-12))
+    return cast(float, scipy.optimize.brentq(rise, 0.0, end, xtol=1e-12))
 
 
 @dataclass(frozen=True)
@@ -285,7 +283,7 @@ class Choice:
 
 def _components(rows: Array) -> Raw:
     """The directions (F, D) in which rows (m, F) of mean 0 differ most, from their Gram matrix (Bishop 2006, sec. 12.1.4)."""
-    values, vectors = eigh(rows @ rows.T, subset_by_index=(len(rows) - COMPONENTS, len(rows) - 1), check_finite=False)
+    values, vectors = scipy.linalg.eigh(rows @ rows.T, subset_by_index=(len(rows) - COMPONENTS, len(rows) - 1), check_finite=False)
     some = values > 1e-9 * values[-1]
     return (rows.T @ (vectors[:, some] / np.sqrt(values[some]))).astype(np.float32)
 

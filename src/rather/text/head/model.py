@@ -263,8 +263,8 @@ class RewardHead:
             raise ModelError(f"the reward head in {folder} is of another model than this one; give {facts['base']!r} as it was then")
         answers = Answers(numbers["z"].astype(np.float64), numbers["preference"], numbers["judge"], len(facts["judges"]))
         evidence = float("nan") if facts["evidence"] is None else facts["evidence"]
-        center, scale, basis = (numbers.get(name) for name in ("center", "scale", "basis"))
-        choice = Choice(tuple(facts["groups"]), center, scale, facts["ridge"], facts["first"], evidence, basis)
+        scaled = numbers["center"], numbers["scale"], facts["ridge"], facts["first"]
+        choice = Choice(tuple(facts["groups"]), *scaled, evidence, numbers.get("basis"))
         w, temperatures = numbers["w"], numbers["log_temperatures"]
         self.said = []
         self.known = Learned(choice, Posterior(answers, choice.ridge, w, temperatures), tuple(facts["judges"]))
