@@ -38,8 +38,8 @@ PEERS = {
     "ppo": ("default", "bfloat16", "float32"),
 }
 
-KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-"""What `load.keep_freed_memory` does for us: the peers get it, too, but for TRL's default, which is measured as it comes."""
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""What `keep_freed_memory` does for us: the peers get it, too, but for TRL's default, which is measured as it comes."""
 
 
 def prepare() -> None:

@@ -52,10 +52,11 @@ BEFORE = """
 import sys
 from pathlib import Path
 import rather.pipeline.text_domain, rather.pipeline.run, rather.cli.app
+from rather.kernels.memory import keep_freed_memory
 from rather.text import load
 from rather.text.tokens import Tokens
 from common import peak_gib
-load.keep_freed_memory()
+keep_freed_memory()
 Tokens.load(load.locate(sys.argv[1]))
 print(peak_gib())
 """

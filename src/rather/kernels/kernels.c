@@ -360,6 +360,13 @@ static inline __attribute__((always_inline)) void blocks_of_one_row(const int bi
     vector total[VECTORS] = {0};
     __m512i numbers[2];
     if (bits < 8) look_up(bits, least(w), numbers);
+#ifdef __AVX512VBMI__ /* numbers in 8 bits are brought to the highest byte of a word each, and so are 2^24 times as large until they are scaled */
+    const float larger = bits == 8 ? 0x1p24f : 1;
+    const __m512i places = _mm512_slli_epi32(_mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0), 24);
+    const __m512i beside = _mm512_add_epi32(places, _mm512_set1_epi32(1 << 24));
+#else
+    const float larger = 1;
+#endif
     block *= PAIRS / each;
     for (int64_t b = 0; b < blocks; b++, x += INPUTS, from += HALF / 4 * bits) {
         __m512 even[VECTORS], odd[VECTORS], first, second;
@@ -372,9 +379,16 @@ static inline __attribute__((always_inline)) void blocks_of_one_row(const int bi
             for (int j = 0; j < VECTORS; j++) {
                 const int i = 2 * (k * COLUMNS + j * LANES);
                 if (bits == 8) {
-                    __m512i pair = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(from + i)));
+                    __m256i held = _mm256_loadu_si256((const __m256i *)(from + i));
+#ifdef __AVX512VBMI__
+                    __m512i pairs = _mm512_castsi256_si512(held);
+                    first = _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(0x8888888888888888, places, pairs));
+                    second = _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(0x8888888888888888, beside, pairs));
+#else
+                    __m512i pair = _mm512_cvtepi16_epi32(held);
                     first = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(pair, 24), 24));
                     second = _mm512_cvtepi32_ps(_mm512_srai_epi32(pair, 8));
+#endif
                 } else {
                     __m512i pair = looked_up(bits, from, i, numbers);
                     first = (__m512)_mm512_slli_epi32(pair, 16);
@@ -387,7 +401,7 @@ static inline __attribute__((always_inline)) void blocks_of_one_row(const int bi
             if ((k + 1) % each) continue;
 #pragma GCC unroll 3
             for (int j = 0; j < VECTORS; j++) {
-                total[j] = fused(total[j], halves(w->scales + block * COLUMNS + j * LANES), (vector)(even[j] + odd[j]));
+                total[j] = fused(total[j], halves(w->scales + block * COLUMNS + j * LANES) / larger, (vector)(even[j] + odd[j]));
                 if (w->minima) total[j] = fused(total[j], halves(w->minima + block * COLUMNS + j * LANES), *totals - (vector){0});
             }
             block++, totals++;

@@ -273,10 +273,6 @@ class Choice:
         rows = _flat(features, self.groups)
         return self._kept((rows[:, 0] - rows[:, 1]) * self.scale)
 
-    def raw(self, w: Array) -> Array:
-        """The weights (..., groups C) of raw features that score them as `w` (..., F) scores what counts of them, but for a constant."""
-        return (w if self.basis is None else w @ self.basis.T) * self.scale
-
     def _kept(self, standardized: Raw) -> Array:
         return (standardized if self.basis is None else standardized @ self.basis).astype(np.float64)
 
@@ -339,6 +335,11 @@ class Learned:
             return self.posterior.w[None]
         drawn = self.posterior.sample(np.random.default_rng(seed), count)
         return self.posterior.w + (drawn - drawn.mean(0)) * (count / (count - 1)) ** 0.5
+
+    def raw(self, count: int, seed: int) -> Array:
+        """The weights (K, groups C) of raw features by which they score as by those of `members`, but for a constant."""
+        w, basis = self.members(count, seed), self.choice.basis
+        return (w if basis is None else w @ basis.T) * self.choice.scale
 
 
 class Rows(Protocol):

@@ -1,7 +1,5 @@
 """A policy by name: a model folder, a GGUF file or a name on the hub, on the device and in the precision that fit."""
 
-import ctypes
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import torch
 from torch import nn
 
 from rather.errors import ModelError
+from rather.kernels.memory import keep_freed_memory
 from rather.kernels.quantized import Bits
 from rather.scale import ranks
 from rather.text import foreign, foreign_lora, lora, weights
@@ -102,17 +101,6 @@ def dtype(name: str, on: torch.device) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory of large tensors for the next ones. Where that is not glibc, nothing happens.
-
-    By default glibc gives each back to the system, which has to map and zero all its pages again for the next step: up to a quarter of
-    its time. The process then holds what it once needed until it ends.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: take large blocks from the heap, too
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: and never shrink it
 
 
 def check(path: Path, scores: bool = False) -> tuple[str, str | None]:

@@ -73,9 +73,8 @@ class RewardModel(nn.Module):
 
     def rewards(self, batch: Batch, *begun: Begun) -> Tensor:
         """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
-        rewards = torch.zeros_like(batch.mask)
         last = batch.mask.sum(-1).long() - 1
-        return rewards.scatter(1, last[:, None], self.scores(batch, *begun).mean(0)[:, None])
+        return torch.zeros_like(batch.mask).scatter(1, last[:, None], self.scores(batch, *begun).mean(0)[:, None])
 
     def beside(self, reference: Reference, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """`rewards`, and what `reference.look` gives; the blocks that the two have in common see the batch once."""
@@ -96,8 +95,7 @@ class RewardModel(nn.Module):
             raise ConfigError("this reward model has learned to score already; start from a reward head on a language model")
         head = RewardHead(self.body, layers=[states.depth(self.body)], cache=cache)
         head.groups = (states.POOLINGS.index("last"),)
-        learned = head.learn(comparisons, temperatures)
-        self.heads.copy_(torch.from_numpy(learned.choice.raw(learned.members(self.members, self.seed))))
+        self.heads.copy_(torch.from_numpy(head.learn(comparisons, temperatures).raw(self.members, self.seed)))
         return self
 
     def fit(
@@ -123,8 +121,7 @@ class RewardModel(nn.Module):
         """The mean score of the members for each of several answers to a prompt."""
         if isinstance(answers, str):
             raise ConfigError("answers is one text; give a list, such as [text]")
-        task = Task("score", "0", prompt)
-        batch = self.collate([Trajectory(task, "score", text) for text in answers])
+        batch = self.collate([Trajectory(Task("score", "0", prompt), "score", text) for text in answers])
         (scores,) = in_parts(batch, TOKENS, lambda part: (self.scores(part).mean(0),))
         return scores.tolist()
 
@@ -195,8 +192,7 @@ class RewardModel(nn.Module):
         """
         self.body.restore(folder)
         try:
-            saved = load_file(folder / HEADS)
-            heads = saved["heads"]
+            heads = (saved := load_file(folder / HEADS))["heads"]
         except (OSError, KeyError, SafetensorError) as e:
             raise ModelError(f"{folder} holds no reward model: {e}") from None
         if heads.shape != self.heads.shape:
