@@ -39,6 +39,7 @@ LEARNERS = {
     "kto": ["train.learner=kto", "train.micro_batch_tokens=24"],
     "sft": ["train.learner=sft", "train.micro_batch_tokens=20"],
     "reward": ["train.learner=reward", "model.train=full", "train.micro_batch_tokens=24"],
+    "reward-from-head": ["train.learner=reward", "reward.start=head"],
     "grpo": ["train.learner=grpo", "model.train=full", "sample.batch_size=3"],
     "ppo": ["train.learner=ppo", "train.reward=labels", "train.lr=1e-4"],
 }

@@ -160,10 +160,12 @@ def test_scores_are_kept_and_gone_on_with(tmp_path: Path, scorer: RewardModel, m
     data = [{"prompt": "ab", "chosen": a, "rejected": b} for a in texts for b in texts if a != b]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
     source, target = str(tmp_path / "pairs.jsonl"), tmp_path / "out.jsonl"
-    monkeypatch.setattr(files, "AT_ONCE", 3)
+    monkeypatch.setattr(files, "SCORED", 3)
     asked, done = list[list[str]](), list[int]()
 
     class Stopping:
+        collate = scorer.collate
+
         def score(self, prompt: str, answers: list[str]) -> list[float]:
             asked.append(answers)
             if len(asked) == 8:

@@ -193,7 +193,9 @@ def test_phases_hold_what_learners_need(tiny: Path) -> None:
     assert paid["sampling"]["reward model"] == own.weights, "one of its own"
     assert parts("reward")["training"].keys() == dpo["training"].keys() - {"logits"}
     head = parts("reward", reward={"kind": "head"})
-    assert head["training"].keys() == {"process", "weights", "weights laid out for sampling", "activations"}, "no adapter and no gradient"
+    assert head["reading"].keys() == {"process", "weights", "weights laid out for sampling", "activations"}, "no adapter and no gradient"
+    assert "training" not in head
+    assert {"reading", "training"} <= parts("reward", reward={"start": "head"}).keys()
     assert "scoring" in dpo
     assert "scoring" not in parts("dpo", dpo={"loss": "simpo"}), "there is no reference"
     assert "scoring" not in parts("sft")

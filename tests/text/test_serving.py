@@ -54,9 +54,13 @@ def test_what_is_served_is_what_is_generated_whoever_else_asks(policy: TextPolic
     client = Client()
     worker = Worker(policy, client, rows=3, waiting=9)
     worker.start()
-    found = client.wait(worker.submit(requests))
+    whole, pieces = worker.submit(requests[::2], whole=True), worker.submit(requests[1::2])
+    found = client.wait([*whole, *pieces])
     worker.close()
-    for request, (tokens, logprobs, finish) in zip(requests, found, strict=True):
+    assert {len(client.pieces[key]) for key in whole} == {1}
+    assert max(len(client.pieces[key]) for key in pieces) > 3
+    assert not worker.whole
+    for request, (tokens, logprobs, finish) in zip([*requests[::2], *requests[1::2]], found, strict=True):
         assert request.sampling is not None
         (alone,) = generate(policy.model, [Request(request.prompt, request.seed)], request.sampling, policy.tokens.stop)
         assert tokens == alone.tokens

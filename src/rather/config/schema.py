@@ -6,9 +6,9 @@ The settings of learners stand beside the learners.
 import math
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from rather.learners.dpo_settings import DPOSettings
 from rather.learners.grpo_settings import GRPOSettings
@@ -254,6 +254,12 @@ class Reward(RewardSettings):
     epochs: Free[float | None] = Field(default=None, description="Times that every label is used; unset: train.epochs.", gt=0)
     lr: float | None = Field(default=None, description="Learning rate; unset: train.lr.", gt=0)
     batch_size: int | None = Field(default=None, description="Comparisons a step; unset: train.batch_size.", ge=1)
+
+    @model_validator(mode="after")
+    def _starts(self) -> Self:
+        if self.kind == self.start == "head":
+            raise ValueError('start = "head" is for kind = "lora", which goes on from there; leave one of them out')
+        return self
 
 
 class Scale(Section):

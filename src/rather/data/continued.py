@@ -76,6 +76,9 @@ def _begin(part: Path, digest: str) -> int:
     if cut:
         part.write_bytes(whole + b"\n")
     first, *done = whole.split(b"\n")
+    if not done and first != json.dumps(digest).encode():  # nothing is lost
+        part.write_text(json.dumps(digest) + "\n", encoding="utf-8")
+        return 0
     if first != json.dumps(digest).encode():
         raise DataError(f"{part} was begun with other rows or settings; delete it to start over, or set them back to go on")
     return len(done)

@@ -28,10 +28,11 @@ def _ask_for_large_pages(libc: ctypes.CDLL) -> None:
     The heap grows to half of the machine's memory once, which takes none before it is used. Where address space is limited or has to be
     backed by memory, nothing happens.
     """
-    from resource import RLIM_INFINITY, RLIMIT_AS, getrlimit
+    from resource import RLIM_INFINITY, RLIMIT_AS, RLIMIT_DATA, getrlimit
 
     strict = Path("/proc/sys/vm/overcommit_memory")
-    if getrlimit(RLIMIT_AS)[0] != RLIM_INFINITY or (strict.exists() and strict.read_text().strip() == "2"):
+    limited = any(getrlimit(kind)[0] != RLIM_INFINITY for kind in (RLIMIT_AS, RLIMIT_DATA))
+    if limited or (strict.exists() and strict.read_text().strip() == "2"):
         return
     libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -237,8 +237,9 @@ class Choice:
     """Which groups of features count, what is taken off them and what they are multiplied with (F,), and the ridge.
 
     Over the labeled trajectories features have mean 0 and variance 1 / F, so that a ridge says the same of many features as of few. Many
-    are replaced by their principal components, in the orthonormal directions `basis` (F, D); what counts is D features then. The choice
-    was made by the `first` comparisons; `evidence` is theirs, in nats an answer, and NaN where they were too few.
+    are replaced by their principal components, in the orthonormal directions `basis` (F, D); what counts is D features then, and of the
+    rest nothing is known and nothing said, in no variance either. The choice was made by the `first` comparisons; `evidence` is theirs, in
+    nats an answer, and NaN where they were too few.
     """
 
     groups: tuple[int, ...]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rather.core import Rate, Trajectory
+from rather.core import Rate, Task, Trajectory
 from rather.data import continued, rows
 from rather.data.messages import read_answer
 from rather.data.readers import Row, read_rows
@@ -17,8 +17,8 @@ from rather.text.head.model import RewardHead
 from rather.text.language_model import Generative
 from rather.text.reward_model import RewardModel
 
-AT_ONCE = 256
-"""Prompts that are answered before what is done is kept."""
+AT_ONCE, SCORED = 256, 8
+"""Prompts that are answered, and rows that are scored, before what is done is kept."""
 
 
 def generate(
@@ -80,6 +80,8 @@ def score(model: RewardModel | RewardHead, name: str, source: str, target: Path 
         TrainingError: a score is not finite.
     """
     asked, found = list(_answers(source)), list[Row]()
+    for row, answers, _ in asked if target else ():  # all of them first: what was scored of a file is lost when it is mended
+        model.collate([Trajectory(Task("score", "0", row["prompt"]), "score", text) for text in answers])
 
     def scored(some: Sequence[tuple[int, Row]]) -> list[list[Row]]:
         made = list[list[Row]]()
@@ -96,7 +98,7 @@ def score(model: RewardModel | RewardHead, name: str, source: str, target: Path 
     if target is None:
         found = [row for made in scored([*enumerate(known)]) for row in made]
     else:
-        continued.write(target, ["score", name], known, scored, AT_ONCE, advance, found.append)
+        continued.write(target, ["score", name], known, scored, SCORED, advance, found.append)
     margins = [row["margin"] for row in found if "margin" in row]
     return Scored(len(found), rate([float(m > 0) for m in margins]), sum(margins) / max(len(margins), 1))
 

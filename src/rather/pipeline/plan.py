@@ -18,6 +18,7 @@ from rather.pipeline.sizes import MASTER, Pieces, Sizes
 from rather.text import load
 from rather.text.files import adapter as adapter_files
 from rather.text.files import description
+from rather.text.head.model import AT_ONCE, TOKENS
 from rather.text.shape import Shape
 
 PROCESS, WORD, CONTEXT = 490e6, 1700, 0.5e9
@@ -223,9 +224,9 @@ class _Work:
             held = held | copies
         for some in self._scoring():
             yield Phase("scoring", held | moments | some)
-        if build.is_head(c, c.train.learner):
-            yield Phase("training", held | self._reading())
-        elif c.train.learner != "zeroth":
+        if c.train.learner == "reward" and "head" in (c.reward.kind, c.reward.start):
+            yield Phase("reading", held | self._reading())
+        if c.train.learner != "zeroth" and not build.is_head(c, c.train.learner):
             yield Phase("training", held | {"gradient": self.trained, "AdamW": 2 * self.trained} | self._training())
             if not gpu:
                 yield Phase("saving", held | {"AdamW": 2 * self.trained, "copies being written": 2 * self.trained})
@@ -266,7 +267,7 @@ class _Work:
 
     def _reading(self) -> dict[str, float]:
         """States of labeled answers for a reward head: nothing is kept for backward, and what is learned is small."""
-        of = self._together(WITHOUT_GRADIENT * self.config.train.micro_batch_tokens, self.config.train.batch_size)
+        of = self._together(WITHOUT_GRADIENT * TOKENS, AT_ONCE // 2)
         return {"activations": self.sizes.passing(of)}
 
     def _training(self) -> dict[str, float]:

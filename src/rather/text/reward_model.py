@@ -73,8 +73,8 @@ class RewardModel(nn.Module):
 
     def rewards(self, batch: Batch, *begun: Begun) -> Tensor:
         """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
-        last = batch.mask.sum(-1).long() - 1
-        return torch.zeros_like(batch.mask).scatter(1, last[:, None], self.scores(batch, *begun).mean(0)[:, None])
+        last = batch.mask.sum(-1, keepdim=True).long() - 1
+        return torch.zeros_like(batch.mask).scatter(1, last, self.scores(batch, *begun).mean(0)[:, None])
 
     def beside(self, reference: Reference, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """`rewards`, and what `reference.look` gives; the blocks that the two have in common see the batch once."""
@@ -85,7 +85,8 @@ class RewardModel(nn.Module):
     def start_from_head(self, comparisons: Sequence[Comparison], *, temperatures: bool = True, cache: Path | str | None = None) -> Self:
         """Score as a `RewardHead` does that learns from these comparisons and reads the state of the last token alone, after all blocks.
 
-        `fit` goes on from there. Each of several members is a draw from its posterior.
+        `fit` goes on from there, with temperatures of 1. Each of several members is a draw from the posterior. What the heads had learned
+        before is lost.
 
         Raises:
             TrainingError: there are no comparisons, or states that are not finite.
@@ -122,8 +123,7 @@ class RewardModel(nn.Module):
         if isinstance(answers, str):
             raise ConfigError("answers is one text; give a list, such as [text]")
         batch = self.collate([Trajectory(Task("score", "0", prompt), "score", text) for text in answers])
-        (scores,) = in_parts(batch, TOKENS, lambda part: (self.scores(part).mean(0),))
-        return scores.tolist()
+        return in_parts(batch, TOKENS, lambda part: (self.scores(part).mean(0),))[0].tolist()
 
     @classmethod
     def load(
@@ -162,8 +162,7 @@ class RewardModel(nn.Module):
             ModelError: it does not give a text one score.
         """
         head, found = scored.read_head(folder), cls(body, parameters=[])
-        with torch.no_grad():
-            found.heads.copy_(head)
+        found.heads.detach().copy_(head)
         if body.tokens.template is not None:
             found.tail = body.tokens.tokenizer(body.tokens.template.rest, add_special_tokens=False)["input_ids"]
         return found
@@ -179,10 +178,9 @@ class RewardModel(nn.Module):
 
     def save(self, folder: Path | str) -> None:
         """Write the body as a policy is written, and the heads as reward_heads.safetensors."""
-        folder = Path(folder)
         self.body.save(folder)
         if ranks.rank() == 0:
-            save_file({"heads": self.heads.detach().cpu(), "tail": torch.tensor(self.tail, dtype=torch.int64)}, folder / HEADS)
+            save_file({"heads": self.heads.detach().cpu(), "tail": torch.tensor(self.tail, dtype=torch.int64)}, Path(folder) / HEADS)
 
     def restore(self, folder: Path) -> None:
         """Take over the weights that `save` wrote, in place.
@@ -197,6 +195,5 @@ class RewardModel(nn.Module):
             raise ModelError(f"{folder} holds no reward model: {e}") from None
         if heads.shape != self.heads.shape:
             raise ModelError(f"{folder} has {len(heads)} ensemble members, not {len(self.heads)}; set reward.members to it")
-        with torch.no_grad():
-            self.heads.copy_(heads)
+        self.heads.detach().copy_(heads)
         self.tail = saved.get("tail", torch.empty(0)).tolist()  # which older ones lack

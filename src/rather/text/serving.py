@@ -39,8 +39,8 @@ class Worker(threading.Thread):
     """Answers requests in a thread of its own, `rows` at a time, while at most `waiting` others wait for a row.
 
     The policies are that of `policy` and those of the `adapters` on the same model; `Request.policy` counts them in that order. `deliver`
-    is called in the worker's thread after each step, with a piece of each answer at work. Where the worker fails, it is called with
-    nothing, and `failure` says why.
+    is called in the worker's thread after each step, with a piece of each answer at work; of those that are wanted `whole` there is one
+    piece, when they are finished. Where the worker fails, it is called with nothing, and `failure` says why.
 
     Raises:
         ModelError: there are adapters beside a steering vector.
@@ -51,13 +51,13 @@ class Worker(threading.Thread):
             raise ModelError("a model with a steering vector cannot be served beside adapters; serve it alone, or merge it first")
         super().__init__(name="rather-worker", daemon=True)
         self.policy, self.deliver, self.size, self.most, self.adapters = policy, deliver, rows, waiting, adapters
-        self.waiting, self.cancelled = dict[int, Request](), set[int]()
+        self.waiting, self.cancelled, self.whole = dict[int, Request](), set[int](), set[int]()
         self.changed = threading.Condition()
         self.failure: BaseException | None = None
         self.closed, self._next = False, 0
 
-    def submit(self, requests: Sequence[Request]) -> list[int]:
-        """Have requests answered, all or none; returns their keys.
+    def submit(self, requests: Sequence[Request], whole: bool = False) -> list[int]:
+        """Have requests answered, all or none, each in pieces or `whole`; returns their keys.
 
         Raises:
             BusyError: too many wait.
@@ -71,6 +71,7 @@ class Worker(threading.Thread):
             keys = [self._next + i for i in range(len(requests))]
             self._next += len(requests)
             self.waiting.update(zip(keys, requests, strict=True))
+            self.whole.update(keys if whole else ())
             self.changed.notify()
         return keys
 
@@ -78,6 +79,7 @@ class Worker(threading.Thread):
         """Nobody waits for these any more: their rows are freed."""
         with self.changed:
             self.cancelled.update(key for key in keys if self.waiting.pop(key, None) is None)
+            self.whole.difference_update(keys)
             self.changed.notify()
 
     def close(self) -> None:
@@ -104,10 +106,12 @@ class Worker(threading.Thread):
             rows = Rows(model, self.size, Sampling(self.policy.context), adapter, several)
             generation = Generation(rows, self.policy.tokens.stop)
             while (joining := self._joining(generation)) is not None:
-                at = {d.key: len(d.tokens) for d in generation.drawing}
+                at = {d.key: len(d.tokens) for d in generation.drawing if d.key not in self.whole}
                 finished = generation.join(joining) if joining else generation.go()
-                moved = {d.key: d for d in (*finished, *generation.drawing)}
-                self.deliver([piece for d in moved.values() if (piece := _piece(d, at.get(d.key, 0))).tokens])
+                moved = {d.key: d for d in (*finished, *generation.drawing) if d.finished or d.key not in self.whole}
+                self.whole.difference_update(d.key for d in finished)
+                if pieces := [piece for d in moved.values() if (piece := _piece(d, at.get(d.key, 0))).tokens]:
+                    self.deliver(pieces)
 
     def _joining(self, generation: Generation) -> dict[int, Request] | None:
         """The requests that there are rows for, when there is anything to do; None at the end."""
@@ -131,5 +135,5 @@ class Worker(threading.Thread):
 
 
 def _piece(drawing: Drawing, since: int) -> Piece:
-    finish = "" if not drawing.finished else "stop" if drawing.ended else "length"
-    return Piece(drawing.key, drawing.tokens[since:], drawing.logprobs[since:], finish)
+    how = "stop" if drawing.ended else "length"
+    return Piece(drawing.key, drawing.tokens[since:], drawing.logprobs[since:], how if drawing.finished else "")

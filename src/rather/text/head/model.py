@@ -231,7 +231,7 @@ class RewardHead:
 
     def save(self, folder: Path | str) -> None:
         """Write what has been learned as reward_head.safetensors, and what it is of as reward_head.json."""
-        known, folder = self.learned, Path(folder)
+        known, folder, digest = self.learned, Path(folder), states.digest(self.body, self.layers)
         if ranks.rank():
             return
         p, c = known.posterior, known.choice
@@ -242,7 +242,7 @@ class RewardHead:
         numbers |= {} if c.basis is None else {"basis": c.basis}
         evidence = None if np.isnan(c.evidence) else c.evidence
         facts = {
-            "base": states.name(self.body), "digest": states.digest(self.body, self.layers), "dtype": states.dtype(self.body),
+            "base": states.name(self.body), "digest": digest, "dtype": states.dtype(self.body),
             "layers": self.layers, "groups": c.groups, "ridge": c.ridge, "first": c.first, "evidence": evidence,
             "judges": known.judges, "members": self.members, "seed": self.seed,
         }  # fmt: skip

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rather.core import UNUSED, Batch
 from rather.errors import ModelError
+from rather.scale import ranks
 from rather.text.foreign import ForeignPolicy
 from rather.text.language_model import LanguageModel
 from rather.text.linear import QuantizedEmbedding, QuantizedLinear
@@ -74,7 +75,7 @@ def digest(policy: LanguageModel, layers: Sequence[int]) -> str:
     said = f"{dtype(policy)} {list(layers)} {POOLINGS}"
     found = hashlib.sha256(said.encode())
     for name, tensor in _tensors(policy):
-        values = tensor.detach().flatten()[:: max(1, tensor.numel() // VALUES)]
+        values = ranks.gathered(tensor.detach()).flatten()[:: max(1, tensor.numel() // VALUES)]
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + values.cpu().double().numpy().tobytes())
     return found.hexdigest()
 
