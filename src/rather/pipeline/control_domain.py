@@ -46,8 +46,8 @@ class ControlDomain:
     def __init__(self, config: Config, console: Console) -> None:
         for name, plain in (("kind", "lora"), ("start", "random")):
             if getattr(config.reward, name) == "head":
-                what = "reads states of a language model, and the run is about control"
-                raise ConfigError(f'reward.{name} = "head" {what}; leave it at "{plain}"')
+                reason = "reads states of a language model, and the run is about control"
+                raise ConfigError(f'reward.{name} = "head" {reason}; leave it at "{plain}"')
         if (strategy := config.query.strategy) in ("double_thompson", "information_directed"):
             what = "looks for the best answer to one prompt, and the run is about control"
             raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')
