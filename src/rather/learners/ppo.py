@@ -209,7 +209,9 @@ class PPO(Learner[P, Prompts], Generic[P]):
             rewards = raw_rewards - self.kl * drift
             means.add(kl=drift.sum(-1))
         values = self.critic.values(seen)
-        advantages, returns = gae(rewards, values, mask, batch.terminated, s.gamma, s.lam)
+        # A text is scored as it stands, cut or not: nothing follows it. An episode that a limit cut would have gone on.
+        ended = batch.terminated if self.model.memoryless else torch.ones_like(batch.terminated)
+        advantages, returns = gae(rewards, values, mask, ended, s.gamma, s.lam)
         left = masked_mean((returns - values[:, :-1]).square(), mask)
         total = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
         first_advantages = torch.full((len(judged),), torch.nan, device=mask.device)
