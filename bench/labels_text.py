@@ -181,8 +181,8 @@ def online_dpo(bench: Bench) -> None:
     import rather
 
     learner = rather.OnlineDPO(
-        bench.model, bench.prompts, bench.judge, labels=bench.counts[-1], batch_size=A_STEP, updates=3, lr=2e-4, beta=0.1, warmup=2,
-        adapter=rather.LoRA(rank=RANK), seed=bench.seed, **SAMPLING,
+        bench.model, bench.prompts, bench.judge, labels=bench.counts[-1], batch_size=A_STEP, updates=3, lr=2e-4, schedule="constant", beta=0.1,
+        warmup=2, adapter=rather.LoRA(rank=RANK), seed=bench.seed, **SAMPLING,
     )  # fmt: skip
     at_counts(bench, learner, lambda: len(learner.comparisons))
 
@@ -195,8 +195,8 @@ def head_grpo(bench: Bench, strategy: str = "random") -> None:
         rather.RewardHead(bench.model), bench.judge, labels=bench.counts[-1], strategy=strategy, a_step=A_STEP, seed=bench.seed
     )
     learner = rather.GRPO(
-        bench.model, bench.prompts, reward, group_size=8, batch_size=A_STEP, steps=bench.counts[-1], lr=2e-4, warmup=2, kl_bound=0.5,
-        adapter=rather.LoRA(rank=RANK), seed=bench.seed, **SAMPLING,
+        bench.model, bench.prompts, reward, group_size=8, batch_size=A_STEP, steps=bench.counts[-1], lr=2e-4, schedule="constant",
+        warmup=2, kl_bound=0.5, adapter=rather.LoRA(rank=RANK), seed=bench.seed, **SAMPLING,
     )  # fmt: skip
     at_counts(bench, learner, lambda: len(reward.comparisons))
 

@@ -174,6 +174,20 @@ def test_a_run_starts_without_what_few_need() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
+def test_a_model_is_made_without_pytorchs_compiler(tiny: Path) -> None:
+    """A second and 100 MB, which many an operation on tensors without data loads."""
+    import subprocess
+    import sys
+
+    code = """
+import sys
+from rather.text.weights import load, Path
+load(Path(sys.argv[1]))
+print({"torch._dynamo", "sympy"} & set(sys.modules))
+"""
+    assert subprocess.check_output([sys.executable, "-c", code, str(tiny)], text=True) == "set()\n"
+
+
 def test_import_export_and_status_work_without_torch(tmp_path: Path) -> None:
     import subprocess
     import sys

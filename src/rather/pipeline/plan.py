@@ -21,7 +21,7 @@ from rather.text.files import description
 from rather.text.head.model import AT_ONCE, TOKENS
 from rather.text.shape import Shape
 
-PROCESS, WORD, CONTEXT = 490e6, 1700, 0.5e9
+PROCESS, WORD, CONTEXT = 450e6, 1700, 0.5e9
 """Bytes of Python with our packages on a CPU, and of a token of the tokenizer (bench/plan.py measures both), and of a context of CUDA."""
 FRAGMENTS = 0.3
 """Share of a training step's activations that the C library cannot use again on a CPU, where they lie between others (bench/plan.py)."""

@@ -144,11 +144,12 @@ class Rotary(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.frequencies: Tensor
-        width, ropes = shape.rotary_width or shape.head_width, shape.ropes
-        self.register_buffer("frequencies", torch.stack([frequencies(width, *rope) for rope in ropes]), persistent=False)
         self.factors: Tensor
+        width, ropes = shape.rotary_width or shape.head_width, shape.ropes
         factors = [scaling.get("attention_factor", 1.0) for _, scaling in ropes]
-        self.register_buffer("factors", torch.tensor(factors)[:, None, None, None], persistent=False)
+        with torch.device("cpu"):  # numbers in a model of shapes alone, too: these would cost a second and 100 MB of PyTorch's compiler
+            self.register_buffer("frequencies", torch.stack([frequencies(width, *rope) for rope in ropes]), persistent=False)
+            self.register_buffer("factors", torch.tensor(factors)[:, None, None, None], persistent=False)
         self.scaled = any(factor != 1 for factor in factors)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
