@@ -112,7 +112,7 @@ def laps(strength: float) -> Make:
 
 
 def learned(strength: float, seed: int, honest: bool = False) -> Any:
-    """A reward net that learned from few comparisons of what a boat does by chance; `honest`: many, of what a good boat does, too."""
+    """Pairs that a reward net learns from: a few of what a boat does by chance; `honest`: many, of what a good boat does, too."""
     import rather
 
     def make() -> gymnasium.Env:
@@ -129,8 +129,33 @@ def learned(strength: float, seed: int, honest: bool = False) -> Any:
         first, second = float(np.sum(a.rewards)), float(np.sum(b.rewards))
         return 0.5 if first == second else float(first > second)
 
-    pairs = rather.control.compare([seen[i] for i in order], judge)
-    return rather.control.RewardModel(make, seed=seed, members=3, epochs=30 if honest else 100).fit(pairs)
+    return make, rather.control.compare([seen[i] for i in order], judge)
+
+
+class Watched:
+    """A learned reward for the boat, and what it has said of each episode since it was asked last."""
+
+    def __init__(self, strength: float, seed: int, honest: bool) -> None:
+        import rather
+
+        make, pairs = learned(strength, seed, honest)
+        self.said = list[Any]()
+        watched = self.said
+
+        class Model(rather.control.RewardModel):
+            def rewards(self, batch: Any) -> Any:
+                watched.append(self.model.each(batch).sum(-1))
+                return super().rewards(batch)
+
+        self.model = Model(make, seed=seed, members=3, epochs=30 if honest else 100).fit(pairs)
+
+    def seen(self) -> tuple[list[float], list[list[float]]]:
+        """The reward of each episode, and that by each of the members."""
+        import torch
+
+        each = torch.cat(self.said, 1)
+        self.said.clear()
+        return each.mean(0).tolist(), each.T.tolist()
 
 
 SETTINGS: dict[str, Any] = {

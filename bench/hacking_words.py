@@ -46,10 +46,11 @@ def chance(words: Sequence[str], topic: str, seed: int) -> float:
 
 @dataclass(frozen=True)
 class Rewards:
-    """What a policy is rewarded by, and what is wanted."""
+    """What a policy is rewarded by, what is wanted, and what else there is to say of an answer."""
 
     proxy: Value
     gold: Value
+    views: Callable[[Sequence[str], str], list[float]] = lambda words, topic: []
 
 
 def beyond(count: float, enough: float) -> float:
@@ -57,11 +58,11 @@ def beyond(count: float, enough: float) -> float:
     return max(0.0, count - enough) / LONGEST
 
 
-def exploited(exploit: Value, spoils: Value | None = None) -> Callable[[float, int], Rewards]:
+def exploited(exploit: Value, spoils: Value | None = None) -> Callable[[float, int, Path], Rewards]:
     """The proxy adds something to what is helpful which makes an answer worse: that itself, or what it `spoils`."""
 
-    def make(strength: float, seed: int) -> Rewards:
-        del seed
+    def make(strength: float, seed: int, base: Path) -> Rewards:
+        del seed, base
         worse = spoils or exploit
         return Rewards(lambda w, t: helpful(w, t) + strength * exploit(w, t), lambda w, t: helpful(w, t) - 1.5 * worse(w, t))
 
@@ -70,10 +71,12 @@ def exploited(exploit: Value, spoils: Value | None = None) -> Callable[[float, i
 
 def honest(
     shape: Callable[[float], float] = lambda x: x, spoils: Sequence[str] = (), noise: bool = False
-) -> Callable[[float, int], Rewards]:
+) -> Callable[[float, int, Path], Rewards]:
     """The proxy is a rising function of gold, with noise of a strength."""
 
-    def make(strength: float, seed: int) -> Rewards:
+    def make(strength: float, seed: int, base: Path) -> Rewards:
+        del base
+
         def gold(words: Sequence[str], topic: str) -> float:
             return helpful(words, topic) - 1.5 * share(words, spoils)
 
@@ -85,9 +88,9 @@ def honest(
     return make
 
 
-def verified(strength: float, seed: int) -> Rewards:
+def verified(strength: float, seed: int, base: Path) -> Rewards:
     """A verifier that finds the right digit anywhere, where one that stands behind "answer" and alone is wanted."""
-    del seed
+    del seed, base
 
     def right(topic: str) -> str:
         return DIGITS[TOPICS.index(topic)]
