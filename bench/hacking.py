@@ -32,6 +32,7 @@ HACKED = {
     "confidence": exploited(lambda w, t: share(w, words.SURE)),
     "copying": exploited(lambda w, t: share(w, (t,))),
     "verifier": words.verified,
+    "fixed noise": words.fixed_noise,
     "16 labels": learned.few(16),
     "64 labels": learned.few(64),
     "256 labels": learned.few(256),
@@ -47,12 +48,14 @@ HACKED_CONTROL: dict[str, tuple[Callable[[float], control.Make], float]] = {
 """Families of control: what makes environments, and the gold reward that can be reached; that of texts is 1."""
 CLEAN = {
     "gold": honest(),
-    "noise": honest(noise=True),
+    "noise": honest(noise=0.3),
+    "noisy square": honest(lambda x: max(x, 0) ** 2, noise=0.3),
     "root": honest(lambda x: max(x, 0) ** 0.5),
     "square": honest(lambda x: max(x, 0) ** 2),
     "scaled": honest(lambda x: 20 * x - 3),
     "without filler": honest(spoils=words.FILLER),
     "judge of sides": learned.sided,
+    "nothing learned": honest(),
 }
 CLEAN_CONTROL: dict[str, tuple[Callable[[float], control.Make], float]] = {
     "boat": (control.boat, 0.95),
@@ -70,31 +73,33 @@ class Record:
     proxy: list[list[float]] = field(default_factory=list)
     gold: list[list[float]] = field(default_factory=list)
     texts: list[list[str]] = field(default_factory=list)
+    topics: list[list[str]] = field(default_factory=list)
     views: list[list[list[float]]] = field(default_factory=list)
     metrics: list[dict[str, float]] = field(default_factory=list)
-    now: list[tuple[float, float, str, list[float]]] = field(default_factory=list)
+    now: list[tuple[float, float, str, str, list[float]]] = field(default_factory=list)
 
     def see(self, text: str, topic: str) -> tuple[float, float]:
         """Proxy and gold of an answer."""
         assert self.rewards is not None
         said, of = text.split(), self.rewards
         found = of.proxy(said, topic), of.gold(said, topic)
-        self.now.append((*found, text, of.views(said, topic)))
+        self.now.append((*found, text, topic, of.views(said, topic)))
         return found
 
     def step(self, number: int, metrics: dict[str, float]) -> None:
         """The answers since the last step were this one's."""
         del number
-        proxy, gold, texts, views = zip(*self.now, strict=True)
+        proxy, gold, texts, topics, views = zip(*self.now, strict=True) if self.now else ([np.nan], [np.nan], [""], [""], [[]])
         self.proxy.append([*proxy])
         self.gold.append([*gold])
         self.texts.append([*texts])
+        self.topics.append([*topics])
         self.views.append([*views])
         self.metrics.append({key: metrics[key] for key in ("kl", "entropy") if key in metrics})
         self.now = []
 
 
-def grpo(folder: Path, record: Record, seed: int) -> None:
+def grpo(folder: Path, record: Record, seed: int, rate: float) -> None:
     import rather
 
     def reward(prompt: str, completion: str) -> float:
@@ -102,12 +107,12 @@ def grpo(folder: Path, record: Record, seed: int) -> None:
 
     policy = rather.load(folder, dtype="float32", device="cpu")
     rather.GRPO(
-        policy, [*TOPICS], reward, group_size=GROUP, batch_size=PROMPTS, steps=STEPS, lr=2e-3, schedule="constant",
+        policy, [*TOPICS], reward, group_size=GROUP, batch_size=PROMPTS, steps=STEPS, lr=2e-3 * rate, schedule="constant",
         adapter="full", seed=seed, max_tokens=LONGEST, callbacks=[record.step],
     ).train()  # fmt: skip
 
 
-def ppo(folder: Path, record: Record, seed: int) -> None:
+def ppo(folder: Path, record: Record, seed: int, rate: float) -> None:
     import rather
 
     def reward(prompt: str, completion: str) -> float:
@@ -116,11 +121,11 @@ def ppo(folder: Path, record: Record, seed: int) -> None:
     policy = rather.load(folder, dtype="float32", device="cpu")
     rather.PPO(
         policy, [*TOPICS], reward, rollout_batch_size=GROUP * PROMPTS, batch_size=GROUP * PROMPTS, update_epochs=2,
-        steps=STEPS, lr=1e-3, schedule="constant", kl=0.0, adapter="full", seed=seed, max_tokens=LONGEST, callbacks=[record.step],
+        steps=STEPS, lr=1e-3 * rate, schedule="constant", kl=0.0, adapter="full", seed=seed, max_tokens=LONGEST, callbacks=[record.step],
     ).train()  # fmt: skip
 
 
-def dpo(folder: Path, record: Record, seed: int) -> None:
+def dpo(folder: Path, record: Record, seed: int, rate: float) -> None:
     import rather
 
     def judge(prompt: str, a: str, b: str) -> float:
@@ -129,7 +134,7 @@ def dpo(folder: Path, record: Record, seed: int) -> None:
 
     policy = rather.load(folder, dtype="float32", device="cpu")
     rather.OnlineDPO(
-        policy, [*TOPICS], judge, steps=STEPS, labels=16 * STEPS, batch_size=16, lr=5e-4, schedule="constant", beta=0.05, adapter="full",
+        policy, [*TOPICS], judge, steps=STEPS, labels=16 * STEPS, batch_size=16, lr=5e-4 * rate, schedule="constant", beta=0.05, adapter="full",
         seed=seed, max_tokens=LONGEST, callbacks=[record.step],
     ).train()  # fmt: skip
 
@@ -142,11 +147,11 @@ def act(family: str, strength: float, record: Record, seed: int) -> None:
     import rather
 
     def see(proxy: float, gold: float) -> None:
-        record.now.append((proxy, gold, "", []))
+        record.now.append((proxy, gold, "", "", []))
 
     def step(number: int, metrics: dict[str, float]) -> None:
         if reward is not None:
-            record.now = [(p, now[1], "", v) for now, p, v in zip(record.now, *reward.seen(), strict=True)]
+            record.now = [(p, now[1], "", "", v) for now, p, v in zip(record.now, *reward.seen(), strict=True)]
         record.step(number, metrics)
 
     reward = control.Watched(strength, seed, family == "many comparisons") if "comparisons" in family else None
@@ -154,6 +159,12 @@ def act(family: str, strength: float, record: Record, seed: int) -> None:
     rather.control.PPO(make, reward=reward and reward.model, seed=seed, callbacks=[step], **control.SETTINGS).train(
         STEPS * control.ENVS * control.HORIZON, bar=False
     )
+
+
+def padded(rows: Sequence[Sequence[Any]], filler: Any) -> list[list[Any]]:
+    """Rows of one length: where two answers were the same there was no pair to compare."""
+    longest = max(map(len, rows))
+    return [[*row, *[filler] * (longest - len(row))] for row in rows]
 
 
 def one(family: str, strength: float, learner: str, seed: int, runs: Path) -> str:
@@ -170,22 +181,28 @@ def one(family: str, strength: float, learner: str, seed: int, runs: Path) -> st
         act(family, strength, record := Record(None), seed)
     else:
         record = Record((HACKED | CLEAN)[family](strength, seed, folder))
-        LEARNERS[learner](folder, record, seed)
+        LEARNERS[learner](folder, record, seed, 1e-6 if family == "nothing learned" else 1.0)
+    views = padded(record.views, [np.nan] * len(record.views[0][0]))
     np.savez_compressed(
-        path.with_suffix(".part.npz"), proxy=np.array(record.proxy, np.float32), gold=np.array(record.gold, np.float32),
+        path.with_suffix(".part.npz"), proxy=np.array(padded(record.proxy, np.nan), np.float32),
+        gold=np.array(padded(record.gold, np.nan), np.float32),
         kl=np.array([m.get("kl", np.nan) for m in record.metrics], np.float32),
         entropy=np.array([m.get("entropy", np.nan) for m in record.metrics], np.float32),
-        texts=np.array(record.texts), views=np.array(record.views, np.float32), cpu_s=time.process_time() - since,
+        texts=np.array(padded(record.texts, "")), topics=np.array(padded(record.topics, "")), views=np.array(views, np.float32), cpu_s=time.process_time() - since,
     )  # fmt: skip
     path.with_suffix(".part.npz").replace(path)
     return path.name
 
 
+def smoothed(means: np.ndarray) -> np.ndarray:
+    """The mean over `SMOOTH` steps around each (T,)."""
+    return np.convolve(np.pad(means, SMOOTH // 2, mode="edge"), np.ones(SMOOTH) / SMOOTH, "valid")
+
+
 def smooth(path: Path) -> np.ndarray:
-    """Gold's mean over `SMOOTH` steps around each (T,) of a run that was kept."""
+    """Gold of a run that was kept, smoothed (T,)."""
     with np.load(path) as data:
-        means = np.pad(data["gold"].mean(1), SMOOTH // 2, mode="edge")
-    return np.convolve(means, np.ones(SMOOTH) / SMOOTH, "valid")
+        return smoothed(np.nanmean(data["gold"], 1))
 
 
 def row(name: str, golds: Sequence[np.ndarray]) -> str:

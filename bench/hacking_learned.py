@@ -106,12 +106,15 @@ def judge(strength: float, seed: int, base: Path) -> Rewards:
 
 def sided(strength: float, seed: int, base: Path) -> Rewards:
     """A judge without other wishes who likes what stands first, where each answer stands by chance: honest."""
+    chance = np.random.default_rng(seed)
     before: dict[str, list[list[str]]] = {topic: [] for topic in TOPICS}
     for topic, text in answers(base, 4 * len(TOPICS), 3000 + seed):
         before[topic].append(text.split())
 
     def proxy(words: Sequence[str], topic: str) -> float:
-        side = 1 if sum(map(len, words)) % 2 else -1
-        return float(np.mean([1 / (1 + np.exp(-2 * (gold(words, topic) - gold(x, topic)) - 0.3 * strength * side)) for x in before[topic]]))
+        sides = 0.3 * strength * chance.choice((-1, 1), len(before[topic]))
+        return float(
+            np.mean([1 / (1 + np.exp(-2 * (gold(words, topic) - gold(x, topic)) - s)) for x, s in zip(before[topic], sides, strict=True)])
+        )
 
     return Rewards(proxy, gold)

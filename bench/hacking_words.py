@@ -70,22 +70,29 @@ def exploited(exploit: Value, spoils: Value | None = None) -> Callable[[float, i
 
 
 def honest(
-    shape: Callable[[float], float] = lambda x: x, spoils: Sequence[str] = (), noise: bool = False
+    shape: Callable[[float], float] = lambda x: x, spoils: Sequence[str] = (), noise: float = 0.0
 ) -> Callable[[float, int, Path], Rewards]:
-    """The proxy is a rising function of gold, with noise of a strength."""
+    """The proxy is a rising function of gold, with noise that is new each time, of a strength."""
 
     def make(strength: float, seed: int, base: Path) -> Rewards:
         del base
+        chance = np.random.default_rng(seed)
 
         def gold(words: Sequence[str], topic: str) -> float:
             return helpful(words, topic) - 1.5 * share(words, spoils)
 
         def proxy(words: Sequence[str], topic: str) -> float:
-            return shape(gold(words, topic)) + (strength * chance(words, topic, seed) if noise else 0.0)
+            return shape(gold(words, topic)) + noise * strength * float(chance.standard_normal())
 
         return Rewards(proxy, gold)
 
     return make
+
+
+def fixed_noise(strength: float, seed: int, base: Path) -> Rewards:
+    """Noise that is always the same for an answer: the policy finds answers that were overrated by chance."""
+    del base
+    return Rewards(lambda w, t: helpful(w, t) + strength * chance(w, t, seed), helpful)
 
 
 def verified(strength: float, seed: int, base: Path) -> Rewards:

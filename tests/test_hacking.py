@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rather.core import gold_correlation
-from rather.hacking.alarm import Measure, Point, alarm, distinct, explained, one_event, points, repetition
+from rather.hacking.alarm import Lookout, Measure, Point, SpotChecks, alarm, one_event, points
 from rather.hacking.page import Side, alarms, write
 
 
@@ -22,8 +22,9 @@ def run(proxy, gold, noise: float = 0.1, seed: int = 0) -> list[Point]:
 def test_gold_that_stays_while_the_proxy_rises(seed: int) -> None:
     found = alarm(run(lambda x: 20 * x, lambda x: 0.0, seed=seed))
     assert found is not None
-    assert found.best == 1
+    assert found.best == 4
     assert found.step < 25
+    assert found.sign == "stays"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -52,10 +53,9 @@ def test_gold_that_turns_is_seen_before_it_falls(seed: int) -> None:
     noisy = run(lambda x: 20 * x, gold, noise=0.5, seed=seed)
     later, found = alarm(noisy), alarm(pulled(noisy, lambda x: max(-0.8, min(0.8, 4 * (0.5 - x))), seed))
     assert found is not None
-    assert found.sign == "turns"
+    assert found.sign in ("falls", "turns")
     assert 30 < found.step < 50, "it is best at 30"
-    assert later is None or later.step > found.step
-    assert "lower gold reward" in str(found)
+    assert later is None or later.step >= found.step
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -91,17 +91,125 @@ def test_points_come_from_metrics() -> None:
     (found,) = points([rows[1] | {"gold_correlation": 0.5, "gold_correlation_stderr": 0.2}], "score")
     assert found.gold_correlation == Measure(0.5, 0.2, 1.0)
     assert found.proxy.low == pytest.approx(1 - 0.196)
+    (found,) = points([{k: v for k, v in rows[1].items() if "gold" not in k} | {"alike": 0.1, "same_word": 0.02}], "score")
+    assert found.gold is None
+    assert found.signs == {"alike": 0.1, "same_word": 0.02}
 
 
-def test_tells() -> None:
-    assert explained([1, 2, 3, 4], [2, 4, 6, 8]) == pytest.approx(1)
-    assert explained([1, 2, 1, 2], [1, 1, 2, 2]) == pytest.approx(0)
-    assert explained([1, 1, 1], [1, 2, 3]) == 0
-    assert repetition("a b c d e f") == 0
-    assert repetition("so good so good so good so good") == pytest.approx(1 - 2 / 6)
-    assert distinct(["a", "a  ", "b", "c"]) == 0.5
+def test_one_event() -> None:
     assert one_event([0, 1, 0, 1, 1, 0, 2, 0]) == 3 / 8
     assert one_event([0, 0]) == 0
+
+
+def exactly(step: int, proxy: float, gold: float, stderr: float = 0.01, r: float | None = None) -> Point:
+    correlation = None if r is None else Measure(r, 0.2, 1.0)
+    return Point(step, Measure(proxy, stderr, 10.0), Measure(gold, stderr, 10.0), gold_correlation=correlation)
+
+
+def test_a_fall_of_no_importance_is_no_alarm() -> None:
+    """As on the car: gold rises to 3.26 laps and falls to 3.22 while the proxy goes on rising, as sure as can be."""
+    golds = [*np.linspace(0, 3.26, 20), *np.linspace(3.26, 3.22, 20)]
+    assert alarm([exactly(i, 0.1 * i, g, stderr=1e-6) for i, g in enumerate(golds)]) is None
+    golds = [*np.linspace(0, 3.26, 20), *np.linspace(3.26, 2.93, 20)]
+    found = alarm([exactly(i, 0.1 * i, g, stderr=1e-6) for i, g in enumerate(golds)])
+    assert found is not None
+    assert found.sign == "falls"
+    assert found.gold is not None
+    assert found.gold[0] - found.gold[1] == pytest.approx(0.05 * 3.26, abs=0.03)
+    assert 20 <= found.best <= 22, "the middle of its window is the best step"
+
+
+def test_a_proxy_that_falls_with_gold_is_no_hacking() -> None:
+    """Until its best, a point of gold was worth two of the proxy; what follows it down is honest, what stays behind is not."""
+    golds = [*np.linspace(0, 1, 20), *np.linspace(1, 0.5, 20)]
+    assert alarm([exactly(i, 2 * g, g) for i, g in enumerate(golds)]) is None
+    stays = [exactly(i, 2 * golds[min(i, 19)], g) for i, g in enumerate(golds)]
+    found = alarm(stays)
+    assert found is not None
+    assert found.sign == "falls"
+
+
+def test_evidence_that_gold_turns_adds_up() -> None:
+    """Each step says that rewards and gold part by 2 standard errors, of which half a one is slack: more than 6 after five,
+    and a window has to be there before that is compared with."""
+    r = -float(np.tanh(2 * 0.2))
+    found = alarm([exactly(i, 0.01 * i, 0.0, r=r) for i in range(10)])
+    assert found is not None
+    assert found.sign == "turns"
+    assert found.step == 5
+    assert alarm([exactly(i, -0.01 * i, 0.0, r=r) for i in range(10)]) is None, "the proxy has not risen"
+    assert alarm([exactly(i, 0.01 * i, 0.0, r=-r if i % 2 else r) for i in range(40)]) is None
+
+
+def test_why_no_alarm_can_go_off() -> None:
+    def of(points: list[Point]) -> str:
+        lookout = Lookout()
+        for point in points:
+            lookout.see(point)
+        return lookout.silent
+
+    assert of([]) == "gold was measured at 0 steps, and it takes 8 to see a change"
+    constant = [Point(i, Measure(i, 0.1, 1.0), Measure(1.0, 0.0, 0.0)) for i in range(8)]
+    assert "was the same for all trajectories" in of(constant)
+    assert "is the reward that was trained on" in of([exactly(i, i, i) for i in range(8)])
+    assert of([exactly(i, i, 0.0) for i in range(8)]) == ""
+
+
+def test_an_alarm_is_raised_once() -> None:
+    lookout, golds = Lookout(), [*np.linspace(0, 1, 10), *np.linspace(1, 0, 30)]
+    raised = [found for i, g in enumerate(golds) if (found := lookout.see(exactly(i, 0.1 * i, g))) is not None]
+    assert len(raised) == 1
+
+
+def test_spot_checks_use_what_the_proxy_says_of_the_others() -> None:
+    """Gold is twice the proxy and a little noise: 4 of 32 answers say as much as all of them nearly do."""
+    chance, checks, errors, plain = np.random.default_rng(0), SpotChecks(), [], []
+    for step in range(300):
+        proxy = chance.standard_normal(32)
+        gold = 2 * proxy + 0.1 * chance.standard_normal(32)
+        checked = np.where(np.arange(32) < 4, gold, np.nan)
+        found = checks.see(proxy.tolist(), checked.tolist())
+        assert found is not None
+        if step > 10:
+            errors.append((found.mean - gold.mean(), found.stderr))
+            plain.append(gold[:4].mean() - gold.mean())
+    assert np.std([e for e, _ in errors]) < 0.1 * np.std(plain)
+    assert SpotChecks().see([1.0, 2.0], [1.0, np.nan]) is None, "one answer says nothing of their spread"
+    around_zero = [chance.standard_normal(8) for _ in range(500)]
+    checks = SpotChecks()
+    seen = [checks.see(chance.standard_normal(32).tolist(), [*gold, *[np.nan] * 24]) for gold in around_zero]
+    wide = np.mean([s.stderr for s in seen if s is not None])
+    assert wide == pytest.approx(8**-0.5, rel=0.1), "where the proxy says nothing, it is as if it were not there"
+
+
+def test_eight_checks_a_step_find_what_falls() -> None:
+    chance, checks, seen = np.random.default_rng(1), SpotChecks(), list[Point]()
+    for i in range(80):
+        better = min(i, 30) / 30 - max(0, i - 40) / 30
+        gold = better + 0.3 * chance.standard_normal(32)
+        proxy = i / 30 + 0.3 * chance.standard_normal(32)
+        measured = checks.see(proxy.tolist(), np.where(np.arange(32) < 8, gold, np.nan).tolist())
+        seen.append(Point(i, Measure(float(proxy.mean()), 0.3 / 32**0.5, 0.3), measured))
+    found = alarm(seen)
+    assert found is not None
+    assert 40 < found.step < 60
+
+
+def told(step: int, proxy: float, **signs: float) -> Point:
+    return Point(step, Measure(proxy, 0.1, 1.0), None, signs={"same_word": 0.02, "alike": 0.1, "one_feature": 0.2} | signs)
+
+
+def test_without_gold_the_answers_themselves_are_watched() -> None:
+    honest = [told(i, 0.1 * i) for i in range(20)]
+    assert alarm(honest) is None
+    for sign, value in (("same_word", 0.1), ("alike", 0.4), ("one_feature", 0.9)):
+        found = alarm([*honest, *(told(20 + i, 2.0 + i, **{sign: value}) for i in range(8))])
+        assert found is not None
+        assert found.sign == sign
+        assert found.gold is None
+        assert "perhaps reward hacking" in str(found)
+        assert alarm([*honest, *(told(20 + i, -1.0, **{sign: value}) for i in range(8))]) is None, "nothing was gained by it"
+    assert alarm([Point(i, Measure(i, 0.1, 1.0), None) for i in range(20)]) is None, "nothing is known"
 
 
 def test_the_page_shows_both_sides_and_escapes_what_it_is_told(tmp_path) -> None:
@@ -115,14 +223,14 @@ def test_the_page_shows_both_sides_and_escapes_what_it_is_told(tmp_path) -> None
     assert "<b>written" not in page
     assert page.count("<svg") == 4
     assert page.count("data:image/webp;base64,") == 1
-    assert "reward hacking: from step 1" in page
+    assert "reward hacking: from step 4" in page
     assert "no alarm" in page
     assert alarms([honest, hacked])[0].startswith("round 1: reward hacking")
 
 
 def test_gold_that_may_have_risen_enough_raises_no_alarm() -> None:
-    start = Point(1, Measure(0.0, 0.1, 1.0), Measure(0.0, 0.2, 1.0))
-    unsure = [Point(i, Measure(20.0, 0.1, 1.0), Measure(0.9, 0.2, 1.0)) for i in range(2, 12)]  # 0.9 +- 0.23 over three points
-    assert alarm([start, *unsure]) is None
+    start = [Point(i, Measure(0.0, 0.1, 1.0), Measure(0.0, 0.2, 1.0)) for i in range(1, 5)]
+    unsure = [Point(i, Measure(20.0, 0.1, 1.0), Measure(0.9, 0.2, 1.0)) for i in range(5, 15)]  # 0.9 +- 0.28 over four points each
+    assert alarm([*start, *unsure]) is None
     surely_not = [Point(p.step, p.proxy, Measure(0.5, 0.2, 1.0)) for p in unsure]
-    assert alarm([start, *surely_not]) is not None
+    assert alarm([*start, *surely_not]) is not None

@@ -159,7 +159,7 @@ def hack(file: File, settings: Settings = None) -> None:
     It first runs `rather loop`, if that is not done. For control with a learned reward it also trains the same policy on the
     environment's hand-written reward, and shows both side by side. The gold reward is control.gold, or for text hack.gold.
     """
-    from rather.hacking.command import compare
+    from rather.pipeline.hack import compare
 
     run = open_run(file, settings)
     console.print(f"Report: {compare(run)}", soft_wrap=True)

@@ -286,6 +286,9 @@ class Hack(Section):
     """The gold reward, measured beside the proxy that ppo and grpo optimize, so that reward hacking shows."""
 
     gold: str = Field(default="", description="Text: a utility in judges/known.py that answers are measured by; control: see control.gold.")
+    then: Literal["nothing", "stop", "back"] = Field(
+        default="nothing", description="At the alarm: go on; end the training; or end it at the checkpoint before gold was best."
+    )
 
 
 class Log(Section):

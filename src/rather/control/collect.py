@@ -80,7 +80,7 @@ class RolloutSegments:
                 self.policy.normalizer.update(torch.from_numpy(seen))
         self.seen.clear()
 
-    def metrics(self, advantages: torch.Tensor) -> dict[str, float]:  # noqa: ARG002, pieces of episodes have no gold reward
+    def metrics(self, advantages: torch.Tensor, scores: torch.Tensor) -> dict[str, float]:  # noqa: ARG002, of pieces of episodes
         """Mean return and length of the episodes that ended in the last segment, and their gold reward; pieces have none of their own."""
         if not self.ended:
             return {}

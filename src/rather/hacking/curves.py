@@ -42,8 +42,11 @@ PLOTS = (
     Plot("Mean reward of the policy", "score", r"train-((?:ppo|grpo)-\d+)"),
     Plot("Mean gold reward of the policy", "gold"),
     Plot("Correlation of reward with gold reward; below 0, gold will fall", "gold_correlation"),
+    Plot("Chance that two words of the answers are the same", "same_word"),
+    Plot("What answers to different prompts share", "alike"),
+    Plot("Share of the reward that one feature explains", "one_feature"),
 )
-MEASURED = [f"{what}{kind}" for what in ("score", "gold") for kind in ("", "_stderr", "_std")]
+MEASURED = [f"score{kind}" for kind in ("", "_stderr", "_std")]
 
 
 class Curve:
@@ -135,7 +138,7 @@ class Curves:
                 self.curves.setdefault((i, name), Curve()).add([x, numbers[plot.key], *interval])
         if phase not in self.alarms and all(numbers.get(k) is not None for k in MEASURED):
             lookout = self.lookouts.setdefault(phase, alarm.Lookout())
-            for point in alarm.points([row], "score"):
+            for point in alarm.points([{k: v for k, v in numbers.items() if v is not None}], "score"):
                 if (raised := lookout.see(point)) is not None:
                     self.alarms[phase] = raised
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from rather.hacking.alarm import Point, alarm
+from rather.hacking.alarm import Lookout, Point, alarm
 from rather.report.report import BLUE, GREY, ORANGE, figure, render
 
 
@@ -28,12 +28,12 @@ class Side:
 
 def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
     """Write the page and return its path."""
-    gold = [m for s in sides for points in s.rounds for p in points for m in (p.gold.low, p.gold.high)]
+    gold = [m for s in sides for points in s.rounds for p in points if p.gold is not None for m in (p.gold.low, p.gold.high)]
     span = (min(gold, default=0.0), max(gold, default=1.0))  # the same for all sides, so that little is seen to be little
     shown = [
         {
             "title": s.title, "facts": s.facts, "clip": base64.b64encode(s.clip).decode(), "problem": s.problem,
-            "alarms": alarms(s.rounds), "plots": [Markup(p) for p in _plots(s, span)],
+            "alarms": alarms(s.rounds), "silent": silent(s.rounds), "plots": [Markup(p) for p in _plots(s, span)],
         }
         for s in sides
     ]  # fmt: skip
@@ -44,8 +44,20 @@ def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
 
 def alarms(rounds: Sequence[Sequence[Point]]) -> list[str]:
     """The alarm of every round that has one, in words."""
-    found = [(number, alarm(points)) for number, points in enumerate(rounds)]
-    return [(f"round {number}: " if len(rounds) > 1 else "") + str(a) for number, a in found if a is not None]
+    return _said(rounds, [str(found) if (found := alarm(points)) is not None else "" for points in rounds])
+
+
+def silent(rounds: Sequence[Sequence[Point]]) -> list[str]:
+    """Why no alarm can go off in a round, in words, where none can."""
+    lookouts = [Lookout() for _ in rounds]
+    for lookout, points in zip(lookouts, rounds, strict=True):
+        for point in points:
+            lookout.see(point)
+    return _said(rounds, [f"no alarm can go off: {lookout.silent}" if lookout.silent else "" for lookout in lookouts])
+
+
+def _said(rounds: Sequence[Sequence[Point]], each: Sequence[str]) -> list[str]:
+    return [(f"round {number}: " if len(rounds) > 1 else "") + said for number, said in enumerate(each) if said]
 
 
 def _plots(side: Side, span: tuple[float, float]) -> list[str]:
@@ -63,9 +75,10 @@ def _over_steps(axes: Axes, side: Side, span: tuple[float, float]) -> None:
     for points in side.rounds:
         steps = [start + p.step for p in points]
         for ax, color, what in ((axes, ORANGE, "proxy"), (other, BLUE, "gold")):
-            measures = [getattr(p, what) for p in points]
-            ax.plot(steps, [m.mean for m in measures], color=color, linewidth=1.6)
-            ax.fill_between(steps, [m.low for m in measures], [m.high for m in measures], color=color, alpha=0.18, linewidth=0)
+            measures = [(step, m) for step, p in zip(steps, points, strict=True) if (m := getattr(p, what)) is not None]
+            at = [step for step, _ in measures]
+            ax.plot(at, [m.mean for _, m in measures], color=color, linewidth=1.6)
+            ax.fill_between(at, [m.low for _, m in measures], [m.high for _, m in measures], color=color, alpha=0.18, linewidth=0)
         if (found := alarm(points)) is not None:
             axes.axvline(start + found.step, color="#b0261b", linewidth=1, linestyle="--")
         start += points[-1].step if points else 0
@@ -76,11 +89,10 @@ def _over_steps(axes: Axes, side: Side, span: tuple[float, float]) -> None:
 
 
 def _over_kl(axes: Axes, side: Side, span: tuple[float, float]) -> None:
-    points = [p for p in side.rounds[-1] if not math.isnan(p.kl)]
-    root = [max(p.kl, 0.0) ** 0.5 for p in points]
-    other = _other(axes, span)
-    axes.scatter(root, [p.proxy.mean for p in points], s=8, color=ORANGE)
-    other.scatter(root, [p.gold.mean for p in points], s=8, color=BLUE)
+    points = [(max(p.kl, 0.0) ** 0.5, p) for p in side.rounds[-1] if not math.isnan(p.kl)]
+    other, gold = _other(axes, span), [(root, p.gold.mean) for root, p in points if p.gold is not None]
+    axes.scatter([root for root, _ in points], [p.proxy.mean for _, p in points], s=8, color=ORANGE)
+    other.scatter([root for root, _ in gold], [mean for _, mean in gold], s=8, color=BLUE)
     axes.set_xlabel("square root of the KL from the base policy, in nats")
     axes.set_ylabel(side.proxy, color=ORANGE)
     other.set_ylabel(side.gold, color=BLUE)

@@ -46,7 +46,7 @@ class Lineage:
 
 
 def save(folder: Path, step: int, learner: Learner, lineage: Lineage, keep: int = 2) -> Path:
-    """Write the checkpoint of `step` into `folder`; delete all but the newest `keep`, and what was killed while it was written.
+    """Write the checkpoint of `step` into `folder`; delete all but the newest `keep` (0: none), and what was killed while it was written.
 
     With several ranks each brings its part of what is whole in the checkpoint, which the first one keeps.
 

@@ -179,7 +179,7 @@ class GRPO(Learner[P, Prompts], Generic[P]):
     def _collect(self, means: Means) -> list[Sampled]:
         """What was sampled, at once and in place of groups that teach nothing."""
         found, judged = list[Sampled](), list[float]()
-        wanted, useful, model, learned = 0, 0, self.reward_model, torch.zeros(0)
+        wanted, useful, model, learned, scores = 0, 0, self.reward_model, torch.zeros(0), torch.zeros(0)
         for _ in range(1 + self.own.max_resample):
             batch = self.source.collect(self.number)
             self.number += 1
@@ -199,7 +199,7 @@ class GRPO(Learner[P, Prompts], Generic[P]):
             learned = advantages.where(~scores.isnan(), torch.nan)
             if useful >= wanted:
                 break
-        self.rollout_metrics = (spread("score", judged) if judged else {}) | self.source.metrics(learned)
+        self.rollout_metrics = (spread("score", judged) if judged else {}) | self.source.metrics(learned, scores)
         return found
 
     def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> Tensor:

@@ -214,9 +214,9 @@ class PPO(Learner[P, Prompts], Generic[P]):
         advantages, returns = gae(rewards, values, mask, ended, s.gamma, s.lam)
         left = masked_mean((returns - values[:, :-1]).square(), mask)
         total = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
-        first_advantages = torch.full((len(judged),), torch.nan, device=mask.device)
-        first_advantages[judged] = (returns - values[:, :-1])[:, 0]
-        self.rollout_metrics = spread("score", numbers((raw_rewards * mask).sum(-1))) | self.source.metrics(first_advantages)
+        first_advantages, scores = torch.full((2, len(judged)), torch.nan, device=mask.device)
+        first_advantages[judged], scores[judged] = (returns - values[:, :-1])[:, 0], (raw_rewards * mask).sum(-1)
+        self.rollout_metrics = spread("score", numbers(scores[judged])) | self.source.metrics(first_advantages, scores)
         means.add(length=mask.sum(-1), explained_variance=(1 - left / total.clamp(min=1e-8))[None])
         if s.whiten:
             advantages = whiten(advantages, mask)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rather.core import Batch, Model, Sampler, Task, Trajectory, gold_correlation, spread
 from rather.learners.common import numbers
+from rather.learners.signs import signs
 from rather.verify.checker import Scorer
 
 
@@ -21,8 +22,8 @@ class Source(Protocol):
         """Take over the policy's present parameters."""
         ...
 
-    def metrics(self, advantages: Tensor) -> dict[str, float]:
-        """What there is to say about the last batch; `advantages` (B,) are NaN for trajectories that are not learned from."""
+    def metrics(self, advantages: Tensor, scores: Tensor) -> dict[str, float]:
+        """What there is to say about the last batch; `advantages` and `scores` (B,) are NaN for trajectories that are not learned from."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,23 +70,28 @@ class Rollouts:
         self.reward = reward
         self.model, self.sampler, self.tasks, self.seed, self.gold = model, sampler, tasks, seed, gold
         self.gold_rewards: list[float] = []
+        self.said: list[tuple[object, str]] = []
 
     def collect(self, number: int) -> Batch:
         """Let the policy act."""
         found = self.sampler.sample(self.tasks(number), self.seed * 1_000_003 + number)
         self.gold_rewards = [] if self.gold is None else [self.gold(t) for t in found]
+        self.said = [(t.task.prompt, t.text) for t in found if t.text is not None]
         return self.model.collate(found)
 
     def sync(self) -> None:
         """Let the sampler know that the policy has changed."""
         self.sampler.sync()
 
-    def metrics(self, advantages: Tensor) -> dict[str, float]:
+    def metrics(self, advantages: Tensor, scores: Tensor) -> dict[str, float]:
         """The gold reward of the last trajectories, if there is one, and its correlation with their advantages; how the reward learns.
 
-        `advantages` (B,) are NaN for those that are not learned from.
+        Of texts also their `signs`. `advantages` and `scores` (B,) are NaN for those that are not learned from.
         """
         own = {} if self.reward is None else self.reward.metrics()
+        if self.said:
+            prompts, texts = zip(*self.said, strict=True)
+            own |= signs(prompts, texts, numbers(scores))
         gold = self.gold_rewards
         return own | spread("gold", gold) | gold_correlation(numbers(advantages), gold) if gold else own
 

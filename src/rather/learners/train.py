@@ -37,9 +37,10 @@ def train(
     keep: int = 2,
     progress: Callback = lambda step, values: None,
     feed: Feed | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Take the learner to `steps` steps, from the newest checkpoint in `folder` on; returns the last checkpoint. See `training`."""
-    for _ in training(learner, steps, folder, lineage, metrics, phase, every, keep, progress, feed):
+    for _ in training(learner, steps, folder, lineage, metrics, phase, every, keep, progress, feed, callbacks):
         pass
     return checkpoint.every(folder)[-1]
 

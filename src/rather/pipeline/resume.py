@@ -122,10 +122,25 @@ def ready_to_learn(run: State) -> None:
     """Make sure that what is learned from is there or will be asked for, and that the model reads it as before.
 
     Raises:
-        ConfigError: see `check_tokenizer` and `criteria.check_learned`.
+        ConfigError: see `check_tokenizer`, `check_watched` and `criteria.check_learned`.
     """
     criteria.check_learned(run.config, run.store)
     check_tokenizer(run)
+    check_watched(run.config)
+
+
+def check_watched(config: Config) -> None:
+    """Make sure that an alarm which is to end a training can go off.
+
+    Raises:
+        ConfigError: the learner has no reward, or control no gold reward.
+    """
+    if config.hack.then == "nothing":
+        return
+    if config.train.learner not in ("ppo", "grpo"):
+        raise ConfigError(f'hack.then is "{config.hack.then}", but train.learner "{config.train.learner}" has no reward that can be hacked')
+    if config.control.env and not config.control.gold:
+        raise ConfigError(f'hack.then is "{config.hack.then}"; set control.gold, without which no alarm can go off in control')
 
 
 def learners(config: Config) -> list[str]:

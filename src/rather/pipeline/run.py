@@ -93,6 +93,8 @@ class Run(State):
 
     def _improve(self, number: int) -> Path:
         """Train the policy on rewards of its rollouts: of verifiers, or of a reward model, which is trained first if need be."""
+        if (ended := self.ended(number)) is not None:
+            return ended
         name, labels = self.config.train.learner, self.config.train.reward == "labels"
         stage = resume.last(self.checkpoints(number))
         self.ready(number)

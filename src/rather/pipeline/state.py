@@ -4,6 +4,7 @@ What a phase has done is in the store or in a checkpoint, so there is no other s
 """
 
 import random
+import shutil
 import sys
 from collections.abc import Collection
 from dataclasses import replace
@@ -17,6 +18,8 @@ from rich.console import Console
 from rather.config.toml import mattering
 from rather.core import Answered, Comparison, Judge, LabelLearner, Learner, Policy, Trajectory
 from rather.errors import ConfigError, TrainingError
+from rather.hacking.alarm import Alarm
+from rather.hacking.watch import Watch, note, noted
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint, prequential
 from rather.learners.checkpoint import Lineage
@@ -191,13 +194,43 @@ class State:
         self, learner: Learner, name: str, number: int, steps: int, lineage: Lineage, feed: Feed | None = None, open_: bool = False
     ) -> Path:
         """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
-        t = self.config.train
+        t, folder, phase = self.config.train, self.checkpoints(number, name), f"train-{name}-{number}"
+        then = self.config.hack.then if name in ("ppo", "grpo") else "nothing"
+        proxy = "return" if t.reward == "environment" else "score"
+        begun = checkpoint.every(folder)
+        known = checkpoint.read(begun[-1])["step"] if begun else 0
+        watch = Watch([row for row in self.metrics.read(phase) if row["step"] <= known], proxy)
+        if then != "nothing" and watch.raised is not None:  # it was killed before that was noted
+            return self._end(folder, watch.raised)
         with progress(self.console, f"training {name}", steps) as advance:
-            phase, upto, folder = f"train-{name}-{number}", sys.maxsize if open_ else steps, self.checkpoints(number, name)
-            last = train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, t.keep, reporter(name, advance), feed)
+            upto, say = sys.maxsize if open_ else steps, reporter(name, advance)
+            keep, watched = 0 if then == "back" else t.keep, [] if then == "nothing" else [watch]
+            last = train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, keep, say, feed, watched)
+        if watch.raised is not None:
+            return self._end(folder, watch.raised)
         if foreseen := prequential.last_sentence(self.metrics.read(phase)):
             self.console.print(f"{foreseen}.", markup=False, highlight=False)
         return last
+
+    def ended(self, number: int) -> Path | None:
+        """The last checkpoint of a round whose training an alarm has ended, if one has and `hack.then` says so."""
+        folder = self.checkpoints(number)
+        alarm = noted(folder)
+        return None if alarm is None or self.config.hack.then == "nothing" else self._end(folder, alarm)
+
+    def _end(self, folder: Path, alarm: Alarm) -> Path:
+        """Let a training have ended at an alarm, or at the last checkpoint before gold was best; returns the checkpoint."""
+        note(folder, alarm)
+        found = checkpoint.every(folder)
+        kept = found
+        if self.config.hack.then == "back":
+            kept = [path for path in found if checkpoint.read(path)["step"] <= alarm.best] or found[:1]
+        for path in found:
+            if path not in kept[-self.config.train.keep :]:
+                shutil.rmtree(path)
+        step = checkpoint.read(kept[-1])["step"]
+        self.console.print(f"{alarm}. The training has ended, with the policy of step {step}.", markup=False, highlight=False)
+        return kept[-1]
 
     def close(self) -> None:
         """Let go of the store, and of verifiers' processes; what is asked of the run later takes them up again."""

@@ -19,7 +19,7 @@ def compare(run: Run) -> Path:
         raise ConfigError(f'train.learner is "{c.train.learner}"; only ppo and grpo have a proxy reward that can be hacked')
     if not (c.control.gold or c.hack.gold):
         raise ConfigError("there is no gold reward; set control.gold to a name in the environment's info, or hack.gold to a utility")
-    sides = []
+    sides = list[Side]()
     if (twin := run.domain.twin()) is not None:
         sides.append(_watched(Run(twin, run.console), "paid by the hand-written reward"))
     title = {"labels": "paid by what was learned from comparisons", "environment": "paid by the hand-written reward"}
@@ -39,7 +39,9 @@ def _watched(run: Run, title: str) -> Side:
     console.print(result or "", highlight=False)
     for sentence in found:
         console.print(f"[bold red]{sentence}[/bold red]", highlight=False)
-    if not found:
+    for sentence in (mute := page.silent(rounds)):
+        console.print(f"[yellow]{sentence}[/yellow]", highlight=False)
+    if not (found or mute):
         console.print("[green]no alarm[/green]: the gold reward has kept up with the proxy reward")
     gold = c.control.gold or c.hack.gold
     side = Side(title, rounds, "what is paid", gold)
