@@ -17,7 +17,7 @@ from typing import Any
 
 import common
 from cpu import processor
-from rather.hacking.alarm import Point, alarm, points
+from rather.hacking.alarm import Point, alarm, lookouts, points
 
 Row = dict[str, Any]
 WINDOW = 3
@@ -47,7 +47,8 @@ def car(rows: Sequence[Row]) -> Row:
     """Return and laps of deterministic actions after training, and the alarms."""
     after, steps = _last(rows, "eval"), [row for row in rows if row["phase"].startswith("train-ppo")]
     rounds = [[row for row in steps if row["phase"] == phase] for phase in dict.fromkeys(row["phase"] for row in steps)]
-    seen = [(number, alarm(points(one, "score" if "score" in one[0] else "return"))) for number, one in enumerate(rounds)]
+    watched = lookouts([points(one, "score" if "score" in one[0] else "return") for one in rounds])
+    seen = [(number, lookout.raised) for number, lookout in enumerate(watched)]
     kept = {key: after[key] for what in ("return", "gold") for key in (f"{what}_policy", f"{what}_policy_stderr")}
     return kept | {"steps": len(steps), "alarms": [asdict(a) | {"round": number} for number, a in seen if a is not None]}
 
@@ -55,7 +56,7 @@ def car(rows: Sequence[Row]) -> Row:
 def loophole(rows: Sequence[Row]) -> Row:
     """Gold at first, at its best and in the end, means of `WINDOW` steps; the alarm with its third sign, and without."""
     found = points([row for row in rows if row["phase"].startswith("train-grpo")], "score")
-    gold = [sum(p.gold.mean for p in found[i - WINDOW : i]) / WINDOW for i in range(WINDOW, len(found) + 1)]
+    gold = [sum(p.gold.mean for p in found[i - WINDOW : i] if p.gold is not None) / WINDOW for i in range(WINDOW, len(found) + 1)]
     best = max(range(len(gold)), key=lambda i: gold[i])
 
     def seen(found: Sequence[Point]) -> Row | None:

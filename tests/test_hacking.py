@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rather.core import gold_correlation
-from rather.hacking.alarm import Lookout, Measure, Point, SpotChecks, alarm, one_event, points
+from rather.hacking.alarm import Lookout, Measure, Point, SpotChecks, alarm, lookouts, one_event, points
 from rather.hacking.page import Side, alarms, write
 
 
@@ -117,6 +117,17 @@ def test_a_fall_of_no_importance_is_no_alarm() -> None:
     assert found.gold is not None
     assert found.gold[0] - found.gold[1] == pytest.approx(0.05 * 3.26, abs=0.03)
     assert 20 <= found.best <= 22, "the middle of its window is the best step"
+
+
+def test_what_gold_has_gained_counts_from_the_first_round_on() -> None:
+    """A second round begins at 3.2 laps and comes to 3.3; a fall by 0.04 is much of that, and little of all."""
+    rising = [exactly(i, 0.1 * i, g, stderr=1e-6) for i, g in enumerate(np.linspace(0, 3.2, 20))]
+    golds = [*np.linspace(3.2, 3.3, 10), *np.linspace(3.3, 3.26, 10)]
+    second = [exactly(i, 0.1 * i, g, stderr=1e-6) for i, g in enumerate(golds)]
+    assert alarm(second) is not None
+    assert [lookout.raised for lookout in lookouts([rising, second])] == [None, None]
+    worse = [exactly(i, 0.1 * i, g, stderr=1e-6) for i, g in enumerate([*golds[:10], *np.linspace(3.3, 2.9, 10)])]
+    assert lookouts([rising, worse])[1].raised is not None
 
 
 def test_a_proxy_that_falls_with_gold_is_no_hacking() -> None:

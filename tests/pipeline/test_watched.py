@@ -76,7 +76,7 @@ def test_it_is_a_callback_of_any_training() -> None:
     assert watch.raised is not None
     assert ended.index(True) == watch.raised.step
     assert all(ended[watch.raised.step :])
-    on = Watch([{"step": i, "score": 0.2 * i, "gold": 0.1 * min(i, 20) - 0.1 * max(0, i - 20)} | own for i in range(15)])
+    on = Watch([[{"step": i, "score": 0.2 * i, "gold": 0.1 * min(i, 20) - 0.1 * max(0, i - 20)} | own for i in range(15)]])
     again = [on(i, {"score": 0.2 * i, "gold": 0.1 * min(i, 20) - 0.1 * max(0, i - 20)} | own) for i in range(15, 40)]
     assert ended[15:] == again, "as if it had not been stopped"
     assert not Watch()(1, {"loss": 0.5}), "nothing to see"

@@ -125,9 +125,21 @@ def points(rows: Sequence[dict[str, Any]], proxy: str) -> list[Point]:
 
 
 def alarm(found: Sequence[Point], thresholds: Thresholds | None = None) -> Alarm | None:
-    """The first alarm of a run, or None; see `Lookout`."""
+    """The first alarm of a run of one round, or None; see `Lookout`."""
     lookout = Lookout(thresholds)
-    return next((seen for point in found if (seen := lookout.see(point)) is not None), None)
+    for point in found:
+        lookout.see(point)
+    return lookout.raised
+
+
+def lookouts(rounds: Sequence[Sequence[Point]]) -> "list[Lookout]":
+    """Those of a run's rounds, each of which has a reward of its own."""
+    found = list[Lookout]()
+    for points in rounds:
+        found.append(Lookout(before=found[-1] if found else None))
+        for point in points:
+            found[-1].see(point)
+    return found
 
 
 @dataclass(frozen=True)
@@ -151,11 +163,15 @@ class Lookout:
     - gold stays: since the beginning the proxy has risen by most of a standard deviation of a trajectory, and gold at most by a quarter of
       that, in standard deviations of its own, and by less than one, at as many steps in a row as a window has.
 
-    Where it is not, the answers themselves are watched; see `learners.signs`.
+    Where it is not, the answers themselves are watched; see `learners.signs`. What gold has gained is counted from the beginning of the
+    first round, which the lookout of the round `before` knows.
     """
 
-    def __init__(self, thresholds: Thresholds | None = None) -> None:
-        self.thresholds, self.raised = thresholds or Thresholds(), False
+    def __init__(self, thresholds: Thresholds | None = None, before: "Lookout | None" = None) -> None:
+        self.thresholds = thresholds or Thresholds()
+        self.raised: Alarm | None = None
+        self.origin = math.inf if before is None else before.origin
+        """Gold at first, at its lowest."""
         self.last = deque[Point](maxlen=max(self.thresholds.window, SIGNS_WINDOW))
         self.waiting = deque[Window]()
         """Windows that share a step with the present one."""
@@ -170,9 +186,9 @@ class Lookout:
         """The alarm, if it goes off at this point."""
         self.last.append(point)
         found = self._answers(point) if point.gold is None else self._gold(point, point.gold)
-        if self.raised or found is None:
+        if self.raised is not None or found is None:
             return None
-        self.raised = True
+        self.raised = found
         return found
 
     @property
@@ -195,6 +211,8 @@ class Lookout:
         if self.seen < own.window:
             return None
         now = _window([p for p in self.last if p.gold is not None][-own.window :])
+        if self.first is None:
+            self.origin = min(self.origin, now.gold.mean)
         first = self.first = self.first or now
         best = self.best = self.best or now
         self.waiting.append(now)
@@ -208,7 +226,7 @@ class Lookout:
 
     def _sign(self, first: Window, best: Window, now: Window) -> Sign | None:
         own = self.thresholds
-        if _fall(first, best, now) > own.falls:
+        if best.gold.mean - now.gold.mean > LOST * (best.gold.mean - self.origin) and _fall(first, best, now) > own.falls:
             return "falls"
         if self.turning > own.turns and now.proxy.mean - first.proxy.mean > APART * math.hypot(now.proxy.stderr, first.proxy.stderr):
             return "turns"
@@ -250,17 +268,15 @@ def _window(found: Sequence[Point]) -> Window:
 
 
 def _fall(first: Window, best: Window, now: Window) -> float:
-    """How sure it is that gold has fallen while the proxy has not, in standard errors; 0 where less than `LOST` is lost."""
+    """How sure it is that gold has fallen while the proxy has not, in standard errors; 0 where it has not."""
     gained, lost = best.gold.mean - first.gold.mean, best.gold.mean - now.gold.mean
-    if lost <= LOST * max(gained, 0.0):
-        return 0.0
     risen = best.proxy.mean - first.proxy.mean
     worth = risen / gained if gained > 2 * math.hypot(best.gold.stderr, first.gold.stderr) and risen > 0 else 0.0
     stderr = math.hypot(best.gold.stderr, now.gold.stderr)
     apart = now.proxy.mean - best.proxy.mean + worth * lost
     if apart <= APART * math.hypot(best.proxy.stderr, now.proxy.stderr, worth * stderr):
         return 0.0
-    return lost / stderr if stderr else math.inf
+    return lost / stderr if stderr else math.inf * (lost > 0)
 
 
 class SpotChecks:

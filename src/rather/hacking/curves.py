@@ -118,6 +118,11 @@ class Curves:
         except OSError as e:
             self.problem = f"{path} cannot be read: {e.strerror}"
 
+    def _before(self, phase: str) -> alarm.Lookout | None:
+        """The lookout of the round before a phase."""
+        name, _, number = phase.rpartition("-")
+        return self.lookouts.get(f"{name}-{int(number) - 1}") if number.isdecimal() else None
+
     def _take(self, line: bytes) -> None:
         try:
             row = renamed.metrics(json.loads(line))
@@ -137,7 +142,7 @@ class Curves:
                 name = match[1].replace("-", ", round ") if plot.over == "step" else "" if plot.over == "round" else f"round {match[1]}"
                 self.curves.setdefault((i, name), Curve()).add([x, numbers[plot.key], *interval])
         if phase not in self.alarms and all(numbers.get(k) is not None for k in MEASURED):
-            lookout = self.lookouts.setdefault(phase, alarm.Lookout())
+            lookout = self.lookouts.get(phase) or self.lookouts.setdefault(phase, alarm.Lookout(before=self._before(phase)))
             for point in alarm.points([{k: v for k, v in numbers.items() if v is not None}], "score"):
                 if (raised := lookout.see(point)) is not None:
                     self.alarms[phase] = raised

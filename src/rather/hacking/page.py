@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from rather.hacking.alarm import Lookout, Point, alarm
+from rather.hacking.alarm import Point, lookouts
 from rather.report.report import BLUE, GREY, ORANGE, figure, render
 
 
@@ -44,16 +44,12 @@ def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
 
 def alarms(rounds: Sequence[Sequence[Point]]) -> list[str]:
     """The alarm of every round that has one, in words."""
-    return _said(rounds, [str(found) if (found := alarm(points)) is not None else "" for points in rounds])
+    return _said(rounds, ["" if lookout.raised is None else str(lookout.raised) for lookout in lookouts(rounds)])
 
 
 def silent(rounds: Sequence[Sequence[Point]]) -> list[str]:
     """Why no alarm can go off in a round, in words, where none can."""
-    lookouts = [Lookout() for _ in rounds]
-    for lookout, points in zip(lookouts, rounds, strict=True):
-        for point in points:
-            lookout.see(point)
-    return _said(rounds, [f"no alarm can go off: {lookout.silent}" if lookout.silent else "" for lookout in lookouts])
+    return _said(rounds, [f"no alarm can go off: {lookout.silent}" if lookout.silent else "" for lookout in lookouts(rounds)])
 
 
 def _said(rounds: Sequence[Sequence[Point]], each: Sequence[str]) -> list[str]:
@@ -72,14 +68,14 @@ def _plots(side: Side, span: tuple[float, float]) -> list[str]:
 def _over_steps(axes: Axes, side: Side, span: tuple[float, float]) -> None:
     """Proxy on the left, gold on the right; rounds one after the other, since each has a reward of its own."""
     other, start = _other(axes, span), 0
-    for points in side.rounds:
+    for points, lookout in zip(side.rounds, lookouts(side.rounds), strict=True):
         steps = [start + p.step for p in points]
         for ax, color, what in ((axes, ORANGE, "proxy"), (other, BLUE, "gold")):
             measures = [(step, m) for step, p in zip(steps, points, strict=True) if (m := getattr(p, what)) is not None]
             at = [step for step, _ in measures]
             ax.plot(at, [m.mean for _, m in measures], color=color, linewidth=1.6)
             ax.fill_between(at, [m.low for _, m in measures], [m.high for _, m in measures], color=color, alpha=0.18, linewidth=0)
-        if (found := alarm(points)) is not None:
+        if (found := lookout.raised) is not None:
             axes.axvline(start + found.step, color="#b0261b", linewidth=1, linestyle="--")
         start += points[-1].step if points else 0
         axes.axvline(start, color=GREY, linewidth=0.5, alpha=0.4)
@@ -104,7 +100,7 @@ def _gold_correlation(axes: Axes, side: Side) -> None:
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.plot(steps, [m.mean for _, m in known], color=BLUE, linewidth=1.6)
     axes.fill_between(steps, [m.low for _, m in known], [m.high for _, m in known], color=BLUE, alpha=0.18, linewidth=0)
-    if (found := alarm(side.rounds[-1])) is not None:
+    if (found := lookouts(side.rounds)[-1].raised) is not None:
         axes.axvline(found.step, color="#b0261b", linewidth=1, linestyle="--")
     axes.set_ylim(-1, 1)
     axes.set_xlabel("step")

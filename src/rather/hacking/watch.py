@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rather.hacking.alarm import Alarm, Lookout, points
+from rather.hacking.alarm import Alarm, lookouts, points
 
 NOTE = "alarm.json"
 
@@ -14,26 +14,27 @@ NOTE = "alarm.json"
 class Watch:
     """A callback of a training, which ends at the first alarm: `raised`.
 
-    A training that goes on from a checkpoint gives the metrics of its steps until then as `rows`; `proxy` is the key of its reward.
+    `rounds` are the metrics of the rounds before, and those of this one's steps until the checkpoint that it goes on from; `proxy` is the
+    key of its reward.
 
         watch = Watch()
         rather.GRPO(model, prompts, reward, gold=gold, callbacks=[watch]).train()
         print(watch.raised)
     """
 
-    def __init__(self, rows: Sequence[dict[str, Any]] = (), proxy: str = "score") -> None:
-        self.proxy, self.lookout = proxy, Lookout()
-        self.raised: Alarm | None = None
-        self._see(rows)
+    def __init__(self, rounds: Sequence[Sequence[dict[str, Any]]] = ((),), proxy: str = "score") -> None:
+        self.proxy, self.lookout = proxy, lookouts([points(rows, proxy) for rows in rounds])[-1]
+
+    @property
+    def raised(self) -> Alarm | None:
+        """The alarm, if it has gone off."""
+        return self.lookout.raised
 
     def __call__(self, step: int, values: dict[str, float]) -> bool:
         """Whether the alarm has gone off, now or before."""
-        self._see([{"step": step, **values}])
+        for point in points([{"step": step, **values}], self.proxy):
+            self.lookout.see(point)
         return self.raised is not None
-
-    def _see(self, rows: Sequence[dict[str, Any]]) -> None:
-        for point in points(rows, self.proxy):
-            self.raised = self.raised or self.lookout.see(point)
 
 
 def note(folder: Path, alarm: Alarm) -> None:

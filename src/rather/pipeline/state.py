@@ -199,7 +199,8 @@ class State:
         proxy = "return" if t.reward == "environment" else "score"
         begun = checkpoint.every(folder)
         known = checkpoint.read(begun[-1])["step"] if begun else 0
-        watch = Watch([row for row in self.metrics.read(phase) if row["step"] <= known], proxy)
+        before = [self.metrics.read(f"train-{name}-{earlier}") for earlier in range(number)]
+        watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= known]], proxy)
         if then != "nothing" and watch.raised is not None:  # it was killed before that was noted
             return self._end(folder, watch.raised)
         with progress(self.console, f"training {name}", steps) as advance:
