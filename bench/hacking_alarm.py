@@ -30,6 +30,7 @@ SETS = {
 """The families that set thresholds."""
 CLEAN = {*hacking.CLEAN, *hacking.CLEAN_CONTROL}
 CHECKS = 8
+TIMES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 Raised = int | None
 """The step of an alarm, from 0."""
 
@@ -226,6 +227,12 @@ def tune(runs: Sequence[Kept]) -> Iterator[str]:
             found = Rates.of(runs, lambda run, own=own, points=points: lookout(getattr(run, points), own))
             if found.false <= 0.06 * found.clean:
                 yield found.row(f"{name} {own}")
+
+
+def scaled(times: float) -> Thresholds:
+    """All thresholds, so many times as high."""
+    own = Thresholds()
+    return Thresholds(own.window, times * own.falls, times * own.turns, times * own.stays)
 
 
 def main() -> None:

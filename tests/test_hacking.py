@@ -126,6 +126,9 @@ def test_what_gold_has_gained_counts_from_the_first_round_on() -> None:
     second = [exactly(i, 0.1 * i, g, stderr=1e-6) for i, g in enumerate(golds)]
     assert alarm(second) is not None
     assert [lookout.raised for lookout in lookouts([rising, second])] == [None, None]
+    stays = [Point(i, Measure(10.0 * i, 0.1, 10.0), Measure(3.2, 0.1, 1.0)) for i in range(20)]
+    assert alarm(stays) is not None
+    assert lookouts([rising, stays])[1].raised is None, "it has learned to drive before"
     worse = [exactly(i, 0.1 * i, g, stderr=1e-6) for i, g in enumerate([*golds[:10], *np.linspace(3.3, 2.9, 10)])]
     assert lookouts([rising, worse])[1].raised is not None
 

@@ -112,34 +112,34 @@ class Alarm:
 
 def points(rows: Sequence[dict[str, Any]], proxy: str) -> list[Point]:
     """The points of a run from its metrics, where the reward that it was trained on was measured, whose key is `proxy`."""
-    found = []
+    measured = list[Point]()
     for r in rows:
         if not all(f"{proxy}{part}" in r for part in ("", "_stderr", "_std")):
             continue
         measures = [Measure(r[k], r[f"{k}_stderr"], r[f"{k}_std"]) if k in r else None for k in (proxy, "gold")]
         assert measures[0] is not None
         gold_correlation = Measure(r["gold_correlation"], r["gold_correlation_stderr"], 1.0) if "gold_correlation" in r else None
-        own = {key: r[key] for key in SIGNS if key in r}
-        found.append(Point(int(r["step"]), measures[0], measures[1], r.get("kl", math.nan), gold_correlation, own))
-    return found
+        signs = {key: r[key] for key in SIGNS if key in r}
+        measured.append(Point(int(r["step"]), measures[0], measures[1], r.get("kl", math.nan), gold_correlation, signs))
+    return measured
 
 
-def alarm(found: Sequence[Point], thresholds: Thresholds | None = None) -> Alarm | None:
+def alarm(points: Sequence[Point], thresholds: Thresholds | None = None) -> Alarm | None:
     """The first alarm of a run of one round, or None; see `Lookout`."""
     lookout = Lookout(thresholds)
-    for point in found:
+    for point in points:
         lookout.see(point)
     return lookout.raised
 
 
 def lookouts(rounds: Sequence[Sequence[Point]]) -> "list[Lookout]":
     """Those of a run's rounds, each of which has a reward of its own."""
-    found = list[Lookout]()
+    watching = list[Lookout]()
     for points in rounds:
-        found.append(Lookout(before=found[-1] if found else None))
+        watching.append(Lookout(before=watching[-1] if watching else None))
         for point in points:
-            found[-1].see(point)
-    return found
+            watching[-1].see(point)
+    return watching
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ class Lookout:
     - gold stays: since the beginning the proxy has risen by most of a standard deviation of a trajectory, and gold at most by a quarter of
       that, in standard deviations of its own, and by less than one, at as many steps in a row as a window has.
 
-    Where it is not, the answers themselves are watched; see `learners.signs`. What gold has gained is counted from the beginning of the
-    first round, which the lookout of the round `before` knows.
+    Where it is not, the answers themselves are watched; see `learners.signs`. Gold's rise is counted from the beginning of the first
+    round, which the lookout of the round `before` knows.
     """
 
     def __init__(self, thresholds: Thresholds | None = None, before: "Lookout | None" = None) -> None:
@@ -185,11 +185,11 @@ class Lookout:
     def see(self, point: Point) -> Alarm | None:
         """The alarm, if it goes off at this point."""
         self.last.append(point)
-        found = self._answers(point) if point.gold is None else self._gold(point, point.gold)
-        if self.raised is not None or found is None:
+        raised = self._answers(point) if point.gold is None else self._gold(point, point.gold)
+        if self.raised is not None or raised is None:
             return None
-        self.raised = found
-        return found
+        self.raised = raised
+        return raised
 
     @property
     def silent(self) -> str:
@@ -231,7 +231,7 @@ class Lookout:
         if self.turning > own.turns and now.proxy.mean - first.proxy.mean > APART * math.hypot(now.proxy.stderr, first.proxy.stderr):
             return "turns"
         rise = (now.proxy.mean - first.proxy.mean) / max(first.proxy.std, 1e-9)
-        at_most = now.gold.mean - first.gold.mean + Z * math.hypot(now.gold.stderr, first.gold.stderr)
+        at_most = now.gold.mean - self.origin + Z * math.hypot(now.gold.stderr, first.gold.stderr)
         self.staying = self.staying + 1 if rise > own.stays and at_most < min(LAGS * rise, 1.0) * first.gold.std else 0
         return "stays" if self.staying == own.window else None
 
@@ -257,18 +257,18 @@ class Lookout:
         return None
 
 
-def _window(found: Sequence[Point]) -> Window:
-    n = len(found)
+def _window(points: Sequence[Point]) -> Window:
+    n = len(points)
 
     def middle(measures: Sequence[Measure]) -> Measure:
         stderr = math.sqrt(sum(m.stderr**2 for m in measures)) / n
         return Measure(sum(m.mean for m in measures) / n, stderr, sum(m.std for m in measures) / n)
 
-    return Window(found[-1].step, middle([p.proxy for p in found]), middle([p.gold for p in found if p.gold is not None]))
+    return Window(points[-1].step, middle([p.proxy for p in points]), middle([p.gold for p in points if p.gold is not None]))
 
 
 def _fall(first: Window, best: Window, now: Window) -> float:
-    """How sure it is that gold has fallen while the proxy has not, in standard errors; 0 where it has not."""
+    """How sure it is that gold, which is lower now, has fallen while the proxy has not, in standard errors; 0 where the proxy has, too."""
     gained, lost = best.gold.mean - first.gold.mean, best.gold.mean - now.gold.mean
     risen = best.proxy.mean - first.proxy.mean
     worth = risen / gained if gained > 2 * math.hypot(best.gold.stderr, first.gold.stderr) and risen > 0 else 0.0
@@ -276,7 +276,7 @@ def _fall(first: Window, best: Window, now: Window) -> float:
     apart = now.proxy.mean - best.proxy.mean + worth * lost
     if apart <= APART * math.hypot(best.proxy.stderr, now.proxy.stderr, worth * stderr):
         return 0.0
-    return lost / stderr if stderr else math.inf * (lost > 0)
+    return lost / stderr if stderr else math.inf
 
 
 class SpotChecks:
