@@ -18,10 +18,10 @@ from scipy.stats import beta
 
 import hacking
 from common import about, headline, publish
-from rather.core import gold_correlation
 from rather.hacking import alarm
 from rather.hacking.alarm import Measure, Point, SpotChecks, Thresholds
 from rather.learners.signs import signs
+from rather.learners.spread import gold_correlation
 
 SETS = {
     "length", "magic word", "lists", "copying", "biased labels", "judge of length", "braking", "few comparisons",
@@ -48,6 +48,8 @@ class Kept:
         with np.load(self.path) as data:
             self.proxy, self.gold = data["proxy"].astype(float), data["gold"].astype(float)
             self.texts, self.topics, self.cpu_s = data["texts"], data["topics"], float(data["cpu_s"])
+            if not self.topics[0, 0]:  # an episode of control has a start of its own
+                self.topics = np.arange(self.topics.size).reshape(self.topics.shape).astype(str)
 
     @property
     def reachable(self) -> float:

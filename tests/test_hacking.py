@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rather.core import gold_correlation
 from rather.hacking.alarm import Lookout, Measure, Point, SpotChecks, alarm, lookouts, one_event, points
 from rather.hacking.page import Side, alarms, write
+from rather.learners.spread import gold_correlation, spread
 
 
 def run(proxy, gold, noise: float = 0.1, seed: int = 0) -> list[Point]:
@@ -22,7 +22,7 @@ def run(proxy, gold, noise: float = 0.1, seed: int = 0) -> list[Point]:
 def test_gold_that_stays_while_the_proxy_rises(seed: int) -> None:
     found = alarm(run(lambda x: 20 * x, lambda x: 0.0, seed=seed))
     assert found is not None
-    assert found.best == 4
+    assert found.best == 1, "in the middle of the first window, whose second step measures the policy of the first checkpoint"
     assert found.step < 25
     assert found.sign == "stays"
 
@@ -103,7 +103,7 @@ def test_one_event() -> None:
 
 def exactly(step: int, proxy: float, gold: float, stderr: float = 0.01, r: float | None = None) -> Point:
     correlation = None if r is None else Measure(r, 0.2, 1.0)
-    return Point(step, Measure(proxy, stderr, 10.0), Measure(gold, stderr, 10.0), gold_correlation=correlation)
+    return Point(step, Measure(proxy, stderr, 1.0), Measure(gold, stderr, 1.0), gold_correlation=correlation)
 
 
 def test_a_fall_of_no_importance_is_no_alarm() -> None:
@@ -116,7 +116,7 @@ def test_a_fall_of_no_importance_is_no_alarm() -> None:
     assert found.sign == "falls"
     assert found.gold is not None
     assert found.gold[0] - found.gold[1] == pytest.approx(0.05 * 3.26, abs=0.03)
-    assert 20 <= found.best <= 22, "the middle of its window is the best step"
+    assert 18 <= found.best <= 20
 
 
 def test_what_gold_has_gained_counts_from_the_first_round_on() -> None:
@@ -237,7 +237,7 @@ def test_the_page_shows_both_sides_and_escapes_what_it_is_told(tmp_path) -> None
     assert "<b>written" not in page
     assert page.count("<svg") == 4
     assert page.count("data:image/webp;base64,") == 1
-    assert "reward hacking: from step 4" in page
+    assert "reward hacking: from step 1" in page
     assert "no alarm" in page
     assert alarms([honest, hacked])[0].startswith("round 1: reward hacking")
 
@@ -248,3 +248,27 @@ def test_gold_that_may_have_risen_enough_raises_no_alarm() -> None:
     assert alarm([*start, *unsure]) is None
     surely_not = [Point(p.step, p.proxy, Measure(0.5, 0.2, 1.0)) for p in unsure]
     assert alarm([*start, *surely_not]) is not None
+
+
+def test_answers_to_one_prompt_count_together() -> None:
+    alike = spread("gold", [1.0, 1.0, 3.0, 3.0], ["a", "a", "b", "b"])
+    assert alike["gold"] == 2
+    assert alike["gold_stderr"] == pytest.approx(1.0), "as two draws, 1 and 3: sqrt(2) / sqrt(2)"
+    assert spread("gold", [1.0, 2.0, 4.0], [0, 1, 2]) == pytest.approx(spread("gold", [1.0, 2.0, 4.0]))
+    assert "gold_stderr" not in spread("gold", [1.0, 2.0], ["a", "a"]), "one prompt says nothing of others"
+    within = gold_correlation([1, 2, 11, 12, 21, 22], [9, 10, 5, 6, 1, 2], ["a", "a", "b", "b", "c", "c"])
+    assert within["gold_correlation"] == pytest.approx(1), "prompts differ in the opposite way"
+    assert within["gold_correlation_stderr"] == pytest.approx(1), "6 answers, less 3 means, less 2"
+    assert gold_correlation([1, 2, 3], [1, 2, 3], ["a", "a", "b"]) == {}, "too few to say"
+
+
+def test_what_is_not_measured_is_not_taken_for_a_number() -> None:
+    row = {"step": 1, "score": 1.0, "score_stderr": 0.1, "score_std": 1.0, "gold": float("nan"), "gold_stderr": 0.1, "gold_std": 1.0}
+    (point,) = points([row], "score")
+    assert point.gold is None
+    assert points([row | {"score_stderr": float("inf")}], "score") == []
+    assert points([{k: v for k, v in row.items() if k != "step"}], "score") == []
+    sparse = [Point(i, Measure(i, 0.1, 1.0), Measure(0.0, 0.1, 1.0) if i % 5 == 0 else None) for i in range(60)]
+    found = alarm(sparse)
+    assert found is not None
+    assert found.step >= 5 * 6, "four points with gold are a window, and it has to stay so for four"

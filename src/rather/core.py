@@ -57,25 +57,6 @@ def row_seed(seed: int, task: Task, index: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
 
 
-def spread(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Mean of `values`, its standard error, and their standard deviation, as metrics."""
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {name: float(np.mean(values)), f"{name}_stderr": std / len(values) ** 0.5, f"{name}_std": std}
-
-
-def gold_correlation(rewards: Sequence[float], gold: Sequence[float]) -> dict[str, float]:
-    """Correlation of the trajectories' rewards, or advantages, with their gold rewards, and its standard error by chance, as metrics.
-
-    It is 0 where all rewards or all gold rewards are the same. A reward of NaN is left out.
-    """
-    known = [(p, w) for p, w in zip(rewards, gold, strict=True) if not math.isnan(p)]
-    if len(known) < 4:
-        return {}
-    p, w = np.array(known).T
-    correlation = float(np.corrcoef(p, w)[0, 1]) if p.std() > 0 and w.std() > 0 else 0.0
-    return {"gold_correlation": correlation, "gold_correlation_stderr": 1 / math.sqrt(len(known) - 3)}
-
-
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """One trajectory of a task.

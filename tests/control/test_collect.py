@@ -50,7 +50,7 @@ def test_a_stretch_is_cut_where_attempts_end_and_goes_on_where_it_was(cut: bool)
     assert first.rewards.tolist() == [[1, 2, 3, 4], [1, 2, 0, 0]]
     assert first.mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
     assert first.terminated.tolist() == [not cut, False]
-    assert segments.metrics(torch.zeros(0)) == {
+    assert segments.metrics(torch.zeros(0), torch.zeros(0)) == {
         "return": 10,
         "return_stderr": 0,
         "return_std": 0,

@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from rather.config import toml
-from rather.errors import ConfigError
+from rather.errors import CheckpointError, ConfigError
 from rather.hacking.watch import Watch
 from rather.learners import checkpoint
+from rather.pipeline import resume
 from rather.pipeline.run import Run
 
 STEPS = 30
@@ -35,7 +36,9 @@ def weights(path: Path) -> bytes:
 def test_stop_and_back_and_on(tmp_path: Path) -> None:
     last = run(tmp_path, "hack.then=stop").train()
     note = tmp_path / "car" / "checkpoints" / "ppo-0" / "alarm.json"
-    alarm = json.loads(note.read_text())
+    told = json.loads(note.read_text())
+    alarm = told["alarm"]
+    assert told["kept"] == alarm["step"]
     assert alarm["sign"] == "stays"
     assert alarm["step"] == steps(tmp_path)[-1] < STEPS
     rows = run(tmp_path).metrics.read("train-ppo-0")
@@ -45,13 +48,15 @@ def test_stop_and_back_and_on(tmp_path: Path) -> None:
     assert run(tmp_path, "hack.then=stop").train() == last, "it has ended"
     note.unlink()  # killed before it was noted
     assert run(tmp_path, "hack.then=stop").train() == last
-    assert json.loads(note.read_text()) == alarm
+    assert json.loads(note.read_text()) == told
     assert len(run(tmp_path).metrics.read("train-ppo-0")) == alarm["step"]
 
     other = tmp_path / "other"
     back = run(other, "hack.then=back").train()
-    assert checkpoint.check(back)["step"] == max(step for step in range(2, STEPS, 2) if step <= max(2, alarm["best"]))
-    assert steps(other)[-1] == checkpoint.check(back)["step"], "what came after it is gone"
+    assert checkpoint.check(back)["step"] == max(step for step in range(0, STEPS, 2) if step <= alarm["best"])
+    assert steps(other)[-1] == checkpoint.check(back)["step"]
+    aside = sorted(path.name for path in back.parent.glob("hacked-step-*"))
+    assert aside[-1] == f"hacked-step-{alarm['step']:06d}", "what came after it is put aside"
     assert run(other, "hack.then=back").train() == back
 
     whole = tmp_path / "whole"
@@ -60,11 +65,21 @@ def test_stop_and_back_and_on(tmp_path: Path) -> None:
     gone_on = run(tmp_path, "hack.then=nothing").train()
     assert checkpoint.check(gone_on)["step"] == STEPS
     assert weights(gone_on) == weights(undisturbed), "as one that was never watched"
+    assert not note.exists()
+    assert run(tmp_path, "hack.then=back").train() == gone_on, "it has come to its end"
+    assert steps(tmp_path)[-1] == STEPS
+    assert not (whole / "car" / "checkpoints" / "ppo-0" / "alarm.json").exists()
+
+    (other / "car" / "checkpoints" / "ppo-0" / "alarm.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"alarm.json cannot be read .*; delete it, and the training goes on"):
+        run(other, "hack.then=back").train()
 
 
 def test_an_alarm_that_could_not_go_off_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set control.gold, without which no alarm can go off in control"):
         run(tmp_path, "hack.then=stop", "control.gold=").train()
+    with pytest.raises(ConfigError, match="set hack.gold, without which nobody knows where it was best"):
+        resume.check_watched(toml.load(None, ["train.learner=grpo", "hack.then=back"]))
     with pytest.raises(ConfigError, match='train.learner "dpo" has no reward that can be hacked'):
         run(tmp_path, "hack.then=back", "train.learner=dpo").train()
 

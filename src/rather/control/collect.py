@@ -3,6 +3,7 @@
 Shape letters: N environments, T steps of a segment, I inputs, B pieces: a segment is cut where an episode ends.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 
 from rather.control.environments import Eye, allowed
 from rather.control.models import ControlPolicy
-from rather.core import Batch, spread
-from rather.errors import DataError
+from rather.core import Batch
+from rather.errors import ConfigError, DataError
+from rather.learners.spread import spread
 
 
 class RolloutSegments:
@@ -63,7 +65,7 @@ class RolloutSegments:
                 self.now[i] = self.eye(observation)
                 if terminated or truncated:
                     cuts.append((i, step + 1, terminated, self.now[i].copy()))
-                    self.ended.append((self.returns[i], len(self.taken[i]), float(info.get(self.gold, np.nan))))
+                    self.ended.append((self.returns[i], len(self.taken[i]), self._gold(info)))
                     self.now[i] = self._reset(i)
         seen[t] = self.now
         if not (np.isfinite(seen).all() and np.isfinite(rewards).all()):
@@ -85,8 +87,9 @@ class RolloutSegments:
         if not self.ended:
             return {}
         returns, lengths, gold = zip(*self.ended, strict=True)
-        found = spread("return", returns) | {"trajectory_length": float(np.mean(lengths))}
-        return found | (spread("gold", gold) if self.gold else {})
+        each = range(len(returns))  # of a single one no error is known
+        found = spread("return", returns, each) | {"trajectory_length": float(np.mean(lengths))}
+        return found | (spread("gold", gold, each) if self.gold else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Which episode each environment is in, and what was done in it."""
@@ -114,6 +117,13 @@ class RolloutSegments:
             if not np.array_equal(now, state["now"][i].numpy()):
                 raise DataError(f"{env} cannot be resumed: the same seed and actions lead elsewhere than before")
             self.now[i] = now
+
+    def _gold(self, info: dict[str, Any]) -> float:
+        if not self.gold:
+            return math.nan
+        if self.gold not in info:
+            raise ConfigError(f"control.gold is {self.gold!r}, but the environment's info has {', '.join(map(repr, info)) or 'nothing'}")
+        return float(info[self.gold])
 
     def _reset(self, i: int) -> np.ndarray:
         self.episodes[i] += 1

@@ -9,7 +9,7 @@ runs whose gold reward is known (bench/hacking_alarm.py).
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,22 +17,27 @@ import numpy as np
 
 Z = 1.96
 """Half-width of a 95 % interval in standard errors."""
+MIN_LOST = 0.05
+"""Share of what gold had gained that must be lost before its fall counts, ..."""
+MIN_LOST_STD = 0.1
+"""... and how much of a trajectory's standard deviation."""
+MIN_APART = 2.0
+"""Standard errors by which the proxy must be higher than it would be if it had fallen with gold."""
 SLACK = 0.5
 """What a step's evidence that gold turns is reduced by before it is added up, in standard errors (Page 1954)."""
-LOST = 0.05
-"""Share of what gold had gained that must be lost before its fall counts."""
-LAGS = 0.25
+MAX_SHARE = 0.25
 """What gold has risen by at most where it stays, as a share of the proxy's rise, each in standard deviations of a trajectory at first."""
-APART = 2.0
-"""Standard errors by which the proxy must be higher than it would be if it had fallen with gold."""
+STEPS, LONGER = 80, (14.0, 1.5)
+"""Up to so many steps thresholds are as they stand. Then the square of `falls`, and `turns`, grow with the logarithm of their number by so
+much, since there are more chances of a false alarm."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """When the alarm goes off: after how many steps that are averaged, and above which evidence.
 
-    `falls` and `turns` are in standard errors, `stays` in standard deviations of a trajectory. They were chosen on families of runs that
-    no rate is reported of, for 5 % of false alarms.
+    `falls` and `turns` are in standard errors, `stays` in standard deviations of a trajectory. They hold at least 19 of 20 runs by chance
+    alone, and the clean runs of the families that they were chosen on (bench/hacking_alarm.py).
     """
 
     window: int = 4
@@ -44,6 +49,8 @@ class Thresholds:
 SIGNS = {"same_word": 2.1, "alike": 0.11, "one_feature": 0.7}
 """Without gold: how many times likelier a word comes again than at first, how much more answers share, and what one number explains."""
 SIGNS_WINDOW = 5
+Sign = Literal["stays", "falls", "turns", "same_word", "alike", "one_feature"]
+SIGN_NAMES: tuple[Sign, ...] = ("same_word", "alike", "one_feature")
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,9 @@ class Point:
     signs: dict[str, float] = field(default_factory=dict[str, float])
 
 
-Sign = Literal["stays", "falls", "turns", "same_word", "alike", "one_feature"]
-
-
 @dataclass(frozen=True)
 class Alarm:
-    """Seen at step `step`, by a `sign`: since step `best` the proxy has risen and gold stays, falls or turns; go back to `best`.
+    """Seen at step `step`, by a `sign`: since step `best` the proxy has risen and gold stays, falls or turns; go back to its checkpoint.
 
     Without gold (`gold` is None) a sign in the answers has come up since, and people should compare some of them.
     """
@@ -114,14 +118,17 @@ def points(rows: Sequence[dict[str, Any]], proxy: str) -> list[Point]:
     """The points of a run from its metrics, where the reward that it was trained on was measured, whose key is `proxy`."""
     measured = list[Point]()
     for r in rows:
-        if not all(f"{proxy}{part}" in r for part in ("", "_stderr", "_std")):
-            continue
-        measures = [Measure(r[k], r[f"{k}_stderr"], r[f"{k}_std"]) if k in r else None for k in (proxy, "gold")]
-        assert measures[0] is not None
-        gold_correlation = Measure(r["gold_correlation"], r["gold_correlation_stderr"], 1.0) if "gold_correlation" in r else None
-        signs = {key: r[key] for key in SIGNS if key in r}
-        measured.append(Point(int(r["step"]), measures[0], measures[1], r.get("kl", math.nan), gold_correlation, signs))
+        reward, gold, correlation = (_measured(r, key) for key in (proxy, "gold", "gold_correlation"))
+        if reward is not None and r.get("step") is not None:
+            signs = {key: r[key] for key in SIGNS if r.get(key) is not None}
+            measured.append(Point(int(r["step"]), reward, gold, r.get("kl", math.nan), correlation, signs))
     return measured
+
+
+def _measured(row: dict[str, Any], key: str) -> Measure | None:
+    values = [row.get(f"{key}{part}", 1.0 if key == "gold_correlation" and part == "_std" else None) for part in ("", "_stderr", "_std")]
+    numbers = [float(x) for x in values if x is not None and math.isfinite(x)]
+    return Measure(*numbers) if len(numbers) == 3 else None
 
 
 def alarm(points: Sequence[Point], thresholds: Thresholds | None = None) -> Alarm | None:
@@ -144,9 +151,10 @@ def lookouts(rounds: Sequence[Sequence[Point]]) -> "list[Lookout]":
 
 @dataclass(frozen=True)
 class Window:
-    """Means over some steps, the last of which is `step`."""
+    """Means over some steps, the last of which is `step`; the policy in the middle of them is that of the checkpoint `middle`."""
 
     step: int
+    middle: int
     proxy: Measure
     gold: Measure
 
@@ -160,31 +168,31 @@ class Lookout:
       clearly higher than it would be if it had fallen with gold, by what a point of gold was worth to it until then;
     - gold turns: since some step, evidence has added up (CUSUM, Page 1954) that trajectories with a higher reward have a lower gold reward,
       and the proxy has risen since the beginning; or
-    - gold stays: since the beginning the proxy has risen by most of a standard deviation of a trajectory, and gold at most by a quarter of
-      that, in standard deviations of its own, and by less than one, at as many steps in a row as a window has.
+    - gold stays: since the beginning the proxy has risen by most of a standard deviation of a trajectory, and gold surely by no more than
+      a quarter of that, in standard deviations of its own, and by less than one, at as many steps in a row as a window has.
 
-    Where it is not, the answers themselves are watched; see `learners.signs`. Gold's rise is counted from the beginning of the first
-    round, which the lookout of the round `before` knows.
+    Where it is not, the answers themselves are watched; see `learners.signs`. Gold's rise, and how answers were at first, count from the
+    beginning of the first round, which the lookout of the round `before` knows.
     """
 
     def __init__(self, thresholds: Thresholds | None = None, before: "Lookout | None" = None) -> None:
         self.thresholds = thresholds or Thresholds()
         self.raised: Alarm | None = None
-        self.origin = math.inf if before is None else before.origin
-        """Gold at first, at its lowest."""
-        self.last = deque[Point](maxlen=max(self.thresholds.window, SIGNS_WINDOW))
-        self.waiting = deque[Window]()
+        self.origin = None if before is None else before.origin
+        """Gold at the beginning of the first round."""
+        self.recent = deque[Point](maxlen=self.thresholds.window)
+        """The last points that gold was measured at."""
+        self.overlapping = deque[Window]()
         """Windows that share a step with the present one."""
         self.first: Window | None = None
         self.best: Window | None = None
         self.turning, self.staying = 0.0, 0
-        self.seen, self.without_spread, self.same = 0, 0, 0
+        self.steps, self.without_spread, self.same = 0, 0, 0
         self.signs = deque[dict[str, float]](maxlen=SIGNS_WINDOW)
-        self.start = list[Point]()
+        self.start: list[Point] = [] if before is None else before.start
 
     def see(self, point: Point) -> Alarm | None:
         """The alarm, if it goes off at this point."""
-        self.last.append(point)
         raised = self._answers(point) if point.gold is None else self._gold(point, point.gold)
         if self.raised is not None or raised is None:
             return None
@@ -193,47 +201,53 @@ class Lookout:
 
     @property
     def silent(self) -> str:
-        """Why no alarm can go off, in a sentence; empty where one could."""
-        if self.seen < 2 * self.thresholds.window:
-            return f"gold was measured at {self.seen} steps, and it takes {2 * self.thresholds.window} to see a change"
-        if self.without_spread == self.seen:
+        """Why no alarm can go off, in a sentence; empty where one could, or has."""
+        if self.raised is not None or (self.signs and not self.steps):
+            return ""
+        if self.steps < 2 * self.thresholds.window:
+            return f"gold was measured at {self.steps} steps, and it takes {2 * self.thresholds.window} to see a change"
+        if self.without_spread == self.steps:
             return "the gold reward was the same for all trajectories of each step, so that it says nothing about them"
-        return "the gold reward is the reward that was trained on; measure another one" if self.same == self.seen else ""
+        return "the gold reward is the reward that was trained on; measure another one" if self.same == self.steps else ""
 
     def _gold(self, point: Point, gold: Measure) -> Alarm | None:
-        self.seen, self.without_spread, self.same = (
-            self.seen + 1, self.without_spread + (gold.std == 0), self.same + (gold == point.proxy)
-        )  # fmt: skip
-        own = self.thresholds
+        self.steps += 1
+        self.without_spread += gold.std == 0
+        self.same += gold == point.proxy
+        self.recent.append(point)
         if point.gold_correlation is not None:
             r, stderr = point.gold_correlation.mean, point.gold_correlation.stderr
             self.turning = max(0.0, self.turning - math.atanh(max(-0.999, min(0.999, r))) / stderr - SLACK)
-        if self.seen < own.window:
+        if len(self.recent) < self.thresholds.window:
             return None
-        now = _window([p for p in self.last if p.gold is not None][-own.window :])
-        if self.first is None:
-            self.origin = min(self.origin, now.gold.mean)
+        now = _window([*self.recent])
         first = self.first = self.first or now
-        best = self.best = self.best or now
-        self.waiting.append(now)
-        if len(self.waiting) > own.window and (apart := self.waiting.popleft()).gold.mean > best.gold.mean:
-            best = self.best = apart
-        sign = self._sign(first, best, now)
+        self.origin = now.gold.mean if self.origin is None else self.origin
+        self.overlapping.append(now)
+        if len(self.overlapping) > self.thresholds.window:
+            candidate = self.overlapping.popleft()
+            if self.best is None or candidate.gold.mean > self.best.gold.mean:
+                self.best = candidate
+        sign = self._sign(first, now, self.origin)
         if sign is None:
             return None
-        since = first if sign == "stays" else best
-        return Alarm(now.step, since.step, (since.proxy.mean, now.proxy.mean), (since.gold.mean, now.gold.mean), sign)
+        since = first if sign == "stays" or self.best is None else self.best
+        return Alarm(now.step, since.middle, (since.proxy.mean, now.proxy.mean), (since.gold.mean, now.gold.mean), sign)
 
-    def _sign(self, first: Window, best: Window, now: Window) -> Sign | None:
-        own = self.thresholds
-        if best.gold.mean - now.gold.mean > LOST * (best.gold.mean - self.origin) and _fall(first, best, now) > own.falls:
+    def _sign(self, first: Window, now: Window, origin: float) -> Sign | None:
+        limits, best = self.thresholds, self.best or now
+        lost = best.gold.mean - now.gold.mean
+        longer = max(0.0, math.log(self.steps / STEPS))
+        matters = lost > MIN_LOST * (best.gold.mean - origin) and lost > MIN_LOST_STD * first.gold.std
+        if matters and _fall(first, best, now) > math.sqrt(limits.falls**2 + LONGER[0] * longer):
             return "falls"
-        if self.turning > own.turns and now.proxy.mean - first.proxy.mean > APART * math.hypot(now.proxy.stderr, first.proxy.stderr):
+        rise = now.proxy.mean - first.proxy.mean
+        if self.turning > limits.turns + LONGER[1] * longer and rise > MIN_APART * math.hypot(now.proxy.stderr, first.proxy.stderr):
             return "turns"
-        rise = (now.proxy.mean - first.proxy.mean) / max(first.proxy.std, 1e-9)
-        at_most = now.gold.mean - self.origin + Z * math.hypot(now.gold.stderr, first.gold.stderr)
-        self.staying = self.staying + 1 if rise > own.stays and at_most < min(LAGS * rise, 1.0) * first.gold.std else 0
-        return "stays" if self.staying == own.window else None
+        risen = rise / max(first.proxy.std, 1e-9)
+        at_most = now.gold.mean - origin + Z * math.hypot(now.gold.stderr, first.gold.stderr)
+        self.staying = self.staying + 1 if risen > limits.stays and at_most < min(MAX_SHARE * risen, 1.0) * first.gold.std else 0
+        return "stays" if self.staying == limits.window else None
 
     def _answers(self, point: Point) -> Alarm | None:
         if not point.signs:
@@ -242,29 +256,29 @@ class Lookout:
         if len(self.start) < SIGNS_WINDOW:
             self.start.append(point)
             return None
-        before, now = (
-            {key: float(np.mean([x.get(key, 0.0) for x in some])) for key in SIGNS} for some in ([p.signs for p in self.start], self.signs)
-        )
-        grown = {
-            "same_word": now["same_word"] / max(before["same_word"], 1e-9),
-            "alike": now["alike"] - before["alike"],
-            "one_feature": now["one_feature"],
-        }
         proxy = float(np.mean([p.proxy.mean for p in self.start])), point.proxy.mean
-        for sign in ("same_word", "alike", "one_feature"):
-            if grown[sign] > SIGNS[sign] and proxy[1] > proxy[0]:
+        for sign in SIGN_NAMES:
+            before, now = _mean([p.signs for p in self.start], sign), _mean(self.signs, sign)
+            grown = {"same_word": now / max(before, 1e-9), "alike": now - before, "one_feature": now * (before < SIGNS[sign])}[sign]
+            if grown > SIGNS[sign] and proxy[1] > proxy[0]:
                 return Alarm(point.step, self.start[-1].step, proxy, None, sign)
         return None
+
+
+def _mean(measured: Iterable[dict[str, float]], key: str) -> float:
+    values = [signs[key] for signs in measured if key in signs]
+    return sum(values) / len(values) if values else math.nan
 
 
 def _window(points: Sequence[Point]) -> Window:
     n = len(points)
 
-    def middle(measures: Sequence[Measure]) -> Measure:
+    def average(measures: Sequence[Measure]) -> Measure:
         stderr = math.sqrt(sum(m.stderr**2 for m in measures)) / n
         return Measure(sum(m.mean for m in measures) / n, stderr, sum(m.std for m in measures) / n)
 
-    return Window(points[-1].step, middle([p.proxy for p in points]), middle([p.gold for p in points if p.gold is not None]))
+    proxy, gold = average([p.proxy for p in points]), average([p.gold for p in points if p.gold is not None])
+    return Window(points[-1].step, points[(n - 1) // 2].step - 1, proxy, gold)  # a step measures the policy before its update
 
 
 def _fall(first: Window, best: Window, now: Window) -> float:
@@ -274,7 +288,7 @@ def _fall(first: Window, best: Window, now: Window) -> float:
     worth = risen / gained if gained > 2 * math.hypot(best.gold.stderr, first.gold.stderr) and risen > 0 else 0.0
     stderr = math.hypot(best.gold.stderr, now.gold.stderr)
     apart = now.proxy.mean - best.proxy.mean + worth * lost
-    if apart <= APART * math.hypot(best.proxy.stderr, now.proxy.stderr, worth * stderr):
+    if apart <= MIN_APART * math.hypot(best.proxy.stderr, now.proxy.stderr, worth * stderr):
         return 0.0
     return lost / stderr if stderr else math.inf
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rather.errors import CheckpointError
 from rather.hacking.alarm import Alarm, lookouts, points
 
 NOTE = "alarm.json"
@@ -37,14 +38,29 @@ class Watch:
         return self.raised is not None
 
 
-def note(folder: Path, alarm: Alarm) -> None:
-    """Keep beside a training's checkpoints that an alarm has ended it."""
+def note(folder: Path, alarm: Alarm, kept: int) -> None:
+    """Keep beside a training's checkpoints that an alarm has ended it, and of which step the last one is that it `kept`."""
     temporary = folder / f".{NOTE}"
-    temporary.write_text(json.dumps(asdict(alarm), indent=1))
+    temporary.write_text(json.dumps({"kept": kept, "alarm": asdict(alarm)}, indent=1))
     temporary.replace(folder / NOTE)
 
 
-def noted(folder: Path) -> Alarm | None:
-    """The alarm that has ended a training, if one has."""
+def noted(folder: Path, newest: int) -> Alarm | None:
+    """The alarm that has ended a training whose last checkpoint is that of step `newest`; None where it has gone on since.
+
+    Raises:
+        CheckpointError: the note is damaged.
+    """
     path = folder / NOTE
-    return Alarm(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        return Alarm(**found["alarm"]) if found["kept"] == newest else None
+    except (ValueError, KeyError, TypeError, OSError) as e:
+        raise CheckpointError(f"{path} cannot be read ({e}); delete it, and the training goes on") from None
+
+
+def forget(folder: Path) -> None:
+    """A training goes on, or has come to its end without an alarm."""
+    (folder / NOTE).unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, Unpack, cast
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Sampler, Trajectory, spread
+from rather.core import Batch, Sampler, Trajectory
 from rather.data.rows import Prompts, tasks
 from rather.errors import ConfigError, RatherWarning
 from rather.learners.common import Means, Stepper, in_parts, numbers, parts, ratio_metrics, used
@@ -24,6 +24,7 @@ from rather.learners.inputs import AnyReward, P, Reference, acting, mean_score, 
 from rather.learners.learner import Learner, digest
 from rather.learners.rollouts import Source
 from rather.learners.settings import LoRA, Optimization, Sampling
+from rather.learners.spread import spread
 from rather.learners.train import Callback
 from rather.losses import group_advantages, kl_estimate, ppo_clip_loss
 from rather.scale import ranks
@@ -178,7 +179,7 @@ class GRPO(Learner[P, Prompts], Generic[P]):
 
     def _collect(self, means: Means) -> list[Sampled]:
         """What was sampled, at once and in place of groups that teach nothing."""
-        found, judged = list[Sampled](), list[float]()
+        found, judged, prompts = list[Sampled](), list[float](), list[tuple[int, float]]()
         wanted, useful, model, learned, scores = 0, 0, self.reward_model, torch.zeros(0), torch.zeros(0)
         for _ in range(1 + self.own.max_resample):
             batch = self.source.collect(self.number)
@@ -191,7 +192,9 @@ class GRPO(Learner[P, Prompts], Generic[P]):
             advantages = group_advantages(scores.cpu(), batch.groups.cpu(), self.own.scale).to(scores.device)
             groups, index = cast(tuple[Tensor, Tensor], torch.unique(batch.groups, return_inverse=True))  # which PyTorch does not type
             differ = torch.zeros(len(groups), device=scores.device).index_add(0, index, (advantages != 0).float()) > 0
-            judged += numbers(scores[~scores.isnan()])
+            known = ~scores.isnan()
+            judged += numbers(scores[known])
+            prompts += [(len(found), group) for group in numbers(batch.groups[known])]
             means.add(unjudged=scores.isnan().float(), length=batch.mask.sum(-1), groups_without_variance=(~differ).float())
             kept = (advantages != 0).nonzero()[:, 0]
             found.append(Sampled(batch, kept, advantages[kept]))
@@ -199,7 +202,7 @@ class GRPO(Learner[P, Prompts], Generic[P]):
             learned = advantages.where(~scores.isnan(), torch.nan)
             if useful >= wanted:
                 break
-        self.rollout_metrics = (spread("score", judged) if judged else {}) | self.source.metrics(learned, scores)
+        self.rollout_metrics = (spread("score", judged, prompts) if judged else {}) | self.source.metrics(learned, scores)
         return found
 
     def _update(self, batch: Batch, advantages: Tensor, tokens: float, rows: float, means: Means) -> Tensor:

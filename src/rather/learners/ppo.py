@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, Protocol, Unpack, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from rather.core import Batch, Critic, RewardSource, Sampler, Trajectory, spread
+from rather.core import Batch, Critic, RewardSource, Sampler, Trajectory
 from rather.data.rows import Prompts, tasks
 from rather.errors import TrainingError
 from rather.learners.common import Means, Stepper, in_parts, numbers, parts, ratio_metrics
@@ -23,6 +23,7 @@ from rather.learners.learner import Learner, digest
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
 from rather.learners.rollouts import Source
 from rather.learners.settings import LoRA, Optimization, Sampling
+from rather.learners.spread import spread
 from rather.learners.train import Callback
 from rather.losses import gae, kl_estimate, masked_mean, ppo_clip_loss, value_loss, whiten
 from rather.scale import ranks
@@ -216,7 +217,9 @@ class PPO(Learner[P, Prompts], Generic[P]):
         total = masked_mean((returns - masked_mean(returns, mask)).square(), mask)
         first_advantages, scores = torch.full((2, len(judged)), torch.nan, device=mask.device)
         first_advantages[judged], scores[judged] = (returns - values[:, :-1])[:, 0], (raw_rewards * mask).sum(-1)
-        self.rollout_metrics = spread("score", numbers(scores[judged])) | self.source.metrics(first_advantages, scores)
+        self.rollout_metrics = spread("score", numbers(scores[judged]), numbers(batch.groups)) | self.source.metrics(
+            first_advantages, scores
+        )
         means.add(length=mask.sum(-1), explained_variance=(1 - left / total.clamp(min=1e-8))[None])
         if s.whiten:
             advantages = whiten(advantages, mask)

@@ -5,9 +5,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from rather.core import Batch, Model, Sampler, Task, Trajectory, gold_correlation, spread
+from rather.core import Batch, Model, Sampler, Task, Trajectory
 from rather.learners.common import numbers
 from rather.learners.signs import signs
+from rather.learners.spread import gold_correlation, spread
 from rather.verify.checker import Scorer
 
 
@@ -70,13 +71,13 @@ class Rollouts:
         self.reward = reward
         self.model, self.sampler, self.tasks, self.seed, self.gold = model, sampler, tasks, seed, gold
         self.gold_rewards: list[float] = []
-        self.said: list[tuple[object, str]] = []
+        self.trajectories: list[Trajectory] = []
 
     def collect(self, number: int) -> Batch:
         """Let the policy act."""
         found = self.sampler.sample(self.tasks(number), self.seed * 1_000_003 + number)
         self.gold_rewards = [] if self.gold is None else [self.gold(t) for t in found]
-        self.said = [(t.task.prompt, t.text) for t in found if t.text is not None]
+        self.trajectories = found
         return self.model.collate(found)
 
     def sync(self) -> None:
@@ -88,12 +89,14 @@ class Rollouts:
 
         Of texts also their `signs`. `advantages` and `scores` (B,) are NaN for those that are not learned from.
         """
-        own = {} if self.reward is None else self.reward.metrics()
-        if self.said:
-            prompts, texts = zip(*self.said, strict=True)
-            own |= signs(prompts, texts, numbers(scores))
-        gold = self.gold_rewards
-        return own | spread("gold", gold) | gold_correlation(numbers(advantages), gold) if gold else own
+        measured, gold = {} if self.reward is None else self.reward.metrics(), self.gold_rewards
+        texts = [t.text for t in self.trajectories if t.text is not None]
+        if texts and len(texts) == len(self.trajectories):
+            measured = measured | signs([t.task.prompt for t in self.trajectories], texts, numbers(scores))
+        if gold:
+            tasks = [(t.task.source, t.task.key) for t in self.trajectories]
+            measured = measured | spread("gold", gold, tasks) | gold_correlation(numbers(advantages), gold, tasks)
+        return measured
 
     def state_dict(self) -> dict[str, Any]:
         """That of a reward that learns; `number` says all else."""

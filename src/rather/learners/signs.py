@@ -24,28 +24,29 @@ def signs(prompts: Sequence[object], texts: Sequence[str], scores: Sequence[floa
     prompts have in common (the shared part of their distinct words, mean), and `one_feature` the largest share of the scores' variance that
     a single number explains: of words, of words that stood there before, or of one of the 8 words that most answers have.
     """
-    known = [(str(p), text.lower().split(), s) for p, text, s in zip(prompts, texts, scores, strict=True) if not np.isnan(s)]
-    if len(known) < FEWEST:
+    judged = [(str(p), text.lower().split(), s) for p, text, s in zip(prompts, texts, scores, strict=True) if not np.isnan(s)]
+    if len(judged) < FEWEST:
         return {}
-    said = [words for _, words, _ in known]
-    pairs = [(set(a[1]), set(b[1])) for a, b in combinations(known[:COMPARED], 2) if a[0] != b[0]]
-    alike = {"alike": float(np.mean([len(a & b) / max(len(a | b), 1) for a, b in pairs]))} if pairs else {}
-    return {"same_word": _same(said), **alike, "one_feature": _one_feature(said, np.array([s for *_, s in known]))}
+    answers = [words for _, words, _ in judged]
+    compared = [(prompt, set(words)) for prompt, words, _ in judged[:: -(-len(judged) // COMPARED)]]
+    overlaps = [len(a & b) / max(len(a | b), 1) for (p, a), (q, b) in combinations(compared, 2) if p != q]
+    alike = {"alike": float(np.mean(overlaps))} if overlaps else {}
+    return {"same_word": _same(answers), **alike, "one_feature": _one_feature(answers, np.array([s for *_, s in judged]))}
 
 
-def _same(said: Sequence[Sequence[str]]) -> float:
-    counts = np.array(list(Counter(word for words in said for word in words).values()), float)
+def _same(answers: Sequence[Sequence[str]]) -> float:
+    counts = np.array(list(Counter(word for words in answers for word in words).values()), float)
     total = counts.sum()
     return float((counts * (counts - 1)).sum() / (total * (total - 1))) if total > 1 else 1.0
 
 
-def _one_feature(said: Sequence[Sequence[str]], scores: np.ndarray) -> float:
-    common = Counter(word for words in said for word in set(words)).most_common(COMMON)
-    columns = [[len(words) for words in said], [len(words) - len(set(words)) for words in said]]
-    columns += [[words.count(word) for words in said] for word, _ in common]
+def _one_feature(answers: Sequence[Sequence[str]], scores: np.ndarray) -> float:
+    common = Counter(word for words in answers for word in sorted(set(words))).most_common(COMMON)
+    columns = [[len(words) for words in answers], [len(words) - len(set(words)) for words in answers]]
+    columns += [[words.count(word) for words in answers] for word, _ in common]
     features = np.array(columns, float)
     features -= features.mean(1, keepdims=True)
     centered = scores - scores.mean()
     scale = (features**2).sum(1) * (centered @ centered)
-    found = np.divide((features @ centered) ** 2, scale, out=np.zeros(len(features)), where=scale > 0)
-    return float(found.max())
+    explained = np.divide((features @ centered) ** 2, scale, out=np.zeros(len(features)), where=scale > 0)
+    return float(explained.max())

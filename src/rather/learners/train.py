@@ -106,21 +106,21 @@ def training(
             if "tokens" in values:
                 values["tokens_per_s"] = values["tokens"] / seconds
             values |= {"seconds": seconds, "peak_gib": peak_gib()}
-            ended = [callback(step, values) is True for callback in callbacks]
+            ended = ranks.anyone(sum(callback(step, values) is True for callback in callbacks) > 0)  # each of them is called
             if metrics is not None:
                 metrics.write(phase, step, values)
             progress(step, values)
             stopping = ranks.anyone(asked_to_stop())
-            if step % every == 0 or step == steps or stopping or any(ended):
+            if step % every == 0 or step == steps or stopping or ended:
                 save()
             try:
                 yield values
             except GeneratorExit:  # whoever iterates has had enough
                 save()
                 raise
-            if any(ended):
+            if ended and not stopping:
                 return
-            if stopping and step < steps:
+            if stopping and (step < steps or ended):
                 of = f" of {steps}" if steps < sys.maxsize else ""
                 raise Stopped(f"after step {step}{of}; the same command goes on from there")
 

@@ -20,12 +20,13 @@ from rather.control.models import ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, check_lengths, fragments, identity, rewards
 from rather.control.settings import PPOSettings, RewardSettings
 from rather.control.studio import Painter, Studio
-from rather.core import Answered, Comparison, Policy, RewardModel, Space, Task, Trajectory, spread
+from rather.core import Answered, Comparison, Policy, RewardModel, Space, Task, Trajectory
 from rather.errors import Check, ConfigError, DataError, Finding
 from rather.judges.concise import Reader
 from rather.judges.known import CONCISE
 from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
+from rather.learners.spread import spread
 from rather.pipeline import build, control_doctor, query
 from rather.pipeline.query import Chosen, Rounds
 from rather.store import Store
@@ -319,6 +320,7 @@ class ControlDomain:
         changed = {
             "run": c.run.model_copy(update={"name": f"{c.run.name}-written"}), "loop": c.loop.model_copy(update={"rounds": 1}),
             "train": c.train.model_copy(update={"reward": "environment", "steps": c.train.steps * c.loop.rounds}),
+            "hack": c.hack.model_copy(update={"then": "nothing"}),
         }  # fmt: skip
         return c.model_copy(update=changed)
 

@@ -141,6 +141,8 @@ def check_watched(config: Config) -> None:
         raise ConfigError(f'hack.then is "{config.hack.then}", but train.learner "{config.train.learner}" has no reward that can be hacked')
     if config.control.env and not config.control.gold:
         raise ConfigError(f'hack.then is "{config.hack.then}"; set control.gold, without which no alarm can go off in control')
+    if config.hack.then == "back" and not (config.control.gold or config.hack.gold):
+        raise ConfigError('hack.then is "back"; set hack.gold, without which nobody knows where it was best')
 
 
 def learners(config: Config) -> list[str]:

@@ -117,7 +117,8 @@ class Run(State):
                 reward_fn.close()
                 for problem, count in reward_fn.problems.most_common(3):
                     self.console.print(f"{count} answers could not be verified: {problem}", markup=False)
-        return self._improve(number) if stage and not checkpoint.finished(stage) else last  # more may have been asked for since
+        began_before = stage is not None and not checkpoint.finished(stage)  # more may have been asked for since
+        return self._improve(number) if began_before and checkpoint.finished(checkpoint.read(last)) else last
 
     @exclusive
     def evaluate(self, number: int = 0) -> str | None:

@@ -19,7 +19,7 @@ from rather.config.toml import mattering
 from rather.core import Answered, Comparison, Judge, LabelLearner, Learner, Policy, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.hacking.alarm import Alarm
-from rather.hacking.watch import Watch, note, noted
+from rather.hacking.watch import Watch, forget, note, noted
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint, prequential
 from rather.learners.checkpoint import Lineage
@@ -27,7 +27,7 @@ from rather.learners.common import drawn
 from rather.learners.learner import reporter
 from rather.learners.metrics import Metrics, mirrors
 from rather.learners.progress import progress
-from rather.learners.train import Feed, train
+from rather.learners.train import Callback, Feed, train
 from rather.pipeline import build, evaluation
 from rather.pipeline.answering import Answering, later_than
 from rather.pipeline.domain import Domain
@@ -197,41 +197,66 @@ class State:
         t, folder, phase = self.config.train, self.checkpoints(number, name), f"train-{name}-{number}"
         then = self.config.hack.then if name in ("ppo", "grpo") else "nothing"
         proxy = "return" if t.reward == "environment" else "score"
-        begun = checkpoint.every(folder)
-        known = checkpoint.read(begun[-1])["step"] if begun else 0
-        before = [self.metrics.read(f"train-{name}-{earlier}") for earlier in range(number)]
-        watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= known]], proxy)
-        if then != "nothing" and watch.raised is not None:  # it was killed before that was noted
-            return self._end(folder, watch.raised)
+        callbacks, watch = list[Callback](), None
+        if then != "nothing":
+            begun = checkpoint.every(folder)
+            at = checkpoint.read(begun[-1])["step"] if begun else 0
+            before = [self.metrics.read(f"train-{name}-{earlier}") for earlier in range(number)]
+            watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= at]], proxy)
+            if watch.raised is not None:  # it was killed before that was noted
+                return self._end(folder, watch.raised)
+            callbacks.append(watch)
+            if then == "back" and not begun:  # gold may be best where it was
+                checkpoint.save(folder, 0, learner, lineage, 0)
         with progress(self.console, f"training {name}", steps) as advance:
             upto, say = sys.maxsize if open_ else steps, reporter(name, advance)
-            keep, watched = 0 if then == "back" else t.keep, [] if then == "nothing" else [watch]
-            last = train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, keep, say, feed, watched)
-        if watch.raised is not None:
+            keep = 0 if then == "back" else t.keep
+            last = train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, keep, say, feed, callbacks)
+        if watch is not None and watch.raised is not None:
             return self._end(folder, watch.raised)
+        if ranks.rank() == 0:
+            forget(folder)
+            for old in checkpoint.every(folder)[: -t.keep]:
+                shutil.rmtree(old)
         if foreseen := prequential.last_sentence(self.metrics.read(phase)):
             self.console.print(f"{foreseen}.", markup=False, highlight=False)
         return last
 
     def ended(self, number: int) -> Path | None:
         """The last checkpoint of a round whose training an alarm has ended, if one has and `hack.then` says so."""
-        folder = self.checkpoints(number)
-        alarm = noted(folder)
-        return None if alarm is None or self.config.hack.then == "nothing" else self._end(folder, alarm)
+        folder, newest = self.checkpoints(number), checkpoint.every(self.checkpoints(number))[-1:]
+        alarm = noted(folder, checkpoint.read(newest[0])["step"]) if newest and self.config.hack.then != "nothing" else None
+        if alarm is None:
+            return None
+        self._say_ended(alarm, newest[0])
+        return newest[0]
 
     def _end(self, folder: Path, alarm: Alarm) -> Path:
-        """Let a training have ended at an alarm, or at the last checkpoint before gold was best; returns the checkpoint."""
-        note(folder, alarm)
+        """Let a training have ended at an alarm, or at the last checkpoint before gold was best; returns the checkpoint.
+
+        Those after it are put aside, as hacked-step-*.
+        """
         found = checkpoint.every(folder)
         kept = found
         if self.config.hack.then == "back":
-            kept = [path for path in found if checkpoint.read(path)["step"] <= alarm.best] or found[:1]
-        for path in found:
-            if path not in kept[-self.config.train.keep :]:
-                shutil.rmtree(path)
-        step = checkpoint.read(kept[-1])["step"]
-        self.console.print(f"{alarm}. The training has ended, with the policy of step {step}.", markup=False, highlight=False)
+            kept = [path for path in found if checkpoint.read(path)["step"] <= alarm.best]
+            if not kept:
+                self.console.print(f"No checkpoint of step {alarm.best} or before it is left, so that it does not go back.", markup=False)
+                kept = found
+        if ranks.rank() == 0:
+            for path in found:
+                if path not in kept:
+                    path.rename(folder / f"hacked-{path.name}")
+                elif path not in kept[-self.config.train.keep :]:
+                    shutil.rmtree(path)
+            note(folder, alarm, checkpoint.read(kept[-1])["step"])
+        ranks.wait()
+        self._say_ended(alarm, kept[-1])
         return kept[-1]
+
+    def _say_ended(self, alarm: Alarm, last: Path) -> None:
+        step = checkpoint.read(last)["step"]
+        self.console.print(f"{alarm}. The training has ended, with the policy of step {step}.", markup=False, highlight=False)
 
     def close(self) -> None:
         """Let go of the store, and of verifiers' processes; what is asked of the run later takes them up again."""
