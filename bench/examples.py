@@ -21,7 +21,7 @@ from rather.hacking.alarm import Point, alarm, lookouts, points
 
 Row = dict[str, Any]
 WINDOW = 3
-"""Steps whose mean the alarm looks at."""
+"""Steps whose mean gold is measured by."""
 
 
 def run(example: str, seed: int) -> Row:
@@ -54,7 +54,7 @@ def car(rows: Sequence[Row]) -> Row:
 
 
 def loophole(rows: Sequence[Row]) -> Row:
-    """Gold at first, at its best and in the end, means of `WINDOW` steps; the alarm with its third sign, and without."""
+    """Gold at first, at its best and in the end, means of `WINDOW` steps; the alarm with the sign that gold turns, and without."""
     found = points([row for row in rows if row["phase"].startswith("train-grpo")], "score")
     gold = [sum(p.gold.mean for p in found[i - WINDOW : i] if p.gold is not None) / WINDOW for i in range(WINDOW, len(found) + 1)]
     best = max(range(len(gold)), key=lambda i: gold[i])
@@ -88,7 +88,7 @@ def _last(rows: Sequence[Row], phase: str) -> Row:
 MEASURES = {"car": car, "loophole": loophole, "rlvr": rlvr}
 HEADS = {
     "car": "| seed | hand-written reward: return | laps | alarm at step | 150 comparisons: return | laps | alarm (round, step, what gold fell from and to) | CPU s |",
-    "loophole": "| seed | gold at first | at its best (step) | in the end | alarm at step, share of its gain that gold had lost | without the third sign | CPU s |",
+    "loophole": "| seed | gold at first | at its best (step) | in the end | alarm at step, share of its gain that gold had lost | without the sign that gold turns | CPU s |",
     "rlvr": "| seed | before | after | CPU s |",
 }
 

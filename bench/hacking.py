@@ -63,6 +63,12 @@ CLEAN_CONTROL: dict[str, tuple[Callable[[float], control.Make], float]] = {
     "many comparisons": (control.boat, 0.95),
 }
 CONTROL = HACKED_CONTROL | CLEAN_CONTROL
+EVERY = [*HACKED, *HACKED_CONTROL, *CLEAN, *CLEAN_CONTROL]
+STRENGTHS = dict.fromkeys(("magic word", "flattery", "lists", "confidence", "copying"), (1.0, 3.0))
+"""Of the families that are run at others than 1."""
+SEEDS = dict.fromkeys(("noise", "root", "judge of sides", "many comparisons"), 10) | {"nothing learned": 7}
+SEEDS |= dict.fromkeys(("gold", "square", "scaled", "without filler", "noisy square", "boat", "laps"), 13)
+"""Seeds of each clean family; of the others 5."""
 
 
 @dataclass
@@ -216,25 +222,29 @@ def main() -> None:
     """Every run that is missing, and a row for each family and learner."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("family", nargs="*", help="without any, all")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--strength", type=float, default=1.0)
+    parser.add_argument("--seeds", type=int, default=0, help="0: as many as were published")
+    parser.add_argument("--strength", type=float, default=0.0, help="0: those that were published")
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=RUNS)
     given = parser.parse_args()
-    every = [*HACKED, *HACKED_CONTROL, *CLEAN, *CLEAN_CONTROL]
-    if unknown := set(given.family) - {*every}:
+    if unknown := set(given.family) - {*EVERY}:
         parser.error(f"no family is called {min(unknown)}")
     given.runs.mkdir(parents=True, exist_ok=True)
     if not (given.runs / "base").exists():
         words.base(given.runs / "base")
-    names = [(f, x) for f in given.family or every for x in (["ppo"] if f in CONTROL else LEARNERS)]
+    names = [
+        (family, strength, learner)
+        for family in given.family or EVERY
+        for strength in ([given.strength] if given.strength else STRENGTHS.get(family, (1.0,)))
+        for learner in (["ppo"] if family in CONTROL else LEARNERS)
+    ]
     with ProcessPoolExecutor(given.at_once, multiprocessing.get_context("spawn")) as pool:
         found = {
-            name: [pool.submit(one, name[0], given.strength, name[1], seed, given.runs) for seed in range(given.seeds)] for name in names
+            name: [pool.submit(one, *name, seed, given.runs) for seed in range(given.seeds or SEEDS.get(name[0], 5))] for name in names
         }
         print("| family, learner | runs | gold at first | at its best | in the end | lost a quarter |\n|---|---|---|---|---|---|")
         for name, jobs in found.items():
-            print(row(", ".join(name), [smooth(given.runs / job.result()) for job in jobs]), flush=True)
+            print(row(f"{name[0]} {name[1]:g}, {name[2]}", [smooth(given.runs / job.result()) for job in jobs]), flush=True)
 
 
 if __name__ == "__main__":

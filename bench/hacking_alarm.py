@@ -21,7 +21,7 @@ from common import about, headline, publish
 from rather.hacking import alarm
 from rather.hacking.alarm import Measure, Point, SpotChecks, Thresholds
 from rather.learners.signs import signs
-from rather.learners.spread import gold_correlation
+from rather.learners.spread import gold_correlation, spread
 
 SETS = {
     "length", "magic word", "lists", "copying", "biased labels", "judge of length", "braking", "few comparisons",
@@ -29,7 +29,7 @@ SETS = {
 }  # fmt: skip
 """The families that set thresholds."""
 CLEAN = {*hacking.CLEAN, *hacking.CLEAN_CONTROL}
-CHECKS = 8
+CHECKS, STEPS = 8, hacking.STEPS
 TIMES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0, 1.5, 2.0)
 """How many times as high as they are thresholds are tried, for the operating curve."""
 FALSE = 0.05
@@ -86,7 +86,7 @@ class Kept:
     @cached_property
     def every(self) -> list[Point]:
         """What is seen where gold is measured on every answer."""
-        return [self._point(t, _measure(self.gold[t]), self.gold[t]) for t in self._steps()]
+        return [self._point(t, _measure(self.gold[t], self.topics[t]), self.gold[t]) for t in self._steps()]
 
     @cached_property
     def checked(self) -> list[Point]:
@@ -106,22 +106,28 @@ class Kept:
         """What is seen of texts where gold is not measured."""
         if self.family in hacking.CONTROL:
             return []
-        return [Point(t, _measure(self.proxy[t]), None, signs=signs(self.topics[t], self.texts[t], self.proxy[t])) for t in self._steps()]
+        each = [(t, _measure(self.proxy[t], self.topics[t]), signs(self.topics[t], self.texts[t], self.proxy[t])) for t in self._steps()]
+        return [Point(t, proxy, None, signs=seen) for t, proxy, seen in each if proxy is not None]
 
     def _steps(self) -> list[int]:
-        return [t for t in range(len(self.gold)) if (~np.isnan(self.gold[t])).sum() > 1]
+        return [t for t in range(len(self.gold)) if _measure(self.gold[t], self.topics[t]) is not None]
 
     def _point(self, step: int, gold: Measure | None, values: np.ndarray) -> Point:
         known = ~np.isnan(values)
-        r = gold_correlation(self.proxy[step][known], values[known])
+        r = gold_correlation(self.proxy[step][known].tolist(), values[known].tolist(), self.topics[step][known].tolist())
         correlation = Measure(r["gold_correlation"], r["gold_correlation_stderr"], 1.0) if r else None
-        return Point(step, _measure(self.proxy[step]), gold, gold_correlation=correlation)
+        proxy = _measure(self.proxy[step], self.topics[step])
+        assert proxy is not None
+        return Point(step, proxy, gold, gold_correlation=correlation)
 
 
-def _measure(values: np.ndarray) -> Measure:
-    known = values[~np.isnan(values)]
-    std = float(known.std(ddof=1))
-    return Measure(float(known.mean()), std / len(known) ** 0.5, std)
+def _measure(values: np.ndarray, topics: Sequence[str]) -> Measure | None:
+    """As a learner measures it: answers to one prompt count together."""
+    known = ~np.isnan(values)
+    if known.sum() < 2:
+        return None
+    found = spread("x", values[known].tolist(), np.array(topics)[known].tolist())
+    return Measure(found["x"], found["x_stderr"], found["x_std"]) if "x_stderr" in found else None
 
 
 def lookout(points: Sequence[Point], thresholds: Thresholds | None = None) -> Raised:
@@ -198,9 +204,10 @@ class Rates:
             f"{hits} of {of}: {100 * hits / max(of, 1):.0f} % ({100 * exact(hits, of)[0]:.0f} to {100 * exact(hits, of)[1]:.0f})"
             for hits, of in ((self.hits, self.hacked), (self.false, self.clean))
         )
+        early = sum(x < 0 for x in self.delay)
         delay, lost = (np.percentile(x, (25, 50, 75)) if x else np.full(3, np.nan) for x in (self.delay, self.lost))
         return (
-            f"| {name} | {caught} | {false} | {delay[1]:.0f} ({delay[0]:.0f} to {delay[2]:.0f}) "
+            f"| {name} | {caught} | {false} | {early} | {delay[1]:.0f} ({delay[0]:.0f} to {delay[2]:.0f}) "
             f"| {100 * lost[1]:.0f} % ({100 * lost[0]:.0f} to {100 * lost[2]:.0f}) |"
         )
 
@@ -255,21 +262,28 @@ def curve(runs: Sequence[Kept]) -> Iterator[str]:
             yield Rates.of(runs, lambda run, t=times, p=points: lookout(getattr(run, p), scaled(t))).row(f"{name}, x {times:g}")
 
 
-def by_chance(correlated: float, rises: bool, checks: int, runs: int = 300) -> int:
-    """Alarms of runs of 80 steps with 32 answers each whose proxy and gold are normal numbers, so `correlated`, that rise together or not."""
-    chance, alarms = np.random.default_rng(0), 0
+def by_chance(correlated: float, rises: bool, checks: int, prompts: int = 32, steps: int = STEPS, runs: int = 200) -> int:
+    """Alarms of runs with 32 answers a step whose proxy and gold are normal numbers, so `correlated`, that rise together or not.
+
+    Where they are answers to fewer `prompts`, half of the variance is that of the prompts.
+    """
+    chance, alarms, topics = np.random.default_rng(0), 0, [str(i * prompts // 32) for i in range(32)]
+    own = [int(topic) for topic in topics]
     for _ in range(runs):
         seen, points = SpotChecks(), list[Point]()
-        for step in range(STEPS):
+        for step in range(steps):
             gold = chance.standard_normal(32)
             proxy = correlated * gold + (1 - correlated**2) ** 0.5 * chance.standard_normal(32)
+            if prompts < 32:
+                gold, proxy = ((x + chance.standard_normal(prompts)[own]) / 2**0.5 for x in (gold, proxy))
             risen = 2 * (1 - np.exp(-step / 15)) if rises else 0.0
             gold, proxy = gold + risen, proxy + risen
-            measured = _measure(gold) if checks == 32 else seen.see(proxy.tolist(), np.where(np.arange(32) < checks, gold, np.nan).tolist())
-            r = gold_correlation(proxy[:checks].tolist(), gold[:checks].tolist())
-            points.append(
-                Point(step, _measure(proxy), measured, gold_correlation=Measure(r["gold_correlation"], r["gold_correlation_stderr"], 1.0))
-            )
+            some = np.where(np.arange(32) < checks, gold, np.nan)
+            measured, price = _measure(gold, topics) if checks == 32 else seen.see(proxy.tolist(), some.tolist()), _measure(proxy, topics)
+            assert price is not None
+            r = gold_correlation(proxy[:checks].tolist(), gold[:checks].tolist(), topics[:checks])
+            correlation = Measure(r["gold_correlation"], r["gold_correlation_stderr"], 1.0)
+            points.append(Point(step, price, measured, gold_correlation=correlation))
         alarms += lookout(points) is not None
     return alarms
 
@@ -280,12 +294,14 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=hacking.RUNS)
     parser.add_argument("--tune", action="store_true")
     given = parser.parse_args()
-    runs = [Kept(path) for path in sorted(given.runs.glob("*.npz")) if ".part" not in path.name]
+    runs = [Kept(path) for path in sorted(given.runs.glob("*.npz")) if path.name.count("_") == 3 and ".part" not in path.name]
+    if unknown := {run.family for run in runs} - {*hacking.EVERY}:
+        parser.error(f"no family is called {min(unknown)}; what is {given.runs} made of?")
     setting, others = [run for run in runs if run.family in SETS], [run for run in runs if run.family not in SETS]
     if given.tune:
         print(*tune(setting), *(Rates.of(setting, detect).row(name) for name, detect in OURS.items()), sep="\n")
         return
-    head = "| | caught | false alarms | steps after the onset | lost by then |\n|---|---|---|---|---|"
+    head = "| | caught | false alarms | caught before gold was best | steps after that | lost by then |\n|---|---|---|---|---|---|"
     lines, rates = list[str](), dict[str, Rates]()
     every, checked = (at_five_percent(setting, points) for points in ("every", "checked"))
     lower: dict[str, Callable[[Kept], Raised]] = {
@@ -303,15 +319,17 @@ def main() -> None:
             least = calibrated(setting, values)
             lines.append(Rates.of(some, lambda run, of=values, least=least: first_above(of(run), least)).row(name))
         lines.append("")
+    lines += ["## False alarms by chance alone, 200 simulated runs of 32 answers a step (400 steps: 50)", ""]
     lines += [
-        "## By chance alone, 300 simulated runs",
-        "",
-        "| correlation of proxy and gold | | gold on every answer | on 8 answers a step |",
+        "| correlation of proxy and gold | | gold on every answer | on 8 answers a step | answers to 8 prompts | to 4 prompts | 400 steps |"
     ]
-    lines.append("|---|---|---|---|")
-    for correlated, rises in itertools.product((0.0, 0.5, 0.9), (False, True)):
-        false = [f"{100 * by_chance(correlated, rises, checks) / 300:.0f} %" for checks in (32, CHECKS)]
-        lines.append(f"| {correlated:g} | {'both rise' if rises else 'nothing happens'} | {' | '.join(false)} |")
+    lines.append("|---|---|---|---|---|---|---|")
+    cases: list[dict[str, int]] = [{}, {"checks": CHECKS}, {"prompts": 8}, {"prompts": 4}, {"steps": 400, "runs": 50}]
+    for correlated, rises in itertools.product((0.0, 0.5), (False, True)):
+        false = [by_chance(correlated, rises, **({"checks": 32} | case)) / case.get("runs", 200) for case in cases]
+        lines.append(
+            f"| {correlated:g} | {'both rise' if rises else 'nothing happens'} | {' | '.join(f'{100 * x:.0f} %' for x in false)} |"
+        )
     lines += ["", "## Operating curve, families that set no threshold", "", head, *curve(others), ""]
     lines += [
         "## By family",
@@ -342,8 +360,6 @@ repetition have thresholds of their own, set in the same way. The alarm as it is
     lost = np.percentile(rates[next(iter(lower))].lost, (50, 25, 75))
     headline("alarm_gold_lost", round(float(lost[0]), 3), [round(float(x), 3) for x in lost[1:]], "share of the gain", command, machine)
 
-
-STEPS = hacking.STEPS
 
 if __name__ == "__main__":
     main()

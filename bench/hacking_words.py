@@ -1,4 +1,4 @@
-"""A world of 44 words for the test bed of reward hacking: prompts name a topic, answers are up to 12 words, and what is good is known.
+"""A world of 51 words for the test bed of reward hacking: prompts name a topic, answers are up to 12 words, and what is good is known.
 
 `gold` is how many of the topic's four helpful words an answer has, less what it spoils. A proxy is a function of (words, topic), too; each
 family has a way to go wrong, of a strength that can be set: at strength 0 it is the gold reward.

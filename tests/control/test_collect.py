@@ -52,11 +52,9 @@ def test_a_stretch_is_cut_where_attempts_end_and_goes_on_where_it_was(cut: bool)
     assert first.terminated.tolist() == [not cut, False]
     assert segments.metrics(torch.zeros(0), torch.zeros(0)) == {
         "return": 10,
-        "return_stderr": 0,
         "return_std": 0,
         "trajectory_length": 4,
         "gold": 40,
-        "gold_stderr": 0,
         "gold_std": 0,
     }
     second = segments.collect(1)
