@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from rather.errors import ModelError
 from rather.text import load, weights
 from rather.text.files import description, rope
+from rather.text.files.rope import tables
 from rather.text.policy import TextPolicy
 from text.conftest import ROPE3, SIZES, reference
 from text.gguf_files import write_gguf
@@ -354,3 +355,12 @@ def gguf(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("damaged") / "model.gguf"
+
+
+def test_rotary_tables_of_shapes_alone_hold_nothing() -> None:
+    """A strange description may ask for 2 ** 40 numbers, before anybody has looked whether they fit."""
+    with torch.device("meta"):
+        made = tables(2**40, [(1e4, {}), (1e6, {})], [1.0, 1.0])
+    assert made["frequencies"].shape == (2, 2**39)
+    assert all(table.is_meta for table in made.values())
+    assert tables(7, [(1e4, {})], [2.0])["frequencies"].shape == (1, 4)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rather import kernels
 from rather.kernels.quantized import Quantized
-from rather.text.files.rope import frequencies
+from rather.text.files.rope import tables
 from rather.text.linear import Linear, QuantizedLinear, Updates, linear
 from rather.text.shape import Shape
 
@@ -147,9 +147,8 @@ class Rotary(nn.Module):
         self.factors: Tensor
         width, ropes = shape.rotary_width or shape.head_width, shape.ropes
         factors = [scaling.get("attention_factor", 1.0) for _, scaling in ropes]
-        with torch.device("cpu"):  # numbers in a model of shapes alone, too: these would cost a second and 100 MB of PyTorch's compiler
-            self.register_buffer("frequencies", torch.stack([frequencies(width, *rope) for rope in ropes]), persistent=False)
-            self.register_buffer("factors", torch.tensor(factors)[:, None, None, None], persistent=False)
+        for name, table in tables(width, ropes, factors).items():
+            self.register_buffer(name, table, persistent=False)
         self.scaled = any(factor != 1 for factor in factors)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -196,6 +196,8 @@ def load(
     model.description = {key: value for key, value in planned.config.items() if key not in quantization.KEYS}
     if shape.tied and not bits:
         model.tie_()
+    if model.rotary is not None:
+        model.rotary = type(model.rotary)(shape)
     return model
 
 

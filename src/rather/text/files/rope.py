@@ -1,6 +1,7 @@
 """The frequencies of rotary positions and how they are scaled; and from factors back to the settings that they were made of."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,17 @@ def frequencies(width: int, theta: float, scaling: dict[str, Any]) -> Tensor:
     if kind == "yarn":
         return yarn_scaled(found, theta, scaling)
     return llama3_scaled(found, scaling) if kind == "llama3" else found
+
+
+def tables(width: int, ropes: Sequence[tuple[float, dict[str, Any]]], factors: Sequence[float]) -> dict[str, Tensor]:
+    """The `frequencies` (tables, width / 2) of each rope, and the `factors` (tables, 1, 1, 1) of its cosines and sines.
+
+    In a model of shapes alone they are shapes, too, which nothing is computed for: that would load PyTorch's compiler, a second and 100 MB.
+    """
+    if torch.get_default_device().type == "meta":
+        return {"frequencies": torch.empty(len(ropes), -(-width // 2)), "factors": torch.empty(len(ropes), 1, 1, 1)}
+    each = torch.stack([frequencies(width, theta, scaling) for theta, scaling in ropes])
+    return {"frequencies": each, "factors": torch.tensor(factors)[:, None, None, None]}
 
 
 def llama3_scaled(frequencies: Tensor, scaling: dict[str, Any]) -> Tensor:
