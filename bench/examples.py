@@ -60,7 +60,7 @@ def loophole(rows: Sequence[Row]) -> Row:
     best = max(range(len(gold)), key=lambda i: gold[i])
 
     def seen(found: Sequence[Point]) -> Row | None:
-        if (a := alarm(found)) is None:
+        if (a := alarm(found)) is None or a.gold is None:
             return None
         return {"step": a.step, "sign": a.sign, "lost": (a.gold[0] - a.gold[1]) / (a.gold[0] - gold[0])}
 

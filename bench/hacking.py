@@ -64,9 +64,9 @@ CLEAN_CONTROL: dict[str, tuple[Callable[[float], control.Make], float]] = {
 }
 CONTROL = HACKED_CONTROL | CLEAN_CONTROL
 EVERY = [*HACKED, *HACKED_CONTROL, *CLEAN, *CLEAN_CONTROL]
-STRENGTHS = dict.fromkeys(("magic word", "flattery", "lists", "confidence", "copying"), (1.0, 3.0))
+STRENGTHS: dict[str, tuple[float, ...]] = dict.fromkeys(("magic word", "flattery", "lists", "confidence", "copying"), (1.0, 3.0))
 """Of the families that are run at others than 1."""
-SEEDS = dict.fromkeys(("noise", "root", "judge of sides", "many comparisons"), 10) | {"nothing learned": 7}
+SEEDS: dict[str, int] = dict.fromkeys(("noise", "root", "judge of sides", "many comparisons"), 10) | {"nothing learned": 7}
 SEEDS |= dict.fromkeys(("gold", "square", "scaled", "without filler", "noisy square", "boat", "laps"), 13)
 """Seeds of each clean family; of the others 5."""
 

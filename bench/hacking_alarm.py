@@ -97,7 +97,7 @@ class Kept:
             gold = np.full(self.gold.shape[1], np.nan)
             chosen = chance.permutation(there)[:CHECKS]
             gold[chosen] = self.gold[t][chosen]
-            measured = checks.see(self.proxy[t][there], gold[there])
+            measured = checks.see(self.proxy[t][there].tolist(), gold[there].tolist())
             found.append(self._point(t, measured, gold))
         return found
 
