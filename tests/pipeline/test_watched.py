@@ -70,6 +70,10 @@ def test_stop_and_back_and_on(tmp_path: Path) -> None:
     assert steps(tmp_path)[-1] == STEPS
     assert not (whole / "car" / "checkpoints" / "ppo-0" / "alarm.json").exists()
 
+    note.write_text(json.dumps(told))  # as if it had been killed while it went on
+    assert run(tmp_path, "hack.then=back").train() == gone_on
+    assert steps(tmp_path)[-1] == STEPS, "the note is about another checkpoint"
+
     (other / "car" / "checkpoints" / "ppo-0" / "alarm.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"alarm.json cannot be read .*; delete it, and the training goes on"):
         run(other, "hack.then=back").train()
