@@ -59,7 +59,7 @@ def _said(rounds: Sequence[Sequence[Point]], each: Sequence[str]) -> list[str]:
 def _plots(side: Side, span: tuple[float, float]) -> list[str]:
     drawn = [figure(f"{side.proxy} and {side.gold}, step by step", lambda ax: _over_steps(ax, side, span))]
     if any(not math.isnan(p.kl) for p in side.rounds[-1]):
-        drawn.append(figure("The same in the last round, by distance from the base policy", lambda ax: _over_kl(ax, side, span)))
+        drawn.append(figure("In the last round, by distance from the base policy", lambda ax: _over_kl(ax, side, span)))
     if any(p.gold_correlation is not None for p in side.rounds[-1]):
         drawn.append(figure("Correlation of reward with gold reward, in the last round", lambda ax: _gold_correlation(ax, side)))
     return drawn

@@ -21,9 +21,9 @@ def compare(run: Run) -> Path:
         raise ConfigError("there is no gold reward; set control.gold to a name in the environment's info, or hack.gold to a utility")
     sides = list[Side]()
     if (twin := run.domain.twin()) is not None:
-        sides.append(_watched(Run(twin, run.console), "paid by the hand-written reward"))
-    title = {"labels": "paid by what was learned from comparisons", "environment": "paid by the hand-written reward"}
-    sides.append(_watched(run, title.get(c.train.reward, f"paid by {c.train.reward}")))
+        sides.append(_watched(Run(twin, run.console), "trained on the hand-written reward"))
+    title = {"labels": "trained on what was learned from comparisons", "environment": "trained on the hand-written reward"}
+    sides.append(_watched(run, title.get(c.train.reward, f"trained on {c.train.reward}")))
     return page.write(run.folder / "hacking.html", c.run.name, sides)
 
 
@@ -44,7 +44,7 @@ def _watched(run: Run, title: str) -> Side:
     if not (found or mute):
         console.print("[green]no alarm[/green]: the gold reward has kept up with the proxy reward")
     gold = c.control.gold or c.hack.gold
-    side = Side(title, rounds, "what is paid", gold)
+    side = Side(title, rounds, "proxy reward", gold)
     if (shown := run.domain.episode(run.policy(last + 1))) is None:
         return side
     episode, clip, problem = shown
@@ -54,7 +54,7 @@ def _watched(run: Run, title: str) -> Side:
     evaluated = run.metrics.read(f"eval-{last}")[-1]
     facts = [
         (f"{evaluated['gold_policy']:.2f}", f"{gold} a trajectory"),
-        (f"{evaluated['return_policy']:.0f}", "paid by the hand-written reward"),
-        (f"{100 * alarm.one_event(episode.rewards.tolist()):.0f} %", "of steps paid the same amount"),
+        (f"{evaluated['return_policy']:.0f}", "a trajectory, by the hand-written reward"),
+        (f"{100 * alarm.one_event(episode.rewards.tolist()):.0f} %", "of steps with the same reward"),
     ]  # fmt: skip
     return Side(title, rounds, side.proxy, gold, facts, clip, problem)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Protocol
 
 import jinja2
@@ -189,7 +190,7 @@ def figure(title: str, draw: Callable[[Axes], None]) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.7), layout="constrained")
         axes = figure.subplots()
-        axes.set_title(title)
+        axes.set_title(fill(title, 48))  # a longer line would be cut off
         draw(axes)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
