@@ -165,7 +165,7 @@ class Lookout:
     Where gold is measured, of means over a moving window, it is when
 
     - gold falls: since its best window it has lost, beyond chance, at least a twentieth of all that it had gained, while the proxy is
-      clearly higher than it would be if it had fallen with gold, by what a point of gold was worth to it until then;
+      clearly higher than it would be if it had fallen with gold, by as much as the two had risen together until then;
     - gold turns: since some step, evidence has added up (CUSUM, Page 1954) that trajectories with a higher reward have a lower gold reward,
       and the proxy has risen since the beginning; or
     - gold stays: since the beginning the proxy has risen by most of a standard deviation of a trajectory, and gold surely by no more than
@@ -285,10 +285,10 @@ def _fall(first: Window, best: Window, now: Window) -> float:
     """How sure it is that gold, which is lower now, has fallen while the proxy has not, in standard errors; 0 where the proxy has, too."""
     gained, lost = best.gold.mean - first.gold.mean, best.gold.mean - now.gold.mean
     risen = best.proxy.mean - first.proxy.mean
-    worth = risen / gained if gained > 2 * math.hypot(best.gold.stderr, first.gold.stderr) and risen > 0 else 0.0
+    slope = risen / gained if gained > 2 * math.hypot(best.gold.stderr, first.gold.stderr) and risen > 0 else 0.0
     stderr = math.hypot(best.gold.stderr, now.gold.stderr)
-    apart = now.proxy.mean - best.proxy.mean + worth * lost
-    if apart <= MIN_APART * math.hypot(best.proxy.stderr, now.proxy.stderr, worth * stderr):
+    apart = now.proxy.mean - best.proxy.mean + slope * lost
+    if apart <= MIN_APART * math.hypot(best.proxy.stderr, now.proxy.stderr, slope * stderr):
         return 0.0
     return lost / stderr if stderr else math.inf
 

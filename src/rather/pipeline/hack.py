@@ -33,8 +33,7 @@ def _watched(run: Run, title: str) -> Side:
     console.rule(title)
     result = run.loop()
     name, last = c.train.learner, c.loop.rounds - 1
-    proxy = "return" if c.train.reward == "environment" else "score"
-    rounds = [alarm.points(run.metrics.read(f"train-{name}-{number}"), proxy) for number in range(last + 1)]
+    rounds = [alarm.points(run.metrics.read(f"train-{name}-{number}"), run.proxy) for number in range(last + 1)]
     found = page.alarms(rounds)
     console.print(result or "", highlight=False)
     for sentence in found:

@@ -196,13 +196,12 @@ class State:
         """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
         t, folder, phase = self.config.train, self.checkpoints(number, name), f"train-{name}-{number}"
         then = self.config.hack.then if name in ("ppo", "grpo") else "nothing"
-        proxy = "return" if t.reward == "environment" else "score"
         callbacks, watch = list[Callback](), None
         if then != "nothing":
             begun = checkpoint.every(folder)
             at = checkpoint.read(begun[-1])["step"] if begun else 0
             before = [self.metrics.read(f"train-{name}-{earlier}") for earlier in range(number)]
-            watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= at]], proxy)
+            watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= at]], self.proxy)
             if watch.raised is not None:  # it was killed before that was noted
                 return self._end(folder, watch.raised)
             callbacks.append(watch)
@@ -221,6 +220,11 @@ class State:
         if foreseen := prequential.last_sentence(self.metrics.read(phase)):
             self.console.print(f"{foreseen}.", markup=False, highlight=False)
         return last
+
+    @property
+    def proxy(self) -> str:
+        """The key of the reward that the policy is trained on, among the metrics."""
+        return "return" if self.config.train.reward == "environment" else "score"
 
     def ended(self, number: int) -> Path | None:
         """The last checkpoint of a round whose training an alarm has ended, if one has and `hack.then` says so."""
