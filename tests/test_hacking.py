@@ -155,6 +155,16 @@ def test_evidence_that_gold_turns_adds_up() -> None:
     assert alarm([exactly(i, 0.01 * i, 0.0, r=-r if i % 2 else r) for i in range(40)]) is None
 
 
+def test_gold_that_turns_may_be_at_its_best_only_now() -> None:
+    r = -float(np.tanh(2 * 0.2))
+    found = alarm([exactly(i, 0.1 * i, 0.05 * i, r=r if i > 15 else 0.5) for i in range(40)])
+    assert found is not None
+    assert found.sign == "turns"
+    assert found.best == found.step - 3, "the middle of the last window, before its update"
+    assert found.gold is not None
+    assert found.gold[0] == found.gold[1], "nothing is lost yet"
+
+
 def test_why_no_alarm_can_go_off() -> None:
     def of(points: list[Point]) -> str:
         lookout = Lookout()

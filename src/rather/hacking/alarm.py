@@ -231,7 +231,8 @@ class Lookout:
         sign = self._sign(first, now, self.origin)
         if sign is None:
             return None
-        since = first if sign == "stays" or self.best is None else self.best
+        earlier = [] if self.best is None else [self.best]  # where gold turns it may be at its best only now
+        since = first if sign == "stays" else max([*earlier, *self.overlapping], key=lambda window: window.gold.mean)
         return Alarm(now.step, since.middle, (since.proxy.mean, now.proxy.mean), (since.gold.mean, now.gold.mean), sign)
 
     def _sign(self, first: Window, now: Window, origin: float) -> Sign | None:
