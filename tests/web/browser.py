@@ -5,8 +5,6 @@ from playwright.sync_api import BrowserContext, Page, expect
 from rather.store import Store
 from rather.store.people import invite
 
-expect.set_options(timeout=20_000)
-
 SOON_MS = 320
 """After so long the page takes a key to be meant for the question that it shows."""
 
