@@ -38,7 +38,12 @@ TENSORS = {"normaliser": "normalizer", "log_deviation": "log_std"}
 """Parts of the names of tensors in a checkpoint's model."""
 
 
-LATER = {"model": {"weights": "auto"}, "query": {"answers": 2, "questions": 0}, "reward": {"kind": "lora", "layers": [], "start": "random"}}
+LATER = {
+    "model": {"weights": "auto"},
+    "query": {"answers": 2, "questions": 0},
+    "reward": {"kind": "lora", "layers": [], "start": "random"},
+    "eval": {"best_of": 1},
+}
 """Settings that came later, with the values that say what earlier versions did."""
 
 

@@ -73,6 +73,39 @@ def test_a_head_scores_files_and_is_not_merged(settings: list[str], tmp_path: Pa
     assert answer is not None
 
 
+def test_a_policy_is_compared_with_the_best_of_several_answers_of_the_base(settings: list[str]) -> None:
+    shape = ["train.learner=dpo", "train.steps=1", "sample.temperature=2"]
+    run = go(settings, *shape, "eval.best_of=4")
+    run.sample()
+    run.label()
+    run.train()
+    said = run.evaluate()
+    assert said is not None
+    assert said.startswith("win rate against the best of 4 answers of the base model: ")
+    (row,) = run.metrics.read("eval-0")
+    alone = row["evaluation"]
+    best = {t.task.key: t.text for c in run.store.answered("run", alone).comparisons for t in (*c.a, *c.b) if t.policy == "run@start"}
+    head = RewardHead(run.domain.base_policy, layers=[1, 2], seed=0).fit(run.labels(0, "reward").comparisons)  # type: ignore[arg-type]
+    sampler = run.domain.sampler(run.domain.base_policy, lambda n: None)
+    for task in run.domain.tasks[1]:
+        drawn = sampler.sample([task] * 4, build.seed(run.config, "eval-start", 0))
+        scores = head.score(str(task.prompt), [t.text or "" for t in drawn])
+        assert best[task.key] == drawn[scores.index(max(scores))].text
+    assert "against the best of 4 answers of the base model on 2 held-out prompts" in run.report().html
+    plain = go(settings, *shape)
+    assert "the base model:" in (plain.evaluate() or "")
+    assert plain.metrics.read("eval-0")[-1]["evaluation"] != alone
+
+
+def test_without_a_reward_there_is_no_best_of_several(settings: list[str]) -> None:
+    run = go(settings, "train.learner=dpo", "train.steps=1", "eval.best_of=4", "reward.kind=lora")
+    run.sample()
+    run.label()
+    run.train()
+    with pytest.raises(ConfigError, match='eval.best_of = 4 chooses by a reward, and there is none; set reward.kind = "head"'):
+        run.evaluate()
+
+
 @pytest.mark.parametrize("learner", ["ppo", "grpo"])
 def test_policies_learn_from_a_head(settings: list[str], learner: str) -> None:
     shape = ["train.reward=labels", "train.steps=1", "train.batch_size=2", "ppo.rollout_batch_size=2", "grpo.group_size=2"]

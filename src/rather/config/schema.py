@@ -274,6 +274,12 @@ class Eval(Section):
 
     prompts: Free[int] = Field(default=0, description="Use only that many held-out prompts; 0: all.", ge=0)
     answers: int = Field(default=1, description="Pairs of answers a prompt.", ge=1)
+    best_of: int = Field(default=1, description="Text: compare with the best of so many answers of the base model, by the reward.", ge=1)
+
+    @property
+    def against(self) -> str:
+        """What the policy is compared with, in words."""
+        return "the base model" if self.best_of == 1 else f"the best of {self.best_of} answers of the base model"
 
 
 class Loop(Section):

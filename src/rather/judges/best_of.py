@@ -49,16 +49,16 @@ class BestOf(Generative):
         Raises:
             ConfigError: all answers to a prompt would be the same.
         """
-        if sampling.temperature == 0 and self.n > 1:
-            raise ConfigError(f"best of {self.n} at temperature 0 draws the same answer {self.n} times; set the temperature above 0")
         return BestSampler(self, engine.Sampling(**sampling.model_dump()))
 
 
 class BestSampler(TextSampler):
-    """Draws the best of several answers to each prompt."""
+    """Draws the best of several answers to each prompt; see `BestOf.sampler`."""
 
-    def __init__(self, of: BestOf, sampling: engine.Sampling) -> None:
-        super().__init__(of.policy, sampling)
+    def __init__(self, of: BestOf, sampling: engine.Sampling, rows: int = 32, progress: Callable[[int], None] = lambda n: None) -> None:
+        if sampling.temperature == 0 and of.n > 1:
+            raise ConfigError(f"best of {of.n} at temperature 0 draws the same answer {of.n} times; set the temperature above 0")
+        super().__init__(of.policy, sampling, rows, progress)
         self.of = of
 
     def sample(self, tasks: Sequence[Task], seed: int, perturbations: Sequence[Perturbation | None] | None = None) -> list[Trajectory]:

@@ -14,6 +14,7 @@ from rather.config.schema import Config
 from rather.core import Comparison, Judge, Task, Trajectory
 from rather.data.forms import read_tasks
 from rather.errors import ConfigError
+from rather.judges.best_of import BestOf, BestSampler
 from rather.judges.concise import Concise, Reader, Surprise
 from rather.judges.functions import FunctionJudge
 from rather.judges.known import CONCISE, SimulatedJudge, utility
@@ -139,11 +140,12 @@ def perturbable(config: Config, base: AnyPolicy, tasks: Sequence[Task]) -> TextP
     return spaces.perturbable(config.zeroth, base, tasks, greedy, own)
 
 
-def sampler(config: Config, policy: AnyPolicy, progress: Callable[[int], None]) -> TextSampler:
+def sampler(config: Config, policy: AnyPolicy | BestOf, progress: Callable[[int], None]) -> TextSampler:
     """Draws answers from `policy`."""
     s = config.sample
     how = engine.Sampling(s.max_tokens, s.temperature, s.top_p, s.top_k, s.min_p)
-    return TextSampler(policy, how, s.batch_size, progress)
+    of = BestSampler if isinstance(policy, BestOf) else TextSampler
+    return of(policy, how, s.batch_size, progress)
 
 
 def answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], seed: int, count: int = 2) -> list[list[Trajectory]]:

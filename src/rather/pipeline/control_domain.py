@@ -101,6 +101,11 @@ class ControlDomain:
         """The base policy, with random weights."""
         return self._new_policy(f"{self.config.run.name}@start")
 
+    def opponent(self, run: Rounds, number: int) -> ControlPolicy:
+        """The base policy."""
+        del run, number
+        return self.base_policy
+
     def base_files(self) -> tuple[None, None]:
         """It comes from a seed, not from a file."""
         return None, None

@@ -51,6 +51,14 @@ class Domain(Protocol):
         """The policy that a run starts from, which stays what it is."""
         ...
 
+    def opponent(self, run: Rounds, number: int) -> Policy:
+        """What the policy of round `number` is compared with: the base policy, or the best of several of its answers by the reward.
+
+        Raises:
+            ConfigError: there is no reward to choose by.
+        """
+        ...
+
     def base_files(self) -> tuple[Path | None, Path | None]:
         """Where the base policy comes from, and the adapter on it; None where there is none."""
         ...

@@ -43,9 +43,10 @@ def compare(run: State, number: int) -> str | None:
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
     name = f"{c.run.name}@{number}-{step}-{digest}"
     if missing:
+        opponent = run.domain.opponent(run, number)
         drawn = list[list[Trajectory]]()
         with progress(run.console, "answering held-out prompts", 2 * len(missing)) as advance:
-            for policy, seed in ((run.policy(number + 1), "eval"), (run.domain.base_policy, "eval-start")):
+            for policy, seed in ((run.policy(number + 1), "eval"), (opponent, "eval-start")):
                 sampler = run.domain.sampler(policy, advance)
                 drawn.append(sampler.sample([t for t, _ in missing], build.seed(c, seed, number)))
         named = [replace(t, policy=name) for t in drawn[0]]
@@ -65,7 +66,7 @@ def compare(run: State, number: int) -> str | None:
     result = win_rate(answered, name)
     price = _cost(run, answered, name)
     values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}
-    said = f"win rate against the base model: {result}"
+    said = f"win rate against {c.eval.against}: {result}"
     if build.verified(c):
         after, before = (_score(run, answered, who) for who in (name, f"{c.run.name}@start"))
         values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}

@@ -14,6 +14,7 @@ from torch import nn
 from rather.config.schema import Config
 from rather.core import Answered, Comparison, LabelLearner, Policy, RewardModel, Sampler, Space, Task, Trajectory, row_seed, task_facts
 from rather.errors import Check, ConfigError, Finding
+from rather.judges.best_of import BestOf
 from rather.judges.known import utility
 from rather.judges.model import ModelJudge
 from rather.learners.dpo import DPO
@@ -126,6 +127,18 @@ class TextDomain:
         with self.console.status(f"loading {self.config.model.path}"):
             return build.base_policy(self.config)
 
+    def opponent(self, run: Rounds, number: int) -> AnyPolicy | BestOf:
+        """The base model, or with eval.best_of the best of several of its answers by the reward of round `number`."""
+        if (n := self.config.eval.best_of) == 1:
+            return self.base_policy
+        if self.config.train.reward == "model":
+            return BestOf(self.base_policy, self.reward_model(Path(self.config.judge.checkpoint)), n)
+        before = self._reward_before(run, number + 1)
+        if before is None:
+            why = 'chooses by a reward, and there is none; set reward.kind = "head", which learns it from labels'
+            raise ConfigError(f"eval.best_of = {n} {why}")
+        return BestOf(self.base_policy, before.model, n)
+
     def base_files(self) -> tuple[Path | None, Path | None]:
         """Where the model is, and its adapter."""
         return load.located(self.config.model.path, self.config.model.adapter)
@@ -160,7 +173,7 @@ class TextDomain:
 
     def sampler(self, policy: Policy, progress: Callable[[int], None]) -> TextSampler:
         """Draws answers."""
-        assert isinstance(policy, AnyPolicy)
+        assert isinstance(policy, AnyPolicy | BestOf)
         return build.sampler(self.config, policy, progress)
 
     # What is asked
