@@ -167,7 +167,7 @@ def best_of_8(bench: Bench) -> None:
 
 
 def at_counts(bench: Bench, learner: Any, labels: Callable[[], int]) -> None:
-    """Train, and measure whenever so many labels have been given."""
+    """Train, and measure whenever so many labels have been given; where answers are alike a step brings fewer than it might."""
     left = list(bench.counts)
     for _ in learner:
         while left and labels() >= left[0]:
@@ -181,8 +181,8 @@ def online_dpo(bench: Bench) -> None:
     import rather
 
     learner = rather.OnlineDPO(
-        bench.model, bench.prompts, bench.judge, labels=bench.counts[-1], batch_size=A_STEP, updates=3, lr=2e-4, schedule="constant", beta=0.1,
-        warmup=2, adapter=rather.LoRA(rank=RANK), seed=bench.seed, **SAMPLING,
+        bench.model, bench.prompts, bench.judge, labels=bench.counts[-1], steps=bench.counts[-1], batch_size=A_STEP, updates=3, lr=2e-4,
+        schedule="constant", beta=0.1, warmup=2, adapter=rather.LoRA(rank=RANK), seed=bench.seed, **SAMPLING,
     )  # fmt: skip
     at_counts(bench, learner, lambda: len(learner.comparisons))
 

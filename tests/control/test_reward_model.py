@@ -144,3 +144,13 @@ def test_one_that_was_not_fitted_rewards_nobody() -> None:
         model.fit([replace(pairs(1)[0], preference=None)])
     with pytest.raises(ConfigError, match="control.RewardModel has no argument 'member'; did you mean members"):
         control.RewardModel(Slope, member=2)
+
+
+def test_members_that_differ_take_something_off_each_reward() -> None:
+    fitted = control.RewardModel(Slope, **{**SMALL, "members": 3}, pessimism=1.0).fit(pairs(10))  # type: ignore[arg-type]
+    batch = fitted.model.collate(control.rollouts(Slope, 2, seed=3))
+    each = fitted.model.each(batch).detach()
+    assert each.std(0, correction=0).max() > 1e-4
+    assert fitted.rewards(batch).numpy() == pytest.approx((each.mean(0) - each.std(0, correction=0)).numpy(), abs=1e-6)
+    with pytest.raises(ConfigError, match="set members to 3 or more"):
+        control.RewardModel(Slope, members=1, pessimism=1.0)

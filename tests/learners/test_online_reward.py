@@ -211,3 +211,40 @@ def test_a_head_that_knows_something_is_refused(model: LanguageModel) -> None:
         rather.OnlineReward(rather.RewardModel(model), Likes())  # type: ignore[arg-type]
     reward = online(model, comparisons=pairs)
     assert None not in reward.score(answers("a"))
+
+
+def test_a_doubtful_answer_gets_less(model: LanguageModel) -> None:
+    """Two standard deviations less, as the posterior has them; how sure the head is of comparisons stays as it was."""
+    head = rather.RewardHead(model, layers=[1, 2], pessimism=2.0)
+    some = [Comparison((a,), (b,), 1.0) for a, b in zip(answers("aaa", "bb!"), answers("c.", "!!"), strict=True)]
+    head.fit(some)
+    asked = answers("zz", "aaa")
+    mean, covariance = head.believed(asked)
+    batch = head.collate(asked)
+    assert (head.rewards(batch) * batch.mask).sum(-1).numpy() == pytest.approx(mean - 2 * np.sqrt(np.diag(covariance)), abs=1e-5)
+    sure = rather.RewardHead(model, layers=[1, 2]).fit(some)
+    assert (sure.rewards(batch) * batch.mask).sum(-1).numpy() == pytest.approx(mean, abs=1e-5)
+    assert head.probabilities(some) == pytest.approx(sure.probabilities(some))
+    reward = rather.OnlineReward(rather.RewardHead(model, layers=[1, 2], pessimism=2.0), Likes(), 1, comparisons=some)
+    scored = reward.score(asked)
+    assert scored == pytest.approx(reward.head.values(reward.head.read(asked)).tolist())
+    mean, covariance = reward.head.believed(asked)
+    assert np.subtract(mean, scored) == pytest.approx(2 * np.sqrt(np.diag(covariance)), abs=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
+def test_pessimism_is_a_number_of_standard_deviations(model: LanguageModel, wrong: float) -> None:
+    with pytest.raises(ConfigError, match="give a number of standard deviations, 0 or above"):
+        rather.RewardHead(model, pessimism=wrong)
+
+
+def test_members_that_differ_take_something_off(model: LanguageModel) -> None:
+    reward = rather.RewardModel(model, 3, pessimism=1.5, adapter=rather.LoRA(rank=4))
+    batch = reward.collate(answers("zz", "aaa"))
+    with torch.no_grad():
+        scores = reward.scores(batch).numpy()
+        found = (reward.rewards(batch) * batch.mask).sum(-1).numpy()
+    assert scores.std(0).min() > 1e-4
+    assert found == pytest.approx(scores.mean(0) - 1.5 * scores.std(0), abs=1e-6)
+    with pytest.raises(ConfigError, match="pessimism goes by how much the members of a reward model differ, and there is one"):
+        rather.RewardModel(model, pessimism=1.0)

@@ -97,6 +97,23 @@ def test_a_policy_is_compared_with_the_best_of_several_answers_of_the_base(setti
     assert plain.metrics.read("eval-0")[-1]["evaluation"] != alone
 
 
+def test_a_run_takes_something_off_what_it_is_unsure_of(settings: list[str]) -> None:
+    run = go(settings, "train.learner=grpo", "train.reward=labels", "train.pessimism=0.5")
+    run.sample()
+    run.label()
+    saved = run._fit(0, "reward")
+    reward = run.domain.reward_fn(saved)
+    assert isinstance(reward, RewardHead)
+    assert reward.pessimism == 0.5
+    assert run.domain.reward_model(saved).pessimism == 0, "a judge is not pessimistic"  # type: ignore[attr-defined]
+    for wrong, why in (
+        (["reward.kind=lora"], "set reward.members to 3, or reward.kind to head"),
+        (["train.reward=verify"], "takes something off a learned"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            go(settings, "train.learner=grpo", "train.reward=labels", "train.pessimism=0.5", *wrong)
+
+
 def test_without_a_reward_there_is_no_best_of_several(settings: list[str]) -> None:
     run = go(settings, "train.learner=dpo", "train.steps=1", "eval.best_of=4", "reward.kind=lora")
     run.sample()

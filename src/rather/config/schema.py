@@ -159,6 +159,9 @@ class Learning(Section):
         default="verify",
         description="Reward of ppo and grpo: verify.checks, a model learned from the labels, judge.checkpoint's, or the environment.",
     )
+    pessimism: Annotated[float, MattersTo("ppo", "grpo")] = Field(
+        default=0.0, description="Standard deviations of its members (head: of its posterior) that are taken off a learned reward.", ge=0
+    )
 
 
 class Train(Optimization, Learning):  # in this order the learner is the section's first key
@@ -327,6 +330,16 @@ class Config(Section):
     scale: Free[Scale] = Field(default_factory=Scale)
     hack: Free[Hack] = Field(default_factory=Hack)
     log: Free[Log] = Field(default_factory=Log)
+
+    @model_validator(mode="after")
+    def _pessimism(self) -> Self:
+        t, r = self.train, self.reward
+        if t.pessimism and t.learner in ("ppo", "grpo"):
+            if t.reward not in ("labels", "model"):
+                raise ValueError(f'train.pessimism takes something off a learned reward, and train.reward is "{t.reward}"; set it to 0')
+            if t.reward == "labels" and r.kind == "lora" and r.members < 2:
+                raise ValueError("train.pessimism goes by how much members differ; set reward.members to 3, or reward.kind to head")
+        return self
 
     @property
     def folder(self) -> Path:

@@ -20,6 +20,7 @@ from rather.control.models import ControlCritic, ControlPolicy, ControlReward, P
 from rather.control.settings import EnvironmentSettings, PPOSettings, RewardSettings
 from rather.core import Comparison, RewardSource
 from rather.errors import ConfigError
+from rather.learners.common import check_pessimism
 from rather.learners.ppo import PPO
 from rather.learners.ppo_settings import ClipSettings
 from rather.learners.reward import Reward
@@ -89,7 +90,9 @@ def critic(env: gymnasium.Env, of: ControlPolicy, s: PPOSettings, seed: int, net
 
 def reward_model(env: gymnasium.Env, s: RewardSettings, seed: int, networks: Sequence[nn.Module] = ()) -> ControlReward:
     """A reward model that has not learned yet."""
-    return ControlReward(inputs(env), env.action_space, s.members, s.hidden, seed, networks)
+    model = ControlReward(inputs(env), env.action_space, s.members, s.hidden, seed, networks)
+    model.pessimism = check_pessimism(s.pessimism, model.members)
+    return model
 
 
 def ppo(
@@ -137,6 +140,6 @@ def reward_learner(
     **how: Unpack[OptimizationOptions],
 ) -> Reward:
     """What fits a reward model to comparisons, by `s`, unless `how` says otherwise, at a constant learning rate."""
-    own = s.model_dump(exclude={"members", *EnvironmentSettings.model_fields})
+    own = s.model_dump(exclude={"members", "pessimism", *EnvironmentSettings.model_fields})
     options: dict[str, Any] = {**own, "schedule": "constant", "micro_batch_tokens": 2**16, **how}
     return Reward(model, comparisons, [*model.parameters()], seed=seed, callbacks=callbacks, **options)

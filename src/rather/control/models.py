@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rather.control.saved import restore_module, save_module
 from rather.core import Batch, Perturbation, Trajectory
 from rather.errors import ConfigError
+from rather.learners.common import pessimistic
 
 Layers = list[tuple[np.ndarray, np.ndarray]]
 """Weights (before, after) and biases of a net, float64."""
@@ -313,7 +314,7 @@ class ControlReward(nn.Module):
         networks: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
-        self.members = len(networks) or members
+        self.members, self.pessimism = len(networks) or members, 0.0
         self.networks = nn.ModuleList(networks)
         self.first, self.choices = (int(actions.start), int(actions.n)) if isinstance(actions, Discrete) else (0, 0)
         width = self.choices or int(np.prod(actions.shape))  # type: ignore[arg-type]
@@ -357,9 +358,9 @@ class ControlReward(nn.Module):
         return self.each(batch).sum(-1)
 
     def rewards(self, batch: Batch) -> Tensor:
-        """Rewards (B, T): the members' mean."""
+        """Rewards (B, T): the members' mean, less `pessimism` standard deviations of the members."""
         with torch.no_grad():
-            return self.each(batch).mean(0)
+            return pessimistic(self.each(batch), self.pessimism)
 
     def save(self, folder: Path) -> None:
         """Write weights and observation statistics."""

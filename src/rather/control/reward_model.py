@@ -74,7 +74,7 @@ class RewardModel:
         return self
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
-        """The sum of each trajectory's rewards, by the mean of the members.
+        """The sum of each trajectory's rewards; see `rewards`.
 
         Raises:
             TrainingError: it has not been fitted.
@@ -83,7 +83,7 @@ class RewardModel:
         return self.rewards(batch).sum(-1).tolist()
 
     def rewards(self, batch: Batch) -> Tensor:
-        """Rewards (B, T): the members' mean.
+        """Rewards (B, T): the members' mean, less `pessimism` standard deviations of the members.
 
         Raises:
             TrainingError: it has not been fitted.

@@ -44,6 +44,7 @@ class RewardSettings(ScoreSettings, Descent, EnvironmentSettings):
     batch_size: int = Field(default=25, description="Comparisons a step.", ge=1)
     lr: float = Field(default=3e-4, description="Learning rate.", gt=0)
     center: float = Field(default=0.0, description="Weight of (s_a + s_b)^2, which holds scores near 0.", ge=0)
+    pessimism: float = Field(default=0.0, description="Standard deviations of the members that are taken off a reward.", ge=0)
 
 
 class EnvironmentOptions(TypedDict, total=False):
@@ -66,4 +67,5 @@ class RewardOptions(EnvironmentOptions, DescentOptions, ScoreOptions, total=Fals
     """Keywords of `RewardSettings`."""
 
     members: int
+    pessimism: float
     epochs: float

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rather.core import Batch, Comparison, Model, Trajectory
-from rather.errors import TrainingError
+from rather.errors import ConfigError, TrainingError
 from rather.learners.settings import Optimization
 from rather.scale import ranks
 
@@ -181,6 +181,35 @@ OWN_LR = 0.05
 
 
 @torch.no_grad()
+def pessimistic(scores: Tensor, pessimism: float) -> Tensor:
+    """The mean of what members say (K, ...), less `pessimism` times their standard deviation (Coste et al. 2024)."""
+    return scores.mean(0) - pessimism * scores.std(0, correction=0) if pessimism else scores.mean(0)
+
+
+def check_members(caller: str, members: int) -> int:
+    """`members` of an ensemble.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if members < 1:
+        raise ConfigError(f"{caller}: members is {members!r}; an ensemble has at least 1")
+    return members
+
+
+def check_pessimism(pessimism: float, members: int) -> float:
+    """`pessimism`, where it can be had.
+
+    Raises:
+        ConfigError: it is below 0, or there is one member, which agrees with itself.
+    """
+    if not 0 <= pessimism < math.inf:
+        raise ConfigError(f"pessimism is {pessimism!r}; give a number of standard deviations, 0 or above")
+    if pessimism and members < 2:
+        raise ConfigError("pessimism goes by how much the members of a reward model differ, and there is one; set members to 3 or more")
+    return pessimism
+
+
 def put(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
     """Give parameters other values, in place."""
     for parameter, value in zip(parameters, values, strict=True):

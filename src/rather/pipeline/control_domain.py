@@ -24,6 +24,7 @@ from rather.core import Answered, Comparison, Policy, RewardModel, Space, Task, 
 from rather.errors import Check, ConfigError, DataError, Finding
 from rather.judges.concise import Reader
 from rather.judges.known import CONCISE
+from rather.learners.common import check_pessimism
 from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
 from rather.learners.spread import spread
@@ -283,7 +284,11 @@ class ControlDomain:
         reward = self.config.train.reward
         if reward == "verify":
             raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
-        return None if reward == "environment" else self.reward_model(saved)
+        if reward == "environment":
+            return None
+        model = self.reward_model(saved)
+        model.pessimism = check_pessimism(self.config.train.pessimism, model.members)
+        return model
 
     def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> PPO[ControlPolicy]:
         """PPO on segments of every environment's time."""

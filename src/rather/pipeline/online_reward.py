@@ -51,13 +51,13 @@ class OnlineReward:
         return self.questions.comparisons
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float | None]:
-        """Ask about some of these answers, learn, and say the mean score of each; None where nothing has been learned yet."""
+        """Ask about some of these answers, learn, and say what each is rewarded with; None where nothing has been learned yet."""
         features = self.head.read(trajectories)
         self.questions.ask(trajectories, features)
         if self.head.known is None:
             self.problems[SILENT] += 1
             return [None] * len(trajectories)
-        return self.head.known.posterior.mean(self.head.known.choice.of(features)).tolist()
+        return self.head.values(features).tolist()
 
     def metrics(self) -> dict[str, float]:
         """The last step's questions, and what the fit to all comparisons came to."""

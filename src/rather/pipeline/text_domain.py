@@ -17,6 +17,7 @@ from rather.errors import Check, ConfigError, Finding
 from rather.judges.best_of import BestOf
 from rather.judges.known import utility
 from rather.judges.model import ModelJudge
+from rather.learners.common import check_pessimism
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
 from rather.learners.head import Array
@@ -288,7 +289,11 @@ class TextDomain:
 
     def reward_fn(self, saved: Path) -> Checker | TextReward | RewardHead:
         """The verifiers, or the reward model in the checkpoint `saved`."""
-        return build.checker(self.config) if build.verified(self.config) else self.reward_model(saved)
+        if build.verified(self.config):
+            return build.checker(self.config)
+        model = self.reward_model(saved)
+        model.pessimism = check_pessimism(self.config.train.pessimism, 2 if isinstance(model, RewardHead) else model.members)
+        return model
 
     def improver(
         self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rather.core import Batch, Comparison, Prompt, Task, Trajectory
 from rather.errors import ConfigError, ModelError
-from rather.learners.common import in_parts
+from rather.learners.common import check_members, check_pessimism, in_parts, pessimistic
 from rather.learners.inputs import Reference, trainee
 from rather.learners.reward import Reward
 from rather.learners.reward_settings import RewardOptions
@@ -40,7 +40,7 @@ class RewardModel(nn.Module):
 
     The K `members` of an ensemble share a body, which is trained with them: a new adapter on `model`, which stays as it is, a copy of the
     adapter that it has, or with `adapter` "full" a copy of all its weights. With `parameters` the body is `model` itself, in which these
-    learn.
+    learn. As a reward, a score is lower by `pessimism` standard deviations of the members.
     """
 
     def __init__(
@@ -51,13 +51,12 @@ class RewardModel(nn.Module):
         *,
         adapter: LoRA | Literal["full"] | None = None,
         parameters: Sequence[nn.Parameter] | None = None,
+        pessimism: float = 0.0,
     ) -> None:
         super().__init__()
-        if members < 1:
-            raise ConfigError(f"RewardModel: members is {members!r}; an ensemble has at least 1")
         body, self.learned = trainee(model, adapter, seed, parameters)
         self.body: LanguageModel = body
-        self.members, self.seed = members, seed
+        self.members, self.pessimism, self.seed = check_members("RewardModel", members), check_pessimism(pessimism, members), seed
         self.tail: list[int] = []
         """Tokens that stand after the one that ends an answer, where the model has learned to score the last of them."""
         generator = torch.Generator().manual_seed(seed)
@@ -72,9 +71,9 @@ class RewardModel(nn.Module):
         return self.heads @ self.body.ends(scored.with_tail(batch, self.tail), *begun).float().T
 
     def rewards(self, batch: Batch, *begun: Begun) -> Tensor:
-        """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
+        """Rewards (B, T): the mean score of the members, less what `pessimism` takes off, on the last token, 0 on the others."""
         last = batch.mask.sum(-1, keepdim=True).long() - 1
-        return torch.zeros_like(batch.mask).scatter(1, last, self.scores(batch, *begun).mean(0)[:, None])
+        return torch.zeros_like(batch.mask).scatter(1, last, pessimistic(self.scores(batch, *begun), self.pessimism)[:, None])
 
     def beside(self, reference: Reference, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """`rewards`, and what `reference.look` gives; the blocks that the two have in common see the batch once."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rather.core import Batch, Comparison, Prompt, Task, Trajectory
 from rather.errors import ConfigError, ModelError, TrainingError
-from rather.learners.common import in_parts
+from rather.learners.common import check_members, check_pessimism, in_parts
 from rather.learners.head import Answers, Array, Choice, Learned, Posterior, Raw, learn, log_odds, moderated
 from rather.learners.head_learner import HeadLearner
 from rather.learners.inputs import Reference
@@ -42,7 +42,7 @@ class RewardHead:
 
     `layers` are the numbers of blocks after which states are read (None: after half, three quarters and all of them). What has been read
     of labeled answers is kept in the SQLite file `cache`, if one is named. Each of several `members` is a draw from the posterior; their
-    mean is its maximum.
+    mean is its maximum. As a reward, a score is lower by `pessimism` standard deviations of the posterior: least where labels are near.
 
     Raises:
         ModelError: the model has no such layer.
@@ -57,10 +57,10 @@ class RewardHead:
         *,
         layers: Sequence[int] | None = None,
         cache: Path | str | None = None,
+        pessimism: float = 0.0,
     ) -> None:
-        if members < 1:
-            raise ConfigError(f"RewardHead: members is {members!r}; an ensemble has at least 1")
-        self.body, self.members, self.seed = model, members, seed
+        self.body, self.members, self.seed = model, check_members("RewardHead", members), seed
+        self.pessimism = check_pessimism(pessimism, 2)
         self.layers = states.check_layers(model, layers)
         self.groups = tuple(range(len(self.layers) * len(states.POOLINGS)))
         self.known: Learned | None = None
@@ -94,21 +94,31 @@ class RewardHead:
         return self._scores(batch, states.states(self.body, batch, self.layers))
 
     def rewards(self, batch: Batch) -> Tensor:
-        """Rewards (B, T): the mean score of the members on the last token, 0 on the others."""
-        return _on_last(batch, self.scores(batch))
+        """Rewards (B, T): `values` on the last token, 0 on the others."""
+        return self._rewards(batch, states.states(self.body, batch, self.layers))
 
     def beside(self, reference: Reference, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """`rewards`, and what `reference.look` gives: from one pass, if the reference is the model whose states are read."""
         body = self.body
         if isinstance(body, TextPolicy) and isinstance(reference, TextPolicy) and body.is_as(reference):
             read, begun = states.passed(body, batch, self.layers)
-            return _on_last(batch, self._scores(batch, read)), *reference.look(batch, begun)
+            return self._rewards(batch, read), *reference.look(batch, begun)
         return self.rewards(batch), *reference.look(batch)
 
     def _scores(self, batch: Batch, read: Tensor) -> Tensor:
         """Scores (K, B) of each member, from the states (B, G, C) after the answers of a batch."""
         x = self.learned.choice.of(read.numpy(force=True))
         return torch.from_numpy(self.learned.members(self.members, self.seed) @ x.T).float().to(batch.mask.device)
+
+    def _rewards(self, batch: Batch, read: Tensor) -> Tensor:
+        """Rewards (B, T), from the states (B, G, C) after the answers of a batch."""
+        last, values = batch.mask.sum(-1).long() - 1, torch.from_numpy(self.values(read.numpy(force=True))).to(batch.mask)
+        return torch.zeros_like(batch.mask).scatter(1, last[:, None], values[:, None])
+
+    def values(self, features: Raw) -> Array:
+        """What answers are rewarded with (N,), from raw features (N, G, C): mean scores, less `pessimism` standard deviations."""
+        x, known = self.learned.choice.of(features), self.learned.posterior
+        return known.mean(x) - self.pessimism * np.sqrt(known.variance(x)) if self.pessimism else known.mean(x)
 
     def score(self, prompt: Prompt, answers: Sequence[str]) -> list[float]:
         """The mean score of the members for each of several answers to a prompt."""
@@ -305,12 +315,6 @@ def _said(c: Comparison, judge: str) -> Said:
         return t.task.prompt if isinstance(t.task.prompt, str) else repr(t.task.prompt), t.text, t.terminated, *tokens
 
     return tuple(map(words, c.a)), tuple(map(words, c.b)), c.preference, judge
-
-
-def _on_last(batch: Batch, scores: Tensor) -> Tensor:
-    """Rewards (B, T): the mean of scores (K, B) on the last token, 0 on the others."""
-    last = batch.mask.sum(-1).long() - 1
-    return torch.zeros_like(batch.mask).scatter(1, last[:, None], scores.mean(0)[:, None])
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
