@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rather.learners.ppo import PPO as PPO
     from rather.learners.settings import LoRA as LoRA
     from rather.learners.sft import SFT as SFT
+    from rather.pipeline.mended import MendedReward as MendedReward
     from rather.pipeline.online_dpo import OnlineDPO as OnlineDPO
     from rather.pipeline.online_reward import OnlineReward as OnlineReward
     from rather.pipeline.run import Run as Run
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
 
 PLACES = {
     "BestOf": "judges.best_of", "DPO": "learners.dpo", "GRPO": "learners.grpo", "KTO": "learners.kto", "LoRA": "learners.settings",
-    "OnlineDPO": "pipeline.online_dpo", "OnlineReward": "pipeline.online_reward", "PPO": "learners.ppo", "RewardHead": "text.head.model",
-    "RewardModel": "text.reward_model", "Run": "pipeline.run", "SFT": "learners.sft", "Store": "store.store",
-    "ZerothOrder": "zeroth.order", "batched": "verify.functions", "comparisons": "data.rows", "load": "text.open",
-    "win_rate": "report.compare",
+    "MendedReward": "pipeline.mended", "OnlineDPO": "pipeline.online_dpo", "OnlineReward": "pipeline.online_reward",
+    "PPO": "learners.ppo", "RewardHead": "text.head.model", "RewardModel": "text.reward_model", "Run": "pipeline.run",
+    "SFT": "learners.sft", "Store": "store.store", "ZerothOrder": "zeroth.order", "batched": "verify.functions",
+    "comparisons": "data.rows", "load": "text.open", "win_rate": "report.compare",
 }  # fmt: skip
 """Where each public name is."""
 __all__ = [
-    "DPO", "GRPO", "KTO", "PPO", "SFT", "BestOf", "LoRA", "OnlineDPO", "OnlineReward", "RewardHead", "RewardModel", "Run", "Store",
-    "ZerothOrder", "batched", "comparisons", "control", "load", "win_rate",
+    "DPO", "GRPO", "KTO", "PPO", "SFT", "BestOf", "LoRA", "MendedReward", "OnlineDPO", "OnlineReward", "RewardHead", "RewardModel",
+    "Run", "Store", "ZerothOrder", "batched", "comparisons", "control", "load", "win_rate",
 ]  # fmt: skip
 
 

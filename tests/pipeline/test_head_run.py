@@ -102,7 +102,7 @@ def test_a_run_takes_something_off_what_it_is_unsure_of(settings: list[str]) -> 
     run.sample()
     run.label()
     saved = run._fit(0, "reward")
-    reward = run.domain.reward_fn(saved)
+    reward = run.domain.reward_fn(saved, run.config)
     assert isinstance(reward, RewardHead)
     assert reward.pessimism == 0.5
     assert run.domain.reward_model(saved).pessimism == 0, "a judge is not pessimistic"  # type: ignore[attr-defined]

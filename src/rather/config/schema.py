@@ -295,9 +295,18 @@ class Hack(Section):
     """The gold reward, measured beside the proxy that ppo and grpo optimize, so that reward hacking shows."""
 
     gold: str = Field(default="", description="Text: a utility in judges/known.py that answers are measured by; control: see control.gold.")
-    then: Literal["nothing", "stop", "back"] = Field(
-        default="nothing", description="At the alarm: go on; end the training; or end it at the checkpoint before gold was best."
+    then: Literal["nothing", "stop", "back", "mend"] = Field(
+        default="nothing", description="At the alarm: go on; end the training; also go back to where gold was best; also mend the reward."
     )
+    kl: float = Field(
+        default=0.05, description="mend: weight of the KL in the round after an alarm, unless grpo.kl or ppo.kl is higher.", ge=0
+    )
+    pessimism: float = Field(default=1.0, description="mend: train.pessimism in the round after an alarm, unless that is higher.", ge=0)
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether an alarm takes a training back to where gold was best."""
+        return self.then in ("back", "mend")
 
 
 class Log(Section):

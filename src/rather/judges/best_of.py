@@ -14,6 +14,7 @@ from rather.learners.settings import Sampling
 from rather.text import engine
 from rather.text.head.model import RewardHead
 from rather.text.language_model import Generative, LanguageModel, TextSampler
+from rather.verify.checker import Scorer
 
 TOKENS, AT_ONCE = 1536, 64
 """Tokens that are scored at a time, times `WITHOUT_GRADIENT`, and answers that are laid out at a time."""
@@ -75,7 +76,7 @@ class BestSampler(TextSampler):
         return [_rewarded(drawn[i], rewards[i]) for i in firsts]
 
 
-def score_of(reward: RewardModel | RewardFns) -> Score:
+def score_of(reward: RewardModel | Scorer | RewardFns) -> Score:
     """What scores answers by a reward.
 
     Raises:
@@ -83,7 +84,7 @@ def score_of(reward: RewardModel | RewardFns) -> Score:
         TrainingError: it is a reward head that has not been fitted.
     """
     if not isinstance(reward, RewardModel):
-        return reward_functions(reward).score
+        return (reward if isinstance(reward, Scorer) else reward_functions(reward)).score
     if isinstance(reward, RewardHead):
         _ = reward.learned
 

@@ -180,7 +180,6 @@ OWN_LR = 0.05
 """Learning rate of numbers that are few and of the order of 1, such as log temperatures: a model's would hardly move them."""
 
 
-@torch.no_grad()
 def pessimistic(scores: Tensor, pessimism: float) -> Tensor:
     """The mean of what members say (K, ...), less `pessimism` times their standard deviation (Coste et al. 2024)."""
     return scores.mean(0) - pessimism * scores.std(0, correction=0) if pessimism else scores.mean(0)
@@ -210,6 +209,7 @@ def check_pessimism(pessimism: float, members: int) -> float:
     return pessimism
 
 
+@torch.no_grad()
 def put(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
     """Give parameters other values, in place."""
     for parameter, value in zip(parameters, values, strict=True):

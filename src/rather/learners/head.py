@@ -70,12 +70,20 @@ class Curvature:
 
 @dataclass(frozen=True)
 class Answers:
-    """What is learned from: differences of features `z` (n, F), preferences P(a better) (n,) in [0, 1], and who of J judges answered."""
+    """What is learned from: differences of features `z` (n, F), preferences P(a better) (n,) in [0, 1], and who of J judges answered.
+
+    `offset` (n,) is what the differences of scores are without any weights.
+    """
 
     z: Array
     preference: Array
     judge: Whole
     judges: int = 1
+    offset: Array | float = 0.0
+
+    def scores(self, w: Array) -> Array:
+        """Differences of scores (n,) by weights (F,)."""
+        return self.z @ w + self.offset
 
     def trust(self, log_temperatures: Array) -> Array:
         """Inverse temperatures (J,), of mean 1, since scores have no scale."""
@@ -124,7 +132,7 @@ class Posterior:
     def curvature(self) -> Curvature:
         """The curvature at the maximum."""
         prior = np.concatenate([np.full(len(self.w), self.ridge), np.ones(self.answers.judges)])
-        return self.answers.curvature(self.answers.z @ self.w, self.log_temperatures, prior)
+        return self.answers.curvature(self.answers.scores(self.w), self.log_temperatures, prior)
 
     @property
     def evidence(self) -> float:
@@ -132,7 +140,7 @@ class Posterior:
 
         It is -loss - ridge |w|^2 / 2 - |log t|^2 / 2 - log det(P^-1 H) / 2.
         """
-        loss = self.answers.loss(self.answers.z @ self.w, self.log_temperatures)
+        loss = self.answers.loss(self.answers.scores(self.w), self.log_temperatures)
         norms = self.ridge * self.w @ self.w + self.log_temperatures @ self.log_temperatures
         return -loss - float(norms) / 2 - self.curvature.gain / 2
 
@@ -194,7 +202,7 @@ def fit(answers: Answers, ridge: float, start: Posterior | None = None) -> Poste
         x[:features], x[features : features + len(start.log_temperatures)] = start.w, start.log_temperatures
         known = start.__dict__.get("curvature", start.known)
         known = known if known is not None and known.prior.shape == x.shape else None
-    scores, direction, before, slope_before = answers.z @ x[:features], np.zeros(size), 1.0, np.zeros(size)
+    scores, direction, before, slope_before = answers.scores(x[:features]), np.zeros(size), 1.0, np.zeros(size)
     for i in range(LIMIT):
         w, temperatures = x[:features], x[features:]
         if known is None or i % AGAIN == AGAIN - 1:
@@ -318,7 +326,7 @@ class Learned:
 
     def metrics(self) -> dict[str, float]:
         """What the fit came to: loss and accuracy on what was learned from, ties left out, and the choice that was made."""
-        answers, scores = self.posterior.answers, self.posterior.answers.z @ self.posterior.w
+        answers, scores = self.posterior.answers, self.posterior.answers.scores(self.posterior.w)
         loss = answers.loss(scores, self.posterior.log_temperatures) / len(scores)
         right, sure = (scores > 0) == (answers.preference > 0.5), answers.preference != 0.5
         found = {"loss": loss, "ridge": self.choice.ridge, "comparisons": float(len(scores))}

@@ -12,14 +12,14 @@ from rather.errors import ConfigError, DataError
 from rather.learners.common import Means, Order, Pairs, agreement, in_parts
 from rather.learners.rollouts import LearningReward, Rollouts, Source
 from rather.learners.settings import LoRA, Optimization, Sampling
-from rather.verify.checker import Verified
+from rather.verify.checker import Scorer, Verified
 from rather.verify.functions import RewardFunctions
 
 RewardFn = Callable[..., Any]
 """A function of (prompt, completion, **columns); see `verify.functions`."""
 RewardFns = RewardFn | list[RewardFn | tuple[RewardFn, float]]
 """A reward function, or several, some of them with a weight."""
-AnyReward = RewardSource | LearningReward | RewardFns
+AnyReward = RewardSource | LearningReward | Scorer | RewardFns
 
 
 class Reference(Policy, Protocol):
@@ -163,7 +163,7 @@ def rollouts(
     if isinstance(reward, LearningReward):
         learning, acts = reward, Verified(acts, reward)
     elif reward is not None and not isinstance(reward, RewardSource):
-        acts = Verified(acts, reward_functions(reward))
+        acts = Verified(acts, reward if isinstance(reward, Scorer) else reward_functions(reward))
     order = Order(len(tasks), seed)
 
     def some(number: int) -> list[Task]:

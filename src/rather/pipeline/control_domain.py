@@ -279,20 +279,22 @@ class ControlDomain:
         model.restore(saved / "model")
         return model
 
-    def reward_fn(self, saved: Path) -> ControlReward | None:
+    def reward_fn(self, saved: Path, config: Config) -> ControlReward | None:
         """The reward model in the checkpoint `saved`, or nothing but the environment."""
-        reward = self.config.train.reward
+        reward = config.train.reward
         if reward == "verify":
             raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
         if reward == "environment":
             return None
         model = self.reward_model(saved)
-        model.pessimism = check_pessimism(self.config.train.pessimism, model.members)
+        model.pessimism = check_pessimism(config.train.pessimism, model.members)
         return model
 
-    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> PPO[ControlPolicy]:
+    def improver(
+        self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int, config: Config
+    ) -> PPO[ControlPolicy]:
         """PPO on segments of every environment's time."""
-        c = self.config
+        c = config
         if c.train.learner != "ppo":
             raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
         if not c.train.steps:

@@ -131,12 +131,12 @@ class Domain(Protocol):
         """The reward model in a checkpoint."""
         ...
 
-    def reward_fn(self, saved: Path) -> Checker | RewardModel | None:
-        """What pays the policy: verifiers, the reward model in the checkpoint `saved`, or nothing but the environment."""
+    def reward_fn(self, saved: Path, config: Config) -> Checker | RewardModel | None:
+        """What rewards the policy by the round's settings: verifiers, the reward model in `saved`, or nothing but the environment."""
         ...
 
-    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int) -> Learner:
-        """What learns from the rewards of `reward_fn`, for so many steps, in round `number`, which begins with `policy`."""
+    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int, config: Config) -> Learner:
+        """What learns from the rewards of `reward_fn`, for so many steps, in round `number` with `config`, which begins with `policy`."""
         ...
 
     # How it did

@@ -6,6 +6,7 @@ Shape letters: K ensemble members, N candidate pairs of two fragments.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -39,6 +40,10 @@ class Rounds(Protocol):
 
     def question(self, key: str, *sides: tuple[Trajectory, ...]) -> Comparison:
         """A question whose sides stand in an order that is drawn at random."""
+        ...
+
+    def hacked(self, number: int) -> Path | None:
+        """The last policy of round `number` before its alarm, where that is to be mended."""
         ...
 
     def stays_random(self, key: str) -> bool:

@@ -115,7 +115,7 @@ def ready(run: State, number: int) -> None:
     ready_to_learn(run)
     for name in learners(run.config):
         for found in checkpoint.every(run.checkpoints(number, name))[-1:]:
-            checkpoint.check_same(found, run.lineage(name, Answered([]), 0))
+            checkpoint.check_same(found, run.lineage(name, Answered([]), 0, run.settings(number)))
 
 
 def ready_to_learn(run: State) -> None:
@@ -141,8 +141,29 @@ def check_watched(config: Config) -> None:
         raise ConfigError(f'hack.then is "{config.hack.then}", but train.learner "{config.train.learner}" has no reward that can be hacked')
     if config.control.env and not config.control.gold:
         raise ConfigError(f'hack.then is "{config.hack.then}"; set control.gold, without which no alarm can go off in control')
-    if config.hack.then == "back" and not (config.control.gold or config.hack.gold):
-        raise ConfigError('hack.then is "back"; set hack.gold, without which nobody knows where it was best')
+    if config.hack.goes_back and not (config.control.gold or config.hack.gold):
+        raise ConfigError(f'hack.then is "{config.hack.then}"; set hack.gold, without which nobody knows where it was best')
+    if config.hack.then == "mend":
+        check_mended(config)
+
+
+def check_mended(config: Config) -> None:
+    """Make sure that a reward can be mended in the round after an alarm.
+
+    Raises:
+        ConfigError: it is not learned from the run's labels, or there is no such round.
+    """
+    r = config.reward
+    if config.control.env:
+        raise ConfigError('hack.then is "mend", which compares answers of language models; for control take "back"')
+    if config.train.reward != "labels":
+        what = f'hack.then is "mend", which trains the reward on more labels, and train.reward is "{config.train.reward}"'
+        raise ConfigError(f'{what}; take "back", and rather.MendedReward in Python')
+    if config.loop.rounds < 2:
+        raise ConfigError('hack.then is "mend", and it is the next round that mends; set loop.rounds to 2 or more')
+    if config.hack.pessimism and r.kind == "lora" and r.members < 2:
+        what = "hack.pessimism goes by how much members differ"
+        raise ConfigError(f"{what}; set reward.members to 3, reward.kind to head, or hack.pessimism to 0")
 
 
 def learners(config: Config) -> list[str]:

@@ -108,10 +108,11 @@ class Run(State):
         steps = resume.steps_of_policy(stage, build.steps(self.config, name, len(self.domain.tasks[0])), data.labels)
         if stage and stage["step"] >= steps:
             return checkpoint.every(self.checkpoints(number))[-1]
-        reward_fn = self.domain.reward_fn(reward_folder)
-        learner = self.domain.improver(number, self.policy(number), reward_fn, steps)
+        config = self.settings(number)
+        reward_fn = self.domain.reward_fn(reward_folder, config)
+        learner = self.domain.improver(number, self.policy(number), reward_fn, steps, config)
         try:
-            last = self.learn(learner, name, number, steps, self.lineage(name, data, steps))
+            last = self.learn(learner, name, number, steps, self.lineage(name, data, steps, config))
         finally:
             if isinstance(reward_fn, Checker):
                 reward_fn.close()

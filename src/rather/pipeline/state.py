@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from rather.config.schema import Config
 from rather.config.toml import mattering
 from rather.core import Answered, Comparison, Judge, LabelLearner, Learner, Policy, Trajectory
 from rather.errors import ConfigError, TrainingError
@@ -35,6 +36,9 @@ from rather.scale import ranks
 from rather.settings import matching
 from rather.store import Store
 from rather.store.quality import FLAGS
+
+ASIDE = "hacked-"
+"""Begins the names of checkpoints that are put aside at an alarm."""
 
 
 class State:
@@ -176,9 +180,12 @@ class State:
             self.policy(number)
         return self.domain.learner(name, data, steps, self.store)
 
-    def lineage(self, name: str, data: Answered, steps: int) -> Lineage:
-        """What the learner called `name` makes its checkpoints from, which have `steps` steps in the end; 0: as many as will come."""
-        kept, defaults = mattering(self.config, name), mattering(type(self.config)(), name)
+    def lineage(self, name: str, data: Answered, steps: int, config: Config | None = None) -> Lineage:
+        """What the learner called `name` makes its checkpoints from, which have `steps` steps in the end; 0: as many as will come.
+
+        `config` are the round's settings, if they are not those of the run.
+        """
+        kept, defaults = mattering(config or self.config, name), mattering(type(self.config)(), name)
         own = {"_steps": steps, "_contents": self.contents(kept)}
         return Lineage(kept | own, data.watermark, data.labels, defaults=defaults)
 
@@ -205,11 +212,11 @@ class State:
             if watch.raised is not None:  # it was killed before that was noted
                 return self._end(folder, watch.raised)
             callbacks.append(watch)
-            if then == "back" and not begun:  # gold may be best where it was
+            if self.config.hack.goes_back and not begun:  # gold may be best where it was
                 checkpoint.save(folder, 0, learner, lineage, 0)
         with progress(self.console, f"training {name}", steps) as advance:
             upto, say = sys.maxsize if open_ else steps, reporter(name, advance)
-            keep = 0 if then == "back" else t.keep
+            keep = 0 if watch is not None and self.config.hack.goes_back else t.keep
             last = train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, keep, say, feed, callbacks)
         if watch is not None and watch.raised is not None:
             return self._end(folder, watch.raised)
@@ -228,12 +235,32 @@ class State:
 
     def ended(self, number: int) -> Path | None:
         """The last checkpoint of a round whose training an alarm has ended, if one has and `hack.then` says so."""
-        folder, newest = self.checkpoints(number), checkpoint.every(self.checkpoints(number))[-1:]
-        alarm = noted(folder, checkpoint.read(newest[0])["step"]) if newest and self.config.hack.then != "nothing" else None
-        if alarm is None:
+        if (alarm := self._alarm(number)) is None:
             return None
-        self._say_ended(alarm, newest[0])
-        return newest[0]
+        self._say_ended(alarm, self.last(number))
+        return self.last(number)
+
+    def _alarm(self, number: int) -> Alarm | None:
+        """The alarm that has ended a round's training, if `hack.then` says so."""
+        folder, newest = self.checkpoints(number), checkpoint.every(self.checkpoints(number))[-1:]
+        return noted(folder, checkpoint.read(newest[0])["step"]) if newest and self.config.hack.then != "nothing" else None
+
+    def mends(self, number: int) -> bool:
+        """Whether round `number` mends the reward, since an alarm has ended the one before."""
+        return number > 0 and self.config.hack.then == "mend" and self._alarm(number - 1) is not None
+
+    def hacked(self, number: int) -> Path | None:
+        """The last policy of round `number` before its alarm, where that is to be mended and the training has gone back."""
+        return max(self.checkpoints(number).glob(f"{ASIDE}*"), default=None) if self.mends(number + 1) else None
+
+    def settings(self, number: int) -> Config:
+        """The settings of round `number`: after an alarm that is to be mended the reward is trusted less, and the base policy more."""
+        c, h = self.config, self.config.hack
+        if not self.mends(number):
+            return c
+        train = c.train.model_copy(update={"pessimism": max(c.train.pessimism, h.pessimism)})
+        ppo, grpo = (section.model_copy(update={"kl": max(section.kl, h.kl)}) for section in (c.ppo, c.grpo))
+        return c.model_copy(update={"train": train, "ppo": ppo, "grpo": grpo})
 
     def _end(self, folder: Path, alarm: Alarm) -> Path:
         """Let a training have ended at an alarm, or at the last checkpoint before gold was best; returns the checkpoint.
@@ -242,7 +269,7 @@ class State:
         """
         found = checkpoint.every(folder)
         kept = found
-        if self.config.hack.then == "back":
+        if self.config.hack.goes_back:
             kept = [path for path in found if checkpoint.read(path)["step"] <= alarm.best]
             if not kept:
                 self.console.print(f"No checkpoint of step {alarm.best} or before it is left, so that it does not go back.", markup=False)
@@ -250,7 +277,7 @@ class State:
         if ranks.rank() == 0:
             for path in found:
                 if path not in kept:
-                    path.rename(folder / f"hacked-{path.name}")
+                    path.rename(folder / f"{ASIDE}{path.name}")
                 elif path not in kept[-self.config.train.keep :]:
                     shutil.rmtree(path)
             note(folder, alarm, checkpoint.read(kept[-1])["step"])

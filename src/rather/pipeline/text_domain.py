@@ -17,6 +17,7 @@ from rather.errors import Check, ConfigError, Finding
 from rather.judges.best_of import BestOf
 from rather.judges.known import utility
 from rather.judges.model import ModelJudge
+from rather.learners import checkpoint
 from rather.learners.common import check_pessimism
 from rather.learners.dpo import DPO
 from rather.learners.grpo import GRPO
@@ -182,25 +183,45 @@ class TextDomain:
     def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
         """Two answers of the newest policy to a training prompt become a question, or one; query.strategy chooses two, where it can.
 
-        The prompts are all of them, or with query.questions as many as are the round's share, in turn.
+        The prompts are all of them, or with query.questions as many as are the round's share, in turn. Where an alarm has ended the round
+        before and is to be mended, half of the answers are those of the policy that was hacked.
         """
         have = run.store.keys(self.config.run.name, LEARNED)
         missing, wanted = self._missing(have, number)
         if not missing:
             return
         run.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
-        policy, q, seed = run.policy(number), self.config.query, build.seed(self.config, "sample", number)
+        policy, q, hacked = run.policy(number), self.config.query, run.hacked(number - 1)
         before = None if q.strategy == "random" or q.answers == 1 else self._reward_before(run, number)
         count, own = min(2, q.answers) if before is None else q.answers, build.seed(self.config, "query", number)
         with progress(self.console, "sampling answers", count * len(missing)) as advance:
-            sampler = self.sampler(policy, advance)
             for start in range(0, len(missing), CHUNK):
-                answers = build.answers(self.config, sampler, missing[start : start + CHUNK], seed, count)
+                some = missing[start : start + CHUNK]
+                if hacked is None:
+                    answers = self._answers(policy, some, number, count, advance)
+                else:
+                    answers = self._answers_of_both(run, hacked, some, number, count, advance)
                 keys = [f"round-{number}/{group[0].task.key}" for group in answers]
                 by_chance = [count < 3 or run.stays_random(key) for key in keys]
                 chosen, scores = (answers, None) if before is None else two_of_each(q.strategy, before, answers, own, by_chance)
                 asked = [run.question(key, *((t,) for t in group)) for key, group in zip(keys, chosen, strict=True)]
                 yield Chosen(asked, ["random" if x else q.strategy for x in by_chance], scores, wanted)
+
+    def _answers(
+        self, policy: Policy, tasks: Sequence[Task], number: int, count: int, advance: Callable[[int], None], of: str = "sample"
+    ) -> list[list[Trajectory]]:
+        """So many answers of `policy` to each prompt, drawn by the seed `of` the round."""
+        return build.answers(self.config, self.sampler(policy, advance), tasks, build.seed(self.config, of, number), count)
+
+    def _answers_of_both(
+        self, run: Rounds, hacked: Path, tasks: Sequence[Task], number: int, count: int, advance: Callable[[int], None]
+    ) -> list[list[Trajectory]]:
+        """So many answers to each prompt, half of them of the policy in the checkpoint `hacked`, of an odd number the smaller half."""
+        newest = self._answers(run.policy(number), tasks, number, count - count // 2, advance)
+        policy = self.restored(hacked / "model", f"{self.config.run.name}@{number - 1}-{checkpoint.read(hacked)['step']}")
+        others = self._answers(policy, tasks, number, count // 2, advance, "sample-hacked")
+        run.policy(number)  # of the trained policy there is one
+        return [[*a, *b] for a, b in zip(newest, others, strict=True)]
 
     def _missing(self, have: Collection[str], number: int) -> tuple[list[Task], int]:
         """The prompts that round `number` has still to ask about, and how many it asks about in all.
@@ -287,20 +308,20 @@ class TextDomain:
         """The reward model in a checkpoint, on the base model where it was trained on that."""
         return build.saved_reward(self.config, saved, self.base_policy)
 
-    def reward_fn(self, saved: Path) -> Checker | TextReward | RewardHead:
+    def reward_fn(self, saved: Path, config: Config) -> Checker | TextReward | RewardHead:
         """The verifiers, or the reward model in the checkpoint `saved`."""
         if build.verified(self.config):
             return build.checker(self.config)
         model = self.reward_model(saved)
-        model.pessimism = check_pessimism(self.config.train.pessimism, 2 if isinstance(model, RewardHead) else model.members)
+        model.pessimism = check_pessimism(config.train.pessimism, 2 if isinstance(model, RewardHead) else model.members)
         return model
 
     def improver(
-        self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int
+        self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int, config: Config
     ) -> PPO[AnyPolicy] | GRPO[AnyPolicy]:
         """PPO or GRPO on the trained policy, where the round before has left it; it samples in every step."""
         del number, policy
-        c, base, (trained, parameters) = self.config, self.base_policy, self.adapted
+        c, base, (trained, parameters) = config, self.base_policy, self.adapted
         acting: Sampler = self.sampler(trained, lambda n: None)
         model = None if isinstance(reward_fn, Checker) else reward_fn
         if isinstance(reward_fn, Checker):

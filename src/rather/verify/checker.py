@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rather.errors import ConfigError, RatherError, TrainingError, installing
 from rather.verify.functions import compared
@@ -122,6 +122,7 @@ class Checker:
             self.idle.put(process)
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Scores answers, and counts why some have no score: verifiers, reward functions, or a reward that learns."""
 

@@ -1,0 +1,122 @@
+"""A round that mends: after an alarm people compare answers of the policy that was hacked with those of the one that was gone back to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import go
+
+from rather.config import toml
+from rather.errors import CheckpointError, ConfigError
+from rather.hacking.alarm import Alarm
+from rather.hacking.watch import Watch
+from rather.learners import checkpoint
+from rather.pipeline import build, resume, state
+from rather.text.head.model import RewardHead
+
+
+class AtStep4(Watch):
+    """An alarm at step 4 of a training's first round, which says that step 2 was best."""
+
+    def __init__(self, rounds: Any = ((),), proxy: str = "score") -> None:
+        super().__init__(rounds, proxy)
+        self.first, self.seen = len(rounds) == 1, [row["step"] for row in rounds[-1]][-1:]
+
+    @property
+    def raised(self) -> Alarm | None:
+        return Alarm(4, 2, (0.0, 1.0), (1.0, 0.0), "falls") if self.first and self.seen and self.seen[0] >= 4 else None
+
+    def __call__(self, step: int, values: dict[str, float]) -> bool:
+        self.seen = [step]
+        return self.raised is not None
+
+
+@pytest.fixture
+def settings(text_run: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(state, "Watch", AtStep4)
+    return [
+        *text_run, "train.learner=grpo", "train.reward=labels", "reward.kind=head", "reward.held_out=0", "train.steps=6",
+        "train.batch_size=2", "grpo.group_size=2", "train.lr=1e-2", "train.checkpoint_every=1", "hack.then=mend", "hack.gold=brief",
+        "loop.rounds=2",
+        "sample.temperature=2.0",
+    ]  # fmt: skip
+
+
+def test_the_next_round_asks_about_the_hacked_policy_and_trusts_the_reward_less(settings: list[str]) -> None:
+    run = go(settings)
+    run.loop()
+    first, second = run.checkpoints(0), run.checkpoints(1)
+    assert checkpoint.check(checkpoint.every(first)[-1])["step"] == 2
+    hacked = sorted(path.name for path in first.glob("hacked-step-*"))
+    assert hacked == ["hacked-step-000003", "hacked-step-000004"]
+    asked = [q.comparison for q in run.store.questions("run", "train") if q.comparison.key.startswith("round-1/")]
+    assert len(asked) == 10
+    assert all({t.policy for side in (c.a, c.b) for t in side} == {"run@0-2", "run@0-4"} for c in asked)
+
+    drawn = run.domain.sampler(run.domain.restored(first / hacked[-1] / "model", "run@0-4"), lambda n: None)
+    tasks = run.domain.tasks[0]
+    own = {t.task.key: t.text for t in drawn.sample(tasks, build.seed(run.config, "sample-hacked", 1))}
+    said = {t.task.key: t.text for c in asked for side in (c.a, c.b) for t in side if t.policy == "run@0-4"}
+    assert said == own
+
+    last = checkpoint.check(checkpoint.every(second)[-1])
+    assert last["step"] == 6
+    kept = last["settings"]
+    assert (kept["grpo"]["kl"], kept["train"]["pessimism"]) == (0.05, 1.0)
+    assert checkpoint.check(checkpoint.every(first)[-1])["settings"]["train"]["pessimism"] == 0.0
+    reward = run.domain.reward_fn(checkpoint.every(run.checkpoints(1, "reward"))[-1], run.settings(1))
+    assert isinstance(reward, RewardHead)
+    assert reward.pessimism == 1.0
+    assert len(last["labels"]) > len(checkpoint.check(checkpoint.every(first)[-1])["labels"]), "old and new labels"
+    assert run.settings(0) == run.config
+
+    again = go(settings)
+    again.loop()
+    assert checkpoint.every(second)[-1] == checkpoint.every(again.checkpoints(1))[-1]
+    with pytest.raises(CheckpointError, match=r"grpo.kl = 0.05, not 0.1"):
+        go(settings, "hack.kl=0.1").loop()
+    with pytest.raises(CheckpointError, match=r"train.pessimism = 1.0, not 0.0"):
+        go(settings, "hack.then=back").loop()
+
+
+def test_a_killed_mending_goes_on_exactly(settings: list[str], tmp_path: Path) -> None:
+    whole = go(settings)
+    whole.loop()
+    parts = [x if not x.startswith("run.folder") else f"run.folder={tmp_path}/parts" for x in settings]
+    go(parts).sample(0)
+    go(parts).label()
+    go(parts).train(0)
+    run = go(parts)
+    chosen = next(iter(run.domain.questions(run, 1)))  # killed before they were kept
+    del chosen
+    go(parts).sample(1)
+    go(parts).label()
+    go(parts).train(1)
+    ours, theirs = (checkpoint.every(r.checkpoints(1))[-1] for r in (whole, go(parts)))
+    assert (ours / "model" / "adapter_model.safetensors").read_bytes() == (theirs / "model" / "adapter_model.safetensors").read_bytes()
+
+
+def test_without_an_alarm_nothing_is_mended(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "Watch", Watch)
+    run = go(settings, "train.steps=2")
+    run.loop()
+    assert run.settings(1) == run.config
+    asked = [q.comparison for q in run.store.questions("run", "train") if q.comparison.key.startswith("round-1/")]
+    assert all({t.policy for side in (c.a, c.b) for t in side} == {"run@0-2"} for c in asked)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ("loop.rounds=1", "it is the next round that mends; set loop.rounds to 2 or more"),
+        ("train.reward=verify", 'train.reward is "verify"; take "back", and rather.MendedReward in Python'),
+        ("control.env=Pendulum-v1", 'for control take "back"'),
+        ("reward.kind=lora", "hack.pessimism goes by how much members differ; set reward.members to 3"),
+        ("hack.gold=", "set hack.gold, without which nobody knows where it was best"),
+        ("train.learner=dpo", "has no reward that can be hacked"),
+    ],
+)
+def test_what_cannot_be_mended_is_refused(settings: list[str], changed: str, why: str) -> None:
+    extra = ["control.gold=laps"] if changed.startswith("control") else []
+    with pytest.raises(ConfigError, match=why):
+        resume.check_watched(toml.load(None, [*settings, changed, *extra]))
