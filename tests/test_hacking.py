@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from rather.hacking.alarm import Lookout, Measure, Point, SpotChecks, alarm, lookouts, one_event, points
-from rather.hacking.page import Side, alarms, write
+from rather.hacking.page import Example, Side, alarms, write
 from rather.learners.spread import gold_correlation, spread
+from rather.pipeline.exploits import most_exploited
 
 
 def run(proxy, gold, noise: float = 0.1, seed: int = 0) -> list[Point]:
@@ -282,3 +283,28 @@ def test_what_is_not_measured_is_not_taken_for_a_number() -> None:
     found = alarm(sparse)
     assert found is not None
     assert found.step >= 5 * 6, "four points with gold are a window, and it has to stay so for four"
+
+
+def test_examples_are_those_that_gained_most_for_least() -> None:
+    def example(name: str, proxy: tuple[float, float], gold: tuple[float, float]) -> Example:
+        return Example(name, "", "", proxy, gold)
+
+    both, most, some = example("both", (0, 1), (0, 1)), example("most", (0, 1), (1, 0)), example("some", (0, 1), (0, 0))
+    fell, worse = example("fell", (1, 0), (1, 0)), example("worse", (1, 0), (1, -1))
+    assert [x.prompt for x in most_exploited([worse, some, fell, most])] == ["most", "some"], "the proxy of the others fell"
+    assert "both" not in [x.prompt for x in most_exploited([both, most, example("other", (1, 0), (0, 1))])]
+    assert most_exploited([]) == []
+    assert most_exploited([example("same", (1, 1), (0, 0))]) == []
+
+
+def test_the_page_shows_answers_as_they_are(tmp_path) -> None:
+    said = Example("<i>p</i>", "before <b>", "<script>alert(1)</script>", (0.25, 1.5), (1.0, -0.5))
+    page = write(
+        tmp_path / "page.html", "run", [Side("one", [run(lambda x: x, lambda x: x)], "proxy", "gold", examples=[said])]
+    ).read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "proxy 1.50, gold -0.50" in page
+    other = write(tmp_path / "other.html", "run", [Side("one", [run(lambda x: x, lambda x: x)], "proxy", "gold")]).read_text()
+    assert "What was exploited" in page
+    assert "What was exploited" not in other

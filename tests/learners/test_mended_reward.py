@@ -54,8 +54,8 @@ def test_what_people_say_is_wrong_counts_no_more(head: rather.RewardHead) -> Non
     assert long is not None
     assert short > long
     agreed = rather.MendedReward(length, head, [pair(words(n + 4, w), words(n, w)) for n in range(1, 5) for w in ("oak", "elm", "fir")])
-    short, long = agreed.score(asked)  # type: ignore[assignment]
-    assert short < long
+    short, long = agreed.score(asked)
+    assert short < long  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("pessimism", [0.0, 0.5])

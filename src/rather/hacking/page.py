@@ -14,8 +14,22 @@ from rather.report.report import BLUE, GREY, ORANGE, figure, render
 
 
 @dataclass(frozen=True)
+class Example:
+    """Answers of the base policy and of a hacked one to a prompt, with proxy and gold reward of the two."""
+
+    prompt: str
+    before: str
+    after: str
+    proxy: tuple[float, float]
+    gold: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Side:
-    """One run on the page: its points, round after round, numbers that say how it ended, and an episode as WebP or why it is not drawn."""
+    """One run on the page: its points, round after round, numbers that say how it ended, and an episode as WebP or why it is not drawn.
+
+    `examples` are answers that were exploited.
+    """
 
     title: str
     rounds: list[list[Point]]
@@ -24,6 +38,7 @@ class Side:
     facts: list[tuple[str, str]] = field(default_factory=list)
     clip: bytes = b""
     problem: str = ""
+    examples: list[Example] = field(default_factory=list[Example])
 
 
 def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
@@ -33,7 +48,7 @@ def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
     shown = [
         {
             "title": s.title, "facts": s.facts, "clip": base64.b64encode(s.clip).decode(), "problem": s.problem,
-            "alarms": alarms(s.rounds), "silent": silent(s.rounds), "plots": [Markup(p) for p in _plots(s, span)],
+            "alarms": alarms(s.rounds), "silent": silent(s.rounds), "examples": s.examples, "plots": [Markup(p) for p in _plots(s, span)],
         }
         for s in sides
     ]  # fmt: skip

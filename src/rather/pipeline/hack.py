@@ -1,10 +1,12 @@
 """`rather hack`: a run, and for control its twin that is trained on the hand-written reward, watched for reward hacking."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from rather.errors import ConfigError
 from rather.hacking import alarm, page
 from rather.hacking.page import Side
+from rather.pipeline import exploits
 from rather.pipeline.run import Run
 
 
@@ -45,7 +47,8 @@ def _watched(run: Run, title: str) -> Side:
     gold = c.control.gold or c.hack.gold
     side = Side(title, rounds, "proxy reward", gold)
     if (shown := run.domain.episode(run.policy(last + 1))) is None:
-        return side
+        raised = [number for number, lookout in enumerate(alarm.lookouts(rounds)) if lookout.raised is not None]
+        return replace(side, examples=exploits.examples(run, raised[-1])) if raised else side
     episode, clip, problem = shown
     if problem:
         console.print(f"The page shows no drive: {problem}.", highlight=False, markup=False)
