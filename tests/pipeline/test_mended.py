@@ -18,8 +18,8 @@ from rather.text.head.model import RewardHead
 class AtStep4(Watch):
     """An alarm at step 4 of a training's first round, which says that step 2 was best."""
 
-    def __init__(self, rounds: Any = ((),), proxy: str = "score") -> None:
-        super().__init__(rounds, proxy)
+    def __init__(self, rounds: Any = ((),), proxy: str = "score", calmed: Any = ()) -> None:
+        super().__init__(rounds, proxy, calmed)
         self.first, self.seen = len(rounds) == 1, [row["step"] for row in rounds[-1]][-1:]
 
     @property
@@ -112,7 +112,7 @@ def test_without_an_alarm_nothing_is_mended(settings: list[str], monkeypatch: py
         ("train.reward=verify", 'train.reward is "verify"; take "back", and rather.MendedReward in Python'),
         ("control.env=Pendulum-v1", 'for control take "back"'),
         ("reward.kind=lora", "hack.pessimism goes by how much members differ; set reward.members to 3"),
-        ("hack.gold=", "set hack.gold, without which nobody knows where it was best"),
+        ("hack.gold=", "set hack.gold, or hack.checks, without which nobody knows where it was best"),
         ("train.learner=dpo", "has no reward that can be hacked"),
     ],
 )

@@ -82,7 +82,7 @@ def test_stop_and_back_and_on(tmp_path: Path) -> None:
 def test_an_alarm_that_could_not_go_off_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set control.gold, without which no alarm can go off in control"):
         run(tmp_path, "hack.then=stop", "control.gold=").train()
-    with pytest.raises(ConfigError, match="set hack.gold, without which nobody knows where it was best"):
+    with pytest.raises(ConfigError, match="set hack.gold, or hack.checks, without which nobody knows where it was best"):
         resume.check_watched(toml.load(None, ["train.learner=grpo", "hack.then=back"]))
     with pytest.raises(ConfigError, match='train.learner "dpo" has no reward that can be hacked'):
         run(tmp_path, "hack.then=back", "train.learner=dpo").train()

@@ -298,10 +298,18 @@ class Hack(Section):
     then: Literal["nothing", "stop", "back", "mend"] = Field(
         default="nothing", description="At the alarm: go on; end the training; also go back to where gold was best; also mend the reward."
     )
+    checks: int = Field(
+        default=0, description="Text without gold: at an alarm, ask so many comparisons at most with the best checkpoint; 0: none.", ge=0
+    )
     kl: float = Field(
         default=0.05, description="mend: weight of the KL in the round after an alarm, unless grpo.kl or ppo.kl is higher.", ge=0
     )
     pessimism: float = Field(default=1.0, description="mend: train.pessimism in the round after an alarm, unless that is higher.", ge=0)
+
+    @property
+    def compares(self) -> bool:
+        """Whether an alarm needs an earlier policy."""
+        return self.goes_back or self.checks > 0
 
     @property
     def goes_back(self) -> bool:

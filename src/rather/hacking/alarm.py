@@ -9,7 +9,7 @@ runs whose gold reward is known (bench/hacking_alarm.py).
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -139,13 +139,14 @@ def alarm(points: Sequence[Point], thresholds: Thresholds | None = None) -> Alar
     return lookout.raised
 
 
-def lookouts(rounds: Sequence[Sequence[Point]]) -> "list[Lookout]":
-    """Those of a run's rounds, each of which has a reward of its own."""
+def lookouts(rounds: Sequence[Sequence[Point]], calmed: Collection[int] = ()) -> "list[Lookout]":
+    """Those of a run's rounds, each of which has a reward of its own; in the last one, alarms at the steps `calmed` were none."""
     watching = list[Lookout]()
-    for points in rounds:
+    for number, points in enumerate(rounds, 1):
         watching.append(Lookout(before=watching[-1] if watching else None))
         for point in points:
-            watching[-1].see(point)
+            if watching[-1].see(point) is not None and number == len(rounds) and point.step in calmed:
+                watching[-1].calm()
     return watching
 
 
@@ -198,6 +199,10 @@ class Lookout:
             return None
         self.raised = raised
         return raised
+
+    def calm(self) -> None:
+        """The alarm that answers have changed was no cause for one: from here on they are compared with how they are next."""
+        self.raised, self.start = None, []
 
     @property
     def silent(self) -> str:

@@ -1,7 +1,7 @@
 """A training that is watched for reward hacking, and ends where the alarm goes off."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ class Watch:
     """A callback of a training, which ends at the first alarm: `raised`.
 
     `rounds` are the metrics of the rounds before, and those of this one's steps until the checkpoint that it goes on from; `proxy` is the
-    key of its reward.
+    key of its reward. Alarms at the steps `calmed` have turned out to be none.
 
         watch = Watch()
         rather.GRPO(model, prompts, reward, gold=gold, callbacks=[watch]).train()
         print(watch.raised)
     """
 
-    def __init__(self, rounds: Sequence[Sequence[dict[str, Any]]] = ((),), proxy: str = "score") -> None:
-        self.proxy, self.lookout = proxy, lookouts([points(rows, proxy) for rows in rounds])[-1]
+    def __init__(self, rounds: Sequence[Sequence[dict[str, Any]]] = ((),), proxy: str = "score", calmed: Collection[int] = ()) -> None:
+        self.proxy, self.lookout = proxy, lookouts([points(rows, proxy) for rows in rounds], calmed)[-1]
 
     @property
     def raised(self) -> Alarm | None:

@@ -32,10 +32,13 @@ POLL_S = 0.5
 
 
 class Answering:
-    """Has the questions in `store` answered; `reader` gives the base model to judges who ask how likely words are."""
+    """Has the questions in `store` answered; `reader` gives the base model to judges who ask how likely words are.
 
-    def __init__(self, config: Config, store: Store, console: Console, reader: Callable[[], Reader]) -> None:
-        self.config, self.store, self.console, self.reader = config, store, console, reader
+    Where the reward is that of verifiers it is they who answer, or without `verifiers` whoever judge.kind says.
+    """
+
+    def __init__(self, config: Config, store: Store, console: Console, reader: Callable[[], Reader], verifiers: bool = True) -> None:
+        self.config, self.store, self.console, self.reader, self.verifiers = config, store, console, reader, verifiers
         self.run = config.run.name
 
     @property
@@ -46,7 +49,7 @@ class Answering:
     @cached_property
     def judges(self) -> list[Judge]:
         """Who answers, unless it is people."""
-        found = build.judges(self.config, self.reader)
+        found = build.judges(self.config, self.reader, self.verifiers)
         known = self.store.judges()
         for judge in [x for x in found if known.get(x.name) != x.kind]:
             self.store.add_judge(judge.name, judge.kind)

@@ -181,10 +181,13 @@ def asks_first(config: Config) -> bool:
     return t.learner != "zeroth" and not (t.learner in ("ppo", "grpo") and t.reward != "labels")
 
 
-def judges(config: Config, reader: Callable[[], Reader]) -> list[Judge]:
-    """Who answers the questions; none for people, who are asked by `judges.people`. `reader` gives the base model to those who need it."""
+def judges(config: Config, reader: Callable[[], Reader], verifiers: bool = True) -> list[Judge]:
+    """Who answers the questions; none for people, who are asked by `judges.people`. `reader` gives the base model to those who need it.
+
+    Where the reward is that of verifiers it is they, or without `verifiers` whoever judge.kind says.
+    """
     j = config.judge
-    match "verifier" if verified(config) else j.kind:
+    match "verifier" if verifiers and verified(config) else j.kind:
         case "panel":
             return [*panel(config, reader)]
         case "model":

@@ -16,7 +16,7 @@ from rather.core import Answered
 from rather.errors import ConfigError
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
-from rather.pipeline import build, held_out
+from rather.pipeline import build, held_out, spot_checks
 from rather.pipeline.state import State
 from rather.scale import ranks
 from rather.store.rows import LEARNED
@@ -127,6 +127,7 @@ def ready_to_learn(run: State) -> None:
     criteria.check_learned(run.config, run.store)
     check_tokenizer(run)
     check_watched(run.config)
+    spot_checks.check_settings(run)
 
 
 def check_watched(config: Config) -> None:
@@ -141,8 +142,9 @@ def check_watched(config: Config) -> None:
         raise ConfigError(f'hack.then is "{config.hack.then}", but train.learner "{config.train.learner}" has no reward that can be hacked')
     if config.control.env and not config.control.gold:
         raise ConfigError(f'hack.then is "{config.hack.then}"; set control.gold, without which no alarm can go off in control')
-    if config.hack.goes_back and not (config.control.gold or config.hack.gold):
-        raise ConfigError(f'hack.then is "{config.hack.then}"; set hack.gold, without which nobody knows where it was best')
+    if config.hack.goes_back and not (config.control.gold or config.hack.gold or config.hack.checks):
+        what = "hack.gold, or hack.checks, without which nobody knows where it was best"
+        raise ConfigError(f'hack.then is "{config.hack.then}"; set {what}')
     if config.hack.then == "mend":
         check_mended(config)
 

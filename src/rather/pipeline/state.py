@@ -29,7 +29,7 @@ from rather.learners.learner import reporter
 from rather.learners.metrics import Metrics, mirrors
 from rather.learners.progress import progress
 from rather.learners.train import Callback, Feed, train
-from rather.pipeline import build, evaluation
+from rather.pipeline import build, evaluation, spot_checks
 from rather.pipeline.answering import Answering, later_than
 from rather.pipeline.domain import Domain
 from rather.scale import ranks
@@ -203,23 +203,24 @@ class State:
         """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
         t, folder, phase = self.config.train, self.checkpoints(number, name), f"train-{name}-{number}"
         then = self.config.hack.then if name in ("ppo", "grpo") else "nothing"
-        callbacks, watch = list[Callback](), None
+        callbacks, watch, again = list[Callback](), None, (learner, name, number, steps, lineage, feed, open_)
         if then != "nothing":
             begun = checkpoint.every(folder)
             at = checkpoint.read(begun[-1])["step"] if begun else 0
             before = [self.metrics.read(f"train-{name}-{earlier}") for earlier in range(number)]
-            watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= at]], self.proxy)
+            calmed = [check.step for check in spot_checks.noted(folder)]
+            watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= at]], self.proxy, calmed)
             if watch.raised is not None:  # it was killed before that was noted
-                return self._end(folder, watch.raised)
+                return self._end(folder, watch.raised) if self._confirmed(number, folder, watch.raised) else self.learn(*again)
             callbacks.append(watch)
-            if self.config.hack.goes_back and not begun:  # gold may be best where it was
+            if self.config.hack.compares and not begun:  # gold may be best where it was
                 checkpoint.save(folder, 0, learner, lineage, 0)
         with progress(self.console, f"training {name}", steps) as advance:
             upto, say = sys.maxsize if open_ else steps, reporter(name, advance)
-            keep = 0 if watch is not None and self.config.hack.goes_back else t.keep
+            keep = 0 if watch is not None and self.config.hack.compares else t.keep
             last = train(learner, upto, folder, lineage, self.metrics, phase, t.checkpoint_every, keep, say, feed, callbacks)
         if watch is not None and watch.raised is not None:
-            return self._end(folder, watch.raised)
+            return self._end(folder, watch.raised) if self._confirmed(number, folder, watch.raised) else self.learn(*again)
         if ranks.rank() == 0:
             forget(folder)
             for old in checkpoint.every(folder)[: -t.keep]:
@@ -227,6 +228,15 @@ class State:
         if foreseen := prequential.last_sentence(self.metrics.read(phase)):
             self.console.print(f"{foreseen}.", markup=False, highlight=False)
         return last
+
+    def _confirmed(self, number: int, folder: Path, alarm: Alarm) -> bool:
+        """Whether an alarm stands: where it has no gold reward to go by and hack.checks are asked for, they decide."""
+        if alarm.gold is not None or not self.config.hack.checks:
+            return True
+        check = spot_checks.check(self, number, folder, alarm)
+        if not check.confirmed:
+            spot_checks.note(folder, [*spot_checks.noted(folder), check])
+        return check.confirmed
 
     @property
     def proxy(self) -> str:
