@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -118,3 +119,13 @@ def test_the_tutorial_states_figures_as_they_were_measured() -> None:
     rates = [float(line.split("|")[2].removesuffix(" % ")) for line in rows]
     for text in (page, index):
         assert f"win rate of {min(rates):.0f} to {max(rates):.0f} %" in text
+
+
+def test_the_operating_curve_has_all_rows_of_the_results() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "operating_curve.py"))
+    rows = made["rows"]()
+    assert {name: len(points) for name, points in rows.items()} == {"gold on every answer": 12, "gold on 8 answers a step": 12}
+    headlines = json.loads((ROOT / "bench/results/headlines.json").read_text())
+    ours = {times: caught for times, caught, *_ in rows["gold on every answer"]}
+    assert round(ours[0.2] / 100, 3) == headlines["alarm_tpr_gold"]["value"]
+    assert made["PICTURE"].exists()
