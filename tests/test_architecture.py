@@ -93,7 +93,17 @@ def test_imports(path: Path) -> None:
 
 
 UNTYPED = {
-    *("__init__", "control", "control.agent", "control.car", "control.grid", "control.wrappers", "kernels", "kernels.gpu_attention"),
+    *(
+        "__init__",
+        "control",
+        "control.agent",
+        "control.car",
+        "control.grid",
+        "control.reward_wrappers",
+        "control.wrappers",
+        "kernels",
+        "kernels.gpu_attention",
+    ),
     *("pipeline.terminal", "text.engine", "text.files.fields", "text.files.gguf_file", "text.foreign", "text.foreign_lora", "text.policy"),
     *("text.prompts.special", "text.prompts.template", "text.tokens", "verify.functions", "web.limits"),
 }

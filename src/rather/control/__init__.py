@@ -10,12 +10,13 @@ import gymnasium
 if TYPE_CHECKING:
     from rather.control.agent import PPO, MeanReturn, rollouts
     from rather.control.reward_model import RewardModel, compare
+    from rather.control.reward_wrappers import RewardWrapper, VectorRewardWrapper
     from rather.control.rollout import fragments
 
-__all__ = ["PPO", "MeanReturn", "RewardModel", "compare", "fragments", "rollouts"]
+__all__ = ["PPO", "MeanReturn", "RewardModel", "RewardWrapper", "VectorRewardWrapper", "compare", "fragments", "rollouts"]
 
 HOMES = {"PPO": "agent", "MeanReturn": "agent", "rollouts": "agent", "RewardModel": "reward_model", "compare": "reward_model",
-         "fragments": "rollout"}  # fmt: skip
+         "RewardWrapper": "reward_wrappers", "VectorRewardWrapper": "reward_wrappers", "fragments": "rollout"}  # fmt: skip
 
 gymnasium.register("rather/CheckpointCar-v0", "rather.control.car:CheckpointCar")
 gymnasium.register("rather/GridWorld-v0", "rather.control.grid:GridWorld")

@@ -1,0 +1,141 @@
+"""Environments that pay a learned reward, so that any learner for Gymnasium can train on it.
+
+Shape letters: N environments, I numbers of an observation, A of an action.
+"""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+
+from rather.control.environments import Eye
+from rather.control.reward_model import RewardModel
+from rather.control.rewards import Reward, reward_of
+from rather.core import Batch
+from rather.errors import ConfigError, DataError, TrainingError
+
+OWN = "environment_reward"
+"""Key of the environment's own reward in `info`."""
+
+
+class Payer:
+    """Rewards steps in an environment of these spaces: of a `RewardModel`, a network or a function; see `control.PPO`."""
+
+    def __init__(self, reward: Reward, env: Any) -> None:
+        if reward is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise ConfigError("reward is None; give a RewardModel, an nn.Module, or a function of (observation, action, next_observation)")
+        if isinstance(reward, RewardModel) and not reward.fitted:
+            raise TrainingError("the reward model has not been fitted, and would reward everything by 0; call fit(comparisons) first")
+        self.source, self.eye = reward_of(reward, env), Eye(env.observation_space)
+
+    def __call__(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Rewards (N,) of steps from observations (N, I) by actions (N,) or (N, A) to observations (N, I)."""
+        assert self.source is not None
+        count = len(before)
+        zeros = torch.zeros(count, 1)
+        batch = Batch(
+            observations=torch.from_numpy(np.stack([before, after], 1)),
+            actions=torch.from_numpy(np.asarray(actions)[:, None]),
+            mask=torch.ones(count, 1),
+            logprobs=zeros,
+            rewards=zeros,
+            terminated=torch.zeros(count, dtype=torch.bool),
+            groups=torch.arange(count),
+        )
+        rewards = self.source.rewards(batch)[:, 0].double().numpy(force=True)
+        if not np.isfinite(rewards).all():
+            raise DataError(f"the learned reward of a step is {rewards[~np.isfinite(rewards)][0]}; look at the model's training")
+        return rewards
+
+
+class RewardWrapper(gymnasium.Wrapper):
+    """Pays a learned reward in place of the environment's own, which stands in `info["environment_reward"]`.
+
+    `reward` is a fitted `rather.control.RewardModel`, an `nn.Module` or a function (observation, action, next_observation), as
+    `control.PPO` takes it. A reward model that is fitted again pays what it has learned then, from the next step on.
+
+        env = rather.control.RewardWrapper(gymnasium.make("Pendulum-v1"), reward)
+        stable_baselines3.SAC("MlpPolicy", env).learn(20_000)
+
+    Raises:
+        ConfigError: the reward does not fit the environment, or is nothing that can reward.
+        TrainingError: the reward model has not been fitted.
+    """
+
+    def __init__(self, env: gymnasium.Env, reward: Reward) -> None:
+        super().__init__(env)
+        self.pay = Payer(reward, env)
+        self.before: np.ndarray | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.before = self.pay.eye(observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Act, for the learned reward."""
+        if self.before is None:
+            raise DataError("the environment was not reset before its first step")
+        observation, own, terminated, truncated, info = self.env.step(action)
+        after = self.pay.eye(observation)
+        reward = float(self.pay(self.before[None], np.asarray(action)[None], after[None])[0])
+        self.before = after
+        return observation, reward, terminated, truncated, info | {OWN: float(own)}
+
+
+class VectorRewardWrapper(VectorWrapper):
+    """`RewardWrapper` for Gymnasium's vector environments: all N steps are paid in one batch.
+
+    A step that resets an environment (`AutoresetMode.NEXT_STEP`) pays 0; where the last observation stands in `info` (`SAME_STEP`), the
+    reward is that of the step to it.
+
+    Raises:
+        ConfigError: the reward does not fit the environments, or is nothing that can reward.
+        TrainingError: the reward model has not been fitted.
+    """
+
+    def __init__(self, env: VectorEnv, reward: Reward) -> None:
+        super().__init__(env)
+        self.pay = Payer(reward, _One(env))
+        self.mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.before, self.over = np.zeros((0, 0), np.float32), np.zeros(env.num_envs, bool)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start episodes; with a `reset_mask` in `options` those that it says."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        self.before, mask = self._flat(observations), (options or {}).get("reset_mask")
+        self.over = np.zeros(self.num_envs, bool) if mask is None else self.over & ~np.asarray(mask)
+        return observations, infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Act in all environments, for the learned reward."""
+        if not len(self.before):
+            raise DataError("the environments were not reset before their first step")
+        observations, own, terminated, truncated, infos = self.env.step(actions)
+        after = shown = self._flat(observations)
+        ended = np.logical_or(terminated, truncated)
+        if self.mode is AutoresetMode.SAME_STEP and ended.any():
+            after = shown.copy()
+            for i in np.flatnonzero(ended):
+                after[i] = self.pay.eye(infos["final_obs"][i])
+        rewards = self.pay(self.before, np.asarray(actions), after)
+        if self.mode is AutoresetMode.NEXT_STEP:
+            rewards, self.over = np.where(self.over, 0.0, rewards), ended
+        self.before = shown
+        return observations, rewards, terminated, truncated, infos | {OWN: np.asarray(own, np.float64)}
+
+    def _flat(self, observations: Any) -> np.ndarray:
+        if isinstance(observations, dict):
+            rows = [{key: part[i] for key, part in observations.items()} for i in range(self.num_envs)]
+            return np.stack([self.pay.eye(row) for row in rows])
+        return np.stack([self.pay.eye(row) for row in observations])
+
+
+class _One:
+    """One of the environments, as far as spaces go."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
