@@ -221,3 +221,42 @@ def test_comparisons_keep_the_tokens_that_were_drawn(model: LanguageModel) -> No
     assert isinstance(c, Comparison)
     assert c.a[0].actions is not None
     assert torch.from_numpy(c.a[0].actions).dtype == torch.int64
+
+
+def test_a_policy_that_has_gone_too_far_is_taken_back(model: LanguageModel, tmp_path: Path) -> None:
+    """Where the KL of the answers is k times the bound, what was learned is multiplied by k^(-1/2)."""
+    free, bound = online(model, lr=3e-2, updates=3), 0.01
+    held = online(model, lr=3e-2, updates=3, kl_bound=bound)
+    first = held.step()
+    assert (first["kl_token"], first["taken_back"]) == (0.0, 0.0), "it begins at the reference"
+    free.step()
+    assert same(free, held)
+    start = [p.detach().clone() for p in online(model).parameters]
+    before = [p.detach().clone() for p in held.parameters]
+    answers = held.sampler.sample([held.prompts[i] for i in held.order.at(2, 2) for _ in range(2)], held.done)
+    now = held.model.collate(answers)
+    with torch.no_grad():
+        r = held.reference.evaluate(now)[0] - now.logprobs
+    kl = float(((r.exp() - 1 - r) * now.mask).sum() / now.mask.sum())
+    assert kl > 2 * bound
+    second = held._hold(answers, bound)
+    assert second["kl_token"] == pytest.approx(kl, rel=1e-4)
+    share = math.sqrt(bound / (kl / 2))  # half of it is that of the first step, 0
+    assert second["taken_back"] == pytest.approx(1 - share, rel=1e-4)
+    for p, was, began in zip(held.parameters, before, start, strict=True):
+        assert torch.allclose(p, began + share * (was - began), atol=1e-6)
+    near = [online(model, lr=3e-2, updates=3, kl_bound=b, labels=16, seed=1) for b in (0.005, 100.0)]
+    far = [max(learner.step()["kl_token"] for _ in range(8)) for learner in near]
+    assert far[0] < far[1] / 2
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(ConfigError, match="give nats a token above 0"):
+            online(model, kl_bound=wrong)
+
+
+def test_with_a_bound_it_goes_on_exactly(model: LanguageModel, tmp_path: Path) -> None:
+    shape: dict[str, Any] = {"lr": 3e-2, "updates": 2, "kl_bound": 0.02, "labels": 6, "steps": 6, "checkpoint_every": 1}
+    whole = online(model, folder=tmp_path / "whole", **shape).train()
+    online(model, folder=tmp_path / "parts", callbacks=[lambda step, values: step == 3], **shape).train()
+    assert same(online(model, folder=tmp_path / "parts", **shape).train(), whole)
+    assert whole.kl > 0
+    assert same(online(model, **{**shape, "kl_bound": 1e9}).train(), online(model, **{**shape, "kl_bound": None}).train())

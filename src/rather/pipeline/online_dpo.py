@@ -5,19 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from rather.core import Comparison
+from rather.core import Batch, Comparison, Trajectory
 from rather.data.rows import Prompts, tasks
 from rather.errors import ConfigError
 from rather.judges.given import JudgeLike
-from rather.learners.common import Order
+from rather.learners.common import Order, in_parts
 from rather.learners.dpo import DPO, Loss
 from rather.learners.dpo_settings import DPOOptions, DPOSettings
 from rather.learners.inputs import acting
 from rather.learners.learner import Learner, digest
 from rather.learners.settings import LoRA, Optimization, Sampling, SamplingOptions
 from rather.learners.train import Callback
+from rather.losses import kl_estimate
 from rather.pipeline.online import Questions
 from rather.report.compare import compared
 from rather.settings import given
@@ -43,6 +45,10 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
     two are taken at random, or by `strategy` and what a reward `head` believes, which learns from every comparison (see `OnlineReward`).
     Where the judge abstains, or all answers to a prompt are alike, a comparison that was used before takes the place of a new one.
 
+    With `kl_bound` the policy goes no further than so many nats a token from the reference, measured on each step's answers (mean of the
+    k3 estimate, half of it that of the steps before): a policy that is further is taken back along the line to where it began, so far that
+    the KL, which grows with the square of the way, is at the bound (interpolation of weights, Rame et al. 2024, "WARP").
+
     There are as many steps as `labels` take. With more `steps` it goes on when they are used up, without asking. Comparisons are in the
     checkpoints, so that a stopped training goes on exactly. The given `policy` stays as it is; of it, reference, adapter and `loss` see
     `DPO`.
@@ -66,6 +72,7 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
         strategy: str = "random",
         head: RewardHead | None = None,
         updates: int = 1,
+        kl_bound: float | None = None,
         reference: LanguageModel | None = None,
         loss: str | Loss = "dpo",
         adapter: LoRA | Literal["full"] | None = None,
@@ -79,6 +86,8 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
                 raise ConfigError(f"OnlineDPO has no argument {name!r}; {instead}")
         if answers < 2 or updates < 1:
             raise ConfigError(f"OnlineDPO: answers is {answers} and updates {updates}; give at least 2 answers and 1 update")
+        if kl_bound is not None and not kl_bound > 0:
+            raise ConfigError(f"OnlineDPO: kl_bound is {kl_bound}; give nats a token above 0, or None")
         named = {"loss": loss} if isinstance(loss, str) else {}
         own, how, sampling = given("OnlineDPO", {**options, **named}, DPOSettings, Optimization, Sampling)
         self.prompts, self.answers, self.updates = tasks(prompts), answers, updates
@@ -86,7 +95,7 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
         model, frozen, self.learned = acting(policy, reference, adapter, seed, None, sampling)
         assert isinstance(frozen, LanguageModel)
         self.reference, self.sampling, self.sampler = frozen, sampling, model.sampler(sampling)
-        about = {"answers": answers, "updates": updates}
+        about = {"answers": answers, "updates": updates} | ({} if kl_bound is None else {"kl_bound": kl_bound})
         settings = {"dpo": own, "sample": sampling, "online": about, "data": {"prompts": digest([t.prompt for t in self.prompts])}}
         super().__init__(model, how.steps or math.ceil(labels / how.batch_size), how, seed, settings, callbacks, folder)
         shared = {name: value for name, value in options.items() if name not in Sampling.model_fields}
@@ -95,6 +104,8 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
             # Each step: what it says of a pair in another batch differs in its last bits, and a training may be stopped.
             self.options |= {"reference": frozen, "reference_logprobs": "each"}
         self.done, self.dpo = 0, None
+        self.kl_bound, self.kl = kl_bound, 0.0
+        self.start = [p.detach().clone() for p in self.learned] if kl_bound is not None else []
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -122,31 +133,52 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
 
     def step(self) -> dict[str, float]:
         """Sample, ask, and take the optimizer steps that follow; none while there is no comparison."""
-        if self.questions.left:
+        held = dict[str, float]()
+        if self.questions.left or self.kl_bound is not None:
             chosen = self.order.at(self.done * self.how.batch_size, self.how.batch_size)
             asked = [self.prompts[i] for i in chosen for _ in range(self.answers)]
             answers = self.sampler.sample(asked, self.seed * 1_000_003 + self.done)
+            if self.kl_bound is not None:
+                held = self._hold(answers, self.kl_bound)
             head = self.questions.head
             self.questions.ask(answers, None if head is None else head.read(answers))
         else:
             self.questions.ask([], None)
         self.done += 1
         if not self.comparisons:
-            return self.questions.metrics()
+            return self.questions.metrics() | held
         learner = self._following()
         first, *others = [learner.step() for _ in range(self.updates)]
-        return first | self.questions.metrics() | {"tokens": first["tokens"] + sum(other["tokens"] for other in others)}
+        return first | self.questions.metrics() | held | {"tokens": first["tokens"] + sum(other["tokens"] for other in others)}
 
     def state_dict(self) -> dict[str, Any]:
         """What was asked and answered, DPO's state, and the number of steps."""
-        return {"taken": self.done, "questions": self.questions.state_dict(), "dpo": None if self.dpo is None else self.dpo.state_dict()}
+        own = {"taken": self.done, "kl": self.kl, "questions": self.questions.state_dict()}
+        return own | {"dpo": None if self.dpo is None else self.dpo.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take `state` back."""
-        self.done, self.dpo = state["taken"], None
+        self.done, self.dpo, self.kl = state["taken"], None, state.get("kl", 0.0)  # which older checkpoints do not have
         self.questions.load_state_dict(state["questions"])
         if state["dpo"] is not None:
             self._following().load_state_dict(state["dpo"])
+
+    @torch.no_grad()
+    def _hold(self, answers: Sequence[Trajectory], bound: float) -> dict[str, float]:
+        """Take the policy back as far as the bound demands, by its KL from the reference on these answers of it."""
+        batch = self.model.collate(answers)
+
+        def each(part: Batch) -> tuple[Tensor]:
+            return ((kl_estimate(part.logprobs, self.reference.evaluate(part)[0], "k3") * part.mask).sum(-1),)
+
+        (sums,) = in_parts(batch, self.how.micro_batch_tokens, each)
+        now = float(sums.double().sum() / batch.mask.sum())
+        self.kl = (self.kl + now) / 2 if self.done else now
+        share = min(1.0, math.sqrt(bound / self.kl)) if self.kl > 0 else 1.0
+        if share < 1:
+            self.kl *= share**2
+            self.put_back([start + share * (p - start) for p, start in zip(self.learned, self.start, strict=True)])
+        return {"kl_token": now, "taken_back": 1 - share}
 
     def _following(self) -> DPO[LanguageModel]:
         """DPO on all comparisons so far; it is made when there are some."""
