@@ -225,7 +225,7 @@ def test_comparisons_keep_the_tokens_that_were_drawn(model: LanguageModel) -> No
 
 def test_a_policy_that_has_gone_too_far_is_taken_back(model: LanguageModel, tmp_path: Path) -> None:
     """Where the KL of the answers is k times the bound, what was learned is multiplied by k^(-1/2)."""
-    free, bound = online(model, lr=3e-2, updates=3), 0.01
+    free, bound = online(model, lr=3e-2, updates=3), 0.001
     held = online(model, lr=3e-2, updates=3, kl_bound=bound)
     first = held.step()
     assert (first["kl_token"], first["taken_back"]) == (0.0, 0.0), "it begins at the reference"
@@ -245,9 +245,9 @@ def test_a_policy_that_has_gone_too_far_is_taken_back(model: LanguageModel, tmp_
     assert second["taken_back"] == pytest.approx(1 - share, rel=1e-4)
     for p, was, began in zip(held.parameters, before, start, strict=True):
         assert torch.allclose(p, began + share * (was - began), atol=1e-6)
-    near = [online(model, lr=3e-2, updates=3, kl_bound=b, labels=16, seed=1) for b in (0.005, 100.0)]
-    far = [max(learner.step()["kl_token"] for _ in range(8)) for learner in near]
-    assert far[0] < far[1] / 2
+    near, far = (online(model, lr=1e-2, updates=3, kl_bound=b, labels=16, seed=1).train() for b in (0.0005, 100.0))
+    moved = [sum(float((p.detach() - s).norm()) for p, s in zip(x.parameters, x.start, strict=True)) for x in (near, far)]
+    assert moved[0] < 0.8 * moved[1]
     for wrong in (0.0, -1.0, float("nan")):
         with pytest.raises(ConfigError, match="give nats a token above 0"):
             online(model, kl_bound=wrong)
