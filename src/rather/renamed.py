@@ -43,6 +43,7 @@ LATER = {
     "query": {"answers": 2, "questions": 0},
     "reward": {"kind": "lora", "layers": [], "start": "random"},
     "eval": {"best_of": 1},
+    "control": {"kwargs": {}, "wrappers": []},
 }
 """Settings that came later, with the values that say what earlier versions did."""
 

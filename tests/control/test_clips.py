@@ -20,7 +20,7 @@ def episode(name: str) -> Trajectory:
 
 
 def drawn(name: str):
-    return lambda: environment(name, render_mode="rgb_array")
+    return lambda: environment(name, kwargs={"render_mode": "rgb_array"})
 
 
 @pytest.mark.parametrize("name", ["rather/CheckpointCar-v0", "rather/GridWorld-v0"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
+from rather.config import toml
 from rather.control import environments
 from rather.control.clips import again
 from rather.control.collect import RolloutSegments
@@ -45,6 +46,22 @@ MODULE = """
 """
 
 
+WRAPPERS = """
+    class Doubled(gymnasium.RewardWrapper):
+        def reward(self, reward):
+            return 2 * reward
+
+    def shifted(env):
+        return gymnasium.wrappers.TransformReward(env, lambda reward: reward + 1)
+
+    def with_more(env, more):
+        return env
+
+    def no_env(env):
+        return 3
+"""
+
+
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
     """Put a module into the current folder that registers an environment, with something in it replaced; returns the name."""
@@ -63,9 +80,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     gymnasium.registry.pop(f"{name}/Counter-v0", None)
 
 
-def play(name: str, **settings) -> int:
+def play(name: str, horizon: int | None = None, **kwargs) -> int:
     """Steps of an episode."""
-    env = environment(name, **settings)
+    env = environment(name, horizon, kwargs=kwargs)
     policy = ControlPolicy(inputs(env), env.action_space)
     (found,) = ControlSampler(policy, lambda: env).sample([Task(name, "3")], 0)
     assert found.rewards is not None
@@ -149,7 +166,7 @@ def test_pictures_are_taken_if_insisted_on(write) -> None:
 
 def test_one_that_draws_for_people_alone_gives_no_clips(write) -> None:
     with pytest.raises(ConfigError, match=r"cannot be drawn: its render modes are \['human'\], and clips need 'rgb_array'"):
-        environment(write(), render_mode="rgb_array")
+        environment(write(), kwargs={"render_mode": "rgb_array"})
 
 
 def test_parts_and_states_are_looked_at() -> None:
@@ -232,3 +249,42 @@ def test_acting_and_replay_give_an_environment_whole_numbers(tmp_path: Path) -> 
         assert {*np.concatenate(Sum.received)} <= {*range(-3, 4)}
     finally:
         gymnasium.registry.pop(name)
+
+
+def test_arguments_and_wrappers_of_a_named_environment(write) -> None:
+    name = write()
+    with Path(f"{name.partition(':')[0]}.py").open("a") as file:
+        file.write(textwrap.dedent(WRAPPERS))
+    module = name.partition(":")[0]
+    env = environment(name, wrappers=[f"{module}:Doubled", f"{module}:shifted"])
+    env.reset(seed=0)
+    assert env.step(0)[1] == 3.0, "the first one innermost"
+    heavy, light = (environment("Pendulum-v1", kwargs={"g": g}) for g in (20.0, 1.0))
+    first = [e.reset(seed=3)[0] for e in (heavy, light)]
+    assert (first[0] == first[1]).all()
+    assert not (heavy.step(np.zeros(1, np.float32))[0] == light.step(np.zeros(1, np.float32))[0]).all()
+    for wrappers, why in (
+        ([f"{module}:with_more"], r"raised TypeError: .*more.*; it is called with the environment alone"),
+        ([f"{module}:no_env"], "returned 3, which is no gymnasium.Env"),
+        ([f"{module}:Double"], "did you mean 'Doubled'?"),
+        (["nowhere:at"], "control.wrappers: the module 'nowhere' cannot be imported"),
+        (["mine"], "control.wrappers is 'mine'; write \"module:name\""),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            environment(name, wrappers=wrappers)
+    with pytest.raises(ConfigError, match="constructor raised TypeError: .*gravty"):
+        environment("Pendulum-v1", kwargs={"gravty": 1.0})
+
+
+def test_arguments_that_are_rathers_own_are_refused(tmp_path: Path) -> None:
+    for changed, why in (
+        ("control.kwargs={render_mode = 'human'}", "kwargs cannot set render_mode: clips need their own"),
+        ("control.kwargs={max_episode_steps = 5}", "kwargs cannot set max_episode_steps: set control.horizon"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            toml.load(None, ["control.env=Pendulum-v1", changed])
+    with pytest.raises(ConfigError, match="kwargs and wrappers are of control.env, which is empty"):
+        toml.load(None, ["control.kwargs={g = 1.0}"])
+    known = toml.load(None, ["control.env=Pendulum-v1", "control.kwargs={g = 1.0}", "control.wrappers=['a:b']"])
+    (tmp_path / "run.toml").write_text(toml.document(known))
+    assert toml.load(tmp_path / "run.toml") == known

@@ -6,7 +6,7 @@ The settings of learners stand beside the learners.
 import math
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -181,6 +181,10 @@ class Control(Section):
     horizon: int = Field(
         default=0, description="Steps of every episode, the last ones in an absorbing state; 0: as the environment says.", ge=0
     )
+    kwargs: dict[str, Any] = Field(default={}, description="Arguments of the environment's constructor, such as { gravity = 9.0 }.")
+    wrappers: list[str] = Field(
+        default=[], description='"module:name" of functions or classes that wrap the environment, the first one innermost.'
+    )
     gold: str = Field(default="", description="Name of the gold reward in the environment's info, such as laps; empty: the reward.")
     allow_uneven: bool = Field(default=False, description="Allow episodes of different lengths, which may show the better one.")
     envs: ForLearners[int] = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
@@ -188,6 +192,19 @@ class Control(Section):
     hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
     normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
+
+    @model_validator(mode="after")
+    def _free(self) -> Self:
+        reserved = {
+            "render_mode": "clips need their own",
+            "max_episode_steps": "set control.horizon",
+            "disable_env_checker": "it is checked",
+        }
+        for name in reserved.keys() & self.kwargs.keys():
+            raise ValueError(f"kwargs cannot set {name}: {reserved[name]}")
+        if (self.kwargs or self.wrappers) and not self.env:
+            raise ValueError("kwargs and wrappers are of control.env, which is empty; set it, or leave them out")
+        return self
 
 
 Strategy = Literal[

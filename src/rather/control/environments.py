@@ -6,7 +6,7 @@ Shape letter: I inputs.
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from rather.control.wrappers import FixedHorizon, GoldReward
 from rather.errors import ConfigError, DataError, RatherError
+from rather.verify.functions import load_function
 
 LONGEST = 10_000
 """Steps that an episode may last where neither the environment nor control.horizon limits them."""
@@ -34,10 +35,18 @@ Env = gymnasium.Env
 Maker = Callable[[], gymnasium.Env]
 
 
-def environment(of: str | Maker, horizon: int | None = None, gold: str = "", pixels: bool = False, **settings: object) -> gymnasium.Env:
+def environment(
+    of: str | Maker,
+    horizon: int | None = None,
+    gold: str = "",
+    pixels: bool = False,
+    wrappers: Sequence[str] = (),
+    kwargs: Mapping[str, object] | None = None,
+) -> gymnasium.Env:
     """The Gymnasium environment of that name, or `module:name` of a module that registers it, in the current folder or installed.
 
-    Or what a function without arguments makes; further `settings` are for named ones. Every episode lasts `horizon` steps if that is
+    Or what a function without arguments makes; `kwargs` are for the constructors of named ones. It is put into `wrappers`, the first
+    innermost: each is the "module:name" of what takes an environment and returns one. Every episode lasts `horizon` steps if that is
     given, and pays the growth of `info[gold]` if that is. Only with `pixels` may observations be pictures.
 
     Raises:
@@ -45,7 +54,7 @@ def environment(of: str | Maker, horizon: int | None = None, gold: str = "", pix
     """
     name = title(of)
     try:
-        env = _registered(of, horizon, settings) if isinstance(of, str) else _made(of)
+        env = _registered(of, horizon, kwargs or {}) if isinstance(of, str) else _made(of)
         seen, done = env.observation_space, env.action_space
     except Error as e:
         near = difflib.get_close_matches(name.rpartition(":")[2], gymnasium.registry, 1)
@@ -57,8 +66,11 @@ def environment(of: str | Maker, horizon: int | None = None, gold: str = "", pix
         raise ConfigError(f"the environment {name!r} cannot be made: it needs the package {e.name}; install it") from None
     except Exception as e:
         missing = isinstance(e, TypeError) and "required" in str(e)
-        hint = "; give the arguments of its constructor defaults, or register it with kwargs" if missing else ""
+        hint = "; give the arguments of its constructor defaults, or set control.kwargs" if missing else ""
         raise ConfigError(f"the environment {name!r} cannot be made: its constructor raised {_named(e)}{hint}") from e
+    for wrapper in wrappers:
+        env = _wrapped(env, wrapper)
+    seen, done = env.observation_space, env.action_space
     _check(seen, f"observations of {name}")
     if not (isinstance(done, Discrete) or (isinstance(done, Box) and len(done.shape) == 1)):
         raise ConfigError(f"actions of {name} are {done}; a Discrete space or a Box of one dimension can be learned")
@@ -97,12 +109,26 @@ def _made(of: Maker) -> gymnasium.Env:
     return env
 
 
-def _registered(name: str, horizon: int | None, settings: dict[str, object]) -> gymnasium.Env:
+def _registered(name: str, horizon: int | None, kwargs: Mapping[str, object]) -> gymnasium.Env:
     _import(name)
-    options: dict[str, Any] = {"disable_env_checker": True, **({} if horizon is None else {"max_episode_steps": horizon}), **settings}
+    options: dict[str, Any] = {"disable_env_checker": True, **({} if horizon is None else {"max_episode_steps": horizon}), **kwargs}
     if options.get("render_mode") == "rgb_array":
         _check_drawn(name)
     return gymnasium.make(name.rpartition(":")[2], **options)
+
+
+def _wrapped(env: gymnasium.Env, wrapper: str) -> gymnasium.Env:
+    function = load_function(wrapper, "control.wrappers")
+    try:
+        found = function(env)
+    except RatherError:
+        raise
+    except Exception as e:
+        hint = "; it is called with the environment alone" if isinstance(e, TypeError) else ""
+        raise ConfigError(f"the wrapper {wrapper!r} raised {_named(e)}{hint}") from e
+    if not isinstance(found, gymnasium.Env):
+        raise ConfigError(f"the wrapper {wrapper!r} returned {_short(found)}, which is no gymnasium.Env")
+    return found
 
 
 def _import(name: str) -> None:

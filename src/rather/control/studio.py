@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -38,6 +38,8 @@ class Studio:
     env: str
     horizon: int = 0
     pixels: bool = False
+    wrappers: Sequence[str] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def film(self, trajectory: Trajectory) -> tuple[bytes, dict[str, int]]:
         """See `clips.film`."""
@@ -48,7 +50,8 @@ class Studio:
         return animation(replay(trajectory, self._make, every=2))
 
     def _make(self) -> Any:
-        return environment(self.env, self.horizon or None, pixels=self.pixels, render_mode="rgb_array")
+        kwargs = self.kwargs | {"render_mode": "rgb_array"}
+        return environment(self.env, self.horizon or None, pixels=self.pixels, wrappers=self.wrappers, kwargs=kwargs)
 
 
 def draw(

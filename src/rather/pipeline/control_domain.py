@@ -58,8 +58,8 @@ class ControlDomain:
     def make(self, gold: bool = False, pictures: bool = False) -> Env:
         """The environment; `gold`: paying control.gold, if that is set, instead of its own reward."""
         c = self.config.control
-        how: dict[str, Any] = {"render_mode": "rgb_array"} if pictures else {}
-        return environment(c.env, c.horizon or None, c.gold if gold else "", c.pixels, **how)
+        kwargs = c.kwargs | ({"render_mode": "rgb_array"} if pictures else {})
+        return environment(c.env, c.horizon or None, c.gold if gold else "", c.pixels, c.wrappers, kwargs)
 
     @cached_property
     def settings(self) -> PPOSettings:
@@ -211,7 +211,8 @@ class ControlDomain:
 
     def _studio(self, where: str) -> Studio:
         c = self.config
-        return Studio(where, c.run.name, c.control.env, c.control.horizon, c.control.pixels)
+        own = c.control
+        return Studio(where, c.run.name, own.env, own.horizon, own.pixels, own.wrappers, own.kwargs)
 
     def draw(self, store: Store) -> None:
         """Have the clips that people need drawn in the background, if any are missing."""
