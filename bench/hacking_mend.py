@@ -1,9 +1,9 @@
-"""What a cure is worth after an alarm: `nice python bench/hacking_mend.py [FAMILY]...`, on the text families of bench/hacking.py, by GRPO.
+"""How much gold a cure gains after an alarm: `nice python bench/hacking_mend.py [FAMILY]...`, on the text families of bench/hacking.py, by GRPO.
 
 A run is watched with gold on every answer. At the alarm it goes back to the checkpoint that the alarm names, a simulated judge compares
 `LABELS` pairs of answers, and it goes on with a reward that has learned from them, for as many steps as are left. Beside that: gold of the
-policy at the alarm, of the one gone back to, of running on, and of as many labels spent at the start. Half of the pairs are two answers of
-the base policy, of the one gone back to or of the hacked one, whatever chance takes.
+policy at the alarm, of the one gone back to, of running on, and of as many labels spent at the start. The two answers of a pair are drawn
+from 8 of each of three policies: the base, the one gone back to and the hacked one. The KL is that from the policy gone back to.
 
 A reward that was written by hand, a verifier or a judge is mended (`rather.MendedReward`); a learned one is fitted again to old and new
 labels, less one standard deviation of its members. Settings were chosen on seeds 100 and 101 (`--tune`, which writes nothing). Finished runs
@@ -214,7 +214,7 @@ def main() -> None:
     if given.tune:
         print("\n".join([*lines, "", f"{len(best)} families: {', '.join(best)}"]))
         return
-    head = f"""# Reward hacking: what a cure is worth
+    head = f"""# Reward hacking: what a cure gains
 
 {data["about"]}. Gold of 192 answers, medians over the runs with an alarm."""
     end = f"Of {len(FAMILIES)} families {len(best)} end above their best before the alarm (median): {', '.join(best)}."

@@ -6,9 +6,12 @@ import runpy
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rather.pipeline.online_dpo import OnlineDPO
+from rather.text.open import load
 from test_cli import run  # noqa: F401
 from test_control_run import RUN as CONTROL
 from test_nudge import CONTROL as NUDGE
@@ -21,6 +24,7 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather: Callable[..., object],
     run: Path,  # noqa: F811
     tmp_path: Path,
+    tiny: Path,
 ) -> None:
     rather("loop", run)
     rather("train", run, "train.learner=reward", "reward.members=2", "reward.held_out=0.5")
@@ -38,7 +42,10 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather("loop", tmp_path / "control.toml")
     (tmp_path / "nudge.toml").write_text(NUDGE)
     rather("train", tmp_path / "nudge.toml", "zeroth.answers=36")
-    files = [tmp_path / f"runs/{name}/metrics.jsonl" for name in ("tiny", "head", "live", "small", "grid")]
+    model = load(tiny, dtype="float32", device="cpu")
+    shape: dict[str, Any] = {"labels": 2, "batch_size": 2, "max_tokens": 4, "kl_bound": 1.0, "folder": tmp_path / "runs/online"}
+    OnlineDPO(model, ["say a", "say b"], lambda prompt, a, b: 0.5, **shape).train()
+    files = [tmp_path / f"runs/{name}/metrics.jsonl" for name in ("tiny", "head", "live", "small", "grid", "online")]
     lines = [line for file in files for line in file.read_text().splitlines()]
     written = {re.sub("^temperature/.*", "temperature/JUDGE", key) for line in lines for key in json.loads(line)}
     table = [line.split("|")[1] for line in (ROOT / "docs/reference/metrics.md").read_text().splitlines() if line.startswith("| `")]
@@ -128,4 +135,4 @@ def test_the_operating_curve_has_all_rows_of_the_results() -> None:
     headlines = json.loads((ROOT / "bench/results/headlines.json").read_text())
     ours = {times: caught for times, caught, *_ in rows["gold on every answer"]}
     assert round(ours[0.2] / 100, 3) == headlines["alarm_tpr_gold"]["value"]
-    assert made["PICTURE"].exists()
+    assert made["PICTURE"].read_text() == made["draw"](), "python docs/operating_curve.py draws it again"

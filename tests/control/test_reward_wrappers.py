@@ -1,4 +1,4 @@
-"""Environments that pay a learned reward: to a learner of Gymnasium's world they are environments like any other."""
+"""Environments that return a learned reward: to a learner of Gymnasium's world they are environments like any other."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ SMALL: dict[str, Any] = {"members": 2, "hidden": (8,), "epochs": 2, "batch_size"
 
 
 class Slope(gymnasium.Env):
-    """Shows where it is, and moves by -0.3, 0 or 0.3, up to 4 steps; pays 7."""
+    """Shows where it is, and moves by -0.3, 0 or 0.3, up to 4 steps; rewards by 7."""
 
     observation_space = Box(-3, 3, (1,), np.float32)
     action_space = Discrete(3)
@@ -59,7 +59,7 @@ def fitted(env: Any = Slope) -> control.RewardModel:
 
 
 @pytest.mark.parametrize("env", [Slope, Parts])
-def test_it_pays_what_the_model_says_of_the_same_steps(env: Any) -> None:
+def test_it_rewards_by_what_the_model_says_of_the_same_steps(env: Any) -> None:
     model = fitted(env)
     (episode,) = control.rollouts(env, 1, seed=5)
     wrapped = control.RewardWrapper(env(), model)
@@ -77,7 +77,7 @@ def test_it_pays_what_the_model_says_of_the_same_steps(env: Any) -> None:
     assert np.std(paid) > 0
 
 
-def test_a_model_that_is_fitted_again_pays_what_it_has_learned_then() -> None:
+def test_a_model_that_is_fitted_again_rewards_by_what_it_has_learned_then() -> None:
     model = fitted()
     wrapped = control.RewardWrapper(Slope(), model)
     wrapped.reset(seed=0)
@@ -97,9 +97,26 @@ def test_a_function_sees_the_step() -> None:
     assert [round(wrapped.step(a)[1], 4) for a in (2, 1, 0)] == [0.3, 0.0, -0.3]
 
 
+def test_an_environment_that_shows_the_same_array_again() -> None:
+    class Reused(Slope):
+        shown = np.zeros(1, np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            self.shown[:], info = super().reset(seed=seed)
+            return self.shown, info
+
+        def step(self, action):
+            self.shown[:], *others = super().step(action)
+            return self.shown, *others
+
+    wrapped = control.RewardWrapper(Reused(), rise)
+    wrapped.reset(seed=0)
+    assert [round(wrapped.step(a)[1], 4) for a in (2, 1, 0)] == [0.3, 0.0, -0.3]
+
+
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 @pytest.mark.parametrize("env", [Slope, Parts])
-def test_several_environments_are_paid_together(mode: AutoresetMode, env: Any) -> None:
+def test_several_environments_are_rewarded_together(mode: AutoresetMode, env: Any) -> None:
     """Each step of an episode rises by 0.3, whatever stands in the observation once it has ended."""
     reward: Any = rise if env is Slope else lambda before, action, after: float(after[0] - before[0])
     several = control.VectorRewardWrapper(SyncVectorEnv([env] * 3, autoreset_mode=mode), reward)
@@ -121,7 +138,7 @@ def test_episodes_that_are_reset_by_hand() -> None:
     assert several.step(np.array([2, 0]))[1] == pytest.approx([0.3, -0.3], abs=1e-5)
 
 
-def test_what_cannot_pay_is_refused() -> None:
+def test_what_cannot_reward_is_refused() -> None:
     with pytest.raises(TrainingError, match="has not been fitted"):
         control.RewardWrapper(Slope(), control.RewardModel(Slope, **SMALL))
     with pytest.raises(ConfigError, match="reward is a model of 1 numbers"):
@@ -145,7 +162,7 @@ def test_stable_baselines3_takes_it_as_an_environment_and_learns() -> None:
     wrapper: Any = control.RewardWrapper
     several = make_vec_env(Slope, n_envs=4, wrapper_class=wrapper, wrapper_kwargs={"reward": rise}, seed=0)
     ppo = stable_baselines3.PPO("MlpPolicy", several, n_steps=64, batch_size=64, learning_rate=3e-3, seed=0, device="cpu").learn(3000)
-    assert ppo.predict(np.zeros((1, 1), np.float32), deterministic=True)[0] == 2, "up, as the reward says, though the environment pays 7"
+    assert ppo.predict(np.zeros((1, 1), np.float32), deterministic=True)[0] == 2, "up, as the reward says, though the environment says 7"
 
 
 def test_soft_actor_critic_learns_from_it() -> None:

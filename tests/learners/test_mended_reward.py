@@ -162,7 +162,19 @@ def test_what_it_cannot_learn_from_is_refused(head: rather.RewardHead) -> None:
         rather.MendedReward(3, head, SHORTER)  # type: ignore[arg-type]
 
 
-def test_a_reward_that_is_always_the_same_says_nothing(head: rather.RewardHead) -> None:
-    mended = rather.MendedReward(lambda prompt, completion: 1.0, head, SHORTER, pessimism=0)
+@pytest.mark.parametrize("level", [1.0, 0.1, 0.7])
+def test_a_reward_that_is_always_the_same_says_nothing(head: rather.RewardHead, level: float) -> None:
+    """Its standard deviation is 0 but for rounding."""
+    mended = rather.MendedReward(lambda prompt, completion: level, head, SHORTER, pessimism=0)
     short, long = mended.score([answer(words(2, "yew")), answer(words(9, "yew"))])
-    assert short > long  # type: ignore[operator]
+    assert short is not None
+    assert long is not None
+    assert long < short < 100
+
+
+def test_what_a_function_could_not_judge_is_counted_and_what_is_not_finite_refused(head: rather.RewardHead) -> None:
+    mended = rather.MendedReward(lambda prompt, completion: None if "elm" in completion else 1.0, head, SHORTER)
+    assert mended.score([answer("elm0")]) == [None]
+    assert sum(mended.problems.values()) > 0
+    with pytest.raises(DataError, match="return a finite number"):
+        rather.MendedReward(lambda prompt, completion: float("inf"), head, SHORTER)

@@ -251,6 +251,8 @@ def test_a_policy_that_has_gone_too_far_is_taken_back(model: LanguageModel, tmp_
     for wrong in (0.0, -1.0, float("nan")):
         with pytest.raises(ConfigError, match="give nats a token above 0"):
             online(model, kl_bound=wrong)
+    with pytest.raises(ConfigError, match="leave out the reference, or the bound"):
+        online(model, kl_bound=1.0, reference=online(model, lr=3e-2).train().policy)
 
 
 def test_with_a_bound_it_goes_on_exactly(model: LanguageModel, tmp_path: Path) -> None:

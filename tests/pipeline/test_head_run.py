@@ -114,13 +114,22 @@ def test_a_run_takes_something_off_what_it_is_unsure_of(settings: list[str]) -> 
             go(settings, "train.learner=grpo", "train.reward=labels", "train.pessimism=0.5", *wrong)
 
 
-def test_without_a_reward_there_is_no_best_of_several(settings: list[str]) -> None:
-    run = go(settings, "train.learner=dpo", "train.steps=1", "eval.best_of=4", "reward.kind=lora")
-    run.sample()
-    run.label()
-    run.train()
-    with pytest.raises(ConfigError, match='eval.best_of = 4 chooses by a reward, and there is none; set reward.kind = "head"'):
-        run.evaluate()
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (["train.learner=dpo", "reward.kind=lora"], 'chooses by a reward, and there is none; set reward.kind = "head"'),
+        (["train.learner=dpo", "sample.temperature=0"], "draws the same answer 4 times; set sample.temperature above 0"),
+        (["train.learner=grpo", "train.reward=verify"], "this is a run whose reward is verifiers'; set it to 1"),
+        (["control.env=Pendulum-v1", "train.learner=ppo", "reward.kind=lora", "reward.layers=[]"], "this is control; set it to 1"),
+    ],
+)
+def test_where_nothing_chooses_the_best_of_several_it_is_refused_before_anything_is_done(
+    settings: list[str], changed: list[str], why: str
+) -> None:
+    run = go(settings, "eval.best_of=4", *changed)
+    with pytest.raises(ConfigError, match=why):
+        run.loop()
+    assert not run.store.keys("run", "train")
 
 
 @pytest.mark.parametrize("learner", ["ppo", "grpo"])

@@ -18,8 +18,8 @@ from rather.text.head.model import RewardHead
 class AtStep4(Watch):
     """An alarm at step 4 of a training's first round, which says that step 2 was best."""
 
-    def __init__(self, rounds: Any = ((),), proxy: str = "score", calmed: Any = ()) -> None:
-        super().__init__(rounds, proxy, calmed)
+    def __init__(self, rounds: Any = ((),), proxy: str = "score", dismissed: Any = ()) -> None:
+        super().__init__(rounds, proxy, dismissed)
         self.first, self.seen = len(rounds) == 1, [row["step"] for row in rounds[-1]][-1:]
 
     @property
@@ -77,6 +77,13 @@ def test_the_next_round_asks_about_the_hacked_policy_and_trusts_the_reward_less(
         go(settings, "hack.kl=0.1").loop()
     with pytest.raises(CheckpointError, match=r"train.pessimism = 1.0, not 0.0"):
         go(settings, "hack.then=back").loop()
+
+
+def test_of_several_answers_the_first_two_are_of_either_policy(settings: list[str]) -> None:
+    run = go(settings, "query.answers=4", "query.random_share=1", "query.strategy=near_tie")
+    run.loop()
+    asked = [q.comparison for q in run.store.questions("run", "train") if q.comparison.key.startswith("round-1/")]
+    assert all({t.policy for side in (c.a, c.b) for t in side} == {"run@0-2", "run@0-4"} for c in asked)
 
 
 def test_a_killed_mending_goes_on_exactly(settings: list[str], tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from runs import go
 
+from rather.core import Label
 from rather.errors import CheckpointError, ConfigError
 from rather.hacking.alarm import Alarm, Measure, Point, lookouts
 from rather.hacking.sequential import Verdict, verdict
 from rather.hacking.watch import Watch
 from rather.learners import checkpoint
+from rather.learners.train import Stopped
 from rather.pipeline import spot_checks, state
 
 LOST = set[str]()
@@ -27,47 +29,50 @@ def test_it_is_sure_after_seven_of_seven() -> None:
     assert verdict([1.0] * 40) == Verdict("no worse", 7.0, 7)
     assert verdict([0.5] * 40) == Verdict("unsure", 20.0, 40)
     assert verdict([]) == Verdict("unsure", 0, 0)
-    assert verdict([0.0, 1.0] * 20).says == "unsure"
+    assert verdict([0.0, 1.0] * 20).result == "unsure"
 
 
 def test_by_chance_it_is_wrong_in_one_of_twenty_at_most_and_it_finds_what_is_there() -> None:
     chance = np.random.default_rng(0)
-    fair = [verdict(chance.integers(0, 2, 100).astype(float)).says for _ in range(2000)]
+    fair = [verdict(chance.integers(0, 2, 100).astype(float)).result for _ in range(2000)]
     assert 0.001 < fair.count("worse") / 2000 < 0.05
     assert 0.001 < fair.count("no worse") / 2000 < 0.05
     found = [verdict((chance.random(40) < 0.2).astype(float)) for _ in range(200)]
-    assert sum(v.says == "worse" for v in found) > 180
+    assert sum(v.result == "worse" for v in found) > 180
     assert np.median([v.comparisons for v in found]) < 20
 
 
-def test_what_was_calmed_is_looked_at_anew() -> None:
+def test_what_was_dismissed_is_looked_at_anew() -> None:
     def points(level: Any) -> list[Point]:
         return [Point(i, Measure(0.1 * i, 0.1, 1.0), None, signs={"alike": level(i), "same_word": 0.1}) for i in range(1, 60)]
 
     once = points(lambda i: 0.1 if i < 20 else 0.4)
     raised = lookouts([once])[-1].raised
     assert raised is not None
-    calm = lookouts([once], [raised.step])[-1]
-    assert calm.raised is None, "it is as it was when it was checked"
+    dismissed = lookouts([once], [[raised.step]])[-1]
+    assert dismissed.raised is None, "it is as it was when it was checked"
     twice = points(lambda i: 0.1 if i < 20 else 0.4 if i < 40 else 0.9)
-    later = lookouts([twice], [raised.step])[-1].raised
+    later = lookouts([twice], [[raised.step]])[-1].raised
     assert later is not None
     assert later.step > 40
     assert later.best > 20, "it names what was checked"
-    assert lookouts([[], once], [raised.step])[-1].raised is None
-    assert lookouts([once, []], [raised.step])[0].raised is not None, "another round's"
+    assert lookouts([[], once], [[], [raised.step]])[-1].raised is None
+    assert lookouts([once, []], [[], [raised.step]])[0].raised is not None, "another round's"
+    as_it_was = points(lambda i: 0.4)
+    assert lookouts([once, as_it_was], [[raised.step]])[-1].raised is None, "what was dismissed in one round is none in the next"
+    assert lookouts([once, as_it_was], [])[-1].raised is not None
 
 
 class AtStep4(Watch):
     """An alarm without gold at step 4, which says that step 2 was the last good one."""
 
-    def __init__(self, rounds: Any = ((),), proxy: str = "score", calmed: Any = ()) -> None:
+    def __init__(self, rounds: Any = ((),), proxy: str = "score", dismissed: Any = ()) -> None:
         super().__init__(rounds, proxy)
-        self.calmed, self.seen = set(calmed), [row["step"] for row in rounds[-1]][-1:]
+        self.dismissed, self.seen = {step for steps in dismissed for step in steps}, [row["step"] for row in rounds[-1]][-1:]
 
     @property
     def raised(self) -> Alarm | None:
-        return Alarm(4, 2, (0.0, 1.0), None, "alike") if self.seen and self.seen[0] >= 4 and not self.calmed else None
+        return Alarm(4, 2, (0.0, 1.0), None, "alike") if self.seen and self.seen[0] >= 4 and not self.dismissed else None
 
     def __call__(self, step: int, values: dict[str, float]) -> bool:
         self.seen = [step]
@@ -113,8 +118,8 @@ def test_a_policy_that_is_worse_ends_the_training(settings: list[str], monkeypat
     run = start(settings)
     last = run.train()
     assert checkpoint.check(last)["step"] == 2
-    (row,) = run.metrics.read("spot-0")
-    assert (row["says"], row["of"], row["step"]) == ("worse", 2, 4)
+    (row,) = run.metrics.read("spot-0-4")
+    assert (row["result"], row["of"], row["step"]) == ("worse", 2, 4)
     assert row["comparisons"] <= 10
     purposes = {key.rpartition("/")[0] for key in run.store.keys("run", "train")}
     assert not any(p.startswith("spot") for p in purposes), "nothing is learned from them"
@@ -127,8 +132,8 @@ def test_a_policy_that_is_no_worse_goes_on_as_if_nothing_had_been(
     run = start(settings)  # ties alone, which show nothing
     last = run.train()
     assert checkpoint.check(last)["step"] == 6
-    (row,) = run.metrics.read("spot-0")
-    assert (row["says"], row["comparisons"]) == ("unsure", 10.0)
+    (row,) = run.metrics.read("spot-0-4")
+    assert (row["result"], row["comparisons"]) == ("unsure", 10.0)
     other = [x.replace(f"run.folder={tmp_path}", f"run.folder={tmp_path}/other") for x in settings]
     start([*other, "hack.then=nothing", "hack.checks=0"])
     plain = go([*other, "hack.then=nothing", "hack.checks=0"]).train()
@@ -150,7 +155,7 @@ def test_a_killed_check_asks_nothing_twice_and_decides_the_same(settings: list[s
     again = go(settings)
     assert checkpoint.check(again.train())["step"] == 6
     assert len(again.store.labels("run")) == before
-    assert [c.verdict.says for c in spot_checks.noted(again.checkpoints(0))] == ["unsure"]
+    assert [c.verdict.result for c in spot_checks.noted(again.checkpoints(0))] == ["unsure"]
     (again.checkpoints(0) / "spot-checks.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"spot-checks.json cannot be read"):
         spot_checks.noted(again.checkpoints(0))
@@ -175,3 +180,36 @@ def test_verifiers_are_no_judges_of_their_own_reward(settings: list[str]) -> Non
     asked = spot_checks.Answering(run.config, run.store, run.console, run.domain.reader, verifiers=False)
     assert [judge.kind for judge in asked.judges] == ["function"]
     assert [judge.kind for judge in run.judges] == ["verifier"]
+
+
+def test_an_alarm_of_an_earlier_step_is_dismissed_too(settings: list[str]) -> None:
+    """A training that was stopped after an old alarm, and goes on with checks: they are about the last checkpoint."""
+    plain = [*settings, "hack.then=nothing", "hack.checks=0", "train.steps=5"]
+    start(plain)
+    go(plain).train()
+    run = go(settings)
+    assert checkpoint.check(run.train())["step"] == 6
+    (check,) = spot_checks.noted(run.checkpoints(0))
+    assert (check.alarm, check.step) == (4, 5)
+
+
+def test_people_are_waited_for_and_nothing_is_decided_without_them(settings: list[str]) -> None:
+    start(settings)
+    people = ["judge.kind=people", "judge.wait_s=0"]
+    for _ in range(2):
+        with pytest.raises(Stopped, match="8 spot checks are open"):
+            go(settings, *people).train()
+    assert spot_checks.noted(go(settings).checkpoints(0)) == []
+    run = go(settings, *people)
+    run.store.add_judge("ann", "person")
+    purpose = run.evaluation("spot-0-4", checkpoint.digest(checkpoint.every(run.checkpoints(0))[-1]))
+    asked = run.store.questions("run", purpose)
+    run.store.answer_all([Label(q.id, "ann", float(q.comparison.a[0].policy != "run@0-4")) for q in asked])
+    assert checkpoint.check(run.train())["step"] == 2, "seven of seven were lost"
+
+
+def test_several_processes_do_not_ask(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = go(settings)
+    monkeypatch.setattr(spot_checks.ranks, "wanted", lambda: 2)
+    with pytest.raises(ConfigError, match="start it without torchrun"):
+        spot_checks.check_settings(run)

@@ -59,6 +59,10 @@ def test_stop_and_back_and_on(tmp_path: Path) -> None:
     assert aside[-1] == f"hacked-step-{alarm['step']:06d}", "what came after it is put aside"
     assert run(other, "hack.then=back").train() == back
 
+    (back.parent / "alarm.json").unlink()  # killed before it was noted, and trained to the alarm again
+    assert weights(run(other, "hack.then=back").train()) == weights(back)
+    assert sorted(path.name for path in back.parent.glob("hacked-step-*")) == aside
+
     whole = tmp_path / "whole"
     undisturbed = run(whole).train()
     assert checkpoint.check(undisturbed)["step"] == STEPS

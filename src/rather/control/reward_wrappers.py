@@ -1,4 +1,4 @@
-"""Environments that pay a learned reward, so that any learner for Gymnasium can train on it.
+"""Environments that return a learned reward, so that any learner for Gymnasium can train on it.
 
 Shape letters: N environments, I numbers of an observation, A of an action.
 """
@@ -20,7 +20,7 @@ OWN = "environment_reward"
 """Key of the environment's own reward in `info`."""
 
 
-class Payer:
+class StepReward:
     """Rewards steps in an environment of these spaces: of a `RewardModel`, a network or a function; see `control.PPO`."""
 
     def __init__(self, reward: Reward, env: Any) -> None:
@@ -51,10 +51,10 @@ class Payer:
 
 
 class RewardWrapper(gymnasium.Wrapper):
-    """Pays a learned reward in place of the environment's own, which stands in `info["environment_reward"]`.
+    """Returns a learned reward in place of the environment's own, which stands in `info["environment_reward"]`.
 
     `reward` is a fitted `rather.control.RewardModel`, an `nn.Module` or a function (observation, action, next_observation), as
-    `control.PPO` takes it. A reward model that is fitted again pays what it has learned then, from the next step on.
+    `control.PPO` takes it. After another `fit`, a reward model rewards by what it has learned then.
 
         env = rather.control.RewardWrapper(gymnasium.make("Pendulum-v1"), reward)
         stable_baselines3.SAC("MlpPolicy", env).learn(20_000)
@@ -66,13 +66,13 @@ class RewardWrapper(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, reward: Reward) -> None:
         super().__init__(env)
-        self.pay = Payer(reward, env)
+        self.reward_fn = StepReward(reward, env)
         self.before: np.ndarray | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self.before = self.pay.eye(observation)
+        self.before = self.reward_fn.eye(observation).copy()  # some environments show the same array again
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -80,17 +80,17 @@ class RewardWrapper(gymnasium.Wrapper):
         if self.before is None:
             raise DataError("the environment was not reset before its first step")
         observation, own, terminated, truncated, info = self.env.step(action)
-        after = self.pay.eye(observation)
-        reward = float(self.pay(self.before[None], np.asarray(action)[None], after[None])[0])
+        after = self.reward_fn.eye(observation).copy()
+        reward = float(self.reward_fn(self.before[None], np.asarray(action)[None], after[None])[0])
         self.before = after
         return observation, reward, terminated, truncated, info | {OWN: float(own)}
 
 
 class VectorRewardWrapper(VectorWrapper):
-    """`RewardWrapper` for Gymnasium's vector environments: all N steps are paid in one batch.
+    """`RewardWrapper` for Gymnasium's vector environments: all N steps are rewarded in one batch.
 
-    A step that resets an environment (`AutoresetMode.NEXT_STEP`) pays 0; where the last observation stands in `info` (`SAME_STEP`), the
-    reward is that of the step to it.
+    The reward of a step that resets an environment (`AutoresetMode.NEXT_STEP`) is 0. Where the last observation stands in `info`
+    (`SAME_STEP`), the reward is that of the step to it.
 
     Raises:
         ConfigError: the reward does not fit the environments, or is nothing that can reward.
@@ -99,15 +99,15 @@ class VectorRewardWrapper(VectorWrapper):
 
     def __init__(self, env: VectorEnv, reward: Reward) -> None:
         super().__init__(env)
-        self.pay = Payer(reward, _One(env))
+        self.reward_fn = StepReward(reward, _One(env))
         self.mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        self.before, self.over = np.zeros((0, 0), np.float32), np.zeros(env.num_envs, bool)
+        self.before, self.ended = np.zeros((0, 0), np.float32), np.zeros(env.num_envs, bool)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start episodes; with a `reset_mask` in `options` those that it says."""
         observations, infos = self.env.reset(seed=seed, options=options)
         self.before, mask = self._flat(observations), (options or {}).get("reset_mask")
-        self.over = np.zeros(self.num_envs, bool) if mask is None else self.over & ~np.asarray(mask)
+        self.ended = np.zeros(self.num_envs, bool) if mask is None else self.ended & ~np.asarray(mask)
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -120,18 +120,18 @@ class VectorRewardWrapper(VectorWrapper):
         if self.mode is AutoresetMode.SAME_STEP and ended.any():
             after = shown.copy()
             for i in np.flatnonzero(ended):
-                after[i] = self.pay.eye(infos["final_obs"][i])
-        rewards = self.pay(self.before, np.asarray(actions), after)
+                after[i] = self.reward_fn.eye(infos["final_obs"][i])
+        rewards = self.reward_fn(self.before, np.asarray(actions), after)
         if self.mode is AutoresetMode.NEXT_STEP:
-            rewards, self.over = np.where(self.over, 0.0, rewards), ended
+            rewards, self.ended = np.where(self.ended, 0.0, rewards), ended
         self.before = shown
         return observations, rewards, terminated, truncated, infos | {OWN: np.asarray(own, np.float64)}
 
     def _flat(self, observations: Any) -> np.ndarray:
         if isinstance(observations, dict):
             rows = [{key: part[i] for key, part in observations.items()} for i in range(self.num_envs)]
-            return np.stack([self.pay.eye(row) for row in rows])
-        return np.stack([self.pay.eye(row) for row in observations])
+            return np.stack([self.reward_fn.eye(row) for row in rows])
+        return np.stack([self.reward_fn.eye(row) for row in observations])
 
 
 class _One:

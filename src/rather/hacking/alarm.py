@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -139,14 +140,14 @@ def alarm(points: Sequence[Point], thresholds: Thresholds | None = None) -> Alar
     return lookout.raised
 
 
-def lookouts(rounds: Sequence[Sequence[Point]], calmed: Collection[int] = ()) -> "list[Lookout]":
-    """Those of a run's rounds, each of which has a reward of its own; in the last one, alarms at the steps `calmed` were none."""
+def lookouts(rounds: Sequence[Sequence[Point]], dismissed: Sequence[Collection[int]] = ()) -> "list[Lookout]":
+    """Those of a run's rounds, each of which has a reward of its own; `dismissed` are each round's steps whose alarm was dismissed."""
     watching = list[Lookout]()
-    for number, points in enumerate(rounds, 1):
+    for points, steps in zip_longest(rounds, dismissed[: len(rounds)], fillvalue=()):
         watching.append(Lookout(before=watching[-1] if watching else None))
         for point in points:
-            if watching[-1].see(point) is not None and number == len(rounds) and point.step in calmed:
-                watching[-1].calm()
+            if watching[-1].see(point) is not None and point.step in steps:
+                watching[-1].dismiss()
     return watching
 
 
@@ -200,8 +201,8 @@ class Lookout:
         self.raised = raised
         return raised
 
-    def calm(self) -> None:
-        """The alarm that answers have changed was no cause for one: from here on they are compared with how they are next."""
+    def dismiss(self) -> None:
+        """Take the alarm back: from here on answers are compared with those of the next steps."""
         self.raised, self.start = None, []
 
     @property

@@ -1,8 +1,8 @@
-"""A test that may be looked at after every comparison: is the policy of now worse than an earlier one? It stops as soon as it is sure.
+"""A sequential test of whether the current policy is worse than an earlier one, which may be looked at after every comparison.
 
-Each comparison is a bet at fair odds (Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting"). If now wins
-at least half of the time, the wealth of who bets against it is expected never to grow, so it exceeds 1 / alpha with probability alpha at
-most, however often one looks (Ville 1939).
+Each comparison is a bet at fair odds (Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting"). If the
+current policy wins at least half of the time, the wealth of someone who bets against it is expected never to grow. So it exceeds 1 / alpha
+with probability alpha at most, however often one looks (Ville 1939).
 """
 
 from collections.abc import Iterable
@@ -19,18 +19,15 @@ BETS = (np.arange(200) + 0.5) / 200
 
 @dataclass(frozen=True)
 class Verdict:
-    """What comparisons of now with an earlier policy have shown: now is worse, no worse, or nobody knows yet.
+    """What comparisons of the current policy with an earlier one have shown; `wins` are of the current one, a tie being half of one."""
 
-    `wins` are those of now, a tie being half of one, of `comparisons`.
-    """
-
-    says: Literal["worse", "no worse", "unsure"]
+    result: Literal["worse", "no worse", "unsure"]
     wins: float
     comparisons: int
 
 
 def verdict(preferences: Iterable[float]) -> Verdict:
-    """The verdict of P(now is better) (n,) in [0, 1], in the order in which they were given; what comes after it is sure does not count."""
+    """The verdict by P(current policy is better) (n,) in [0, 1], in the order in which they were given, as soon as there is one."""
     wealth = np.ones((2, len(BETS)))
     wins, count = 0.0, 0
     for p in preferences:

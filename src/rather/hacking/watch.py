@@ -16,15 +16,20 @@ class Watch:
     """A callback of a training, which ends at the first alarm: `raised`.
 
     `rounds` are the metrics of the rounds before, and those of this one's steps until the checkpoint that it goes on from; `proxy` is the
-    key of its reward. Alarms at the steps `calmed` have turned out to be none.
+    key of its reward. `dismissed` are each round's steps whose alarm was dismissed.
 
         watch = Watch()
         rather.GRPO(model, prompts, reward, gold=gold, callbacks=[watch]).train()
         print(watch.raised)
     """
 
-    def __init__(self, rounds: Sequence[Sequence[dict[str, Any]]] = ((),), proxy: str = "score", calmed: Collection[int] = ()) -> None:
-        self.proxy, self.lookout = proxy, lookouts([points(rows, proxy) for rows in rounds], calmed)[-1]
+    def __init__(
+        self,
+        rounds: Sequence[Sequence[dict[str, Any]]] = ((),),
+        proxy: str = "score",
+        dismissed: Sequence[Collection[int]] = (),
+    ) -> None:
+        self.proxy, self.lookout = proxy, lookouts([points(rows, proxy) for rows in rounds], dismissed)[-1]
 
     @property
     def raised(self) -> Alarm | None:

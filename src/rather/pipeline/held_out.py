@@ -31,6 +31,7 @@ def compare(run: State, number: int) -> str | None:
     c, tasks = run.config, run.domain.tasks[1]
     if not tasks:
         raise ConfigError("there are no held-out prompts; set data.held_out or add a split column to the prompt file")
+    check_opponent(run)
     last = run.last(number)
     step, digest = checkpoint.check(last)["step"], checkpoint.digest(last)
     if (measured := run.domain.measured(partial(run.policy, number + 1))) is not None:
@@ -72,8 +73,30 @@ def compare(run: State, number: int) -> str | None:
         values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}
         values |= {"score_base": before.mean, "score_base_low": before.low, "score_base_high": before.high}
         said = f"held-out score: {after}; before: {before}"
-    run.metrics.replace(f"eval-{number}", step, values | price.metrics(), checkpoint=digest, evaluation=purpose, judges=voters)
+    run.metrics.replace(
+        f"eval-{number}", step, values | price.metrics(), checkpoint=digest, evaluation=purpose, judges=voters, against=c.eval.against
+    )
     return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])
+
+
+def check_opponent(run: State) -> None:
+    """Make sure that there is, or will be, what eval.best_of compares the policy with.
+
+    Raises:
+        ConfigError: nothing chooses the best of several answers, or they would all be the same.
+    """
+    c, n = run.config, run.config.eval.best_of
+    if n == 1 or c.train.learner in ("reward", "zeroth"):
+        return
+    if c.control.env or build.verified(c):
+        why = "control" if c.control.env else "a run whose reward is verifiers'"
+        raise ConfigError(f"eval.best_of = {n} compares answers that a learned reward chooses, and this is {why}; set it to 1")
+    if c.sample.temperature == 0:
+        raise ConfigError(f"eval.best_of = {n} at temperature 0 draws the same answer {n} times; set sample.temperature above 0")
+    learned = c.train.learner in ("ppo", "grpo") or c.reward.kind == "head"
+    if not (learned or any(checkpoint.every(run.checkpoints(number, "reward")) for number in range(c.loop.rounds))):
+        why = 'chooses by a reward, and there is none; set reward.kind = "head", which learns it from labels'
+        raise ConfigError(f"eval.best_of = {n} {why}")
 
 
 def _score(run: State, answered: Sequence[Comparison], policy: str) -> Rate:

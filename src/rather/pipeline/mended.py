@@ -1,6 +1,6 @@
-"""A reward that was hacked, mended by comparisons: it counts on, and what it gets wrong is learned on top of it.
+"""A reward that was hacked, mended by comparisons: what it gets wrong is learned on top of it.
 
-Shape letters: n comparisons, N trajectories, E features beside those of the head.
+Shape letters: n comparisons, N trajectories, E features beside those of the head: reward, words, repeated words, and `WORDS` counts.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from rather.errors import ConfigError, DataError, TrainingError
 from rather.judges.best_of import score_of
 from rather.learners.common import check_pessimism
 from rather.learners.head import RIDGES, Answers, Array, Choice, fit
-from rather.learners.inputs import RewardFns, check_comparisons
+from rather.learners.inputs import RewardFns, check_comparisons, reward_functions
 from rather.text.head.model import RewardHead
 from rather.verify.checker import Scorer
 
@@ -23,12 +23,13 @@ WORDS = 8
 class MendedReward:
     """Rewards answers by `reward`, corrected by what comparisons say that it gets wrong: the reward of GRPO or PPO after an alarm.
 
-    With s the standard deviation of the reward over the compared answers, and x the reward again, the number of words, how many of them
-    stood there before, how often each of the `WORDS` words comes that the reward goes by most, and what `head` reads, all standardized,
+    With s the standard deviation of the reward over the compared answers, and T the temperature of the judge,
 
-        score = reward / s + w.x,    P(a better) = sigmoid(score of a - score of b),    w ~ N(0, 1 / ridge)
+        score = reward / s + w.x,    P(a better) = sigmoid((score of a - score of b) / T),    w ~ N(0, 1 / ridge)
 
-    so that it is the reward itself as long as comparisons agree with it. w is fitted by Bayesian logistic regression, with the ridge under
+    Each x is standardized: the reward, the number of words, the number of repeated words, the counts of the `WORDS` words that correlate
+    most with the reward, and the features of `head` (which weigh as much as one of the others, all together). As long as comparisons
+    agree with the reward, the score orders answers as it does. w is fitted by Bayesian logistic regression, with the ridge under
     which they are most likely (see `learners.head`). A score is lower by `pessimism` standard deviations of the posterior: least where
     comparisons are near. An answer without a reward has no score.
 
@@ -36,7 +37,7 @@ class MendedReward:
 
     Raises:
         ConfigError: an argument is something else.
-        DataError: one of the comparisons cannot be learned from.
+        DataError: one of the comparisons cannot be learned from, or a reward is not finite.
         TrainingError: no comparison is left whose answers both have a reward.
     """
 
@@ -51,28 +52,29 @@ class MendedReward:
         if not isinstance(head, RewardHead):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"MendedReward: head is {head!r:.80}; give a rather.RewardHead")
         self.head, self.pessimism, self.problems = head, check_pessimism(pessimism, 2), Counter[str]()
-        self.scorer = reward if isinstance(reward, Scorer) else None
-        self.reward = score_of(reward)
+        self.scorer = None if isinstance(reward, RewardModel) else reward if isinstance(reward, Scorer) else reward_functions(reward)
+        self.reward = score_of(reward) if self.scorer is None else self.scorer.score
         self.comparisons = check_comparisons(comparisons)
         if any(len(side) != 1 for c in self.comparisons for side in (c.a, c.b)):
             raise DataError("MendedReward learns from comparisons of two answers; leave out those of sets of answers")
         self._learn()
 
     def _learn(self) -> None:
-        sides = [t for c in self.comparisons for t in (c.a[0], c.b[0])]
-        known = self._rewards(sides)
-        some = [c for i, c in enumerate(self.comparisons) if None not in known[2 * i : 2 * i + 2]]
-        if not some:
+        rewards = self._rewards([t for c in self.comparisons for t in (c.a[0], c.b[0])])
+        pairs = zip(self.comparisons, rewards[0::2], rewards[1::2], strict=True)
+        judged = [(c, a, b) for c, a, b in pairs if a is not None and b is not None]
+        if not judged:
             raise TrainingError("MendedReward has nothing to learn from: of no comparison have both answers a reward")
+        some = [c for c, *_ in judged]
         sides = [t for c in some for t in (c.a[0], c.b[0])]
-        rewards = np.array(
-            [r for i in range(len(self.comparisons)) if None not in (both := known[2 * i : 2 * i + 2]) for r in both], np.float64
-        )
-        self.words = _words(sides, rewards)
-        flat = self._extra(sides, rewards)
+        values = np.array([r for _, *both in judged for r in both], np.float64)
+        if not np.isfinite(values).all():
+            raise DataError("rewards of compared answers are not finite; leave those comparisons out, or mend the reward")
+        self.words = _words(sides, values)
+        flat = self._extra(sides, values)
         features, extra = self.head.sides(some), flat.reshape(len(some), 2, -1)
         self.center, std = flat.mean(0), flat.std(0)
-        self.scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 0)
+        self.scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 1e-6 * np.abs(flat).max(0))
         self.unit = self.scale[0] or 1.0
         names = sorted({c.judge for c in some})
         self.choice = Choice.standardizing(self.head.groups, features, 1.0)
@@ -111,7 +113,7 @@ class MendedReward:
         return found
 
     def _extra(self, trajectories: Sequence[Trajectory], rewards: Array) -> Array:
-        """What is known of answers beside what the head reads (N, E)."""
+        """Features of answers (N, E), float64, beside those of the head."""
         rows = [
             [r, len(w), len(w) - len(set(w)), *map(w.count, self.words)] for r, w in zip(rewards, map(_split, trajectories), strict=True)
         ]
@@ -123,7 +125,7 @@ def _split(trajectory: Trajectory) -> list[str]:
 
 
 def _words(trajectories: Sequence[Trajectory], rewards: Array) -> list[str]:
-    """The words whose counts go most with the rewards (N,) of answers, in either direction."""
+    """The `WORDS` words whose counts correlate most with the rewards (N,) of answers, in either direction."""
     answers, found = [_split(t) for t in trajectories], dict[str, float]()
     apart = rewards - rewards.mean()
     for word in sorted({word for said in answers for word in said}):

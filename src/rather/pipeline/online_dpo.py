@@ -45,9 +45,10 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
     two are taken at random, or by `strategy` and what a reward `head` believes, which learns from every comparison (see `OnlineReward`).
     Where the judge abstains, or all answers to a prompt are alike, a comparison that was used before takes the place of a new one.
 
-    With `kl_bound` the policy goes no further than so many nats a token from the reference, measured on each step's answers (mean of the
-    k3 estimate, half of it that of the steps before): a policy that is further is taken back along the line to where it began, so far that
-    the KL, which grows with the square of the way, is at the bound (interpolation of weights, Rame et al. 2024, "WARP").
+    With `kl_bound` the policy is held within about so many nats a token of the reference. The KL is estimated on each step's answers (k3),
+    and averaged with that of the steps before, which count half. A policy that is further is taken back along the straight line to where
+    it began, to the square root of bound over KL of the way, since the KL grows with the square of the way (interpolation of weights, Rame
+    et al. 2024, "WARP"). After the last step it is not measured again.
 
     There are as many steps as `labels` take. With more `steps` it goes on when they are used up, without asking. Comparisons are in the
     checkpoints, so that a stopped training goes on exactly. The given `policy` stays as it is; of it, reference, adapter and `loss` see
@@ -88,6 +89,8 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
             raise ConfigError(f"OnlineDPO: answers is {answers} and updates {updates}; give at least 2 answers and 1 update")
         if kl_bound is not None and not kl_bound > 0:
             raise ConfigError(f"OnlineDPO: kl_bound is {kl_bound}; give nats a token above 0, or None")
+        if kl_bound is not None and reference is not None and reference is not policy:
+            raise ConfigError("OnlineDPO: kl_bound takes the policy back to where it began; leave out the reference, or the bound")
         named = {"loss": loss} if isinstance(loss, str) else {}
         own, how, sampling = given("OnlineDPO", {**options, **named}, DPOSettings, Optimization, Sampling)
         self.prompts, self.answers, self.updates = tasks(prompts), answers, updates

@@ -128,6 +128,7 @@ def ready_to_learn(run: State) -> None:
     check_tokenizer(run)
     check_watched(run.config)
     spot_checks.check_settings(run)
+    held_out.check_opponent(run)
 
 
 def check_watched(config: Config) -> None:

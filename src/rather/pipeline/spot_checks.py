@@ -15,9 +15,11 @@ from rather.hacking.alarm import Alarm
 from rather.hacking.sequential import Verdict, verdict
 from rather.learners import checkpoint
 from rather.learners.metrics import Metrics
+from rather.learners.train import Stopped
 from rather.pipeline import build
 from rather.pipeline.answering import Answering
 from rather.pipeline.domain import Domain
+from rather.scale import ranks
 from rather.store import Store
 
 NOTE = "spot-checks.json"
@@ -49,8 +51,9 @@ class Checked(Protocol):
 
 @dataclass(frozen=True)
 class SpotCheck:
-    """Comparisons at step `step` with the policy of step `of`, and what they came to; an `alarm` that they confirm ends the training."""
+    """What comparisons of the policy of step `step` with that of step `of` came to, after the alarm of step `alarm`."""
 
+    alarm: int
     step: int
     of: int
     verdict: Verdict
@@ -58,11 +61,11 @@ class SpotCheck:
     @property
     def confirmed(self) -> bool:
         """Whether the policy has become worse."""
-        return self.verdict.says == "worse"
+        return self.verdict.result == "worse"
 
     def __str__(self) -> str:
-        found = {"worse": "worse than", "no worse": "no worse than", "unsure": "not clearly better or worse than"}[self.verdict.says]
         v = self.verdict
+        found = {"worse": "worse than", "no worse": "no worse than", "unsure": "not clearly better or worse than"}[v.result]
         return (
             f"spot check: the policy of step {self.step} is {found} that of step {self.of} ({v.wins:g} of {v.comparisons} comparisons won)"
         )
@@ -78,7 +81,7 @@ def noted(folder: Path) -> list[SpotCheck]:
     if not path.exists():
         return []
     try:
-        return [SpotCheck(row["step"], row["of"], Verdict(**row["verdict"])) for row in json.loads(path.read_text())]
+        return [SpotCheck(**row | {"verdict": Verdict(**row["verdict"])}) for row in json.loads(path.read_text())]
     except (ValueError, KeyError, TypeError, OSError) as e:
         raise CheckpointError(f"{path} cannot be read ({e}); delete it, and what was compared is looked at again") from None
 
@@ -90,36 +93,48 @@ def note(folder: Path, checks: list[SpotCheck]) -> None:
     temporary.replace(folder / NOTE)
 
 
-def check(run: Checked, number: int, folder: Path, alarm: Alarm) -> SpotCheck:
+def check(run: Checked, number: int, folder: Path, alarm: Alarm) -> SpotCheck | None:
     """Have answers of the last checkpoint in `folder` compared with those of the one that the alarm names, until it is sure who is better.
 
-    At most hack.checks comparisons, some at a time. What was answered before the run was stopped is not asked again.
+    At most hack.checks comparisons, some at a time. What was answered before the run was stopped is not asked again. None where no earlier
+    checkpoint is left.
 
     Raises:
-        Stopped: the person at the terminal has had enough for now.
-        ConfigError: there are fewer training prompts than comparisons.
+        Stopped: people have not answered all questions yet.
+        CheckpointError: a checkpoint is damaged.
     """
     c, found = run.config, checkpoint.every(folder)
-    then = [path for path in found if checkpoint.read(path)["step"] <= alarm.best][-1:] or found[:1]
-    steps = [checkpoint.read(path)["step"] for path in (found[-1], then[0])]
-    purpose = run.evaluation(f"spot-{number}-{steps[0]}", checkpoint.digest(found[-1]))
-    names = [f"{c.run.name}@{number}-{step}" for step in steps]
+    earlier = [path for path in found[:-1] if checkpoint.read(path)["step"] <= alarm.best][-1:] or found[:-1][:1]
+    if not earlier:
+        run.console.print("No earlier checkpoint is left to compare with.", markup=False)
+        return None
+    policies = [found[-1], *earlier]
+    step, of = (checkpoint.read(path)["step"] for path in policies)
+    purpose = run.evaluation(f"spot-{number}-{step}", checkpoint.digest(found[-1]))
+    names = [f"{c.run.name}@{number}-{n}" for n in (step, of)]
     answering = Answering(c, run.store, run.console, run.domain.reader, verifiers=False)
     tasks = run.domain.tasks[0][: c.hack.checks]
     run.console.print(f"{alarm}. Up to {len(tasks)} spot checks follow.", markup=False, highlight=False)
-    result = verdict([])
+    result, asked = verdict([]), 0
     for start in range(0, len(tasks), TOGETHER):
         some = tasks[start : start + TOGETHER]
-        _ask(run, purpose, some, [found[-1], then[0]], names)
+        asked += len(some)
+        _ask(run, purpose, some, policies, names)
         answering.have_answered(purpose)
         result = verdict(_preferences(run, purpose, names[0], answering.voters))
-        if result.says != "unsure":
+        if result.result != "unsure":
             break
+        if c.judge.kind == "people" and (left := answering.wanted(purpose)):
+            raise Stopped(f"{left} spot checks are open; the answers so far are kept, and the same command goes on from there")
     answering.close()
     run.domain.restored(found[-1] / "model", names[0])  # of the trained policy there is one
-    checked = SpotCheck(steps[0], steps[1], result)
-    run.metrics.replace(f"spot-{number}", steps[0], {"wins": result.wins, "comparisons": result.comparisons}, of=steps[1], says=result.says)
-    run.console.print(f"{checked}, {len(tasks) - result.comparisons} not needed.", markup=False, highlight=False)
+    checked = SpotCheck(alarm.step, step, of, result)
+    share = {"win_rate": result.wins / result.comparisons} if result.comparisons else {}
+    values = share | {"comparisons": float(result.comparisons)}
+    run.metrics.replace(f"spot-{number}-{alarm.step}", step, values, of=of, result=result.result)
+    silent = asked - result.comparisons
+    unanswered = f"; {silent} questions had no answer" if silent > 0 and result.result == "unsure" else ""
+    run.console.print(f"{checked}, {len(tasks) - asked} not needed{unanswered}.", markup=False, highlight=False)
     return checked
 
 
@@ -138,7 +153,7 @@ def _ask(run: Checked, purpose: str, tasks: list[Task], policies: list[Path], na
 
 
 def _preferences(run: Checked, purpose: str, now: str, voters: list[str]) -> list[float]:
-    """P(the policy called `now` is better), answer by answer."""
+    """P(the policy called `now` is better) (n,), in the order of the questions."""
     answered = run.store.answered(run.config.run.name, purpose, judges=voters or None).comparisons
     return [c.preference if c.a[0].policy == now else 1 - c.preference for c in answered if c.preference is not None]
 
@@ -159,3 +174,5 @@ def check_settings(run: Checked) -> None:
         )
     if (have := len(run.domain.tasks[0])) < c.hack.checks:
         raise ConfigError(f"hack.checks is {c.hack.checks}, each about another training prompt, and there are {have}; ask fewer")
+    if ranks.wanted() > 1:
+        raise ConfigError("hack.checks are asked for in one process; start it without torchrun, or set hack.checks to 0")

@@ -208,8 +208,8 @@ class State:
             begun = checkpoint.every(folder)
             at = checkpoint.read(begun[-1])["step"] if begun else 0
             before = [self.metrics.read(f"train-{name}-{earlier}") for earlier in range(number)]
-            calmed = [check.step for check in spot_checks.noted(folder)]
-            watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= at]], self.proxy, calmed)
+            dismissed = [[check.alarm for check in spot_checks.noted(self.checkpoints(n, name))] for n in range(number + 1)]
+            watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= at]], self.proxy, dismissed)
             if watch.raised is not None:  # it was killed before that was noted
                 return self._end(folder, watch.raised) if self._confirmed(number, folder, watch.raised) else self.learn(*again)
             callbacks.append(watch)
@@ -234,9 +234,9 @@ class State:
         if alarm.gold is not None or not self.config.hack.checks:
             return True
         check = spot_checks.check(self, number, folder, alarm)
-        if not check.confirmed:
+        if check is not None and not check.confirmed:
             spot_checks.note(folder, [*spot_checks.noted(folder), check])
-        return check.confirmed
+        return check is None or check.confirmed
 
     @property
     def proxy(self) -> str:
@@ -287,6 +287,7 @@ class State:
         if ranks.rank() == 0:
             for path in found:
                 if path not in kept:
+                    shutil.rmtree(folder / f"{ASIDE}{path.name}", ignore_errors=True)  # of a training that was killed before it was noted
                     path.rename(folder / f"{ASIDE}{path.name}")
                 elif path not in kept[-self.config.train.keep :]:
                     shutil.rmtree(path)

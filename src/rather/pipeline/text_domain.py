@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -216,12 +217,13 @@ class TextDomain:
     def _answers_of_both(
         self, run: Rounds, hacked: Path, tasks: Sequence[Task], number: int, count: int, advance: Callable[[int], None]
     ) -> list[list[Trajectory]]:
-        """So many answers to each prompt, half of them of the policy in the checkpoint `hacked`, of an odd number the smaller half."""
+        """So many answers to each prompt, in turn of the newest policy and of the one in the checkpoint `hacked`."""
         newest = self._answers(run.policy(number), tasks, number, count - count // 2, advance)
         policy = self.restored(hacked / "model", f"{self.config.run.name}@{number - 1}-{checkpoint.read(hacked)['step']}")
         others = self._answers(policy, tasks, number, count // 2, advance, "sample-hacked")
         run.policy(number)  # of the trained policy there is one
-        return [[*a, *b] for a, b in zip(newest, others, strict=True)]
+        both = zip(newest, others, strict=True)
+        return [[t for pair in zip_longest(a, b) for t in pair if t is not None] for a, b in both]
 
     def _missing(self, have: Collection[str], number: int) -> tuple[list[Task], int]:
         """The prompts that round `number` has still to ask about, and how many it asks about in all.

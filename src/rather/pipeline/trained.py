@@ -164,7 +164,8 @@ def _win_rate(metrics: Metrics, number: int, digest: str, kinds: dict[str, str])
     rate = Rate(row["win_rate"], row["win_rate_low"], row["win_rate_high"], int(row["prompts"]))
     names: list[str] = row.get("judges") or []
     judges = [f"{name} (simulated)" if kinds.get(name) == "simulated" else name for name in names]
-    return f"Win rate against the base model on held-out prompts: {rate}{', judged by ' + ', '.join(judges) if judges else ''}."
+    against, by = row.get("against", "the base model"), f", judged by {', '.join(judges)}" if judges else ""
+    return f"Win rate against {against} on held-out prompts: {rate}{by}."
 
 
 def written(target: Path, write: Callable[[Path], object]) -> Path:

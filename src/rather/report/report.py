@@ -103,7 +103,7 @@ def _page(run: Reported, name: str, examples: int) -> str:
         taught=", ".join(matching(sorted({x.judge for x in labels}), run.config.train.judges)),
         simulated=any(kinds[x.judge] == "simulated" for x in labels),
         win=win_rate(held_out, policy) if held_out else None,
-        against=run.config.eval.against,
+        against=evals[-1].get("against", "the base model") if evals else "",
         cost=Cost.read(evals[-1]) if evals else None,
         advice=next((row["advice"] for row in reversed(run.metrics.read()) if "advice" in row), ""),
         plots=[Markup(plot) for plot in _plots(run, evals, held_out, policy)],
