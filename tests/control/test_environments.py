@@ -280,6 +280,7 @@ def test_arguments_that_are_rathers_own_are_refused(tmp_path: Path) -> None:
     for changed, why in (
         ("control.kwargs={render_mode = 'human'}", "kwargs cannot set render_mode: clips need their own"),
         ("control.kwargs={max_episode_steps = 5}", "kwargs cannot set max_episode_steps: set control.horizon"),
+        ("control.kwargs={when = 2020-01-01}", "kwargs cannot be kept: Object of type date is not JSON serializable"),
     ):
         with pytest.raises(ConfigError, match=why):
             toml.load(None, ["control.env=Pendulum-v1", changed])
@@ -288,3 +289,22 @@ def test_arguments_that_are_rathers_own_are_refused(tmp_path: Path) -> None:
     known = toml.load(None, ["control.env=Pendulum-v1", "control.kwargs={g = 1.0}", "control.wrappers=['a:b']"])
     (tmp_path / "run.toml").write_text(toml.document(known))
     assert toml.load(tmp_path / "run.toml") == known
+
+
+def test_an_environment_may_change_what_it_is_given(write) -> None:
+    name = write("def __init__(self, render_mode=None):", "def __init__(self, render_mode=None, table=()):\n            table.append(1)")
+    kwargs = {"table": [1, 2]}
+    for _ in range(3):
+        environment(name, kwargs=kwargs)
+    assert kwargs == {"table": [1, 2]}
+
+
+def test_an_environment_that_shows_the_same_array_again(write) -> None:
+    name = write("return np.full(2, self.time, np.float32), 1.0", "self.shown[:] = self.time; return self.shown, 1.0")
+    text = Path(f"{name.partition(':')[0]}.py").read_text()
+    changed = text.replace("return np.zeros(2, np.float32), {}", "self.shown = np.zeros(2, np.float32); return self.shown, {}")
+    Path(f"{name.partition(':')[0]}.py").write_text(changed)
+    env = environment(name)
+    (found,) = ControlSampler(ControlPolicy(inputs(env), env.action_space), lambda: env).sample([Task(name, "3")], 0)
+    assert found.observations is not None
+    assert found.observations[:, 0].tolist() == [0, 1, 2, 3, 4, 5]

@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rather import control
@@ -175,3 +175,90 @@ def test_soft_actor_critic_learns_from_it() -> None:
     ).learn(400)  # fmt: skip
     state = np.array([[1.0, 0.0, 0.0]], np.float32)
     assert abs(float(np.ravel(sac.predict(state, deterministic=True)[0])[0])) < 0.5, "idle, as the reward says"
+
+
+class Lasts(Slope):
+    """Ends after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def step(self, action):
+        shown, reward, over, _, info = super().step(action)
+        return shown, reward, over, self.time >= self.steps, info
+
+
+def test_a_partial_reset_leaves_the_others_as_they_were() -> None:
+    several = control.VectorRewardWrapper(SyncVectorEnv([lambda: Lasts(2), lambda: Lasts(4)]), rise)
+    several.reset(seed=0)
+    for _ in range(2):
+        several.step(np.array([2, 2]))
+    several.reset(seed=1, options={"reset_mask": np.array([False, True])})
+    assert several.step(np.array([2, 2]))[1] == pytest.approx([0.0, 0.3], abs=1e-5), "the first one is reset by this step"
+
+
+def test_observations_in_a_tuple() -> None:
+    class Pair(Slope):
+        observation_space = Tuple([Box(-9, 9, (2,), np.float32), Box(-9, 9, (2,), np.float32)])  # type: ignore[assignment]
+
+        def seen(self):
+            return np.full(2, self.time, np.float32), np.zeros(2, np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            _, info = super().reset(seed=seed)
+            return self.seen(), info
+
+        def step(self, action):
+            _, *others = super().step(action)
+            return self.seen(), *others
+
+    several = control.VectorRewardWrapper(SyncVectorEnv([Pair] * 3), rise)
+    several.reset(seed=0)
+    assert several.step(np.array([0, 1, 2]))[1].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_actions_that_are_none_of_the_space_are_refused() -> None:
+    wrapped = control.RewardWrapper(Slope(), fitted())
+    wrapped.reset(seed=0)
+    assert np.isfinite(wrapped.step(np.int64(2))[1])
+    for wrong in (7, -1):
+        with pytest.raises(DataError, match=r"are not all in Discrete\(3\)"):
+            wrapped.step(wrong)
+    pendulum = control.RewardWrapper(gymnasium.make("Pendulum-v1"), lambda o, a, n: 0.0)
+    pendulum.reset(seed=0)
+    with pytest.raises(DataError, match="are not all finite"):
+        pendulum.step(np.array([np.nan], np.float32))
+
+
+def test_after_an_error_a_step_is_one_step() -> None:
+    calls = []
+
+    def failing(observation: Any, action: Any, after: Any) -> float:
+        calls.append(1)
+        if len(calls) == 2:
+            raise ValueError("once")
+        return rise(observation, action, after)
+
+    wrapped = control.RewardWrapper(Slope(), failing)
+    wrapped.reset(seed=0)
+    wrapped.step(2)
+    with pytest.raises(DataError, match="once"):
+        wrapped.step(2)
+    assert wrapped.step(2)[1] == pytest.approx(0.3, abs=1e-5)
+
+
+def test_a_reward_model_with_a_horizon_fits_an_environment_with_one() -> None:
+    episodes = control.PPO("CartPole-v1", envs=1, horizon=30).rollouts(10)
+    model = control.RewardModel("CartPole-v1", horizon=30, **SMALL).fit(control.compare(episodes, higher))
+    with pytest.raises(ConfigError, match="rather.control.FixedHorizon gives an environment one"):
+        control.RewardWrapper(gymnasium.make("CartPole-v1"), model)
+    wrapped = control.RewardWrapper(control.FixedHorizon(gymnasium.make("CartPole-v1"), 30), model)
+    wrapped.reset(seed=0)
+    assert np.isfinite(wrapped.step(1)[1])
+
+
+def test_each_wrapper_names_the_other() -> None:
+    with pytest.raises(ConfigError, match="a vector environment to VectorRewardWrapper"):
+        control.RewardWrapper(SyncVectorEnv([Slope]), rise)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a single environment to RewardWrapper"):
+        control.VectorRewardWrapper(Slope(), rise)  # type: ignore[arg-type]

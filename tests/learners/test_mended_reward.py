@@ -156,6 +156,11 @@ def test_what_it_cannot_learn_from_is_refused(head: rather.RewardHead) -> None:
         rather.MendedReward(length, head, [Comparison((answer("a"), answer("b")), (answer("c"), answer("d")), 1.0)])
     with pytest.raises(DataError, match="has no preference"):
         rather.MendedReward(length, head, [Comparison((answer("a"),), (answer("c"),))])
+    for wrong in (2.0, float("nan")):
+        with pytest.raises(DataError, match="item 0 of comparisons has the preference"):
+            rather.MendedReward(length, head, [pair("a", "b c", wrong)])
+    with pytest.raises(DataError, match="too large"):
+        rather.MendedReward(lambda prompt, completion: 1e200 * len(completion), head, SHORTER)
     with pytest.raises(TrainingError, match="nothing to learn from"):
         rather.MendedReward(length, head, [])
     with pytest.raises(ConfigError, match="give a reward model, a function"):

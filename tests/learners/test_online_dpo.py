@@ -13,7 +13,7 @@ from test_online_reward import Likes
 
 import rather
 from rather.core import Comparison
-from rather.errors import ConfigError
+from rather.errors import CheckpointError, ConfigError
 from rather.learners.dpo_settings import LOSSES
 from rather.text.language_model import LanguageModel
 
@@ -260,5 +260,7 @@ def test_with_a_bound_it_goes_on_exactly(model: LanguageModel, tmp_path: Path) -
     whole = online(model, folder=tmp_path / "whole", **shape).train()
     online(model, folder=tmp_path / "parts", callbacks=[lambda step, values: step == 3], **shape).train()
     assert same(online(model, folder=tmp_path / "parts", **shape).train(), whole)
-    assert whole.kl > 0
+    assert 0 < whole.kl <= 0.02 * 1.001, "it ends within the bound"
+    with pytest.raises(CheckpointError, match="kl_bound"):
+        online(model, folder=tmp_path / "parts", **{**shape, "kl_bound": None, "steps": 7}).train()
     assert same(online(model, **{**shape, "kl_bound": 1e9}).train(), online(model, **{**shape, "kl_bound": None}).train())

@@ -103,6 +103,15 @@ def test_a_killed_mending_goes_on_exactly(settings: list[str], tmp_path: Path) -
     assert (ours / "model" / "adapter_model.safetensors").read_bytes() == (theirs / "model" / "adapter_model.safetensors").read_bytes()
 
 
+def test_a_round_that_has_stopped_is_not_mended(settings: list[str]) -> None:
+    stopped = [*settings, "hack.then=stop"]
+    go(stopped).sample(0)
+    go(stopped).label()
+    go(stopped).train(0)
+    with pytest.raises(ConfigError, match="round 0 has ended at its alarm, with the policy of step 4, and has not gone back"):
+        go(settings).sample(1)
+
+
 def test_without_an_alarm_nothing_is_mended(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "Watch", Watch)
     run = go(settings, "train.steps=2")
@@ -119,6 +128,7 @@ def test_without_an_alarm_nothing_is_mended(settings: list[str], monkeypatch: py
         ("train.reward=verify", 'train.reward is "verify"; take "back", and rather.MendedReward in Python'),
         ("control.env=Pendulum-v1", 'for control take "back"'),
         ("reward.kind=lora", "hack.pessimism goes by how much members differ; set reward.members to 3"),
+        ("sample.contrast=['x ', 'y ']", "leave sample.contrast out"),
         ("hack.gold=", "set hack.gold, or hack.checks, without which nobody knows where it was best"),
         ("train.learner=dpo", "has no reward that can be hacked"),
     ],

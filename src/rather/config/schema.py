@@ -3,6 +3,7 @@
 The settings of learners stand beside the learners.
 """
 
+import json
 import math
 from datetime import date
 from pathlib import Path
@@ -160,7 +161,10 @@ class Learning(Section):
         description="Reward of ppo and grpo: verify.checks, a model learned from the labels, judge.checkpoint's, or the environment.",
     )
     pessimism: Annotated[float, MattersTo("ppo", "grpo")] = Field(
-        default=0.0, description="Standard deviations of its members (head: of its posterior) that are taken off a learned reward.", ge=0
+        default=0.0,
+        description="Standard deviations of its members (head: of its posterior) that are taken off a learned reward.",
+        ge=0,
+        allow_inf_nan=False,
     )
 
 
@@ -202,6 +206,10 @@ class Control(Section):
         }
         for name in reserved.keys() & self.kwargs.keys():
             raise ValueError(f"kwargs cannot set {name}: {reserved[name]}")
+        try:
+            json.dumps(self.kwargs, allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise ValueError(f"kwargs cannot be kept: {e}; take numbers, words, truth values, lists and tables") from None
         if (self.kwargs or self.wrappers) and not self.env:
             raise ValueError("kwargs and wrappers are of control.env, which is empty; set it, or leave them out")
         return self
@@ -319,9 +327,14 @@ class Hack(Section):
         default=0, description="Text without gold: at an alarm, ask so many comparisons at most with the best checkpoint; 0: none.", ge=0
     )
     kl: float = Field(
-        default=0.05, description="mend: weight of the KL in the round after an alarm, unless grpo.kl or ppo.kl is higher.", ge=0
+        default=0.05,
+        description="mend: weight of the KL in the round after an alarm, unless grpo.kl or ppo.kl is higher.",
+        ge=0,
+        allow_inf_nan=False,
     )
-    pessimism: float = Field(default=1.0, description="mend: train.pessimism in the round after an alarm, unless that is higher.", ge=0)
+    pessimism: float = Field(
+        default=1.0, description="mend: train.pessimism in the round after an alarm, unless that is higher.", ge=0, allow_inf_nan=False
+    )
 
     @property
     def compares(self) -> bool:

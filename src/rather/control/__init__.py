@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from rather.control.reward_model import RewardModel, compare
     from rather.control.reward_wrappers import RewardWrapper, VectorRewardWrapper
     from rather.control.rollout import fragments
+    from rather.control.wrappers import FixedHorizon
 
-__all__ = ["PPO", "MeanReturn", "RewardModel", "RewardWrapper", "VectorRewardWrapper", "compare", "fragments", "rollouts"]
+__all__ = ["PPO", "FixedHorizon", "MeanReturn", "RewardModel", "RewardWrapper", "VectorRewardWrapper", "compare", "fragments", "rollouts"]
 
-HOMES = {"PPO": "agent", "MeanReturn": "agent", "rollouts": "agent", "RewardModel": "reward_model", "compare": "reward_model",
-         "RewardWrapper": "reward_wrappers", "VectorRewardWrapper": "reward_wrappers", "fragments": "rollout"}  # fmt: skip
+HOMES = {
+    "PPO": "agent", "MeanReturn": "agent", "rollouts": "agent", "RewardModel": "reward_model", "compare": "reward_model",
+    "RewardWrapper": "reward_wrappers", "VectorRewardWrapper": "reward_wrappers", "FixedHorizon": "wrappers", "fragments": "rollout",
+}  # fmt: skip
 
 gymnasium.register("rather/CheckpointCar-v0", "rather.control.car:CheckpointCar")
 gymnasium.register("rather/GridWorld-v0", "rather.control.grid:GridWorld")

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -111,7 +112,8 @@ def _made(of: Maker) -> gymnasium.Env:
 
 def _registered(name: str, horizon: int | None, kwargs: Mapping[str, object]) -> gymnasium.Env:
     _import(name)
-    options: dict[str, Any] = {"disable_env_checker": True, **({} if horizon is None else {"max_episode_steps": horizon}), **kwargs}
+    options: dict[str, Any] = {"disable_env_checker": True, **({} if horizon is None else {"max_episode_steps": horizon})}
+    options |= deepcopy(dict(kwargs))  # an environment may change what it is given
     if options.get("render_mode") == "rgb_array":
         _check_drawn(name)
     return gymnasium.make(name.rpartition(":")[2], **options)
@@ -276,7 +278,8 @@ class Eye:
         self.space, self.plain = space, isinstance(space, Box) and len(space.shape) == 1
 
     def __call__(self, observation: object) -> np.ndarray:
-        return np.asarray(observation if self.plain else flatten(self.space, observation), np.float32)
+        found = np.asarray(observation if self.plain else flatten(self.space, observation), np.float32)
+        return found.copy() if found is observation else found  # some environments show the same array again
 
 
 def allowed(space: Space, action: ArrayLike) -> int | np.ndarray:

@@ -8,7 +8,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import iterate
 
 from rather.control.environments import Eye
 from rather.control.reward_model import RewardModel
@@ -28,7 +30,7 @@ class StepReward:
             raise ConfigError("reward is None; give a RewardModel, an nn.Module, or a function of (observation, action, next_observation)")
         if isinstance(reward, RewardModel) and not reward.fitted:
             raise TrainingError("the reward model has not been fitted, and would reward everything by 0; call fit(comparisons) first")
-        self.source, self.eye = reward_of(reward, env), Eye(env.observation_space)
+        self.source, self.eye, self.space = reward_of(reward, env), Eye(env.observation_space), env.action_space
 
     def __call__(self, before: np.ndarray, actions: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Rewards (N,) of steps from observations (N, I) by actions (N,) or (N, A) to observations (N, I)."""
@@ -37,7 +39,7 @@ class StepReward:
         zeros = torch.zeros(count, 1)
         batch = Batch(
             observations=torch.from_numpy(np.stack([before, after], 1)),
-            actions=torch.from_numpy(np.asarray(actions)[:, None]),
+            actions=torch.from_numpy(self._allowed(actions)[:, None]),
             mask=torch.ones(count, 1),
             logprobs=zeros,
             rewards=zeros,
@@ -48,6 +50,19 @@ class StepReward:
         if not np.isfinite(rewards).all():
             raise DataError(f"the learned reward of a step is {rewards[~np.isfinite(rewards)][0]}; look at the model's training")
         return rewards
+
+    def _allowed(self, actions: np.ndarray) -> np.ndarray:
+        """Actions (N,) or (N, A) that the space can hold, in its shape."""
+        try:
+            found = actions.reshape(len(actions), *(self.space.shape or ()))
+        except ValueError:
+            raise DataError(f"actions of shape {actions.shape[1:]} are none of {self.space}") from None
+        choices = isinstance(self.space, Discrete)
+        if choices and not ((found >= self.space.start) & (found < self.space.start + self.space.n)).all():
+            raise DataError(f"actions {found.tolist()} are not all in {self.space}")
+        if isinstance(self.space, Box) and not np.isfinite(found).all():
+            raise DataError(f"actions {found.tolist()} are not all finite")
+        return found
 
 
 class RewardWrapper(gymnasium.Wrapper):
@@ -65,6 +80,8 @@ class RewardWrapper(gymnasium.Wrapper):
     """
 
     def __init__(self, env: gymnasium.Env, reward: Reward) -> None:
+        if not isinstance(env, gymnasium.Env):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"env is {env!r:.80}; give one gymnasium.Env, and a vector environment to VectorRewardWrapper")
         super().__init__(env)
         self.reward_fn = StepReward(reward, env)
         self.before: np.ndarray | None = None
@@ -72,7 +89,7 @@ class RewardWrapper(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self.before = self.reward_fn.eye(observation).copy()  # some environments show the same array again
+        self.before = self.reward_fn.eye(observation)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -80,9 +97,9 @@ class RewardWrapper(gymnasium.Wrapper):
         if self.before is None:
             raise DataError("the environment was not reset before its first step")
         observation, own, terminated, truncated, info = self.env.step(action)
-        after = self.reward_fn.eye(observation).copy()
-        reward = float(self.reward_fn(self.before[None], np.asarray(action)[None], after[None])[0])
-        self.before = after
+        after = self.reward_fn.eye(observation)
+        before, self.before = self.before, after
+        reward = float(self.reward_fn(before[None], np.asarray(action)[None], after[None])[0])
         return observation, reward, terminated, truncated, info | {OWN: float(own)}
 
 
@@ -98,6 +115,8 @@ class VectorRewardWrapper(VectorWrapper):
     """
 
     def __init__(self, env: VectorEnv, reward: Reward) -> None:
+        if not isinstance(env, VectorEnv):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"env is {env!r:.80}; give a gymnasium.vector.VectorEnv, and a single environment to RewardWrapper")
         super().__init__(env)
         self.reward_fn = StepReward(reward, _One(env))
         self.mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
@@ -105,9 +124,9 @@ class VectorRewardWrapper(VectorWrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start episodes; with a `reset_mask` in `options` those that it says."""
+        mask = np.array((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))  # which gymnasium takes out of the options
         observations, infos = self.env.reset(seed=seed, options=options)
-        self.before, mask = self._flat(observations), (options or {}).get("reset_mask")
-        self.ended = np.zeros(self.num_envs, bool) if mask is None else self.ended & ~np.asarray(mask)
+        self.before, self.ended = self._flat(observations), self.ended & ~mask
         return observations, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -121,17 +140,14 @@ class VectorRewardWrapper(VectorWrapper):
             after = shown.copy()
             for i in np.flatnonzero(ended):
                 after[i] = self.reward_fn.eye(infos["final_obs"][i])
-        rewards = self.reward_fn(self.before, np.asarray(actions), after)
+        before, self.before = self.before, shown
+        rewards = self.reward_fn(before, np.asarray(actions), after)
         if self.mode is AutoresetMode.NEXT_STEP:
             rewards, self.ended = np.where(self.ended, 0.0, rewards), ended
-        self.before = shown
         return observations, rewards, terminated, truncated, infos | {OWN: np.asarray(own, np.float64)}
 
     def _flat(self, observations: Any) -> np.ndarray:
-        if isinstance(observations, dict):
-            rows = [{key: part[i] for key, part in observations.items()} for i in range(self.num_envs)]
-            return np.stack([self.reward_fn.eye(row) for row in rows])
-        return np.stack([self.reward_fn.eye(row) for row in observations])
+        return np.stack([self.reward_fn.eye(row) for row in iterate(self.env.observation_space, observations)])
 
 
 class _One:

@@ -83,7 +83,7 @@ def reward_of(reward: Reward | None, env: gymnasium.Env) -> RewardModel | Contro
         if (reward.inputs, reward.actions) != (size, env.action_space):
             raise ConfigError(
                 f"reward is a model of {reward.inputs} numbers and actions {reward.actions}, but the environment has {size} and"
-                f" {env.action_space}; make it for the same environment and horizon"
+                f" {env.action_space}; make it for the same environment and horizon (rather.control.FixedHorizon gives an environment one)"
             )
         return reward
     if isinstance(reward, nn.Module):

@@ -67,6 +67,8 @@ def check_comparisons(comparisons: Sequence[Comparison], alone: bool = False) ->
             raise DataError(f"item {i} of comparisons has one side only; leave it out, or learn from it by KTO")
         if c.preference is None:
             raise DataError(f"item {i} of comparisons has no preference; leave it out")
+        if not 0 <= c.preference <= 1:
+            raise DataError(f"item {i} of comparisons has the preference {c.preference}; give P(a better), from 0 to 1")
     return list(comparisons)
 
 

@@ -17,7 +17,8 @@ from rather.learners.inputs import RewardFns, check_comparisons, reward_function
 from rather.text.head.model import RewardHead
 from rather.verify.checker import Scorer
 
-WORDS = 8
+WORDS, LARGEST = 8, 1e100
+"""How many words are features, and which rewards are too large to compute with."""
 
 
 class MendedReward:
@@ -68,8 +69,8 @@ class MendedReward:
         some = [c for c, *_ in judged]
         sides = [t for c in some for t in (c.a[0], c.b[0])]
         values = np.array([r for _, *both in judged for r in both], np.float64)
-        if not np.isfinite(values).all():
-            raise DataError("rewards of compared answers are not finite; leave those comparisons out, or mend the reward")
+        if not np.abs(values).max() < LARGEST:
+            raise DataError("rewards of compared answers are not finite, or too large; leave those comparisons out, or scale the reward")
         self.words = _words(sides, values)
         flat = self._extra(sides, values)
         features, extra = self.head.sides(some), flat.reshape(len(some), 2, -1)

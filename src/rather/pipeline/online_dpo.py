@@ -48,7 +48,7 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
     With `kl_bound` the policy is held within about so many nats a token of the reference. The KL is estimated on each step's answers (k3),
     and averaged with that of the steps before, which count half. A policy that is further is taken back along the straight line to where
     it began, to the square root of bound over KL of the way, since the KL grows with the square of the way (interpolation of weights, Rame
-    et al. 2024, "WARP"). After the last step it is not measured again.
+    et al. 2024, "WARP"). After the last step new answers are drawn, and it is held to their KL alone.
 
     There are as many steps as `labels` take. With more `steps` it goes on when they are used up, without asking. Comparisons are in the
     checkpoints, so that a stopped training goes on exactly. The given `policy` stays as it is; of it, reference, adapter and `loss` see
@@ -87,7 +87,7 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
                 raise ConfigError(f"OnlineDPO has no argument {name!r}; {instead}")
         if answers < 2 or updates < 1:
             raise ConfigError(f"OnlineDPO: answers is {answers} and updates {updates}; give at least 2 answers and 1 update")
-        if kl_bound is not None and not kl_bound > 0:
+        if kl_bound is not None and not (isinstance(kl_bound, int | float) and kl_bound > 0):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"OnlineDPO: kl_bound is {kl_bound}; give nats a token above 0, or None")
         if kl_bound is not None and reference is not None and reference is not policy:
             raise ConfigError("OnlineDPO: kl_bound takes the policy back to where it began; leave out the reference, or the bound")
@@ -98,7 +98,7 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
         model, frozen, self.learned = acting(policy, reference, adapter, seed, None, sampling)
         assert isinstance(frozen, LanguageModel)
         self.reference, self.sampling, self.sampler = frozen, sampling, model.sampler(sampling)
-        about = {"answers": answers, "updates": updates} | ({} if kl_bound is None else {"kl_bound": kl_bound})
+        about = {"answers": answers, "updates": updates, "kl_bound": kl_bound}
         settings = {"dpo": own, "sample": sampling, "online": about, "data": {"prompts": digest([t.prompt for t in self.prompts])}}
         super().__init__(model, how.steps or math.ceil(labels / how.batch_size), how, seed, settings, callbacks, folder)
         shared = {name: value for name, value in options.items() if name not in Sampling.model_fields}
@@ -138,9 +138,7 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
         """Sample, ask, and take the optimizer steps that follow; none while there is no comparison."""
         held = dict[str, float]()
         if self.questions.left or self.kl_bound is not None:
-            chosen = self.order.at(self.done * self.how.batch_size, self.how.batch_size)
-            asked = [self.prompts[i] for i in chosen for _ in range(self.answers)]
-            answers = self.sampler.sample(asked, self.seed * 1_000_003 + self.done)
+            answers = self._draw()
             if self.kl_bound is not None:
                 held = self._hold(answers, self.kl_bound)
             head = self.questions.head
@@ -152,7 +150,15 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
             return self.questions.metrics() | held
         learner = self._following()
         first, *others = [learner.step() for _ in range(self.updates)]
+        if self.kl_bound is not None and self.done == self.steps:
+            held |= {"taken_back": self._hold(self._draw(), self.kl_bound, alone=True)["taken_back"]}
         return first | self.questions.metrics() | held | {"tokens": first["tokens"] + sum(other["tokens"] for other in others)}
+
+    def _draw(self) -> list[Trajectory]:
+        """Answers to the prompts of the step that comes next."""
+        chosen = self.order.at(self.done * self.how.batch_size, self.how.batch_size)
+        asked = [self.prompts[i] for i in chosen for _ in range(self.answers)]
+        return self.sampler.sample(asked, self.seed * 1_000_003 + self.done)
 
     def state_dict(self) -> dict[str, Any]:
         """What was asked and answered, DPO's state, and the number of steps."""
@@ -167,8 +173,8 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
             self._following().load_state_dict(state["dpo"])
 
     @torch.no_grad()
-    def _hold(self, answers: Sequence[Trajectory], bound: float) -> dict[str, float]:
-        """Take the policy back as far as the bound demands, by its KL from the reference on these answers of it."""
+    def _hold(self, answers: Sequence[Trajectory], bound: float, alone: bool = False) -> dict[str, float]:
+        """Take the policy back as far as the bound demands, by the KL on these answers of it, `alone` or with those of the steps before."""
         batch = self.model.collate(answers)
 
         def each(part: Batch) -> tuple[Tensor]:
@@ -176,7 +182,7 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
 
         (sums,) = in_parts(batch, self.how.micro_batch_tokens, each)
         now = float(sums.double().sum() / batch.mask.sum())
-        self.kl = (self.kl + now) / 2 if self.done else now
+        self.kl = (self.kl + now) / 2 if self.done and not alone else now
         share = min(1.0, math.sqrt(bound / self.kl)) if self.kl > 0 else 1.0
         if share < 1:
             self.kl *= share**2

@@ -113,6 +113,7 @@ def ready(run: State, number: int) -> None:
     """
     guidelines.read(run.config.judge.guidelines)
     ready_to_learn(run)
+    run.check_mends(number)
     for name in learners(run.config):
         for found in checkpoint.every(run.checkpoints(number, name))[-1:]:
             checkpoint.check_same(found, run.lineage(name, Answered([]), 0, run.settings(number)))
@@ -162,6 +163,8 @@ def check_mended(config: Config) -> None:
     if config.train.reward != "labels":
         what = f'hack.then is "mend", which trains the reward on more labels, and train.reward is "{config.train.reward}"'
         raise ConfigError(f'{what}; take "back", and rather.MendedReward in Python')
+    if any(config.sample.contrast or ()):
+        raise ConfigError('hack.then is "mend", whose rounds draw one answer of each policy; leave sample.contrast out')
     if config.loop.rounds < 2:
         raise ConfigError('hack.then is "mend", and it is the next round that mends; set loop.rounds to 2 or more')
     if config.hack.pessimism and r.kind == "lora" and r.members < 2:

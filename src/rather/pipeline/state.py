@@ -259,6 +259,17 @@ class State:
         """Whether round `number` mends the reward, since an alarm has ended the one before."""
         return number > 0 and self.config.hack.then == "mend" and self._alarm(number - 1) is not None
 
+    def check_mends(self, number: int) -> None:
+        """Make sure that round `number` can mend.
+
+        Raises:
+            ConfigError: the round before has stopped at its alarm, and not gone back.
+        """
+        alarm = self._alarm(number - 1) if self.mends(number) else None
+        if alarm is not None and (step := checkpoint.read(self.last(number - 1))["step"]) > alarm.best:
+            what = f"round {number - 1} has ended at its alarm, with the policy of step {step}, and has not gone back"
+            raise ConfigError(f'hack.then is "mend", but {what}; take that as it is with hack.then = "stop", or train with --fresh')
+
     def hacked(self, number: int) -> Path | None:
         """The last policy of round `number` before its alarm, where that is to be mended and the training has gone back."""
         return max(self.checkpoints(number).glob(f"{ASIDE}*"), default=None) if self.mends(number + 1) else None
