@@ -39,7 +39,7 @@ class StepReward:
         zeros = torch.zeros(count, 1)
         batch = Batch(
             observations=torch.from_numpy(np.stack([before, after], 1)),
-            actions=torch.from_numpy(self._allowed(actions)[:, None]),
+            actions=torch.from_numpy(actions[:, None]),
             mask=torch.ones(count, 1),
             logprobs=zeros,
             rewards=zeros,
@@ -51,8 +51,12 @@ class StepReward:
             raise DataError(f"the learned reward of a step is {rewards[~np.isfinite(rewards)][0]}; look at the model's training")
         return rewards
 
-    def _allowed(self, actions: np.ndarray) -> np.ndarray:
-        """Actions (N,) or (N, A) that the space can hold, in its shape."""
+    def allowed(self, actions: np.ndarray) -> np.ndarray:
+        """Actions (N,) or (N, A) in the shape of the space.
+
+        Raises:
+            DataError: they are none that the space can hold.
+        """
         try:
             found = actions.reshape(len(actions), *(self.space.shape or ()))
         except ValueError:
@@ -96,10 +100,11 @@ class RewardWrapper(gymnasium.Wrapper):
         """Act, for the learned reward."""
         if self.before is None:
             raise DataError("the environment was not reset before its first step")
+        actions = self.reward_fn.allowed(np.asarray(action)[None])
         observation, own, terminated, truncated, info = self.env.step(action)
         after = self.reward_fn.eye(observation)
         before, self.before = self.before, after
-        reward = float(self.reward_fn(before[None], np.asarray(action)[None], after[None])[0])
+        reward = float(self.reward_fn(before[None], actions, after[None])[0])
         return observation, reward, terminated, truncated, info | {OWN: float(own)}
 
 
@@ -133,6 +138,7 @@ class VectorRewardWrapper(VectorWrapper):
         """Act in all environments, for the learned reward."""
         if not len(self.before):
             raise DataError("the environments were not reset before their first step")
+        taken = self.reward_fn.allowed(np.asarray(actions))
         observations, own, terminated, truncated, infos = self.env.step(actions)
         after = shown = self._flat(observations)
         ended = np.logical_or(terminated, truncated)
@@ -141,7 +147,7 @@ class VectorRewardWrapper(VectorWrapper):
             for i in np.flatnonzero(ended):
                 after[i] = self.reward_fn.eye(infos["final_obs"][i])
         before, self.before = self.before, shown
-        rewards = self.reward_fn(before, np.asarray(actions), after)
+        rewards = self.reward_fn(before, taken, after)
         if self.mode is AutoresetMode.NEXT_STEP:
             rewards, self.ended = np.where(self.ended, 0.0, rewards), ended
         return observations, rewards, terminated, truncated, infos | {OWN: np.asarray(own, np.float64)}
