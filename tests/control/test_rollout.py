@@ -119,7 +119,7 @@ def test_environments_that_cannot_be_learnt_are_refused() -> None:
     gymnasium.register("test/Words-v0", Odd)
     Odd.observation_space, kept = Text(5), Odd.observation_space
     with pytest.raises(ConfigError, match="observations of test/Words-v0 are Text"):
-        environment("test/Words-v0", disable_env_checker=True)
+        environment("test/Words-v0")
     Odd.observation_space = kept
 
 

@@ -77,7 +77,7 @@ class Trainee:
         if self.reward_fn is None:
             self.learner = domain.learner(name, Answered(PAIRS, [1, 2, 3], 3), 0, None)
         else:
-            self.learner = domain.improver(0, self.start, self.reward_fn, build.steps(config, name, len(PROMPTS)))
+            self.learner = domain.improver(0, self.start, self.reward_fn, build.steps(config, name, len(PROMPTS)), config)
         self.policy = self.learner.model.body if name == "reward" else self.learner.model
 
     def save(self, folder: Path, config: Config, step: int) -> Path:

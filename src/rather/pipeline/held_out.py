@@ -67,15 +67,15 @@ def compare(run: State, number: int) -> str | None:
     result = win_rate(answered, name)
     price = _cost(run, answered, name)
     values = {"win_rate": result.mean, "win_rate_low": result.low, "win_rate_high": result.high, "prompts": result.count}
-    said = f"win rate against {c.eval.against}: {result}"
+    against = c.eval.against
+    said = f"win rate against {against}: {result}"
     if build.verified(c):
         after, before = (_score(run, answered, who) for who in (name, f"{c.run.name}@start"))
         values |= {"score_policy": after.mean, "score_policy_low": after.low, "score_policy_high": after.high}
         values |= {"score_base": before.mean, "score_base_low": before.low, "score_base_high": before.high}
         said = f"held-out score: {after}; before: {before}"
-    run.metrics.replace(
-        f"eval-{number}", step, values | price.metrics(), checkpoint=digest, evaluation=purpose, judges=voters, against=c.eval.against
-    )
+    about = {"checkpoint": digest, "evaluation": purpose, "judges": voters} | ({"against": against} if c.eval.best_of > 1 else {})
+    run.metrics.replace(f"eval-{number}", step, values | price.metrics(), **about)
     return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])
 
 
