@@ -59,6 +59,12 @@ WRAPPERS = """
 
     def no_env(env):
         return 3
+
+    class Skips(gymnasium.Wrapper):
+        def step(self, action):
+            for _ in range(3):
+                self.env.step(action)
+            return self.env.step(action)
 """
 
 
@@ -259,6 +265,10 @@ def test_arguments_and_wrappers_of_a_named_environment(write) -> None:
     env = environment(name, wrappers=[f"{module}:Doubled", f"{module}:shifted"])
     env.reset(seed=0)
     assert env.step(0)[1] == 3.0, "the first one innermost"
+    skipping = environment("Pendulum-v1", 60, wrappers=[f"{module}:Skips"])
+    skipping.reset(seed=0)
+    ends = [skipping.step(np.zeros(1, np.float32))[3] for _ in range(60)]
+    assert ends == [False] * 59 + [True], "a horizon counts the steps that are seen"
     heavy, light = (environment("Pendulum-v1", kwargs={"g": g}) for g in (20.0, 1.0))
     first = [e.reset(seed=3)[0] for e in (heavy, light)]
     assert (first[0] == first[1]).all()

@@ -55,7 +55,7 @@ def environment(
     """
     name = title(of)
     try:
-        env = _registered(of, horizon, kwargs or {}) if isinstance(of, str) else _made(of)
+        env = _registered(of, horizon if not wrappers or horizon is None else -1, kwargs or {}) if isinstance(of, str) else _made(of)
         seen, done = env.observation_space, env.action_space
     except Error as e:
         near = difflib.get_close_matches(name.rpartition(":")[2], gymnasium.registry, 1)
@@ -110,9 +110,10 @@ def _made(of: Maker) -> gymnasium.Env:
     return env
 
 
-def _registered(name: str, horizon: int | None, kwargs: Mapping[str, object]) -> gymnasium.Env:
+def _registered(name: str, limit: int | None, kwargs: Mapping[str, object]) -> gymnasium.Env:
+    """The environment of that name, which ends after `limit` steps of its own; -1: without a limit, since wrappers may count otherwise."""
     _import(name)
-    options: dict[str, Any] = {"disable_env_checker": True, **({} if horizon is None else {"max_episode_steps": horizon})}
+    options: dict[str, Any] = {"disable_env_checker": True, **({} if limit is None else {"max_episode_steps": limit})}
     options |= deepcopy(dict(kwargs))  # an environment may change what it is given
     if options.get("render_mode") == "rgb_array":
         _check_drawn(name)
