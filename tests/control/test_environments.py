@@ -318,3 +318,14 @@ def test_an_environment_that_shows_the_same_array_again(write) -> None:
     (found,) = ControlSampler(ControlPolicy(inputs(env), env.action_space), lambda: env).sample([Task(name, "3")], 0)
     assert found.observations is not None
     assert found.observations[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_rewards_that_do_not_follow_the_seed_are_refused_on_resume(write) -> None:
+    name = write("return np.full(2, self.time, np.float32), 1.0", "return np.full(2, self.time, np.float32), np.random.random()")
+    policy = ControlPolicy(2, Discrete(2))
+    source = RolloutSegments(policy, lambda: environment(name), 2, 3, 0)
+    source.collect(0)
+    state = source.state_dict()
+    with pytest.raises(DataError, match="bring other rewards than before"):
+        RolloutSegments(policy, lambda: environment(name), 2, 3, 0).load_state_dict(state)
+    RolloutSegments(policy, lambda: environment(name), 2, 3, 0).load_state_dict({k: v for k, v in state.items() if k != "returns"})

@@ -97,6 +97,7 @@ class RolloutSegments:
             "attempts": list(self.episodes),
             "taken": [torch.from_numpy(np.array(t)) for t in self.taken],
             "now": torch.from_numpy(self.now),
+            "returns": torch.from_numpy(self.returns.copy()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -116,6 +117,8 @@ class RolloutSegments:
                 now = self.eye(observation)
             if not np.array_equal(now, state["now"][i].numpy()):
                 raise DataError(f"{env} cannot be resumed: the same seed and actions lead elsewhere than before")
+            if "returns" in state and self.returns[i] != float(state["returns"][i]):  # which older checkpoints do not have
+                raise DataError(f"{env} cannot be resumed: the same seed and actions bring other rewards than before")
             self.now[i] = now
 
     def _gold(self, info: dict[str, Any]) -> float:
