@@ -81,7 +81,7 @@ class Cure:
 
         learner = rather.GRPO(
             policy, [*TOPICS], reward, group_size=GROUP, batch_size=PROMPTS, steps=steps, lr=2e-3, schedule="constant", adapter="full", kl=kl,
-            seed=seed, max_tokens=LONGEST, gold=lambda t: self.gold(t.task.prompt, t.text), callbacks=[seen],
+            seed=seed, max_tokens=LONGEST, gold=lambda t: self.gold(str(t.task.prompt), t.text or ""), callbacks=[seen],
         )  # fmt: skip
         keep()
         learner.train()

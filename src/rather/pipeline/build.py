@@ -144,8 +144,9 @@ def sampler(config: Config, policy: AnyPolicy | BestOf, progress: Callable[[int]
     """Draws answers from `policy`."""
     s = config.sample
     how = engine.Sampling(s.max_tokens, s.temperature, s.top_p, s.top_k, s.min_p)
-    of = BestSampler if isinstance(policy, BestOf) else TextSampler
-    return of(policy, how, s.batch_size, progress)
+    if isinstance(policy, BestOf):
+        return BestSampler(policy, how, s.batch_size, progress)
+    return TextSampler(policy, how, s.batch_size, progress)
 
 
 def answers(config: Config, sampler: TextSampler, tasks: Sequence[Task], seed: int, count: int = 2) -> list[list[Trajectory]]:

@@ -102,10 +102,10 @@ class ControlDomain:
         """The base policy, with random weights."""
         return self._new_policy(f"{self.config.run.name}@start")
 
-    def opponent(self, run: Rounds, number: int) -> ControlPolicy:
-        """The base policy."""
+    def opponent(self, run: Rounds, number: int, progress: Callable[[int], None]) -> ControlSampler:
+        """The base policy acts."""
         del run, number
-        return self.base_policy
+        return self.sampler(self.base_policy, progress)
 
     def base_files(self) -> tuple[None, None]:
         """It comes from a seed, not from a file."""

@@ -51,8 +51,8 @@ class Domain(Protocol):
         """The policy that a run starts from, which stays what it is."""
         ...
 
-    def opponent(self, run: Rounds, number: int) -> Policy:
-        """What the policy of round `number` is compared with: the base policy, or the best of several of its answers by the reward.
+    def opponent(self, run: Rounds, number: int, progress: Callable[[int], None]) -> Sampler:
+        """What the policy of round `number` is compared with acts: the base policy, or the best of several of its answers by the reward.
 
         Raises:
             ConfigError: there is no reward to choose by.

@@ -44,11 +44,11 @@ def compare(run: State, number: int) -> str | None:
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
     name = f"{c.run.name}@{number}-{step}-{digest}"
     if missing:
-        opponent = run.domain.opponent(run, number)
         drawn = list[list[Trajectory]]()
         with progress(run.console, "answering held-out prompts", 2 * len(missing)) as advance:
-            for policy, seed in ((run.policy(number + 1), "eval"), (opponent, "eval-start")):
-                sampler = run.domain.sampler(policy, advance)
+            opponent = run.domain.opponent(run, number, advance)
+            ours = run.domain.sampler(run.policy(number + 1), advance)
+            for sampler, seed in ((ours, "eval"), (opponent, "eval-start")):
                 drawn.append(sampler.sample([t for t, _ in missing], build.seed(c, seed, number)))
         named = [replace(t, policy=name) for t in drawn[0]]
         starts = [replace(t, policy=f"{c.run.name}@start") for t in drawn[1]]

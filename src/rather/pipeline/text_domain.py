@@ -130,17 +130,18 @@ class TextDomain:
         with self.console.status(f"loading {self.config.model.path}"):
             return build.base_policy(self.config)
 
-    def opponent(self, run: Rounds, number: int) -> AnyPolicy | BestOf:
-        """The base model, or with eval.best_of the best of several of its answers by the reward of round `number`."""
+    def opponent(self, run: Rounds, number: int, progress: Callable[[int], None]) -> TextSampler:
+        """The base model answers, or with eval.best_of it gives the best of several answers by the reward of round `number`."""
         if (n := self.config.eval.best_of) == 1:
-            return self.base_policy
+            return self.sampler(self.base_policy, progress)
         if self.config.train.reward == "model":
-            return BestOf(self.base_policy, self.reward_model(Path(self.config.judge.checkpoint)), n)
+            best = BestOf(self.base_policy, self.reward_model(Path(self.config.judge.checkpoint)), n)
+            return build.sampler(self.config, best, progress)
         before = self._reward_before(run, number + 1)
         if before is None:
             why = 'chooses by a reward, and there is none; set reward.kind = "head", which learns it from labels'
             raise ConfigError(f"eval.best_of = {n} {why}")
-        return BestOf(self.base_policy, before.model, n)
+        return build.sampler(self.config, BestOf(self.base_policy, before.model, n), progress)
 
     def base_files(self) -> tuple[Path | None, Path | None]:
         """Where the model is, and its adapter."""
@@ -176,7 +177,7 @@ class TextDomain:
 
     def sampler(self, policy: Policy, progress: Callable[[int], None]) -> TextSampler:
         """Draws answers."""
-        assert isinstance(policy, AnyPolicy | BestOf)
+        assert isinstance(policy, AnyPolicy)
         return build.sampler(self.config, policy, progress)
 
     # What is asked
