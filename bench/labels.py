@@ -83,7 +83,7 @@ def theirs(env: str, seed: int, comparisons: int) -> dict[str, float]:
     learner.train(total_timesteps=50_000, total_comparisons=comparisons)
     seconds = time.perf_counter() - start
     mean, _ = evaluate_policy(agent.policy, make_vec_env(env, rng=np.random.default_rng(seed + 1000), n_envs=1), 50, deterministic=True)
-    return {"return": float(mean), "steps": 50_000.0, "seconds": seconds}
+    return {"return": float(mean), "steps": 50_000.0, "seconds": seconds}  # pyright: ignore[reportArgumentType]
 
 
 def row(side: str, found: list[dict[str, float]]) -> str:

@@ -82,7 +82,7 @@ def theirs(name: str, seed: int) -> tuple[float, list[float]]:
     returns, _ = evaluate_policy(
         model, make_vec_env(name, n_envs=1, seed=10_000 + seed), 20, deterministic=True, return_episode_rewards=True
     )
-    return seconds / model.num_timesteps, list(map(float, returns))
+    return seconds / model.num_timesteps, list(map(float, returns))  # pyright: ignore[reportArgumentType]
 
 
 def middle(values: list[float]) -> float:
