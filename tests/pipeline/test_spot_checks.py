@@ -42,7 +42,7 @@ def test_by_chance_it_is_wrong_in_one_of_twenty_at_most_and_it_finds_what_is_the
     assert np.median([v.comparisons for v in found]) < 20
 
 
-def test_what_was_dismissed_is_looked_at_anew() -> None:
+def test_answers_after_a_dismissed_alarm_are_compared_with_those_then() -> None:
     def points(level: Any) -> list[Point]:
         return [Point(i, Measure(0.1 * i, 0.1, 1.0), None, signs={"alike": level(i), "same_word": 0.1}) for i in range(1, 60)]
 
