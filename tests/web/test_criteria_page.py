@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import SOON_MS, enter, press, tap
+from browser import enter, press, tap, until_it_takes_keys
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from process import until
 from questions import of_four, question
@@ -90,13 +90,13 @@ def test_a_click_goes_back_to_a_step_and_on_to_the_first_that_is_open(context: B
     ask(store, 2)
     page = enter(context, serve(criteria=("a", "b", "c")), store, "ann")
     for _ in range(3):
-        page.wait_for_timeout(SOON_MS)
+        until_it_takes_keys(page)
         page.get_by_role("button", name="left is better").click()
     asks(page, "overall")
     page.locator("#chips button").nth(1).click()
     asks(page, "b")
     assert chips(page)[1] == "b: left", "until it is said anew"
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.get_by_role("button", name="right is better").click()
     asks(page, "overall")
     assert chips(page) == ["a: left", "b: right", "c: left", "overall"]
@@ -145,11 +145,11 @@ def test_undo_goes_one_step_back_and_then_takes_the_last_question_back_whole(con
 def test_a_double_press_answers_one_step(context: BrowserContext, store: Store, serve: Serve) -> None:
     ask(store, 2)
     page = enter(context, serve(criteria=ASKED), store, "ann")
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press("1")
     page.keyboard.press("1")
     asks(page, "honest")
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.get_by_role("button", name="left is better").dblclick()
     asks(page, "overall")
     before = number(page)
@@ -265,7 +265,7 @@ def test_the_row_fits_on_a_phone(phone: BrowserContext, store: Store, serve: Ser
         assert chip["height"] >= 32
         for button in page.locator("nav > button:visible").all():
             assert (button.bounding_box() or {"height": 0})["height"] >= 40
-        page.wait_for_timeout(SOON_MS)
+        until_it_takes_keys(page)
         page.get_by_role("button", name="upper is better").tap()
     asks(page, "overall")
     assert chips(page)[0] == f"{criteria[0]}: upper"
@@ -274,13 +274,13 @@ def test_the_row_fits_on_a_phone(phone: BrowserContext, store: Store, serve: Ser
     asks(page, criteria[-1])
     page.locator("#chips button").nth(0).tap()
     asks(page, criteria[0])
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.get_by_role("button", name="lower is better").tap()
     asks(page, criteria[-1])
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.locator("[data-choice=tie]").tap()
     before = number(page)
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.locator("[data-choice=tie]").tap()
     until(lambda: len(said(store)) == 1)
     assert number(page) != before

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from browser import SOON_MS, enter, prefer_good, prefer_good_till_the_end, press
+from browser import enter, prefer_good, prefer_good_till_the_end, press, until_it_takes_keys
 from playwright.sync_api import BrowserContext, Page, expect
 from process import until
 from questions import of_four, question
@@ -47,7 +47,7 @@ def test_what_two_tabs_of_one_person_answer_offline_is_kept_of_both(context: Bro
     context.set_offline(True)
     answered = set()
     for page in (one, two, one):
-        page.wait_for_timeout(SOON_MS)
+        until_it_takes_keys(page)
         if page.locator("#question").is_visible():
             answered.add(page.locator("#question").get_attribute("data-number"))
             page.keyboard.press(key_of_good(page))
@@ -96,10 +96,10 @@ def test_a_browser_that_keeps_nothing_says_so_and_loses_nothing(context: Browser
         page.evaluate(FILL)
     page.wait_for_function("() => ahead !== null")
     context.set_offline(True)
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press(key_of_good(page))
     expect(page.locator("#kept")).to_contain_text("1 kept here until the server has them. This browser has no room to keep answers")
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press(key_of_good(page))
     expect(page.locator("#kept")).to_contain_text("2 kept here")
     context.set_offline(False)
@@ -133,12 +133,12 @@ def test_a_second_press_so_soon_does_nothing(context: BrowserContext, store: Sto
     page = enter(context, serve(), store, "ann")
     page.wait_for_function("() => ahead !== null")
     for count, at_once in ((1, KEYS), (2, CLICKS), (3, KEYS + CLICKS)):
-        page.wait_for_timeout(SOON_MS)
+        until_it_takes_keys(page)
         page.evaluate(f"() => {{ {at_once} }}")
         expect(page.locator("#why")).to_be_hidden()
         until(lambda count=count: len(store.history("r")) == count)
         page.wait_for_function("() => current !== null")
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     assert len(store.history("r")) == 3
 
 
@@ -148,7 +148,7 @@ def test_answers_that_wait_go_out_under_a_new_link(context: BrowserContext, stor
     page = enter(context, url, store, "ann")
     page.wait_for_function("() => ahead !== null")
     context.set_offline(True)
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press(key_of_good(page))
     expect(page.locator("#kept")).to_contain_text("1 kept here")
     token = invite(store, "ann")

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import SOON_MS, enter, press, tap
+from browser import enter, press, tap, until_it_takes_keys
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from process import until
 from questions import of_four, question
@@ -68,7 +68,7 @@ def test_own_answers_are_listed_changed_and_withdrawn(chromium: Browser, context
     assert number(page) == first
     expect(page.locator("#return")).to_be_focused()
     clean(page)
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press(good(page, better=False))
     expect(page.locator("#earlier")).to_be_hidden()
     assert number(page) == waits, "the current question is back"
@@ -79,7 +79,7 @@ def test_own_answers_are_listed_changed_and_withdrawn(chromium: Browser, context
     rows.nth(0).click()
     expect(page.locator("#earlier")).to_be_visible()
     assert number(page) == first, "the newest counts, and comes first"
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.get_by_role("button", name="withdraw").click()
     expect(page.locator("#earlier")).to_be_hidden()
     assert number(page) == waits
@@ -161,7 +161,7 @@ def test_a_change_made_offline_waits_in_the_outbox_as_any_answer(context: Browse
     page.locator("#own-list button").click()
     expect(page.locator("#earlier")).to_be_visible()
     context.set_offline(True)
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press(good(page))
     expect(page.locator("#kept")).to_contain_text("1 kept here")
     expect(page.locator("#progress")).to_have_text("1 of your 4 answered")  # a change is no answer more
@@ -181,12 +181,12 @@ def test_an_answer_to_four_sides_is_told_by_its_place(context: BrowserContext, s
     press(page, "3")
     press(page, "b")
     sent(page)
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press("l")
     expect(page.locator("#own-list .said")).to_have_text(["both bad", "3 is best"])
     page.locator("#own-list button").nth(1).click()
     expect(page.locator(".side")).to_have_count(4)
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.get_by_role("button", name="1 is best").click()
     until(lambda: len(store.history("r")) == 3)
     expect(page.locator("#message")).to_contain_text("nothing to compare")
@@ -248,7 +248,7 @@ def test_a_comment_is_never_sent_with_another_question(context: BrowserContext, 
     before = number(page)
     expect(page.locator("#comment")).to_have_value("")
     page.keyboard.type("ence b1=2")
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.type("b1=2s")
     expect(page.locator("#comment")).to_have_value("")
     assert number(page) == before, "what is typed on is neither a comment nor an answer"
@@ -345,7 +345,7 @@ def test_where_nothing_can_be_kept_guidelines_come_until_there_is_an_answer(cont
 def test_a_key_lists_all_keys(context: BrowserContext, store: Store, serve: Serve) -> None:
     ask(store, 2)
     page = enter(context, serve(), store, "ann")
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press("?")
     dialog = page.get_by_role("dialog", name="Keys")
     expect(dialog).to_be_visible()
@@ -475,7 +475,7 @@ def test_on_a_phone_everything_is_behind_two_buttons(
     expect(page.locator("#comment")).to_be_focused()
     page.keyboard.type("short")
     clean(page)
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.get_by_role("button", name="tie").tap()
     until(lambda: [x.reason for x in store.labels("r")] == ["", "short"])
     expect(page.locator("#remark-row")).to_be_hidden()

@@ -8,7 +8,7 @@ from typing import Literal
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import SOON_MS, enter, prefer_good, prefer_good_till_the_end, press, shown
+from browser import enter, prefer_good, prefer_good_till_the_end, press, shown, until_it_takes_keys
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from process import until
 from questions import of_four, question
@@ -58,7 +58,7 @@ def test_a_slight_preference_and_a_reason_for_skipping(context: BrowserContext, 
     press(page, "Shift+1")
     for keys in (["3"], ["Tab"] * 3 + list("dull") + ["Enter"], ["Enter"]):
         expect(page.locator("#question")).to_be_visible()
-        page.wait_for_timeout(SOON_MS)
+        until_it_takes_keys(page)
         page.keyboard.press("s")
         expect(page.locator("#why")).to_be_visible()
         before = page.locator("#question").get_attribute("data-number")
@@ -98,7 +98,7 @@ def test_answers_survive_a_lost_connection_and_a_reload(context: BrowserContext,
     page.wait_for_function("() => ahead !== null")
     context.set_offline(True)
     press(page, "1")
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press("2")
     expect(page.locator("#kept")).to_contain_text("2 kept here")
     time.sleep(1.5)
@@ -154,7 +154,7 @@ def test_it_fits_a_phone(chromium: Browser, store: Store, serve: Serve, tmp_path
     phone = chromium.new_context(viewport={"width": 360, "height": 740}, has_touch=True)
     page = enter(phone, serve(), store, "ann")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360, "nothing to scroll sideways"
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.get_by_role("button", name="tie").tap()
     until(lambda: len(store.labels("r")) == 1)
     phone.close()
@@ -271,7 +271,7 @@ def test_axe_finds_nothing(chromium: Browser, demo_page: tuple[Store, str], sche
     page.goto(f"{url}/join#{invite(store, 'ann')}")
     expect(page.locator("#question")).to_be_visible()
     clean("words")
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press("s")
     expect(page.locator("#why")).to_be_visible()
     clean("the dialog")
@@ -308,7 +308,7 @@ def test_one_of_four_is_picked_by_key_or_button(context: BrowserContext, store: 
     press(page, "=")
     expect(page.locator(".side")).to_have_count(4)
     first = page.locator("#side-1").inner_text().split()[0]
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.get_by_role("button", name="1 is best").click()
     until(lambda: len(store.labels("r")) == 3)
     label = next(x for x in store.labels("r") if x.comparison == 3)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import SOON_MS, enter, press
+from browser import enter, press, until_it_takes_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -513,7 +513,7 @@ def test_a_clip_that_fails_says_so_and_the_question_can_only_be_skipped(
     expect(page.locator("canvas[data-ready]:visible")).to_have_count(2)
     expect(page.locator("#clips")).to_have_text("")
     expect(page.get_by_role("button", name="try again")).to_be_hidden()
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press("=")
     until(lambda: [x.preference for x in store.labels("r")] == [0.5])
     assert len(store.history("r")) == 1
@@ -523,7 +523,7 @@ def test_a_question_whose_clip_fails_can_be_skipped(context: BrowserContext, sto
     drives(store, sheet(), b"RIFF no picture")
     page = enter(context, serve(), store, "ann")
     expect(page.get_by_role("button", name="try again")).to_be_visible()
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page, clips=False)
     page.keyboard.press("s")
     page.keyboard.press("3")
     until(lambda: [(x.preference, x.reason) for x in store.labels("r")] == [(None, "broken")])
@@ -543,7 +543,7 @@ def test_choices_wait_until_all_clips_are_there(context: BrowserContext, store: 
     for route in held:
         route.continue_()
     expect(page.get_by_role("button", name="tie")).to_be_enabled()
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press("=")
     until(lambda: len(store.history("r")) == 1)
 
@@ -558,7 +558,7 @@ def test_the_time_an_answer_took_begins_when_all_clips_are_there(context: Browse
     for route in late:
         route.continue_()
     expect(page.get_by_role("button", name="tie")).to_be_enabled()
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press("=")
     until(lambda: len(store.labels("r")) == 1)
     (label,) = store.labels("r")
@@ -574,7 +574,7 @@ def test_a_clip_that_comes_when_its_question_is_gone_changes_nothing(context: Br
     store.set_asking("r", Asking(repeats=0, random=0))
     page = enter(context, url, store, "ann")
     expect(page.locator("canvas[data-ready]")).to_have_count(1)
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page, clips=False)
     page.keyboard.press("s")
     page.keyboard.press("3")
     expect(page.locator("#side-1")).to_contain_text("2")
@@ -635,7 +635,7 @@ def test_rare_answers_unfold_on_a_phone(phone: BrowserContext, store: Store, ser
     expect(slight).to_be_hidden()
     page.get_by_role("button", name="more").tap()
     expect(page.get_by_role("button", name="both bad")).to_be_visible()
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     slight.tap()
     until(lambda: len(store.labels("r")) == 1)
     assert store.labels("r")[0].preference in (0.25, 0.75)
@@ -668,7 +668,7 @@ def test_the_bar_stays_small_with_many_sides(phone: BrowserContext, store: Store
     expect(page.locator("nav button[data-place]:visible")).to_have_count(count)
     assert box(page, "nav")["height"] <= 740 / 5
     assert all((b.bounding_box() or {"height": 0})["height"] >= 40 for b in page.locator("nav button:visible").all())
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.get_by_role("button", name="3 is best").tap()
     until(lambda: len(store.labels("r")) == 1)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from browser import SOON_MS, enter, shown
+from browser import enter, shown, until_it_takes_keys
 from clients import OPEN, answer_to, client_of, given
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from process import Server, listens, until
@@ -70,7 +70,7 @@ def good_or_poor(store: Store, count: int) -> list[int]:
 def prefer_good(page: Page) -> None:
     """Answer what is there, if anything is."""
     if page.locator("#question").is_visible():
-        page.wait_for_timeout(SOON_MS)
+        until_it_takes_keys(page)
         page.keyboard.press("1" if "good" in page.locator("#side-1").inner_text() else "2")
 
 
@@ -119,13 +119,13 @@ def test_a_session_of_one_server_is_one_of_the_other_and_undo_reaches_across(con
     expect(other.locator("#question")).to_be_visible()
     first = shown(page)
     assert shown(other) == first, "it is before her, wherever she is"
-    page.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(page)
     page.keyboard.press("=")
     until(lambda: len(store.labels("r")) == 1)
     other.reload()
     expect(other.locator("#progress")).to_have_text(re.compile("^1 of your 6"))
     expect(other.locator("#question")).to_be_visible()
-    other.wait_for_timeout(SOON_MS)
+    until_it_takes_keys(other)
     other.keyboard.press("u")
     until(lambda: store.labels("r") == [])
     expect(other.locator("#side-1")).to_contain_text(first.split(" | ")[0])
