@@ -11,7 +11,7 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 from rather import __version__
-from rather.cli import interrupt, model, page, run, store, use
+from rather.cli import control, interrupt, model, page, run, store, use
 from rather.cli.options import Settings, complete_file, complete_first, console, open_run
 from rather.data import examples
 from rather.errors import ConfigError
@@ -61,7 +61,7 @@ A run is one TOML file. The usual way through it:
 Any setting can be changed on the command line: [cyan]rather loop run.toml train.lr=1e-4 run.seed=3[/cyan]""",
 )
 
-for group in (run, model, use, page, store):
+for group in (run, model, use, control, page, store):
     app.add_typer(group.commands)
 
 

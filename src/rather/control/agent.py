@@ -18,6 +18,7 @@ from torch import nn
 from rather.control import build
 from rather.control.collect import RolloutSegments
 from rather.control.environments import Eye, Maker, allowed, check_env, environment, title
+from rather.control.export import export
 from rather.control.rewards import Reward, reward_of
 from rather.control.rollout import ControlSampler
 from rather.control.saved import read_about, restore_module, save_about, save_module
@@ -174,6 +175,14 @@ class PPO:
         self.policy.save(folder)
         save_module(self.critic, folder / "critic.safetensors")
         save_about(folder / "agent.json", self.env, seed=self.seed, settings=self.settings.model_dump())
+
+    def export(self, file: str | Path) -> None:
+        """Write the deterministic policy for other programs: `.onnx`, or `.npz` for NumPy; see `rather.control.export`.
+
+        Raises:
+            ConfigError: the file's name ends otherwise, a package is missing, or a network of your own is to be written for NumPy.
+        """
+        export(self.policy, self._space, Path(file))
 
     @classmethod
     def load(

@@ -47,23 +47,28 @@ def replay(trajectory: Trajectory, make: Callable[[], gymnasium.Env], every: int
     """
     env = make()
     try:
-        return _frames(trajectory, env, every)
+        return np.stack([*frames(trajectory, env, every)])
     finally:
         env.close()
 
 
-def _frames(trajectory: Trajectory, env: gymnasium.Env, every: int) -> np.ndarray:
+def frames(trajectory: Trajectory, env: gymnasium.Env, every: int = 1) -> Iterator[np.ndarray]:
+    """The frames (H, W, 3) of an episode or fragment in an environment with `render_mode="rgb_array"`, one every so many steps.
+
+    Raises:
+        DataError: the environment shows something else than the record says, or draws no pictures.
+    """
     if env.render_mode != "rgb_array":
         raise DataError(f"{trajectory.task.source} draws no pictures; make it with render_mode='rgb_array'")
-    frames = []
+    first = None
     for step in again(trajectory, env):
         if step % every == 0:
             frame = np.asarray(env.render())
-            if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or (frames and frame.shape != frames[0].shape):
+            first = frame if first is None else first
+            if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.shape != first.shape:
                 what = f"an array of shape {frame.shape} and {frame.dtype}" if frame.ndim else repr(frame.item())
                 raise DataError(f"{trajectory.task.source} drew {what}; pictures must be (height, width, 3) bytes, all of one size")
-            frames.append(frame)
-    return np.stack(frames)
+            yield frame
 
 
 def film(trajectory: Trajectory, make: Callable[[], gymnasium.Env], width: int = 320, per_second: int = 15) -> tuple[bytes, dict[str, int]]:
@@ -76,15 +81,15 @@ def film(trajectory: Trajectory, make: Callable[[], gymnasium.Env], width: int =
     try:
         speed = int(env.metadata.get("render_fps") or 30)
         every = max(1, round(speed / per_second))
-        frames = _frames(trajectory, env, every)
+        seen = np.stack([*frames(trajectory, env, every)])
     finally:
         env.close()
-    height = max(1, round(frames.shape[1] * min(1, width / frames.shape[2])))
-    if frames.shape[2] > width:
-        frames = np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in frames])
-    columns = min(10, len(frames))
-    facts = {"frames": len(frames), "columns": columns, "width": frames.shape[2], "height": height}
-    return sheet(frames, columns), facts | {"milliseconds": round(1000 * every / speed)}
+    height = max(1, round(seen.shape[1] * min(1, width / seen.shape[2])))
+    if seen.shape[2] > width:
+        seen = np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in seen])
+    columns = min(10, len(seen))
+    facts = {"frames": len(seen), "columns": columns, "width": seen.shape[2], "height": height}
+    return sheet(seen, columns), facts | {"milliseconds": round(1000 * every / speed)}
 
 
 def sheet(frames: np.ndarray, columns: int = 10, quality: int = 70) -> bytes:

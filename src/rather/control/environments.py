@@ -115,8 +115,8 @@ def _registered(name: str, limit: int | None, kwargs: Mapping[str, object]) -> g
     _import(name)
     options: dict[str, Any] = {"disable_env_checker": True, **({} if limit is None else {"max_episode_steps": limit})}
     options |= deepcopy(dict(kwargs))  # an environment may change what it is given
-    if options.get("render_mode") == "rgb_array":
-        _check_drawn(name)
+    if mode := options.get("render_mode"):
+        _check_drawn(name, mode)
     return gymnasium.make(name.rpartition(":")[2], **options)
 
 
@@ -153,12 +153,13 @@ def _import(name: str) -> None:
         raise ConfigError(f"the environment {name!r} cannot be made: importing {module} raised {_named(e)}") from e
 
 
-def _check_drawn(name: str) -> None:
+def _check_drawn(name: str, mode: str) -> None:
     creator: Any = gymnasium.spec(name.rpartition(":")[2]).entry_point
     creator = load_env_creator(creator) if isinstance(creator, str) else creator
     modes = (getattr(creator, "metadata", None) or {}).get("render_modes")
-    if isinstance(creator, type) and "rgb_array" not in (modes or []):
-        raise ConfigError(f"{name} cannot be drawn: its render modes are {list(modes or [])}, and clips need 'rgb_array'")
+    if isinstance(creator, type) and mode not in (modes or []):
+        what = "a window needs" if mode == "human" else "clips need"
+        raise ConfigError(f"{name} cannot be drawn: its render modes are {list(modes or [])}, and {what} {mode!r}")
 
 
 def _check(space: Space, what: str) -> None:

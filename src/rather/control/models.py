@@ -159,7 +159,7 @@ class ControlPolicy(nn.Module):
             self.log_std = nn.Parameter(torch.zeros(outputs))
         else:
             raise ConfigError(f"a policy chooses from a Discrete space or a Box of one dimension, not {actions}")
-        self.name, self.noises = "policy@0", 1 if self.log_std is None else outputs
+        self.name, self.noises, self.inputs = "policy@0", 1 if self.log_std is None else outputs, inputs
         self.normalizer = Normalizer(inputs) if normalize else None
         self.outputs = outputs
         self.net = Perceptron(inputs, hidden, outputs, 0.01, generator) if network is None else network

@@ -1,4 +1,4 @@
-"""Clips, drawn in a process of their own: for the labelling page while the run goes on, and for the page of `rather hack`.
+"""Clips, drawn in a process of their own: for the labelling page while the run goes on, for the page of `rather hack` and `rather play`.
 
 `python -m rather.control.studio` reads one line of JSON with the settings of `Studio` from its input. A renderer may take its whole process
 with it, so that it works in another process yet, and what became of that is kept beside the clip that it was drawing.
@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any
 
+from rather.control import video
 from rather.control.clips import animation, film, replay
-from rather.control.environments import environment
+from rather.control.environments import Env, environment
 from rather.core import Trajectory
 from rather.errors import DataError, RatherError
 from rather.store import Store
@@ -43,14 +45,24 @@ class Studio:
 
     def film(self, trajectory: Trajectory) -> tuple[bytes, dict[str, int]]:
         """See `clips.film`."""
-        return film(trajectory, self._make)
+        return film(trajectory, self.make)
 
     def animate(self, trajectory: Trajectory) -> bytes:
         """Every other frame of an episode or fragment as an endless WebP animation."""
-        return animation(replay(trajectory, self._make, every=2))
+        return animation(replay(trajectory, self.make, every=2))
 
-    def _make(self) -> Any:
-        kwargs = self.kwargs | {"render_mode": "rgb_array"}
+    def video(self, trajectories: Sequence[Trajectory], file: Path) -> int:
+        """See `video.write`."""
+        return video.write(trajectories, self.make, file)
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the environment can show itself in a window."""
+        return "human" in (self.make("").metadata.get("render_modes") or ())
+
+    def make(self, render: str = "rgb_array") -> Env:
+        """The environment, in a render mode; "": undrawn."""
+        kwargs = self.kwargs | ({"render_mode": render} if render else {})
         return environment(self.env, self.horizon or None, pixels=self.pixels, wrappers=self.wrappers, kwargs=kwargs)
 
 
@@ -113,16 +125,24 @@ class Painter:
         """
         return self._draw("animate", trajectory)
 
-    def _draw(self, how: str, trajectory: Trajectory) -> Any:
+    def video(self, trajectories: Sequence[Trajectory], file: Path) -> int:
+        """What `Studio.video` says.
+
+        Raises:
+            DataError: see `film`.
+        """
+        return self._draw("video", trajectories, file, patience_s=HUNG_S * len(trajectories))
+
+    def _draw(self, how: str, *of: object, patience_s: float = HUNG_S) -> Any:
         if self.process is None or self.pipe is None:
             context = multiprocessing.get_context("spawn")
             self.pipe, theirs = context.Pipe()
             self.process = context.Process(target=_paint, args=(theirs, self.studio), daemon=True)
             self.process.start()
             theirs.close()
-        self.pipe.send((how, trajectory))
+        self.pipe.send((how, of))
         try:
-            found = self.pipe.recv() if self.pipe.poll(HUNG_S) else None
+            found = self.pipe.recv() if self.pipe.poll(patience_s) else None
         except EOFError:
             self.process.join()
             died = self.process.exitcode or 0
@@ -131,7 +151,7 @@ class Painter:
             raise DataError(f"the process that draws {self.studio.env} died {end}; {remedy()}") from None
         if found is None:
             self.close()
-            raise DataError(f"{self.studio.env} has not drawn a clip within {HUNG_S:g} s; {remedy()}")
+            raise DataError(f"{self.studio.env} has not drawn a clip within {patience_s:g} s; {remedy()}")
         if isinstance(found, str):
             raise DataError(found)
         return found
@@ -148,11 +168,11 @@ def _paint(pipe: Connection, studio: Studio) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     while True:
         try:
-            how, trajectory = pipe.recv()
+            how, of = pipe.recv()
         except EOFError:
             return
         try:
-            found = getattr(studio, how)(trajectory)
+            found = getattr(studio, how)(*of)
         except RatherError as e:
             found = str(e)
         except Exception as e:  # noqa: BLE001, a stranger's renderer may raise anything

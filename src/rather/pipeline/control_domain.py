@@ -55,10 +55,10 @@ class ControlDomain:
             raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')
         self.config, self.console = config, console
 
-    def make(self, gold: bool = False, pictures: bool = False) -> Env:
-        """The environment; `gold`: paying control.gold, if that is set, instead of its own reward."""
+    def make(self, gold: bool = False, render: str = "") -> Env:
+        """The environment; `gold`: paying control.gold, if that is set, instead of its own reward; `render`: its render mode."""
         c = self.config.control
-        kwargs = c.kwargs | ({"render_mode": "rgb_array"} if pictures else {})
+        kwargs = c.kwargs | ({"render_mode": render} if render else {})
         return environment(c.env, c.horizon or None, c.gold if gold else "", c.pixels, c.wrappers, kwargs)
 
     @cached_property
@@ -157,7 +157,7 @@ class ControlDomain:
         if wanted <= 0:
             return
         if c.judge.kind == "people":
-            self.make(pictures=True).close()  # what cannot be drawn at all is refused now
+            self.make(render="rgb_array").close()  # what cannot be drawn at all is refused now
         newest, first, what = number, 0, "query"
         if asked[number]:  # the round goes on: its newest policy acts, at seeds of its own
             newest, first, what = (
@@ -209,7 +209,8 @@ class ControlDomain:
                 found += self.episodes(run.policy(newest), list(itertools.islice(fresh, more)), gold=True)
         return pieces
 
-    def _studio(self, where: str) -> Studio:
+    def studio(self, where: str) -> Studio:
+        """What draws clips for the store `where`."""
         c = self.config
         own = c.control
         return Studio(where, c.run.name, own.env, own.horizon, own.pixels, own.wrappers, own.kwargs)
@@ -220,7 +221,7 @@ class ControlDomain:
         if self.drawing is None or self.drawing.poll() is not None:
             retry(store, name)
             if missing(store, name):
-                self.drawing = studio.begin(self._studio(store.where))
+                self.drawing = studio.begin(self.studio(store.where))
 
     def show(self, store: Store) -> None:
         """Have clips drawn, if people are to see them, and wait for the first one.
@@ -340,7 +341,7 @@ class ControlDomain:
     def episode(self, policy: Policy) -> tuple[Trajectory, bytes, str]:
         """A deterministic episode at a held-out seed, drawn in a process that may die."""
         (found,) = self.episodes(policy, self.tasks[1][:1], gold=False, deterministic=True)
-        painter = Painter(self._studio(str(self.config.store)))
+        painter = Painter(self.studio(str(self.config.store)))
         try:
             return found, painter.animate(found), ""
         except DataError as e:
@@ -356,7 +357,7 @@ class ControlDomain:
 
     def checks(self, store: Store) -> list[Check]:
         """The environment, the clips and the questions."""
-        return control_doctor.Looks(self.config, partial(self.make, gold=True), partial(self.make, pictures=True), store).checks
+        return control_doctor.Looks(self.config, partial(self.make, gold=True), partial(self.make, render="rgb_array"), store).checks
 
     def _check_ends(self) -> None:
         """Let the untrained policy act in an episode to its end, where nothing limits one.

