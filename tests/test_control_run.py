@@ -305,3 +305,18 @@ def test_pictures_as_observations_are_refused_with_their_size_unless_insisted_on
     assert "on 1 held-out seeds" in rather("loop", run, *own).stdout.replace("\n", " ")
     assert store.questions("small")[0].comparison.a[0].observations.shape == (11, 192)
     store.close()
+
+
+def test_with_restart_each_round_begins_with_an_untrained_policy(rather, run: Path, tmp_path: Path) -> None:
+    for name, restart in (("new", "true"), ("on", "false")):
+        rather("loop", run, f"run.name={name}", f"control.restart={restart}", "query.exploration=0.5", "eval.prompts=1")
+    first = {name: next(r for r in rows(tmp_path / f"runs/{name}") if r["phase"] == "train-ppo-1") for name in ("new", "on")}
+    assert first["new"]["kl"] == 0, "it is as it was at the start"
+    assert abs(first["on"]["kl"]) > 1e-3
+    store = Store(str(tmp_path / "runs/new/store.db"))
+    later = {
+        t.policy for q in store.questions("new", "train") if q.comparison.key.startswith("round-1") for s in q.comparison.sides for t in s
+    }
+    assert any(policy.startswith("new@0-6") for policy in later), "questions are about the policy that the round before has trained"
+    assert any("~" in policy for policy in later)
+    store.close()

@@ -40,10 +40,10 @@ TENSORS = {"normaliser": "normalizer", "log_deviation": "log_std"}
 
 LATER = {
     "model": {"weights": "auto"},
-    "query": {"answers": 2, "questions": 0},
+    "query": {"answers": 2, "questions": 0, "exploration": 0.0},
     "reward": {"kind": "lora", "layers": [], "start": "random"},
     "eval": {"best_of": 1},
-    "control": {"kwargs": {}, "wrappers": []},
+    "control": {"kwargs": {}, "wrappers": [], "restart": False},
 }
 """Settings that came later, with the values that say what earlier versions did."""
 

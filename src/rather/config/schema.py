@@ -193,6 +193,7 @@ class Control(Section):
     allow_uneven: bool = Field(default=False, description="Allow episodes of different lengths, which may show the better one.")
     envs: ForLearners[int] = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
     rollout_segment: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
+    restart: ForLearners[bool] = Field(default=False, description="Begin each round's training with an untrained policy.")
     hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
     normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
@@ -240,6 +241,9 @@ class Query(Section):
     random_share: Free[float] = Field(default=0.2, description="Share of questions drawn at random, whatever the strategy.", ge=0, le=1)
     episodes: Annotated[int, MattersTo("zeroth")] = Field(
         default=16, description="Episodes of the newest policy that fragments are taken from, each round.", ge=2
+    )
+    exploration: Free[float] = Field(
+        default=0.0, description="control: share of the episodes that variants of the policies act in, pushed one way.", ge=0, le=1
     )
 
 
@@ -327,10 +331,7 @@ class Hack(Section):
         default=0, description="Text without gold: at an alarm, ask so many comparisons at most with the best checkpoint; 0: none.", ge=0
     )
     kl: float = Field(
-        default=0.05,
-        description="mend: weight of the KL in the round after an alarm, unless grpo.kl or ppo.kl is higher.",
-        ge=0,
-        allow_inf_nan=False,
+        default=0.05, description="mend: weight of the KL in the round after an alarm, unless it is higher.", ge=0, allow_inf_nan=False
     )
     pessimism: float = Field(
         default=1.0, description="mend: train.pessimism in the round after an alarm, unless that is higher.", ge=0, allow_inf_nan=False

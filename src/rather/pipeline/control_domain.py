@@ -16,6 +16,7 @@ from rather.control import build as control
 from rather.control import studio
 from rather.control.collect import RolloutSegments
 from rather.control.environments import Env, environment
+from rather.control.exploration import variant
 from rather.control.models import ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, check_lengths, fragments, identity, rewards
 from rather.control.settings import PPOSettings, RewardSettings
@@ -190,7 +191,7 @@ class ControlDomain:
             for before in range(newest + 1):
                 tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.episodes + j) for j in range(q.episodes)]
                 share = q.episodes if before == newest else -(-q.episodes // newest)
-                found += self.episodes(run.policy(before), tasks[:share], gold=True)
+                found += self._explored(run.policy(before), tasks[:share])
         length = q.fragment or min(len(rewards(t)) for t in found)
         fresh = (t for i in itertools.count() if (t := self._task(2_000_000 + 50_000 * newest + i)).key not in used)
         pieces = list[Trajectory]()
@@ -206,8 +207,16 @@ class ControlDomain:
             said = f"{len(found)} episodes hold {len(pieces)} new distinct fragments of {length} steps, and {questions} questions need"
             self.console.print(f"{said} {2 * questions}: the policy acts in {more} episodes more.", highlight=False)
             with self.console.status("letting the policy act"):
-                found += self.episodes(run.policy(newest), list(itertools.islice(fresh, more)), gold=True)
+                found += self._explored(run.policy(newest), list(itertools.islice(fresh, more)))
         return pieces
+
+    def _explored(self, policy: Policy, tasks: list[Task]) -> list[Trajectory]:
+        """One episode of each task, a share of them, query.exploration, acted in by variants of the policy."""
+        assert isinstance(policy, ControlPolicy)
+        varied = round(self.config.query.exploration * len(tasks))
+        actions = self.make().action_space
+        found = self.episodes(policy, tasks[varied:], gold=True) if varied < len(tasks) else []
+        return [t for task in tasks[:varied] for t in self.episodes(variant(policy, actions, int(task.key)), [task], gold=True)] + found
 
     def studio(self, where: str) -> Studio:
         """What draws clips for the store `where`."""
@@ -302,7 +311,7 @@ class ControlDomain:
         if not c.train.steps:
             raise ConfigError("train.steps is 0; in control it says how many segments PPO learns from in a round, so set it")
         self._check_ends()
-        policy = policy if number else self._new_policy(f"{c.run.name}@0")
+        policy = policy if number and not c.control.restart else self._new_policy(f"{c.run.name}@{number}")
         assert isinstance(policy, ControlPolicy)
         assert reward_fn is None or isinstance(reward_fn, ControlReward)
         s, seed = self.settings, c.run.seed
