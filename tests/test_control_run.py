@@ -311,7 +311,7 @@ def test_with_restart_each_round_begins_with_an_untrained_policy(rather, run: Pa
     for name, restart in (("new", "true"), ("on", "false")):
         rather("loop", run, f"run.name={name}", f"control.restart={restart}", "query.exploration=0.5", "eval.prompts=1")
     first = {name: next(r for r in rows(tmp_path / f"runs/{name}") if r["phase"] == "train-ppo-1") for name in ("new", "on")}
-    assert first["new"]["kl"] == 0, "it is as it was at the start"
+    assert abs(first["new"]["kl"]) < 1e-5, "it is as it was at the start"
     assert abs(first["on"]["kl"]) > 1e-3
     store = Store(str(tmp_path / "runs/new/store.db"))
     later = {
