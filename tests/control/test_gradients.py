@@ -10,6 +10,7 @@ from gymnasium.spaces import Box, Discrete
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy
 from rather.core import Batch
+from rather.kernels import perceptrons
 from rather.learners.common import Means
 from rather.learners.ppo import PPO, Credited
 from rather.learners.ppo_settings import PPOSettings
@@ -41,7 +42,8 @@ def rows(space: Any, count: int) -> Credited:
     return Credited(batch, batch.observations, advantages, returns, values)
 
 
-@pytest.mark.parametrize("hidden", [(), (8, 6)])
+@pytest.mark.parametrize("by", ["c", "torch"])
+@pytest.mark.parametrize("hidden", [(), (8, 6), (64, 64), (130,)])
 @pytest.mark.parametrize("space", SPACES, ids=["choice", "gaussian"])
 @pytest.mark.parametrize(
     "settings",
@@ -53,8 +55,12 @@ def rows(space: Any, count: int) -> Credited:
     ],
     ids=["plain", "clipped", "dual", "wide"],
 )
-def test_it_is_what_autograd_finds(settings: PPOSettings, space: Any, hidden: tuple[int, ...]) -> None:
-    known, chosen = rows(space, 40), torch.randperm(40)[:25]
+def test_it_is_what_autograd_finds(
+    settings: PPOSettings, space: Any, hidden: tuple[int, ...], by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, chosen = rows(space, 200), torch.randperm(200)[:139]
+    if by == "torch":
+        monkeypatch.setattr(perceptrons, "library", lambda: None)
     policy, critic = pair(space, hidden)
     learner = PPO(policy, (), None, None, [*policy.parameters()], critic=critic, source=policy, steps=1, **settings.model_dump())
     means = Means()
@@ -63,6 +69,7 @@ def test_it_is_what_autograd_finds(settings: PPOSettings, space: Any, hidden: tu
     wanted = torch.cat([p.grad.flatten() for p in own])
 
     by_hand = ByHand(*pair(space, hidden))
+    assert (by_hand.compiled is None) == (by == "torch")
     by_hand.take(known)
     found, parts = by_hand.backward(chosen, settings)
     assert found == pytest.approx(float(loss), rel=1e-5)

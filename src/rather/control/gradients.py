@@ -1,9 +1,11 @@
 """PPO's objective for perceptrons, differentiated by hand: at such sizes autograd's bookkeeping costs several times the sums.
 
+Where there is a C compiler one loop in C does it (`kernels.perceptrons`), else PyTorch's products and NumPy.
 `losses.ppo_clip_loss`, `losses.value_loss` and `ControlPolicy.evaluate` say what is computed; the tests hold this file to them.
 Shape letters: N single steps, I inputs, A action dimensions or choices.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rather.control.models import ControlCritic, ControlPolicy, Perceptron, layers_backward, layers_forward
+from rather.kernels import perceptrons
 from rather.learners.ppo import Credited
 from rather.learners.ppo_settings import PPOSettings
 
@@ -30,6 +33,10 @@ class ByHand:
         for p in own:
             p.data = self.parameter.data[start : start + p.numel()].view_as(p)
             start += p.numel()
+        of_policy, of_critic = ([*(len(weight) for weight in layers[::2]), len(layers[-1])] for layers in self.layers)
+        there = perceptrons.library() is not None and max(len(of_policy), len(of_critic)) <= perceptrons.MOST + 1
+        gaussian = policy.log_std is not None
+        self.compiled = perceptrons.Gradient(self.parameter.data, of_policy, of_critic, gaussian) if there else None
 
     def take(self, rows: Credited) -> None:
         """Learn from these single steps from now on: what was sampled, and what it is credited with (`ppo.Credited`)."""
@@ -41,6 +48,8 @@ class ByHand:
         self.old, self.advantages, self.returns, self.values = (
             x[:, 0].numpy() for x in (batch.logprobs, rows.advantages, rows.returns, rows.values)
         )
+        if self.compiled is not None:
+            self.compiled.take(self.seen, self.actions, self.old, self.advantages, self.returns, self.values)
 
     @torch.no_grad()
     def backward(self, chosen: Tensor, s: PPOSettings) -> tuple[float, dict[str, float]]:
@@ -49,6 +58,17 @@ class ByHand:
         Returns:
             The loss, and what it is made of: policy_loss, value_loss, entropy, ratio, clipped.
         """
+        gradient, parts = self._by_torch(chosen, s) if self.compiled is None else self._by_c(chosen, s, self.compiled)
+        self.parameter.grad = gradient
+        names: list[str] = ["policy_loss", "value_loss", "entropy", "ratio", "clipped"]
+        found = dict(zip(names, map(float, parts), strict=True))
+        return found["policy_loss"] + s.value_weight * found["value_loss"] - s.entropy_weight * found["entropy"], found
+
+    def _by_c(self, chosen: Tensor, s: PPOSettings, compiled: perceptrons.Gradient) -> tuple[Tensor, np.ndarray]:
+        high, dual = s.clip if s.clip_high is None else s.clip_high, math.inf if s.dual_clip is None else s.dual_clip
+        return compiled(chosen, perceptrons.Objective(s.clip, high, dual, s.value_clip or math.inf, s.value_weight, s.entropy_weight))
+
+    def _by_torch(self, chosen: Tensor, s: PPOSettings) -> tuple[Tensor, list[Any]]:
         index, n = chosen.numpy(), len(chosen)
         seen = self.seen[chosen]
         policy_layers, critic_layers = map(list, self.layers)
@@ -73,13 +93,9 @@ class ByHand:
         found += layers_backward(torch.from_numpy(derivative * (s.value_weight / n))[:, None], kept, critic_layers)[0]
         if of_log_std is not None:
             found.append(torch.from_numpy(of_log_std))
-        self.parameter.grad = torch.cat([g.flatten() for g in found])
-
-        policy_loss, value_loss, mean_entropy = -surrogate.sum() / n, 0.5 * (error @ error) / n, entropy.sum() / n
-        loss = policy_loss + s.value_weight * value_loss - s.entropy_weight * mean_entropy
-        parts = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": mean_entropy, "ratio": ratio.sum() / n}
-        parts["clipped"] = np.count_nonzero((ratio - 1 > high) | (1 - ratio > s.clip)) / n
-        return float(loss), parts
+        clipped = np.count_nonzero((ratio - 1 > high) | (1 - ratio > s.clip))
+        parts = [-surrogate.sum() / n, 0.5 * (error @ error) / n, entropy.sum() / n, ratio.sum() / n, clipped / n]
+        return torch.cat([g.flatten() for g in found]), parts
 
     def _choice(self, logits: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
         """Log-probabilities (N,) and entropies (N,), and how derivatives by them become derivatives by the logits."""

@@ -50,7 +50,9 @@ def library(dtype: torch.dtype, width: int = 0, group: int = 0) -> ctypes.CDLL |
     """
     if dtype not in (torch.float32, torch.bfloat16):
         return None
-    found = compiled.library(["-DBFLOAT16"] * (dtype == torch.bfloat16) + [f"-DWIDTH={width}", f"-DGROUP={group}"] * bool(group))
+    found = compiled.library(
+        "kernels.c", ["-DBFLOAT16"] * (dtype == torch.bfloat16) + [f"-DWIDTH={width}", f"-DGROUP={group}"] * bool(group)
+    )
     for name in TAKES:
         if function := getattr(found, name, None):
             function.argtypes, function.restype = [KINDS[kind] for kind in TAKES[name]], None

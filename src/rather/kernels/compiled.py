@@ -1,4 +1,4 @@
-"""kernels.c, compiled once for each set of definitions, compiler and processor, and kept in the user's cache."""
+"""What is written in C, compiled once for each set of definitions, compiler and processor, and kept in the user's cache."""
 
 import ctypes
 import functools
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.c")
+FOLDER = Path(__file__).parent
 COMPILE = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 
 
@@ -21,8 +21,9 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rather"
 
 
-def library(definitions: Sequence[str]) -> ctypes.CDLL | None:
-    """kernels.c with these definitions, such as "-DBFLOAT16"; None without a compiler: the environment's CC, or cc."""
+def library(source: str, definitions: Sequence[str] = ()) -> ctypes.CDLL | None:
+    """`source`, such as "kernels.c", with definitions such as "-DBFLOAT16"; None without a compiler: the environment's CC, or cc."""
+    texts = [path.read_bytes() for path in [FOLDER / source, *sorted(FOLDER.glob("*.h"))]]
     compiler = shlex.split(os.environ.get("CC", "cc"))
     try:
         version = subprocess.run([*compiler, "--version"], check=True, capture_output=True).stdout
@@ -30,8 +31,8 @@ def library(definitions: Sequence[str]) -> ctypes.CDLL | None:
         return None
     with _folder() as folder:
         for threads in ("-fopenmp", "-fopenmp-simd"):  # Apple's compiler knows the second alone
-            command = [*compiler, *COMPILE, *definitions, threads, str(SOURCE), "-lm"]
-            of = hashlib.sha256(b"\0".join([version, _processor(), SOURCE.read_bytes(), shlex.join(command).encode()]))
+            command = [*compiler, *COMPILE, *definitions, threads, str(FOLDER / source), "-lm"]
+            of = hashlib.sha256(b"\0".join([version, _processor(), *texts, shlex.join(command).encode()]))
             if found := _built(command, folder / f"{of.hexdigest()[:32]}.so"):
                 return found
     return None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rather.core import Batch, Comparison, Model, Trajectory
 from rather.errors import ConfigError, TrainingError
+from rather.kernels import perceptrons
 from rather.learners.settings import Optimization
 from rather.scale import ranks
 
@@ -238,6 +239,8 @@ class Stepper:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=how.weight_decay, eps=eps, fused=True)
         self.rates = [group["lr"] for group in groups]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        own = self.parameters[0] if len(self.parameters) == 1 else None
+        self.vector = own if own is not None and ranks.count() == 1 and perceptrons.moves(own) else None
 
     def step(self, loss: Tensor | float) -> dict[str, float]:
         """Move by the gradients that have been gathered.
@@ -245,18 +248,38 @@ class Stepper:
         Raises:
             TrainingError: the loss or the gradient is not finite.
         """
-        norm, loss = ranks.clip_gradients(self.parameters, self.how.max_grad_norm), ranks.total(float(loss))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = f"loss {loss}, gradient norm {norm}"
-            raise TrainingError(f"step {self.steps + 1} is not finite ({what}); lower train.lr (now {self.how.lr:g})")
         factor = self.how.factor(self.steps, self.last)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        self.optimizer.step()
+        if self.vector is not None:
+            loss, norm = float(loss), self._move(self.vector) if math.isfinite(loss) else math.nan
+            self._check_finite(loss, norm)
+        else:
+            norm, loss = ranks.clip_gradients(self.parameters, self.how.max_grad_norm), ranks.total(float(loss))
+            self._check_finite(loss, norm)
+            self.optimizer.step()
         torch.autograd.graph.increment_version(self.parameters)  # which the fused optimizer leaves out
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         self.steps += 1
         return {"loss": loss, "grad_norm": norm, "lr": self.how.lr * factor}
+
+    def _move(self, vector: nn.Parameter) -> float:
+        """A step of the one vector that learns, in C; returns the norm of the gradient."""
+        assert vector.grad is not None
+        group, state = self.optimizer.param_groups[0], self.optimizer.state[vector]
+        if not state:
+            state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(vector), "exp_avg_sq": torch.zeros_like(vector)}
+        state["step"] += 1
+        moments = state["exp_avg"], state["exp_avg_sq"]
+        number = int(state["step"])
+        rates = group["lr"], group["betas"], group["eps"], group["weight_decay"]
+        return perceptrons.adamw(vector.data, vector.grad, moments, number, self.how.max_grad_norm, *rates)
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"loss {loss}, gradient norm {norm}"
+            raise TrainingError(f"step {self.steps + 1} is not finite ({what}); lower train.lr (now {self.how.lr:g})")
 
     def grow(self, parameter: nn.Parameter, count: int) -> None:
         """Let a parameter of one dimension have `count` more numbers, which begin at 0."""
