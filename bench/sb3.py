@@ -1,6 +1,6 @@
 """PPO for control beside Stable-Baselines3 2.9.2, at its zoo's settings: return at equal steps, and environment steps a CPU second.
 
-`python bench/sb3.py` runs both sides, seed by seed in turn, and writes bench/results/control.{json,md}; SB3 lives in .venv-bench.
+`python bench/sb3.py [TASK]...` runs both sides, seed by seed in turn, and writes bench/results/control.{json,md}. HalfCheetah needs mujoco.
 """
 
 import json
@@ -9,17 +9,37 @@ import platform
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
 import common
 
-PEER = ".venv-bench/bin/python"
 SEEDS = range(5)
+CARTPOLE = {
+    "env": "CartPole-v1",
+    "steps": 100_000,
+    "segment": 32,
+    "batch": 256,
+    "epochs": 20,
+    "gamma": 0.98,
+    "lam": 0.8,
+    "lr": 1e-3,
+    "fade": True,
+}
 TASKS = {
-    "CartPole-v1": {"steps": 100_000, "envs": 8, "segment": 32, "batch": 256, "epochs": 20, "gamma": 0.98, "lam": 0.8, "lr": 1e-3, "fade": True},
-    "Pendulum-v1": {"steps": 100_000, "envs": 4, "segment": 1024, "batch": 64, "epochs": 10, "gamma": 0.9, "lam": 0.95, "lr": 1e-3, "fade": False},
+    "CartPole-v1, 8 environments": CARTPOLE | {"envs": 8},
+    "CartPole-v1, 16 environments": CARTPOLE | {"envs": 16},
+    "Pendulum-v1, 4 environments": {
+        "env": "Pendulum-v1", "steps": 100_000, "envs": 4, "segment": 1024, "batch": 64, "epochs": 10, "gamma": 0.9, "lam": 0.95, "lr": 1e-3,
+        "sde": True,
+    },
+    "HalfCheetah-v5, 4 environments": {
+        "env": "HalfCheetah-v5", "steps": 100_000, "envs": 4, "segment": 512, "batch": 64, "epochs": 10, "gamma": 0.99, "lam": 0.95, "lr": 3e-4,
+        "normalize": True,
+    },
 }  # fmt: skip
+HEADLINES = dict(zip(TASKS, ("cartpole_8_envs_vs_sb3", "cartpole_16_envs_vs_sb3", "pendulum_vs_sb3", "halfcheetah_vs_sb3"), strict=True))
 
 
 def ours(name: str, seed: int) -> tuple[float, list[float]]:
@@ -36,9 +56,11 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     from rather.learners.ppo import PPO
 
     torch.set_num_threads(1)
-    t, env = TASKS[name], environment(name)
-    policy = ControlPolicy(inputs(env), env.action_space, normalize=False, seed=seed)
-    critic = ControlCritic(inputs(env), seed=seed)
+    t = TASKS[name]
+    name, fade = t["env"], t.get("fade", False)
+    env = environment(name)
+    policy = ControlPolicy(inputs(env), env.action_space, normalize=t.get("normalize", False), seed=seed)
+    critic = ControlCritic(inputs(env), normalizer=policy.normalizer, seed=seed)
     rows = t["envs"] * t["segment"]
     rounds = -(-t["steps"] // rows)
     source = RolloutSegments(policy, lambda: environment(name), t["envs"], t["segment"], seed)
@@ -46,7 +68,7 @@ def ours(name: str, seed: int) -> tuple[float, list[float]]:
     learner = PPO(
         policy, parameters=[by_hand.parameter], critic=critic, source=source, by_hand=by_hand, critic_lr=None, rollout_batch_size=rows,
         update_epochs=t["epochs"], gamma=t["gamma"], lam=t["lam"], value_clip=0.0, value_weight=1.0, kl=0.0, steps=rounds,
-        batch_size=t["batch"], lr=t["lr"], schedule="linear" if t["fade"] else "constant", max_grad_norm=0.5, eps=1e-5,
+        batch_size=t["batch"], lr=t["lr"], schedule="linear" if fade else "constant", max_grad_norm=0.5, eps=1e-5,
         micro_batch_tokens=rows, seed=seed,
     )  # fmt: skip
     start = time.process_time()
@@ -67,21 +89,28 @@ def theirs(name: str, seed: int) -> tuple[float, list[float]]:
     from stable_baselines3 import PPO  # pyright: ignore[reportMissingImports]
     from stable_baselines3.common.env_util import make_vec_env  # pyright: ignore[reportMissingImports]
     from stable_baselines3.common.evaluation import evaluate_policy  # pyright: ignore[reportMissingImports]
+    from stable_baselines3.common.vec_env import VecNormalize  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     t = TASKS[name]
-    lr, clip = (lambda left: left * t["lr"], lambda left: left * 0.2) if t["fade"] else (t["lr"], 0.2)
-    more = {} if t["fade"] else {"use_sde": True, "sde_sample_freq": 4}
+    lr, clip = (lambda left: left * t["lr"], lambda left: left * 0.2) if t.get("fade") else (t["lr"], 0.2)
+    more = {"use_sde": True, "sde_sample_freq": 4} if t.get("sde") else {}
+
+    def made(count: int, first: int) -> Any:
+        envs = make_vec_env(t["env"], n_envs=count, seed=first)
+        return VecNormalize(envs, norm_reward=False) if t.get("normalize") else envs
+
     model = PPO(
-        "MlpPolicy", make_vec_env(name, n_envs=t["envs"], seed=seed), seed=seed, device="cpu", n_steps=t["segment"], batch_size=t["batch"],
+        "MlpPolicy", made(t["envs"], seed), seed=seed, device="cpu", n_steps=t["segment"], batch_size=t["batch"],
         n_epochs=t["epochs"], gamma=t["gamma"], gae_lambda=t["lam"], learning_rate=lr, clip_range=clip, ent_coef=0.0, **more,
     )  # fmt: skip
     start = time.process_time()
     model.learn(t["steps"])
     seconds = time.process_time() - start
-    returns, _ = evaluate_policy(
-        model, make_vec_env(name, n_envs=1, seed=10_000 + seed), 20, deterministic=True, return_episode_rewards=True
-    )
+    acting, trained = made(1, 10_000 + seed), model.get_vec_normalize_env()
+    if trained is not None:
+        acting.obs_rms, acting.training = trained.obs_rms, False
+    returns, _ = evaluate_policy(model, acting, 20, deterministic=True, return_episode_rewards=True)
     return seconds / model.num_timesteps, list(map(float, returns))  # pyright: ignore[reportArgumentType]
 
 
@@ -104,23 +133,25 @@ def main() -> None:
     rows = []
     for name in sys.argv[1:] or TASKS:
         for seed in SEEDS:
-            for side, python in (("rather", sys.executable), ("sb3", PEER)):
-                done = subprocess.run(
-                    [python, __file__, "--one", side, name, str(seed)], env=environment, capture_output=True, text=True, check=True
-                )
+            for side in ("rather", "sb3"):
+                command = [sys.executable, __file__, "--one", side, name, str(seed)]
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                 rows.append({"task": name, "seed": seed, "side": side, **json.loads(done.stdout.splitlines()[-1])})
                 print(rows[-1]["task"], seed, side, f"{rows[-1]['steps_per_cpu_s']:.0f}", f"{np.mean(rows[-1]['returns']):.1f}", flush=True)
-    named = " ".join(["bench/sb3.py", *sys.argv[1:]])
+    named = "bench/sb3.py"
     about = common.about(named, f"{platform.processor() or platform.machine()}, one thread")
     lines = [
         "# PPO for control beside Stable-Baselines3 2.9.2", "", about + ".", "",
-        "Settings of rl-baselines3-zoo (clip range not faded on our side, no state-dependent exploration); returns of 20 episodes with the likeliest",
-        "actions after 100,000 steps: interquartile mean over seeds, its 95 % bootstrap interval, and the least and the most.", "",
+        "Settings of rl-baselines3-zoo, of HalfCheetah the defaults with scaled observations (on our side the clip range is not faded, and there is no",
+        "state-dependent exploration); returns of 20 episodes with the likeliest actions after 100,000 steps: interquartile",
+        "mean over seeds, its 95 % bootstrap interval, and the least and the most.", "",
         "| task | side | return | interval | least to most | steps a CPU second (median) | ratio (median, least to most) |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name in dict.fromkeys(r["task"] for r in rows):
         of = {side: [r for r in rows if (r["task"], r["side"]) == (name, side)] for side in ("rather", "sb3")}
         ratios = [a["steps_per_cpu_s"] / b["steps_per_cpu_s"] for a, b in zip(*of.values(), strict=True)]
+        spread = [round(min(ratios), 2), round(max(ratios), 2)]
+        common.headline(HEADLINES[name], round(float(np.median(ratios)), 2), spread, "x", named, platform.processor() or platform.machine())
         for side, found in of.items():
             means = [float(np.mean(r["returns"])) for r in found]
             low, high = interval(means)
