@@ -95,6 +95,13 @@ def test_a_policy_is_compared_with_the_best_of_several_answers_of_the_base(setti
     plain = go(settings, *shape)
     assert "the base model:" in (plain.evaluate() or "")
     assert plain.metrics.read("eval-0")[-1]["evaluation"] != alone
+    again = go(settings, *shape, "eval.best_of=4")
+    again.evaluate()
+    assert again.metrics.read("eval-0")[-1]["evaluation"] == alone
+    again.store.add_judge("ann", "person")
+    again.store.answer_all([Label(again.store.questions("run", "train")[0].id, "ann", 1.0)])
+    again.evaluate()
+    assert again.metrics.read("eval-0")[-1]["evaluation"] != alone, "another reward chooses"
 
 
 def test_a_run_takes_something_off_what_it_is_unsure_of(settings: list[str]) -> None:

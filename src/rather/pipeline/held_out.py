@@ -38,7 +38,7 @@ def compare(run: State, number: int) -> str | None:
         values, said = measured
         run.metrics.replace(f"eval-{number}", step, values | {"prompts": len(tasks)}, checkpoint=digest)
         return said
-    purpose = run.evaluation(f"eval-{number}-{step}", digest)
+    purpose = run.evaluation(f"eval-{number}-{step}", digest, chooses(run, number))
     have = run.store.keys(c.run.name, purpose)
     asked = [(t, i) for t in tasks for i in range(c.eval.answers)]
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
@@ -77,6 +77,19 @@ def compare(run: State, number: int) -> str | None:
     about = {"checkpoint": digest, "evaluation": purpose, "judges": voters} | ({"against": against} if c.eval.best_of > 1 else {})
     run.metrics.replace(f"eval-{number}", step, values | price.metrics(), **about)
     return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])
+
+
+def chooses(run: State, number: int) -> str:
+    """What stands for the reward that chooses the best of several answers of the base model after round `number`, if one does.
+
+    A head that is fitted on the spot is what it has learned from.
+    """
+    c, saved = run.config, checkpoint.every(run.checkpoints(number, "reward"))
+    if c.eval.best_of == 1:
+        return ""
+    if c.train.reward == "model":
+        return run.contents({"judge": {"checkpoint": c.judge.checkpoint}}).get("judge.checkpoint", "")
+    return checkpoint.digest(saved[-1]) if saved else str(run.labels(number + 1, "reward").labels)
 
 
 def check_opponent(run: State) -> None:
