@@ -99,7 +99,7 @@ def test_a_policy_is_compared_with_the_best_of_several_answers_of_the_base(setti
     again.evaluate()
     assert again.metrics.read("eval-0")[-1]["evaluation"] == alone
     again.store.add_judge("ann", "person")
-    again.store.answer_all([Label(again.store.questions("run", "train")[0].id, "ann", 1.0)])
+    again.store.answer_all([Label(q.id, "ann", 1.0) for q in again.store.questions("run", "train")])
     again.evaluate()
     assert again.metrics.read("eval-0")[-1]["evaluation"] != alone, "another reward chooses"
 
