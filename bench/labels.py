@@ -4,12 +4,15 @@
 `pip install imitation==1.0.1`) and is left out where that is missing. Seeds 5 to 9; settings were chosen on seeds 0 to 4.
 """
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,35 +99,47 @@ def row(side: str, found: list[dict[str, float]]) -> str:
     return f"| {NAMES[name]} | {comparisons} | {before} | {np.mean(returns):.1f} | {np.median(returns):.1f} | {each} | {steps:,.0f} | {seconds:.0f} |"
 
 
-def publish(name: str, about: str, found: dict[str, list[dict[str, float]]]) -> None:
-    """Write what has been found of a task."""
+def publish(name: str, about: str, settings: str, found: dict[str, list[dict[str, float]]]) -> None:
+    """Write what has been found of a task with these settings."""
     lines = [
         f"# Label efficiency: {name}", "", f"{about}.", "",
         f"Comparisons are answered by a simulated oracle that knows the true reward. Settings: `{TASKS[name]['config']}`, chosen on seeds 0 to 4; these",
         "are seeds 5 to 9. True return of 50 or more held-out episodes with deterministic actions; before: the mean before training.", "",
         "| side | comparisons | before | mean | median | each seed | environment steps | seconds a run |", "|---" * 8 + "|",
-        *(row(side, runs) for side, runs in found.items()),
+        *(row(side, runs) for side, runs in found.items() if runs),
     ]  # fmt: skip
-    common.publish(f"labels-{name}", {"about": about, "found": found}, lines)
+    common.publish(f"labels-{name}", {"about": about, "settings": settings, "found": found}, lines)
+
+
+def runs(name: str) -> Iterator[tuple[str, int, Callable[[], dict[str, float]]]]:
+    """What a task wants: the side, the seed, and the run."""
+    task = TASKS[name]
+    for seed in SEEDS:
+        yield "true reward", seed, partial(ours, task["config"], seed, *TRUE)
+        for count in task["comparisons"]:
+            yield f"rather {count}", seed, partial(ours, task["config"], seed, f"query.comparisons={count}")
+            if task["peer"] and PEER.exists():
+                yield f"imitation {count}", seed, partial(apart, task["peer"], seed, count)
+
+
+def apart(env: str, seed: int, comparisons: int) -> dict[str, float]:
+    """`theirs`, in its own environment."""
+    command = [PEER, __file__, "--peer", env, str(seed), str(comparisons)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def main() -> None:
-    """Run the tasks that are named, or all."""
+    """Run the tasks that are named, or all; runs that were finished with these settings are kept and not run again."""
     for name in sys.argv[1:] or TASKS:
-        task = TASKS[name]
-        found: dict[str, list[dict[str, float]]] = {"true reward": [ours(task["config"], seed, *TRUE) for seed in SEEDS]}
-        for count in task["comparisons"]:
-            found[f"rather {count}"] = [ours(task["config"], seed, f"query.comparisons={count}") for seed in SEEDS]
-            if task["peer"] and PEER.exists():
-                found[f"imitation {count}"] = [
-                    json.loads(
-                        subprocess.run(
-                            [PEER, __file__, "--peer", task["peer"], str(seed), str(count)], check=True, capture_output=True, text=True
-                        ).stdout.splitlines()[-1]
-                    )
-                    for seed in SEEDS
-                ]
-        publish(name, common.about(f"bench/labels.py {name}", "one thread a run"), found)
+        path, settings = Path(f"bench/results/labels-{name}.json"), hashlib.sha256(Path(TASKS[name]["config"]).read_bytes()).hexdigest()[:8]
+        data = json.loads(path.read_text()) if path.exists() else {}
+        found: dict[str, list[dict[str, float]]] = data["found"] if data.get("settings") == settings else {}
+        for side, seed, run in runs(name):
+            done = found.setdefault(side, [])
+            if len(done) == SEEDS.index(seed):
+                done.append(run())
+                print(name, side, seed, done[-1], file=sys.stderr, flush=True)
+                publish(name, common.about(f"bench/labels.py {name}", "one thread a run"), settings, found)
 
 
 if __name__ == "__main__":
