@@ -12,13 +12,25 @@ if TYPE_CHECKING:
     from rather.control.reward_model import RewardModel, compare
     from rather.control.reward_wrappers import RewardWrapper, VectorRewardWrapper
     from rather.control.rollout import fragments
-    from rather.control.wrappers import FixedHorizon
+    from rather.control.wrappers import CombinedActions, FixedHorizon
 
-__all__ = ["PPO", "FixedHorizon", "MeanReturn", "RewardModel", "RewardWrapper", "VectorRewardWrapper", "compare", "fragments", "rollouts"]
+__all__ = [
+    "PPO",
+    "CombinedActions",
+    "FixedHorizon",
+    "MeanReturn",
+    "RewardModel",
+    "RewardWrapper",
+    "VectorRewardWrapper",
+    "compare",
+    "fragments",
+    "rollouts",
+]
 
 HOMES = {
     "PPO": "agent", "MeanReturn": "agent", "rollouts": "agent", "RewardModel": "reward_model", "compare": "reward_model",
-    "RewardWrapper": "reward_wrappers", "VectorRewardWrapper": "reward_wrappers", "FixedHorizon": "wrappers", "fragments": "rollout",
+    "RewardWrapper": "reward_wrappers", "VectorRewardWrapper": "reward_wrappers", "CombinedActions": "wrappers", "FixedHorizon": "wrappers",
+    "fragments": "rollout",
 }  # fmt: skip
 
 gymnasium.register("rather/CheckpointCar-v0", "rather.control.car:CheckpointCar")

@@ -23,6 +23,7 @@ from rather.control.rewards import Reward, reward_of
 from rather.control.rollout import ControlSampler
 from rather.control.saved import read_about, restore_module, save_about, save_module
 from rather.control.settings import PPOOptions, PPOSettings
+from rather.control.wrappers import combined
 from rather.core import Task, Trajectory
 from rather.errors import ConfigError, DataError
 from rather.learners import checkpoint
@@ -93,6 +94,7 @@ class PPO:
         self.learner = build.ppo(self.policy, self.critic, source, self.settings, seed, self.reward)
         self.target = 0
         self._space, self._eye = one.action_space, Eye(one.observation_space)
+        self._combined = combined(one)
         self._chance = np.random.default_rng([seed, 1])
         if self.folder is not None and (found := checkpoint.every(self.folder)):
             checkpoint.check_same(found[-1], self._lineage())
@@ -153,6 +155,8 @@ class PPO:
         else:
             actions, _ = act(rows, self.policy.noise(self._chance, len(rows)))
         actions = [allowed(self._space, action) for action in actions]
+        if self._combined is not None:
+            actions = [self._combined.action(action) for action in actions]
         return np.stack(actions) if several else actions[0]
 
     def evaluate(self, episodes: int = 20, deterministic: bool = True, seed: int = 0) -> MeanReturn:

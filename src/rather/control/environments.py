@@ -15,10 +15,10 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import Error
-from gymnasium.spaces import Box, Dict, Discrete, Space, flatdim, flatten
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple, flatdim, flatten
 from numpy.typing import ArrayLike
 
-from rather.control.wrappers import FixedHorizon, GoldReward
+from rather.control.wrappers import CombinedActions, FixedHorizon, GoldReward
 from rather.errors import ConfigError, DataError, RatherError
 from rather.verify.functions import load_function
 
@@ -71,10 +71,14 @@ def environment(
         raise ConfigError(f"the environment {name!r} cannot be made: its constructor raised {_named(e)}{hint}") from e
     for wrapper in wrappers:
         env = _wrapped(env, wrapper)
+    if isinstance(env.action_space, MultiDiscrete | MultiBinary):
+        env = CombinedActions(env)
     seen, done = env.observation_space, env.action_space
     _check(seen, f"observations of {name}")
     if not (isinstance(done, Discrete) or (isinstance(done, Box) and len(done.shape) == 1)):
-        raise ConfigError(f"actions of {name} are {done}; a Discrete space or a Box of one dimension can be learned")
+        raise ConfigError(
+            f"actions of {name} are {done}; choices (Discrete, MultiDiscrete, MultiBinary) or a Box of one dimension can be learned"
+        )
     if not pixels:
         _check_size(seen, name)
     own = None if env.spec is None else env.spec.max_episode_steps
@@ -162,15 +166,22 @@ def _check_drawn(name: str, mode: str) -> None:
         raise ConfigError(f"{name} cannot be drawn: its render modes are {list(modes or [])}, and {what} {mode!r}")
 
 
+def _parts(space: Space) -> list[Space]:
+    """What a space is made of in the end."""
+    if not isinstance(space, Dict | Tuple):
+        return [space]
+    within = space.spaces.values() if isinstance(space, Dict) else space.spaces
+    return [part for each in within for part in _parts(each)]
+
+
 def _check(space: Space, what: str) -> None:
-    parts = list(space.spaces.values()) if isinstance(space, Dict) else [space]
-    if not all(isinstance(part, Box | Discrete) for part in parts):
-        raise ConfigError(f"{what} are {space}; a Box, a Discrete space or a Dict of them can be learned")
+    if not all(isinstance(part, Box | Discrete | MultiDiscrete | MultiBinary) for part in _parts(space)):
+        kinds = "a Box, a Discrete, MultiDiscrete or MultiBinary space, and a Dict or Tuple of them"
+        raise ConfigError(f"{what} are {space}; {kinds} can be learned")
 
 
 def _check_size(space: Space, name: str) -> None:
-    parts = list(space.spaces.values()) if isinstance(space, Dict) else [space]
-    for part in parts:
+    for part in _parts(space):
         if isinstance(part, Box) and (len(part.shape) >= 3 or (len(part.shape) == 2 and part.dtype == np.uint8)):
             numbers = int(np.prod(part.shape))
             size = f"{numbers:,} numbers a step, {numbers * 4 * 1000 / 2**20:,.0f} MiB for every 1,000 steps"
@@ -241,15 +252,21 @@ class Checked(gymnasium.Wrapper):
             for key, part in space.spaces.items():
                 self._check_shape(part, observation[key], what)
             return
+        if isinstance(space, Tuple):
+            if not isinstance(observation, tuple) or len(observation) != len(space.spaces):
+                self._wrong(what, f"showed {_short(observation)}, but its observation space has {len(space.spaces)} parts")
+            for part, seen in zip(space.spaces, observation, strict=True):
+                self._check_shape(part, seen, what)
+            return
         try:
             array = np.asarray(observation)
         except ValueError:  # parts of different shapes
             array = np.asarray(None)
-        if array.dtype.kind not in ("biu" if isinstance(space, Discrete) else "biuf"):
+        if array.dtype.kind not in ("biuf" if isinstance(space, Box) else "biu"):
             self._wrong(what, f"showed {_short(observation)}, which is no observation of {space}")
         if array.shape != (space.shape or ()):
             self._wrong(what, f"showed an observation of shape {array.shape}, but its observation space is {space}")
-        if isinstance(space, Discrete) and not space.start <= array < space.start + space.n:
+        if not isinstance(space, Box) and not _holds(space, array):
             self._wrong(what, f"showed {observation}, which its observation space {space} does not hold")
 
     def _wrong(self, what: str, sentence: str) -> NoReturn:
@@ -257,6 +274,14 @@ class Checked(gymnasium.Wrapper):
 
     def _where(self, what: str) -> str:
         return f"{self.name}: reset with seed {self.seed}" if what == "reset" else f"{self.name}: step {self.time} of seed {self.seed}"
+
+
+def _holds(space: Space, array: np.ndarray) -> bool:
+    """Whether choices are among those of their space."""
+    if isinstance(space, MultiBinary):
+        return bool(((array == 0) | (array == 1)).all())
+    first, count = (space.start, space.nvec) if isinstance(space, MultiDiscrete) else (space.start, space.n)  # type: ignore[attr-defined]
+    return bool(((array >= first) & (array < first + count)).all())
 
 
 def _named(error: Exception) -> str:

@@ -33,7 +33,7 @@ def variant(policy: ControlPolicy, actions: Space, seed: int) -> ControlPolicy:
             spread = (actions.high.astype(np.float64) - actions.low.astype(np.float64)) / 2
             spread = np.where(np.isfinite(spread), spread, found.log_std.exp().numpy())
             offset = chance.uniform(-1, 1, found.outputs) * spread
-            found.log_std += float(chance.uniform(*np.log(NOISE)))
+            found.log_std.add_(float(chance.uniform(*np.log(NOISE))))
         if isinstance(found.net, Perceptron):
             found.net.layers[-1] += torch.from_numpy(offset).float()
     return found
