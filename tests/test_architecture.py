@@ -99,6 +99,7 @@ UNTYPED = {
         "control.agent",
         "control.car",
         "control.grid",
+        "control.replay",
         "control.reward_wrappers",
         "control.wrappers",
         "kernels",

@@ -9,6 +9,7 @@ import gymnasium
 
 if TYPE_CHECKING:
     from rather.control.agent import PPO, MeanReturn, rollouts
+    from rather.control.replay import relabel
     from rather.control.reward_model import RewardModel, compare
     from rather.control.reward_wrappers import RewardWrapper, VectorRewardWrapper
     from rather.control.rollout import fragments
@@ -24,13 +25,14 @@ __all__ = [
     "VectorRewardWrapper",
     "compare",
     "fragments",
+    "relabel",
     "rollouts",
 ]
 
 HOMES = {
     "PPO": "agent", "MeanReturn": "agent", "rollouts": "agent", "RewardModel": "reward_model", "compare": "reward_model",
     "RewardWrapper": "reward_wrappers", "VectorRewardWrapper": "reward_wrappers", "CombinedActions": "wrappers", "FixedHorizon": "wrappers",
-    "fragments": "rollout",
+    "fragments": "rollout", "relabel": "replay",
 }  # fmt: skip
 
 gymnasium.register("rather/CheckpointCar-v0", "rather.control.car:CheckpointCar")
