@@ -67,13 +67,14 @@ def test_what_a_policy_does_becomes_a_video(rather, run: Path, tmp_path: Path) -
 def test_episodes_follow_from_the_seed_and_who_acts(rather, run: Path) -> None:
     first = rather("play", run).stdout
     assert first.count("Episode") == 3
-    assert "There is no display to show it on; --video FILE writes what is seen." in first
     assert rather("play", run).stdout == first
     assert rather("play", run, "--sampled", "--seed", "1").stdout == rather("play", run, "--sampled", "--seed", "1").stdout
     assert rather("play", run, "--untrained", "--sampled").stdout != rather("play", run, "--sampled").stdout
     command = [sys.executable, "-m", "rather", "play", str(run)]
-    said = subprocess.run(command, cwd=run.parent, env=os.environ | {"DISPLAY": ":7"}, capture_output=True, text=True, check=True).stdout
-    assert "rather/CheckpointCar-v0 opens no window; --video FILE writes what is seen." in said
+    undisplayed = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    for more, said in (({"DISPLAY": ":7"}, "rather/CheckpointCar-v0 opens no window"), ({}, "There is no display to show it on")):
+        found = subprocess.run(command, cwd=run.parent, env=undisplayed | more, capture_output=True, text=True, check=True).stdout
+        assert f"{said}; --video FILE writes what is seen." in found
 
 
 def test_a_run_and_a_saved_agent_are_written_for_other_programs(rather, run: Path, tmp_path: Path) -> None:

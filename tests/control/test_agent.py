@@ -336,3 +336,14 @@ def test_importing_it_registers_environments_and_loads_no_torch() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_cartpole_is_learned_with_the_defaults(seed: int) -> None:
     assert control.PPO("CartPole-v1", seed=seed).train(100_000).evaluate(20).mean > 400
+
+
+def test_the_standard_deviation_of_actions_begins_where_it_is_told(tmp_path: Path) -> None:
+    agent = control.PPO("Pendulum-v1", envs=1, rollout_segment=16, log_std_init=-1.5)
+    (t,) = agent.rollouts(1)
+    means = np.stack([agent.predict(o) for o in t.observations[:-1]])  # type: ignore[index]
+    assert np.std(t.actions - means) == pytest.approx(np.exp(-1.5), rel=0.15)
+    agent.save(tmp_path)
+    assert control.PPO.load(tmp_path).settings.log_std_init == -1.5
+    with pytest.raises(ConfigError, match="log_std_init"):
+        control.PPO("Pendulum-v1", log_std_init=3.0)

@@ -8,7 +8,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from rather.control.environments import environment
-from rather.control.exploration import NOISE, variant
+from rather.control.exploration import STD_FACTORS, variant
 from rather.control.models import ControlPolicy, collate
 from rather.control.rollout import ControlSampler
 from rather.core import Task
@@ -32,14 +32,15 @@ def test_a_variant_is_pushed_one_way_within_half_the_range_and_has_other_noise()
     low, high = np.min(offsets, 0), np.max(offsets, 0)
     np.testing.assert_allclose(low, [-2, -3], atol=0.2)
     np.testing.assert_allclose(high, [2, 3], atol=0.2)
-    np.testing.assert_allclose([np.min(noises), np.max(noises)], NOISE, rtol=0.1)
+    np.testing.assert_allclose([np.min(noises), np.max(noises)], STD_FACTORS, rtol=0.1)
     assert all(torch.equal(x, before[name]) for name, x in policy.state_dict().items()), "the policy itself is as it was"
     again, same = variant(policy, RANGE, 7), variant(policy, RANGE, 7)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), same.parameters(), strict=True))
 
 
 def test_an_action_without_bounds_is_pushed_by_a_standard_deviation_at_most() -> None:
-    endless = Box(-np.inf, np.inf, (2,), np.float32)
+    largest = np.finfo(np.float32).max
+    endless = Box(np.array([-np.inf, -largest], np.float32), np.array([np.inf, largest], np.float32))
     policy = ControlPolicy(1, endless, (), normalize=False)
     with torch.no_grad():
         policy.log_std.fill_(np.log(0.25))  # type: ignore[union-attr]

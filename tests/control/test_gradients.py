@@ -1,5 +1,6 @@
 """The gradient by hand is autograd's."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def rows(space: Any, count: int) -> Credited:
     return Credited(batch, batch.observations, advantages, returns, values)
 
 
-@pytest.mark.parametrize("by", ["c", "torch"])
+@pytest.mark.parametrize("by", ["c", "c of 8 lanes", "torch"])
 @pytest.mark.parametrize("hidden", [(), (8, 6), (64, 64), (130,)])
 @pytest.mark.parametrize("space", SPACES, ids=["choice", "gaussian"])
 @pytest.mark.parametrize(
@@ -61,6 +62,9 @@ def test_it_is_what_autograd_finds(
     known, chosen = rows(space, 200), torch.randperm(200)[:139]
     if by == "torch":
         monkeypatch.setattr(perceptrons, "library", lambda: None)
+    elif by == "c of 8 lanes":
+        monkeypatch.setattr(perceptrons, "library", perceptrons.library.__wrapped__)
+        monkeypatch.setattr(perceptrons.compiled, "COMPILE", [*perceptrons.compiled.COMPILE, "-DNARROW"])
     policy, critic = pair(space, hidden)
     learner = PPO(policy, (), None, None, [*policy.parameters()], critic=critic, source=policy, steps=1, **settings.model_dump())
     means = Means()
@@ -88,3 +92,13 @@ def test_policy_and_critic_move_with_the_vector() -> None:
         by_hand.parameter += 1
     torch.testing.assert_close([p.detach() for p in parameters], [p + 1 for p in before])
     assert sum(p.numel() for p in parameters) == by_hand.parameter.numel()
+
+
+def test_a_net_of_more_layers_than_c_takes_is_left_to_pytorch() -> None:
+    said = Path("src/rather/kernels/perceptrons.c").read_text()
+    assert f"MAX_LAYERS = {perceptrons.MAX_LAYERS} }}" in said
+    for layers in (perceptrons.MAX_LAYERS, perceptrons.MAX_LAYERS + 1):
+        by_hand = ByHand(*pair(SPACES[0], (3,) * (layers - 1)))
+        assert (by_hand.compiled is not None) == (layers <= perceptrons.MAX_LAYERS)
+        by_hand.take(rows(SPACES[0], 9))
+        by_hand.backward(torch.arange(9), PPOSettings(value_clip=0))

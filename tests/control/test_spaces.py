@@ -59,7 +59,7 @@ def test_observations_of_all_kinds_are_seen_flat(seen: str) -> None:
     assert t.observations.shape == (17, len(gymnasium.spaces.flatten(space, space.sample())))
     observation = space.sample()
     assert agent.predict(observation) in (0, 1)
-    assert space.contains(nothing(space)) or seen == "nested"
+    assert space.contains(nothing(space))
 
 
 @pytest.mark.parametrize("done", DONE)
@@ -144,7 +144,7 @@ def test_a_dict_has_a_part_for_the_absorbing_state() -> None:
 @pytest.mark.parametrize(
     ("space", "shown", "said"),
     [
-        (MultiDiscrete([2, 2]), np.array([0, 2]), r"showed \[0 2\], which its observation space MultiDiscrete\(\[2 2\]\) does not hold"),
+        (MultiDiscrete([2, 2]), np.array([0, 2]), r"showed \[0, 2\], which its observation space MultiDiscrete\(\[2 2\]\) does not hold"),
         (MultiDiscrete([2, 2]), np.array([0.5, 1]), "which is no observation of"),
         (MultiBinary(2), np.array([0, -1]), "does not hold"),
         (MultiBinary(2), np.array([0, 1, 1]), r"shape \(3,\), but its observation space is MultiBinary\(2\)"),

@@ -38,7 +38,7 @@ def test_a_vector_moves_as_pytorch_moves_it(eps: float, monkeypatch: pytest.Monk
     ours = stepper(eps)
     assert ours.vector is not None
     said = steps(ours, gradients(20))
-    monkeypatch.setattr(perceptrons, "moves", lambda parameter: False)
+    monkeypatch.setattr(perceptrons, "supports", lambda parameter: False)
     theirs = stepper(eps)
     assert theirs.vector is None
     expected = steps(theirs, gradients(20))
@@ -52,11 +52,11 @@ def test_each_goes_on_from_the_others_state(monkeypatch: pytest.MonkeyPatch) -> 
     steps(whole, some)
     for first in ("c", "torch"):
         with monkeypatch.context() as patch:
-            patch.setattr(perceptrons, "moves", lambda parameter, first=first: first == "c")
+            patch.setattr(perceptrons, "supports", lambda parameter, first=first: first == "c")
             begun = stepper()
             steps(begun, some[:9])
             state: dict[str, Any] = begun.state_dict()
-            patch.setattr(perceptrons, "moves", lambda parameter, first=first: first != "c")
+            patch.setattr(perceptrons, "supports", lambda parameter, first=first: first != "c")
             other = stepper()
             other.load_state_dict(state)
             with torch.no_grad():
@@ -78,8 +78,8 @@ def test_what_is_not_finite_moves_nothing(loss: float, gradient: float) -> None:
 
 def test_what_lies_otherwise_is_left_to_pytorch() -> None:
     vector = torch.zeros(8)
-    assert perceptrons.moves(vector)
-    assert not perceptrons.moves(torch.zeros(8, 1))
-    assert not perceptrons.moves(torch.zeros(16)[::2])
-    assert not perceptrons.moves(vector.double())
-    assert not perceptrons.moves(vector.bfloat16())
+    assert perceptrons.supports(vector)
+    assert not perceptrons.supports(torch.zeros(8, 1))
+    assert not perceptrons.supports(torch.zeros(16)[::2])
+    assert not perceptrons.supports(vector.double())
+    assert not perceptrons.supports(vector.bfloat16())

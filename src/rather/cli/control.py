@@ -35,31 +35,31 @@ def play(
 
     Without a display only the returns are printed; MuJoCo draws videos there with MUJOCO_GL=egl.
     """
-    from rather.control import video as files
+    from rather.control.rollout import rewards
     from rather.control.studio import Painter
-    from rather.pipeline.acting import actor
+    from rather.control.video import check
+    from rather.pipeline.playing import trained_policy
 
     if video is not None:
-        files.check(video)
-    acting = actor(source, settings or [], round_, untrained, console)
-    window = "human" if video is None and displayed() and acting.studio.windowed else ""
+        check(video)
+    trained = trained_policy(source, settings or [], round_, untrained, console)
+    window = "human" if video is None and displayed() and trained.studio.windowed else None
     if video is not None:
-        acting.studio.make().close()  # what cannot be drawn is refused before anything acts
-    found = acting.play(episodes, seed, not sampled, window)
-    returns = [0.0 if t.rewards is None else float(t.rewards.sum()) for t in found]
-    for number, (trajectory, paid) in enumerate(zip(found, returns, strict=True), 1):
-        steps = 0 if trajectory.rewards is None else len(trajectory.rewards)
-        console.print(f"Episode {number}: return {paid:.4g} in {steps} steps", highlight=False)
+        trained.studio.make("rgb_array").close()  # what cannot be drawn is refused before anything acts
+    found = trained.play(episodes, seed, not sampled, window)
+    returns = [float(rewards(t).sum()) for t in found]
+    for number, (trajectory, episode_return) in enumerate(zip(found, returns, strict=True), 1):
+        console.print(f"Episode {number}: return {episode_return:.4g} in {len(rewards(trajectory))} steps", highlight=False)
     console.print(f"Mean return {sum(returns) / len(returns):.4g}", highlight=False)
     if video is not None:
-        painter = Painter(acting.studio)
+        painter = Painter(trained.studio)
         try:
             count = painter.video(found, video)
         finally:
             painter.close()
         console.print(f"{count} frames in {video}", soft_wrap=True, markup=False, highlight=False)
     elif not window:
-        why = f"{acting.studio.env} opens no window" if displayed() else "There is no display to show it on"
+        why = f"{trained.studio.env} opens no window" if displayed() else "There is no display to show it on"
         console.print(f"{why}; --video FILE writes what is seen.", markup=False, highlight=False)
 
 
@@ -79,10 +79,10 @@ def export_policy(
     ONNX Runtime runs the first one on nearly anything; the second needs NumPy and ten lines: docs/guides/environment.md.
     """
     from rather.control.export import export
-    from rather.pipeline.acting import actor
+    from rather.pipeline.playing import trained_policy
 
-    acting = actor(source, settings or [], round_, False, console)
-    export(acting.policy, acting.studio.make("").action_space, file)
+    trained = trained_policy(source, settings or [], round_, False, console)
+    export(trained.policy, trained.studio.make(), file)
     console.print(f"The policy: {file}", soft_wrap=True, markup=False, highlight=False)
 
 

@@ -3,14 +3,14 @@
 The settings of learners stand beside the learners.
 """
 
-import json
 import math
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from rather.config.control import Control
 from rather.learners.dpo_settings import DPOSettings
 from rather.learners.grpo_settings import GRPOSettings
 from rather.learners.kto_settings import KTOSettings
@@ -178,44 +178,6 @@ class Train(Optimization, Learning):  # in this order the learner is the section
     criterion: str = Field(default="", description="Learn from the preferences on this one of judge.criteria; empty: on the whole.")
 
 
-class Control(Section):
-    """A Gymnasium environment in place of a language model: set env, and a run is about control."""
-
-    env: str = Field(default="", description='Name of the environment, such as "Pendulum-v1"; empty: the run is about text.')
-    horizon: int = Field(
-        default=0, description="Steps of every episode, the last ones in an absorbing state; 0: as the environment says.", ge=0
-    )
-    kwargs: dict[str, Any] = Field(default={}, description="Arguments of the environment's constructor, such as { gravity = 9.0 }.")
-    wrappers: list[str] = Field(
-        default=[], description='"module:name" of functions or classes that wrap the environment, the first one innermost.'
-    )
-    gold: str = Field(default="", description="Name of the gold reward in the environment's info, such as laps; empty: the reward.")
-    allow_uneven: bool = Field(default=False, description="Allow episodes of different lengths, which may show the better one.")
-    envs: ForLearners[int] = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
-    rollout_segment: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
-    restart: ForLearners[bool] = Field(default=False, description="Begin each round's training with an untrained policy.")
-    hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
-    normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
-    pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
-
-    @model_validator(mode="after")
-    def _free(self) -> Self:
-        reserved = {
-            "render_mode": "clips need their own",
-            "max_episode_steps": "set control.horizon",
-            "disable_env_checker": "it is checked",
-        }
-        for name in reserved.keys() & self.kwargs.keys():
-            raise ValueError(f"kwargs cannot set {name}: {reserved[name]}")
-        try:
-            json.dumps(self.kwargs, allow_nan=False)
-        except (TypeError, ValueError) as e:
-            raise ValueError(f"kwargs cannot be kept: {e}; take numbers, words, truth values, lists and tables") from None
-        if (self.kwargs or self.wrappers) and not self.env:
-            raise ValueError("kwargs and wrappers are of control.env, which is empty; set it, or leave them out")
-        return self
-
-
 Strategy = Literal[
     "random", "disagreement", "near_tie", "entropy", "large_gap", "bald", "d_optimal", "double_thompson", "information_directed"
 ]
@@ -243,7 +205,7 @@ class Query(Section):
         default=16, description="Episodes of the newest policy that fragments are taken from, each round.", ge=2
     )
     exploration: Free[float] = Field(
-        default=0.0, description="control: share of the episodes that variants of the policies act in, pushed one way.", ge=0, le=1
+        default=0.0, description="control: share of episodes acted in with offset actions and other noise than the policy's.", ge=0, le=1
     )
 
 
@@ -331,7 +293,10 @@ class Hack(Section):
         default=0, description="Text without gold: at an alarm, ask so many comparisons at most with the best checkpoint; 0: none.", ge=0
     )
     kl: float = Field(
-        default=0.05, description="mend: weight of the KL in the round after an alarm, unless it is higher.", ge=0, allow_inf_nan=False
+        default=0.05,
+        description="mend: weight of the KL in the round after an alarm, unless grpo.kl or ppo.kl is higher.",
+        ge=0,
+        allow_inf_nan=False,
     )
     pessimism: float = Field(
         default=1.0, description="mend: train.pessimism in the round after an alarm, unless that is higher.", ge=0, allow_inf_nan=False
@@ -378,6 +343,15 @@ class Config(Section):
     scale: Free[Scale] = Field(default_factory=Scale)
     hack: Free[Hack] = Field(default_factory=Hack)
     log: Free[Log] = Field(default_factory=Log)
+
+    @model_validator(mode="after")
+    def _restart(self) -> Self:
+        if self.control.restart and self.hack.goes_back:
+            raise ValueError(
+                f'hack.then = "{self.hack.then}" may go back to where a round began, and with control.restart that is an untrained policy;'
+                ' set hack.then to "stop", or control.restart to false'
+            )
+        return self
 
     @model_validator(mode="after")
     def _pessimism(self) -> Self:

@@ -17,13 +17,13 @@ from torch import nn
 
 from rather.control import build
 from rather.control.collect import RolloutSegments
-from rather.control.environments import Eye, Maker, allowed, check_env, environment, title
+from rather.control.environments import Eye, Maker, allowed, check_env, environment, misfit, title
 from rather.control.export import export
 from rather.control.rewards import Reward, reward_of
 from rather.control.rollout import ControlSampler
 from rather.control.saved import read_about, restore_module, save_about, save_module
 from rather.control.settings import PPOOptions, PPOSettings
-from rather.control.wrappers import combined
+from rather.control.wrappers import CombinedActions
 from rather.core import Task, Trajectory
 from rather.errors import ConfigError, DataError
 from rather.learners import checkpoint
@@ -89,12 +89,12 @@ class PPO:
         self.policy = build.policy(one, self.settings, seed, policy)
         self.policy.name = f"{title(env)}@0"
         self.critic = build.critic(one, self.policy, self.settings, seed, critic)
-        self.reward = reward_of(reward, one)
+        self._combined: CombinedActions | None = one.get_wrapper_attr("combined")
+        self.reward = reward_of(reward, one, None if self._combined is None else self._combined.choices)
         source = RolloutSegments(self.policy, self.make, self.settings.envs, self.settings.rollout_segment, seed)
         self.learner = build.ppo(self.policy, self.critic, source, self.settings, seed, self.reward)
         self.target = 0
         self._space, self._eye = one.action_space, Eye(one.observation_space)
-        self._combined = combined(one)
         self._chance = np.random.default_rng([seed, 1])
         if self.folder is not None and (found := checkpoint.every(self.folder)):
             checkpoint.check_same(found[-1], self._lineage())
@@ -186,7 +186,7 @@ class PPO:
         Raises:
             ConfigError: the file's name ends otherwise, a package is missing, or a network of your own is to be written for NumPy.
         """
-        export(self.policy, self._space, Path(file))
+        export(self.policy, self.make(), Path(file))
 
     @classmethod
     def load(
@@ -205,7 +205,7 @@ class PPO:
             CheckpointError: there is no agent in the folder, or it has other networks.
             ConfigError: `env` is needed.
         """
-        about = read_about(Path(folder) / "agent.json", "agent", env)
+        about = read_about(Path(folder) / "agent.json", "agent", env, "seed", "settings")
         agent = cls(about["env"], reward=reward, policy=policy, critic=critic, callbacks=callbacks, seed=about["seed"], **about["settings"])
         agent.policy.restore(Path(folder))
         restore_module(agent.critic, Path(folder) / "critic.safetensors")
@@ -213,16 +213,19 @@ class PPO:
 
     def _rows(self, observation: Any) -> tuple[np.ndarray, bool]:
         """Observations (N, I), and whether there were several."""
-        space = self._eye.space
+        space, given = self._eye.space, np.shape(observation) if self._eye.space.shape is not None else None
         shape = () if isinstance(space, Discrete) else space.shape
-        if shape is None:  # of several parts
-            return self._eye(observation)[None], False
-        given = np.shape(observation)
-        if given == shape:
-            return self._eye(observation)[None], False
-        if given[1:] == shape and len(given):
-            return np.stack([self._eye(each) for each in observation]), True
-        raise DataError(f"the observation has shape {given}, but {title(self.env)} shows {space}; give one, or several in a row")
+        several = given is not None and given != shape and given[1:] == shape and len(given) > 0
+        rows = observation if several else [observation]
+        if given is not None and given != shape and not several:
+            raise DataError(f"the observation has shape {given}, but {title(self.env)} shows {space}; give one, or several in a row")
+        for row in rows:
+            if said := misfit(space, row):
+                raise DataError(f"predict was given {said}")
+        flat = np.stack([self._eye(row) for row in rows])
+        if not np.isfinite(flat).all():
+            raise DataError(f"predict was given {observation!r:.80}; observations must be finite")
+        return flat, several
 
     def _named(self) -> None:
         self.policy.name = f"{title(self.env)}@{self.learner.number}"

@@ -80,7 +80,7 @@ def check_network(
 
 def policy(env: gymnasium.Env, s: PPOSettings, seed: int, network: nn.Module | None = None) -> ControlPolicy:
     """A policy for an environment, at random."""
-    return ControlPolicy(inputs(env), env.action_space, s.hidden, s.normalize, seed, network)
+    return ControlPolicy(inputs(env), env.action_space, s.hidden, s.normalize, seed, network, s.log_std_init)
 
 
 def critic(env: gymnasium.Env, of: ControlPolicy, s: PPOSettings, seed: int, network: nn.Module | None = None) -> ControlCritic:

@@ -71,10 +71,12 @@ def environment(
         raise ConfigError(f"the environment {name!r} cannot be made: its constructor raised {_named(e)}{hint}") from e
     for wrapper in wrappers:
         env = _wrapped(env, wrapper)
-    if isinstance(env.action_space, MultiDiscrete | MultiBinary):
-        env = CombinedActions(env)
+    combined = CombinedActions(env) if isinstance(env.action_space, MultiDiscrete | MultiBinary) else None
+    env = combined or env
     seen, done = env.observation_space, env.action_space
     _check(seen, f"observations of {name}")
+    if isinstance(done, Box) and not np.prod(done.shape):
+        raise ConfigError(f"actions of {name} are {done}, which holds no number; there is nothing to do")
     if not (isinstance(done, Discrete) or (isinstance(done, Box) and len(done.shape) == 1)):
         raise ConfigError(
             f"actions of {name} are {done}; choices (Discrete, MultiDiscrete, MultiBinary) or a Box of one dimension can be learned"
@@ -85,7 +87,7 @@ def environment(
     if horizon is not None and own is not None and own < horizon:
         raise ConfigError(f"horizon is {horizon}, but {name} makes environments that end after {own} steps; make them without that limit")
     limited = horizon is not None or own is not None
-    env = Checked(env, name, None if limited else LONGEST)
+    env = Checked(env, name, None if limited else LONGEST, combined)
     if gold:
         env = GoldReward(env, gold)
     return env if horizon is None else FixedHorizon(env, horizon)
@@ -119,7 +121,7 @@ def _registered(name: str, limit: int | None, kwargs: Mapping[str, object]) -> g
     _import(name)
     options: dict[str, Any] = {"disable_env_checker": True, **({} if limit is None else {"max_episode_steps": limit})}
     options |= deepcopy(dict(kwargs))  # an environment may change what it is given
-    if mode := options.get("render_mode"):
+    if (mode := options.get("render_mode")) in ("rgb_array", "human"):
         _check_drawn(name, mode)
     return gymnasium.make(name.rpartition(":")[2], **options)
 
@@ -178,6 +180,8 @@ def _check(space: Space, what: str) -> None:
     if not all(isinstance(part, Box | Discrete | MultiDiscrete | MultiBinary) for part in _parts(space)):
         kinds = "a Box, a Discrete, MultiDiscrete or MultiBinary space, and a Dict or Tuple of them"
         raise ConfigError(f"{what} are {space}; {kinds} can be learned")
+    if not flatdim(space):
+        raise ConfigError(f"{what} are {space}, which holds no number; there is nothing to learn from")
 
 
 def _check_size(space: Space, name: str) -> None:
@@ -192,13 +196,15 @@ def _check_size(space: Space, name: str) -> None:
 class Checked(gymnasium.Wrapper):
     """Passes on observations and rewards of an environment once they are what Gymnasium promises; `longest` bounds the steps of an episode.
 
+    `combined` is the wrapper that it was put into for its actions, if there is one.
+
     Raises:
         DataError: `reset` or `step` raised something or returned something else, or an episode went on for too long.
     """
 
-    def __init__(self, env: gymnasium.Env, name: str, longest: int | None = None) -> None:
+    def __init__(self, env: gymnasium.Env, name: str, longest: int | None = None, combined: CombinedActions | None = None) -> None:
         super().__init__(env)
-        self.name, self.longest, self.space = name, longest, env.observation_space
+        self.name, self.longest, self.space, self.combined = name, longest, env.observation_space, combined
         self.seed: int | None = None
         self.time = 0
 
@@ -236,44 +242,43 @@ class Checked(gymnasium.Wrapper):
             raise DataError(f"{self._where(what)} raised {_named(e)}{hint}") from e
         if not (isinstance(found, tuple) and len(found) == parts and isinstance(found[-1], dict)):
             self._wrong(what, f"returned {_short(found)}; {form}")
-        self._check_shape(self.space, found[0], what)
+        self._check_shape(found[0], what)
         return found
 
-    def _check_shape(self, space: Space, observation: Any, what: str) -> None:
-        if (
-            isinstance(space, Box)
-            and type(observation) is np.ndarray
-            and (observation.shape, observation.dtype) == (space.shape, space.dtype)
-        ):
-            return  # as it nearly always is
-        if isinstance(space, Dict):
-            if not isinstance(observation, Mapping) or set(observation) != set(space.spaces):
-                self._wrong(what, f"showed {_short(observation)}, but its observation space has the parts {', '.join(space.spaces)}")
-            for key, part in space.spaces.items():
-                self._check_shape(part, observation[key], what)
-            return
-        if isinstance(space, Tuple):
-            if not isinstance(observation, tuple) or len(observation) != len(space.spaces):
-                self._wrong(what, f"showed {_short(observation)}, but its observation space has {len(space.spaces)} parts")
-            for part, seen in zip(space.spaces, observation, strict=True):
-                self._check_shape(part, seen, what)
-            return
-        try:
-            array = np.asarray(observation)
-        except ValueError:  # parts of different shapes
-            array = np.asarray(None)
-        if array.dtype.kind not in ("biuf" if isinstance(space, Box) else "biu"):
-            self._wrong(what, f"showed {_short(observation)}, which is no observation of {space}")
-        if array.shape != (space.shape or ()):
-            self._wrong(what, f"showed an observation of shape {array.shape}, but its observation space is {space}")
-        if not isinstance(space, Box) and not _holds(space, array):
-            self._wrong(what, f"showed {observation}, which its observation space {space} does not hold")
+    def _check_shape(self, observation: Any, what: str) -> None:
+        if said := misfit(self.space, observation):
+            self._wrong(what, f"showed {said}")
 
     def _wrong(self, what: str, sentence: str) -> NoReturn:
         raise DataError(f"{self._where(what)} {sentence}")
 
     def _where(self, what: str) -> str:
         return f"{self.name}: reset with seed {self.seed}" if what == "reset" else f"{self.name}: step {self.time} of seed {self.seed}"
+
+
+def misfit(space: Space, observation: object) -> str:
+    """What is wrong with an observation that a space does not hold, after "showed" or the like; "" if nothing is. Boxes may be left."""
+    if isinstance(space, Box) and type(observation) is np.ndarray and (observation.shape, observation.dtype) == (space.shape, space.dtype):
+        return ""  # as it nearly always is
+    if isinstance(space, Dict):
+        if not isinstance(observation, Mapping) or set(observation) != set(space.spaces):
+            return f"{_short(observation)}, but its observation space has the parts {', '.join(space.spaces)}"
+        return next((said for key, part in space.spaces.items() if (said := misfit(part, observation[key]))), "")
+    if isinstance(space, Tuple):
+        if not isinstance(observation, tuple) or len(observation) != len(space.spaces):
+            return f"{_short(observation)}, but its observation space has {len(space.spaces)} parts"
+        return next((said for part, seen in zip(space.spaces, observation, strict=True) if (said := misfit(part, seen))), "")
+    try:
+        array = np.asarray(observation)
+    except ValueError:  # parts of different shapes
+        array = np.asarray(None)
+    if array.dtype.kind not in ("biuf" if isinstance(space, Box) else "biu"):
+        return f"{_short(observation)}, which is no observation of {space}"
+    if array.shape != (space.shape or ()):
+        return f"an observation of shape {array.shape}, but its observation space is {space}"
+    if not isinstance(space, Box) and not _holds(space, array):
+        return f"{_short(array.tolist())}, which its observation space {space} does not hold"
+    return ""
 
 
 def _holds(space: Space, array: np.ndarray) -> bool:

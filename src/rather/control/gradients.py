@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rather.control.models import ControlCritic, ControlPolicy, Perceptron, layers_backward, layers_forward
+from rather.errors import TrainingError
 from rather.kernels import perceptrons
 from rather.learners.ppo import Credited
 from rather.learners.ppo_settings import PPOSettings
@@ -34,12 +35,21 @@ class ByHand:
             p.data = self.parameter.data[start : start + p.numel()].view_as(p)
             start += p.numel()
         of_policy, of_critic = ([*(len(weight) for weight in layers[::2]), len(layers[-1])] for layers in self.layers)
-        there = perceptrons.library() is not None and max(len(of_policy), len(of_critic)) <= perceptrons.MOST + 1
+        small = max(len(of_policy), len(of_critic)) - 1 <= perceptrons.MAX_LAYERS and of_policy[-1] <= perceptrons.MAX_OUTPUTS
+        there = small and perceptrons.library() is not None
         gaussian = policy.log_std is not None
         self.compiled = perceptrons.Gradient(self.parameter.data, of_policy, of_critic, gaussian) if there else None
 
     def take(self, rows: Credited) -> None:
-        """Learn from these single steps from now on: what was sampled, and what it is credited with (`ppo.Credited`)."""
+        """Learn from these single steps from now on: what was sampled, and what it is credited with (`ppo.Credited`).
+
+        Raises:
+            TrainingError: the policy has other parameters than those that learn.
+        """
+        if self.layers[0][0].data_ptr() != self.parameter.data_ptr():
+            raise TrainingError(
+                "the policy's parameters are others than those that learn, as after a deepcopy or .double(); make a new agent"
+            )
         batch = rows.batch
         seen = batch.observations[:, 0]
         self.seen = seen if self.policy.normalizer is None else self.policy.normalizer(seen)

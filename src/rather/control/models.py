@@ -29,10 +29,12 @@ class PerturbedLayers(Protocol):
 
 
 class Normalizer(nn.Module):
-    """Observations minus their running mean, over their running standard deviation, cut at 10; saved with whoever uses it.
+    """Observations minus their running mean, over their running standard deviation, cut at `LIMIT`; saved with whoever uses it.
 
     It learns from `update` alone, so that a policy stays the same while it acts and while it is evaluated.
     """
+
+    LIMIT = 10.0
 
     mean: Tensor
     square: Tensor
@@ -63,7 +65,7 @@ class Normalizer(nn.Module):
         if self.count == 0:
             return observations
         mean, std = self.scale()
-        return ((observations - mean.float()) / std.float()).clamp(-10, 10)
+        return ((observations - mean.float()) / std.float()).clamp(-self.LIMIT, self.LIMIT)
 
 
 class Perceptron(nn.Module):
@@ -148,6 +150,7 @@ class ControlPolicy(nn.Module):
         normalize: bool = True,
         seed: int = 0,
         network: nn.Module | None = None,
+        log_std_init: float = 0.0,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
@@ -156,7 +159,7 @@ class ControlPolicy(nn.Module):
             self.log_std = None
         elif isinstance(actions, Box) and len(actions.shape) == 1:
             outputs, self.first = actions.shape[0], 0
-            self.log_std = nn.Parameter(torch.zeros(outputs))
+            self.log_std = nn.Parameter(torch.full((outputs,), log_std_init))
         else:
             raise ConfigError(f"a policy chooses from a Discrete space or a Box of one dimension, not {actions}")
         self.name, self.noises, self.inputs = "policy@0", 1 if self.log_std is None else outputs, inputs
@@ -257,7 +260,7 @@ class NumpyPolicy:
     def _outputs(self, observations: np.ndarray, which: np.ndarray | None) -> np.ndarray:
         out = observations.astype(np.float64)
         if self.scale is not None:
-            out = ((out - self.scale[0]) / self.scale[1]).clip(-10, 10)
+            out = ((out - self.scale[0]) / self.scale[1]).clip(-Normalizer.LIMIT, Normalizer.LIMIT)
         if self.network is not None:
             with torch.no_grad():
                 return self.network(torch.from_numpy(out).float()).double().numpy()

@@ -106,7 +106,7 @@ class RewardModel:
             CheckpointError: there is none in the folder, or it has other networks.
             ConfigError: `env` is needed.
         """
-        about = read_about(Path(folder) / "reward.json", "reward model", env)
+        about = read_about(Path(folder) / "reward.json", "reward model", env, "seed", "fitted", "settings")
         found = cls(about["env"], networks=networks, seed=about["seed"], **about["settings"])
         found.model.restore(Path(folder))
         found.fitted = about["fitted"]

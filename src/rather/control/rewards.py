@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Space
+from gymnasium.spaces import MultiBinary, MultiDiscrete, Space
 from torch import Tensor, nn
 
 from rather.control.build import check_network, width
@@ -27,11 +27,12 @@ Reward = RewardModel | nn.Module | Callable[[Any, Any, Any], Any]
 class FunctionReward:
     """A function of (observation, action, next_observation), called for one step at a time, or with `rather.batched` for all at once.
 
-    Observations are flat vectors (I,), or (N, I); actions are as the environment takes them.
+    Observations are flat vectors (I,), or (N, I); actions are as the environment takes them, of which `choices` (K, ...) are all where
+    several choices are one (`CombinedActions`).
     """
 
-    def __init__(self, function: Callable[[Any, Any, Any], Any], actions: Space) -> None:
-        self.function, self.actions = function, actions
+    def __init__(self, function: Callable[[Any, Any, Any], Any], actions: Space, choices: np.ndarray | None = None) -> None:
+        self.function, self.actions, self.choices = function, actions, choices
 
     def rewards(self, batch: Batch) -> Tensor:
         """Rewards (B, T).
@@ -42,6 +43,7 @@ class FunctionReward:
         rows, t = batch.mask.bool().nonzero(as_tuple=True)
         before, after = batch.observations[rows, t].numpy(), batch.observations[rows, t + 1].numpy()
         actions = np.asarray(allowed(self.actions, batch.actions[rows, t].numpy()))
+        actions = actions if self.choices is None else self.choices[actions]
         if getattr(self.function, BATCHED, False):
             values = self._called(before, actions, after)
             if np.shape(values) != (len(before),):
@@ -70,8 +72,10 @@ class FunctionReward:
         raise DataError(f"reward: the function {named(self.function)} returned {what}")
 
 
-def reward_of(reward: Reward | None, env: gymnasium.Env) -> RewardModel | ControlReward | FunctionReward | None:
-    """What PPO is given as its reward model; None: the environment's own reward.
+def reward_of(
+    reward: Reward | None, env: gymnasium.Env, choices: np.ndarray | None = None
+) -> RewardModel | ControlReward | FunctionReward | None:
+    """What PPO is given as its reward model; None: the environment's own reward. A function gets the `choices` (K, ...) of several at once.
 
     Raises:
         ConfigError: it does not fit the environment, or is nothing that can reward.
@@ -81,14 +85,20 @@ def reward_of(reward: Reward | None, env: gymnasium.Env) -> RewardModel | Contro
     size, a = inputs(env), width(env.action_space)
     if isinstance(reward, RewardModel):
         if (reward.inputs, reward.actions) != (size, env.action_space):
+            several = isinstance(env.action_space, MultiDiscrete | MultiBinary)
+            remedy = (
+                "put that into rather.control.CombinedActions, as the model has it"
+                if several
+                else "make it for the same environment and horizon (rather.control.FixedHorizon gives an environment one)"
+            )
             raise ConfigError(
                 f"reward is a model of {reward.inputs} numbers and actions {reward.actions}, but the environment has {size} and"
-                f" {env.action_space}; make it for the same environment and horizon (rather.control.FixedHorizon gives an environment one)"
+                f" {env.action_space}; {remedy}"
             )
         return reward
     if isinstance(reward, nn.Module):
         check_network("reward", reward, [(size,), (a,)], [(), (1,)], "a reward")
         return ControlReward(size, env.action_space, networks=[reward])
     if callable(reward):
-        return FunctionReward(reward, env.action_space)
+        return FunctionReward(reward, env.action_space, choices)
     raise ConfigError(f"reward is {reward!r}; give a RewardModel, an nn.Module, or a function of (observation, action, next_observation)")

@@ -42,8 +42,8 @@ def save_about(path: Path, env: str | Maker, **about: object) -> None:
     path.write_text(json.dumps({"format": 1, "env": env if isinstance(env, str) else None, **about}, indent=1))
 
 
-def read_about(path: Path, what: str, env: str | Maker | None) -> dict[str, Any]:
-    """What `save_about` wrote about a saved agent or the like, with `env` in place of its environment where that is given.
+def read_about(path: Path, what: str, env: str | Maker | None, *parts: str) -> dict[str, Any]:
+    """What `save_about` wrote about a saved agent or the like, with those `parts`, and `env` in place of its environment if it is given.
 
     Raises:
         CheckpointError: it is missing or damaged, or a newer version wrote it.
@@ -51,7 +51,7 @@ def read_about(path: Path, what: str, env: str | Maker | None) -> dict[str, Any]
     """
     try:
         about = json.loads(path.read_text())
-        newer = about["format"] > 1
+        newer, _ = about["format"] > 1, [about[part] for part in ("env", *parts)]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(f"{path.parent} holds no {what} that can be read ({e}); save() writes one") from None
     if newer:

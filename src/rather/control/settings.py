@@ -24,6 +24,9 @@ class PPOSettings(ClipSettings, Schedule, Descent, EnvironmentSettings):
 
     envs: int = Field(default=8, description="Copies of the environment that the policy acts in.", ge=1)
     rollout_segment: int = Field(default=64, description="Steps in each copy between updates.", ge=1)
+    log_std_init: float = Field(
+        default=0.0, description="Logarithm of the standard deviation that a Box's actions begin with.", ge=-20, le=2
+    )
     normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
     update_epochs: int = Field(default=10, description="Times that an update uses its steps.", ge=1)
     batch_size: int = Field(default=128, description="Environment steps of a minibatch.", ge=1)
@@ -60,6 +63,7 @@ class PPOOptions(EnvironmentOptions, DescentOptions, ScheduleOptions, ClipOption
 
     envs: int
     rollout_segment: int
+    log_std_init: float
     normalize: bool
 
 

@@ -45,25 +45,30 @@ class Studio:
 
     def film(self, trajectory: Trajectory) -> tuple[bytes, dict[str, int]]:
         """See `clips.film`."""
-        return film(trajectory, self.make)
+        return film(trajectory, self._drawn)
 
     def animate(self, trajectory: Trajectory) -> bytes:
         """Every other frame of an episode or fragment as an endless WebP animation."""
-        return animation(replay(trajectory, self.make, every=2))
+        return animation(replay(trajectory, self._drawn, every=2))
 
     def video(self, trajectories: Sequence[Trajectory], file: Path) -> int:
         """See `video.write`."""
-        return video.write(trajectories, self.make, file)
+        return video.write(trajectories, self._drawn, file)
 
     @property
     def windowed(self) -> bool:
         """Whether the environment can show itself in a window."""
-        return "human" in (self.make("").metadata.get("render_modes") or ())
+        env = self.make()
+        env.close()
+        return "human" in (env.metadata.get("render_modes") or ())
 
-    def make(self, render: str = "rgb_array") -> Env:
-        """The environment, in a render mode; "": undrawn."""
-        kwargs = self.kwargs | ({"render_mode": render} if render else {})
+    def make(self, render_mode: str | None = None) -> Env:
+        """The environment, in one of Gymnasium's render modes."""
+        kwargs = self.kwargs | ({"render_mode": render_mode} if render_mode else {})
         return environment(self.env, self.horizon or None, pixels=self.pixels, wrappers=self.wrappers, kwargs=kwargs)
+
+    def _drawn(self) -> Env:
+        return self.make("rgb_array")
 
 
 def draw(

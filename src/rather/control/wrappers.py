@@ -34,20 +34,16 @@ class CombinedActions(gymnasium.ActionWrapper):
             raise ConfigError(f"actions {space} have {count:,} combinations, and a policy chooses among {MOST_COMBINATIONS:,} at most")
         self.action_space = Discrete(count)
 
+    @property
+    def choices(self) -> np.ndarray:
+        """All combinations (K, ...), by their number."""
+        return np.stack([self.action(i) for i in range(int(self.action_space.n))])  # type: ignore[attr-defined]
+
     def action(self, action: Any) -> np.ndarray:
         """The combination of that number, as the environment takes it."""
         chosen = np.array(np.unravel_index(int(action), self.sizes)).reshape(self.parts.shape)
         first = self.parts.start if isinstance(self.parts, MultiDiscrete) else 0
         return (chosen + first).astype(self.parts.dtype)
-
-
-def combined(env: gymnasium.Env) -> CombinedActions | None:
-    """The wrapper that makes one choice of an environment's several, if it is in one."""
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, CombinedActions):
-            return env
-        env = env.env
-    return None
 
 
 def nothing(space: Space) -> Any:

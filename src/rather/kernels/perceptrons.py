@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rather.kernels import compiled
 
-MOST = 16
-"""Layers of a net at most; perceptrons.c says the same."""
+MAX_LAYERS, MAX_OUTPUTS = 16, 4096
+"""Of a net; perceptrons.c says the same of layers, and has outputs on the stack."""
 
 
 class _Known(ctypes.Structure):
@@ -50,7 +50,7 @@ def library() -> ctypes.CDLL | None:
     if found is not None:
         n, p = ctypes.c_int64, ctypes.c_void_p
         found.ppo_gradient.argtypes = [n, p, p, p, ctypes.POINTER(_Known), n, n, p, n, p, ctypes.POINTER(_Objective), p, p, p]
-        found.ppo_gradient.restype = None
+        found.ppo_gradient.restype = ctypes.c_int
         found.adamw.argtypes, found.adamw.restype = [n, ctypes.POINTER(_Step), p, p, p, p], ctypes.c_double
     return found
 
@@ -58,7 +58,7 @@ def library() -> ctypes.CDLL | None:
 class Gradient:
     """PPO's gradient at `parameter`: the numbers of a policy, of a critic, and `log_std` where the policy is Gaussian.
 
-    Of each net `sizes` are the numbers that go in and come out of its layers. Raises no error: what it takes is ours.
+    Of each net `sizes` are the numbers that go in and come out of its layers.
     """
 
     def __init__(self, parameter: Tensor, policy: Sequence[int], critic: Sequence[int], gaussian: bool) -> None:
@@ -69,42 +69,51 @@ class Gradient:
         self, seen: Tensor, actions: np.ndarray, old: np.ndarray, advantages: np.ndarray, returns: np.ndarray, values: np.ndarray
     ) -> None:
         """Learn from these steps from now on: observations (N, I), choices (N,) or actions (N, A), and what they are credited with."""
-        kept = [np.ascontiguousarray(x, np.float32) for x in (old, advantages, returns, values)]
-        actions = np.ascontiguousarray(actions, np.float32 if self.gaussian else np.int64)
-        self.held = seen.contiguous(), actions, kept
-        self.known = _Known(*(x.ctypes.data for x in kept))
+        known = [np.ascontiguousarray(x, np.float32) for x in (old, advantages, returns, values)]
+        self.taken = seen.contiguous(), np.ascontiguousarray(actions, np.float32 if self.gaussian else np.int64), known
 
     def __call__(self, chosen: Tensor, objective: Objective) -> tuple[Tensor, np.ndarray]:
         """The gradient on the `chosen` steps, and means over them: losses of policy and value, entropy, ratio, share that is clipped."""
         function = library()
         assert function is not None
-        seen, actions, _ = self.held
+        seen, actions, known = self.taken
         gradient, parts, (policy, critic) = torch.empty_like(self.parameter), np.empty(5), self.sizes
-        function.ppo_gradient(
-            len(chosen), chosen.data_ptr(), seen.data_ptr(), actions.ctypes.data, self.known, self.gaussian, len(policy) - 1,
+        credited = _Known(*(x.ctypes.data for x in known))
+        done = function.ppo_gradient(
+            len(chosen), chosen.data_ptr(), seen.data_ptr(), actions.ctypes.data, credited, self.gaussian, len(policy) - 1,
             policy.ctypes.data, len(critic) - 1, critic.ctypes.data, _Objective(*astuple(objective)), self.parameter.data_ptr(),
             gradient.data_ptr(), parts.ctypes.data,
         )  # fmt: skip
+        if not done:
+            raise MemoryError("there is no memory for the gradient of a minibatch")
         return gradient, parts
 
 
-def moves(parameter: Tensor) -> bool:
+def supports(parameter: Tensor) -> bool:
     """Whether `adamw` is compiled, and is for such a parameter: one vector of floats on a processor."""
     plain = parameter.dim() == 1 and parameter.is_contiguous() and parameter.dtype == torch.float32 and parameter.device.type == "cpu"
     return plain and library() is not None
 
 
 def adamw(
-    parameter: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], number: int, most: float, lr: float, betas: tuple[float, float],
-    eps: float, decay: float,
-) -> float:  # fmt: skip
-    """Take step `number`, counted from 1, of AdamW (Loshchilov and Hutter 2019) with the gradient scaled down to a norm of `most`.
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, Tensor],
+    step: int,
+    max_grad_norm: float,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> float:
+    """Take step number `step`, from 1, of AdamW (Loshchilov and Hutter 2019), the gradient scaled down to a norm of `max_grad_norm`.
 
     Returns:
         The norm before; where it is not finite nothing has moved.
     """
     function = library()
     assert function is not None
-    step = _Step(most, lr, *betas, eps, decay, 1 - betas[0] ** number, 1 - betas[1] ** number)
+    how = _Step(max_grad_norm, lr, *betas, eps, weight_decay, 1 - betas[0] ** step, 1 - betas[1] ** step)
+    gradient = gradient.contiguous()
     first, second = moments
-    return function.adamw(parameter.numel(), step, parameter.data_ptr(), gradient.data_ptr(), first.data_ptr(), second.data_ptr())
+    return function.adamw(parameter.numel(), how, parameter.data_ptr(), gradient.data_ptr(), first.data_ptr(), second.data_ptr())

@@ -240,7 +240,7 @@ class Stepper:
         self.rates = [group["lr"] for group in groups]
         self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
         own = self.parameters[0] if len(self.parameters) == 1 else None
-        self.vector = own if own is not None and ranks.count() == 1 and perceptrons.moves(own) else None
+        self.vector = own if own is not None and ranks.count() == 1 and perceptrons.supports(own) else None
 
     def step(self, loss: Tensor | float) -> dict[str, float]:
         """Move by the gradients that have been gathered.
@@ -252,7 +252,8 @@ class Stepper:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         if self.vector is not None:
-            loss, norm = float(loss), self._move(self.vector) if math.isfinite(loss) else math.nan
+            loss = float(loss)
+            norm = self._move(self.vector) if math.isfinite(loss) else 0.0
             self._check_finite(loss, norm)
         else:
             norm, loss = ranks.clip_gradients(self.parameters, self.how.max_grad_norm), ranks.total(float(loss))
@@ -270,15 +271,15 @@ class Stepper:
         group, state = self.optimizer.param_groups[0], self.optimizer.state[vector]
         if not state:
             state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(vector), "exp_avg_sq": torch.zeros_like(vector)}
-        state["step"] += 1
-        moments = state["exp_avg"], state["exp_avg_sq"]
-        number = int(state["step"])
+        moments, step = (state["exp_avg"], state["exp_avg_sq"]), int(state["step"]) + 1
         rates = group["lr"], group["betas"], group["eps"], group["weight_decay"]
-        return perceptrons.adamw(vector.data, vector.grad, moments, number, self.how.max_grad_norm, *rates)
+        norm = perceptrons.adamw(vector.data, vector.grad, moments, step, self.how.max_grad_norm, *rates)
+        state["step"] += math.isfinite(norm)
+        return norm
 
     def _check_finite(self, loss: float, norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = f"loss {loss}, gradient norm {norm}"
+            what = f"loss {loss}" if not math.isfinite(loss) else f"loss {loss}, gradient norm {norm}"
             raise TrainingError(f"step {self.steps + 1} is not finite ({what}); lower train.lr (now {self.how.lr:g})")
 
     def grow(self, parameter: nn.Parameter, count: int) -> None:

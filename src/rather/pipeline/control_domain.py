@@ -16,7 +16,7 @@ from rather.control import build as control
 from rather.control import studio
 from rather.control.collect import RolloutSegments
 from rather.control.environments import Env, environment
-from rather.control.exploration import variant
+from rather.control.exploration import explored
 from rather.control.models import ControlPolicy, ControlReward
 from rather.control.rollout import ControlSampler, check_lengths, fragments, identity, rewards
 from rather.control.settings import PPOSettings, RewardSettings
@@ -56,10 +56,10 @@ class ControlDomain:
             raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')
         self.config, self.console = config, console
 
-    def make(self, gold: bool = False, render: str = "") -> Env:
-        """The environment; `gold`: paying control.gold, if that is set, instead of its own reward; `render`: its render mode."""
+    def make(self, gold: bool = False, render_mode: str | None = None) -> Env:
+        """The environment; `gold`: paying control.gold, if that is set, instead of its own reward."""
         c = self.config.control
-        kwargs = c.kwargs | ({"render_mode": render} if render else {})
+        kwargs = c.kwargs | ({"render_mode": render_mode} if render_mode else {})
         return environment(c.env, c.horizon or None, c.gold if gold else "", c.pixels, c.wrappers, kwargs)
 
     @cached_property
@@ -158,7 +158,7 @@ class ControlDomain:
         if wanted <= 0:
             return
         if c.judge.kind == "people":
-            self.make(render="rgb_array").close()  # what cannot be drawn at all is refused now
+            self.make(render_mode="rgb_array").close()  # what cannot be drawn at all is refused now
         newest, first, what = number, 0, "query"
         if asked[number]:  # the round goes on: its newest policy acts, at seeds of its own
             newest, first, what = (
@@ -213,10 +213,9 @@ class ControlDomain:
     def _explored(self, policy: Policy, tasks: list[Task]) -> list[Trajectory]:
         """One episode of each task, a share of them, query.exploration, acted in by variants of the policy."""
         assert isinstance(policy, ControlPolicy)
-        varied = round(self.config.query.exploration * len(tasks))
-        actions = self.make().action_space
-        found = self.episodes(policy, tasks[varied:], gold=True) if varied < len(tasks) else []
-        return [t for task in tasks[:varied] for t in self.episodes(variant(policy, actions, int(task.key)), [task], gold=True)] + found
+        count = math.ceil(self.config.query.exploration * len(tasks))
+        found = explored(policy, tasks[:count], partial(self.make, True), build.seed(self.config, "attempts", 0))
+        return found + (self.episodes(policy, tasks[count:], gold=True) if count < len(tasks) else [])
 
     def studio(self, where: str) -> Studio:
         """What draws clips for the store `where`."""
@@ -366,7 +365,7 @@ class ControlDomain:
 
     def checks(self, store: Store) -> list[Check]:
         """The environment, the clips and the questions."""
-        return control_doctor.Looks(self.config, partial(self.make, gold=True), partial(self.make, render="rgb_array"), store).checks
+        return control_doctor.Looks(self.config, partial(self.make, gold=True), partial(self.make, render_mode="rgb_array"), store).checks
 
     def _check_ends(self) -> None:
         """Let the untrained policy act in an episode to its end, where nothing limits one.

@@ -18,9 +18,11 @@ PLACES = 64
 """A file stands for itself by its name, its size and chunks at so many places: whoever trains a model changes all of it."""
 
 
-def identity(config: Config, policy: str, base: tuple[Path | None, Path | None], tasks: Sequence[Task], reward: str = "") -> str:
+def identity(
+    config: Config, policy: str, base: tuple[Path | None, Path | None], tasks: Sequence[Task], reward_fingerprint: str = ""
+) -> str:
     """Eight digits that stand for an evaluation of the weights `policy` on `tasks` against `base`, a model and the adapter on it, among
-    whose answers `reward` chooses, if it does; equal settings, equal digits.
+    whose answers a reward of that fingerprint chooses, if one does; equal settings, equal digits.
     """
     against = "/".join(fingerprint(path) for path in base if path)
     asked: dict[str, Any] = {
@@ -29,8 +31,8 @@ def identity(config: Config, policy: str, base: tuple[Path | None, Path | None],
         "base": against,
         "tasks": [task_facts(t) for t in tasks],
     }
-    if reward:
-        asked["reward"] = reward
+    if reward_fingerprint:
+        asked["reward"] = reward_fingerprint
     if config.judge.kind == "function":
         asked["function"] = config.judge.function
     if any(member.utility == CONCISE for member in config.judge.panel):  # another reader, another evaluation

@@ -1,5 +1,7 @@
 """What a run comes to on what it was not trained on: held-out prompts for the policy, held-back questions for the reward model."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,7 +40,7 @@ def compare(run: State, number: int) -> str | None:
         values, said = measured
         run.metrics.replace(f"eval-{number}", step, values | {"prompts": len(tasks)}, checkpoint=digest)
         return said
-    purpose = run.evaluation(f"eval-{number}-{step}", digest, chooses(run, number))
+    purpose = run.evaluation(f"eval-{number}-{step}", digest, reward_fingerprint(run, number))
     have = run.store.keys(c.run.name, purpose)
     asked = [(t, i) for t in tasks for i in range(c.eval.answers)]
     missing = [(t, i) for t, i in asked if f"{purpose}/{t.key}/{i}" not in have]
@@ -79,7 +81,7 @@ def compare(run: State, number: int) -> str | None:
     return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])
 
 
-def chooses(run: State, number: int) -> str:
+def reward_fingerprint(run: State, number: int) -> str:
     """What stands for the reward that chooses the best of several answers of the base model after round `number`, if one does.
 
     A head that is fitted on the spot is what it has learned from.
@@ -89,7 +91,9 @@ def chooses(run: State, number: int) -> str:
         return ""
     if c.train.reward == "model":
         return run.contents({"judge": {"checkpoint": c.judge.checkpoint}}).get("judge.checkpoint", "")
-    return checkpoint.digest(saved[-1]) if saved else str(run.labels(number + 1, "reward").labels)
+    if saved:
+        return checkpoint.digest(saved[-1])
+    return hashlib.sha256(json.dumps(run.labels(number + 1, "reward").labels).encode()).hexdigest()[:8]
 
 
 def check_opponent(run: State) -> None:

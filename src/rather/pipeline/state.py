@@ -123,12 +123,12 @@ class State:
         """Whether a question is one of `query.random_share`: made and asked at random, whatever the strategy."""
         return drawn(self.config.run.seed, f"random/{key}") < self.config.query.random_share
 
-    def evaluation(self, of: str, weights: str, reward: str = "") -> str:
+    def evaluation(self, of: str, weights: str, reward_fingerprint: str = "") -> str:
         """The purpose, `of` and eight digits, of what is asked in an evaluation of the policy with these `weights` on held-out tasks.
 
-        `reward` stands for what chooses the answers that it is compared with, if something does.
+        `reward_fingerprint` stands for what chooses the answers that it is compared with, if something does.
         """
-        return f"{of}-{evaluation.identity(self.config, weights, self.domain.base_files(), self.domain.tasks[1], reward)}"
+        return f"{of}-{evaluation.identity(self.config, weights, self.domain.base_files(), self.domain.tasks[1], reward_fingerprint)}"
 
     # Policies and what trains them
 

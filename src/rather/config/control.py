@@ -1,0 +1,51 @@
+"""The section of a run's settings that says which environment it is about."""
+
+import json
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from rather.settings import ForLearners, Section
+
+
+class Control(Section):
+    """A Gymnasium environment in place of a language model: set env, and a run is about control."""
+
+    env: str = Field(default="", description='Name of the environment, such as "Pendulum-v1"; empty: the run is about text.')
+    horizon: int = Field(
+        default=0, description="Steps of every episode, the last ones in an absorbing state; 0: as the environment says.", ge=0
+    )
+    kwargs: dict[str, Any] = Field(default={}, description="Arguments of the environment's constructor, such as { gravity = 9.0 }.")
+    wrappers: list[str] = Field(
+        default=[], description='"module:name" of functions or classes that wrap the environment, the first one innermost.'
+    )
+    gold: str = Field(default="", description="Name of the gold reward in the environment's info, such as laps; empty: the reward.")
+    allow_uneven: bool = Field(default=False, description="Allow episodes of different lengths, which may show the better one.")
+    envs: ForLearners[int] = Field(default=16, description="Copies of the environment that the policy acts in.", ge=1)
+    rollout_segment: ForLearners[int] = Field(default=100, description="Steps in each copy between updates.", ge=1)
+    restart: ForLearners[bool] = Field(
+        default=False, description="Train an untrained policy in each round, on the reward of all labels so far."
+    )
+    hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
+    log_std_init: ForLearners[float] = Field(
+        default=0.0, description="Logarithm of the standard deviation that a Box's actions begin with.", ge=-20, le=2
+    )
+    normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
+    pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
+
+    @model_validator(mode="after")
+    def _free(self) -> Self:
+        reserved = {
+            "render_mode": "clips need their own",
+            "max_episode_steps": "set control.horizon",
+            "disable_env_checker": "it is checked",
+        }
+        for name in reserved.keys() & self.kwargs.keys():
+            raise ValueError(f"kwargs cannot set {name}: {reserved[name]}")
+        try:
+            json.dumps(self.kwargs, allow_nan=False)
+        except (TypeError, ValueError) as e:
+            raise ValueError(f"kwargs cannot be kept: {e}; take numbers, words, truth values, lists and tables") from None
+        if (self.kwargs or self.wrappers) and not self.env:
+            raise ValueError("kwargs and wrappers are of control.env, which is empty; set it, or leave them out")
+        return self
