@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ TRUE = ["train.reward=environment", "loop.rounds=1"]
 NAMES = {"true reward": "PPO on the true reward", "rather": "rather", "imitation": "imitation 1.0.1"}
 
 
-def ours(config: str, seed: int, *changes: str) -> dict[str, float]:
+def ours(config: str, seed: int, *changes: str) -> dict[str, Any]:
     """Mean return of the trained policy on the run's held-out seeds, and what it took."""
     import tomllib
 
@@ -49,7 +50,7 @@ def ours(config: str, seed: int, *changes: str) -> dict[str, float]:
     return {"return": last["return_policy"], "start": last["return_base"], "steps": steps, "seconds": seconds}
 
 
-def theirs(env: str, seed: int, comparisons: int) -> dict[str, float]:
+def theirs(env: str, seed: int, comparisons: int) -> dict[str, Any]:
     """The same of imitation's preference comparisons, at the settings of its documentation; runs in its own environment."""
     import random
     import warnings
@@ -89,7 +90,7 @@ def theirs(env: str, seed: int, comparisons: int) -> dict[str, float]:
     return {"return": float(mean), "steps": 50_000.0, "seconds": seconds}  # pyright: ignore[reportArgumentType]
 
 
-def row(side: str, found: list[dict[str, float]]) -> str:
+def row(side: str, found: list[dict[str, Any]]) -> str:
     """A line of the table."""
     returns = [f["return"] for f in found]
     name, _, comparisons = side.partition(" ") if side[-1].isdigit() else (side, "", "")
@@ -99,10 +100,10 @@ def row(side: str, found: list[dict[str, float]]) -> str:
     return f"| {NAMES[name]} | {comparisons} | {before} | {np.mean(returns):.1f} | {np.median(returns):.1f} | {each} | {steps:,.0f} | {seconds:.0f} |"
 
 
-def publish(name: str, about: str, settings: str, found: dict[str, list[dict[str, float]]]) -> None:
+def publish(name: str, about: str, settings: str, found: dict[str, list[dict[str, Any]]]) -> None:
     """Write what has been found of a task with these settings."""
     lines = [
-        f"# Label efficiency: {name}", "", f"{about}.", "",
+        f"# Label efficiency: {name}", "", f"{about}; runs of commits {', '.join(sorted({str(run['commit']) for runs in found.values() for run in runs}))}.", "",
         f"Comparisons are answered by a simulated oracle that knows the true reward. Settings: `{TASKS[name]['config']}`, chosen on seeds 0 to 4; these",
         "are seeds 5 to 9. True return of 50 or more held-out episodes with deterministic actions; before: the mean before training.", "",
         "| side | comparisons | before | mean | median | each seed | environment steps | seconds a run |", "|---" * 8 + "|",
@@ -111,7 +112,7 @@ def publish(name: str, about: str, settings: str, found: dict[str, list[dict[str
     common.publish(f"labels-{name}", {"about": about, "settings": settings, "found": found}, lines)
 
 
-def runs(name: str) -> Iterator[tuple[str, int, Callable[[], dict[str, float]]]]:
+def runs(name: str) -> Iterator[tuple[str, int, Callable[[], dict[str, Any]]]]:
     """What a task wants: the side, the seed, and the run."""
     task = TASKS[name]
     for seed in SEEDS:
@@ -122,7 +123,7 @@ def runs(name: str) -> Iterator[tuple[str, int, Callable[[], dict[str, float]]]]
                 yield f"imitation {count}", seed, partial(apart, task["peer"], seed, count)
 
 
-def apart(env: str, seed: int, comparisons: int) -> dict[str, float]:
+def apart(env: str, seed: int, comparisons: int) -> dict[str, Any]:
     """`theirs`, in its own environment."""
     command = [PEER, __file__, "--peer", env, str(seed), str(comparisons)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
@@ -133,11 +134,11 @@ def main() -> None:
     for name in sys.argv[1:] or TASKS:
         path, settings = Path(f"bench/results/labels-{name}.json"), hashlib.sha256(Path(TASKS[name]["config"]).read_bytes()).hexdigest()[:8]
         data = json.loads(path.read_text()) if path.exists() else {}
-        found: dict[str, list[dict[str, float]]] = data["found"] if data.get("settings") == settings else {}
+        found: dict[str, list[dict[str, Any]]] = data["found"] if data.get("settings") == settings else {}
         for side, seed, run in runs(name):
             done = found.setdefault(side, [])
             if len(done) == SEEDS.index(seed):
-                done.append(run())
+                done.append(run() | {"commit": common.commit()})
                 print(name, side, seed, done[-1], file=sys.stderr, flush=True)
                 publish(name, common.about(f"bench/labels.py {name}", "one thread a run"), settings, found)
 

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -130,15 +131,18 @@ def interval(values: list[float]) -> tuple[float, float]:
 def main() -> None:
     """Run both sides in turn."""
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
-    rows = []
-    for name in sys.argv[1:] or TASKS:
+    wanted, path = sys.argv[1:] or [*TASKS], Path("bench/results/control.json")
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["task"] not in wanted and row["task"] in TASKS]  # measured before
+    for name in wanted:
         for seed in SEEDS:
             for side in ("rather", "sb3"):
                 command = [sys.executable, __file__, "--one", side, name, str(seed)]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-                rows.append({"task": name, "seed": seed, "side": side, **json.loads(done.stdout.splitlines()[-1])})
+                rows.append(
+                    {"task": name, "seed": seed, "side": side, **json.loads(done.stdout.splitlines()[-1]), "commit": common.commit()}
+                )
                 print(rows[-1]["task"], seed, side, f"{rows[-1]['steps_per_cpu_s']:.0f}", f"{np.mean(rows[-1]['returns']):.1f}", flush=True)
-    named = "bench/sb3.py"
+    named = " ".join(["bench/sb3.py", *map(repr, sys.argv[1:])])
     about = common.about(named, f"{platform.processor() or platform.machine()}, one thread")
     lines = [
         "# PPO for control beside Stable-Baselines3 2.9.2", "", about + ".", "",
@@ -151,7 +155,10 @@ def main() -> None:
         of = {side: [r for r in rows if (r["task"], r["side"]) == (name, side)] for side in ("rather", "sb3")}
         ratios = [a["steps_per_cpu_s"] / b["steps_per_cpu_s"] for a, b in zip(*of.values(), strict=True)]
         spread = [round(min(ratios), 2), round(max(ratios), 2)]
-        common.headline(HEADLINES[name], round(float(np.median(ratios)), 2), spread, "x", named, platform.processor() or platform.machine())
+        if name in wanted:
+            common.headline(
+                HEADLINES[name], round(float(np.median(ratios)), 2), spread, "x", named, platform.processor() or platform.machine()
+            )
         for side, found in of.items():
             means = [float(np.mean(r["returns"])) for r in found]
             low, high = interval(means)

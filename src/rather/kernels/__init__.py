@@ -3,7 +3,7 @@
 On a processor each is one loop in C (kernels.c, which compiled.py compiles), on a GPU one Triton kernel (gpu.py, gpu_attention.py).
 Products of few rows read the weights as fast as the memory gives them; between products PyTorch makes some ten passes where these make
 one. Without a C compiler or Triton PyTorch does the same: norm, SwiGLU, GeGLU and rotary embedding with the same roundings, attention with
-those of its fused kernel, products with those of its matrix library.
+those of its fused kernel, products with those of its matrix library. What control computes in C is in perceptrons.py.
 
 Shape letters: N tokens, I inputs, O outputs, R rows at work, L cache length, T tokens of a piece, S tokens that it sees, C width,
 M width of an MLP, H heads, K key-value heads, D head width.
