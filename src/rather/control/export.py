@@ -8,7 +8,6 @@ import math
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -108,11 +107,9 @@ def _onnx(policy: ControlPolicy, bounds: dict[str, np.ndarray], file: Path) -> N
                 input_names=["observation"], output_names=["action"], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
             )  # fmt: skip
         except Exception as e:
-            raise ConfigError(f"{what}: {type(e).__name__}: {' '.join(str(e).split())[:200]}") from e
+            cause = e.__cause__ or e
+            raise ConfigError(f"{what}, for any number of rows: {type(cause).__name__}: {' '.join(str(cause).split())[:200]}") from e
     assert graph is not None
-    shape: Any = graph.model.graph.inputs[0].shape
-    if isinstance(shape[0], int):
-        raise ConfigError(f"{what}: its forward takes {shape[0]} rows alone; let it take any number of rows")
     graph.save(str(file), external_data=False)
 
 
