@@ -1,6 +1,6 @@
 """How many comparisons a better language model takes, by method: `nice python bench/labels_text.py [METHOD/JUDGE]... [--most 240]`.
 
-SmolLM2-135M-Instruct; simulated judges, of whose answers 5 % are a coin's; one thread a run, and `--at-once` of them. At 30, 60, ... labels
+SmolLM2-135M-Instruct; simulated judges, of whose answers 5 % are a coin's; one thread a run, and `--at-once` of them. At 30, 60, 100, ... labels
 the policy and the base answer 48 held-out prompts, twice each, and the judge's own utility compares the answers without mistakes. Seeds 40
 to 44; settings were chosen on seed 50 of the judges "cheerful" and "personal" (`--tune`, which prints and writes nothing). A run that is in bench/results/labels-text.json with as
 many labels is not run again.
@@ -24,7 +24,7 @@ from typing import Any
 
 import common
 
-COUNTS, SEEDS, TUNING = (30, 60, 120, 240, 480, 1000), range(40, 45), range(50, 51)
+COUNTS, SEEDS, TUNING = (30, 60, 100, 120, 240, 480, 1000), range(40, 45), range(50, 51)
 JUDGES = ("cheerful", "readable", "personal", "crowd")
 GEMMA = "models/gemma-3-270m-q4_k_m.gguf"
 SAMPLING: dict[str, Any] = {"max_tokens": 48, "temperature": 0.7}
