@@ -28,6 +28,7 @@ TASKS = {
     "reacher": {"config": "src/rather/data/examples/reacher.toml", "comparisons": [200, 700], "peer": ""},
 }
 TRUE = ["train.reward=environment", "loop.rounds=1"]
+HEADLINES = ("reacher",)
 NAMES = {"true reward": "PPO on the true reward", "rather": "rather", "imitation": "imitation 1.0.1"}
 
 
@@ -109,6 +110,11 @@ def publish(name: str, about: str, settings: str, found: dict[str, list[dict[str
         "| side | comparisons | before | mean | median | each seed | environment steps | seconds a run |", "|---" * 8 + "|",
         *(row(side, runs) for side, runs in found.items() if runs),
     ]  # fmt: skip
+    for side, runs in found.items():
+        if side.startswith("rather") and len(runs) == len(SEEDS) and name in HEADLINES:
+            returns, what = [run["return"] for run in runs], f"{name}_{side.split()[1]}"
+            spread = [round(min(returns), 1), round(max(returns), 1)]
+            common.headline(what, round(float(np.median(returns)), 1), spread, "return", f"bench/labels.py {name}", "one thread a run")
     common.publish(f"labels-{name}", {"about": about, "settings": settings, "found": found}, lines)
 
 
