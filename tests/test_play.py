@@ -123,6 +123,16 @@ def test_a_run_that_trains_no_policy_has_none_to_play(rather, run: Path) -> None
     assert "the run 'small' trains a reward model and no policy" in " ".join(said.split())
 
 
+def test_what_cannot_be_drawn_is_refused_before_anything_acts(rather, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "blind.py").write_text(
+        "import gymnasium\n\nclass Blind(gymnasium.Wrapper):\n    def render(self):\n        raise RuntimeError('no light')\n"
+    )
+    rather("train", run, "run.name=blind", 'control.wrappers=["blind:Blind"]')
+    found = rather("play", run, "run.name=blind", 'control.wrappers=["blind:Blind"]', "--video", "a.webp", code=2)
+    assert "cannot be drawn: RuntimeError: no light" in " ".join(found.stderr.split())
+    assert not found.stdout
+
+
 def test_frames_of_one_size_become_a_video(tmp_path: Path) -> None:
     class Grows(gymnasium.Env):
         metadata = {"render_modes": ["rgb_array"], "render_fps": 2.5}  # noqa: RUF012

@@ -347,3 +347,10 @@ def test_the_standard_deviation_of_actions_begins_where_it_is_told(tmp_path: Pat
     assert control.PPO.load(tmp_path).settings.log_std_init == -1.5
     with pytest.raises(ConfigError, match="log_std_init"):
         control.PPO("Pendulum-v1", log_std_init=3.0)
+
+
+@pytest.mark.parametrize("about", ['{"format": 1}', '{"format": 1, "env": "CartPole-v1"}', "[]", "{"])
+def test_a_damaged_description_of_an_agent_is_refused(about: str, tmp_path: Path) -> None:
+    (tmp_path / "agent.json").write_text(about)
+    with pytest.raises(CheckpointError, match="holds no agent that can be read"):
+        control.PPO.load(tmp_path)

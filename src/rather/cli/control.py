@@ -35,6 +35,8 @@ def play(
 
     Without a display only the returns are printed; MuJoCo draws videos there with MUJOCO_GL=egl.
     """
+    from contextlib import closing
+
     from rather.control.rollout import rewards
     from rather.control.studio import Painter
     from rather.control.video import check
@@ -44,21 +46,17 @@ def play(
         check(video)
     trained = trained_policy(source, settings or [], round_, untrained, console)
     window = "human" if video is None and displayed() and trained.studio.windowed else None
-    if video is not None:
-        trained.studio.make("rgb_array").close()  # what cannot be drawn is refused before anything acts
-    found = trained.play(episodes, seed, not sampled, window)
-    returns = [float(rewards(t).sum()) for t in found]
-    for number, (trajectory, episode_return) in enumerate(zip(found, returns, strict=True), 1):
-        console.print(f"Episode {number}: return {episode_return:.4g} in {len(rewards(trajectory))} steps", highlight=False)
-    console.print(f"Mean return {sum(returns) / len(returns):.4g}", highlight=False)
-    if video is not None:
-        painter = Painter(trained.studio)
-        try:
-            count = painter.video(found, video)
-        finally:
-            painter.close()
-        console.print(f"{count} frames in {video}", soft_wrap=True, markup=False, highlight=False)
-    elif not window:
+    with closing(Painter(trained.studio)) as painter:
+        if video is not None:
+            painter.try_drawing()  # what cannot be drawn is refused before anything acts
+        found = trained.play(episodes, seed, not sampled, window)
+        returns = [float(rewards(t).sum()) for t in found]
+        for number, (trajectory, episode_return) in enumerate(zip(found, returns, strict=True), 1):
+            console.print(f"Episode {number}: return {episode_return:.4g} in {len(rewards(trajectory))} steps", highlight=False)
+        console.print(f"Mean return {sum(returns) / len(returns):.4g}", highlight=False)
+        if video is not None:
+            console.print(f"{painter.video(found, video)} frames in {video}", soft_wrap=True, markup=False, highlight=False)
+    if video is None and not window:
         why = f"{trained.studio.env} opens no window" if displayed() else "There is no display to show it on"
         console.print(f"{why}; --video FILE writes what is seen.", markup=False, highlight=False)
 

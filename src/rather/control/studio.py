@@ -55,6 +55,16 @@ class Studio:
         """See `video.write`."""
         return video.write(trajectories, self._drawn, file)
 
+    def try_drawing(self) -> bool:
+        """Draw one picture, and say that it can be done."""
+        env = self._drawn()
+        try:
+            env.reset(seed=0)
+            env.render()
+        finally:
+            env.close()
+        return True
+
     @property
     def windowed(self) -> bool:
         """Whether the environment can show itself in a window."""
@@ -129,6 +139,14 @@ class Painter:
             DataError: see `film`.
         """
         return self._draw("animate", trajectory)
+
+    def try_drawing(self) -> bool:
+        """What `Studio.try_drawing` says.
+
+        Raises:
+            DataError: see `film`.
+        """
+        return self._draw("try_drawing")
 
     def video(self, trajectories: Sequence[Trajectory], file: Path) -> int:
         """What `Studio.video` says.
