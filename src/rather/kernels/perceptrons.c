@@ -60,8 +60,8 @@ static void add_product(int64_t n, int64_t m, int64_t k, const float *a, int64_t
     }
 }
 
-/* A perceptron of `layers` layers from sizes[0] numbers to sizes[layers]: weights (I, O) and biases, the weights transposed around (O, I), the
-   gradient of both, what each layer was activations, the last of them what came out, and room for what goes back. */
+/* A perceptron of `layers` layers from sizes[0] numbers to sizes[layers]: weights (I, O) and biases, the weights transposed (O, I), the
+   gradients of both, the activations that each layer was given, the last of them what came out, and room for what goes back. */
 struct net {
     int64_t layers;
     const int64_t *sizes;
@@ -112,7 +112,7 @@ static float *store_gradient(const struct net *net, float *to) {
     return to;
 }
 
-/* What comes out for the n rows that are activations[0]: (n, whole vectors). */
+/* What comes out for the n rows in activations[0]: (n, whole vectors). */
 static float *forward(struct net *net, int64_t n) {
     for (int64_t l = 0; l < net->layers; l++) {
         int64_t in = net->sizes[l], wide = padded(net->sizes[l + 1]);
@@ -125,7 +125,7 @@ static float *forward(struct net *net, int64_t n) {
     return net->activations[net->layers];
 }
 
-/* Adds to its gradient what derivatives by the outputs, which stand in activations[layers], make of it. Overwrites what the layers were activations. */
+/* Adds to its gradient what derivatives by the outputs, which stand in activations[layers], make of it. Overwrites the activations. */
 static void backward(struct net *net, int64_t n) {
     for (int64_t l = net->layers - 1; l >= 0; l--) {
         int64_t in = net->sizes[l], narrow = padded(in), wide = padded(net->sizes[l + 1]);
@@ -260,7 +260,7 @@ struct step {
     float most, lr, beta1, beta2, eps, decay, bias1, bias2;
 };
 
-/* Scales a gradient (n,) down to a norm of `most` and takes a step of AdamW by it; nothing where the norm, which is retransposed, is not finite. */
+/* Scales a gradient (n,) down to a norm of `most` and takes a step of AdamW by it; nothing where the norm, which is returned, is not finite. */
 double adamw(int64_t n, const struct step *s, float *parameter, const float *gradient, float *first, float *second) {
     double squares[8] = {0}, square = 0;
     int64_t eights = n / 8 * 8;
