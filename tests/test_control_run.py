@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from rather.core import Label
 from rather.learners.metrics import CLOCK
@@ -320,3 +321,44 @@ def test_with_restart_each_round_begins_with_an_untrained_policy(rather, run: Pa
     assert any(policy.startswith("new@0-6") for policy in later), "questions are about the policy that the round before has trained"
     assert any("~" in policy for policy in later)
     store.close()
+
+
+NETWORKS = """
+import torch
+
+def policy(inputs, outputs):
+    return torch.nn.Sequential(torch.nn.Linear(inputs, 12), torch.nn.ReLU(), torch.nn.Linear(12, outputs))
+
+def critic(inputs, outputs):
+    return torch.nn.Linear(inputs, outputs)
+
+def wrong(inputs, outputs):
+    return torch.nn.Linear(inputs, outputs + 1)
+
+def broken(inputs):
+    return None
+"""
+
+
+def test_a_run_trains_networks_of_ones_own(rather, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    own = ["control.policy_network=networks:policy", "control.critic_network=networks:critic", "run.name=own"]
+    rather("loop", run, *own)
+    saved = load_file(tmp_path / "runs/own/checkpoints/ppo-1/step-000006/model/policy.safetensors")
+    assert saved["net.0.weight"].shape[0] == 12
+    rather("loop", run, *own[:2], "run.name=again")
+    again = load_file(tmp_path / "runs/again/checkpoints/ppo-1/step-000006/model/policy.safetensors")
+    assert all(bool((saved[name] == again[name]).all()) for name in saved), "weights are drawn by the seed"
+    assert "Episode 1: return" in rather("play", run, *own).stdout
+    for setting, said in (
+        (
+            "control.policy_network=networks:wrong",
+            "policy made shape (2, 10) of (2, 9); it must map observations (2, 9) to (2, 9), a logit for each action",
+        ),
+        ("control.policy_network=networks:broken", "it is called with how many numbers go in and come out"),
+        ("control.critic_network=networks:nothing", "nothing"),
+        ("control.policy_network=networks:policy", "query.exploration moves numbers of the policy's own layers"),
+    ):
+        explored = ["query.exploration=0.5"] if "exploration" in said else []
+        found = " ".join(rather("loop", run, "run.name=refused", setting, *explored, code=2).stderr.split())
+        assert said in found

@@ -43,7 +43,7 @@ LATER = {
     "query": {"answers": 2, "questions": 0, "exploration": 0.0},
     "reward": {"kind": "lora", "layers": [], "start": "random"},
     "eval": {"best_of": 1},
-    "control": {"kwargs": {}, "wrappers": [], "restart": False, "log_std_init": 0.0},
+    "control": {"kwargs": {}, "wrappers": [], "restart": False, "log_std_init": 0.0, "policy_network": "", "critic_network": ""},
 }
 """Settings that came later, with the values that say what earlier versions did."""
 

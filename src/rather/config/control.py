@@ -27,6 +27,12 @@ class Control(Section):
         default=False, description="Train an untrained policy in each round, on the reward of all labels so far."
     )
     hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
+    policy_network: str = Field(
+        default="", description='"module:name" of a function of (inputs, outputs) that makes the policy\'s torch.nn.Module; empty: hidden.'
+    )
+    critic_network: str = Field(
+        default="", description='"module:name" of a function of (inputs, 1) that makes the critic\'s torch.nn.Module; empty: hidden.'
+    )
     log_std_init: ForLearners[float] = Field(
         default=0.0, description="Logarithm of the standard deviation that a Box's actions begin with.", ge=-20, le=2
     )

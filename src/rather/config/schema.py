@@ -345,6 +345,13 @@ class Config(Section):
     log: Free[Log] = Field(default_factory=Log)
 
     @model_validator(mode="after")
+    def _own_network(self) -> Self:
+        if self.control.policy_network and (self.query.exploration or self.train.learner == "zeroth"):
+            what = "query.exploration" if self.query.exploration else 'train.learner = "zeroth"'
+            raise ValueError(f"{what} moves numbers of the policy's own layers, and control.policy_network brings another network")
+        return self
+
+    @model_validator(mode="after")
     def _restart(self) -> Self:
         if self.control.restart and self.hack.goes_back:
             raise ValueError(

@@ -5,7 +5,7 @@ Shape letters: B rows, I inputs, A action dimensions or choices.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import gymnasium
 import numpy as np
@@ -26,6 +26,7 @@ from rather.learners.ppo_settings import ClipSettings
 from rather.learners.reward import Reward
 from rather.learners.settings import Descent, OptimizationOptions, Schedule
 from rather.learners.train import Callback
+from rather.verify.functions import load_function
 
 
 def width(actions: Space) -> int:
@@ -76,6 +77,27 @@ def check_network(
     if not isinstance(out, Tensor) or tuple(out.shape) not in [(rows, *shape) for shape in wanted]:
         made = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
         raise ConfigError(f"{argument} made {made} of {' and '.join(map(str, shapes))}; {need}")
+
+
+def own_network(env: gymnasium.Env, of: Literal["policy", "critic"], name: str, seed: int) -> nn.Module | None:
+    """The network that the function "module:name" makes for an environment, its weights drawn by `seed`; None without a name.
+
+    Raises:
+        ConfigError: there is no such function, it raised an error, or what it made is no such network.
+    """
+    if not name:
+        return None
+    setting, sizes = f"control.{of}_network", (inputs(env), width(env.action_space) if of == "policy" else 1)
+    function = load_function(name, setting)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            network: Any = function(*sizes)
+        except Exception as e:
+            said = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+            raise ConfigError(f"{setting}: {name}{sizes} raised {said}; it is called with how many numbers go in and come out") from e
+    Networks(**{of: network}).check(env)
+    return network
 
 
 def policy(env: gymnasium.Env, s: PPOSettings, seed: int, network: nn.Module | None = None) -> ControlPolicy:

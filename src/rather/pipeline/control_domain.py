@@ -314,7 +314,8 @@ class ControlDomain:
         assert isinstance(policy, ControlPolicy)
         assert reward_fn is None or isinstance(reward_fn, ControlReward)
         s, seed = self.settings, c.run.seed
-        critic = control.critic(self.make(), policy, s, seed)
+        env = self.make()
+        critic = control.critic(env, policy, s, seed, control.own_network(env, "critic", c.control.critic_network, seed))
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
         source = RolloutSegments(policy, self.make, s.envs, s.rollout_segment, seed + 7919 * number, c.control.gold)
         return control.ppo(policy, critic, source, s, seed, reward_fn, reference, steps, c.ppo.kl, c.ppo.kl_target)
@@ -377,7 +378,8 @@ class ControlDomain:
             self.episodes(self.base_policy, self.tasks[1][:1], gold=False)
 
     def _new_policy(self, name: str) -> ControlPolicy:
-        policy = control.policy(self.make(), self.settings, self.config.run.seed)
+        env, seed = self.make(), self.config.run.seed
+        policy = control.policy(env, self.settings, seed, control.own_network(env, "policy", self.config.control.policy_network, seed))
         policy.name = name
         return policy
 
