@@ -52,7 +52,7 @@ check: setup
 test: setup
 	@command -v chromium > /dev/null || { apt-get update -q && apt-get install -y -q chromium; } > /dev/null 2>&1 || echo "no Chromium: the page is not tested"
 	@for proxy in nginx caddy; do command -v $$proxy > /dev/null || { apt-get update -q && apt-get install -y -q $$proxy; } > /dev/null 2>&1 || echo "no $$proxy: the page is not tested behind it"; done
-	@command -v cc > /dev/null || { apt-get update -q && apt-get install -y -q gcc libc6-dev; } > /dev/null 2>&1 || echo "no C compiler: the tests of kernels.c fail"
+	@command -v cc > /dev/null || { apt-get update -q && apt-get install -y -q gcc libc6-dev; } > /dev/null 2>&1 || echo "no C compiler: the tests of what is in C fail"
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Kills by the dozen, every adapter on every model, round trips by the thousand. Gemma 3 270M, under Gemma's terms, is in five packages.
