@@ -147,7 +147,7 @@ def main() -> None:
     lines = [
         "# PPO for control beside Stable-Baselines3 2.9.2", "", about + ".", "",
         "Settings of rl-baselines3-zoo, of HalfCheetah the defaults with scaled observations (on our side the clip range is not faded, and there is no",
-        "state-dependent exploration); returns of 20 episodes with the likeliest actions after 100,000 steps: interquartile",
+        "state-dependent exploration); returns of 20 episodes with deterministic actions after 100,000 steps: interquartile",
         "mean over seeds, its 95 % bootstrap interval, and the least and the most.", "",
         "| task | side | return | interval | least to most | steps a CPU second (median) | ratio (median, least to most) |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -23,7 +23,7 @@ def play(
     video: Annotated[Path | None, typer.Option(help="Write what is seen to this file: .webp, .gif or .mp4.")] = None,
     episodes: Annotated[int, typer.Option(help="How many episodes.", min=1)] = 3,
     seed: Annotated[int, typer.Option(help="The same seed: the same episodes.", min=0)] = 0,
-    sampled: Annotated[bool, typer.Option("--sampled", help="Draw actions as in training, instead of the likeliest ones.")] = False,
+    sampled: Annotated[bool, typer.Option("--sampled", help="Draw actions as in training, instead of deterministic ones.")] = False,
     round_: Round = None,
     untrained: Untrained = False,
 ) -> None:
@@ -68,7 +68,7 @@ def export_policy(
     settings: Settings = None,
     round_: Round = None,
 ) -> None:
-    """Write a trained policy for other programs: flat observations in, the likeliest actions out.
+    """Write a trained policy for other programs: flat observations in, deterministic actions out.
 
     rather export-policy run.toml policy.onnx
 

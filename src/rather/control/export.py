@@ -49,7 +49,7 @@ def export(policy: ControlPolicy, env: gymnasium.Env, file: Path) -> None:
 
 
 class Deterministic(nn.Module):
-    """The likeliest actions of a policy, as the environment takes them, for flat observations (B, I).
+    """Deterministic actions of a policy, as the environment takes them, for flat observations (B, I).
 
     `bounds` are the `choices` (K,) or (K, A), or `low` and `high` (A,).
     """
