@@ -271,6 +271,41 @@ def table(runs: dict[str, list[dict[str, float]]]) -> Iterator[str]:
             yield f"| {method} | {judge} | {len(own)} | {' | '.join(cells)} | {worst:.2f} | {minutes:.0f} |"
 
 
+def by_judge(runs: dict[str, list[dict[str, float]]], method: str) -> dict[str, float]:
+    """The labels that `method` takes to a win rate that is enough, for each judge: the median over seeds."""
+    found = dict[str, float]()
+    for judge in JUDGES:
+        own = [labels_to(rows) for key, rows in runs.items() if key.rpartition("/")[0] == f"{method}/{judge}"]
+        if own:
+            found[judge] = median(own)
+    return found
+
+
+def leaderboard(runs: dict[str, list[dict[str, float]]]) -> Iterator[str]:
+    """A row for each method, the one with the fewest labels first."""
+    yield f"| method | labels to {100 * ENOUGH:.0f} %, median over judges | {' | '.join(JUDGES)} | nats lost, median | CPU min to the last figure |"
+    yield "|---" * (len(JUDGES) + 4) + "|"
+    found = {method: labels for method in METHODS if (labels := by_judge(runs, method))}
+    for method, labels in sorted(found.items(), key=lambda x: median(x[1].values())):
+        own = [rows[-1] for key, rows in runs.items() if key.startswith(f"{method}/")]
+        cells = [number(median(labels.values())), *(number(labels[judge]) if judge in labels else "" for judge in JUDGES)]
+        yield f"| {method} | {' | '.join(cells)} | {median(r['nats'] for r in own):.2f} | {median(r['cpu_s'] for r in own) / 60:.0f} |"
+
+
+def number(labels: float) -> str:
+    """A number of labels, or that it was not reached."""
+    return "not reached" if labels == float("inf") else f"{labels:.0f}"
+
+
+def headline(runs: dict[str, list[dict[str, float]]]) -> None:
+    """The labels that the best method with all judges and seeds takes, if it gets there."""
+    whole = [m for m in METHODS if all(f"{m}/{judge}/{seed}" in runs for judge in JUDGES[:3] for seed in SEEDS)]
+    best = min((sorted(by_judge(runs, m).values()) for m in whole), key=median, default=[float("inf")])
+    if median(best) < float("inf"):
+        spread = [best[0], min(best[-1], 9999)]
+        common.headline("labels_to_75", median(best), spread, "labels", "bench/labels_text.py", "one thread, simulated judges")
+
+
 def main() -> None:
     """Every run that is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -307,7 +342,8 @@ def main() -> None:
 
 {data["about"]}. Win rate over the base model on 48 held-out prompts, two answers each, %, median and quartiles over the seeds.
 Nats lost: how much less likely a token of the answers is under the base model than one of its own; `nudge` asks about sets of four answers."""
-        common.publish("labels-text", data, [head, "", *table(data["runs"])], None)
+        common.publish("labels-text", data, [head, "", *leaderboard(data["runs"]), "", *table(data["runs"])], None)
+        headline(data["runs"])
 
 
 if __name__ == "__main__":
