@@ -26,7 +26,7 @@ ROOMS = [
         "text",
         "control",
     ),
-    *("judges", "config", "report", "hacking", "zeroth", "pipeline", "web", "doctor", "cli", "__init__", "__main__"),
+    *("judges", "config", "hacking", "report", "zeroth", "pipeline", "web", "doctor", "cli", "__init__", "__main__"),
 ]
 """In this order: each may import those before it."""
 ROOT = {"core", "losses", "errors", "renamed", "settings", "doctor", "__init__", "__main__"}

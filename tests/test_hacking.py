@@ -1,12 +1,15 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rather.errors import CheckpointError
 from rather.hacking.alarm import Lookout, Measure, Point, SpotChecks, alarm, lookouts, one_event, points
-from rather.hacking.page import Example, Side, alarms, write
+from rather.hacking.examples import Example, most_exploited, newest, note, noted
+from rather.hacking.watch import alarms, forget, watched
 from rather.learners.spread import gold_correlation, spread
-from rather.pipeline.exploits import most_exploited
+from rather.report.hacking import Side, write
 
 
 def run(proxy, gold, noise: float = 0.1, seed: int = 0) -> list[Point]:
@@ -250,7 +253,7 @@ def test_the_page_shows_both_sides_and_escapes_what_it_is_told(tmp_path) -> None
     assert page.count("data:image/webp;base64,") == 1
     assert "reward hacking: from step 1" in page
     assert "no alarm" in page
-    assert alarms([honest, hacked])[0].startswith("round 1: reward hacking")
+    assert alarms(lookouts([honest, hacked]))[0].startswith("round 1: reward hacking")
 
 
 def test_gold_that_may_have_risen_enough_raises_no_alarm() -> None:
@@ -295,6 +298,60 @@ def test_examples_are_those_that_gained_most_for_least() -> None:
     assert "both" not in [x.prompt for x in most_exploited([both, most, example("other", (1, 0), (0, 1))])]
     assert most_exploited([]) == []
     assert most_exploited([example("same", (1, 1), (0, 0))]) == []
+
+
+def test_examples_are_kept_beside_the_checkpoints(tmp_path: Path) -> None:
+    first, second = tmp_path / "grpo-0", tmp_path / "grpo-1"
+    for folder in (first, second):
+        folder.mkdir()
+    one, other = Example("p", "b", "a", (0.0, 1.0), (1.0, 0.0)), Example("q", "b", "a", (0.0, 1.0), None)
+    assert noted(first) is None
+    assert newest([first, second]) == []
+    note(first, 7, [one])
+    assert noted(first) == noted(first, 7) == [one]
+    assert noted(first, 8) is None, "another alarm's"
+    note(second, 3, [])
+    assert newest([first, second]) == [one], "the last that has any"
+    note(second, 4, [other])
+    assert newest([first, second]) == [other]
+    forget(second)
+    assert newest([first, second]) == [one]
+    for damaged in ("{", "[]", '{"step": 1}', '{"step": 1, "examples": [{}]}'):
+        (first / "exploited.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"exploited.json cannot be read .*delete it"):
+            noted(first)
+    (first / "exploited.json").write_text(
+        '{"step": 1, "examples": [{"prompt": "p", "before": "b", "after": "a", "proxy": [0, NaN], "gold": null}]}'
+    )
+    with pytest.raises(CheckpointError, match="are not finite"):
+        noted(first)
+
+
+def test_without_gold_the_proxy_decides_alone() -> None:
+    little, much = Example("little", "", "", (0.0, 0.5), None), Example("much", "", "", (0.0, 2.0), None)
+    assert most_exploited([little, Example("fell", "", "", (1.0, 0.0), None), much]) == [much, little]
+
+
+def test_a_run_is_watched_by_its_metrics() -> None:
+    rows = [
+        {"phase": f"train-grpo-{n}", "step": p.step, "gold": None}
+        | {f"score{k}": v for k, v in (("", p.proxy.mean), ("_stderr", p.proxy.stderr), ("_std", p.proxy.std))}
+        | {"alike": 0.1 if p.step < 30 else 0.5, "same_word": 0.1}
+        for n in (0, 1)
+        for p in run(lambda x: x, lambda x: 0.0)
+    ]
+    rounds, dismissed = watched(rows, "grpo", "score")
+    assert [len(points) for points in rounds] == [60, 60]
+    assert dismissed == [set(), set()]
+    raised = lookouts(rounds)[0].raised
+    assert raised is not None
+    said = {"phase": f"spot-0-{raised.step}", "step": raised.step, "result": "no worse", "comparisons": 7.0}
+    assert watched([*rows, said], "grpo", "score")[1] == [{raised.step}, set()]
+    assert watched([*rows, said | {"result": "worse"}], "grpo", "score")[1] == [set(), set()]
+    assert watched([*rows, said | {"phase": "spot-2-5"}], "grpo", "score")[1] == [set(), set()], "no such round"
+    assert watched(rows, "ppo", "score") == ([], [])
+    assert lookouts(*watched([*rows, said], "grpo", "score"))[0].raised is None
+    assert alarms(lookouts(rounds))[0].startswith("round 0: perhaps reward hacking")
 
 
 def test_the_page_shows_answers_as_they_are(tmp_path) -> None:

@@ -1,5 +1,7 @@
 """A round that mends: after an alarm people compare answers of the policy that was hacked with those of the one that was gone back to."""
 
+import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from runs import go
 
 from rather.config import toml
 from rather.errors import CheckpointError, ConfigError
+from rather.hacking import examples
 from rather.hacking.alarm import Alarm
 from rather.hacking.watch import Watch
 from rather.learners import checkpoint
@@ -47,6 +50,16 @@ def test_the_next_round_asks_about_the_hacked_policy_and_trusts_the_reward_less(
     run.loop()
     first, second = run.checkpoints(0), run.checkpoints(1)
     assert checkpoint.check(checkpoint.every(first)[-1])["step"] == 2
+    note = json.loads((first / "exploited.json").read_text())
+    assert note["step"] == 4
+    shown = examples.noted(first, 4)
+    assert shown
+    assert all(x.proxy[1] > x.proxy[0] and x.gold is not None for x in shown)
+    assert not (second / "exploited.json").exists(), "it has ended without an alarm"
+    page = run.report().html
+    assert "What was exploited" not in page, "that is the page of `rather hack`"
+    assert "The answers that gained most by the proxy reward" in page
+    assert escape(shown[0].after.strip()) in page
     hacked = sorted(path.name for path in first.glob("hacked-step-*"))
     assert hacked == ["hacked-step-000003", "hacked-step-000004"]
     asked = [q.comparison for q in run.store.questions("run", "train") if q.comparison.key.startswith("round-1/")]
@@ -70,7 +83,10 @@ def test_the_next_round_asks_about_the_hacked_policy_and_trusts_the_reward_less(
     assert len(last["labels"]) > len(checkpoint.check(checkpoint.every(first)[-1])["labels"]), "old and new labels"
     assert run.settings(0) == run.config
 
+    (first / "exploited.json").unlink()  # killed before they were kept
     again = go(settings)
+    again.train(0)
+    assert json.loads((first / "exploited.json").read_text()) == note
     again.loop()
     assert checkpoint.every(second)[-1] == checkpoint.every(again.checkpoints(1))[-1]
     with pytest.raises(CheckpointError, match=r"grpo.kl = 0.05, not 0.1"):

@@ -60,7 +60,8 @@ def served(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = port or free.getsockname()[1]
-    serving, url = server(store, Project(run, "Which is better?", guidelines, criteria, Curves(metrics).read, head), "127.0.0.1", port)
+    curves = Curves(metrics, folders=[metrics.parent] if metrics else ())
+    serving, url = server(store, Project(run, "Which is better?", guidelines, criteria, curves.read, head), "127.0.0.1", port)
     thread = threading.Thread(target=serving.run, daemon=True)
     thread.start()
     while not serving.started:

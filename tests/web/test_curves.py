@@ -13,7 +13,7 @@ from questions import question
 
 from conftest import served
 from rather.core import Label
-from rather.hacking import alarm
+from rather.hacking import alarm, examples
 from rather.hacking.curves import POINTS, Curves
 from rather.learners.metrics import Metrics
 from rather.store import Store
@@ -33,7 +33,7 @@ def points(found: dict[str, Any], title: str) -> dict[str, list[list[float]]]:
 
 def test_each_learner_has_its_curves(metrics: Metrics) -> None:
     read = Curves(metrics.path)
-    nothing = {"plots": [], "alarms": [], "predicted": "", "problem": ""}
+    nothing = {"plots": [], "alarms": [], "exploited": [], "predicted": "", "problem": ""}
     assert read.read() == nothing, "there is no file yet"
     assert Curves(None).read() == nothing
     metrics.write("sample-0", 0, {"questions": 12.0})
@@ -132,6 +132,20 @@ def test_the_alarm_is_the_one_of_rather_hack(metrics: Metrics) -> None:
     assert "falls" in expected.sign
     assert read.read()["alarms"] == [f"train-ppo-0: {expected}"]
     assert points(read.read(), "Mean gold reward")
+    metrics.write(f"spot-0-{expected.step}", expected.step, {"comparisons": 7.0}, result="no worse")
+    assert read.read()["alarms"] == [], "spot checks have dismissed it"
+    assert Curves(metrics.path).read()["alarms"] == []
+    assert Curves(metrics.path, "return").read()["alarms"] == [], "the policy is trained on another reward"
+
+
+def test_what_was_exploited_is_shown_and_a_damaged_note_is_named(metrics: Metrics, tmp_path: Path) -> None:
+    read = Curves(metrics.path, "score", [tmp_path])
+    examples.note(tmp_path, 4, [examples.Example("p", "b", "a", (0.0, 1.0), None)])
+    assert read.read()["exploited"] == [{"prompt": "p", "before": "b", "after": "a", "proxy": (0.0, 1.0), "gold": None}]
+    (tmp_path / examples.NOTE).write_text("{")
+    found = read.read()
+    assert found["exploited"] == []
+    assert "exploited.json cannot be read" in found["problem"]
 
 
 def test_the_owner_sees_curves_and_figures_over_time(context: BrowserContext, store: Store, tmp_path: Path) -> None:
@@ -140,10 +154,18 @@ def test_the_owner_sees_curves_and_figures_over_time(context: BrowserContext, st
         store.add_judge(name, "person")
     metrics = Metrics(tmp_path / "metrics.jsonl")
     hacked(metrics, 24)
+    said = "<img src=x onerror=alert(1)> great great"
+    examples.note(tmp_path, 9, [examples.Example("Why?", "since", said, (0.5, 2.0), (1.0, -1.0))])
     with served(store, "r", metrics=metrics.path) as url:
         page = context.new_page()
         page.goto(f"{url}/join#{invite(store, 'owner', 'owner')}")
         expect(page.locator("#alarms")).to_contain_text("reward hacking")
+        page.get_by_text("What was exploited").click()
+        sides = page.locator("#exploited .side")
+        expect(sides.first).to_contain_text("base model: proxy 0.50, gold 1.00")
+        expect(sides.last).to_contain_text("hacked policy: proxy 2.00, gold -1.00")
+        expect(sides.last).to_contain_text(said)
+        assert page.locator("#exploited img").count() == 0
         gold = page.locator("#curves figure", has_text="Mean gold reward")
         expect(gold.locator("svg[role=img]")).to_have_attribute(
             "aria-label", "Mean gold reward of the policy: last 0.1, lowest 0, highest 1.2"

@@ -63,9 +63,8 @@ def serve(
         rules = guidelines.read(judge.guidelines)
         store = run.store
         head = any(build.is_head(run.config, name) for name in resume.learners(run.config))
-        project = Project(
-            run.config.run.name, build.instruction(run.config), rules, tuple(judge.criteria), Curves(run.metrics.path).read, head
-        )
+        curves = Curves(run.metrics.path, run.proxy, [run.checkpoints(number) for number in range(run.config.loop.rounds)])
+        project = Project(run.config.run.name, build.instruction(run.config), rules, tuple(judge.criteria), curves.read, head)
         del run  # and the model, if that was looked at
     if overlap:
         store.set_asking(project.run, replace(store.asking(project.run), overlap=overlap))

@@ -5,12 +5,15 @@ import math
 import os
 import re
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rather import renamed
-from rather.hacking import alarm
+from rather.errors import CheckpointError
+from rather.hacking import alarm, examples
+from rather.hacking.watch import dismissal
 from rather.learners import prequential
 
 POINTS = 200
@@ -40,13 +43,13 @@ PLOTS = (
     Plot("KL from the base policy, nats", "kl", r"check-(\d+)", "answers"),
     Plot("Log-ratio of the given answers to the reference, nats", "log_ratio"),
     Plot("Mean reward of the policy", "score", r"train-((?:ppo|grpo)-\d+)"),
+    Plot("Mean return of an episode by the environment's reward", "return", r"train-((?:ppo|grpo)-\d+)"),
     Plot("Mean gold reward of the policy", "gold"),
     Plot("Correlation of reward with gold reward; below 0, gold will fall", "gold_correlation"),
     Plot("Chance that two words of the answers are the same", "same_word"),
     Plot("What answers to different prompts share", "alike"),
     Plot("Share of the reward that one feature explains", "one_feature"),
 )
-MEASURED = [f"score{kind}" for kind in ("", "_stderr", "_std")]
 
 
 class Curve:
@@ -73,14 +76,20 @@ class Curve:
 
 
 class Curves:
-    """The curves of a file that is appended to, or replaced; None where a run measures nothing."""
+    """The curves of a file that is appended to, or replaced; None where a run measures nothing.
 
-    def __init__(self, path: Path | None) -> None:
-        self.path, self.lock = path, threading.Lock()
+    `proxy` is the key of the reward that its policy is trained on; `folders` are those of each round's checkpoints.
+    """
+
+    def __init__(self, path: Path | None, proxy: str = "score", folders: Sequence[Path] = ()) -> None:
+        self.path, self.proxy, self.folders, self.lock = path, proxy, folders, threading.Lock()
         self._begin(None)
 
     def read(self) -> dict[str, Any]:
-        """The curves as far as they have come, alarms of reward hacking, how well answers were predicted, what is wrong with the file."""
+        """The curves as far as they have come, alarms of reward hacking, answers that were exploited, how well answers were predicted.
+
+        `problem` says what is wrong with a file.
+        """
         with self.lock:
             if self.path is not None:
                 self._follow(self.path)
@@ -90,13 +99,19 @@ class Curves:
                 if (series := [{"name": n, "points": c.points()} for (j, n), c in self.curves.items() if i == j][-SHOWN:])
             ]
             alarms = [f"{phase}: {a}" for phase, a in self.alarms.items()]
-            return {"plots": plots, "alarms": alarms, "predicted": self.predicted, "problem": self.problem}
+            exploited, problem = list[dict[str, Any]](), self.problem
+            try:
+                exploited = [asdict(x) for x in examples.newest(self.folders)]
+            except CheckpointError as e:
+                problem = problem or str(e)
+            return {"plots": plots, "alarms": alarms, "exploited": exploited, "predicted": self.predicted, "problem": problem}
 
     def _begin(self, inode: int | None) -> None:
         self.inode, self.at, self.tail, self.problem, self.predicted = inode, 0, b"", "", ""
         self.curves: dict[tuple[int, str], Curve] = {}
         self.lookouts: dict[str, alarm.Lookout] = {}
         self.alarms: dict[str, alarm.Alarm] = {}
+        self.dismissed = set[tuple[int, int]]()
 
     def _follow(self, path: Path) -> None:
         try:
@@ -141,11 +156,27 @@ class Curves:
                 interval = [numbers[k] for end in ("low", "high") if (k := f"{plot.key}_{end}") in numbers]
                 name = match[1].replace("-", ", round ") if plot.over == "step" else "" if plot.over == "round" else f"round {match[1]}"
                 self.curves.setdefault((i, name), Curve()).add([x, numbers[plot.key], *interval])
-        if phase not in self.alarms and all(numbers.get(k) is not None for k in MEASURED):
+        self._watch(phase, {k: v for k, v in numbers.items() if v is not None})
+        if (dismissed := dismissal(row)) is not None:
+            self.dismissed.add(dismissed)
+            for phase in [*self.alarms]:
+                self._dismiss(phase)
+
+    def _watch(self, phase: str, numbers: dict[str, float]) -> None:
+        """Look out for an alarm in a row of a training on rewards."""
+        if phase in self.alarms or not re.fullmatch(r"train-(?:ppo|grpo)-\d+", phase):
+            return
+        for point in alarm.points([numbers], self.proxy):
             lookout = self.lookouts.get(phase) or self.lookouts.setdefault(phase, alarm.Lookout(before=self._before(phase)))
-            for point in alarm.points([{k: v for k, v in numbers.items() if v is not None}], "score"):
-                if (raised := lookout.see(point)) is not None:
-                    self.alarms[phase] = raised
+            if (raised := lookout.see(point)) is not None:
+                self.alarms[phase] = raised
+                self._dismiss(phase)
+
+    def _dismiss(self, phase: str) -> None:
+        """Take an alarm back if spot checks have dismissed it."""
+        if (int(phase.rpartition("-")[2]), self.alarms[phase].step) in self.dismissed:
+            self.lookouts[phase].dismiss()
+            del self.alarms[phase]
 
 
 def _number(value: Any) -> float | None:

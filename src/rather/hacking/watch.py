@@ -1,13 +1,15 @@
 """A training that is watched for reward hacking, and ends where the alarm goes off."""
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rather.errors import CheckpointError
-from rather.hacking.alarm import Alarm, lookouts, points
+from rather.hacking import examples
+from rather.hacking.alarm import Alarm, Lookout, Point, lookouts, points
 
 NOTE = "alarm.json"
 
@@ -43,6 +45,41 @@ class Watch:
         return self.raised is not None
 
 
+def watched(rows: Sequence[dict[str, Any]], learner: str, proxy: str) -> tuple[list[list[Point]], list[set[int]]]:
+    """The points of a run's rounds, from all `rows` of its metrics, and each round's steps whose alarm was dismissed.
+
+    `learner` is "ppo" or "grpo", `proxy` the key of its reward. A round that was not trained has none, nor have those after it.
+    """
+    rounds = list[list[Point]]()
+    while own := [row for row in rows if row["phase"] == f"train-{learner}-{len(rounds)}"]:
+        rounds.append(points(own, proxy))
+    dismissed = [set[int]() for _ in rounds]
+    for row in rows:
+        if (found := dismissal(row)) is not None and found[0] < len(rounds):
+            dismissed[found[0]].add(found[1])
+    return rounds, dismissed
+
+
+def dismissal(row: dict[str, Any]) -> tuple[int, int] | None:
+    """The round and the step of an alarm that this row of metrics says spot checks have dismissed; None where it says no such thing."""
+    match = re.fullmatch(r"spot-(\d+)-(\d+)", str(row.get("phase")))
+    return (int(match[1]), int(match[2])) if match and row.get("result") not in (None, "worse") else None
+
+
+def alarms(watching: Sequence[Lookout]) -> list[str]:
+    """The alarm of every round that has one, in words."""
+    return _said(["" if lookout.raised is None else str(lookout.raised) for lookout in watching])
+
+
+def silent(watching: Sequence[Lookout]) -> list[str]:
+    """Why no alarm can go off in a round, in words, where none can."""
+    return _said([f"no alarm can go off: {lookout.silent}" if lookout.silent else "" for lookout in watching])
+
+
+def _said(each: Sequence[str]) -> list[str]:
+    return [(f"round {number}: " if len(each) > 1 else "") + said for number, said in enumerate(each) if said]
+
+
 def note(folder: Path, alarm: Alarm, kept: int) -> None:
     """Keep beside a training's checkpoints that an alarm has ended it, and of which step the last one is that it `kept`."""
     temporary = folder / f".{NOTE}"
@@ -68,4 +105,5 @@ def noted(folder: Path, newest: int) -> Alarm | None:
 
 def forget(folder: Path) -> None:
     """A training goes on, or has come to its end without an alarm."""
-    (folder / NOTE).unlink(missing_ok=True)
+    for name in (NOTE, examples.NOTE):
+        (folder / name).unlink(missing_ok=True)

@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from rather.errors import ConfigError
-from rather.hacking import alarm, page
-from rather.hacking.page import Side
+from rather.hacking import alarm
+from rather.hacking.watch import alarms, silent, watched
 from rather.pipeline import exploits
 from rather.pipeline.run import Run
+from rather.report.hacking import Side, write
 
 
 def compare(run: Run) -> Path:
@@ -26,7 +27,7 @@ def compare(run: Run) -> Path:
         sides.append(_watched(Run(twin, run.console), "trained on the hand-written reward"))
     title = {"labels": "trained on what was learned from comparisons", "environment": "trained on the hand-written reward"}
     sides.append(_watched(run, title.get(c.train.reward, f"trained on {c.train.reward}")))
-    return page.write(run.folder / "hacking.html", c.run.name, sides)
+    return write(run.folder / "hacking.html", c.run.name, sides)
 
 
 def _watched(run: Run, title: str) -> Side:
@@ -35,20 +36,20 @@ def _watched(run: Run, title: str) -> Side:
     console.rule(title)
     result = run.loop()
     name, last = c.train.learner, c.loop.rounds - 1
-    rounds = [alarm.points(run.metrics.read(f"train-{name}-{number}"), run.proxy) for number in range(last + 1)]
-    found = page.alarms(rounds)
+    rounds, dismissed = watched(run.metrics.read(), name, run.proxy)
+    gold = c.control.gold or c.hack.gold
+    side = Side(title, rounds, "proxy reward", gold, dismissed=dismissed)
+    found = alarms(side.watching)
     console.print(result or "", highlight=False)
     for sentence in found:
         console.print(f"[bold red]{sentence}[/bold red]", highlight=False)
-    for sentence in (mute := page.silent(rounds)):
+    for sentence in (mute := silent(side.watching)):
         console.print(f"[yellow]{sentence}[/yellow]", highlight=False)
     if not (found or mute):
         console.print("[green]no alarm[/green]: the gold reward has kept up with the proxy reward")
-    gold = c.control.gold or c.hack.gold
-    side = Side(title, rounds, "proxy reward", gold)
     if (shown := run.domain.episode(run.policy(last + 1))) is None:
-        raised = [number for number, lookout in enumerate(alarm.lookouts(rounds)) if lookout.raised is not None]
-        return replace(side, examples=exploits.examples(run, raised[-1])) if raised else side
+        raised = [(number, found) for number, lookout in enumerate(side.watching) if (found := lookout.raised) is not None]
+        return replace(side, examples=exploits.remember(run, *raised[-1])) if raised else side
     episode, clip, problem = shown
     if problem:
         console.print(f"The page shows no drive: {problem}.", highlight=False, markup=False)
@@ -59,4 +60,4 @@ def _watched(run: Run, title: str) -> Side:
         (f"{evaluated['return_policy']:.0f}", "a trajectory, by the hand-written reward"),
         (f"{100 * alarm.one_event(episode.rewards.tolist()):.0f} %", "of steps with the same reward"),
     ]  # fmt: skip
-    return Side(title, rounds, side.proxy, gold, facts, clip, problem)
+    return replace(side, facts=facts, clip=clip, problem=problem)

@@ -11,7 +11,7 @@ from rather.config.schema import Config
 from rather.core import Answered
 from rather.errors import ConfigError
 from rather.learners import checkpoint
-from rather.pipeline import build, held_out, live, nudge, resume
+from rather.pipeline import build, exploits, held_out, live, nudge, resume
 from rather.pipeline.domain import domain_of
 from rather.pipeline.lock import exclusive
 from rather.pipeline.state import State
@@ -94,6 +94,7 @@ class Run(State):
     def _improve(self, number: int) -> Path:
         """Train the policy on rewards of its rollouts: of verifiers, or of a reward model, which is trained first if need be."""
         if (ended := self.ended(number)) is not None:
+            self._exploited(number)
             return ended
         name, labels = self.config.train.learner, self.config.train.reward == "labels"
         stage = resume.last(self.checkpoints(number))
@@ -118,8 +119,14 @@ class Run(State):
                 reward_fn.close()
                 for problem, count in reward_fn.problems.most_common(3):
                     self.console.print(f"{count} answers could not be verified: {problem}", markup=False)
+        self._exploited(number)
         began_before = stage is not None and not checkpoint.finished(stage)  # more may have been asked for since
         return self._improve(number) if began_before and checkpoint.finished(checkpoint.read(last)) else last
+
+    def _exploited(self, number: int) -> None:
+        """Keep examples of what was exploited, if an alarm has ended the training."""
+        if (alarm := self.alarm(number)) is not None:
+            exploits.remember(self, number, alarm)
 
     @exclusive
     def evaluate(self, number: int = 0) -> str | None:

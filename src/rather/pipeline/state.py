@@ -248,19 +248,19 @@ class State:
 
     def ended(self, number: int) -> Path | None:
         """The last checkpoint of a round whose training an alarm has ended, if one has and `hack.then` says so."""
-        if (alarm := self._alarm(number)) is None:
+        if (alarm := self.alarm(number)) is None:
             return None
         self._say_ended(alarm, self.last(number))
         return self.last(number)
 
-    def _alarm(self, number: int) -> Alarm | None:
+    def alarm(self, number: int) -> Alarm | None:
         """The alarm that has ended a round's training, if `hack.then` says so."""
         folder, newest = self.checkpoints(number), checkpoint.every(self.checkpoints(number))[-1:]
         return noted(folder, checkpoint.read(newest[0])["step"]) if newest and self.config.hack.then != "nothing" else None
 
     def mends(self, number: int) -> bool:
         """Whether round `number` mends the reward, since an alarm has ended the one before."""
-        return number > 0 and self.config.hack.then == "mend" and self._alarm(number - 1) is not None
+        return number > 0 and self.config.hack.then == "mend" and self.alarm(number - 1) is not None
 
     def check_mends(self, number: int) -> None:
         """Make sure that round `number` can mend.
@@ -268,7 +268,7 @@ class State:
         Raises:
             ConfigError: the round before has stopped at its alarm, and not gone back.
         """
-        alarm = self._alarm(number - 1) if self.mends(number) else None
+        alarm = self.alarm(number - 1) if self.mends(number) else None
         if alarm is not None and (step := checkpoint.read(self.last(number - 1))["step"]) > alarm.best:
             what = f"round {number - 1} has ended at its alarm, with the policy of step {step}, and has not gone back"
             raise ConfigError(f'hack.then is "mend", but {what}; take that as it is with hack.then = "stop", or train with --fresh')

@@ -19,6 +19,9 @@ from matplotlib.typing import RcKeyType
 
 from rather.config.schema import Config
 from rather.core import Comparison, Label
+from rather.hacking import examples
+from rather.hacking.alarm import lookouts
+from rather.hacking.watch import alarms, silent, watched
 from rather.judges.language import words
 from rather.learners.metrics import Metrics
 from rather.report.cost import Cost
@@ -35,9 +38,9 @@ STYLE: dict[RcKeyType, Any] = {
 }  # fmt: skip
 
 
-def render(page: str, package: str = "rather.report", **values: object) -> str:
-    """A page of `package`, which may extend those of the report, with `values` filled in, escaped unless they are Markup."""
-    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("rather.report")])
+def render(page: str, **values: object) -> str:
+    """A page with `values` filled in, escaped unless they are Markup."""
+    loader = jinja2.PackageLoader("rather.report")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(page).render(**values)
 
@@ -52,6 +55,15 @@ class Reported(Protocol):
     @cached_property
     def store(self) -> Store:
         """The preference store."""
+        ...
+
+    @property
+    def proxy(self) -> str:
+        """The key of the reward that the policy is trained on, among the metrics."""
+        ...
+
+    def checkpoints(self, number: int, name: str = "") -> Path:
+        """Where the checkpoints of a round are."""
         ...
 
 
@@ -86,7 +98,7 @@ class Report:
         return f'<iframe srcdoc="{escape(self.html)}" sandbox style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
-def _page(run: Reported, name: str, examples: int) -> str:
+def _page(run: Reported, name: str, count: int) -> str:
     labels = run.store.labels(name, LEARNED)
     kinds = run.store.judges()
     evals = [row for row in run.metrics.read() if row["phase"].startswith("eval-")]
@@ -106,10 +118,25 @@ def _page(run: Reported, name: str, examples: int) -> str:
         against=evals[-1].get("against", "the base model") if evals else "",
         cost=Cost.read(evals[-1]) if evals else None,
         advice=next((row["advice"] for row in reversed(run.metrics.read()) if "advice" in row), ""),
+        hacking=_hacking(run) if run.config.train.learner in ("ppo", "grpo") else None,
         plots=[Markup(plot) for plot in _plots(run, evals, held_out, policy)],
-        examples=[_example(c, policy) for c in _spread(held_out, examples)],
+        examples=[_example(c, policy) for c in _spread(held_out, count)],
         nan=math.isnan,
     )
+
+
+def _hacking(run: Reported) -> dict[str, list[Any]] | None:
+    """Alarms of reward hacking, spot checks, why no alarm can go off, and examples; None where nothing has been trained."""
+    rows = run.metrics.read()
+    rounds, dismissed = watched(rows, run.config.train.learner, run.proxy)
+    watching = lookouts(rounds, dismissed)
+    checks = [
+        f"{row['comparisons']:.0f} spot checks of the policy of step {row['step']} against that of step {row['of']}: {row['result']}"
+        for row in rows
+        if row["phase"].startswith("spot-")
+    ]
+    found = examples.newest([run.checkpoints(number) for number in range(len(rounds))])
+    return {"alarms": alarms(watching), "silent": silent(watching), "checks": checks, "examples": found} if rounds else None
 
 
 def _evaluated(run: Reported, row: dict[str, Any]) -> list[Comparison]:

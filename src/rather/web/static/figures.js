@@ -31,7 +31,21 @@ function overTime(found, questions) {
   ]);
 }
 
-let alarms = "[]";
+let alarms = "[]", exploited = "[]";
+
+function gained({ prompt, before, after, proxy, gold }) {
+  const sides = [["base model", before], ["hacked policy", after]].map(([name, text], i) => {
+    const side = element("div", "", "side");
+    const rewards = [`proxy ${proxy[i].toFixed(2)}`, ...(gold ? [`gold ${gold[i].toFixed(2)}`] : [])].join(", ");
+    side.append(element("p", `${name}: ${rewards}`, "note"), element("div", text, "plain"));
+    return side;
+  });
+  const pair = element("div", "", "sides"), made = element("div");
+  pair.append(...sides);
+  made.append(element("p", prompt, "prompt plain"), pair);
+  return made;
+}
+
 async function curves() {
   if (at("overview").hidden) return;
   try {
@@ -40,6 +54,9 @@ async function curves() {
     if (at("predicted") && found.predicted) at("predicted").textContent = `Reward head: ${found.predicted}.`;
     if (JSON.stringify(found.alarms) !== alarms) at("alarms").replaceChildren(...found.alarms.map((alarm) => element("li", alarm)));
     alarms = JSON.stringify(found.alarms);  // a screen reader says it once
+    at("exploited-section").hidden = !found.exploited.length;
+    if (JSON.stringify(found.exploited) !== exploited) at("exploited").replaceChildren(...found.exploited.map(gained));
+    exploited = JSON.stringify(found.exploited);
     at("curves-problem").textContent = found.problem;
     plots(at("curves"), found.plots);
   } catch (error) {

@@ -4,31 +4,23 @@ import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from rather.hacking.alarm import Point, lookouts
+from rather.hacking.alarm import Lookout, Point, lookouts
+from rather.hacking.examples import Example
+from rather.hacking.watch import alarms, silent
 from rather.report.report import BLUE, GREY, ORANGE, figure, render
-
-
-@dataclass(frozen=True)
-class Example:
-    """Answers of the base policy and of a hacked one to a prompt, with proxy and gold reward of the two."""
-
-    prompt: str
-    before: str
-    after: str
-    proxy: tuple[float, float]
-    gold: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Side:
     """One run on the page: its points, round after round, numbers that say how it ended, and an episode as WebP or why it is not drawn.
 
-    `examples` are answers that were exploited.
+    `dismissed` are each round's steps whose alarm was dismissed, `examples` answers that were exploited.
     """
 
     title: str
@@ -39,6 +31,12 @@ class Side:
     clip: bytes = b""
     problem: str = ""
     examples: list[Example] = field(default_factory=list[Example])
+    dismissed: list[set[int]] = field(default_factory=list[set[int]])
+
+    @cached_property
+    def watching(self) -> list[Lookout]:
+        """The rounds' lookouts."""
+        return lookouts(self.rounds, self.dismissed)
 
 
 def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
@@ -48,27 +46,14 @@ def write(path: Path, name: str, sides: Sequence[Side]) -> Path:
     shown = [
         {
             "title": s.title, "facts": s.facts, "clip": base64.b64encode(s.clip).decode(), "problem": s.problem,
-            "alarms": alarms(s.rounds), "silent": silent(s.rounds), "examples": s.examples, "plots": [Markup(p) for p in _plots(s, span)],
+            "alarms": alarms(s.watching), "silent": silent(s.watching), "examples": s.examples,
+            "plots": [Markup(p) for p in _plots(s, span)],
         }
         for s in sides
     ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render("hacking.html", "rather.hacking", name=name, sides=shown))
+    path.write_text(render("hacking.html", name=name, sides=shown))
     return path
-
-
-def alarms(rounds: Sequence[Sequence[Point]]) -> list[str]:
-    """The alarm of every round that has one, in words."""
-    return _said(rounds, ["" if lookout.raised is None else str(lookout.raised) for lookout in lookouts(rounds)])
-
-
-def silent(rounds: Sequence[Sequence[Point]]) -> list[str]:
-    """Why no alarm can go off in a round, in words, where none can."""
-    return _said(rounds, [f"no alarm can go off: {lookout.silent}" if lookout.silent else "" for lookout in lookouts(rounds)])
-
-
-def _said(rounds: Sequence[Sequence[Point]], each: Sequence[str]) -> list[str]:
-    return [(f"round {number}: " if len(rounds) > 1 else "") + said for number, said in enumerate(each) if said]
 
 
 def _plots(side: Side, span: tuple[float, float]) -> list[str]:
@@ -83,7 +68,7 @@ def _plots(side: Side, span: tuple[float, float]) -> list[str]:
 def _over_steps(axes: Axes, side: Side, span: tuple[float, float]) -> None:
     """Proxy on the left, gold on the right; rounds one after the other, since each has a reward of its own."""
     other, start = _other(axes, span), 0
-    for points, lookout in zip(side.rounds, lookouts(side.rounds), strict=True):
+    for points, lookout in zip(side.rounds, side.watching, strict=True):
         steps = [start + p.step for p in points]
         for ax, color, what in ((axes, ORANGE, "proxy"), (other, BLUE, "gold")):
             measures = [(step, m) for step, p in zip(steps, points, strict=True) if (m := getattr(p, what)) is not None]
@@ -115,7 +100,7 @@ def _gold_correlation(axes: Axes, side: Side) -> None:
     axes.axhline(0, color=GREY, linewidth=0.8)
     axes.plot(steps, [m.mean for _, m in known], color=BLUE, linewidth=1.6)
     axes.fill_between(steps, [m.low for _, m in known], [m.high for _, m in known], color=BLUE, alpha=0.18, linewidth=0)
-    if (found := lookouts(side.rounds)[-1].raised) is not None:
+    if (found := side.watching[-1].raised) is not None:
         axes.axvline(found.step, color="#b0261b", linewidth=1, linestyle="--")
     axes.set_ylim(-1, 1)
     axes.set_xlabel("step")
