@@ -1,7 +1,8 @@
 """The examples `car`, `loophole` and `rlvr` on several seeds: `python bench/examples.py car 0 1 2 3 4`.
 
-`car` and `loophole` run under `rather hack`, which compares the reward with the gold reward; `rlvr` under `rather loop`. One run after the other,
-one thread each. Writes bench/results/EXAMPLE.{json,md} after each seed; seeds that are there already are kept, with their own commit.
+`car` and `loophole` run under `rather hack`, which compares the reward with the gold reward; `rlvr` and `loophole-mended` under `rather loop`:
+that is `loophole` in three rounds with hack.then = "mend", where a simulated judge who likes what gold likes compares 100 pairs after the
+first alarm. One run after the other, one thread each. Writes bench/results/EXAMPLE.{json,md} after each seed; seeds that are there already are kept, with their own commit.
 """
 
 import json
@@ -22,21 +23,27 @@ from rather.hacking.alarm import Point, alarm, lookouts, points
 Row = dict[str, Any]
 WINDOW = 3
 """Steps whose mean gold is measured by."""
+MENDED = [
+    "loop.rounds=3", "hack.then=mend", "train.checkpoint_every=1", "query.questions=100", "query.schedule=constant",
+    'judge.panel=[{name="reader", utility="brief", temperature=0.3}]',
+]  # fmt: skip
 
 
 def run(example: str, seed: int) -> Row:
     """What one run comes to."""
     with tempfile.TemporaryDirectory() as folder:
-        command = "loop" if example == "rlvr" else "hack"
+        file, _, mended = example.partition("-")
+        command = "loop" if mended or file == "rlvr" else "hack"
         settings = [
             f"run.folder={folder}",
             "run.name=r",
             f"run.seed={seed}",
             "run.threads=1",
             *(["eval.prompts=60"] if example == "rlvr" else []),
+            *(MENDED if mended else []),
         ]
         subprocess.run(
-            [sys.executable, "-m", "rather", command, f"src/rather/data/examples/{example}.toml", *settings],
+            [sys.executable, "-m", "rather", command, f"src/rather/data/examples/{file}.toml", *settings],
             check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         )  # fmt: skip
         lines = {name: (Path(folder) / name / "metrics.jsonl").read_text() for name in ("r", "r-written") if (Path(folder) / name).exists()}
@@ -75,6 +82,20 @@ def loophole(rows: Sequence[Row]) -> Row:
     }
 
 
+def mended(rows: Sequence[Row]) -> Row:
+    """Gold at first, at its best before the first alarm and in the end, means of `WINDOW` steps; each round's alarm, and questions."""
+    phases = [f"train-grpo-{number}" for number in range(3)]
+    rounds = [points([row for row in rows if row["phase"] == phase], "score") for phase in phases]
+    gold = [[p.gold.mean for p in one if p.gold is not None] for one in rounds]
+    before = [sum(gold[0][i - WINDOW : i]) / WINDOW for i in range(WINDOW, len(gold[0]) + 1)]
+    raised = [lookout.raised for lookout in lookouts(rounds)]
+    return {
+        "first": before[0], "best": max(before), "alarms": [None if a is None else a.step for a in raised],
+        "ends": [sum(one[-WINDOW:]) / WINDOW for one in gold], "steps": [len(one) for one in gold],
+        "questions": sum(int(row["questions"]) for row in rows if row["phase"].startswith("sample-")),
+    }  # fmt: skip
+
+
 def rlvr(rows: Sequence[Row]) -> Row:
     """Held-out scores before and after, with their intervals."""
     after = _last(rows, "eval")
@@ -85,10 +106,11 @@ def _last(rows: Sequence[Row], phase: str) -> Row:
     return [row for row in rows if row["phase"].startswith(phase)][-1]
 
 
-MEASURES = {"car": car, "loophole": loophole, "rlvr": rlvr}
+MEASURES = {"car": car, "loophole": loophole, "loophole-mended": mended, "rlvr": rlvr}
 HEADS = {
     "car": "| seed | hand-written reward: return | laps | alarm at step | 150 comparisons: return | laps | alarm (round, step, what gold fell from and to) | CPU s |",
     "loophole": "| seed | gold at first | at its best (step) | in the end | alarm at step, share of its gain that gold had lost | without the sign that gold turns | CPU s |",
+    "loophole-mended": "| seed | gold at first | at its best before the alarm | at the end of each round | alarm at step | questions | CPU s |",
     "rlvr": "| seed | before | after | CPU s |",
 }
 
@@ -103,6 +125,10 @@ def cells(example: str, found: Row) -> list[str]:
             "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * run[f"score_{who}{end}"] for end in ("", "_low", "_high")))
             for who in ("base", "policy")
         ]
+    if example == "loophole-mended":
+        ends = ", ".join(f"{gold:.2f}" for gold in run["ends"])
+        alarms = ", ".join("none" if step is None else str(step) for step in run["alarms"])
+        return [f"{run['first']:.2f}", f"{run['best']:.2f}", ends, alarms, str(run["questions"])]
     alarms = [f"{a['step']}, {100 * a['lost']:.0f} %" if a else "none" for a in (run["alarm"], run["without"])]
     return [f"{run['first']:.2f}", f"{run['best']:.2f} ({run['best_step']})", f"{run['last']:.2f}", *alarms]
 

@@ -9,12 +9,14 @@ import pytest
 from runs import go
 
 from rather.config import toml
-from rather.errors import CheckpointError, ConfigError
+from rather.errors import CheckpointError, ConfigError, TrainingError
 from rather.hacking import examples
 from rather.hacking.alarm import Alarm
 from rather.hacking.watch import Watch
 from rather.learners import checkpoint
+from rather.learners.metrics import Metrics
 from rather.pipeline import build, resume, state
+from rather.pipeline.mended import MendedReward
 from rather.text.head.model import RewardHead
 
 
@@ -141,7 +143,7 @@ def test_without_an_alarm_nothing_is_mended(settings: list[str], monkeypatch: py
     ("changed", "why"),
     [
         ("loop.rounds=1", "it is the next round that mends; set loop.rounds to 2 or more"),
-        ("train.reward=verify", 'train.reward is "verify"; take "back", and rather.MendedReward in Python'),
+        ("train.reward=model", 'train.reward is "model"; take "back", and rather.MendedReward in Python'),
         ("control.env=Pendulum-v1", 'for control take "back"'),
         ("reward.kind=lora", "hack.pessimism goes by how much members differ; set reward.members to 3"),
         ("sample.contrast=['x ', 'y ']", "leave sample.contrast out"),
@@ -153,3 +155,92 @@ def test_what_cannot_be_mended_is_refused(settings: list[str], changed: str, why
     extra = ["control.gold=laps"] if changed.startswith("control") else []
     with pytest.raises(ConfigError, match=why):
         resume.check_watched(toml.load(None, [*settings, changed, *extra]))
+
+
+@pytest.fixture
+def verified(settings: list[str]) -> list[str]:
+    """Verifiers that reward small letters."""
+    check = 'verify.checks=[{kind="pattern", pattern="[a-z]"}]'
+    return [*settings, "train.reward=verify", check, "reward.kind=lora", "loop.rounds=3", "train.steps=5", "verify.workers=1"]
+
+
+def test_verifiers_are_corrected_by_comparisons_from_the_alarm_on(verified: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = list[MendedReward]()
+    init = MendedReward.__init__
+
+    def kept(self: MendedReward, *given: Any, **more: Any) -> None:
+        init(self, *given, **more)
+        made.append(self)
+
+    monkeypatch.setattr(MendedReward, "__init__", kept)
+    run = go(verified)
+    run.loop()
+    keys = [q.comparison.key for q in run.store.questions("run", "train")]
+    assert len(keys) == 10, "the first round asks nothing, the second about every prompt, and the third saw no alarm"
+    assert all(key.startswith("round-1/") for key in keys)
+    asked = [q.comparison for q in run.store.questions("run", "train")]
+    assert all({t.policy for side in (c.a, c.b) for t in side} == {"run@0-2", "run@0-4"} for c in asked)
+    assert run.store.judges().keys() >= {"verifier", run.comparing.judges[0].name}
+    assert {x.judge for x in run.store.labels("run", "train")}.isdisjoint({"verifier"}), "they do not correct themselves"
+
+    assert len(made) == 2, "in the second round, and in the third"
+    assert [len(mended.comparisons) for mended in made] == [len(x.comparisons) for x in [run.labels(1, "grpo")] * 2]
+    assert [mended.pessimism for mended in made] == [1.0, 1.0]
+    assert made[0].scorer is not None
+    manifests = [checkpoint.check(checkpoint.every(run.checkpoints(number))[-1]) for number in range(3)]
+    assert manifests[0]["labels"] == []
+    assert manifests[1]["labels"] == manifests[2]["labels"] == run.labels(2, "grpo").labels
+    assert [m["settings"]["grpo"]["kl"] for m in manifests] == [0.0, 0.05, 0.05]
+    answers = [t for c in run.labels(1, "grpo").comparisons for t in (c.a[0], c.b[0])]
+    by_verifiers = build.checker(run.config)
+    plain, now = by_verifiers.score(answers), made[0].score(answers)
+    by_verifiers.close()
+    made[0].scorer.close()  # type: ignore[attr-defined]
+    assert {*plain} == {0.0, 1.0}
+    assert len({*now}) > 2
+    assert not run.mended(0)
+    assert not go(verified, "hack.then=back").mended(1)
+    assert examples.noted(run.checkpoints(0), 4) is not None, "by the verifiers alone"
+    run.close()
+
+
+def test_a_training_on_mended_verifiers_that_was_killed_goes_on_exactly(
+    verified: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = go(verified)
+    whole.loop()
+    whole.close()
+    parts = [x if not x.startswith("run.folder") else f"run.folder={tmp_path}/parts" for x in verified]
+    go(parts).train(0)
+    with pytest.raises(TrainingError, match=r"nobody has compared answers, by which the verifiers of round 1 are to be mended; run"):
+        go(parts).train(1)
+    go(parts).sample(1)
+    go(parts).label()
+    run = go(parts)
+    write = Metrics.write
+
+    def killed(self: Metrics, phase: str, step: int, *values: Any, **more: Any) -> None:
+        write(self, phase, step, *values, **more)
+        if (phase, step) == ("train-grpo-1", 4):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Metrics, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(1)
+    monkeypatch.setattr(Metrics, "write", write)
+    assert 0 < checkpoint.check(checkpoint.every(run.checkpoints(1))[-1])["step"] < 5
+    go(parts).train(1)
+    ours, theirs = (checkpoint.every(r.checkpoints(1))[-1] for r in (whole, go(parts)))
+    assert (ours / "model" / "adapter_model.safetensors").read_bytes() == (theirs / "model" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ("judge.kind=verifier", "which would agree with themselves; let people, a model or a panel judge"),
+        ("query.answers=1", "comparisons correct the verifiers; set query.answers to 2"),
+    ],
+)
+def test_verifiers_that_nobody_would_correct_are_refused(verified: list[str], changed: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        resume.check_watched(toml.load(None, [*verified, changed]))

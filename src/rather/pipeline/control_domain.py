@@ -33,7 +33,7 @@ from rather.pipeline import build, control_doctor, query
 from rather.pipeline.query import Chosen, Rounds
 from rather.store import Store
 from rather.store.clips import missing, progress, retry
-from rather.verify.checker import Checker
+from rather.verify.checker import Scorer
 from rather.zeroth.spaces.control import ControlSpace
 
 WAVES = 4
@@ -301,7 +301,7 @@ class ControlDomain:
         return model
 
     def improver(
-        self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int, config: Config
+        self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config
     ) -> PPO[ControlPolicy]:
         """PPO on segments of every environment's time."""
         c = config

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rather.judges.concise import Reader
     from rather.pipeline.query import Chosen, Rounds
     from rather.store import Store
-    from rather.verify.checker import Checker
+    from rather.verify.checker import Checker, Scorer
 
 
 class Domain(Protocol):
@@ -135,7 +135,7 @@ class Domain(Protocol):
         """What rewards the policy by the round's settings: verifiers, the reward model in `saved`, or nothing but the environment."""
         ...
 
-    def improver(self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int, config: Config) -> Learner:
+    def improver(self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config) -> Learner:
         """What learns from the rewards of `reward_fn`, for so many steps, in round `number` with `config`, which begins with `policy`."""
         ...
 

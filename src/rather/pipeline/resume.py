@@ -160,14 +160,19 @@ def check_mended(config: Config) -> None:
     r = config.reward
     if config.control.env:
         raise ConfigError('hack.then is "mend", which compares answers of language models; for control take "back"')
-    if config.train.reward != "labels":
-        what = f'hack.then is "mend", which trains the reward on more labels, and train.reward is "{config.train.reward}"'
+    if config.train.reward not in ("labels", "verify"):
+        what = f'hack.then is "mend", which learns from more labels, and train.reward is "{config.train.reward}"'
         raise ConfigError(f'{what}; take "back", and rather.MendedReward in Python')
+    if build.verified(config) and config.judge.kind == "verifier":
+        what = 'hack.then is "mend", where comparisons correct the verifiers, and judge.kind is "verifier"'
+        raise ConfigError(f"{what}, which would agree with themselves; let people, a model or a panel judge")
+    if build.verified(config) and config.query.answers == 1:
+        raise ConfigError('hack.then is "mend", where comparisons correct the verifiers; set query.answers to 2')
     if any(config.sample.contrast or ()):
         raise ConfigError('hack.then is "mend", whose rounds draw one answer of each policy; leave sample.contrast out')
     if config.loop.rounds < 2:
         raise ConfigError('hack.then is "mend", and it is the next round that mends; set loop.rounds to 2 or more')
-    if config.hack.pessimism and r.kind == "lora" and r.members < 2:
+    if config.hack.pessimism and not build.verified(config) and r.kind == "lora" and r.members < 2:
         what = "hack.pessimism goes by how much members differ"
         raise ConfigError(f"{what}; set reward.members to 3, reward.kind to head, or hack.pessimism to 0")
 

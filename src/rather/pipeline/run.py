@@ -11,14 +11,13 @@ from rather.config.schema import Config
 from rather.core import Answered
 from rather.errors import ConfigError
 from rather.learners import checkpoint
-from rather.pipeline import build, exploits, held_out, live, nudge, resume
+from rather.pipeline import build, exploits, held_out, live, nudge, resume, rewards
 from rather.pipeline.domain import domain_of
 from rather.pipeline.lock import exclusive
 from rather.pipeline.state import State
 from rather.pipeline.terminal import Terminal
 from rather.scale import ranks
 from rather.store.rows import LEARNED
-from rather.verify.checker import Checker
 
 if TYPE_CHECKING:
     from rather.report.report import Report
@@ -73,7 +72,8 @@ class Run(State):
         self.domain.check_shown()
         if purpose in ("", "train"):
             self.ready(self.begun)
-        return self.answering.label(purpose or build.purpose(self.config))
+        answering = self.comparing if purpose in ("", "train") else self.answering
+        return answering.label(purpose or build.purpose(self.config))
 
     @exclusive
     def train(self, number: int = 0) -> Path:
@@ -100,27 +100,26 @@ class Run(State):
         stage = resume.last(self.checkpoints(number))
         self.ready(number)
         reward_folder, data = Path(self.config.judge.checkpoint), Answered([])
+        began_before = stage is not None and not checkpoint.finished(stage)  # more may have been asked for since
         if labels:
             # A policy in the middle goes on with the reward model that it began with.
-            reward = checkpoint.every(self.checkpoints(number, "reward")) if stage and not checkpoint.finished(stage) else []
+            reward = checkpoint.every(self.checkpoints(number, "reward")) if began_before else []
             reward_folder = reward[-1] if reward else self._fit(number, "reward")
             manifest = checkpoint.check(reward_folder)
             data = Answered([], manifest["watermark"], manifest["labels"])
+        elif self.mended(number):
+            data = rewards.mending(self, number, {*stage["labels"]} if stage and began_before else None)
         steps = resume.steps_of_policy(stage, build.steps(self.config, name, len(self.domain.tasks[0])), data.labels)
         if stage and stage["step"] >= steps:
             return checkpoint.every(self.checkpoints(number))[-1]
         config = self.settings(number)
-        reward_fn = self.domain.reward_fn(reward_folder, config)
+        reward_fn = rewards.reward_fn(self, number, reward_folder, data)
         learner = self.domain.improver(number, self.policy(number), reward_fn, steps, config)
         try:
             last = self.learn(learner, name, number, steps, self.lineage(name, data, steps, config))
         finally:
-            if isinstance(reward_fn, Checker):
-                reward_fn.close()
-                for problem, count in reward_fn.problems.most_common(3):
-                    self.console.print(f"{count} answers could not be verified: {problem}", markup=False)
+            rewards.close(self, reward_fn)
         self._exploited(number)
-        began_before = stage is not None and not checkpoint.finished(stage)  # more may have been asked for since
         return self._improve(number) if began_before and checkpoint.finished(checkpoint.read(last)) else last
 
     def _exploited(self, number: int) -> None:
@@ -139,10 +138,10 @@ class Run(State):
         result, rounds, first = None, self.config.loop.rounds, self.begun  # a round that a later one has come from stays as it is
         self.ready(first)
         for number in range(first, rounds):
-            if build.asks_first(self.config):
+            if build.asks_first(self.config) or self.mends(number):
                 self.sample(number)
                 self.label()
-                self.answering.check_none_left(build.purpose(self.config))
+                self.comparing.check_none_left(build.purpose(self.config))
             self.train(number)
             last = number == rounds - 1
             if self.config.train.learner != "reward" and (last or self.config.judge.kind != "people"):

@@ -62,6 +62,13 @@ class State:
         """Who answers the questions."""
         return Answering(self.config, self.store, self.console, self.domain.reader)
 
+    @cached_property
+    def comparing(self) -> Answering:
+        """Who answers the questions that are learned from: also where verifiers reward, and comparisons are to mend them."""
+        if build.verified(self.config) and self.config.hack.then == "mend":
+            return Answering(self.config, self.store, self.console, self.domain.reader, verifiers=False)
+        return self.answering
+
     # Questions and answers
 
     @property
@@ -262,6 +269,10 @@ class State:
         """Whether round `number` mends the reward, since an alarm has ended the one before."""
         return number > 0 and self.config.hack.then == "mend" and self.alarm(number - 1) is not None
 
+    def mended(self, number: int) -> bool:
+        """Whether comparisons mend the verifiers of round `number`: in the round after the first alarm, and from then on."""
+        return build.verified(self.config) and any(self.mends(earlier) for earlier in range(1, number + 1))
+
     def check_mends(self, number: int) -> None:
         """Make sure that round `number` can mend.
 
@@ -280,7 +291,7 @@ class State:
     def settings(self, number: int) -> Config:
         """The settings of round `number`: after an alarm that is to be mended the reward is trusted less, and the base policy more."""
         c, h = self.config, self.config.hack
-        if not self.mends(number):
+        if not (self.mends(number) or self.mended(number)):
             return c
         train = c.train.model_copy(update={"pessimism": max(c.train.pessimism, h.pessimism)})
         ppo, grpo = (section.model_copy(update={"kl": max(section.kl, h.kl)}) for section in (c.ppo, c.grpo))
@@ -316,7 +327,7 @@ class State:
 
     def close(self) -> None:
         """Let go of the store, and of verifiers' processes; what is asked of the run later takes them up again."""
-        if "answering" in self.__dict__:
-            self.answering.close()
+        for name in {"answering", "comparing"} & self.__dict__.keys():
+            getattr(self, name).close()
         if "store" in self.__dict__:
             self.store.close()

@@ -44,7 +44,7 @@ from rather.text.language_model import TextSampler
 from rather.text.policy import TextPolicy
 from rather.text.prompts.fit import Fit
 from rather.text.reward_model import RewardModel as TextReward
-from rather.verify.checker import Checker, Verified
+from rather.verify.checker import Checker, Scorer, Verified
 
 CHUNK = 32
 """Prompts that are answered between two commits to the store."""
@@ -320,14 +320,14 @@ class TextDomain:
         return model
 
     def improver(
-        self, number: int, policy: Policy, reward_fn: Checker | RewardModel | None, steps: int, config: Config
+        self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config
     ) -> PPO[AnyPolicy] | GRPO[AnyPolicy]:
         """PPO or GRPO on the trained policy, where the round before has left it; it samples in every step."""
         del number, policy
         c, base, (trained, parameters) = config, self.base_policy, self.adapted
         acting: Sampler = self.sampler(trained, lambda n: None)
-        model = None if isinstance(reward_fn, Checker) else reward_fn
-        if isinstance(reward_fn, Checker):
+        model = reward_fn if isinstance(reward_fn, RewardModel) else None
+        if isinstance(reward_fn, Scorer):
             acting = Verified(acting, reward_fn, c.verify.patience)
         given: dict[str, Any] = {"sampler": acting, "gold": utility(c.hack.gold) if c.hack.gold else None}
         given |= build.optimization(c, c.train.learner, steps) | {key: getattr(c.sample, key) for key in Sampling.model_fields}
