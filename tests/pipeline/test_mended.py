@@ -1,6 +1,7 @@
 """A round that mends: after an alarm people compare answers of the policy that was hacked with those of the one that was gone back to."""
 
 import json
+from collections import Counter
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -178,8 +179,12 @@ def test_verifiers_are_corrected_by_comparisons_from_the_alarm_on(verified: list
     keys = [q.comparison.key for q in run.store.questions("run", "train")]
     assert len(keys) == 10, "the first round asks nothing, the second about every prompt, and the third saw no alarm"
     assert all(key.startswith("round-1/") for key in keys)
-    asked = [q.comparison for q in run.store.questions("run", "train")]
-    assert all({t.policy for side in (c.a, c.b) for t in side} == {"run@0-2", "run@0-4"} for c in asked)
+    pairs = Counter(
+        frozenset(t.policy for side in (q.comparison.a, q.comparison.b) for t in side) for q in run.store.questions("run", "train")
+    )
+    base = run.domain.base_policy.name
+    three = [{"run@0-4", base}, {"run@0-2", base}, {"run@0-2", "run@0-4"}]
+    assert pairs == {frozenset(pair): count for pair, count in zip(three, (4, 3, 3), strict=True)}, "two of the three in turn"
     assert run.store.judges().keys() >= {"verifier", run.comparing.judges[0].name}
     assert {x.judge for x in run.store.labels("run", "train")}.isdisjoint({"verifier"}), "they do not correct themselves"
 

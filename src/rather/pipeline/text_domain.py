@@ -186,7 +186,8 @@ class TextDomain:
         """Two answers of the newest policy to a training prompt become a question, or one; query.strategy chooses two, where it can.
 
         The prompts are all of them, or with query.questions as many as are the round's share, in turn. Where an alarm has ended the round
-        before and is to be mended, half of the answers are those of the policy that was hacked.
+        before and is to be mended, half of the answers are those of the policy that was hacked; verifiers, about whom nothing was asked
+        before, are mended by answers of the base model, too.
         """
         have = run.store.keys(self.config.run.name, LEARNED)
         missing, wanted = self._missing(have, number)
@@ -194,13 +195,16 @@ class TextDomain:
             return
         run.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
         policy, q, hacked = run.policy(number), self.config.query, run.hacked(number - 1)
-        before = None if q.strategy == "random" or q.answers == 1 else self._reward_before(run, number)
+        verified = build.verified(self.config)
+        before = None if q.strategy == "random" or q.answers == 1 or verified else self._reward_before(run, number)
         count, own = min(2, q.answers) if before is None else q.answers, build.seed(self.config, "query", number)
         with progress(self.console, "sampling answers", count * len(missing)) as advance:
             for start in range(0, len(missing), CHUNK):
                 some = missing[start : start + CHUNK]
                 if hacked is None:
                     answers = self._answers(policy, some, number, count, advance)
+                elif verified:
+                    answers = self._answers_of_three(run, hacked, some, number, advance)
                 else:
                     answers = self._answers_of_both(run, hacked, some, number, count, advance)
                 keys = [f"round-{number}/{group[0].task.key}" for group in answers]
@@ -220,11 +224,33 @@ class TextDomain:
     ) -> list[list[Trajectory]]:
         """So many answers to each prompt, in turn of the newest policy and of the one in the checkpoint `hacked`."""
         newest = self._answers(run.policy(number), tasks, number, count - count // 2, advance)
-        policy = self.restored(hacked / "model", f"{self.config.run.name}@{number - 1}-{checkpoint.read(hacked)['step']}")
-        others = self._answers(policy, tasks, number, count // 2, advance, "sample-hacked")
+        others = self._answers(self._hacked(hacked, number), tasks, number, count // 2, advance, "sample-hacked")
         run.policy(number)  # of the trained policy there is one
         both = zip(newest, others, strict=True)
         return [[t for pair in zip_longest(a, b) for t in pair if t is not None] for a, b in both]
+
+    def _answers_of_three(
+        self, run: Rounds, hacked: Path, tasks: Sequence[Task], number: int, advance: Callable[[int], None]
+    ) -> list[list[Trajectory]]:
+        """Two answers to each prompt, of two of the newest policy, the one in the checkpoint `hacked`, and the base policy, in turn."""
+        place = {t.key: i for i, t in enumerate(self.tasks[0])}
+        found: list[list[Trajectory]] = [[] for _ in tasks]
+        policies = {
+            "sample": lambda: run.policy(number),
+            "sample-hacked": lambda: self._hacked(hacked, number),
+            "sample-start": lambda: self.base_policy,
+        }
+        for left_out, (of, policy) in enumerate(policies.items()):
+            rows = [i for i, t in enumerate(tasks) if place[t.key] % len(policies) != left_out]
+            answers = self._answers(policy(), [tasks[i] for i in rows], number, 1, advance, of)
+            for i, own in zip(rows, answers, strict=True):
+                found[i] += own
+        run.policy(number)  # of the trained policy there is one
+        return found
+
+    def _hacked(self, hacked: Path, number: int) -> Policy:
+        """The policy in the checkpoint `hacked` of the round before."""
+        return self.restored(hacked / "model", f"{self.config.run.name}@{number - 1}-{checkpoint.read(hacked)['step']}")
 
     def _missing(self, have: Collection[str], number: int) -> tuple[list[Task], int]:
         """The prompts that round `number` has still to ask about, and how many it asks about in all.
