@@ -43,6 +43,7 @@ LATER = {
     "query": {"answers": 2, "questions": 0, "exploration": 0.0},
     "reward": {"kind": "lora", "layers": [], "start": "random"},
     "eval": {"best_of": 1},
+    "ppo": {"clip_schedule": "constant", "normalize_reward": False},
     "control": {"kwargs": {}, "wrappers": [], "restart": False, "log_std_init": 0.0, "policy_network": "", "critic_network": ""},
 }
 """Settings that came later, with the values that say what earlier versions did."""

@@ -68,7 +68,7 @@ def test_it_is_what_autograd_finds(
     policy, critic = pair(space, hidden)
     learner = PPO(policy, (), None, None, [*policy.parameters()], critic=critic, source=policy, steps=1, **settings.model_dump())
     means = Means()
-    loss = learner._backward(known.select(chosen), means)
+    loss = learner._backward(known.select(chosen), learner.own, means)
     own = [*policy.net.layers, *critic.net.layers, *([policy.log_std] if policy.log_std is not None else [])]
     wanted = torch.cat([p.grad.flatten() for p in own])
 

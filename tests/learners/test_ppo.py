@@ -15,7 +15,9 @@ from rather.core import Batch, Task
 from rather.errors import TrainingError
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
+from rather.learners.common import Means
 from rather.learners.ppo import PPO
+from rather.learners.reward_scale import RewardScale
 from rather.learners.rollouts import Rollouts
 
 
@@ -94,8 +96,6 @@ def test_credit_is_reward_less_the_penalty_for_drift() -> None:
     ppo = learner(settings, reference=drifted, reward=paid)
     ppo.critic = Known(None)
     batch = ppo.model.collate(ppo.source.sampler.sample(tasks(0)[:2], 0))
-    from rather.learners.common import Means
-
     means = Means()
     known = ppo._credit(batch, means)
     torch.testing.assert_close(known.advantages[0], 0.9 * torch.tensor([6.0, 5, 4, 3, 2, 1]))
@@ -149,7 +149,7 @@ def test_single_steps_are_those_of_the_trajectories() -> None:
 
 
 def test_resumed_it_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
-    settings, lineage = {"kl_target": 1.0}, Lineage({}, 0, [])
+    settings, lineage = {"kl_target": 1.0, "normalize_reward": True, "clip_schedule": "linear"}, Lineage({}, 0, [])
     whole, first, second = (learner(settings, reference=Known(lambda b: b.logprobs - 0.1)) for _ in range(3))
     for _ in range(4):
         expected = whole.step()
@@ -161,6 +161,53 @@ def test_resumed_it_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> Non
     assert found == expected
     for a, b in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_rewards_are_divided_by_the_deviation_of_their_sums() -> None:
+    """By hand, gamma 0.5: the rewards to come of (2, 2) are 3 and 2, of (4,) 4; their mean is 3, their variance 2 / 3."""
+    scale = RewardScale()
+    mask = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    assert scale.see(torch.tensor([[2.0, 2.0], [4.0, 9.0]]), mask, 0.5) == pytest.approx((2 / 3) ** 0.5)
+    more = np.random.default_rng(0).normal(5, 3, 50)
+    both = scale.see(torch.tensor(more)[:, None], torch.ones(50, 1), 0.5)
+    assert both == pytest.approx(np.std([3, 2, 4, *more]), rel=1e-6)
+    assert RewardScale().see(torch.ones(4, 1), torch.ones(4, 1), 0.5) == 1e-4, "nothing differs"
+
+    paid = Known(lambda b: 100 * torch.arange(len(b))[:, None] * b.mask)
+    plain, scaled = (learner({"whiten": False, "normalize_reward": on}, reward=paid) for on in (False, True))
+    batch = plain.model.collate(plain.source.sampler.sample(tasks(0), 0))
+    found = []
+    for ppo in (plain, scaled):
+        ppo.critic = Known(None)
+        found.append(ppo._credit(batch, means := Means()))
+    by = means.result()["reward_scale"]
+    assert by > 100
+    torch.testing.assert_close(found[0].advantages, by * found[1].advantages)
+    assert plain.rollout_metrics["score"] == scaled.rollout_metrics["score"], "what is measured is the reward"
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_clip_falls_to_nothing_at_the_last_step(steps: int) -> None:
+    ppo = learner({"clip": 0.2, "clip_high": 0.4, "clip_schedule": "linear"})
+    ppo.steps = steps
+    found = []
+    for ppo.number in range(steps + 1):
+        found.append((ppo._limits().clip, ppo._limits().clip_high))
+    expected = [(0.2, 0.4), (0.15, 0.3), (0.1, 0.2), (0.05, 0.1), (0.05, 0.1)] if steps == 4 else [(0.2, 0.4)] * 2
+    assert found == [pytest.approx(x) for x in expected]
+    assert learner({"clip_schedule": "linear"})._limits().clip_high is None
+    constant = learner({})
+    constant.number = 900
+    assert constant._limits() is constant.own
+
+
+def test_what_is_clipped_goes_by_the_falling_clip() -> None:
+    found = []
+    for schedule in ("constant", "linear"):
+        ppo = learner({"clip_schedule": schedule, "value_clip": 0}, batch_size=10_000)
+        ppo.steps, ppo.number = 1000, 995
+        found.append(ppo.step()["clipped"])
+    assert found[0] < 0.5 < 0.9 < found[1], "0.2, and 0.001"
 
 
 def test_a_critic_with_a_rate_of_its_own_learns_at_it() -> None:

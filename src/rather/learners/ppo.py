@@ -21,6 +21,7 @@ from rather.learners.common import Means, Stepper, in_parts, numbers, parts, rat
 from rather.learners.inputs import AnyReward, P, Reference, acting, language_model, mean_score, rollouts, together
 from rather.learners.learner import Learner, digest
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
+from rather.learners.reward_scale import RewardScale
 from rather.learners.rollouts import Source
 from rather.learners.settings import LoRA, Optimization, Sampling
 from rather.learners.spread import spread
@@ -128,6 +129,7 @@ class PPO(Learner[P, Prompts], Generic[P]):
         updates = self.steps * s.update_epochs * -(-answers // how.batch_size)
         self.stepper = Stepper(parameters, how, updates, own, s.critic_lr or 0.0, eps)
         self.number, self.kl, self.rollout_metrics = 0, s.kl, dict[str, float]()
+        self.reward_scale = RewardScale()
 
     @property
     def taken(self) -> int:
@@ -153,7 +155,7 @@ class PPO(Learner[P, Prompts], Generic[P]):
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer state, critic, the weight of the KL penalty, the number of steps, and where trajectories stand."""
-        own = {"critic": self.critic.state_dict(), "number": self.number, "kl": self.kl}
+        own = {"critic": self.critic.state_dict(), "number": self.number, "kl": self.kl, "reward_scale": self.reward_scale.state_dict()}
         return own | {"stepper": self.stepper.state_dict(), "source": self.source.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -161,11 +163,12 @@ class PPO(Learner[P, Prompts], Generic[P]):
         self.stepper.load_state_dict(state["stepper"])
         self.critic.load_state_dict(state["critic"])
         self.number, self.kl = state["number"], state["kl"]
+        self.reward_scale.load_state_dict(state.get("reward_scale", [0.0, 0.0, 0.0]))  # which older checkpoints do not have
         self.source.load_state_dict(state["source"])
 
     def _update(self, known: Credited, means: Means) -> dict[str, float]:
         """Take the optimizer steps on what was sampled; returns what the last of them says."""
-        s, taken = self.own, dict[str, float]()
+        s, taken = self._limits(), dict[str, float]()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.number)
         rows = known.single() if self.model.memoryless else known
         if self.by_hand is not None:
@@ -174,7 +177,7 @@ class PPO(Learner[P, Prompts], Generic[P]):
             measured = means if epoch == s.update_epochs - 1 else None
             for chosen in torch.split(torch.randperm(len(rows.batch), generator=generator), self.how.batch_size):
                 if self.by_hand is None:
-                    loss = self._backward(rows.select(chosen.to(known.batch.mask.device)), measured)
+                    loss = self._backward(rows.select(chosen.to(known.batch.mask.device)), s, measured)
                 else:
                     loss, found = self.by_hand.backward(chosen, s)
                     if measured is not None:
@@ -204,10 +207,14 @@ class PPO(Learner[P, Prompts], Generic[P]):
         if s.reward_clip is not None:
             raw_rewards = raw_rewards.clamp(-s.reward_clip, s.reward_clip)
         rewards, seen = raw_rewards, batch.observations
+        if s.normalize_reward:
+            scale = self.reward_scale.see(raw_rewards, mask, s.gamma)
+            rewards = raw_rewards / scale
+            means.add(reward_scale=torch.tensor([scale]))
         if reference is not None:
             expected, seen = looked or self._of(batch, reference.look)
             drift = kl_estimate(batch.logprobs, expected) * mask
-            rewards = raw_rewards - self.kl * drift
+            rewards = rewards - self.kl * drift
             means.add(kl=drift.sum(-1))
         values = self.critic.values(seen)
         # A text is scored as it stands, cut or not: nothing follows it. An episode that a limit cut would have gone on.
@@ -228,9 +235,16 @@ class PPO(Learner[P, Prompts], Generic[P]):
     def _of(self, batch: Batch, what: Callable[[Batch], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         return in_parts(batch, self.how.micro_batch_tokens, what)
 
-    def _backward(self, chosen: Credited, means: Means | None) -> Tensor:
+    def _limits(self) -> PPOSettings:
+        """The settings of this step, whose clip may have fallen."""
+        s, left = self.own, max(1 - self.number / self.steps, 1 / self.steps)
+        if s.clip_schedule == "constant":
+            return s
+        return s.model_copy(update={"clip": left * s.clip, "clip_high": None if s.clip_high is None else left * s.clip_high})
+
+    def _backward(self, chosen: Credited, s: PPOSettings, means: Means | None) -> Tensor:
         """Leave the gradient in the parameters; the loss is a mean over all actions in `chosen`, however it is split."""
-        s, total, count = self.own, torch.zeros((), device=chosen.batch.mask.device), chosen.batch.mask.sum()
+        total, count = torch.zeros((), device=chosen.batch.mask.device), chosen.batch.mask.sum()
         for rows, weight in ranks.mine(parts(chosen.batch, self.how.micro_batch_tokens)):
             part = chosen if rows.stop == len(chosen.batch) and not rows.start else chosen.select(rows)
             batch = part.batch

@@ -1,6 +1,6 @@
 """The settings of PPO."""
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from pydantic import Field
 
@@ -16,11 +16,15 @@ class ClipSettings(Section):
     lam: float = Field(default=0.95, description="Generalized advantage estimation: 1 sums rewards, 0 trusts the critic.", ge=0, le=1)
     clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
     clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
+    clip_schedule: Literal["constant", "linear"] = Field(default="constant", description="How clip falls: linear, to 0 at the last step.")
     dual_clip: float | None = Field(default=None, description="Bound on the loss of bad actions, above 1; unset: none.")
     value_clip: float = Field(default=0.2, description="How far a value may move in an update; 0: as far as it likes.", ge=0)
     value_weight: float = Field(default=0.5, description="Weight of the critic's loss.", ge=0)
     entropy_weight: float = Field(default=0.0, description="Weight of the entropy, which keeps answers varied.", ge=0)
     reward_clip: float | None = Field(default=None, description="Bound on the reward of an action; unset: none.")
+    normalize_reward: bool = Field(
+        default=False, description="Divide rewards by the standard deviation of their discounted sums so far; ppo.kl weighs what is left."
+    )
     whiten: bool = Field(default=True, description="Shift and scale advantages to mean 0 and variance 1.")
 
 
@@ -32,11 +36,13 @@ class ClipOptions(TypedDict, total=False):
     lam: float
     clip: float
     clip_high: float | None
+    clip_schedule: Literal["constant", "linear"]
     dual_clip: float | None
     value_clip: float
     value_weight: float
     entropy_weight: float
     reward_clip: float | None
+    normalize_reward: bool
     whiten: bool
 
 
