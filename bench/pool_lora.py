@@ -4,7 +4,7 @@ SmolLM2-135M-Instruct with LoRA of rank 16 on every linear layer and a head, one
 of bench/pool.py: from random heads, from a reward head that has learned from the same labels, and by the RewardTrainer of TRL 1.16 (in
 .venv-bench, with peft 0.21.2 beside what bench/cpu.py installs). Both sides are given the same tokens. Learning rates were chosen among
 2e-4 and 1e-3 on split 100 with 200 labels (`--tune LR`, which prints and writes nothing). Accuracy on 500 held-out comparisons, and CPU
-seconds of training. A run that is in bench/results/pool-lora.json is not run again.
+seconds of training. A run that is in bench/results/pool-lora-NAME.json is not run again.
 """
 
 import argparse
@@ -152,18 +152,19 @@ def main() -> None:
             key = f"{TUNING[0]}/{method}/{TUNING[1]}"
             print(key, one(given.file, key, given.tune), flush=True)
         return
-    path = Path("bench/results/pool-lora.json")
+    name = f"pool-lora-{Path(given.file).name.split('.')[0]}"
+    path = Path(f"bench/results/{name}.json")
     data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
     for key in given.keys or [f"{count}/{method}/{seed}" for count in COUNTS for seed in SPLITS for method in LR]:
         if key not in data["runs"]:
             data["runs"][key] = one(given.file, key, LR[key.split("/")[1]])
-            data["about"] = common.about("bench/pool_lora.py FILE", "hh-harmless-test, 500 held out, SmolLM2-135M-Instruct, one thread")
+            data["about"] = common.about("bench/pool_lora.py FILE", "500 held out, SmolLM2-135M-Instruct, one thread")
             path.write_text(json.dumps(data) + "\n")
             print(key, data["runs"][key], flush=True)
     common.publish(
-        "pool-lora",
+        name,
         data,
-        ["# Reward models with adapters on people's comparisons", "", f"{data['about']}.", "", *table(data["runs"])],
+        [f"# Reward models with adapters: {name}", "", f"{data['about']}.", "", *table(data["runs"])],
         None,
     )
 

@@ -10,6 +10,7 @@ import pytest
 from runs import go
 
 from rather.config import toml
+from rather.core import Label
 from rather.errors import CheckpointError, ConfigError, TrainingError
 from rather.hacking import examples
 from rather.hacking.alarm import Alarm
@@ -162,7 +163,16 @@ def test_what_cannot_be_mended_is_refused(settings: list[str], changed: str, why
 def verified(settings: list[str]) -> list[str]:
     """Verifiers that reward small letters."""
     check = 'verify.checks=[{kind="pattern", pattern="[a-z]"}]'
-    return [*settings, "train.reward=verify", check, "reward.kind=lora", "loop.rounds=3", "train.steps=5", "verify.workers=1"]
+    return [
+        *settings,
+        "train.reward=verify",
+        check,
+        "reward.kind=lora",
+        "loop.rounds=3",
+        "train.steps=5",
+        "verify.workers=1",
+        "train.keep=20",
+    ]
 
 
 def test_verifiers_are_corrected_by_comparisons_from_the_alarm_on(verified: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,26 +195,26 @@ def test_verifiers_are_corrected_by_comparisons_from_the_alarm_on(verified: list
     base = run.domain.base_policy.name
     three = [{"run@0-4", base}, {"run@0-2", base}, {"run@0-2", "run@0-4"}]
     assert pairs == {frozenset(pair): count for pair, count in zip(three, (4, 3, 3), strict=True)}, "two of the three in turn"
-    assert run.store.judges().keys() >= {"verifier", run.comparing.judges[0].name}
+    assert run.store.judges().keys() >= {"verifier", run.answering_training.judges[0].name}
     assert {x.judge for x in run.store.labels("run", "train")}.isdisjoint({"verifier"}), "they do not correct themselves"
 
     assert len(made) == 2, "in the second round, and in the third"
-    assert [len(mended.comparisons) for mended in made] == [len(x.comparisons) for x in [run.labels(1, "grpo")] * 2]
+    assert [len(mended.comparisons) for mended in made] == [len(x.comparisons) for x in [run.labels(1, "verify")] * 2]
     assert [mended.pessimism for mended in made] == [1.0, 1.0]
     assert made[0].scorer is not None
     manifests = [checkpoint.check(checkpoint.every(run.checkpoints(number))[-1]) for number in range(3)]
     assert manifests[0]["labels"] == []
-    assert manifests[1]["labels"] == manifests[2]["labels"] == run.labels(2, "grpo").labels
+    assert manifests[1]["labels"] == manifests[2]["labels"] == run.labels(2, "verify").labels
     assert [m["settings"]["grpo"]["kl"] for m in manifests] == [0.0, 0.05, 0.05]
-    answers = [t for c in run.labels(1, "grpo").comparisons for t in (c.a[0], c.b[0])]
+    answers = [t for c in run.labels(1, "verify").comparisons for t in (c.a[0], c.b[0])]
     by_verifiers = build.checker(run.config)
     plain, now = by_verifiers.score(answers), made[0].score(answers)
     by_verifiers.close()
     made[0].scorer.close()  # type: ignore[attr-defined]
     assert {*plain} == {0.0, 1.0}
     assert len({*now}) > 2
-    assert not run.mended(0)
-    assert not go(verified, "hack.then=back").mended(1)
+    assert not run.corrects_verifiers(0)
+    assert not go(verified, "hack.then=back").corrects_verifiers(1)
     assert examples.noted(run.checkpoints(0), 4) is not None, "by the verifiers alone"
     run.close()
 
@@ -217,7 +227,7 @@ def test_a_training_on_mended_verifiers_that_was_killed_goes_on_exactly(
     whole.close()
     parts = [x if not x.startswith("run.folder") else f"run.folder={tmp_path}/parts" for x in verified]
     go(parts).train(0)
-    with pytest.raises(TrainingError, match=r"nobody has compared answers, by which the verifiers of round 1 are to be mended; run"):
+    with pytest.raises(TrainingError, match=r"no comparison has an answer, by which the verifiers of round 1 are to be corrected; run"):
         go(parts).train(1)
     go(parts).sample(1)
     go(parts).label()
@@ -233,17 +243,50 @@ def test_a_training_on_mended_verifiers_that_was_killed_goes_on_exactly(
     with pytest.raises(KeyboardInterrupt):
         run.train(1)
     monkeypatch.setattr(Metrics, "write", write)
+    number = next(q.id for q in run.store.questions("run", "train"))
+    run.store.add_judge("late", "person")
+    run.store.answer(Label(number, "late", 1.0))  # what it began with is not changed by that
     assert 0 < checkpoint.check(checkpoint.every(run.checkpoints(1))[-1])["step"] < 5
     go(parts).train(1)
-    ours, theirs = (checkpoint.every(r.checkpoints(1))[-1] for r in (whole, go(parts)))
+    ours, theirs = (next(p for p in checkpoint.every(r.checkpoints(1)) if p.name.endswith("05")) for r in (whole, go(parts)))
     assert (ours / "model" / "adapter_model.safetensors").read_bytes() == (theirs / "model" / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=r"reward.layers = \[1, 2\], not \[2\]"):
+        go(parts, "reward.layers=[2]").train(1)
+    go(parts, "reward.layers=[2]").ready(0)  # whose reward reads no states
+
+
+@pytest.mark.parametrize(("questions", "rounds", "asked"), [(4, 3, [0, 2, 2]), (30, 3, [0, 10, 10]), (6, 2, [0, 6])])
+def test_questions_are_kept_for_rounds_that_follow_an_alarm(
+    verified: list[str], monkeypatch: pytest.MonkeyPatch, questions: int, rounds: int, asked: list[int]
+) -> None:
+    monkeypatch.setattr(
+        AtStep4, "raised", property(lambda self: Alarm(4, 2, (0.0, 1.0), (1.0, 0.0), "falls") if self.seen >= [4] else None)
+    )
+    run = go(verified, f"query.questions={questions}", f"loop.rounds={rounds}", "query.schedule=constant")
+    run.loop()
+    keys = run.store.keys("run", "train")
+    assert [sum(key.startswith(f"round-{n}/") for key in keys) for n in range(rounds)] == asked
+    run.close()
+
+
+def test_a_judge_that_cannot_be_made_is_refused_before_anything_is_trained(verified: list[str]) -> None:
+    with pytest.raises(ConfigError, match='judge.kind = "function" needs judge.function'):
+        go(verified, "judge.kind=function").loop()
+
+
+def test_the_evaluation_is_the_verifiers_whoever_compares(verified: list[str]) -> None:
+    for kind in ("people", "terminal"):
+        run = go(verified, f"judge.kind={kind}", f"run.name={kind}")
+        run.train(0)
+        assert "held-out score" in (run.evaluate(0) or "")
+        run.close()
 
 
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ("judge.kind=verifier", "which would agree with themselves; let people, a model or a panel judge"),
-        ("query.answers=1", "comparisons correct the verifiers; set query.answers to 2"),
+        ("judge.kind=verifier", "they would agree with themselves; let people, a model or a panel judge"),
+        ("query.answers=4", "two of three policies' answers at a time; set query.answers to 2"),
     ],
 )
 def test_verifiers_that_nobody_would_correct_are_refused(verified: list[str], changed: str, why: str) -> None:

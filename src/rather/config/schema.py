@@ -294,12 +294,15 @@ class Hack(Section):
     )
     kl: float = Field(
         default=0.05,
-        description="mend: weight of the KL in the round after an alarm, unless grpo.kl or ppo.kl is higher.",
+        description="mend: weight of the KL in the round after an alarm (verifiers: from then on), unless grpo.kl or ppo.kl is higher.",
         ge=0,
         allow_inf_nan=False,
     )
     pessimism: float = Field(
-        default=1.0, description="mend: train.pessimism in the round after an alarm, unless that is higher.", ge=0, allow_inf_nan=False
+        default=1.0,
+        description="mend: train.pessimism in the round after an alarm (verifiers: from then on), unless that is higher.",
+        ge=0,
+        allow_inf_nan=False,
     )
 
     @property

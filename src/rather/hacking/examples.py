@@ -61,17 +61,19 @@ def noted(folder: Path, step: int | None = None) -> list[Example] | None:
         return [_example(**row) for row in found["examples"]]
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
-        raise CheckpointError(f"{path} cannot be read ({e}); delete it, and `rather train` makes it again") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError) as e:
+        raise CheckpointError(
+            f"{path} cannot be read ({e}); delete it; `rather train` or `rather hack` of that round makes it again"
+        ) from None
 
 
 def newest(folders: Iterable[Path]) -> list[Example]:
-    """The examples of the last of several rounds' folders that has any.
+    """The examples of the last of several rounds' folders in which an alarm has left some, or none.
 
     Raises:
         CheckpointError: a note is damaged.
     """
-    return next((found for folder in reversed([*folders]) if (found := noted(folder))), [])
+    return next((found for folder in reversed([*folders]) if (found := noted(folder)) is not None), [])
 
 
 def _example(prompt: str, before: str, after: str, proxy: list[float], gold: list[float] | None) -> Example:
@@ -83,4 +85,6 @@ def _example(prompt: str, before: str, after: str, proxy: list[float], gold: lis
             raise ValueError(f"{values} are not finite")
         return a, b
 
-    return Example(str(prompt), str(before), str(after), two(proxy), None if gold is None else two(gold))
+    for text in (prompt, before, after):
+        text.encode()  # half of a character cannot be shown
+    return Example(prompt, before, after, two(proxy), None if gold is None else two(gold))

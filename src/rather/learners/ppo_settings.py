@@ -16,7 +16,9 @@ class ClipSettings(Section):
     lam: float = Field(default=0.95, description="Generalized advantage estimation: 1 sums rewards, 0 trusts the critic.", ge=0, le=1)
     clip: float = Field(default=0.2, description="How far a probability may move from the sampled one.", gt=0)
     clip_high: float | None = Field(default=None, description="The same upwards; unset: as clip.")
-    clip_schedule: Literal["constant", "linear"] = Field(default="constant", description="How clip falls: linear, to 0 at the last step.")
+    clip_schedule: Literal["constant", "linear"] = Field(
+        default="constant", description="linear: clip is multiplied by 1 - n / steps in step n = 0, 1, ...; constant: it stays."
+    )
     dual_clip: float | None = Field(default=None, description="Bound on the loss of bad actions, above 1; unset: none.")
     value_clip: float = Field(default=0.2, description="How far a value may move in an update; 0: as far as it likes.", ge=0)
     value_weight: float = Field(default=0.5, description="Weight of the critic's loss.", ge=0)

@@ -9,7 +9,7 @@ from torch import Tensor
 from rather.losses import gae
 
 SMALLEST = 1e-4
-"""Rewards whose sums hardly differ are not blown up further."""
+"""Sums that differ by less than this share of their size are all the same, and rewards stay as they are."""
 
 
 class RewardScale:
@@ -22,7 +22,7 @@ class RewardScale:
         self.count, self.mean, self.squares = 0.0, 0.0, 0.0
 
     def see(self, rewards: Tensor, mask: Tensor, gamma: float) -> float:
-        """Take rewards (B, T) into account; returns the standard deviation."""
+        """Take rewards (B, T) into account; returns the standard deviation, or 1 where all sums have been the same."""
         ended = torch.ones(len(rewards), device=rewards.device)
         nothing = rewards.new_zeros(rewards.shape[0], rewards.shape[1] + 1)
         sums = gae(rewards, nothing, mask, ended, gamma, 1.0)[0][mask.bool()].double()
@@ -32,7 +32,8 @@ class RewardScale:
         self.squares += float((sums - mean).square().sum()) + apart**2 * self.count * count / total  # Chan et al. 1979
         self.mean += apart * count / total
         self.count = total
-        return max((self.squares / total) ** 0.5, SMALLEST)
+        std = (self.squares / total) ** 0.5
+        return std if std > SMALLEST * abs(self.mean) else 1.0
 
     def state_dict(self) -> list[float]:
         """All that it knows."""

@@ -46,6 +46,11 @@ class Answering:
         """The run's folder, which one command at a time works in."""
         return self.config.folder
 
+    @property
+    def kind(self) -> str:
+        """Who answers: verifiers, or as judge.kind says."""
+        return "verifier" if self.verifiers and build.verified(self.config) else self.config.judge.kind
+
     @cached_property
     def judges(self) -> list[Judge]:
         """Who answers, unless it is people."""
@@ -60,7 +65,7 @@ class Answering:
         """The judges whose answers count in an evaluation: those of the settings; none is named where it is whoever the page lets in."""
         if self.judges:
             return [judge.name for judge in self.judges]
-        return [self.config.judge.name] if self.config.judge.kind == "terminal" else []
+        return [self.config.judge.name] if self.kind == "terminal" else []
 
     def label(self, purpose: str) -> int:
         """Have every open question of a purpose answered; returns how many answers are new.
@@ -68,7 +73,8 @@ class Answering:
         Raises:
             TrainingError: verifiers answer, and judged nothing.
         """
-        if (j := self.config.judge).kind == "terminal":
+        j = self.config.judge
+        if self.kind == "terminal":
             rules = guidelines.read(j.guidelines)
             return people.ask(self.store, self.run, j.name, purpose, build.instruction(self.config), self.console, rules, j.criteria)
         return self._judge(purpose)
@@ -116,7 +122,7 @@ class Answering:
         Raises:
             Stopped: the person at the terminal has had enough for now.
         """
-        if self.config.judge.kind == "people":
+        if self.kind == "people":
             self.wait(purpose)
         else:
             self.label(purpose)
@@ -129,7 +135,7 @@ class Answering:
             Stopped: some are open.
         """
         j = self.config.judge
-        if j.kind == "terminal" and (left := people.left(self.store, self.run, purpose, j.name)):
+        if self.kind == "terminal" and (left := people.left(self.store, self.run, purpose, j.name)):
             raise Stopped(f"{left} questions are open; the answers so far are kept, and the same command goes on from there")
 
     def wanted(self, purpose: str, number: int = sys.maxsize) -> int:

@@ -176,6 +176,11 @@ def verified(config: Config) -> bool:
     return config.train.learner in ("ppo", "grpo") and config.train.reward == "verify"
 
 
+def corrected(config: Config) -> bool:
+    """Whether comparisons correct the verifiers after an alarm."""
+    return verified(config) and config.hack.then == "mend"
+
+
 def asks_first(config: Config) -> bool:
     """Whether each round begins with questions that need labels; zeroth-order optimization asks as it goes."""
     t = config.train

@@ -48,7 +48,7 @@ def _watched(run: Run, title: str) -> Side:
     if not (found or mute):
         console.print("[green]no alarm[/green]: the gold reward has kept up with the proxy reward")
     if (shown := run.domain.episode(run.policy(last + 1))) is None:
-        raised = [(number, found) for number, lookout in enumerate(side.watching) if (found := lookout.raised) is not None]
+        raised = [(number, raised_alarm) for number, lookout in enumerate(side.watching) if (raised_alarm := lookout.raised) is not None]
         return replace(side, examples=exploits.remember(run, *raised[-1])) if raised else side
     episode, clip, problem = shown
     if problem:

@@ -57,7 +57,7 @@ def compare(run: State, number: int) -> str | None:
         both = zip(missing, named, starts, strict=True)
         run.store.ask(c.run.name, [run.question(f"{purpose}/{t.key}/{i}", (a,), (b,)) for (t, i), a, b in both], purpose)
     run.answering.label(purpose)
-    if c.judge.kind == "people":
+    if run.answering.kind == "people":
         run.answering.wait(purpose)
     voters = run.voters
     answered = run.store.answered(c.run.name, purpose, judges=voters or None).comparisons

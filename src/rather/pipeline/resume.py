@@ -109,14 +109,16 @@ def ready(run: State, number: int) -> None:
     Raises:
         CheckpointError: its last checkpoint was trained with other settings, or with prompts, a tokenizer or a reward model that have
             changed since.
-        ConfigError: see `ready_to_learn` and `guidelines.read`.
+        ConfigError: see `ready_to_learn` and `guidelines.read`; or several ranks are to train where comparisons correct verifiers.
     """
     guidelines.read(run.config.judge.guidelines)
     ready_to_learn(run)
     run.check_mends(number)
+    if run.corrects_verifiers(number) and ranks.wanted() > 1:
+        raise ConfigError(f"comparisons correct the verifiers of round {number} in one process; start it without torchrun")
     for name in learners(run.config):
         for found in checkpoint.every(run.checkpoints(number, name))[-1:]:
-            checkpoint.check_same(found, run.lineage(name, Answered([]), 0, run.settings(number)))
+            checkpoint.check_same(found, run.lineage(name, Answered([]), 0, run.settings(number), number))
 
 
 def ready_to_learn(run: State) -> None:
@@ -130,6 +132,8 @@ def ready_to_learn(run: State) -> None:
     check_watched(run.config)
     spot_checks.check_settings(run)
     held_out.check_opponent(run)
+    if build.corrected(run.config):
+        _ = run.answering_training.judges  # one that cannot be made is noticed now
 
 
 def check_watched(config: Config) -> None:
@@ -163,18 +167,28 @@ def check_mended(config: Config) -> None:
     if config.train.reward not in ("labels", "verify"):
         what = f'hack.then is "mend", which learns from more labels, and train.reward is "{config.train.reward}"'
         raise ConfigError(f'{what}; take "back", and rather.MendedReward in Python')
-    if build.verified(config) and config.judge.kind == "verifier":
-        what = 'hack.then is "mend", where comparisons correct the verifiers, and judge.kind is "verifier"'
-        raise ConfigError(f"{what}, which would agree with themselves; let people, a model or a panel judge")
-    if build.verified(config) and config.query.answers == 1:
-        raise ConfigError('hack.then is "mend", where comparisons correct the verifiers; set query.answers to 2')
+    if build.corrected(config):
+        check_corrected(config)
     if any(config.sample.contrast or ()):
         raise ConfigError('hack.then is "mend", whose rounds draw one answer of each policy; leave sample.contrast out')
     if config.loop.rounds < 2:
         raise ConfigError('hack.then is "mend", and it is the next round that mends; set loop.rounds to 2 or more')
-    if config.hack.pessimism and not build.verified(config) and r.kind == "lora" and r.members < 2:
+    if config.hack.pessimism and not build.corrected(config) and r.kind == "lora" and r.members < 2:
         what = "hack.pessimism goes by how much members differ"
         raise ConfigError(f"{what}; set reward.members to 3, reward.kind to head, or hack.pessimism to 0")
+
+
+def check_corrected(config: Config) -> None:
+    """Make sure that comparisons can correct verifiers.
+
+    Raises:
+        ConfigError: nobody but the verifiers would compare, or not two answers.
+    """
+    what = 'hack.then is "mend", where comparisons correct the verifiers'
+    if config.judge.kind == "verifier":
+        raise ConfigError(f'{what}, and judge.kind is "verifier": they would agree with themselves; let people, a model or a panel judge')
+    if config.query.answers != 2:
+        raise ConfigError(f"{what}, two of three policies' answers at a time; set query.answers to 2")
 
 
 def learners(config: Config) -> list[str]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rather.config import toml as toml
 from rather.config.schema import Config
 from rather.core import Answered
-from rather.errors import ConfigError
+from rather.errors import ConfigError, RatherError
 from rather.learners import checkpoint
 from rather.pipeline import build, exploits, held_out, live, nudge, resume, rewards
 from rather.pipeline.domain import domain_of
@@ -72,7 +72,7 @@ class Run(State):
         self.domain.check_shown()
         if purpose in ("", "train"):
             self.ready(self.begun)
-        answering = self.comparing if purpose in ("", "train") else self.answering
+        answering = self.answering_training if purpose in ("", "train") else self.answering
         return answering.label(purpose or build.purpose(self.config))
 
     @exclusive
@@ -107,25 +107,29 @@ class Run(State):
             reward_folder = reward[-1] if reward else self._fit(number, "reward")
             manifest = checkpoint.check(reward_folder)
             data = Answered([], manifest["watermark"], manifest["labels"])
-        elif self.mended(number):
-            data = rewards.mending(self, number, {*stage["labels"]} if stage and began_before else None)
+        elif self.corrects_verifiers(number):
+            data = rewards.corrections(self, number, {*stage["labels"]} if stage and began_before else None)
         steps = resume.steps_of_policy(stage, build.steps(self.config, name, len(self.domain.tasks[0])), data.labels)
         if stage and stage["step"] >= steps:
             return checkpoint.every(self.checkpoints(number))[-1]
         config = self.settings(number)
         reward_fn = rewards.reward_fn(self, number, reward_folder, data)
-        learner = self.domain.improver(number, self.policy(number), reward_fn, steps, config)
         try:
-            last = self.learn(learner, name, number, steps, self.lineage(name, data, steps, config))
+            learner = self.domain.improver(number, self.policy(number), reward_fn, steps, config)
+            last = self.learn(learner, name, number, steps, self.lineage(name, data, steps, config, number))
         finally:
             rewards.close(self, reward_fn)
         self._exploited(number)
         return self._improve(number) if began_before and checkpoint.finished(checkpoint.read(last)) else last
 
     def _exploited(self, number: int) -> None:
-        """Keep examples of what was exploited, if an alarm has ended the training."""
-        if (alarm := self.alarm(number)) is not None:
+        """Keep examples of what was exploited, if an alarm has ended the training; where they cannot be had it goes on without."""
+        if (alarm := self.alarm(number)) is None:
+            return
+        try:
             exploits.remember(self, number, alarm)
+        except (RatherError, OSError) as e:
+            self.console.print(f"There are no examples of what was exploited: {e}", markup=False, highlight=False)
 
     @exclusive
     def evaluate(self, number: int = 0) -> str | None:
@@ -141,10 +145,10 @@ class Run(State):
             if build.asks_first(self.config) or self.mends(number):
                 self.sample(number)
                 self.label()
-                self.comparing.check_none_left(build.purpose(self.config))
+                self.answering_training.check_none_left(build.purpose(self.config))
             self.train(number)
             last = number == rounds - 1
-            if self.config.train.learner != "reward" and (last or self.config.judge.kind != "people"):
+            if self.config.train.learner != "reward" and (last or self.answering.kind != "people"):
                 result = self.evaluate(number)
         return result
 

@@ -63,9 +63,9 @@ class State:
         return Answering(self.config, self.store, self.console, self.domain.reader)
 
     @cached_property
-    def comparing(self) -> Answering:
-        """Who answers the questions that are learned from: also where verifiers reward, and comparisons are to mend them."""
-        if build.verified(self.config) and self.config.hack.then == "mend":
+    def answering_training(self) -> Answering:
+        """Who answers the questions that are learned from: those whom judge.kind names also where they are to correct verifiers."""
+        if build.corrected(self.config):
             return Answering(self.config, self.store, self.console, self.domain.reader, verifiers=False)
         return self.answering
 
@@ -100,14 +100,18 @@ class State:
         self.answering.have_answered(purpose)
 
     def labels(self, number: int, name: str, among: Collection[int] | None = None) -> Answered:
-        """What round `number` learns from: its own questions, those of the rounds before it, and imported ones; or labels `among` these."""
+        """What round `number` learns from: its own questions, those of the rounds before it, and imported ones; or labels `among` these.
+
+        `name` is that of a learner, or "verify" for what corrects verifiers.
+        """
         reward, run, t = name == "reward", self.config.run.name, self.config.train
 
         def wanted(c: Comparison) -> bool:
             return not later_than(number, c) and not (reward and self.held_back(c)) and self.domain.learnable(c)
 
         out = () if among is not None else self.store.asking(run).leave_out if t.flagged else FLAGS
-        found = self.store.answered(run, build.purposes(name), reward, among, out, wanted, judges=self.teachers(), criterion=t.criterion)
+        each = name in ("reward", "verify")
+        found = self.store.answered(run, build.purposes(name), each, among, out, wanted, judges=self.teachers(), criterion=t.criterion)
         return replace(found, comparisons=self.domain.prepared(found.comparisons))
 
     def teachers(self) -> list[str]:
@@ -116,7 +120,8 @@ class State:
         Raises:
             ConfigError: none of them is among train.judges.
         """
-        known, patterns = [*self.store.judges()], self.config.train.judges
+        corrected, patterns = build.corrected(self.config), self.config.train.judges
+        known = [name for name, kind in self.store.judges().items() if not (corrected and kind == "verifier")]  # not by themselves
         found = matching(known, patterns)
         if known and not found:
             raise ConfigError(f"train.judges is {patterns}, but the judges are {', '.join(known)}; name one of them")
@@ -190,12 +195,14 @@ class State:
             self.policy(number)
         return self.domain.learner(name, data, steps, self.store)
 
-    def lineage(self, name: str, data: Answered, steps: int, config: Config | None = None) -> Lineage:
+    def lineage(self, name: str, data: Answered, steps: int, config: Config | None = None, number: int = 0) -> Lineage:
         """What the learner called `name` makes its checkpoints from, which have `steps` steps in the end; 0: as many as will come.
 
-        `config` are the round's settings, if they are not those of the run.
+        `config` are the settings of round `number`, if they are not those of the run.
         """
         kept, defaults = mattering(config or self.config, name), mattering(type(self.config)(), name)
+        if name == self.config.train.learner and self.corrects_verifiers(number):  # by states that are read, too
+            kept["reward"] = defaults["reward"] = {"layers": self.config.reward.layers}
         own = {"_steps": steps, "_contents": self.contents(kept)}
         return Lineage(kept | own, data.watermark, data.labels, defaults=defaults)
 
@@ -214,8 +221,13 @@ class State:
         t, folder, phase = self.config.train, self.checkpoints(number, name), f"train-{name}-{number}"
         then = self.config.hack.then if name in ("ppo", "grpo") else "nothing"
         callbacks, watch, again = list[Callback](), None, (learner, name, number, steps, lineage, feed, open_)
+        begun = checkpoint.every(folder)
+        if name in ("ppo", "grpo"):
+            forget(folder)  # it goes on
+            if not begun:
+                for phase_ in {row["phase"] for row in self.metrics.read() if row["phase"].startswith(f"spot-{number}-")}:
+                    self.metrics.rewind(phase_, -1)  # of a training that was put aside
         if then != "nothing":
-            begun = checkpoint.every(folder)
             at = checkpoint.read(begun[-1])["step"] if begun else 0
             before = [self.metrics.read(f"train-{name}-{earlier}") for earlier in range(number)]
             dismissed = [[check.alarm for check in spot_checks.noted(self.checkpoints(n, name))] for n in range(number + 1)]
@@ -269,9 +281,9 @@ class State:
         """Whether round `number` mends the reward, since an alarm has ended the one before."""
         return number > 0 and self.config.hack.then == "mend" and self.alarm(number - 1) is not None
 
-    def mended(self, number: int) -> bool:
-        """Whether comparisons mend the verifiers of round `number`: in the round after the first alarm, and from then on."""
-        return build.verified(self.config) and any(self.mends(earlier) for earlier in range(1, number + 1))
+    def corrects_verifiers(self, number: int) -> bool:
+        """Whether comparisons correct the verifiers of round `number`: in the round after the first alarm, and from then on."""
+        return build.corrected(self.config) and any(self.mends(earlier) for earlier in range(1, number + 1))
 
     def check_mends(self, number: int) -> None:
         """Make sure that round `number` can mend.
@@ -291,7 +303,7 @@ class State:
     def settings(self, number: int) -> Config:
         """The settings of round `number`: after an alarm that is to be mended the reward is trusted less, and the base policy more."""
         c, h = self.config, self.config.hack
-        if not (self.mends(number) or self.mended(number)):
+        if not (self.mends(number) or self.corrects_verifiers(number)):
             return c
         train = c.train.model_copy(update={"pessimism": max(c.train.pessimism, h.pessimism)})
         ppo, grpo = (section.model_copy(update={"kl": max(section.kl, h.kl)}) for section in (c.ppo, c.grpo))
@@ -327,7 +339,7 @@ class State:
 
     def close(self) -> None:
         """Let go of the store, and of verifiers' processes; what is asked of the run later takes them up again."""
-        for name in {"answering", "comparing"} & self.__dict__.keys():
+        for name in {"answering", "answering_training"} & self.__dict__.keys():
             getattr(self, name).close()
         if "store" in self.__dict__:
             self.store.close()

@@ -193,9 +193,11 @@ class TextDomain:
         missing, wanted = self._missing(have, number)
         if not missing:
             return
-        run.labels(number, self.config.train.learner)  # what has been imported should fit, too, before anybody is asked more
+        verified = build.corrected(self.config)
+        run.labels(
+            number, "verify" if verified else self.config.train.learner
+        )  # what has been imported should fit, too, before anybody is asked more
         policy, q, hacked = run.policy(number), self.config.query, run.hacked(number - 1)
-        verified = build.verified(self.config)
         before = None if q.strategy == "random" or q.answers == 1 or verified else self._reward_before(run, number)
         count, own = min(2, q.answers) if before is None else q.answers, build.seed(self.config, "query", number)
         with progress(self.console, "sampling answers", count * len(missing)) as advance:
@@ -238,7 +240,7 @@ class TextDomain:
         policies = {
             "sample": lambda: run.policy(number),
             "sample-hacked": lambda: self._hacked(hacked, number),
-            "sample-start": lambda: self.base_policy,
+            "sample-base": lambda: self.base_policy,
         }
         for left_out, (of, policy) in enumerate(policies.items()):
             rows = [i for i, t in enumerate(tasks) if place[t.key] % len(policies) != left_out]
@@ -262,10 +264,14 @@ class TextDomain:
         left = [t for t in tasks if f"round-{number}/{t.key}" not in have]
         if not q.questions:
             return left, len(tasks)
+        asked = [sum(key.startswith(f"round-{n}/") for key in have) for n in range(number + 1)]
+        if build.corrected(self.config):  # in rounds after an alarm alone, which nobody knows beforehand
+            share = query.shares(q.questions - sum(asked[:number]), rounds - number, q.schedule)[0]
+            found = left[: max(0, share - asked[number])]
+            return found, asked[number] + len(found)
         if (most := max(query.shares(q.questions, rounds, q.schedule))) > len(tasks):
             each = f"query.questions = {q.questions} are {most} in one of {rounds} rounds, but there are {len(tasks)} training prompts"
             raise ConfigError(f"{each}, each asked about once a round; ask fewer, or in more rounds")
-        asked = [sum(key.startswith(f"round-{n}/") for key in have) for n in range(number + 1)]
         often = Counter(key.partition("/")[2] for key in have if key.startswith(tuple(f"round-{n}/" for n in range(number))))
         found = sorted(left, key=lambda t: often[t.key])[: max(0, query.still(q.questions, rounds, q.schedule, asked))]
         return found, asked[number] + len(found)

@@ -19,6 +19,7 @@ from matplotlib.typing import RcKeyType
 
 from rather.config.schema import Config
 from rather.core import Comparison, Label
+from rather.errors import CheckpointError
 from rather.hacking import examples
 from rather.hacking.alarm import lookouts
 from rather.hacking.watch import alarms, silent, watched
@@ -135,8 +136,13 @@ def _hacking(run: Reported) -> dict[str, list[Any]] | None:
         for row in rows
         if row["phase"].startswith("spot-")
     ]
-    found = examples.newest([run.checkpoints(number) for number in range(len(rounds))])
-    return {"alarms": alarms(watching), "silent": silent(watching), "checks": checks, "examples": found} if rounds else None
+    exploited, problem = list[examples.Example](), list[str]()
+    try:
+        exploited = examples.newest([run.checkpoints(number) for number in range(len(rounds))])
+    except CheckpointError as e:
+        problem.append(str(e))
+    found = {"alarms": alarms(watching), "silent": silent(watching), "checks": checks, "problems": problem, "examples": exploited}
+    return found if rounds else None
 
 
 def _evaluated(run: Reported, row: dict[str, Any]) -> list[Comparison]:
