@@ -26,9 +26,11 @@ TASKS = {
     "pendulum": {"config": "src/rather/data/examples/pendulum.toml", "comparisons": [25], "peer": "Pendulum-v1"},
     "cartpole": {"config": "src/rather/data/examples/cartpole.toml", "comparisons": [100], "peer": ""},
     "reacher": {"config": "src/rather/data/examples/reacher.toml", "comparisons": [200, 700], "peer": ""},
+    "halfcheetah": {"config": "src/rather/data/examples/halfcheetah.toml", "comparisons": [200, 700], "peer": ""},
 }
 TRUE = ["train.reward=environment", "loop.rounds=1"]
-HEADLINES = ("reacher",)
+HEADLINES, SHARES = ("reacher",), ("halfcheetah",)
+"""Tasks whose median returns are headlines, or those of what the same steps on the true reward come to."""
 NAMES = {"true reward": "PPO on the true reward", "rather": "rather", "imitation": "imitation 1.0.1"}
 
 
@@ -115,6 +117,12 @@ def publish(name: str, about: str, settings: str, found: dict[str, list[dict[str
             returns, what = [run["return"] for run in runs], f"{name}_{side.split()[1]}"
             spread = [round(min(returns), 1), round(max(returns), 1)]
             common.headline(what, round(float(np.median(returns)), 1), spread, "return", f"bench/labels.py {name}", "one thread a run")
+    if name in SHARES and all(len(found.get(side, [])) == len(SEEDS) for side in ("true reward", "rather 700")):
+        true = float(np.median([run["return"] for run in found["true reward"]]))
+        shares = sorted(run["return"] / true for run in found["rather 700"])
+        spread = [round(shares[0], 2), round(shares[-1], 2)]
+        share = round(float(np.median(shares)), 2)
+        common.headline(f"{name}_700_share", share, spread, "of the true reward's return", f"bench/labels.py {name}", "one thread a run")
     common.publish(f"labels-{name}", {"about": about, "settings": settings, "found": found}, lines)
 
 
