@@ -5,7 +5,7 @@ import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from rather.core import Comparison, Task, Trajectory
-from rather.learners.rates import Z, rate
+from rather.learners.rates import Z, of_any_size, rate
 from rather.report.rates import calibration, win_rate
 
 
@@ -50,6 +50,15 @@ def test_one_more_vote_lost_does_not_raise_the_lower_end() -> None:
 
 def test_no_values() -> None:
     assert math.isnan(rate([]).mean)
+    assert math.isnan(of_any_size([]).mean)
+
+
+def test_scores_of_any_size_have_a_plain_interval() -> None:
+    found = of_any_size([120.0, 80.0, -20.0, 60.0])
+    half = Z * np.std([120, 80, -20, 60], ddof=1) / 2
+    assert (found.mean, found.low, found.high) == pytest.approx((60, 60 - half, 60 + half))
+    assert str(found) == "60 (95 % interval 2.253 to 117.7, n = 4)"
+    assert str(rate([1.0, 0.0])).startswith("50.0 % (95 % interval")
 
 
 def test_win_rate_counts_each_task_once_and_either_side() -> None:

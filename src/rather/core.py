@@ -358,7 +358,7 @@ class LabelLearner(Learner, Protocol):
 
 @dataclass(frozen=True)
 class Rate:
-    """A mean of values in [0, 1] over `count` independent questions, with its 95 % interval."""
+    """A mean over `count` independent questions, with its 95 % interval; of values in [0, 1] it is said as a share."""
 
     mean: float
     low: float
@@ -366,6 +366,8 @@ class Rate:
     count: int
 
     def __str__(self) -> str:
+        if self.low < 0 or self.high > 1:
+            return f"{self.mean:.4g} (95 % interval {self.low:.4g} to {self.high:.4g}, n = {self.count})"
         return f"{100 * self.mean:.1f} % (95 % interval {100 * self.low:.1f} to {100 * self.high:.1f} %, n = {self.count})"
 
 

@@ -1,4 +1,4 @@
-"""The mean of values between 0 and 1, with its interval."""
+"""The mean of values, between 0 and 1 or of any size, with its interval."""
 
 import math
 from collections.abc import Sequence
@@ -29,6 +29,14 @@ def rate(values: Sequence[float]) -> Rate:
     effective = n * coin / variance if variance > 0 else n
     sides = [_interval(mean, variance / n, size) for size in (n, effective)]
     return Rate(mean, max(0.0, min(low for low, _ in sides)), min(1.0, max(high for _, high in sides)), n)
+
+
+def of_any_size(values: Sequence[float]) -> Rate:
+    """The mean of `values` (n,), and its interval where they vary as a normal distribution does; one of a single value is unknown."""
+    n = len(values)
+    mean = float(np.mean(values)) if n else math.nan
+    half = Z * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return Rate(mean, mean - half, mean + half, n)
 
 
 def _interval(mean: float, variance: float, size: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from rather.errors import ConfigError
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint
 from rather.learners.progress import progress
-from rather.learners.rates import rate
+from rather.learners.rates import of_any_size, rate
 from rather.pipeline import build
 from rather.pipeline.state import State
 from rather.report.cost import Cost, cost
@@ -125,7 +125,8 @@ def _score(run: State, answered: Sequence[Comparison], policy: str) -> Rate:
     for answer, score in zip(answers, checker.score(answers), strict=True):
         if score is not None:
             by_task.setdefault(answer.task.key, []).append(score)
-    return rate([sum(scores) / len(scores) for scores in by_task.values()])
+    means = [sum(scores) / len(scores) for scores in by_task.values()]
+    return rate(means) if all(0 <= mean <= 1 for mean in means) else of_any_size(means)
 
 
 def check_reward(run: State, model: Model, step: int) -> None:

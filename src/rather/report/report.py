@@ -278,8 +278,12 @@ def _by_answers(axes: Axes, checks: list[dict[str, Any]], key: str) -> None:
 
 
 def _scores(axes: Axes, evals: list[dict[str, Any]]) -> None:
+    """Scores of verifiers, which need not be shares."""
     _rates(axes, evals, "score_base", ORANGE, "before")
     _rates(axes, evals, "score_policy", BLUE, "after")
+    ends = [row[f"score_{who}{end}"] for row in evals for who in ("base", "policy") for end in ("_low", "_high")]
+    if min(ends) < 0 or max(ends) > 1:
+        axes.autoscale(axis="y")
     axes.legend(frameon=False, ncols=2)
 
 
