@@ -57,7 +57,7 @@ def test_scores_of_any_size_have_a_plain_interval() -> None:
     found = of_any_size([120.0, 80.0, -20.0, 60.0])
     half = Z * np.std([120, 80, -20, 60], ddof=1) / 2
     assert (found.mean, found.low, found.high) == pytest.approx((60, 60 - half, 60 + half))
-    assert str(found) == "60 (95 % interval 2.253 to 117.7, n = 4)"
+    assert str(found) == "60 (95 % interval 2.3 to 117.7, n = 4)"
     assert str(rate([1.0, 0.0])).startswith("50.0 % (95 % interval")
 
 
