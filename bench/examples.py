@@ -2,7 +2,7 @@
 
 `car` and `loophole` run under `rather hack`, which compares the reward with the gold reward; `rlvr` and `loophole-mended` under `rather loop`:
 that is `loophole` in three rounds with hack.then = "mend", where a simulated judge who likes what gold likes compares 100 pairs after the
-first alarm. One run after the other, one thread each. Writes bench/results/EXAMPLE.{json,md} after each seed; seeds that are there already are kept, with their own commit.
+first alarm of round 0, and 50 after one of round 1. One run after the other, one thread each. Writes bench/results/EXAMPLE.{json,md} after each seed; seeds that are there already are kept, with their own commit.
 """
 
 import json
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 WINDOW = 3
 """Steps whose mean gold is measured by."""
 MENDED = [
-    "loop.rounds=3", "hack.then=mend", "train.checkpoint_every=1", "query.questions=100", "query.schedule=constant",
+    "loop.rounds=3", "hack.then=mend", "train.checkpoint_every=1", "query.questions=150",
     'judge.panel=[{name="reader", utility="brief", temperature=0.3}]',
 ]  # fmt: skip
 
