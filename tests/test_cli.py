@@ -216,7 +216,7 @@ def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) ->
     page = (tmp_path / "runs/tiny/hacking.html").read_text()
     assert page.count("<svg") == 3
     assert "reward hacking: from step" in page
-    shown = re.findall(r"proxy (\S+), gold (\S+)</span>\s*<div>", page)
+    shown = re.findall(r"proxy (\S+), gold (\S+)</span>", page)
     assert 2 <= len(shown) <= 6, "answers of base and policy to three prompts at most"
     assert all(float(after) > float(before) for (before, _), (after, _) in zip(shown[0::2], shown[1::2], strict=True))
     rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]

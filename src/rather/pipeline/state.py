@@ -225,8 +225,8 @@ class State:
         if name in ("ppo", "grpo"):
             forget(folder)  # it goes on
             if not begun:
-                for phase_ in {row["phase"] for row in self.metrics.read() if row["phase"].startswith(f"spot-{number}-")}:
-                    self.metrics.rewind(phase_, -1)  # of a training that was put aside
+                for checked in {row["phase"] for row in self.metrics.read() if row["phase"].startswith(f"spot-{number}-")}:
+                    self.metrics.rewind(checked, -1)  # of a training that was put aside
         if then != "nothing":
             at = checkpoint.read(begun[-1])["step"] if begun else 0
             before = [self.metrics.read(f"train-{name}-{earlier}") for earlier in range(number)]
