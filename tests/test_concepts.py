@@ -16,7 +16,7 @@ from rather.config.schema import Config
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs/concepts").glob("*.md"))
 ALGORITHMS = [
-    page for page in PAGES if page.stem in ("dpo", "grpo", "kto", "online", "ppo", "reward-head", "reward-model", "sft", "zeroth-order")
+    page for page in PAGES if page.stem in ("dpo", "grpo", "kto", "off-policy", "online", "ppo", "reward-head", "reward-model", "sft", "zeroth-order")
 ]
 HEADINGS = [
     "The idea", "The equation", "Settings", "What to watch", "What goes wrong", "Choices made here", "Papers",
@@ -101,7 +101,7 @@ def test_a_page_about_an_algorithm_has_all_its_parts(page: Path) -> None:
 
 
 def test_there_is_a_page_about_every_algorithm() -> None:
-    assert len(ALGORITHMS) == 9
+    assert len(ALGORITHMS) == 10
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)

@@ -116,10 +116,10 @@ def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -
         (["control.env=CartPoll-v1"], "'CartPoll-v1' cannot be made"),
         (["control.gold=lapps"], "control.gold is 'lapps', but the environment's info has 'laps'"),
         (["train.reward=verify"], 'control has no verifiers; set train.reward to "labels" or "environment"'),
-        (["train.learner=grpo"], 'learns by "ppo" or "reward", not by \'grpo\''),
+        (["train.learner=grpo"], "learns by ppo, sb3:SAC, sb3:TD3, reward, not by 'grpo'"),
         (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which gives their returns away"),
         (["query.fragment=500"], "no episode has 500 steps"),
-        (["train.steps=0"], "train.steps is 0; in control it says how many segments PPO learns from"),
+        (["train.steps=0"], "train.steps is 0; in control it says how many segments the policy learns from"),
     ],
 )
 def test_bad_input(rather, run: Path, settings: list[str], sentence: str) -> None:

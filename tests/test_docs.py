@@ -15,6 +15,7 @@ from rather.text.open import load
 from test_cli import run  # noqa: F401
 from test_control_run import RUN as CONTROL
 from test_nudge import CONTROL as NUDGE
+from test_off_policy_run import RUN as SAC
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,12 +41,14 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather("train", run, "train.learner=ppo", "train.steps=2", "ppo.rollout_batch_size=8", "ppo.normalize_reward=true", checks)
     (tmp_path / "control.toml").write_text(CONTROL.replace("rounds = 2", "rounds = 1"))
     rather("loop", tmp_path / "control.toml")
+    (tmp_path / "sac.toml").write_text(SAC.replace("rounds = 2", "rounds = 1"))
+    rather("loop", tmp_path / "sac.toml")
     (tmp_path / "nudge.toml").write_text(NUDGE)
     rather("train", tmp_path / "nudge.toml", "zeroth.answers=36")
     model = load(tiny, dtype="float32", device="cpu")
     shape: dict[str, Any] = {"labels": 2, "batch_size": 2, "max_tokens": 4, "kl_bound": 1.0, "folder": tmp_path / "runs/online"}
     OnlineDPO(model, ["say a", "say b"], lambda prompt, a, b: 0.5, **shape).train()
-    files = [tmp_path / f"runs/{name}/metrics.jsonl" for name in ("tiny", "head", "live", "small", "grid", "online")]
+    files = [tmp_path / f"runs/{name}/metrics.jsonl" for name in ("tiny", "head", "live", "small", "sac", "grid", "online")]
     lines = [line for file in files for line in file.read_text().splitlines()]
     written = {re.sub("^temperature/.*", "temperature/JUDGE", key) for line in lines for key in json.loads(line)}
     table = [line.split("|")[1] for line in (ROOT / "docs/reference/metrics.md").read_text().splitlines() if line.startswith("| `")]

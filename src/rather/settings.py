@@ -39,10 +39,14 @@ def _can_divide(temperature: float) -> float:
 
 Temperature = Annotated[float, Field(ge=0), AfterValidator(_can_divide)]
 T = TypeVar("T")
-LEARNERS = ("sft", "reward", "dpo", "kto", "ppo", "grpo", "zeroth")
+OFF_POLICY = ("sb3:SAC", "sb3:TD3")
+"""Learners of Stable-Baselines3."""
+REWARDED = ("ppo", "grpo", *OFF_POLICY)
+"""Learners whose policy acts, and is rewarded for it."""
+LEARNERS = ("sft", "reward", "dpo", "kto", *REWARDED, "zeroth")
 ForLearners = Annotated[T, MattersTo(*LEARNERS)]
 ForLearnersAndSampling = Annotated[T, MattersTo(*LEARNERS, "sample")]
-ForActing = Annotated[T, MattersTo("ppo", "grpo", "zeroth")]
+ForActing = Annotated[T, MattersTo(*REWARDED, "zeroth")]
 """Learners whose policy meets the prompts itself; the others learn from labels, wherever these come from."""
 ForEval = Annotated[T, MattersTo("eval")]
 Free = Annotated[T, MattersTo()]
@@ -70,11 +74,11 @@ def given(caller: str, options: Mapping[str, Any], *sections: type[Section]) -> 
 
 
 def wrong(error: ValidationError) -> str:
-    """The first setting in an error whose value is wrong, and why."""
+    """The first setting in an error whose value is wrong, and why; of several settings together no value is repeated."""
     first = error.errors()[0]
-    got = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(map(str, first['loc']))}: {message[0].lower()}{message[1:]}{got}"
+    got = "" if first["type"] == "missing" or isinstance(first["input"], Mapping) else f" (got {first['input']!r})"
+    message, where = first["msg"].removeprefix("Value error, "), ".".join(map(str, first["loc"]))
+    return f"{where}: {message[0].lower()}{message[1:]}{got}" if where else f"{message}{got}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -65,6 +65,7 @@ def train(
     """Train on the labels in the store: train.learner is "dpo", "kto", "reward" (a Bradley-Terry reward model) or "sft".
 
     "ppo" and "grpo" sample from the policy and learn from the reward that train.reward names: verifiers, a reward model or the environment.
+    So do "sb3:SAC" and "sb3:TD3" in control, by Stable-Baselines3.
 
     The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
 

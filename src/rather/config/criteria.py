@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rather.config.schema import Config
 from rather.core import Comparison
 from rather.errors import ConfigError, TrainingError
+from rather.settings import REWARDED
 
 if TYPE_CHECKING:
     from rather.store import Store
@@ -73,7 +74,7 @@ def check_said(config: Config, comparisons: Sequence[Comparison]) -> None:
 
 
 def _learns_from_labels(config: Config) -> bool:
-    return config.train.learner not in ("ppo", "grpo") or config.train.reward == "labels"
+    return config.train.learner not in REWARDED or config.train.reward == "labels"
 
 
 def _visible(name: str) -> bool:

@@ -14,11 +14,12 @@ from rather.config.control import Control
 from rather.learners.dpo_settings import DPOSettings
 from rather.learners.grpo_settings import GRPOSettings
 from rather.learners.kto_settings import KTOSettings
+from rather.learners.off_policy_settings import OffPolicySettings
 from rather.learners.ppo_settings import PPOSettings
 from rather.learners.reward_settings import RewardSettings
 from rather.learners.settings import Optimization, Sampling
 from rather.learners.zeroth_settings import ZerothSettings
-from rather.settings import ForActing, ForEval, ForLearners, ForLearnersAndSampling, Free, MattersTo, Section
+from rather.settings import OFF_POLICY, REWARDED, ForActing, ForEval, ForLearners, ForLearnersAndSampling, Free, MattersTo, Section
 
 
 def _day(value: object) -> str:
@@ -153,14 +154,14 @@ class Judge(Section):
 class Learning(Section):
     """What is trained, and how."""
 
-    learner: Free[Literal["sft", "reward", "dpo", "kto", "ppo", "grpo", "zeroth"]] = Field(
-        default="dpo", description="What is trained, and how."
+    learner: Free[Literal["sft", "reward", "dpo", "kto", "ppo", "grpo", "sb3:SAC", "sb3:TD3", "zeroth"]] = Field(
+        default="dpo", description="What is trained, and how; sb3: by Stable-Baselines3, in control."
     )
-    reward: Annotated[Literal["verify", "labels", "model", "environment"], MattersTo("ppo", "grpo")] = Field(
+    reward: Annotated[Literal["verify", "labels", "model", "environment"], MattersTo(*REWARDED)] = Field(
         default="verify",
-        description="Reward of ppo and grpo: verify.checks, a model learned from the labels, judge.checkpoint's, or the environment.",
+        description="Reward of ppo, grpo and sb3: verify.checks, a model learned from the labels, judge.checkpoint's, or the environment.",
     )
-    pessimism: Annotated[float, MattersTo("ppo", "grpo")] = Field(
+    pessimism: Annotated[float, MattersTo(*REWARDED)] = Field(
         default=0.0,
         description="Standard deviations of its members (head: of its posterior) that are taken off a learned reward.",
         ge=0,
@@ -336,6 +337,7 @@ class Config(Section):
     kto: Annotated[KTOSettings, MattersTo("kto")] = Field(default_factory=KTOSettings)
     ppo: Annotated[PPOSettings, MattersTo("ppo")] = Field(default_factory=PPOSettings)
     grpo: Annotated[GRPOSettings, MattersTo("grpo")] = Field(default_factory=GRPOSettings)
+    sb3: Annotated[OffPolicySettings, MattersTo(*OFF_POLICY)] = Field(default_factory=OffPolicySettings)
     verify: Annotated[Verify, MattersTo("ppo", "grpo", "eval")] = Field(default_factory=Verify)
     zeroth: Annotated[ZerothSettings, MattersTo("zeroth")] = Field(default_factory=ZerothSettings)
     control: ForLearnersAndSampling[Control] = Field(default_factory=Control)
@@ -355,6 +357,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _off_policy(self) -> Self:
+        c, learner = self.control, self.train.learner
+        if learner not in OFF_POLICY:
+            return self
+        if not c.env:
+            raise ValueError(f'train.learner = "{learner}" learns in an environment, and control.env is empty; set it, or take another')
+        if c.policy_network or c.critic_network:
+            raise ValueError(f'train.learner = "{learner}" has networks of its own; leave control.policy_network and critic_network out')
+        return self
+
+    @model_validator(mode="after")
     def _restart(self) -> Self:
         if self.control.restart and self.hack.goes_back:
             raise ValueError(
@@ -366,7 +379,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _pessimism(self) -> Self:
         t, r = self.train, self.reward
-        if t.pessimism and t.learner in ("ppo", "grpo"):
+        if t.pessimism and t.learner in REWARDED:
             if t.reward not in ("labels", "model"):
                 raise ValueError(f'train.pessimism takes something off a learned reward, and train.reward is "{t.reward}"; set it to 0')
             if t.reward == "labels" and r.kind == "lora" and r.members < 2:

@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Space
 
 from rather.control.models import ControlPolicy, Perceptron
 from rather.control.rollout import ControlSampler
+from rather.control.squashed import Squashed
 from rather.core import Task, Trajectory
 
 STD_FACTORS = (0.1, 1.5)
@@ -42,7 +43,7 @@ def variant(policy: ControlPolicy, actions: Space, seed: int) -> ControlPolicy:
     """The policy with an offset to its actions and, in a Box, another standard deviation, drawn by `seed`.
 
     Offsets of a Box are up to half of its range either way, or where it has no bounds up to one standard deviation. The policy's net is a
-    `Perceptron`.
+    `Perceptron` or `Squashed`.
     """
     generator, found = np.random.default_rng([seed, 4]), deepcopy(policy)
     found.name = f"{policy.name}~{seed}"
@@ -55,6 +56,9 @@ def variant(policy: ControlPolicy, actions: Space, seed: int) -> ControlPolicy:
             spread = np.where(spread < UNBOUNDED, spread, found.log_std.exp().numpy())
             offset = generator.uniform(-1, 1, found.outputs) * spread
             found.log_std.add_(float(generator.uniform(*np.log(STD_FACTORS))))
-        assert isinstance(found.net, Perceptron)
-        found.net.layers[-1] += torch.from_numpy(offset).float()
+        if isinstance(found.net, Squashed):
+            found.net.move(torch.from_numpy(offset).float())
+        else:
+            assert isinstance(found.net, Perceptron)
+            found.net.layers[-1] += torch.from_numpy(offset).float()
     return found

@@ -36,7 +36,7 @@ def export(policy: ControlPolicy, env: gymnasium.Env, file: Path) -> None:
     if file.suffix not in SUFFIXES:
         raise ConfigError(f"{file} must end in {' or '.join(SUFFIXES)}, which says how the policy is written")
     if file.suffix == ".npz" and not isinstance(policy.net, Perceptron):
-        raise ConfigError(f"{file} holds tanh layers alone, and this policy is a network of your own; write it as .onnx")
+        raise ConfigError(f"{file} holds tanh layers alone, and this policy is another network; write it as .onnx")
     if file.suffix == ".onnx" and find_spec("onnxscript") is None:
         raise ConfigError(f"{file} needs the packages onnx and onnxscript: {installing('onnx')}")
     bounds = _bounds(policy, env)

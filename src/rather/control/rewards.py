@@ -80,8 +80,8 @@ def reward_of(
     Raises:
         ConfigError: it does not fit the environment, or is nothing that can reward.
     """
-    if reward is None:
-        return None
+    if reward is None or isinstance(reward, ControlReward):
+        return reward
     size, a = inputs(env), width(env.action_space)
     if isinstance(reward, RewardModel):
         if (reward.inputs, reward.actions) != (size, env.action_space):

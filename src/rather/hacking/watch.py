@@ -48,7 +48,7 @@ class Watch:
 def watched(rows: Sequence[dict[str, Any]], learner: str, proxy: str) -> tuple[list[list[Point]], list[set[int]]]:
     """The points of a run's rounds, from all `rows` of its metrics, and each round's steps whose alarm was dismissed.
 
-    `learner` is "ppo" or "grpo", `proxy` the key of its reward. A round that was not trained has none, nor have those after it.
+    `learner` is that of the run, `proxy` the key of its reward. A round that was not trained has none, nor have those after it.
     """
     rounds = list[list[Point]]()
     while own := [row for row in rows if row["phase"] == f"train-{learner}-{len(rounds)}"]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -200,13 +201,22 @@ def load(checkpoint: Path, learner: Learner) -> dict[str, Any]:
     """
     manifest = check(checkpoint)
     learner.model.restore(checkpoint / "model")
+    put_state(checkpoint, learner.load_state_dict)
+    return manifest
+
+
+def put_state(checkpoint: Path, into: Callable[[dict[str, Any]], None]) -> None:
+    """Give the learner's state in a checkpoint to what takes it.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another learner.
+    """
     try:
         tensors = load_file(checkpoint / "learner.safetensors")
         skeleton: dict[str, Any] = json.loads((checkpoint / "learner.json").read_text())
-        learner.load_state_dict({key: _put_tensors(item, tensors) for key, item in skeleton.items()})
+        into({key: _put_tensors(item, tensors) for key, item in skeleton.items()})
     except (KeyError, ValueError, RuntimeError, SafetensorError) as e:
         raise CheckpointError(f"the checkpoint {checkpoint} does not fit this run ({e}); use another run.name") from None
-    return manifest
 
 
 def _take_tensors(value: Tree, name: str, tensors: dict[str, torch.Tensor]) -> Tree:

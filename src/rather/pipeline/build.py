@@ -24,6 +24,7 @@ from rather.learners import checkpoint, kto
 from rather.learners.settings import Optimization
 from rather.pipeline import sizes
 from rather.scale import ranks
+from rather.settings import REWARDED
 from rather.store.rows import LEARNED
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
@@ -173,7 +174,7 @@ def fit(config: Config, tokens: Tokens, context: int, tell: Callable[[str], None
 
 def verified(config: Config) -> bool:
     """Whether the reward is that of verifiers; then they compare the policy with the base policy, too."""
-    return config.train.learner in ("ppo", "grpo") and config.train.reward == "verify"
+    return config.train.learner in REWARDED and config.train.reward == "verify"
 
 
 def corrected(config: Config) -> bool:
@@ -184,7 +185,7 @@ def corrected(config: Config) -> bool:
 def asks_first(config: Config) -> bool:
     """Whether each round begins with questions that need labels; zeroth-order optimization asks as it goes."""
     t = config.train
-    return t.learner != "zeroth" and not (t.learner in ("ppo", "grpo") and t.reward != "labels")
+    return t.learner != "zeroth" and not (t.learner in REWARDED and t.reward != "labels")
 
 
 def judges(config: Config, reader: Callable[[], Reader], verifiers: bool = True) -> list[Judge]:

@@ -12,6 +12,7 @@ from rather.control.models import ControlPolicy
 from rather.control.rollout import ControlSampler, identity, rewards
 from rather.core import Task, Trajectory
 from rather.errors import Check, DataError, Finding, RatherError
+from rather.settings import REWARDED
 from rather.store import Store
 from rather.store.clips import progress
 
@@ -81,7 +82,7 @@ class Looks:
     def questions(self) -> list[Finding]:
         """Whether questions repeat themselves."""
         train = self.config.train
-        if train.learner == "zeroth" or (train.learner == "ppo" and train.reward != "labels"):
+        if train.learner == "zeroth" or (train.learner in REWARDED and train.reward != "labels"):
             return []  # it asks as it goes, or not at all
         asked = [q.comparison for q in self.store.questions(self.config.run.name, "train", beginning="round-")]
         if not asked:

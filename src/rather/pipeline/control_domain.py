@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,29 +11,32 @@ from rich.console import Console
 
 from rather.config.schema import Config
 from rather.control import build as control
-from rather.control import studio
 from rather.control.collect import RolloutSegments
 from rather.control.environments import Env, environment
 from rather.control.exploration import explored
 from rather.control.models import ControlPolicy, ControlReward
+from rather.control.off_policy import OffPolicy, check_installed
 from rather.control.rollout import ControlSampler, check_lengths, fragments, identity, rewards
 from rather.control.settings import PPOSettings, RewardSettings
-from rather.control.studio import Painter, Studio
-from rather.core import Answered, Comparison, Policy, RewardModel, Space, Task, Trajectory
+from rather.control.squashed import squashed_policy
+from rather.control.studio import Painter
+from rather.core import Answered, Comparison, Learner, Policy, RewardModel, Space, Task, Trajectory
 from rather.errors import Check, ConfigError, DataError, Finding
 from rather.judges.concise import Reader
 from rather.judges.known import CONCISE
+from rather.learners import checkpoint
 from rather.learners.common import check_pessimism
-from rather.learners.ppo import PPO
 from rather.learners.reward import Reward
 from rather.learners.spread import spread
 from rather.pipeline import build, control_doctor, query
+from rather.pipeline.clips import Clips
 from rather.pipeline.query import Chosen, Rounds
+from rather.settings import OFF_POLICY
 from rather.store import Store
-from rather.store.clips import missing, progress, retry
 from rather.verify.checker import Scorer
 from rather.zeroth.spaces.control import ControlSpace
 
+LEARNS = ("ppo", *OFF_POLICY, "reward")
 WAVES = 4
 """How often a policy acts for the fragments of a round, where those that there are do not suffice."""
 
@@ -44,7 +45,6 @@ class ControlDomain:
     """A Gymnasium environment, policies that act in it, and reward nets."""
 
     parallel = False
-    drawing: subprocess.Popen[bytes] | None = None
 
     def __init__(self, config: Config, console: Console) -> None:
         for name, plain in (("kind", "lora"), ("start", "random")):
@@ -54,6 +54,8 @@ class ControlDomain:
         if (strategy := config.query.strategy) in ("double_thompson", "information_directed"):
             what = "looks for the best answer to one prompt, and the run is about control"
             raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')
+        if config.train.learner in OFF_POLICY:
+            check_installed()
         self.config, self.console = config, console
 
     def make(self, gold: bool = False, render_mode: str | None = None) -> Env:
@@ -217,43 +219,18 @@ class ControlDomain:
         found = explored(policy, tasks[:count], partial(self.make, True), build.seed(self.config, "attempts", 0))
         return found + (self.episodes(policy, tasks[count:], gold=True) if count < len(tasks) else [])
 
-    def studio(self, where: str) -> Studio:
-        """What draws clips for the store `where`."""
-        c = self.config
-        own = c.control
-        return Studio(where, c.run.name, own.env, own.horizon, own.pixels, own.wrappers, own.kwargs)
+    @cached_property
+    def clips(self) -> Clips:
+        """What draws what people see."""
+        return Clips(self.config, self.console)
 
     def draw(self, store: Store) -> None:
         """Have the clips that people need drawn in the background, if any are missing."""
-        name = self.config.run.name
-        if self.drawing is None or self.drawing.poll() is not None:
-            retry(store, name)
-            if missing(store, name):
-                self.drawing = studio.begin(self.studio(store.where))
+        self.clips.draw(store)
 
     def show(self, store: Store) -> None:
-        """Have clips drawn, if people are to see them, and wait for the first one.
-
-        Raises:
-            DataError: none can be drawn.
-        """
-        if self.config.judge.kind != "people":
-            return
-        self.draw(store)
-        begun = progress(store, self.config.run.name)
-        with self.console.status("drawing the first clip"):
-            while self.drawing is not None and self.drawing.poll() is None:
-                now = progress(store, self.config.run.name)
-                if now.drawn > begun.drawn:
-                    break
-                time.sleep(0.1)
-        now = progress(store, self.config.run.name)
-        if now.failed and not now.drawn:
-            raise DataError(f"people would see nothing, so that no question is given out: {now.problem}")
-        if now.failed:
-            self.console.print(f"{now}.", markup=False)
-        elif self.drawing is not None and self.drawing.poll():
-            raise DataError(f"the process that draws clips ended with exit code {self.drawing.poll()} before the first one was drawn")
+        """Have clips drawn, if people are to see them, and wait for the first one; see `Clips.show`."""
+        self.clips.show(store)
 
     def check_shown(self) -> None:
         """A terminal shows no clips."""
@@ -274,7 +251,7 @@ class ControlDomain:
     def learner(self, name: str, data: Answered, steps: int, store: Store) -> Reward:
         """What trains a reward model."""
         if name != "reward":
-            raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {name!r}')
+            raise ConfigError(f"a run about control learns by {', '.join(LEARNS)}, not by {name!r}")
         c, model, comparisons = self.config, self._new_reward(), data.comparisons
         if c.judge.kind == "people":  # whose answers are still coming in
             comparisons = [q.comparison for q in store.questions(c.run.name, "train")]
@@ -301,20 +278,25 @@ class ControlDomain:
         return model
 
     def improver(
-        self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config
-    ) -> PPO[ControlPolicy]:
-        """PPO on segments of every environment's time."""
+        self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config, before: Path | None = None
+    ) -> Learner:
+        """PPO on segments of every environment's time, or a learner of Stable-Baselines3 that has as many."""
         c = config
-        if c.train.learner != "ppo":
-            raise ConfigError(f'a run about control learns by "ppo" or "reward", not by {c.train.learner!r}')
+        if c.train.learner not in ("ppo", *OFF_POLICY):
+            raise ConfigError(f"a run about control learns by {', '.join(LEARNS)}, not by {c.train.learner!r}")
         if not c.train.steps:
-            raise ConfigError("train.steps is 0; in control it says how many segments PPO learns from in a round, so set it")
+            raise ConfigError("train.steps is 0; in control it says how many segments the policy learns from in a round, so set it")
         self._check_ends()
         policy = policy if number and not c.control.restart else self._new_policy(f"{c.run.name}@{number}")
         assert isinstance(policy, ControlPolicy)
         assert reward_fn is None or isinstance(reward_fn, ControlReward)
-        s, seed = self.settings, c.run.seed
-        env = self.make()
+        s, seed, env = self.settings, c.run.seed, self.make()
+        if c.train.learner in OFF_POLICY:
+            algorithm, chance = c.train.learner.removeprefix("sb3:"), seed + 7919 * number
+            learner = OffPolicy(algorithm, policy, self.make, reward_fn, s.envs, s.rollout_segment, chance, c.control.gold, c.sb3)
+            if before is not None and not c.control.restart:
+                checkpoint.put_state(before, learner.go_on_from)
+            return learner
         critic = control.critic(env, policy, s, seed, control.own_network(env, "critic", c.control.critic_network, seed))
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
         source = RolloutSegments(policy, self.make, s.envs, s.rollout_segment, seed + 7919 * number, c.control.gold)
@@ -350,7 +332,7 @@ class ControlDomain:
     def episode(self, policy: Policy) -> tuple[Trajectory, bytes, str]:
         """A deterministic episode at a held-out seed, drawn in a process that may die."""
         (found,) = self.episodes(policy, self.tasks[1][:1], gold=False, deterministic=True)
-        painter = Painter(self.studio(str(self.config.store)))
+        painter = Painter(self.clips.studio(str(self.config.store)))
         try:
             return found, painter.animate(found), ""
         except DataError as e:
@@ -379,7 +361,10 @@ class ControlDomain:
 
     def _new_policy(self, name: str) -> ControlPolicy:
         env, seed = self.make(), self.config.run.seed
-        policy = control.policy(env, self.settings, seed, control.own_network(env, "policy", self.config.control.policy_network, seed))
+        if self.config.train.learner in OFF_POLICY:
+            policy = squashed_policy(env, self.config.control.hidden, seed)
+        else:
+            policy = control.policy(env, self.settings, seed, control.own_network(env, "policy", self.config.control.policy_network, seed))
         policy.name = name
         return policy
 

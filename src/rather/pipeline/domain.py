@@ -135,8 +135,13 @@ class Domain(Protocol):
         """What rewards the policy by the round's settings: verifiers, the reward model in `saved`, or nothing but the environment."""
         ...
 
-    def improver(self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config) -> Learner:
-        """What learns from the rewards of `reward_fn`, for so many steps, in round `number` with `config`, which begins with `policy`."""
+    def improver(
+        self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config, before: Path | None
+    ) -> Learner:
+        """What learns from the rewards of `reward_fn`, for so many steps, in round `number` with `config`, which begins with `policy`.
+
+        `before` is the last checkpoint of the round before, where there is one.
+        """
         ...
 
     # How it did

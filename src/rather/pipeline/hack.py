@@ -9,6 +9,7 @@ from rather.hacking.watch import alarms, silent, watched
 from rather.pipeline import exploits
 from rather.pipeline.run import Run
 from rather.report.hacking import Side, write
+from rather.settings import REWARDED
 
 
 def compare(run: Run) -> Path:
@@ -18,8 +19,8 @@ def compare(run: Run) -> Path:
         ConfigError: there is no gold reward.
     """
     c = run.config
-    if c.train.learner not in ("ppo", "grpo"):
-        raise ConfigError(f'train.learner is "{c.train.learner}"; only ppo and grpo have a proxy reward that can be hacked')
+    if c.train.learner not in REWARDED:
+        raise ConfigError(f'train.learner is "{c.train.learner}"; only {", ".join(REWARDED)} have a proxy reward that can be hacked')
     if not (c.control.gold or c.hack.gold):
         raise ConfigError("there is no gold reward; set control.gold to a name in the environment's info, or hack.gold to a utility")
     sides = list[Side]()

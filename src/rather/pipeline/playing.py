@@ -62,7 +62,7 @@ def trained_policy(source: str, changes: Sequence[str], round_: int | None, untr
             run.last(number)
         policy = run.domain.base_policy if untrained else run.policy(number + 1)
         assert isinstance(policy, ControlPolicy)
-        return TrainedPolicy(policy, run.domain.studio(""))
+        return TrainedPolicy(policy, run.domain.clips.studio(""))
     if changes or round_ is not None or untrained:
         raise ConfigError(f"settings, --round and --untrained are for a run's TOML file, and {source!r} is none")
     if (Path(source) / "manifest.json").exists():

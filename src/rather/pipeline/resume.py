@@ -19,6 +19,7 @@ from rather.learners.checkpoint import Lineage
 from rather.pipeline import build, held_out, spot_checks
 from rather.pipeline.state import State
 from rather.scale import ranks
+from rather.settings import REWARDED
 from rather.store.rows import LEARNED
 
 
@@ -144,7 +145,7 @@ def check_watched(config: Config) -> None:
     """
     if config.hack.then == "nothing":
         return
-    if config.train.learner not in ("ppo", "grpo"):
+    if config.train.learner not in REWARDED:
         raise ConfigError(f'hack.then is "{config.hack.then}", but train.learner "{config.train.learner}" has no reward that can be hacked')
     if config.control.env and not config.control.gold:
         raise ConfigError(f'hack.then is "{config.hack.then}"; set control.gold, without which no alarm can go off in control')
@@ -194,7 +195,7 @@ def check_corrected(config: Config) -> None:
 def learners(config: Config) -> list[str]:
     """What learns in a round: train.learner, and the reward model, where it is trained on the labels first."""
     t = config.train
-    return [t.learner, "reward"] if t.learner in ("ppo", "grpo") and t.reward == "labels" else [t.learner]
+    return [t.learner, "reward"] if t.learner in REWARDED and t.reward == "labels" else [t.learner]
 
 
 def check_tokenizer(run: State) -> None:

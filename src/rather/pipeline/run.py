@@ -17,6 +17,7 @@ from rather.pipeline.lock import exclusive
 from rather.pipeline.state import State
 from rather.pipeline.terminal import Terminal
 from rather.scale import ranks
+from rather.settings import REWARDED
 from rather.store.rows import LEARNED
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Run(State):
         """Learn from the labels there are, or from the policy's rollouts and their rewards; returns the last checkpoint."""
         resume.ready_to_learn(self)
         match self.config.train.learner:
-            case "ppo" | "grpo":
+            case name if name in REWARDED:
                 return self._improve(number)
             case "zeroth":
                 return nudge.fit(self, number)
@@ -115,7 +116,8 @@ class Run(State):
         config = self.settings(number)
         reward_fn = rewards.reward_fn(self, number, reward_folder, data)
         try:
-            learner = self.domain.improver(number, self.policy(number), reward_fn, steps, config)
+            before = self.last(number - 1) if number else None
+            learner = self.domain.improver(number, self.policy(number), reward_fn, steps, config, before)
             last = self.learn(learner, name, number, steps, self.lineage(name, data, steps, config, number))
         finally:
             rewards.close(self, reward_fn)

@@ -33,7 +33,7 @@ from rather.pipeline import build, evaluation, spot_checks
 from rather.pipeline.answering import Answering, later_than
 from rather.pipeline.domain import Domain
 from rather.scale import ranks
-from rather.settings import matching
+from rather.settings import REWARDED, matching
 from rather.store import Store
 from rather.store.quality import FLAGS
 
@@ -146,7 +146,7 @@ class State:
 
     def checkpoints(self, number: int, name: str = "") -> Path:
         """Where the checkpoints of a round are: those of `train.learner`, or of the learner called `name`."""
-        return self.folder / "checkpoints" / f"{name or self.config.train.learner}-{number}"
+        return self.folder / "checkpoints" / f"{(name or self.config.train.learner).replace(':', '-')}-{number}"
 
     def last(self, number: int) -> Path:
         """The last checkpoint of a round's policy.
@@ -219,10 +219,10 @@ class State:
     ) -> Path:
         """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
         t, folder, phase = self.config.train, self.checkpoints(number, name), f"train-{name}-{number}"
-        then = self.config.hack.then if name in ("ppo", "grpo") else "nothing"
+        then = self.config.hack.then if name in REWARDED else "nothing"
         callbacks, watch, again = list[Callback](), None, (learner, name, number, steps, lineage, feed, open_)
         begun = checkpoint.every(folder)
-        if name in ("ppo", "grpo"):
+        if name in REWARDED:
             forget(folder)  # it goes on
             if not begun:
                 for checked in {row["phase"] for row in self.metrics.read() if row["phase"].startswith(f"spot-{number}-")}:

@@ -352,10 +352,10 @@ class TextDomain:
         return model
 
     def improver(
-        self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config
+        self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config, before: Path | None = None
     ) -> PPO[AnyPolicy] | GRPO[AnyPolicy]:
         """PPO or GRPO on the trained policy, where the round before has left it; it samples in every step."""
-        del number, policy
+        del number, policy, before
         c, base, (trained, parameters) = config, self.base_policy, self.adapted
         acting: Sampler = self.sampler(trained, lambda n: None)
         model = reward_fn if isinstance(reward_fn, RewardModel) else None

@@ -27,7 +27,7 @@ from rather.judges.language import words
 from rather.learners.metrics import Metrics
 from rather.report.cost import Cost
 from rather.report.rates import win_rate
-from rather.settings import matching
+from rather.settings import REWARDED, matching
 from rather.store import Store, tally
 from rather.store.rows import LEARNED
 
@@ -119,7 +119,7 @@ def _page(run: Reported, name: str, count: int) -> str:
         against=evals[-1].get("against", "the base model") if evals else "",
         cost=Cost.read(evals[-1]) if evals else None,
         advice=next((row["advice"] for row in reversed(run.metrics.read()) if "advice" in row), ""),
-        hacking=_hacking(run) if run.config.train.learner in ("ppo", "grpo") else None,
+        hacking=_hacking(run) if run.config.train.learner in REWARDED else None,
         plots=[Markup(plot) for plot in _plots(run, evals, held_out, policy)],
         examples=[_example(c, policy) for c in _spread(held_out, count)],
         nan=math.isnan,
