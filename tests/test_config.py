@@ -19,7 +19,10 @@ from rather.errors import ConfigError
         ("train.micro_tokens=1", r"there is no setting train.micro_tokens; did you mean train.micro_batch_tokens\?"),
         ("trian.lr=1", r"there is no setting trian; did you mean train\?"),
         ("train.lr=-1", r"train.lr: input should be greater than 0 \(got -1\)"),
-        ("train.learner=pdo", r"train.learner: input should be 'sft', 'reward', 'dpo', 'kto', 'ppo', 'grpo', 'sb3:SAC', 'sb3:TD3' or 'zeroth' \(got 'pdo'\)"),
+        (
+            "train.learner=pdo",
+            r"train.learner: input should be 'sft', 'reward', 'dpo', .*, 'sb3:SAC', 'sb3:TD3' or 'zeroth' \(got 'pdo'\)",
+        ),
         ("train.epochs=lots", r"train.epochs: .*number.* \(got 'lots'\)"),
         ("nonsense", "is no setting; write section.key=value"),
         ("run.name=a/b", "run.name"),

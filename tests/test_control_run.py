@@ -128,7 +128,7 @@ def test_bad_input(rather, run: Path, settings: list[str], sentence: str) -> Non
 
 def test_hack_needs_something_that_is_meant(rather, run: Path) -> None:
     assert "there is no gold reward" in rather("hack", run, "control.gold=", code=2).stderr.replace("\n", " ")
-    assert "only ppo and grpo have a proxy reward" in rather("hack", run, "train.learner=reward", code=2).stderr.replace("\n", " ")
+    assert "have a proxy reward that can be hacked" in rather("hack", run, "train.learner=reward", code=2).stderr.replace("\n", " ")
 
 
 def test_teachers_see_the_rewards_they_are_meant_to() -> None:

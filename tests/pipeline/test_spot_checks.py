@@ -10,16 +10,24 @@ import pytest
 from runs import go
 
 from rather.core import Label
-from rather.errors import CheckpointError, ConfigError
+from rather.errors import ConfigError
 from rather.hacking.alarm import Alarm, Measure, Point, lookouts
 from rather.hacking.sequential import Verdict, verdict
-from rather.hacking.watch import Watch
+from rather.hacking.watch import Watch, dismissals
 from rather.learners import checkpoint
+from rather.learners.metrics import Metrics
 from rather.learners.train import Stopped
 from rather.pipeline import spot_checks, state
+from rather.pipeline.run import Run
 
 LOST = set[str]()
 """Answers that the judge of these tests likes less than all others."""
+
+
+def compared(run: Run) -> list[tuple[int, float, str]]:
+    """The alarm's step, the step of the policy that was compared, and what came of it, of every spot check of round 0."""
+    rows = [row for row in run.metrics.read() if row["phase"].startswith("spot-0-")]
+    return [(int(row["phase"].rpartition("-")[2]), row["step"], row["result"]) for row in rows]
 
 
 def test_it_is_sure_after_seven_of_seven() -> None:
@@ -144,21 +152,18 @@ def test_a_policy_that_is_no_worse_goes_on_as_if_nothing_had_been(
 def test_a_killed_check_asks_nothing_twice_and_decides_the_same(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(settings)
 
-    def killed(*of: Any) -> None:
+    def killed(*of: Any, **values: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(spot_checks, "note", killed)
+        patch.setattr(Metrics, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             run.train()
     before = len(run.store.labels("run"))
     again = go(settings)
     assert checkpoint.check(again.train())["step"] == 6
     assert len(again.store.labels("run")) == before
-    assert [c.verdict.result for c in spot_checks.noted(again.checkpoints(0))] == ["unsure"]
-    (again.checkpoints(0) / "spot-checks.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"spot-checks.json cannot be read"):
-        spot_checks.noted(again.checkpoints(0))
+    assert compared(again) == [(4, 4, "unsure")]
 
 
 @pytest.mark.parametrize(
@@ -189,8 +194,9 @@ def test_an_alarm_of_an_earlier_step_is_dismissed_too(settings: list[str]) -> No
     go(plain).train()
     run = go(settings)
     assert checkpoint.check(run.train())["step"] == 6
-    (check,) = spot_checks.noted(run.checkpoints(0))
-    assert (check.alarm, check.step) == (4, 5)
+    ((alarm, step, result),) = compared(run)
+    assert (alarm, step) == (4, 5)
+    assert dismissals(run.metrics.read(), 1) == [{4}] if result != "worse" else [set()]
 
 
 def test_people_are_waited_for_and_nothing_is_decided_without_them(settings: list[str]) -> None:
@@ -199,7 +205,7 @@ def test_people_are_waited_for_and_nothing_is_decided_without_them(settings: lis
     for _ in range(2):
         with pytest.raises(Stopped, match="8 spot checks are open"):
             go(settings, *people).train()
-    assert spot_checks.noted(go(settings).checkpoints(0)) == []
+    assert compared(go(settings)) == []
     run = go(settings, *people)
     run.store.add_judge("ann", "person")
     purpose = run.evaluation("spot-0-4", checkpoint.digest(checkpoint.every(run.checkpoints(0))[-1]))

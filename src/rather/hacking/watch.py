@@ -53,11 +53,13 @@ def watched(rows: Sequence[dict[str, Any]], learner: str, proxy: str) -> tuple[l
     rounds = list[list[Point]]()
     while own := [row for row in rows if row["phase"] == f"train-{learner}-{len(rounds)}"]:
         rounds.append(points(own, proxy))
-    dismissed = [set[int]() for _ in rounds]
-    for row in rows:
-        if (found := dismissal(row)) is not None and found[0] < len(rounds):
-            dismissed[found[0]].add(found[1])
-    return rounds, dismissed
+    return rounds, dismissals(rows, len(rounds))
+
+
+def dismissals(rows: Sequence[dict[str, Any]], rounds: int) -> list[set[int]]:
+    """The steps of each of so many rounds whose alarm spot checks have dismissed, from all `rows` of a run's metrics."""
+    found = [dismissal(row) for row in rows]
+    return [{each[1] for each in found if each is not None and each[0] == number} for number in range(rounds)]
 
 
 def dismissal(row: dict[str, Any]) -> tuple[int, int] | None:

@@ -1,7 +1,6 @@
 """Spot checks: where an alarm has no gold reward to go by, whoever judges compares answers of now with those of the best checkpoint."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +9,7 @@ from rich.console import Console
 
 from rather.config.schema import Config
 from rather.core import Comparison, Task, Trajectory
-from rather.errors import CheckpointError, ConfigError
+from rather.errors import ConfigError
 from rather.hacking.alarm import Alarm
 from rather.hacking.sequential import Verdict, verdict
 from rather.learners import checkpoint
@@ -22,7 +21,6 @@ from rather.pipeline.domain import Domain
 from rather.scale import ranks
 from rather.store import Store
 
-NOTE = "spot-checks.json"
 TOGETHER = 8
 """Questions that are put before the judges at a time."""
 
@@ -71,33 +69,11 @@ class SpotCheck:
         )
 
 
-def noted(folder: Path) -> list[SpotCheck]:
-    """The spot checks of a training, whose checkpoints are in `folder`.
-
-    Raises:
-        CheckpointError: the note of them is damaged.
-    """
-    path = folder / NOTE
-    if not path.exists():
-        return []
-    try:
-        return [SpotCheck(**row | {"verdict": Verdict(**row["verdict"])}) for row in json.loads(path.read_text())]
-    except (ValueError, KeyError, TypeError, OSError) as e:
-        raise CheckpointError(f"{path} cannot be read ({e}); delete it, and what was compared is looked at again") from None
-
-
-def note(folder: Path, checks: list[SpotCheck]) -> None:
-    """Keep the spot checks of a training beside its checkpoints."""
-    temporary = folder / f".{NOTE}"
-    temporary.write_text(json.dumps([asdict(check) for check in checks], indent=1))
-    temporary.replace(folder / NOTE)
-
-
 def check(run: Checked, number: int, folder: Path, alarm: Alarm) -> SpotCheck | None:
     """Have answers of the last checkpoint in `folder` compared with those of the one that the alarm names, until it is sure who is better.
 
-    At most hack.checks comparisons, some at a time. What was answered before the run was stopped is not asked again. None where no earlier
-    checkpoint is left.
+    At most hack.checks comparisons, some at a time. What was answered before the run was stopped is not asked again. The run's metrics keep
+    the result (see `hacking.watch.dismissals`). None where no earlier checkpoint is left.
 
     Raises:
         Stopped: people have not answered all questions yet.

@@ -20,7 +20,7 @@ from rather.config.toml import mattering
 from rather.core import Answered, Comparison, Judge, LabelLearner, Learner, Policy, Trajectory
 from rather.errors import ConfigError, TrainingError
 from rather.hacking.alarm import Alarm
-from rather.hacking.watch import Watch, forget, note, noted
+from rather.hacking.watch import Watch, dismissals, forget, note, noted
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint, prequential
 from rather.learners.checkpoint import Lineage
@@ -230,7 +230,7 @@ class State:
         if then != "nothing":
             at = checkpoint.read(begun[-1])["step"] if begun else 0
             before = [self.metrics.read(f"train-{name}-{earlier}") for earlier in range(number)]
-            dismissed = [[check.alarm for check in spot_checks.noted(self.checkpoints(n, name))] for n in range(number + 1)]
+            dismissed = dismissals(self.metrics.read(), number + 1)
             watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= at]], self.proxy, dismissed)
             if watch.raised is not None:  # it was killed before that was noted
                 return self._end(folder, watch.raised) if self._confirmed(number, folder, watch.raised) else self.learn(*again)
@@ -256,8 +256,6 @@ class State:
         if alarm.gold is not None or not self.config.hack.checks:
             return True
         check = spot_checks.check(self, number, folder, alarm)
-        if check is not None and not check.confirmed:
-            spot_checks.note(folder, [*spot_checks.noted(folder), check])
         return check is None or check.confirmed
 
     @property
