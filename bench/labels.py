@@ -26,12 +26,13 @@ TASKS = {
     "pendulum": {"config": "src/rather/data/examples/pendulum.toml", "comparisons": [25], "peer": "Pendulum-v1"},
     "cartpole": {"config": "src/rather/data/examples/cartpole.toml", "comparisons": [100], "peer": ""},
     "reacher": {"config": "src/rather/data/examples/reacher.toml", "comparisons": [200, 700], "peer": ""},
+    "pendulum-sac": {"config": "src/rather/data/examples/pendulum-sac.toml", "comparisons": [25, 100], "peer": ""},
     "halfcheetah": {"config": "src/rather/data/examples/halfcheetah.toml", "comparisons": [200, 700], "peer": ""},
 }
 TRUE = ["train.reward=environment", "loop.rounds=1"]
 HEADLINES, SHARES = ("reacher",), ("halfcheetah",)
 """Tasks whose median returns are headlines, or those of what the same steps on the true reward come to."""
-NAMES = {"true reward": "PPO on the true reward", "rather": "rather", "imitation": "imitation 1.0.1"}
+NAMES = {"true reward": "the same learner on the true reward", "rather": "rather", "imitation": "imitation 1.0.1"}
 
 
 def ours(config: str, seed: int, *changes: str) -> dict[str, Any]:
@@ -148,7 +149,10 @@ def main() -> None:
     for name in sys.argv[1:] or TASKS:
         path, settings = Path(f"bench/results/labels-{name}.json"), hashlib.sha256(Path(TASKS[name]["config"]).read_bytes()).hexdigest()[:8]
         data = json.loads(path.read_text()) if path.exists() else {}
-        found: dict[str, list[dict[str, Any]]] = data["found"] if data.get("settings") == settings else {}
+        before: dict[str, list[dict[str, Any]]] = data.get("found", {})
+        found = (
+            before if data.get("settings") == settings else {side: kept for side, kept in before.items() if side.startswith("imitation")}
+        )
         for side, seed, run in runs(name):
             done = found.setdefault(side, [])
             if len(done) == SEEDS.index(seed):

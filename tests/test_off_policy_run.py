@@ -37,6 +37,7 @@ checkpoint_every = 1
 [sb3]
 learning_starts = 20
 batch_size = 32
+gradient_steps = 1
 [reward]
 members = 2
 epochs = 3
@@ -64,7 +65,8 @@ def test_a_loop_asks_learns_a_reward_and_trains_from_round_to_round(rather, run:
     out = rather("loop", run).stdout
     assert "on 3 held-out seeds; before: mean return" in " ".join(out.split())
     found = [row for row in rows(tmp_path / "runs/sac") if row["phase"].startswith("train-sb3:SAC")]
-    assert [(row["phase"][-1], row["step"], row["replayed"]) for row in found] == [("0", 1, 45), ("0", 2, 90), ("1", 1, 135), ("1", 2, 180)]
+    assert [(row["phase"][-1], row["step"]) for row in found] == [("0", 1), ("0", 2), ("1", 1), ("1", 2)]
+    assert [row["replay_buffer_size"] for row in found] == [90, 180, 270, 360]
     assert all(row["tokens"] == 90 for row in found)
     assert all("score" in row and "return" in row for row in found)
     buffers = [load_file(tmp_path / f"runs/sac/checkpoints/sb3-SAC-{n}/step-000002/learner.safetensors") for n in (0, 1)]
@@ -75,9 +77,11 @@ def test_a_loop_asks_learns_a_reward_and_trains_from_round_to_round(rather, run:
     assert not np.allclose(first[name], second[name][:90]), "and is rewarded by the second reward model"
     assert "training" not in rather("loop", run).stdout, "a finished run has nothing to do"
     rather("report", run)
+    assert "sb3:SAC" in (tmp_path / "runs/sac/report.html").read_text()
     assert "Episode 1: return" in rather("play", run, "--episodes", "1").stdout
     rather("export-policy", run, tmp_path / "policy.onnx")
-    assert rather("status", run).stdout
+    assert "nothing odd in the metrics" in rather("doctor", run).stdout
+    assert "sac: 12 questions" in rather("status", run).stdout
 
 
 @pytest.mark.slow
@@ -121,6 +125,22 @@ def test_it_learns_the_task_from_the_true_reward(rather, run: Path, tmp_path: Pa
     assert last["return_base"] < -800
 
 
+def test_another_reward_model_is_not_taken_in_the_middle(rather, run: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", "0"), ("two", "1")):
+        rather("sample", run, f"run.name={name}", f"run.seed={seed}")
+        rather("label", run, f"run.name={name}", f"run.seed={seed}")
+        rather("train", run, f"run.name={name}", f"run.seed={seed}", "train.learner=reward")
+    model = ["train.reward=model", "loop.rounds=1"]
+    saved = [max((tmp_path / f"runs/{name}/checkpoints/reward-0").glob("step-*")) for name in ("one", "two")]
+    first, second = (f"judge.checkpoint={folder}" for folder in saved)
+    rather("train", run, *model, first)
+    assert "judge.checkpoint" in rather("train", run, *model, second, "train.steps=4", code=2).stderr
+
+
+def test_doctor_says_what_sac_cannot_choose(rather, run: Path) -> None:
+    assert "SAC and TD3 choose numbers between bounds" in " ".join(rather("doctor", run, "control.env=CartPole-v1", code=1).stdout.split())
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -133,6 +153,10 @@ def test_it_learns_the_task_from_the_true_reward(rather, run: Path, tmp_path: Pa
         (["sb3.buffer_size=-1"], "sb3.buffer_size: input should be greater than or equal to 1"),
         (["control.env=CartPole-v1"], "SAC and TD3 choose numbers between bounds, and actions are Discrete(2)"),
         (["train.learner=sb3:A2C"], "train.learner: input should be 'sft'"),
+        (["sb3.train_freq=7"], "sb3.train_freq is 7, which does not divide control.rollout_segment = 45"),
+        (["sb3.learning_starts=180"], "sb3.learning_starts is 180, and a round has 180 steps; it would learn nothing"),
+        (["sb3.gradient_steps=0"], "sb3.gradient_steps: without updates nothing is learned"),
+        (["sb3.ent_coef=-1"], "sb3.ent_coef"),
         (["train.reward=verify"], "control has no verifiers"),
         (["train.steps=0"], "train.steps is 0"),
     ],

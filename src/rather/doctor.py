@@ -68,7 +68,7 @@ def _training(run: State) -> list[Finding]:
                 found.append(Finding("note", f"{phase}: the preferred answers' log-probability fell by {drop:.0f} nats; {more}"))
             if mean(last, "entropy") < 0.3 * mean(first, "entropy"):
                 found.append(Finding("bad", f"{phase}: entropy collapsed; lower train.lr or raise dpo.beta"))
-        if sum(row["grad_norm"] > 50 * run.config.train.max_grad_norm for row in rows) > len(rows) / 4:
+        if sum(row.get("grad_norm", 0.0) > 50 * run.config.train.max_grad_norm for row in rows) > len(rows) / 4:
             found.append(Finding("note", f"{phase}: gradients are far above train.max_grad_norm; lower train.lr"))
     return found or [Finding("good", "nothing odd in the metrics")]
 

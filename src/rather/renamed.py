@@ -44,7 +44,15 @@ LATER = {
     "reward": {"kind": "lora", "layers": [], "start": "random"},
     "eval": {"best_of": 1},
     "ppo": {"clip_schedule": "constant", "normalize_reward": False},
-    "control": {"kwargs": {}, "wrappers": [], "restart": False, "log_std_init": 0.0, "policy_network": "", "critic_network": ""},
+    "control": {
+        "kwargs": {},
+        "wrappers": [],
+        "restart": False,
+        "log_std_init": 0.0,
+        "policy_network": "",
+        "critic_network": "",
+        "keep_critic": False,
+    },
 }
 """Settings that came later, with the values that say what earlier versions did."""
 

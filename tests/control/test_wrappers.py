@@ -30,8 +30,9 @@ def test_discrete_states_get_one_more() -> None:
     env = FixedHorizon(gymnasium.make("FrozenLake-v1", is_slippery=False), 5)
     env.reset(seed=0)
     assert env.observation_space.n == 17
-    seen = [env.step(action)[0] for action in (2, 1, 0, 0, 0)]  # right, and down into the hole at cell 5
-    assert seen == [1, 16, 16, 16, 16]
+    steps = [env.step(action) for action in (2, 1, 0, 0, 0)]  # right, and down into the hole at cell 5
+    assert [step[0] for step in steps] == [1, 16, 16, 16, 16]
+    assert all("prob" in step[4] for step in steps), "a gold reward is found at the end, too"
 
 
 def test_other_observations_are_refused() -> None:

@@ -194,9 +194,13 @@ def test_an_alarm_of_an_earlier_step_is_dismissed_too(settings: list[str]) -> No
     go(plain).train()
     run = go(settings)
     assert checkpoint.check(run.train())["step"] == 6
-    ((alarm, step, result),) = compared(run)
-    assert (alarm, step) == (4, 5)
-    assert dismissals(run.metrics.read(), 1) == [{4}] if result != "worse" else [set()]
+    assert [(alarm, step) for alarm, step, _ in compared(run)] == [(4, 5)]
+
+
+def test_dismissals_are_read_from_metrics() -> None:
+    results = {"spot-0-4": "worse", "spot-0-6": "unsure", "spot-1-8": "no worse", "spot-0-9": "no worse", "spot-2-1": "unsure"}
+    rows = [{"phase": phase, "step": 1.0, "result": result} for phase, result in results.items()]
+    assert dismissals([*rows, {"phase": "spot-0-3"}, {"phase": "train-grpo-0"}], 2) == [{6, 9}, {8}]
 
 
 def test_people_are_waited_for_and_nothing_is_decided_without_them(settings: list[str]) -> None:

@@ -26,6 +26,9 @@ class Control(Section):
     restart: ForLearners[bool] = Field(
         default=False, description="Train an untrained policy in each round, on the reward of all labels so far."
     )
+    keep_critic: ForLearners[bool] = Field(
+        default=False, description="Let each round's critic begin as the one of the round before, whatever reward that has known."
+    )
     hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
     policy_network: str = Field(
         default="", description='"module:name" of a function of (inputs, outputs) that makes the policy\'s torch.nn.Module; empty: hidden.'

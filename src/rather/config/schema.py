@@ -130,7 +130,7 @@ class Judge(Section):
     )
     name: ForEval[str] = Field(default="me", description="Name under which answers are stored; members of a panel have their own.")
     panel: ForEval[list[Panelist]] = Field(default_factory=_panel, description="The members of a simulated panel.")
-    checkpoint: Annotated[str, MattersTo("ppo", "grpo", "eval")] = Field(default="", description='Reward model, for kind "model".')
+    checkpoint: Annotated[str, MattersTo(*REWARDED, "eval")] = Field(default="", description='Reward model, for kind "model".')
     url: ForEval[str] = Field(default="http://127.0.0.1:8000/v1", description='OpenAI-compatible endpoint, for kind "language".')
     model: ForEval[str] = Field(default="", description='Model name at that endpoint, for kind "language".')
     function: Free[str] = Field(default="", description='"module:name" of a function of (prompt, a, b), for kind "function".')
@@ -365,6 +365,7 @@ class Config(Section):
             raise ValueError(f'train.learner = "{learner}" learns in an environment, and control.env is empty; set it, or take another')
         if c.policy_network or c.critic_network:
             raise ValueError(f'train.learner = "{learner}" has networks of its own; leave control.policy_network and critic_network out')
+        self.sb3.check(c.rollout_segment, self.train.steps * c.envs * c.rollout_segment)
         return self
 
     @model_validator(mode="after")

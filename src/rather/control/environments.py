@@ -321,7 +321,7 @@ def allowed(space: Space, action: ArrayLike) -> int | np.ndarray:
         return int(action) if action.ndim == 0 else action
     if space.dtype is not None and space.dtype.kind in "iu":
         return np.clip(np.rint(action).astype(np.int64), space.low, space.high).astype(space.dtype)
-    return np.clip(action, space.low, space.high)
+    return np.clip(action, space.low, space.high).astype(space.dtype)
 
 
 def inputs(env: gymnasium.Env) -> int:

@@ -14,17 +14,13 @@ from gymnasium.spaces import Box, Space
 
 from rather.control.models import ControlPolicy, Perceptron
 from rather.control.rollout import ControlSampler
-from rather.control.squashed import Squashed
+from rather.control.squashed import UNBOUNDED, SquashedMLP
 from rather.core import Task, Trajectory
 
 STD_FACTORS = (0.1, 1.5)
 """The standard deviations of a Box's actions are multiplied by something between these, log-uniform."""
 MAX_LOGIT_STD = 3.0
 """Logits of choices are moved by normal numbers whose standard deviation is uniform between 0 and this."""
-
-
-UNBOUNDED = 1e30
-"""Bounds beyond this are none; some environments name the largest float."""
 
 
 def explored(policy: ControlPolicy, tasks: Sequence[Task], make: Callable[[], gymnasium.Env], seed: int) -> list[Trajectory]:
@@ -43,7 +39,7 @@ def variant(policy: ControlPolicy, actions: Space, seed: int) -> ControlPolicy:
     """The policy with an offset to its actions and, in a Box, another standard deviation, drawn by `seed`.
 
     Offsets of a Box are up to half of its range either way, or where it has no bounds up to one standard deviation. The policy's net is a
-    `Perceptron` or `Squashed`.
+    `Perceptron` or `SquashedMLP`.
     """
     generator, found = np.random.default_rng([seed, 4]), deepcopy(policy)
     found.name = f"{policy.name}~{seed}"
@@ -56,8 +52,8 @@ def variant(policy: ControlPolicy, actions: Space, seed: int) -> ControlPolicy:
             spread = np.where(spread < UNBOUNDED, spread, found.log_std.exp().numpy())
             offset = generator.uniform(-1, 1, found.outputs) * spread
             found.log_std.add_(float(generator.uniform(*np.log(STD_FACTORS))))
-        if isinstance(found.net, Squashed):
-            found.net.move(torch.from_numpy(offset).float())
+        if isinstance(found.net, SquashedMLP):
+            found.net.shift_actions(torch.from_numpy(offset).float())
         else:
             assert isinstance(found.net, Perceptron)
             found.net.layers[-1] += torch.from_numpy(offset).float()

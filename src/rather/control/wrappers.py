@@ -64,7 +64,7 @@ class FixedHorizon(gymnasium.Wrapper):
 
     Without it the length of an episode gives its return away: in CartPole a reward model that only counts steps would win
     (Kostrikov et al. 2019, as in `seals`). Observations get one number more, 1 in the absorbing state, a Dict of them a part `absorbing`;
-    Discrete ones get a state more.
+    Discrete ones get a state more. In the absorbing state the info is the last one of the task.
     """
 
     def __init__(self, env: gymnasium.Env, horizon: int) -> None:
@@ -86,7 +86,7 @@ class FixedHorizon(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start the task."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self.time, self.over = 0, False
+        self.time, self.over, self.last_info = 0, False, info
         return self._extended(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -94,8 +94,9 @@ class FixedHorizon(gymnasium.Wrapper):
         self.time += 1
         cut = self.time >= self.horizon
         if self.over:
-            return self._extended(None), 0.0, False, cut, {}
+            return self._extended(None), 0.0, False, cut, {**self.last_info}
         observation, reward, terminated, truncated, info = self.env.step(action)
+        self.last_info = info
         self.over = terminated
         return self._extended(None if terminated else observation), reward, False, cut or (truncated and not terminated), info
 

@@ -57,9 +57,12 @@ def watched(rows: Sequence[dict[str, Any]], learner: str, proxy: str) -> tuple[l
 
 
 def dismissals(rows: Sequence[dict[str, Any]], rounds: int) -> list[set[int]]:
-    """The steps of each of so many rounds whose alarm spot checks have dismissed, from all `rows` of a run's metrics."""
-    found = [dismissal(row) for row in rows]
-    return [{each[1] for each in found if each is not None and each[0] == number} for number in range(rounds)]
+    """The steps, in each of `rounds` rounds, whose alarm spot checks have dismissed or were unsure about, from a run's metrics."""
+    steps = [set[int]() for _ in range(rounds)]
+    for number, step in filter(None, map(dismissal, rows)):
+        if number < rounds:
+            steps[number].add(step)
+    return steps
 
 
 def dismissal(row: dict[str, Any]) -> tuple[int, int] | None:

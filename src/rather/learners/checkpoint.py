@@ -205,7 +205,7 @@ def load(checkpoint: Path, learner: Learner) -> dict[str, Any]:
     return manifest
 
 
-def put_state(checkpoint: Path, into: Callable[[dict[str, Any]], None]) -> None:
+def put_state(checkpoint: Path, into: Callable[[dict[str, Any]], object]) -> None:
     """Give the learner's state in a checkpoint to what takes it.
 
     Raises:

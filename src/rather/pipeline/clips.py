@@ -14,7 +14,7 @@ from rather.store.clips import missing, progress, retry
 
 
 class Clips:
-    """Has the clips of a run's questions drawn, in a process that may die."""
+    """Draws the clips of a run's questions, in a process of its own."""
 
     def __init__(self, config: Config, console: Console) -> None:
         self.config, self.console = config, console

@@ -10,9 +10,10 @@ from rather.control.clips import again
 from rather.control.environments import Env, inputs
 from rather.control.models import ControlPolicy
 from rather.control.rollout import ControlSampler, identity, rewards
+from rather.control.squashed import squashed_policy
 from rather.core import Task, Trajectory
 from rather.errors import Check, DataError, Finding, RatherError
-from rather.settings import REWARDED
+from rather.settings import OFF_POLICY, REWARDED
 from rather.store import Store
 from rather.store.clips import progress
 
@@ -35,7 +36,10 @@ class Looks:
         """Whether the environment can be used, how long its episodes are, and whether they can be played again."""
         env, c = self.make(), self.config.control
         found = [Finding("good", f"{c.env}: {inputs(env)} numbers are observed, actions are {env.action_space}")]
-        policy = ControlPolicy(inputs(env), env.action_space, (), False)
+        if self.config.train.learner in OFF_POLICY:
+            policy = squashed_policy(env, (), 0)
+        else:
+            policy = ControlPolicy(inputs(env), env.action_space, (), False)
         tasks = [Task(c.env, str(seed)) for seed in range(TRIED)]
         episodes = ControlSampler(policy, self.make, TRIED).sample(tasks, 0)
         return [*found, *self._lengths(episodes), self._replay(episodes), *self._pictures()]

@@ -36,7 +36,7 @@ from rather.store import Store
 from rather.verify.checker import Scorer
 from rather.zeroth.spaces.control import ControlSpace
 
-LEARNS = ("ppo", *OFF_POLICY, "reward")
+CONTROL_LEARNERS = ("ppo", *OFF_POLICY, "reward")
 WAVES = 4
 """How often a policy acts for the fragments of a round, where those that there are do not suffice."""
 
@@ -54,8 +54,6 @@ class ControlDomain:
         if (strategy := config.query.strategy) in ("double_thompson", "information_directed"):
             what = "looks for the best answer to one prompt, and the run is about control"
             raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')
-        if config.train.learner in OFF_POLICY:
-            check_installed()
         self.config, self.console = config, console
 
     def make(self, gold: bool = False, render_mode: str | None = None) -> Env:
@@ -154,6 +152,8 @@ class ControlDomain:
         alone does not know that bad ones are bad.
         """
         c, q = self.config, self.config.query
+        if c.train.learner in OFF_POLICY:
+            check_installed()
         have = run.store.keys(c.run.name, "train")
         asked = [sum(key.startswith(f"round-{n}/") for key in have) for n in range(number + 1)]
         wanted = query.still(q.comparisons, c.loop.rounds, q.schedule, asked)
@@ -221,7 +221,7 @@ class ControlDomain:
 
     @cached_property
     def clips(self) -> Clips:
-        """What draws what people see."""
+        """The process that draws what people see."""
         return Clips(self.config, self.console)
 
     def draw(self, store: Store) -> None:
@@ -251,7 +251,7 @@ class ControlDomain:
     def learner(self, name: str, data: Answered, steps: int, store: Store) -> Reward:
         """What trains a reward model."""
         if name != "reward":
-            raise ConfigError(f"a run about control learns by {', '.join(LEARNS)}, not by {name!r}")
+            raise ConfigError(f"a run about control learns by {', '.join(CONTROL_LEARNERS)}, not by {name!r}")
         c, model, comparisons = self.config, self._new_reward(), data.comparisons
         if c.judge.kind == "people":  # whose answers are still coming in
             comparisons = [q.comparison for q in store.questions(c.run.name, "train")]
@@ -283,7 +283,7 @@ class ControlDomain:
         """PPO on segments of every environment's time, or a learner of Stable-Baselines3 that has as many."""
         c = config
         if c.train.learner not in ("ppo", *OFF_POLICY):
-            raise ConfigError(f"a run about control learns by {', '.join(LEARNS)}, not by {c.train.learner!r}")
+            raise ConfigError(f"a run about control learns by {', '.join(CONTROL_LEARNERS)}, not by {c.train.learner!r}")
         if not c.train.steps:
             raise ConfigError("train.steps is 0; in control it says how many segments the policy learns from in a round, so set it")
         self._check_ends()
@@ -298,6 +298,8 @@ class ControlDomain:
                 checkpoint.put_state(before, learner.go_on_from)
             return learner
         critic = control.critic(env, policy, s, seed, control.own_network(env, "critic", c.control.critic_network, seed))
+        if before is not None and c.control.keep_critic and not c.control.restart:
+            checkpoint.put_state(before, lambda state: critic.load_state_dict(state["critic"]))
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
         source = RolloutSegments(policy, self.make, s.envs, s.rollout_segment, seed + 7919 * number, c.control.gold)
         return control.ppo(policy, critic, source, s, seed, reward_fn, reference, steps, c.ppo.kl, c.ppo.kl_target)
