@@ -10,6 +10,7 @@ that learns (`python bench/pool.py FILE --model models/gemma-3-270m-q4_k_m.gguf`
 """
 
 import argparse
+import fcntl
 import json
 import subprocess
 import sys
@@ -286,10 +287,10 @@ def by_judge(runs: dict[str, list[dict[str, float]]], method: str) -> dict[str, 
 
 
 def leaderboard(runs: dict[str, list[dict[str, float]]]) -> Iterator[str]:
-    """A row for each method, the one with the fewest labels first."""
-    yield f"| method | labels to {100 * ENOUGH:.0f} %, median over the judges there are | {' | '.join(JUDGES)} | nats lost, median | CPU min to the last figure |"
+    """A row for each method that was measured with all simulated judges, the one with the fewest labels first."""
+    yield f"| method | labels to {100 * ENOUGH:.0f} %, median over its judges | {' | '.join(JUDGES)} | nats lost, median | CPU min to the last figure |"
     yield "|---" * (len(JUDGES) + 4) + "|"
-    found = {method: labels for method in METHODS if (labels := by_judge(runs, method))}
+    found = {method: labels for method in METHODS if (labels := by_judge(runs, method)).keys() >= {*SIMULATED}}
     for method, labels in sorted(found.items(), key=lambda x: median(x[1].values())):
         own = [rows[-1] for key, rows in runs.items() if key.startswith(f"{method}/")]
         cells = [number(median(labels.values())), *(number(labels[judge]) if judge in labels else "" for judge in JUDGES)]
@@ -329,10 +330,25 @@ def save(name: str, labels: list[float], note: str) -> None:
 def as_good(runs: dict[str, list[dict[str, float]]], method: str, judge: str) -> float:
     """The labels with which `method` wins as often as offline DPO with 1,000, medians over seeds."""
 
-    def at(name: str, labels: int) -> float:
-        return median([row["win_rate"] for seed in SEEDS for row in runs[f"{name}/{judge}/{seed}"] if row["labels"] == labels] or [0.0])
+    def at(name: str, labels: int) -> float | None:
+        rates = [row["win_rate"] for seed in SEEDS for row in runs[f"{name}/{judge}/{seed}"] if row["labels"] == labels]
+        return median(rates) if len(rates) == len(SEEDS) else None
 
-    return next((n for n in COUNTS if at(method, n) >= at("offline DPO", COUNTS[-1])), float("inf"))
+    goal = at("offline DPO", COUNTS[-1])
+    assert goal is not None
+    return next((n for n in COUNTS if (rate := at(method, n)) is not None and rate >= goal), float("inf"))
+
+
+def keep(path: Path, key: str, found: list[dict[str, float]], least: int) -> None:
+    """Add what a run has measured from `least` labels on to the file, which another process may be adding to as well."""
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        data: dict[str, Any] = json.loads(file.read() or '{"runs": {}}')
+        data["runs"][key] = [row for row in data["runs"].get(key, []) if row["labels"] < least] + found
+        data["about"] = common.about("bench/labels_text.py", "SmolLM2-135M-Instruct, simulated judges, one thread a run")
+        file.truncate(0)
+        file.write(json.dumps(data) + "\n")
 
 
 def main() -> None:
@@ -359,16 +375,16 @@ def main() -> None:
         counts = [f"--least={given.least}", f"--most={given.most}"]
         command = [sys.executable, __file__, *counts, f"--crowd={given.crowd}", "--one", *key.split("/")]
         lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-        data["runs"][key] = [row for row in data["runs"].get(key, []) if row["labels"] < given.least] + json.loads(lines[-1])
+        found = json.loads(lines[-1])
         if given.tune:
-            print(key, *data["runs"][key], sep="\n", flush=True)
+            print(key, *found, sep="\n", flush=True)
         else:
-            data["about"] = common.about("bench/labels_text.py", "SmolLM2-135M-Instruct, simulated judges, one thread a run")
-            path.write_text(json.dumps(data) + "\n")
+            keep(path, key, found, given.least)
 
     with ThreadPoolExecutor(given.at_once) as pool:
         list(pool.map(run, missing))
     if not given.tune:
+        data = json.loads(path.read_text())
         head = f"""# Labels to a better language model
 
 {data["about"]}. Win rate over the base model on 48 held-out prompts, two answers each, %, median and quartiles over the seeds.

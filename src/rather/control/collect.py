@@ -3,7 +3,6 @@
 Shape letters: N environments, T steps of a segment, I inputs, B pieces: a segment is cut where an episode ends.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch
 
 from rather.control.environments import Eye, allowed
 from rather.control.models import ControlPolicy
+from rather.control.wrappers import gold_of
 from rather.core import Batch
-from rather.errors import ConfigError, DataError
+from rather.errors import DataError
 from rather.learners.spread import spread
 
 
@@ -65,7 +65,7 @@ class RolloutSegments:
                 self.now[i] = self.eye(observation)
                 if terminated or truncated:
                     cuts.append((i, step + 1, terminated, self.now[i].copy()))
-                    self.ended.append((self.returns[i], len(self.taken[i]), self._gold(info)))
+                    self.ended.append((self.returns[i], len(self.taken[i]), gold_of(info, self.gold)))
                     self.now[i] = self._reset(i)
         seen[t] = self.now
         if not (np.isfinite(seen).all() and np.isfinite(rewards).all()):
@@ -120,13 +120,6 @@ class RolloutSegments:
             if "returns" in state and self.returns[i] != float(state["returns"][i]):  # which older checkpoints do not have
                 raise DataError(f"{env} cannot be resumed: the same seed and actions bring other rewards than before")
             self.now[i] = now
-
-    def _gold(self, info: dict[str, Any]) -> float:
-        if not self.gold:
-            return math.nan
-        if self.gold not in info:
-            raise ConfigError(f"control.gold is {self.gold!r}, but the environment's info has {', '.join(map(repr, info)) or 'nothing'}")
-        return float(info[self.gold])
 
     def _reset(self, i: int) -> np.ndarray:
         self.episodes[i] += 1

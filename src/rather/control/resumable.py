@@ -15,7 +15,8 @@ from gymnasium.spaces import Box
 from rather.control.environments import Eye, allowed, inputs
 from rather.control.models import ControlReward
 from rather.control.reward_wrappers import StepReward
-from rather.errors import ConfigError, DataError, TrainingError
+from rather.control.wrappers import gold_of
+from rather.errors import DataError, TrainingError
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class ResumableEnv(gymnasium.Wrapper):
         self.actions.append(np.array(action))
         self.score += reward
         if terminated or truncated:
-            self.ended.append(Ended(self.score, self.environment_return, self._gold(info), len(self.actions)))
+            self.ended.append(Ended(self.score, self.environment_return, gold_of(info, self.gold), len(self.actions)))
         return self.observation, reward, terminated, truncated, {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,10 +107,3 @@ class ResumableEnv(gymnasium.Wrapper):
     def _check(self, observation: np.ndarray, reward: float) -> None:
         if not (np.isfinite(observation).all() and np.isfinite(reward)):
             raise DataError(f"{self.env} returned an observation or a reward that is no finite number; both must be finite")
-
-    def _gold(self, info: dict[str, Any]) -> float:
-        if not self.gold:
-            return float("nan")
-        if self.gold not in info:
-            raise ConfigError(f"control.gold is {self.gold!r}, but the environment's info has {', '.join(map(repr, info)) or 'nothing'}")
-        return float(info[self.gold])

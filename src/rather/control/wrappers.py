@@ -122,16 +122,24 @@ class GoldReward(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start the task."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self.before = self._now(info)
+        self.before = gold_of(info, self.name)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Move; the reward is the growth since the last step."""
         observation, _, terminated, truncated, info = self.env.step(action)
-        before, self.before = self.before, self._now(info)
+        before, self.before = self.before, gold_of(info, self.name)
         return observation, self.before - before, terminated, truncated, info
 
-    def _now(self, info: dict[str, Any]) -> float:
-        if self.name not in info:
-            raise ConfigError(f"control.gold is {self.name!r}, but the environment's info has {', '.join(map(repr, info)) or 'nothing'}")
-        return float(info[self.name])
+
+def gold_of(info: dict[str, Any], name: str) -> float:
+    """The gold reward called `name` in an environment's info; no name: NaN.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if not name:
+        return math.nan
+    if name not in info:
+        raise ConfigError(f"control.gold is {name!r}, but the environment's info has {', '.join(map(repr, info)) or 'nothing'}")
+    return float(info[name])
