@@ -14,7 +14,7 @@ class OffPolicySettings(Section):
 
     learning_rate: float = Field(default=3e-4, description="Learning rate of policy and critics.", gt=0)
     buffer_size: int = Field(default=1_000_000, description="Steps that the replay buffer holds, the newest ones.", ge=1)
-    learning_starts: int = Field(default=100, description="Steps at random before learning begins.", ge=0)
+    learning_starts: int = Field(default=100, description="Steps at random, of all copies together, before learning begins.", ge=0)
     batch_size: int = Field(default=256, description="Steps of the buffer that an update learns from.", ge=1)
     tau: float = Field(default=0.005, description="Share of the critics that target critics take over at an update.", gt=0, le=1)
     gamma: float = Field(default=0.99, description="Discount of what comes later.", gt=0, le=1)
@@ -36,7 +36,7 @@ class OffPolicySettings(Section):
         return value
 
     def check(self, segment: int, steps: int) -> None:
-        """See whether they go with rollout segments of so many steps, and rounds of so many in all copies together; 0: it is not known.
+        """See whether they go with rollout segments of so many steps, and so many steps in all copies and rounds; 0: it is not known.
 
         Raises:
             ValueError: they do not.
@@ -44,5 +44,5 @@ class OffPolicySettings(Section):
         if segment % self.train_freq:
             raise ValueError(f"sb3.train_freq is {self.train_freq}, which does not divide control.rollout_segment = {segment}")
         if 0 < steps <= self.learning_starts:
-            said = f"sb3.learning_starts is {self.learning_starts:,}, and a round has {steps:,} steps"
+            said = f"sb3.learning_starts is {self.learning_starts:,}, and there are {steps:,} steps before a policy begins anew or it ends"
             raise ValueError(f"{said}; it would learn nothing")

@@ -31,7 +31,7 @@ from rather.learners.spread import spread
 from rather.pipeline import build, control_doctor, query
 from rather.pipeline.clips import Clips
 from rather.pipeline.query import Chosen, Rounds
-from rather.settings import OFF_POLICY
+from rather.settings import OFF_POLICY, REWARDED
 from rather.store import Store
 from rather.verify.checker import Scorer
 from rather.zeroth.spaces.control import ControlSpace
@@ -152,8 +152,8 @@ class ControlDomain:
         alone does not know that bad ones are bad.
         """
         c, q = self.config, self.config.query
-        if c.train.learner in OFF_POLICY:
-            check_installed()
+        if c.train.learner in REWARDED:
+            self._check_learner()
         have = run.store.keys(c.run.name, "train")
         asked = [sum(key.startswith(f"round-{n}/") for key in have) for n in range(number + 1)]
         wanted = query.still(q.comparisons, c.loop.rounds, q.schedule, asked)
@@ -268,10 +268,8 @@ class ControlDomain:
 
     def reward_fn(self, saved: Path, config: Config) -> ControlReward | None:
         """The reward model in the checkpoint `saved`, or nothing but the environment."""
-        reward = config.train.reward
-        if reward == "verify":
-            raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
-        if reward == "environment":
+        self._check_learner()
+        if config.train.reward == "environment":
             return None
         model = self.reward_model(saved)
         model.pessimism = check_pessimism(config.train.pessimism, model.members)
@@ -282,10 +280,6 @@ class ControlDomain:
     ) -> Learner:
         """PPO on segments of every environment's time, or a learner of Stable-Baselines3 that has as many."""
         c = config
-        if c.train.learner not in ("ppo", *OFF_POLICY):
-            raise ConfigError(f"a run about control learns by {', '.join(CONTROL_LEARNERS)}, not by {c.train.learner!r}")
-        if not c.train.steps:
-            raise ConfigError("train.steps is 0; in control it says how many segments the policy learns from in a round, so set it")
         self._check_ends()
         policy = policy if number and not c.control.restart else self._new_policy(f"{c.run.name}@{number}")
         assert isinstance(policy, ControlPolicy)
@@ -351,6 +345,22 @@ class ControlDomain:
     def checks(self, store: Store) -> list[Check]:
         """The environment, the clips and the questions."""
         return control_doctor.Looks(self.config, partial(self.make, gold=True), partial(self.make, render_mode="rgb_array"), store).checks
+
+    def _check_learner(self) -> None:
+        """Make sure that a policy can be trained, before anybody is asked.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        train = self.config.train
+        if train.learner not in CONTROL_LEARNERS:
+            raise ConfigError(f"a run about control learns by {', '.join(CONTROL_LEARNERS)}, not by {train.learner!r}")
+        if train.reward == "verify":
+            raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
+        if not train.steps:
+            raise ConfigError("train.steps is 0; in control it says how many segments the policy learns from in a round, so set it")
+        if train.learner in OFF_POLICY:
+            check_installed()
 
     def _check_ends(self) -> None:
         """Let the untrained policy act in an episode to its end, where nothing limits one.
