@@ -77,6 +77,17 @@ def test_a_loop_asks_learns_and_improves_round_by_round(rather, run: Path, tmp_p
     rather("report", run)
 
 
+def test_fragments_of_several_lengths_are_compared_with_their_like(rather, run: Path, tmp_path: Path) -> None:
+    rather("loop", run, "query.fragment=[5,20,30]")
+    questions = [q.comparison for q in Store(str(tmp_path / "runs/small/store.db")).questions("small", "train")]
+    lengths = [(len(c.a[0].actions), len(c.b[0].actions)) for c in questions]
+    assert all(a == b for a, b in lengths)
+    first = [a for c, (a, _) in zip(questions, lengths, strict=True) if c.key.startswith("round-0/")]
+    assert [first.count(n) for n in (5, 20, 30)] == [3, 2, 3]
+    assert len({c.key for c in questions}) == 12
+    assert "fragments of 5 and 20 and 30 steps are compared" in rather("doctor", run, "query.fragment=[5,20,30]").stdout.replace("\n", " ")
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(rather, run: Path, tmp_path: Path) -> None:
     rather("loop", run, "run.name=whole", "train.reward=environment", "train.steps=40")
@@ -119,6 +130,9 @@ def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -
         (["train.learner=grpo"], "learns by ppo, sb3:SAC, sb3:TD3, reward, not by 'grpo'"),
         (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which gives their returns away"),
         (["query.fragment=500"], "no episode has 500 steps"),
+        (["query.fragment=[20,500]"], "no episode has 500 steps"),
+        (["query.fragment=[]"], "query.fragment"),
+        (["query.fragment=[0,5]"], "query.fragment"),
         (["train.steps=0"], "train.steps is 0; in control it says how many segments the policy learns from"),
     ],
 )

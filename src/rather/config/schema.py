@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from rather.config.control import Control
 from rather.learners.dpo_settings import DPOSettings
@@ -192,7 +192,9 @@ class Query(Section):
         default=0, description="text: questions in all rounds, about prompts in turn; 0: each round asks about every prompt.", ge=0
     )
     schedule: Free[Literal["constant", "hyperbolic"]] = Field(default="hyperbolic", description="Equally many each round, or most early.")
-    fragment: Free[int] = Field(default=50, description="Steps of a side; 0: whole episodes.", ge=0)
+    fragment: Free[NonNegativeInt | Annotated[list[PositiveInt], Field(min_length=1)]] = Field(
+        default=50, description="control: steps of a side; several: equally many questions of each; 0: whole episodes."
+    )
     strategy: Free[Strategy] = Field(default="disagreement", description="Which pairs are wanted most; see docs/concepts/preferences.md.")
     answers: Annotated[int, MattersTo("sample")] = Field(
         default=2,
@@ -365,8 +367,7 @@ class Config(Section):
             raise ValueError(f'train.learner = "{learner}" learns in an environment, and control.env is empty; set it, or take another')
         if c.policy_network or c.critic_network:
             raise ValueError(f'train.learner = "{learner}" has networks of its own; leave control.policy_network and critic_network out')
-        rounds = 1 if c.restart else self.loop.rounds
-        self.sb3.check(c.rollout_segment, rounds * self.train.steps * c.envs * c.rollout_segment)
+        self.sb3.check(c.rollout_segment, (1 if c.restart else self.loop.rounds) * self.train.steps * c.envs * c.rollout_segment)
         return self
 
     @model_validator(mode="after")

@@ -45,7 +45,8 @@ class Looks:
         return [*found, *self._lengths(episodes), self._replay(episodes), *self._pictures()]
 
     def _lengths(self, episodes: list[Trajectory]) -> list[Finding]:
-        c, fragment = self.config.control, self.config.query.fragment
+        c, of = self.config.control, self.config.query.fragment
+        fragments = of if isinstance(of, list) else [of]
         lengths = [len(rewards(t)) for t in episodes]
         least, most = min(lengths), max(lengths)
         if least < most and not c.allow_uneven:
@@ -54,11 +55,12 @@ class Looks:
         found = list[Finding]()
         if c.horizon and most < c.horizon:
             found.append(Finding("note", f"control.horizon is {c.horizon}, but the environment itself ends episodes after {most} steps"))
-        if fragment > most:
+        if max(fragments) > most:
             remedy = "shorten it, or lengthen control.horizon"
-            found.append(Finding("bad", f"query.fragment is {fragment}, but episodes last {most} steps; {remedy}"))
+            found.append(Finding("bad", f"query.fragment is {max(fragments)}, but episodes last {most} steps; {remedy}"))
+        said = " and ".join(str(n or "all") for n in fragments)
         lasting = f"{most}" if least == most else f"{least} to {most}"
-        return found or [Finding("good", f"episodes last {lasting} steps; fragments of {fragment or 'all'} steps are compared")]
+        return found or [Finding("good", f"episodes last {lasting} steps; fragments of {said} steps are compared")]
 
     def _replay(self, episodes: list[Trajectory]) -> Finding:
         env = self.make()

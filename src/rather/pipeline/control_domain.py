@@ -30,7 +30,7 @@ from rather.learners.reward import Reward
 from rather.learners.spread import spread
 from rather.pipeline import build, control_doctor, query
 from rather.pipeline.clips import Clips
-from rather.pipeline.query import Chosen, Rounds
+from rather.pipeline.query import Chosen, Pick, Rounds
 from rather.settings import OFF_POLICY, REWARDED
 from rather.store import Store
 from rather.verify.checker import Scorer
@@ -169,32 +169,38 @@ class ControlDomain:
                 f"query-{asked[number]}",
             )
         seed = build.seed(c, what, number) % 2**32
-        pieces = self._fragments(run, newest, first, wanted, seed)
-        before = run.reward_before(newest)
-        scores = None if before is None else before.each(pieces)
-        picks = query.choose(q.strategy, scores, len(pieces), wanted, q.candidates, q.random_share, seed)
+        before, found = run.reward_before(newest), self._acted(run, newest, first)
+        picks, sides = list[Pick](), list[tuple[Trajectory, Trajectory]]()
+        lengths = q.fragment if isinstance(q.fragment, list) else [q.fragment or min(len(rewards(t)) for t in found)]
+        for length, share in zip(lengths, query.shares(wanted, len(lengths), "constant"), strict=True):
+            pieces = self._fragments(run, newest, found, length, share, seed)
+            scores = None if before is None else before.each(pieces)
+            chosen = query.choose(q.strategy, scores, len(pieces), share, q.candidates, q.random_share, seed)
+            picks, sides = picks + chosen, sides + [(pieces[p.a], pieces[p.b]) for p in chosen]
         if len(picks) < wanted:
             remedy = "shorten query.fragment or ask fewer questions; an environment that always begins alike brings little to compare"
             self.console.print(f"Only {len(picks)} of {wanted} questions are asked, since no more fragments differ; {remedy}.")
-        questions = [run.question(f"round-{number}/{asked[number] + i}", (pieces[p.a],), (pieces[p.b],)) for i, p in enumerate(picks)]
+        questions = [run.question(f"round-{number}/{asked[number] + i}", (a,), (b,)) for i, (a, b) in enumerate(sides)]
         yield Chosen(questions, [p.why for p in picks], [p.score for p in picks])
 
-    def _fragments(self, run: Rounds, newest: int, first: int, questions: int, seed: int) -> list[Trajectory]:
-        """Distinct fragments, none of which was asked about before, for so many questions: two each, and more to choose from.
-
-        They are of the policies up to the `newest`, at seeds from the `first` on. Where the episodes hold fewer, the newest policy acts
-        in more of them, up to a point.
-        """
-        q, name = self.config.query, self.config.run.name
-        old = [t for question in run.store.questions(name, "train") for side in question.comparison.sides for t in side]
-        known, used = {identity(t) for t in old}, {t.task.key for t in old}
-        found = list[Trajectory]()
+    def _acted(self, run: Rounds, newest: int, first: int) -> list[Trajectory]:
+        """Episodes of the policies up to the `newest`, at seeds from the `first` on."""
+        q, found = self.config.query, list[Trajectory]()
         with self.console.status("letting the policy act"):
             for before in range(newest + 1):
                 tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.episodes + j) for j in range(q.episodes)]
                 share = q.episodes if before == newest else -(-q.episodes // newest)
                 found += self._explored(run.policy(before), tasks[:share])
-        length = q.fragment or min(len(rewards(t)) for t in found)
+        return found
+
+    def _fragments(self, run: Rounds, newest: int, found: list[Trajectory], length: int, questions: int, seed: int) -> list[Trajectory]:
+        """Distinct fragments of `length`, none of which was asked about before, for so many questions: two each, and more to choose from.
+
+        They are of the episodes that were `found`; where these hold fewer, the newest policy acts in more, which come to them.
+        """
+        q, name = self.config.query, self.config.run.name
+        old = [t for question in run.store.questions(name, "train") for side in question.comparison.sides for t in side]
+        known, used = {identity(t) for t in old}, {t.task.key for t in (*old, *found)}
         fresh = (t for i in itertools.count() if (t := self._task(2_000_000 + 50_000 * newest + i)).key not in used)
         pieces = list[Trajectory]()
         for wave in range(WAVES + 1):
