@@ -69,7 +69,7 @@ def test_the_printed_settings_can_be_read_back_and_all_are_described(tmp_path: P
     "override",
     [
         'sample.contrast=["", "Be brief."]',
-        'zeroth.contrasts=[["a\\\\b", "x\\n\\"y"]]', "control.hidden=[]", "train.judges=[]", "judge.panel=[]",
+        'zeroth.contrasts=[["a\\\\b", "x\\n\\"y"]]', "train.judges=[]", "judge.panel=[]",
         'judge.instruction="one\\r\\ntwo\\u007f\\u0001"', 'data.suffix="\\tÜ ☃ 🙂"',
     ],
 )  # fmt: skip
@@ -78,6 +78,18 @@ def test_lists_and_words_of_all_kinds_can_be_read_back(tmp_path: Path, override:
     assert changed != toml.load(None, [])
     (tmp_path / "run.toml").write_text(toml.document(changed))
     assert toml.load(tmp_path / "run.toml", []) == changed
+
+
+def test_settings_of_an_environment_need_one() -> None:
+    """A run about text would ignore them."""
+    for setting in ("control.hidden=[]", "control.envs=4", "control.gold=laps", "control.restart=true", "control.kwargs={g = 1.0}"):
+        name = setting.partition("=")[0].removeprefix("control.")
+        with pytest.raises(
+            ConfigError, match=f"control: {name} is of an environment, and control.env is empty; set it, or leave {name} out"
+        ):
+            toml.load(None, [setting])
+        assert toml.load(None, ["control.env=Pendulum-v1", setting])
+    assert toml.load(None, ["control.envs=16"]), "as it stands in every file that `rather config` writes"
 
 
 def test_the_configurations_that_come_with_rather(tmp_path: Path) -> None:

@@ -294,7 +294,7 @@ def test_arguments_that_are_rathers_own_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=why):
             toml.load(None, ["control.env=Pendulum-v1", changed])
-    with pytest.raises(ConfigError, match="kwargs and wrappers are of control.env, which is empty"):
+    with pytest.raises(ConfigError, match="kwargs is of an environment, and control.env is empty"):
         toml.load(None, ["control.kwargs={g = 1.0}"])
     known = toml.load(None, ["control.env=Pendulum-v1", "control.kwargs={g = 1.0}", "control.wrappers=['a:b']"])
     (tmp_path / "run.toml").write_text(toml.document(known))

@@ -55,6 +55,7 @@ class Control(Section):
             json.dumps(self.kwargs, allow_nan=False)
         except (TypeError, ValueError) as e:
             raise ValueError(f"kwargs cannot be kept: {e}; take numbers, words, truth values, lists and tables") from None
-        if (self.kwargs or self.wrappers) and not self.env:
-            raise ValueError("kwargs and wrappers are of control.env, which is empty; set it, or leave them out")
+        changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        if changed and not self.env:
+            raise ValueError(f"{changed[0]} is of an environment, and control.env is empty; set it, or leave {changed[0]} out")
         return self
