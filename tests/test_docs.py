@@ -106,6 +106,8 @@ def test_the_readme_states_figures_as_they_were_measured() -> None:
     assert f"(lower ends of the 95 % intervals {min(lows)} to {max(lows)} %)" in readme
     assert f"{low:g} to {high:g} of 20 answers sensible" in readme
     assert f"{min(seconds)} to {max(seconds)} CPU seconds on one core" in readme
+    labels = json.loads((ROOT / "bench/results/headlines.json").read_text())["labels_to_75"]["value"]
+    assert f"a win rate of 75 % after [{labels:g} answers]" in readme
 
     measured = (ROOT / "bench/results/cpu-bfloat16.md").read_text()
     on_cpu = re.findall(r"^\| \w.*two CPU cores \| (\d+) tokens a CPU s \| \D*(\d+) \| (.*) \|$", readme, re.MULTILINE)
