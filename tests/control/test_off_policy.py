@@ -324,6 +324,18 @@ def test_global_chance_stays_as_it_is() -> None:
     assert (torch.rand(1), np.random.rand()) == wanted  # noqa: NPY002
 
 
+def test_every_step_has_chances_of_its_own() -> None:
+    """Actions at random of one step are not those of the next, nor of another seed; equal seeds, equal actions."""
+    first, again, other = (made(learning_starts=1000, seed=seed) for seed in (0, 0, 1))
+    for learner in (first, again, other):
+        learner.step()
+        learner.step()
+    drawn, same_seed, other_seed = (learner.sb3.replay_buffer.actions[:40, 0] for learner in (first, again, other))
+    assert np.array_equal(drawn, same_seed)
+    assert not np.array_equal(drawn[:20], drawn[20:])
+    assert not np.array_equal(drawn, other_seed)
+
+
 def test_variants_are_moved_within_the_range() -> None:
     policy = squashed_policy(environment(Line), (8,), 0)
     seen = np.zeros((1, 2), np.float32)
