@@ -213,7 +213,7 @@ def test_a_full_buffer_is_resumed_too(tmp_path: Path) -> None:
 
 
 def test_a_round_goes_on_from_the_one_before_with_steps_that_are_rewarded_again() -> None:
-    """What was seen stays, its rewards are those of the new reward model, and the environments begin anew."""
+    """What was seen stays, its rewards are those of the new reward model, and the environments begin new episodes."""
     before, new = made(reward=rewarding(1)), rewarding(2)
     before.step()
     after = made(reward=new, seed=7919)

@@ -44,5 +44,4 @@ class OffPolicySettings(Section):
         if segment % self.train_freq:
             raise ValueError(f"sb3.train_freq is {self.train_freq}, which does not divide control.rollout_segment = {segment}")
         if 0 < steps <= self.learning_starts:
-            said = f"sb3.learning_starts is {self.learning_starts:,}, and there are {steps:,} steps before a policy begins anew or it ends"
-            raise ValueError(f"{said}; it would learn nothing")
+            raise ValueError(f"sb3.learning_starts is {self.learning_starts:,}, and a policy has {steps:,} steps; it would learn nothing")
