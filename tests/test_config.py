@@ -80,6 +80,12 @@ def test_lists_and_words_of_all_kinds_can_be_read_back(tmp_path: Path, override:
     assert toml.load(tmp_path / "run.toml", []) == changed
 
 
+@pytest.mark.parametrize("learner", ["sb3:SAC", "sb3:TD3"])
+def test_a_learner_for_environments_needs_one(learner: str) -> None:
+    with pytest.raises(ConfigError, match=f'^train.learner = "{learner}" learns in an environment, and control.env is empty'):
+        toml.load(None, [f"train.learner={learner}"])
+
+
 def test_settings_of_an_environment_need_one() -> None:
     """A run about text would ignore them."""
     for setting in ("control.hidden=[]", "control.envs=4", "control.gold=laps", "control.restart=true", "control.kwargs={g = 1.0}"):

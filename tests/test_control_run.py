@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from rather.core import Label
 from rather.learners.metrics import CLOCK
+from rather.pipeline.run import Run
 from rather.store import Store
 from rather.store.clips import facts
 
@@ -335,6 +336,18 @@ def test_with_restart_each_round_begins_with_an_untrained_policy(rather, run: Pa
     assert any(policy.startswith("new@0-6") for policy in later), "questions are about the policy that the round before has trained"
     assert any("~" in policy for policy in later)
     store.close()
+
+
+def test_a_critic_is_kept_from_round_to_round_where_that_is_asked_for(rather, run: Path, tmp_path: Path) -> None:
+    """It begins as the one of the round before ended; else, and with control.restart, it is a new one."""
+    rather("loop", run, "train.reward=environment", "run.folder=" + str(tmp_path / "runs"))
+    for changes, kept in (({"keep_critic": True}, True), ({}, False), ({"keep_critic": True, "restart": True}, False)):
+        own: dict[str, object] = {f"control.{key}": value for key, value in changes.items()}
+        made = Run(str(run), **own, **{"train.reward": "environment", "run.folder": str(tmp_path / "runs")})
+        learner = made.domain.improver(1, made.policy(1), None, 6, made.config, made.last(0))
+        before = load_file(made.last(0) / "learner.safetensors")
+        same = [bool((x == before[f".critic.{name}"]).all()) for name, x in learner.critic.state_dict().items()]
+        assert all(same) is kept
 
 
 NETWORKS = """

@@ -79,7 +79,9 @@ class OffPolicy:
         try:
             with _chance(self.seed, STEP, self.number, actions=sb3.action_space):
                 sb3.learn(self.steps, log_interval=None, reset_num_timesteps=False)
-        except ValueError as e:  # so PyTorch says that a mean is not a number
+        except ValueError as e:
+            if "invalid values" not in str(e):  # so PyTorch says that a mean is not a number
+                raise
             raise TrainingError(f"training broke down in step {self.number + 1} ({' '.join(str(e).split())[:100]}); lower {RATE}") from e
         logged = {name: float(sb3.logger.name_to_value[key]) for key, name in LOSSES.items() if key in sb3.logger.name_to_value}
         sb3.logger.name_to_value.clear()
