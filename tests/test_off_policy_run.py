@@ -77,7 +77,10 @@ def test_a_loop_asks_learns_a_reward_and_trains_from_round_to_round(rather, run:
     assert not np.allclose(first[name], second[name][:90]), "and is rewarded by the second reward model"
     assert "training" not in rather("loop", run).stdout, "a finished run has nothing to do"
     rather("report", run)
-    assert "sb3:SAC" in (tmp_path / "runs/sac/report.html").read_text()
+    page = (tmp_path / "runs/sac/report.html").read_text()
+    assert "Pendulum-v1, trained with sb3:SAC" in page
+    assert "Steps a trajectory (reward-0)" in page
+    assert "Tokens" not in page
     assert "Episode 1: return" in rather("play", run, "--episodes", "1").stdout
     rather("export-policy", run, tmp_path / "policy.onnx")
     assert "nothing odd in the metrics" in rather("doctor", run).stdout

@@ -108,7 +108,7 @@ def _page(run: Reported, name: str, count: int) -> str:
     return render(
         "report.html",
         name=name,
-        model=run.config.model.path,
+        model=run.config.control.env or run.config.model.path,
         learner=run.config.train.learner,
         agreement=tally.count(run.store, name, LEARNED).agreement if labels else None,
         bias=tally.position(run.store, name, "train"),
@@ -182,6 +182,8 @@ def _spread(comparisons: list[Comparison], count: int) -> list[Comparison]:
 
 def _plots(run: Reported, evals: list[dict[str, Any]], held_out: list[Comparison], policy: str) -> list[str]:
     drawn = []
+    control = bool(run.config.control.env)
+    each, one = ("a trajectory", "an action") if control else ("an answer", "a token")
     for phase in sorted({row["phase"] for row in run.metrics.read() if row["phase"].startswith("train-")}):
         rows = run.metrics.read(phase)
         for key, title in (
@@ -191,10 +193,10 @@ def _plots(run: Reported, evals: list[dict[str, Any]], held_out: list[Comparison
             ("loss", "Loss"),
             ("accuracy", "Training comparisons ordered as by the judges"),
             ("margin", "Score of the preferred side above the other"),
-            ("kl", "KL from the reference, nats an answer"),
+            ("kl", f"KL from the reference, nats {each}"),
             ("log_ratio", "Log-ratio of the given answers to the reference, nats an answer"),
-            ("entropy", "Entropy, nats a token"),
-            ("length", "Tokens an answer"),
+            ("entropy", f"Entropy, nats {one}"),
+            ("length", f"{'Steps' if control else 'Tokens'} {each}"),
             ("groups_without_variance", "Share of groups that teach nothing"),
         ):
             points = [(row["step"], row[key]) for row in rows if key in row]
