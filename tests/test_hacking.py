@@ -347,7 +347,7 @@ def test_a_run_is_watched_by_its_metrics() -> None:
     assert dismissed == [set(), set()]
     raised = lookouts(rounds)[0].raised
     assert raised is not None
-    said = {"phase": f"spot-0-{raised.step}", "step": raised.step, "result": "no worse", "comparisons": 7.0}
+    said = {"phase": f"spot-0-{raised.step}", "step": raised.step, "of": 1, "result": "no worse", "comparisons": 7.0}
     assert watched([*rows, said], "grpo", "score")[1] == [{raised.step}, set()]
     assert watched([*rows, said | {"result": "worse"}], "grpo", "score")[1] == [set(), set()]
     assert watched([*rows, said | {"phase": "spot-2-5"}], "grpo", "score")[1] == [set(), set()], "no such round"

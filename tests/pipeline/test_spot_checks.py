@@ -13,12 +13,14 @@ from rather.core import Label
 from rather.errors import ConfigError
 from rather.hacking.alarm import Alarm, Measure, Point, lookouts
 from rather.hacking.sequential import Verdict, verdict
+from rather.hacking.spot_check import SpotCheck
 from rather.hacking.watch import Watch, dismissals
 from rather.learners import checkpoint
 from rather.learners.metrics import Metrics
 from rather.learners.train import Stopped
 from rather.pipeline import spot_checks, state
 from rather.pipeline.run import Run
+from rather.report.report import Report
 
 LOST = set[str]()
 """Answers that the judge of these tests likes less than all others."""
@@ -127,6 +129,7 @@ def test_a_policy_that_is_worse_ends_the_training(settings: list[str], monkeypat
     last = run.train()
     assert checkpoint.check(last)["step"] == 2
     (row,) = run.metrics.read("spot-0-4")
+    assert f"<p>{SpotCheck.of_row(row)}</p>" in Report.of(run).html
     assert (row["result"], row["of"], row["step"]) == ("worse", 2, 4)
     assert row["comparisons"] <= 10
     purposes = {key.rpartition("/")[0] for key in run.store.keys("run", "train")}
@@ -197,9 +200,22 @@ def test_an_alarm_of_an_earlier_step_is_dismissed_too(settings: list[str]) -> No
     assert [(alarm, step) for alarm, step, _ in compared(run)] == [(4, 5)]
 
 
+def test_a_row_of_metrics_says_what_a_spot_check_said() -> None:
+    check = SpotCheck(1, 9, 8, 3, Verdict("no worse", 7.5, 10))
+    row = {"phase": check.phase, "step": check.step, **check.values, "of": check.of, "result": check.verdict.result}
+    assert SpotCheck.of_row(row) == check
+    assert str(check) == "spot check: the policy of step 8 is no worse than that of step 3 (7.5 of 10 comparisons won)"
+    silent = SpotCheck(0, 2, 2, 1, Verdict("unsure", 0.0, 0))
+    assert SpotCheck.of_row({"phase": "spot-0-2", "step": 2, **silent.values, "of": 1, "result": "unsure"}) == silent
+    assert SpotCheck.of_row({"phase": "spot-0", "step": 2}) is None
+    assert SpotCheck.of_row({"phase": "spot-0-3", "step": 2}) is None, "nothing has come of it"
+
+
 def test_dismissals_are_read_from_metrics() -> None:
     results = {"spot-0-4": "worse", "spot-0-6": "unsure", "spot-1-8": "no worse", "spot-0-9": "no worse", "spot-2-1": "unsure"}
-    rows = [{"phase": phase, "step": 1.0, "result": result} for phase, result in results.items()]
+    rows = [
+        {"phase": phase, "step": 1.0, "of": 0, "comparisons": 9.0, "win_rate": 0.5, "result": result} for phase, result in results.items()
+    ]
     assert dismissals([*rows, {"phase": "spot-0-3"}, {"phase": "train-grpo-0"}], 2) == [{6, 9}, {8}]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from rather import renamed
 from rather.errors import CheckpointError
 from rather.hacking import alarm, examples
-from rather.hacking.watch import dismissal
+from rather.hacking.spot_check import SpotCheck
 from rather.learners import prequential
 
 POINTS = 200
@@ -142,7 +142,7 @@ class Curves:
         try:
             row = renamed.metrics(json.loads(line))
             phase = str(row["phase"])
-            numbers = {k: _number(v) for k, v in row.items()}
+            numbers, check = {k: _number(v) for k, v in row.items()}, SpotCheck.of_row(row)
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
             self.problem = f"a line of {self.path} is no measurement, and is left out: {line[:60].decode(errors='replace').strip()}"
             return
@@ -157,8 +157,8 @@ class Curves:
                 name = match[1].replace("-", ", round ") if plot.over == "step" else "" if plot.over == "round" else f"round {match[1]}"
                 self.curves.setdefault((i, name), Curve()).add([x, numbers[plot.key], *interval])
         self._watch(phase, {k: v for k, v in numbers.items() if v is not None})
-        if (dismissed := dismissal(row)) is not None:
-            self.dismissed.add(dismissed)
+        if check is not None and not check.confirmed:
+            self.dismissed.add((check.round, check.alarm))
             for phase in [*self.alarms]:
                 self._dismiss(phase)
 

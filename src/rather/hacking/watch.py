@@ -1,7 +1,6 @@
 """A training that is watched for reward hacking, and ends where the alarm goes off."""
 
 import json
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rather.errors import CheckpointError
 from rather.hacking import examples
 from rather.hacking.alarm import Alarm, Lookout, Point, lookouts, points
+from rather.hacking.spot_check import SpotCheck
 
 NOTE = "alarm.json"
 
@@ -59,16 +59,10 @@ def watched(rows: Sequence[dict[str, Any]], learner: str, proxy: str) -> tuple[l
 def dismissals(rows: Sequence[dict[str, Any]], rounds: int) -> list[set[int]]:
     """The steps, in each of `rounds` rounds, whose alarm spot checks have dismissed or were unsure about, from a run's metrics."""
     steps = [set[int]() for _ in range(rounds)]
-    for number, step in filter(None, map(dismissal, rows)):
-        if number < rounds:
-            steps[number].add(step)
+    for check in filter(None, map(SpotCheck.of_row, rows)):
+        if check.round < rounds and not check.confirmed:
+            steps[check.round].add(check.alarm)
     return steps
-
-
-def dismissal(row: dict[str, Any]) -> tuple[int, int] | None:
-    """The round and the step of an alarm that this row of metrics says spot checks have dismissed; None where it says no such thing."""
-    match = re.fullmatch(r"spot-(\d+)-(\d+)", str(row.get("phase")))
-    return (int(match[1]), int(match[2])) if match and row.get("result") not in (None, "worse") else None
 
 
 def alarms(watching: Sequence[Lookout]) -> list[str]:

@@ -1,6 +1,5 @@
 """Spot checks: where an alarm has no gold reward to go by, whoever judges compares answers of now with those of the best checkpoint."""
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +10,8 @@ from rather.config.schema import Config
 from rather.core import Comparison, Task, Trajectory
 from rather.errors import ConfigError
 from rather.hacking.alarm import Alarm
-from rather.hacking.sequential import Verdict, verdict
+from rather.hacking.sequential import verdict
+from rather.hacking.spot_check import SpotCheck
 from rather.learners import checkpoint
 from rather.learners.metrics import Metrics
 from rather.learners.train import Stopped
@@ -45,28 +45,6 @@ class Checked(Protocol):
     def evaluation(self, of: str, weights: str) -> str:
         """The purpose of what is asked about a policy with these weights."""
         ...
-
-
-@dataclass(frozen=True)
-class SpotCheck:
-    """What comparisons of the policy of step `step` with that of step `of` came to, after the alarm of step `alarm`."""
-
-    alarm: int
-    step: int
-    of: int
-    verdict: Verdict
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether the policy has become worse."""
-        return self.verdict.result == "worse"
-
-    def __str__(self) -> str:
-        v = self.verdict
-        found = {"worse": "worse than", "no worse": "no worse than", "unsure": "not clearly better or worse than"}[v.result]
-        return (
-            f"spot check: the policy of step {self.step} is {found} that of step {self.of} ({v.wins:g} of {v.comparisons} comparisons won)"
-        )
 
 
 def check(run: Checked, number: int, folder: Path, alarm: Alarm) -> SpotCheck | None:
@@ -104,10 +82,8 @@ def check(run: Checked, number: int, folder: Path, alarm: Alarm) -> SpotCheck | 
             raise Stopped(f"{left} spot checks are open; the answers so far are kept, and the same command goes on from there")
     answering.close()
     run.domain.restored(found[-1] / "model", names[0])  # of the trained policy there is one
-    checked = SpotCheck(alarm.step, step, of, result)
-    share = {"win_rate": result.wins / result.comparisons} if result.comparisons else {}
-    values = share | {"comparisons": float(result.comparisons)}
-    run.metrics.replace(f"spot-{number}-{alarm.step}", step, values, of=of, result=result.result)
+    checked = SpotCheck(number, alarm.step, step, of, result)
+    run.metrics.replace(checked.phase, step, checked.values, of=of, result=result.result)
     silent = asked - result.comparisons
     unanswered = f"; {silent} questions had no answer" if silent > 0 and result.result == "unsure" else ""
     run.console.print(f"{checked}, {len(tasks) - asked} not needed{unanswered}.", markup=False, highlight=False)

@@ -22,6 +22,7 @@ from rather.core import Comparison, Label
 from rather.errors import CheckpointError
 from rather.hacking import examples
 from rather.hacking.alarm import lookouts
+from rather.hacking.spot_check import SpotCheck
 from rather.hacking.watch import alarms, silent, watched
 from rather.judges.language import words
 from rather.learners.metrics import Metrics
@@ -131,11 +132,7 @@ def _hacking(run: Reported) -> dict[str, list[Any]] | None:
     rows = run.metrics.read()
     rounds, dismissed = watched(rows, run.config.train.learner, run.proxy)
     watching = lookouts(rounds, dismissed)
-    checks = [
-        f"{row['comparisons']:.0f} spot checks of the policy of step {row['step']} against that of step {row['of']}: {row['result']}"
-        for row in rows
-        if row["phase"].startswith("spot-")
-    ]
+    checks = [str(check) for check in map(SpotCheck.of_row, rows) if check is not None]
     exploited, problem = list[examples.Example](), list[str]()
     try:
         exploited = examples.newest([run.checkpoints(number) for number in range(len(rounds))])
