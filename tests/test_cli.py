@@ -212,10 +212,10 @@ def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) ->
     with run.open("a") as file:
         file.write('[verify]\nchecks = [{ kind = "python", function = "mine:spaces" }]\n[hack]\ngold = "brief"\n')
     out = rather("hack", run, "train.learner=grpo", "train.steps=40", "model.train=full", "train.schedule=constant").stdout
-    assert "reward hacking: from step" in out
+    assert "reward hacking: from " in out
     page = (tmp_path / "runs/tiny/hacking.html").read_text()
     assert page.count("<svg") == 3
-    assert "reward hacking: from step" in page
+    assert "reward hacking: from " in page
     shown = re.findall(r"proxy (\S+), gold (\S+)</span>", page)
     assert 2 <= len(shown) <= 6, "answers of base and policy to three prompts at most"
     assert all(float(after) > float(before) for (before, _), (after, _) in zip(shown[0::2], shown[1::2], strict=True))

@@ -32,6 +32,19 @@ def test_gold_that_stays_while_the_proxy_rises(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
+def test_where_gold_has_risen_a_little_before_it_stays_that_little_is_kept(seed: int) -> None:
+    """It rises by half a standard deviation of a trajectory in the first 10 steps, and the proxy by 20 in all: gold stays, all in all."""
+    found = alarm(run(lambda x: 20 * x, lambda x: 0.5 * min(6 * x, 1), noise=0.02, seed=seed))
+    assert found is not None
+    assert found.sign == "stays"
+    assert found.best > 5
+    assert found.gold is not None
+    assert found.gold == pytest.approx((0.075, 0.375), abs=0.05), "means of the steps 1 to 4 and 7 to 10: 0.05 a step"
+    assert str(found).startswith("reward hacking: from the beginning to step 10 the proxy reward went from ")
+    assert str(found).endswith(f"the gold reward from {found.gold[0]:.3g} to {found.gold[1]:.3g}; go back to step {found.best}")
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_gold_that_falls_is_seen_before_it_has_lost_a_tenth(seed: int) -> None:
     def gold(x: float) -> float:
         return 10 * min(x, 0.5) / 0.5 - 5 * max(x - 0.5, 0)
@@ -251,7 +264,7 @@ def test_the_page_shows_both_sides_and_escapes_what_it_is_told(tmp_path) -> None
     assert "<b>written" not in page
     assert page.count("<svg") == 4
     assert page.count("data:image/webp;base64,") == 1
-    assert "reward hacking: from step 1" in page
+    assert "reward hacking: from the beginning to step" in page
     assert "no alarm" in page
     assert alarms(lookouts([honest, hacked]))[0].startswith("round 1: reward hacking")
 

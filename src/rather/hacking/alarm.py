@@ -90,8 +90,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Alarm:
-    """Seen at step `step`, by a `sign`: since step `best` the proxy has risen and gold stays, falls or turns; go back to its checkpoint.
+    """Seen at step `step`, by a `sign`: since step `best` gold falls or turns, or since the beginning it stays, while the proxy has risen.
 
+    `best` is the step whose checkpoint to go back to; `proxy` and `gold` are the means then (at the beginning, where gold stays) and now.
     Without gold (`gold` is None) a sign in the answers has come up since, and people should compare some of them.
     """
 
@@ -102,7 +103,8 @@ class Alarm:
     sign: Sign
 
     def __str__(self) -> str:
-        proxy = f"from step {self.best} to {self.step} the proxy reward went from {self.proxy[0]:.3g} to {self.proxy[1]:.3g}"
+        since = "from the beginning" if self.sign == "stays" else f"from step {self.best}"
+        proxy = f"{since} to step {self.step} the proxy reward went from {self.proxy[0]:.3g} to {self.proxy[1]:.3g}"
         if self.gold is None:
             seen = {
                 "same_word": "answers say the same words again and again",
@@ -238,8 +240,12 @@ class Lookout:
         if sign is None:
             return None
         earlier = [] if self.best is None else [self.best]  # where gold turns it may be at its best only now
-        since = first if sign == "stays" else max([*earlier, *self.overlapping], key=lambda window: window.gold.mean)
-        return Alarm(now.step, since.middle, (since.proxy.mean, now.proxy.mean), (since.gold.mean, now.gold.mean), sign)
+        best = since = max([*earlier, *self.overlapping], key=lambda window: window.gold.mean)
+        if sign == "stays":
+            since = first
+            if best.gold.mean - first.gold.mean < self.thresholds.falls * math.hypot(best.gold.stderr, first.gold.stderr):
+                best = first
+        return Alarm(now.step, best.middle, (since.proxy.mean, now.proxy.mean), (since.gold.mean, now.gold.mean), sign)
 
     def _sign(self, first: Window, now: Window, origin: float) -> Sign | None:
         limits, best = self.thresholds, self.best or now
