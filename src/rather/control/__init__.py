@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rather.control.reward_model import RewardModel, compare
     from rather.control.reward_wrappers import RewardWrapper, VectorRewardWrapper
     from rather.control.rollout import fragments
+    from rather.control.state_entropy import StateEntropy
     from rather.control.wrappers import CombinedActions, FixedHorizon
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MeanReturn",
     "RewardModel",
     "RewardWrapper",
+    "StateEntropy",
     "VectorRewardWrapper",
     "compare",
     "fragments",
@@ -32,7 +34,7 @@ __all__ = [
 HOMES = {
     "PPO": "agent", "MeanReturn": "agent", "rollouts": "agent", "RewardModel": "reward_model", "compare": "reward_model",
     "RewardWrapper": "reward_wrappers", "VectorRewardWrapper": "reward_wrappers", "CombinedActions": "wrappers", "FixedHorizon": "wrappers",
-    "fragments": "rollout", "relabel": "replay",
+    "fragments": "rollout", "relabel": "replay", "StateEntropy": "state_entropy",
 }  # fmt: skip
 
 gymnasium.register("rather/CheckpointCar-v0", "rather.control.car:CheckpointCar")

@@ -50,7 +50,7 @@ class PPO:
 
     `env` is the environment's id or a function that makes one. `reward` is what the policy is trained on in place of the environment's
     own reward: a `RewardModel`, a function (observation, action, next_observation) -> float that is called for one step at a time, or an
-    `nn.Module` that maps observations (B, I) and actions (B, A) to rewards (B,).
+    `nn.Module` that maps observations (B, I) and actions (B, A) to rewards (B,). With `StateEntropy()` it explores without a task.
 
     `policy` and `critic` are networks of your own: from observations (B, I) to logits (B, number of actions) or, where actions are a Box,
     means (B, A), and to values (B, 1). Observations are flat float32 vectors, scaled if `normalize` is set; A is the number of actions

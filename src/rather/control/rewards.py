@@ -17,11 +17,12 @@ from rather.control.build import check_network, width
 from rather.control.environments import allowed, inputs
 from rather.control.models import ControlReward
 from rather.control.reward_model import RewardModel
+from rather.control.state_entropy import StateEntropy
 from rather.core import Batch
 from rather.errors import ConfigError, DataError
 from rather.verify.functions import BATCHED, as_number, named
 
-Reward = RewardModel | nn.Module | Callable[[Any, Any, Any], Any]
+Reward = RewardModel | StateEntropy | nn.Module | Callable[[Any, Any, Any], Any]
 
 
 class FunctionReward:
@@ -74,13 +75,13 @@ class FunctionReward:
 
 def reward_of(
     reward: Reward | None, env: gymnasium.Env, choices: np.ndarray | None = None
-) -> RewardModel | ControlReward | FunctionReward | None:
+) -> RewardModel | ControlReward | StateEntropy | FunctionReward | None:
     """What PPO is given as its reward model; None: the environment's own reward. A function gets the `choices` (K, ...) of several at once.
 
     Raises:
         ConfigError: it does not fit the environment, or is nothing that can reward.
     """
-    if reward is None or isinstance(reward, ControlReward):
+    if reward is None or isinstance(reward, ControlReward | StateEntropy):
         return reward
     size, a = inputs(env), width(env.action_space)
     if isinstance(reward, RewardModel):

@@ -74,6 +74,23 @@ class LooksBeside(RewardSource, Protocol):
         ...
 
 
+@runtime_checkable
+class Remembers(RewardSource, Protocol):
+    """A reward that goes by what it has rewarded before: its memory is a part of the learner's state."""
+
+    def memory(self) -> dict[str, Any]:
+        """What it remembers: tensors and numbers."""
+        ...
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Take `memory` back."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What it has measured since the last call."""
+        ...
+
+
 class PPO(Learner[P, Prompts], Generic[P]):
     """One step: collect trajectories or parts of them, credit their actions by GAE, and update policy and critic on them.
 
@@ -151,11 +168,14 @@ class PPO(Learner[P, Prompts], Generic[P]):
         if target is not None and known is not None:
             self.kl *= 1 + 0.1 * max(-0.2, min(0.2, found["kl"] / target - 1))
         tokens = 0.0 if known is None else float(known.batch.mask.sum())
-        return taken | found | self.rollout_metrics | {"kl_weight": self.kl, "tokens": tokens}
+        remembered = self.reward_model.metrics() if isinstance(self.reward_model, Remembers) else {}
+        return taken | found | self.rollout_metrics | remembered | {"kl_weight": self.kl, "tokens": tokens}
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer state, critic, the weight of the KL penalty, the number of steps, and where trajectories stand."""
+        """Optimizer state, critic, the weight of the KL penalty, the number of steps, the reward's memory, where trajectories stand."""
         own = {"critic": self.critic.state_dict(), "number": self.number, "kl": self.kl, "reward_scale": self.reward_scale.state_dict()}
+        if isinstance(self.reward_model, Remembers):
+            own["reward"] = self.reward_model.memory()
         return own | {"stepper": self.stepper.state_dict(), "source": self.source.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -164,6 +184,8 @@ class PPO(Learner[P, Prompts], Generic[P]):
         self.critic.load_state_dict(state["critic"])
         self.number, self.kl = state["number"], state["kl"]
         self.reward_scale.load_state_dict(state.get("reward_scale", [0.0, 0.0, 0.0]))  # which older checkpoints do not have
+        if isinstance(self.reward_model, Remembers):
+            self.reward_model.recall(state["reward"])
         self.source.load_state_dict(state["source"])
 
     def _update(self, known: Credited, means: Means) -> dict[str, float]:
