@@ -49,7 +49,7 @@ def ours(config: str, seed: int, *changes: str) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         (metrics,) = Path(folder).glob("*/metrics.jsonl")
         rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    steps = sum(r["tokens"] for r in rows if r["phase"].startswith(("train-ppo", "train-sb3")))
+    steps = sum(r["tokens"] for r in rows if r["phase"].startswith(("train-ppo", "train-sb3", "train-unsupervised")))
     last = [r for r in rows if r["phase"].startswith("eval")][-1]
     return {"return": last["return_policy"], "start": last["return_base"], "steps": steps, "seconds": seconds}
 

@@ -98,6 +98,7 @@ UNTYPED = {
         "control",
         "control.agent",
         "control.car",
+        "control.exploring_buffer",
         "control.grid",
         "control.replay",
         "control.reward_wrappers",

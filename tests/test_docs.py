@@ -42,7 +42,7 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     (tmp_path / "control.toml").write_text(CONTROL.replace("rounds = 2", "rounds = 1"))
     rather("loop", tmp_path / "control.toml")
     (tmp_path / "sac.toml").write_text(SAC.replace("rounds = 2", "rounds = 1"))
-    rather("loop", tmp_path / "sac.toml")
+    rather("loop", tmp_path / "sac.toml", "control.unsupervised_steps=1")
     (tmp_path / "nudge.toml").write_text(NUDGE)
     rather("train", tmp_path / "nudge.toml", "zeroth.answers=36")
     model = load(tiny, dtype="float32", device="cpu")

@@ -52,6 +52,7 @@ LATER = {
         "policy_network": "",
         "critic_network": "",
         "keep_critic": False,
+        "unsupervised_steps": 0,
     },
 }
 """Settings that came later, with the values that say what earlier versions did."""

@@ -43,6 +43,8 @@ OFF_POLICY = ("sb3:SAC", "sb3:TD3")
 """Learners of Stable-Baselines3."""
 REWARDED = ("ppo", "grpo", *OFF_POLICY)
 """Learners whose policy acts, and is rewarded for it."""
+UNSUPERVISED = "unsupervised"
+"""The training before the first questions, of train.learner on the entropy of states."""
 LEARNERS = ("sft", "reward", "dpo", "kto", *REWARDED, "zeroth")
 ForLearners = Annotated[T, MattersTo(*LEARNERS)]
 ForLearnersAndSampling = Annotated[T, MattersTo(*LEARNERS, "sample")]

@@ -20,6 +20,7 @@ from rather.control.export import export
 from rather.control.models import ControlPolicy, ControlReward
 from rather.control.off_policy import OffPolicy
 from rather.control.squashed import squashed_policy
+from rather.control.state_entropy import StateEntropy
 from rather.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
@@ -46,7 +47,9 @@ class Line(gymnasium.Env):
         return np.array([self.place, self.time], np.float32), -abs(self.place), False, self.time >= 9, {"way": self.place}
 
 
-def made(algorithm: str = "SAC", reward: ControlReward | None = None, rows: int = 2, seed: int = 0, **options: Any) -> OffPolicy:
+def made(
+    algorithm: str = "SAC", reward: ControlReward | StateEntropy | None = None, rows: int = 2, seed: int = 0, **options: Any
+) -> OffPolicy:
     policy = squashed_policy(environment(Line), (8, 6), 3)
     how = OffPolicySettings(**{"learning_starts": 10, "batch_size": 8, "buffer_size": 200, "gradient_steps": 1} | options)
     return OffPolicy(algorithm, policy, lambda: environment(Line), reward, rows, 20, seed, "way", how)

@@ -29,6 +29,11 @@ class Control(Section):
     keep_critic: ForLearners[bool] = Field(
         default=False, description="Let each round's critic begin as the one of the round before, whatever reward that has known."
     )
+    unsupervised_steps: int = Field(
+        default=0,
+        description="Steps, counted as train.steps, in which the policy explores before the first questions (PEBBLE).",
+        ge=0,
+    )
     hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
     policy_network: str = Field(
         default="", description='"module:name" of a function of (inputs, outputs) that makes the policy\'s torch.nn.Module; empty: hidden.'
@@ -41,6 +46,11 @@ class Control(Section):
     )
     normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
+
+    def policy_steps(self, steps: int, rounds: int) -> int:
+        """The fewest steps of the environment that a policy learns in, where each of so many rounds has `steps` segments."""
+        segments = steps if self.restart else self.unsupervised_steps + steps * rounds
+        return min(segments, self.unsupervised_steps or segments) * self.envs * self.rollout_segment
 
     @model_validator(mode="after")
     def _free(self) -> Self:

@@ -367,7 +367,7 @@ class Config(Section):
             raise ValueError(f'train.learner = "{learner}" learns in an environment, and control.env is empty; set it, or take another')
         if c.policy_network or c.critic_network:
             raise ValueError(f'train.learner = "{learner}" has networks of its own; leave control.policy_network and critic_network out')
-        self.sb3.check(c.rollout_segment, (1 if c.restart else self.loop.rounds) * self.train.steps * c.envs * c.rollout_segment)
+        self.sb3.check(c.rollout_segment, c.policy_steps(self.train.steps, self.loop.rounds))
         return self
 
     @model_validator(mode="after")

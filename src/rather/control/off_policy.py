@@ -19,6 +19,7 @@ from rather.control.models import ControlPolicy, ControlReward
 from rather.control.replay import relabel
 from rather.control.resumable import ResumableEnv
 from rather.control.squashed import SquashedMLP, log_std_of
+from rather.control.state_entropy import StateEntropy
 from rather.errors import ConfigError, TrainingError, installing
 from rather.learners.off_policy_settings import OffPolicySettings
 from rather.learners.spread import spread
@@ -38,7 +39,8 @@ class OffPolicy:
     """Trains SAC or TD3 of Stable-Baselines3: one `step` acts for `steps` steps in each of `rows` environments, and learns meanwhile.
 
     Their policy begins with the weights of `policy`, a `squashed_policy`, and after each step its weights are copied back. `reward` stands
-    for the environment's own. What a step does depends on the state, `seed` and the step's number alone. Everything is on the CPU.
+    for the environment's own; a `StateEntropy` rewards steps when they are drawn from the replay buffer, by all states in there, as PEBBLE
+    does. What a step does depends on the state, `seed` and the step's number alone. Everything is on the CPU.
 
     Raises:
         ConfigError: Stable-Baselines3 is not there.
@@ -49,17 +51,18 @@ class OffPolicy:
         algorithm: str,
         policy: ControlPolicy,
         make: Callable[[], gymnasium.Env],
-        reward: ControlReward | None,
+        reward: ControlReward | StateEntropy | None,
         rows: int,
         steps: int,
         seed: int,
         gold: str,
         settings: OffPolicySettings,
     ) -> None:
-        self.model, self.reward, self.seed, self.steps, self.settings, self.number = policy, reward, seed, rows * steps, settings, 0
-        self.envs = [ResumableEnv(make(), reward, (seed, i), gold) for i in range(rows)]
+        self.model, self.seed, self.steps, self.settings, self.number = policy, seed, rows * steps, settings, 0
+        self.reward, self.entropy = (None, reward) if isinstance(reward, StateEntropy) else (reward, None)
+        self.envs = [ResumableEnv(make(), self.reward, (seed, i), gold) for i in range(rows)]
         with _chance(seed, INITIALIZE):
-            self.sb3 = _made(algorithm, self.envs, policy, settings)
+            self.sb3 = _made(algorithm, self.envs, policy, settings, self.entropy)
         assert isinstance(policy.net, SquashedMLP)
         with torch.no_grad():
             for theirs, ours in zip(self._layers(), policy.net.layers, strict=True):
@@ -90,17 +93,18 @@ class OffPolicy:
             raise TrainingError(f"a loss of step {self.number} is not finite: {logged}; lower {RATE}")
         self._copy_back()
         kept = {"replay_buffer_size": float(sb3.replay_buffer.size() * len(self.envs)), "tokens": float(sb3.num_timesteps - before)}
-        return logged | self._returns() | kept
+        return logged | self._returns() | kept | ({} if self.entropy is None else self.entropy.metrics())
 
-    def go_on_from(self, state: dict[str, Any]) -> None:
+    def go_on_from(self, state: dict[str, Any], critics: bool = True) -> None:
         """Take over networks, optimizers and replay buffer of the round before, whose steps are rewarded again by the reward of now.
 
-        `model` is that round's policy already. The environments begin new episodes.
+        `model` is that round's policy already. Without `critics` these begin untrained: what they learned is of no use for this reward. The
+        environments begin new episodes.
 
         Raises:
             DataError: the reward of a step is no finite number.
         """
-        self._load(state)
+        self._load(state, critics)
         if self.reward is not None:
             relabel(self.sb3, self.reward)
 
@@ -115,6 +119,8 @@ class OffPolicy:
         state |= {"num_timesteps": self.sb3.num_timesteps, "updates": self.sb3._n_updates}
         if (coefficient := getattr(self.sb3, "log_ent_coef", None)) is not None:
             state["log_ent_coef"] = coefficient.detach()
+        if self.entropy is not None:
+            state["entropy"] = self.entropy.memory()
         return state | {"envs": [env.state_dict() for env in self.envs]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,6 +132,8 @@ class OffPolicy:
         self._load(state)
         if self.reward is not None and state["reward"] != _digest(self.reward):  # more labels have come since
             relabel(self.sb3, self.reward)
+        if self.entropy is not None:
+            self.entropy.recall(state["entropy"])
         self.number = state["number"]
         for env, saved in zip(self.envs, state["envs"], strict=True):
             env.load_state_dict(saved)
@@ -133,7 +141,7 @@ class OffPolicy:
             self.sb3._last_obs = np.stack([env.observation for env in self.envs])
             self.sb3._last_episode_starts = np.array([not env.actions for env in self.envs])
 
-    def _load(self, state: dict[str, Any]) -> None:
+    def _load(self, state: dict[str, Any], critics: bool = True) -> None:
         sb3, buffer, saved = self.sb3, self.sb3.replay_buffer, state["buffer"]
         for what, was, now in (
             ("copies of the environment", saved["rewards"].shape[1], len(self.envs)),
@@ -141,9 +149,11 @@ class OffPolicy:
         ):
             if was != now:
                 raise ValueError(f"it has {was} {what}, and now there are {now}")
-        parameters = sb3.get_parameters() | {"policy": state["policy"]}
-        for name, of in state["optimizers"].items():
-            parameters[name] = parameters[name] | {"state": dict(enumerate(of))}
+        parameters = sb3.get_parameters()
+        taken = {name for name in (*state["policy"], *state["optimizers"]) if critics or not name.startswith("critic")}
+        parameters["policy"] = parameters["policy"] | {name: x for name, x in state["policy"].items() if name in taken}
+        for name in taken & state["optimizers"].keys():
+            parameters[name] = parameters[name] | {"state": dict(enumerate(state["optimizers"][name]))}
         sb3.set_parameters(parameters, exact_match=True, device="cpu")
         count = len(saved["rewards"])
         for name in BUFFERED:
@@ -182,7 +192,8 @@ class OffPolicy:
         if not ended:
             return {}
         each = range(len(ended))
-        found = spread("score", [e.score for e in ended], each) | spread("return", [e.environment_return for e in ended], each)
+        found = {} if self.entropy is not None else spread("score", [e.score for e in ended], each)
+        found |= spread("return", [e.environment_return for e in ended], each)
         found |= {"trajectory_length": float(np.mean([e.length for e in ended]))}
         return found | (spread("gold", [e.gold for e in ended], each) if self.envs[0].gold else {})
 
@@ -203,7 +214,7 @@ def check_installed() -> None:
         raise ConfigError(f"train.learner names a learner of the package stable-baselines3: {installing('sb3')}")
 
 
-def _made(algorithm: str, envs: Sequence[ResumableEnv], policy: ControlPolicy, s: OffPolicySettings) -> Any:
+def _made(algorithm: str, envs: Sequence[ResumableEnv], policy: ControlPolicy, s: OffPolicySettings, entropy: StateEntropy | None) -> Any:
     """The learner, whose networks are at random."""
     check_installed()
     from stable_baselines3 import SAC, TD3
@@ -218,6 +229,10 @@ def _made(algorithm: str, envs: Sequence[ResumableEnv], policy: ControlPolicy, s
         "tau": s.tau, "gamma": s.gamma, "train_freq": s.train_freq, "gradient_steps": s.gradient_steps, "device": "cpu",
         "policy_kwargs": {"net_arch": [layer.out_features for layer in policy.net.layers][:-1]},
     }  # fmt: skip
+    if entropy is not None:
+        from rather.control.exploring_buffer import ExploringBuffer
+
+        shared |= {"replay_buffer_class": ExploringBuffer, "replay_buffer_kwargs": {"entropy": entropy}}
     try:
         if algorithm == "SAC":
             learner = SAC("MlpPolicy", vector, ent_coef=s.ent_coef, **shared)

@@ -19,8 +19,9 @@ from rather.control.off_policy import OffPolicy, check_installed
 from rather.control.rollout import ControlSampler, check_lengths, fragments, identity, rewards
 from rather.control.settings import PPOSettings, RewardSettings
 from rather.control.squashed import squashed_policy
+from rather.control.state_entropy import StateEntropy
 from rather.control.studio import Painter
-from rather.core import Answered, Comparison, Learner, Policy, RewardModel, Space, Task, Trajectory
+from rather.core import Answered, Comparison, Learner, Policy, RewardSource, Space, Task, Trajectory
 from rather.errors import Check, ConfigError, DataError, Finding
 from rather.judges.concise import Reader
 from rather.judges.known import CONCISE
@@ -54,6 +55,8 @@ class ControlDomain:
         if (strategy := config.query.strategy) in ("double_thompson", "information_directed"):
             what = "looks for the best answer to one prompt, and the run is about control"
             raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')
+        if config.control.unsupervised_steps and (learner := config.train.learner) not in ("ppo", *OFF_POLICY):
+            raise ConfigError(f"control.unsupervised_steps is for ppo, sb3:SAC and sb3:TD3, and train.learner is {learner!r}; set it to 0")
         self.config, self.console = config, console
 
     def make(self, gold: bool = False, render_mode: str | None = None) -> Env:
@@ -282,23 +285,25 @@ class ControlDomain:
         return model
 
     def improver(
-        self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config, before: Path | None = None
+        self, number: int, policy: Policy, reward_fn: Scorer | RewardSource | None, steps: int, config: Config, before: Path | None = None
     ) -> Learner:
         """PPO on segments of every environment's time, or a learner of Stable-Baselines3 that has as many."""
         c = config
+        self._check_learner()
         self._check_ends()
-        policy = policy if number and not c.control.restart else self._new_policy(f"{c.run.name}@{number}")
+        if c.control.restart or policy is self.base_policy:
+            policy = self._new_policy(f"{c.run.name}@{number}")
         assert isinstance(policy, ControlPolicy)
-        assert reward_fn is None or isinstance(reward_fn, ControlReward)
+        assert reward_fn is None or isinstance(reward_fn, ControlReward | StateEntropy)
         s, seed, env = self.settings, c.run.seed, self.make()
         if c.train.learner in OFF_POLICY:
             algorithm, chance = c.train.learner.removeprefix("sb3:"), seed + 7919 * number
             learner = OffPolicy(algorithm, policy, self.make, reward_fn, s.envs, s.rollout_segment, chance, c.control.gold, c.sb3)
             if before is not None and not c.control.restart:
-                checkpoint.put_state(before, learner.go_on_from)
+                checkpoint.put_state(before, partial(learner.go_on_from, critics=number > 0))  # what was explored had other values
             return learner
         critic = control.critic(env, policy, s, seed, control.own_network(env, "critic", c.control.critic_network, seed))
-        if before is not None and c.control.keep_critic and not c.control.restart:
+        if before is not None and number and c.control.keep_critic and not c.control.restart:
             checkpoint.put_state(before, lambda state: critic.load_state_dict(state["critic"]))
         reference = self._new_policy("reference")  # where every round's policy comes from: how far it has gone is measured
         source = RolloutSegments(policy, self.make, s.envs, s.rollout_segment, seed + 7919 * number, c.control.gold)
@@ -324,9 +329,11 @@ class ControlDomain:
         c = self.config
         if c.train.reward != "labels":
             return None
+        steps = c.control.unsupervised_steps + c.train.steps * c.loop.rounds
         changed = {
             "run": c.run.model_copy(update={"name": f"{c.run.name}-written"}), "loop": c.loop.model_copy(update={"rounds": 1}),
-            "train": c.train.model_copy(update={"reward": "environment", "steps": c.train.steps * c.loop.rounds}),
+            "train": c.train.model_copy(update={"reward": "environment", "steps": steps}),
+            "control": c.control.model_copy(update={"unsupervised_steps": 0}),
             "hack": c.hack.model_copy(update={"then": "nothing"}),
         }  # fmt: skip
         return c.model_copy(update=changed)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rather.config.schema import Config
-    from rather.core import Answered, Comparison, LabelLearner, Learner, Policy, RewardModel, Sampler, Space, Task, Trajectory
+    from rather.core import Answered, Comparison, LabelLearner, Learner, Policy, RewardModel, RewardSource, Sampler, Space, Task, Trajectory
     from rather.errors import Check, Finding
     from rather.judges.concise import Reader
     from rather.pipeline.query import Chosen, Rounds
@@ -136,7 +136,7 @@ class Domain(Protocol):
         ...
 
     def improver(
-        self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config, before: Path | None
+        self, number: int, policy: Policy, reward_fn: Scorer | RewardSource | None, steps: int, config: Config, before: Path | None
     ) -> Learner:
         """What learns from the rewards of `reward_fn`, for so many steps, in round `number` with `config`, which begins with `policy`.
 

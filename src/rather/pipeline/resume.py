@@ -19,7 +19,7 @@ from rather.learners.checkpoint import Lineage
 from rather.pipeline import build, held_out, spot_checks
 from rather.pipeline.state import State
 from rather.scale import ranks
-from rather.settings import REWARDED
+from rather.settings import REWARDED, UNSUPERVISED
 from rather.store.rows import LEARNED
 
 
@@ -193,9 +193,10 @@ def check_corrected(config: Config) -> None:
 
 
 def learners(config: Config) -> list[str]:
-    """What learns in a round: train.learner, and the reward model, where it is trained on the labels first."""
+    """What learns in a round: train.learner, the reward model, where it is trained on the labels first, and exploration before that."""
     t = config.train
-    return [t.learner, "reward"] if t.learner in REWARDED and t.reward == "labels" else [t.learner]
+    reward = ["reward"] if t.learner in REWARDED and t.reward == "labels" else []
+    return [t.learner, *reward, *([UNSUPERVISED] if config.control.unsupervised_steps else [])]
 
 
 def check_tokenizer(run: State) -> None:

@@ -11,7 +11,7 @@ from rather.config.schema import Config
 from rather.core import Answered
 from rather.errors import ConfigError, RatherError
 from rather.learners import checkpoint
-from rather.pipeline import build, exploits, held_out, live, nudge, resume, rewards
+from rather.pipeline import build, exploits, exploring, held_out, live, nudge, resume, rewards
 from rather.pipeline.domain import domain_of
 from rather.pipeline.lock import exclusive
 from rather.pipeline.state import State
@@ -55,6 +55,7 @@ class Run(State):
     def sample(self, number: int = 0) -> int:
         """What the newest policy does becomes the round's questions; returns how many are new."""
         self.ready(number)
+        exploring.explore(self)
         name, count = self.config.run.name, 0
         resume.note_sampling(self, number, sum(key.startswith(f"round-{number}/") for key in self.store.keys(name, LEARNED)))
         for chosen in self.domain.questions(self, number):
@@ -113,11 +114,13 @@ class Run(State):
         steps = resume.steps_of_policy(stage, build.steps(self.config, name, len(self.domain.tasks[0])), data.labels)
         if stage and stage["step"] >= steps:
             return checkpoint.every(self.checkpoints(number))[-1]
+        exploring.explore(self)
         config = self.settings(number)
         reward_fn = rewards.reward_fn(self, number, reward_folder, data)
         try:
-            before = self.last(number - 1) if number else None
-            learner = self.domain.improver(number, self.policy(number), reward_fn, steps, config, before)
+            policy, folder = self.policy(number), self.before(number)
+            before = None if folder is None else checkpoint.every(folder)[-1]
+            learner = self.domain.improver(number, policy, reward_fn, steps, config, before)
             last = self.learn(learner, name, number, steps, self.lineage(name, data, steps, config, number))
         finally:
             rewards.close(self, reward_fn)

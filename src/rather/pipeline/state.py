@@ -33,7 +33,7 @@ from rather.pipeline import build, evaluation, spot_checks
 from rather.pipeline.answering import Answering, later_than
 from rather.pipeline.domain import Domain
 from rather.scale import ranks
-from rather.settings import REWARDED, matching
+from rather.settings import REWARDED, UNSUPERVISED, matching
 from rather.store import Store
 from rather.store.quality import FLAGS
 
@@ -171,18 +171,28 @@ class State:
     def policy(self, number: int) -> Policy:
         """The policy at the beginning of round `number`: what the round before ended with, or the base policy.
 
-        That it is in the first round, and in all of them where a reward model alone is trained.
+        That it is in the first round, unless it has explored before, and in all of them where a reward model alone is trained.
 
         Raises:
-            TrainingError: the round before has no checkpoint.
+            TrainingError: the round before, or exploration, has no checkpoint.
         """
-        if number == 0 or self.config.train.learner == "reward":
+        folder = self.before(number)
+        if folder is None or self.config.train.learner == "reward":
             return self.domain.base_policy
-        last = checkpoint.every(self.checkpoints(number - 1))
+        last, ended = checkpoint.every(folder), f"{number - 1}" if number else UNSUPERVISED
         if not last:
-            raise TrainingError(f"round {number - 1} has no checkpoint in {self.checkpoints(number - 1)}; run `rather train` first")
-        name = f"{self.config.run.name}@{number - 1}-{checkpoint.check(last[-1])['step']}"
-        return self.domain.restored(last[-1] / "model", name)
+            what, command = (f"round {ended}", "train") if number else ("unsupervised exploration", "sample")
+            raise TrainingError(f"{what} has no checkpoint in {folder}; run `rather {command}` first")
+        return self.domain.restored(last[-1] / "model", f"{self.config.run.name}@{ended}-{checkpoint.check(last[-1])['step']}")
+
+    def before(self, number: int) -> Path | None:
+        """Where the checkpoints are that round `number` goes on from: those of the round before, or of unsupervised exploration.
+
+        None where it begins with the base policy.
+        """
+        if number:
+            return self.checkpoints(number - 1)
+        return self.checkpoints(0, UNSUPERVISED) if self.config.control.unsupervised_steps else None
 
     def reward_before(self, number: int) -> ModelJudge | None:
         """The reward model of the round before, which knows what it would like to be told; None if there was none."""
@@ -200,7 +210,8 @@ class State:
 
         `config` are the settings of round `number`, if they are not those of the run.
         """
-        kept, defaults = mattering(config or self.config, name), mattering(type(self.config)(), name)
+        use = self.config.train.learner if name == UNSUPERVISED else name
+        kept, defaults = mattering(config or self.config, use), mattering(type(self.config)(), use)
         if name == self.config.train.learner and self.corrects_verifiers(number):  # by states that are read, too
             kept["reward"] = defaults["reward"] = {"layers": self.config.reward.layers}
         own = {"_steps": steps, "_contents": self.contents(kept)}

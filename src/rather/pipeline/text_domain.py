@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from rather.config.schema import Config
-from rather.core import Answered, Comparison, LabelLearner, Policy, RewardModel, Sampler, Space, Task, Trajectory, row_seed, task_facts
+from rather.core import Answered, Comparison, LabelLearner, Policy, RewardSource, Sampler, Space, Task, Trajectory, row_seed, task_facts
 from rather.errors import Check, ConfigError, Finding
 from rather.judges.best_of import BestOf
 from rather.judges.known import utility
@@ -352,13 +352,13 @@ class TextDomain:
         return model
 
     def improver(
-        self, number: int, policy: Policy, reward_fn: Scorer | RewardModel | None, steps: int, config: Config, before: Path | None = None
+        self, number: int, policy: Policy, reward_fn: Scorer | RewardSource | None, steps: int, config: Config, before: Path | None = None
     ) -> PPO[AnyPolicy] | GRPO[AnyPolicy]:
         """PPO or GRPO on the trained policy, where the round before has left it; it samples in every step."""
         del number, policy, before
         c, base, (trained, parameters) = config, self.base_policy, self.adapted
         acting: Sampler = self.sampler(trained, lambda n: None)
-        model = reward_fn if isinstance(reward_fn, RewardModel) else None
+        model = reward_fn if isinstance(reward_fn, RewardSource) else None
         if isinstance(reward_fn, Scorer):
             acting = Verified(acting, reward_fn, c.verify.patience)
         given: dict[str, Any] = {"sampler": acting, "gold": utility(c.hack.gold) if c.hack.gold else None}
