@@ -171,6 +171,30 @@ def test_a_run_in_the_middle_keeps_its_own_labels_and_steps_and_then_goes_on(tex
     assert [stage["step"] for stage in whole["before"]] == [9]
 
 
+def test_a_reward_model_of_text_that_ends_early_ends_there_when_it_was_stopped_as_well(
+    text: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = [
+        *text,
+        "train.learner=reward",
+        "train.epochs=9",
+        "train.lr=0.1",
+        "reward.batch_size=4",
+        "reward.held_out=0.4",
+        "reward.patience=1",
+    ]
+    for name in ("whole", "stopped"):
+        go(text, f"run.name={name}").sample()
+        go(text, f"run.name={name}").label()
+    go(text, "run.name=whole").train()
+    stop(go(text, "run.name=stopped"), 3, monkeypatch)
+    go(text, "run.name=stopped").train()
+    whole, stopped = (last(go(text, f"run.name={name}")) for name in ("whole", "stopped"))
+    assert whole["step"] < whole["settings"]["_steps"]
+    assert rows(go(text, "run.name=stopped")) == rows(go(text, "run.name=whole"))
+    assert stopped["files"] == whole["files"]
+
+
 def test_a_training_goes_on_with_the_very_labels_that_it_began_with(text: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Not with one that had been withdrawn or flagged before, and still with one that is withdrawn or flagged after."""
     text = [*text, "train.flagged=false", "train.steps=4"]

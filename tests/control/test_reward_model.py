@@ -154,3 +154,18 @@ def test_members_that_differ_take_something_off_each_reward() -> None:
     assert fitted.rewards(batch).numpy() == pytest.approx((each.mean(0) - each.std(0, correction=0)).numpy(), abs=1e-6)
     with pytest.raises(ConfigError, match="set members to 3 or more"):
         control.RewardModel(Slope, members=1, pessimism=1.0)
+
+
+def test_a_fit_ends_early_on_comparisons_that_say_the_opposite() -> None:
+    some = pairs(20)
+    opposite = [replace(c, preference=1 - c.preference) for c in some if c.preference is not None]
+    heard = []
+    model = control.RewardModel(Slope, callbacks=[lambda step, metrics: heard.append(metrics.get("eval_loss"))], **SMALL | {"epochs": 50})
+    model.fit(some, opposite, patience=2)
+    losses = [loss for loss in heard if loss is not None]
+    assert (len(heard), len(losses)) == (6, 3), "an epoch is two steps; the first one is the best"
+    assert losses == sorted(losses)
+    episodes = [t for c in some for t in (*c.a, *c.b)]
+    assert model.score(episodes) == control.RewardModel(Slope, **SMALL | {"epochs": 1}).fit(some).score(episodes)
+    with pytest.raises(ConfigError, match="patience is 2, but there is no eval to measure by"):
+        model.fit(some, patience=2)

@@ -16,7 +16,7 @@ from rather.learners.grpo_settings import GRPOSettings
 from rather.learners.kto_settings import KTOSettings
 from rather.learners.off_policy_settings import OffPolicySettings
 from rather.learners.ppo_settings import PPOSettings
-from rather.learners.reward_settings import RewardSettings
+from rather.learners.reward_settings import HeldBack, RewardSettings
 from rather.learners.settings import Optimization, Sampling
 from rather.learners.zeroth_settings import ZerothSettings
 from rather.settings import OFF_POLICY, REWARDED, ForActing, ForEval, ForLearners, ForLearnersAndSampling, Free, MattersTo, Section
@@ -234,7 +234,7 @@ class Verify(Section):
     patience: Free[int] = Field(default=3, description="Steps in a row without one judged answer that end the training.", ge=1)
 
 
-class Reward(RewardSettings):
+class Reward(HeldBack, RewardSettings):
     """The Bradley-Terry reward model."""
 
     kind: Literal["lora", "head"] = Field(
@@ -247,7 +247,6 @@ class Reward(RewardSettings):
         default="random", description="lora: score at random at first, or as a reward head that reads the state of the last token (text)."
     )
     members: int = Field(default=1, description="Members of the ensemble.", ge=1)
-    held_out: float = Field(default=0.2, description="Share of questions kept back to measure accuracy and calibration.", ge=0, lt=1)
     epochs: Free[float | None] = Field(default=None, description="Times that every label is used; unset: train.epochs.", gt=0)
     lr: float | None = Field(default=None, description="Learning rate; unset: train.lr.", gt=0)
     batch_size: int | None = Field(default=None, description="Comparisons a step; unset: train.batch_size.", ge=1)

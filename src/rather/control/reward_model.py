@@ -57,19 +57,23 @@ class RewardModel:
         """As they were given: every fit begins there."""
         self.model, self.fitted = self._new(), False
 
-    def fit(self, comparisons: Sequence[Comparison]) -> "RewardModel":
+    def fit(
+        self, comparisons: Sequence[Comparison], eval: Sequence[Comparison] | None = None, patience: int | None = None
+    ) -> "RewardModel":
         """Learn from comparisons, from the beginning: what an earlier fit has learned is forgotten.
 
+        With `eval`, others that are held out, the model is evaluated on them each epoch. With `patience` the fit ends after so many epochs
+        in a row that do not lower the loss on them, and the weights of the best epoch are kept.
+
         Raises:
+            ConfigError: there is a `patience` but no `eval`.
             DataError: there is none that has a preference.
             TrainingError: the loss is not finite.
         """
-        answered = [pair for c in comparisons if c.preference is not None or c.best is not None for pair in c.pairs()]
-        if not answered:
-            raise DataError(f"none of {len(comparisons)} comparisons has a preference; have them answered, as by rather.control.compare")
+        answered, held_out = _answered(comparisons), None if eval is None else _answered(eval)
         self.model = self._new()
         self.model.see([t for c in answered for side in c.sides for t in side])
-        build.reward_learner(self.model, answered, self.settings, self.seed, self.callbacks).train()
+        build.reward_learner(self.model, answered, self.settings, self.seed, self.callbacks).train(held_out, patience)
         self.fitted = True
         return self
 
@@ -114,6 +118,14 @@ class RewardModel:
 
     def _new(self) -> Any:
         return build.reward_model(self._env, self.settings, self.seed, deepcopy(self._networks))
+
+
+def _answered(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Those that have a preference, as comparisons of two sides."""
+    found = [pair for c in comparisons if c.preference is not None or c.best is not None for pair in c.pairs()]
+    if not found:
+        raise DataError(f"none of {len(comparisons)} comparisons has a preference; have them answered, as by rather.control.compare")
+    return found
 
 
 def compare(trajectories: Sequence[Trajectory], judge: Judge, name: str = "judge") -> list[Comparison]:

@@ -22,6 +22,7 @@ from rather.learners.metrics import Metrics
 from rather.learners.progress import progress, shows
 from rather.learners.settings import Optimization
 from rather.learners.train import Callback, training
+from rather.scale import ranks
 from rather.settings import Section, mattering
 
 SHOWN = ("loss", "accuracy", "eval_accuracy", "score", "return", "gold", "kl", "log_ratio")
@@ -123,7 +124,7 @@ class Learner(ABC, Generic[M, D]):
             raise ConfigError(f"patience is {patience}; set it to at least 1 evaluation")
         if isinstance(eval, Sized) and not len(eval):
             raise ConfigError("eval is empty; give held-out data, or leave it out")
-        held_out = None if eval is None else HeldOut(self, eval, eval_every or self.epoch, patience)
+        held_out = None if eval is None else HeldOut(self, eval, eval_every, patience)
         console = Console(stderr=True)
         with progress(console, f"training {self.name}", self.steps) if shows(console) else nullcontext(_nothing) as advance:
             for _ in self._training(held_out, reporter(self.name, advance)):
@@ -147,7 +148,10 @@ class Learner(ABC, Generic[M, D]):
 
 
 class HeldOut(Generic[M, D]):
-    """A learner that is evaluated on held-out data now and then, as a callback, and what early stopping has to remember."""
+    """A learner that is evaluated on held-out data every so many steps (0: each epoch), as a callback, and what early stopping remembers.
+
+    Where its training ends the model has the best weights.
+    """
 
     def __init__(self, learner: Learner[M, D], data: D, every: int, patience: int | None) -> None:
         self.learner, self.data, self.every, self.patience = learner, data, every, patience
@@ -169,7 +173,7 @@ class HeldOut(Generic[M, D]):
 
     @torch.no_grad()
     def __call__(self, step: int, values: dict[str, float]) -> bool:
-        if step % self.every and step != self.learner.steps:
+        if step % (self.every or self.learner.epoch) and step != self.learner.steps:
             return False
         found = self.learner.evaluate(self.data)
         values |= {f"eval_{name}": value for name, value in found.items()}
@@ -181,12 +185,18 @@ class HeldOut(Generic[M, D]):
             self.weights = [p.detach().clone() for p in self.learner.parameters]
         else:
             self.since += 1
+        if self.over or step == self.learner.steps:  # before the last checkpoint is written
+            self.restore()
         return self.over
 
     def restore(self) -> None:
         """Put the best weights back, if any were kept."""
         if self.weights:
             self.learner.put_back(self.weights)
+
+    def forget(self) -> None:
+        """Measure from the beginning: what is learned from, and what it is measured on, have changed."""
+        self.best, self.since, self.weights = -math.inf, 0, []
 
     def state_dict(self) -> dict[str, Any]:
         """The learner's, and the best weights so far."""
@@ -200,7 +210,7 @@ class HeldOut(Generic[M, D]):
             own = state["held_out"]
             self.best, self.since = float(own["best"]), own["since"]
             pairs = zip(own["weights"], self.learner.parameters, strict=False)
-            self.weights = [was.to(p) for was, p in pairs]
+            self.weights = [ranks.like(was.to(p.device, p.dtype), p) for was, p in pairs]
 
 
 def _nothing(*_: object) -> None:

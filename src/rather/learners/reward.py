@@ -12,7 +12,7 @@ from torch import nn
 
 from rather.core import Comparison, RewardModel
 from rather.learners.common import LeastUsed, Means, Order, Pairs, Stepper, agreement, at_place, drawn, names
-from rather.learners.inputs import accuracy, check_comparisons
+from rather.learners.inputs import check_comparisons
 from rather.learners.learner import Learner, digest_of_comparisons
 from rather.learners.reward_settings import RewardOptions, RewardSettings
 from rather.learners.settings import Optimization
@@ -33,6 +33,7 @@ class Reward(Learner[RewardModel, Sequence[Comparison]]):
     """
 
     name = "reward"
+    best = ("loss", -1.0)
 
     def __init__(
         self,
@@ -63,9 +64,17 @@ class Reward(Learner[RewardModel, Sequence[Comparison]]):
         """Steps in which every comparison is used once."""
         return -(-len(self.comparisons) // self.how.batch_size)
 
+    @torch.no_grad()
     def evaluate(self, data: Sequence[Comparison]) -> dict[str, float]:
-        """The share of comparisons that the mean score orders as they were judged, ties left out."""
-        return accuracy(self.model, check_comparisons(data), lambda batch: self.model.scores(batch).mean(0), self.how)
+        """The share of comparisons that the mean score orders as they were judged, ties left out, and its loss at a temperature of 1."""
+        means, comparisons = Means(), check_comparisons(data)
+        for start in range(0, len(comparisons), self.how.batch_size):
+            pairs = Pairs.of(self.model, comparisons[start : start + self.how.batch_size])
+            for part, *_ in pairs.split(self.how.micro_batch_tokens):
+                a, b = part.scores(self.model.scores(part.batch).mean(0))
+                means.add(accuracy=agreement(a, b, part.preference))
+                means.weigh(len(part), loss=bradley_terry_loss(a, b, part.preference))
+        return means.result()
 
     def follow(self, comparisons: Sequence[Comparison]) -> None:
         """Learn from these from now on; those that were there before keep their place."""

@@ -17,6 +17,19 @@ class RewardSettings(Section):
     temperatures: bool = Field(default=True, description="Learn a temperature for each judge, so that careful judges weigh more.")
 
 
+class HeldBack(Section):
+    """What is kept from the reward model of a run, and what that is for."""
+
+    held_out: float = Field(
+        default=0.2, description="Share of questions kept back to measure accuracy and calibration, and by reward.patience.", ge=0, lt=1
+    )
+    patience: int = Field(
+        default=0,
+        description="Epochs in a row without a lower loss on questions kept back that end a fit; the best weights stay. 0: none.",
+        ge=0,
+    )
+
+
 class ScoreOptions(TypedDict, total=False):
     """The settings of `RewardSettings` as keyword arguments."""
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from rather.config.schema import Config
 from rather.core import Comparison, Model, Rate, RewardModel, Trajectory
 from rather.errors import ConfigError
 from rather.judges.model import ModelJudge
@@ -114,6 +115,24 @@ def check_opponent(run: State) -> None:
     if not (learned or any(checkpoint.every(run.checkpoints(number, "reward")) for number in range(c.loop.rounds))):
         why = 'chooses by a reward, and there is none; set reward.kind = "head", which learns it from labels'
         raise ConfigError(f"eval.best_of = {n} {why}")
+
+
+def check_patience(config: Config) -> None:
+    """Make sure that a fit which is to end by the loss on held-back questions can.
+
+    Raises:
+        ConfigError: none are held back, or it is not a fit of several epochs to labels that are there.
+    """
+    r = config.reward
+    if not r.patience:
+        return
+    what = f"reward.patience = {r.patience} ends a fit by its loss on questions kept back"
+    if not r.held_out:
+        raise ConfigError(f"{what}, and reward.held_out is 0; set it to 0.2, or reward.patience to 0")
+    if r.kind == "head":
+        raise ConfigError(f'{what}, and reward.kind = "head" is fitted in one step; set reward.patience to 0')
+    if config.judge.kind == "people":
+        raise ConfigError(f'{what}, and with judge.kind = "people" labels come in while it learns; set reward.patience to 0')
 
 
 def _score(run: State, answered: Sequence[Comparison], policy: str) -> Rate:

@@ -16,6 +16,8 @@ from rather.core import Answered
 from rather.errors import ConfigError
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
+from rather.learners.learner import HeldOut
+from rather.learners.reward import Reward
 from rather.pipeline import build, held_out, spot_checks
 from rather.pipeline.state import State
 from rather.scale import ranks
@@ -41,7 +43,8 @@ def fit(run: State, number: int, name: str) -> Path:
     stage = last(folder)
     if stage is not None and not checkpoint.finished(stage):
         began = ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0]
-        _learn(run, number, name, began, stage["settings"]["_steps"], follows=bool(stage.get("before")))
+        kept = stage["settings"].get("_held_out")
+        _learn(run, number, name, began, stage["settings"]["_steps"], follows=bool(stage.get("before")), kept=kept)
         stage = last(folder)
     data = ranks.everyones(run.labels(number, name))[0]  # another may come in while they are read
     say_left_out(run, data)
@@ -83,24 +86,46 @@ def steps_of_policy(stage: dict[str, Any] | None, steps: int, labels: list[int])
     return stage["step"] + steps if stage["labels"] != labels else steps
 
 
-def _learn(run: State, number: int, name: str, data: Answered, steps: int, follows: bool = False, then: Answered | None = None) -> Path:
-    """Go on from the last checkpoint with the labels in `data`, or `then` others; `follows`: as one that has gone on before."""
+def _learn(
+    run: State,
+    number: int,
+    name: str,
+    data: Answered,
+    steps: int,
+    follows: bool = False,
+    then: Answered | None = None,
+    kept: list[int] | None = None,
+) -> Path:
+    """Go on from the last checkpoint with the labels in `data`, or `then` others; `follows`: as one that has gone on before.
+
+    `kept` are the labels that reward.patience goes by, where the training has begun with them.
+    """
     criteria.check_said(run.config, data.comparisons)
     learner = run.learner(number, name, data, steps)
     if follows:
         learner.follow(data.comparisons)
     lineage = run.lineage(name, then or data, steps)
+    held = None
+    if run.config.reward.patience and isinstance(learner, Reward):
+        held_back = ranks.everyones(run.labels(number, name, None if kept is None else {*kept}, kept=True))[0]
+        lineage = replace(lineage, settings=lineage.settings | {"_held_out": held_back.labels})
+        if held_back.comparisons:
+            held = HeldOut(learner, held_back.comparisons, 0, run.config.reward.patience)
+        else:
+            run.console.print("No answered question is kept back so far, so that this fit takes all its steps, whatever reward.patience.")
 
-    def feed(*_: object) -> Lineage:
+    def feed(*_: object) -> Lineage | None:
         nonlocal then
         if then is not None:
             learner.follow(then.comparisons)
             then = None
-        return lineage
+            if held is not None:
+                held.forget()
+        return None if held is not None and held.over else lineage
 
-    found = run.learn(learner, name, number, steps, lineage, feed if then is not None else None)
+    found = run.learn(held or learner, name, number, steps, lineage, feed, callbacks=[held] if held else [])
     if name == "reward":
-        held_out.check_reward(run, learner.model, steps)
+        held_out.check_reward(run, learner.model, checkpoint.read(found)["step"])
     return found
 
 
@@ -126,13 +151,14 @@ def ready_to_learn(run: State) -> None:
     """Make sure that what is learned from is there or will be asked for, and that the model reads it as before.
 
     Raises:
-        ConfigError: see `check_tokenizer`, `check_watched` and `criteria.check_learned`.
+        ConfigError: see `check_tokenizer`, `check_watched`, `held_out.check_patience` and `criteria.check_learned`.
     """
     criteria.check_learned(run.config, run.store)
     check_tokenizer(run)
     check_watched(run.config)
     spot_checks.check_settings(run)
     held_out.check_opponent(run)
+    held_out.check_patience(run.config)
     if build.corrected(run.config):
         _ = run.answering_training.judges  # one that cannot be made is noticed now
 

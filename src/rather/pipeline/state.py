@@ -6,7 +6,7 @@ What a phase has done is in the store or in a checkpoint, so there is no other s
 import random
 import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -99,15 +99,15 @@ class State:
         self.domain.check_shown()
         self.answering.have_answered(purpose)
 
-    def labels(self, number: int, name: str, among: Collection[int] | None = None) -> Answered:
+    def labels(self, number: int, name: str, among: Collection[int] | None = None, kept: bool = False) -> Answered:
         """What round `number` learns from: its own questions, those of the rounds before it, and imported ones; or labels `among` these.
 
-        `name` is that of a learner, or "verify" for what corrects verifiers.
+        `name` is that of a learner, or "verify" for what corrects verifiers. `kept`: what is held back from a reward model instead.
         """
         reward, run, t = name == "reward", self.config.run.name, self.config.train
 
         def wanted(c: Comparison) -> bool:
-            return not later_than(number, c) and not (reward and self.held_back(c)) and self.domain.learnable(c)
+            return not later_than(number, c) and not (reward and self.held_back(c) != kept) and self.domain.learnable(c)
 
         out = () if among is not None else self.store.asking(run).leave_out if t.flagged else FLAGS
         each = name in ("reward", "verify")
@@ -226,12 +226,20 @@ class State:
         return found
 
     def learn(
-        self, learner: Learner, name: str, number: int, steps: int, lineage: Lineage, feed: Feed | None = None, open_: bool = False
+        self,
+        learner: Learner,
+        name: str,
+        number: int,
+        steps: int,
+        lineage: Lineage,
+        feed: Feed | None = None,
+        open_: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> Path:
         """Take `learner` to `steps` steps, which a bar shows if they are known; `open_`: or as far as `feed` goes."""
         t, folder, phase = self.config.train, self.checkpoints(number, name), f"train-{name}-{number}"
         then = self.config.hack.then if name in REWARDED else "nothing"
-        callbacks, watch, again = list[Callback](), None, (learner, name, number, steps, lineage, feed, open_)
+        watch, again = None, (learner, name, number, steps, lineage, feed, open_, callbacks)
         begun = checkpoint.every(folder)
         if name in REWARDED:
             forget(folder)  # it goes on
@@ -245,7 +253,7 @@ class State:
             watch = Watch([*before, [row for row in self.metrics.read(phase) if row["step"] <= at]], self.proxy, dismissed)
             if watch.raised is not None:  # it was killed before that was noted
                 return self._end(folder, watch.raised) if self._confirmed(number, folder, watch.raised) else self.learn(*again)
-            callbacks.append(watch)
+            callbacks = [*callbacks, watch]
             if self.config.hack.compares and not begun:  # gold may be best where it was
                 checkpoint.save(folder, 0, learner, lineage, 0)
         with progress(self.console, f"training {name}", steps) as advance:
