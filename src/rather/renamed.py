@@ -41,7 +41,16 @@ TENSORS = {"normaliser": "normalizer", "log_deviation": "log_std"}
 LATER = {
     "model": {"weights": "auto"},
     "query": {"answers": 2, "questions": 0, "exploration": 0.0},
-    "reward": {"kind": "lora", "layers": [], "start": "random", "patience": 0},
+    "reward": {
+        "kind": "lora",
+        "layers": [],
+        "start": "random",
+        "patience": 0,
+        "crop": 1.0,
+        "pseudo_labels": 0,
+        "confidence": 0.99,
+        "pseudo_weight": 1.0,
+    },
     "eval": {"best_of": 1},
     "ppo": {"clip_schedule": "constant", "normalize_reward": False},
     "control": {

@@ -18,12 +18,14 @@ from rather.control.environments import inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Perceptron
 from rather.control.settings import EnvironmentSettings, PPOSettings, RewardSettings
+from rather.control.surf import SURF, Unlabeled
 from rather.core import Comparison, RewardSource
 from rather.errors import ConfigError
 from rather.learners.common import check_pessimism
 from rather.learners.ppo import PPO
 from rather.learners.ppo_settings import ClipSettings
 from rather.learners.reward import Reward
+from rather.learners.reward_settings import SURFSettings
 from rather.learners.settings import Descent, OptimizationOptions, Schedule
 from rather.learners.train import Callback
 from rather.verify.functions import load_function
@@ -159,9 +161,17 @@ def reward_learner(
     s: RewardSettings,
     seed: int,
     callbacks: Sequence[Callback] = (),
+    unlabeled: Unlabeled | None = None,
     **how: Unpack[OptimizationOptions],
 ) -> Reward:
-    """What fits a reward model to comparisons, by `s`, unless `how` says otherwise, at a constant learning rate."""
-    own = s.model_dump(exclude={"members", "pessimism", *EnvironmentSettings.model_fields})
+    """What fits a reward model to comparisons, by `s`, unless `how` says otherwise, at a constant learning rate.
+
+    `unlabeled` says what pairs that nobody compared are cut from; see `SURF`.
+    """
+    own = s.model_dump(exclude={"members", "pessimism", *EnvironmentSettings.model_fields, *SURFSettings.model_fields})
     options: dict[str, Any] = {**own, "schedule": "constant", "micro_batch_tokens": 2**16, **how}
-    return Reward(model, comparisons, [*model.parameters()], seed=seed, callbacks=callbacks, **options)
+    parameters = [*model.parameters()]
+    if s.crop == 1 and not s.pseudo_labels:
+        return Reward(model, comparisons, parameters, seed=seed, callbacks=callbacks, **options)
+    surf = SURFSettings(**{name: getattr(s, name) for name in SURFSettings.model_fields})
+    return SURF(model, comparisons, parameters, surf, unlabeled, seed=seed, callbacks=callbacks, **options)

@@ -15,28 +15,43 @@ from rather.core import Trajectory
 from rather.errors import DataError
 
 
+def lead(trajectory: Trajectory, env: gymnasium.Env) -> list[np.ndarray]:
+    """Bring `env` to where an episode or fragment begins; the flat observations on the way, the last one that at its beginning.
+
+    Raises:
+        DataError: the environment shows something else there than the record says.
+    """
+    eye = Eye(env.observation_space)
+    seen = [eye(env.reset(seed=int(trajectory.task.key))[0])]
+    for action in trajectory.before if trajectory.before is not None else ():
+        seen.append(eye(env.step(allowed(env.action_space, action))[0]))
+    _check(trajectory, 0, seen[-1])
+    return seen
+
+
 def again(trajectory: Trajectory, env: gymnasium.Env) -> Iterator[int]:
     """Do again in `env` what was done in an episode or fragment: yields 0 at its beginning, and each step's number after that step.
 
     Raises:
         DataError: the environment shows something else than the record says.
     """
-    assert trajectory.observations is not None
     assert trajectory.actions is not None
+    lead(trajectory, env)
     eye = Eye(env.observation_space)
-    observation, _ = env.reset(seed=int(trajectory.task.key))
-    for action in trajectory.before if trajectory.before is not None else ():
-        observation, *_ = env.step(allowed(env.action_space, action))
-    for step in range(len(trajectory.actions) + 1):
-        if not np.allclose(eye(observation), trajectory.observations[step], atol=1e-5):
-            where = f"step {step} of seed {trajectory.task.key}"
-            raise DataError(
-                f"the replay of {trajectory.task.source} differs from the record at {where}: the environment does not follow from seed and"
-                " actions alone, or is another version"
-            )
+    yield 0
+    for step, action in enumerate(trajectory.actions, 1):
+        _check(trajectory, step, eye(env.step(allowed(env.action_space, action))[0]))
         yield step
-        if step < len(trajectory.actions):
-            observation, *_ = env.step(allowed(env.action_space, trajectory.actions[step]))
+
+
+def _check(trajectory: Trajectory, step: int, seen: np.ndarray) -> None:
+    assert trajectory.observations is not None
+    if not np.allclose(seen, trajectory.observations[step], atol=1e-5):
+        where = f"step {step} of seed {trajectory.task.key}"
+        raise DataError(
+            f"the replay of {trajectory.task.source} differs from the record at {where}: the environment does not follow from seed and"
+            " actions alone, or is another version"
+        )
 
 
 def replay(trajectory: Trajectory, make: Callable[[], gymnasium.Env], every: int = 1) -> np.ndarray:

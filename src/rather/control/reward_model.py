@@ -16,7 +16,7 @@ from rather.control.environments import Maker, check_env, environment, inputs
 from rather.control.saved import read_about, save_about
 from rather.control.settings import RewardOptions, RewardSettings
 from rather.core import Batch, Comparison, Trajectory
-from rather.errors import DataError, JudgeError, TrainingError
+from rather.errors import ConfigError, DataError, JudgeError, TrainingError
 from rather.learners.train import Callback
 from rather.settings import given
 from rather.verify.functions import ANSWERS, as_number
@@ -58,22 +58,30 @@ class RewardModel:
         self.model, self.fitted = self._new(), False
 
     def fit(
-        self, comparisons: Sequence[Comparison], eval: Sequence[Comparison] | None = None, patience: int | None = None
+        self,
+        comparisons: Sequence[Comparison],
+        eval: Sequence[Comparison] | None = None,
+        patience: int | None = None,
+        unlabeled: Sequence[Trajectory] | None = None,
     ) -> "RewardModel":
         """Learn from comparisons, from the beginning: what an earlier fit has learned is forgotten.
 
         With `eval`, others that are held out, the model is evaluated on them each epoch. With `patience` the fit ends after so many epochs
-        in a row that do not lower the loss on them, and the weights of the best epoch are kept.
+        in a row that do not lower the loss on them, and the weights of the best epoch are kept. Pairs for the setting
+        `pseudo_labels` are cut from `unlabeled`, such as what `rather.control.rollouts` returns.
 
         Raises:
-            ConfigError: there is a `patience` but no `eval`.
-            DataError: there is none that has a preference.
+            ConfigError: there is a `patience` but no `eval`, or there are `pseudo_labels` but nothing `unlabeled`, or the other way around.
+            DataError: there is none that has a preference, or nothing unlabeled is as long as their sides.
             TrainingError: the loss is not finite.
         """
         answered, held_out = _answered(comparisons), None if eval is None else _answered(eval)
+        if unlabeled is not None and not self.settings.pseudo_labels:
+            raise ConfigError("unlabeled trajectories are learned from where pseudo_labels says how many pairs; set it, or leave them out")
+        pool = None if unlabeled is None else lambda _: unlabeled
         self.model = self._new()
         self.model.see([t for c in answered for side in c.sides for t in side])
-        build.reward_learner(self.model, answered, self.settings, self.seed, self.callbacks).train(held_out, patience)
+        build.reward_learner(self.model, answered, self.settings, self.seed, self.callbacks, pool).train(held_out, patience)
         self.fitted = True
         return self
 

@@ -148,25 +148,27 @@ def fragments(
         raise DataError(f"no episode has {length} steps; shorten query.fragment or let episodes last longer")
     found, seen = list[Trajectory](), set(known)
     for i in np.random.default_rng(seed).permutation(len(starts)):
-        piece = _piece(starts[i][0], starts[i][1], length)
-        if (name := identity(piece)) not in seen:
+        cut = piece(starts[i][0], starts[i][1], length)
+        if (name := identity(cut)) not in seen:
             seen.add(name)
-            found.append(piece)
+            found.append(cut)
             if len(found) == count:
                 break
     return found
 
 
-def _piece(t: Trajectory, start: int, length: int) -> Trajectory:
+def piece(t: Trajectory, start: int, length: int) -> Trajectory:
+    """`length` steps of an episode or fragment; terminated if that was and they reach its end."""
     assert t.observations is not None
     assert t.actions is not None
     assert t.logprobs is not None
     assert t.rewards is not None
     steps = slice(start, start + length)
+    before = t.actions[:start] if t.before is None else np.concatenate([t.before, t.actions[:start]])
     whole = start + length == len(t.rewards)
     return replace(
         t, observations=t.observations[start : start + length + 1], actions=t.actions[steps], logprobs=t.logprobs[steps],
-        rewards=t.rewards[steps], terminated=t.terminated and whole, before=t.actions[:start],
+        rewards=t.rewards[steps], terminated=t.terminated and whole, before=before,
     )  # fmt: skip
 
 

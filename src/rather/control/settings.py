@@ -6,7 +6,7 @@ from pydantic import Field
 
 from rather.learners.ppo_settings import ClipOptions, ClipSettings
 from rather.learners.reward_settings import RewardSettings as ScoreSettings
-from rather.learners.reward_settings import ScoreOptions
+from rather.learners.reward_settings import ScoreOptions, SURFOptions, SURFSettings
 from rather.learners.settings import Descent, DescentOptions, Schedule, ScheduleOptions
 from rather.settings import Section
 
@@ -39,7 +39,7 @@ class PPOSettings(ClipSettings, Schedule, Descent, EnvironmentSettings):
     value_clip: float = Field(default=0.0, description="How far a value may move in an update; 0: without limit.", ge=0)
 
 
-class RewardSettings(ScoreSettings, Descent, EnvironmentSettings):
+class RewardSettings(SURFSettings, ScoreSettings, Descent, EnvironmentSettings):
     """The Bradley-Terry reward model for control."""
 
     members: int = Field(default=3, description="Members of the ensemble.", ge=1)
@@ -67,7 +67,7 @@ class PPOOptions(EnvironmentOptions, DescentOptions, ScheduleOptions, ClipOption
     normalize: bool
 
 
-class RewardOptions(EnvironmentOptions, DescentOptions, ScoreOptions, total=False):
+class RewardOptions(EnvironmentOptions, DescentOptions, ScoreOptions, SURFOptions, total=False):
     """Keywords of `RewardSettings`."""
 
     members: int

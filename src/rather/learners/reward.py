@@ -90,7 +90,7 @@ class Reward(Learner[RewardModel, Sequence[Comparison]]):
     def step(self) -> dict[str, float]:
         """One optimizer step on a batch of comparisons."""
         chosen = self.order.take(self.how.batch_size)
-        pairs = Pairs.of(self.model, [self.comparisons[i] for i in chosen])
+        pairs = Pairs.of(self.model, self.batch(chosen))
         learns = self.learns[:, chosen].to(pairs.preference.device)
         judges = [self.comparisons[i].judge for i in chosen]
         total = learns.sum().clamp(min=1)
@@ -114,8 +114,18 @@ class Reward(Learner[RewardModel, Sequence[Comparison]]):
             means.add(margin=((part.preference - 0.5).sign() * (mean_a - mean_b)), length=part.batch.mask.sum(-1))
             if len(a) > 1:
                 means.add(disagreement=(a - b).std(0))
+        loss = loss + self.further(chosen, means)
         learned = {f"temperature/{name}": t for name, t in self.temperatures().items()}
         return self.stepper.step(loss) | means.result() | learned | {"tokens": float(pairs.batch.mask.sum())}
+
+    def batch(self, chosen: Sequence[int]) -> list[Comparison]:
+        """The comparisons of a step, as they are learned from."""
+        return [self.comparisons[i] for i in chosen]
+
+    def further(self, chosen: Sequence[int], means: Means) -> torch.Tensor | float:
+        """What is learned beside the comparisons of a step: its loss, whose gradient it leaves in the parameters."""
+        del chosen, means
+        return 0.0
 
     def temperatures(self) -> dict[str, float]:
         """The temperature of each judge: above 1 for one whose answers say little; of a single one nothing can be said."""

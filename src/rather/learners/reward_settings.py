@@ -30,6 +30,30 @@ class HeldBack(Section):
     )
 
 
+class SURFSettings(Section):
+    """Control: more from few comparisons of fragments; see control/surf.py."""
+
+    crop: float = Field(
+        default=1.0, description="control: least share of each fragment's steps that a step learns from, cut at random; 1: all.", gt=0, le=1
+    )
+    pseudo_labels: int = Field(
+        default=0, description="control: pairs a comparison that nobody compared, learned from where the members are sure; 0: none.", ge=0
+    )
+    confidence: float = Field(
+        default=0.99, description="control: how likely one side is to be better where members are sure.", ge=0.5, lt=1
+    )
+    pseudo_weight: float = Field(default=1.0, description="control: weight of the loss on such pairs.", gt=0)
+
+
+class SURFOptions(TypedDict, total=False):
+    """The settings of `SURFSettings` as keyword arguments."""
+
+    crop: float
+    pseudo_labels: int
+    confidence: float
+    pseudo_weight: float
+
+
 class ScoreOptions(TypedDict, total=False):
     """The settings of `RewardSettings` as keyword arguments."""
 

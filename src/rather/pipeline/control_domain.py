@@ -21,6 +21,7 @@ from rather.control.settings import PPOSettings, RewardSettings
 from rather.control.squashed import squashed_policy
 from rather.control.state_entropy import StateEntropy
 from rather.control.studio import Painter
+from rather.control.surf import Lead
 from rather.core import Answered, Comparison, Learner, Policy, RewardSource, Space, Task, Trajectory
 from rather.errors import Check, ConfigError, DataError, Finding
 from rather.judges.concise import Reader
@@ -28,6 +29,7 @@ from rather.judges.known import CONCISE
 from rather.learners import checkpoint
 from rather.learners.common import check_pessimism
 from rather.learners.reward import Reward
+from rather.learners.reward_settings import SURFSettings
 from rather.learners.spread import spread
 from rather.pipeline import build, control_doctor, query
 from rather.pipeline.clips import Clips
@@ -80,7 +82,8 @@ class ControlDomain:
         """
         r = self.config.reward
         hidden = tuple(self.config.control.hidden)
-        return RewardSettings(members=r.members, hidden=hidden, center=r.center or 0.0, temperatures=r.temperatures)
+        surf = {name: getattr(r, name) for name in SURFSettings.model_fields}
+        return RewardSettings(members=r.members, hidden=hidden, center=r.center or 0.0, temperatures=r.temperatures, **surf)
 
     @cached_property
     def tokenizer(self) -> str:
@@ -267,7 +270,7 @@ class ControlDomain:
         if comparisons:
             model.see([t for c in comparisons for side in (c.a, c.b) for t in side])
         how = build.optimization(c, "reward", steps or build.steps(c, "reward", len(data.comparisons)))
-        return control.reward_learner(model, data.comparisons, self.reward_settings, **how)
+        return control.reward_learner(model, data.comparisons, self.reward_settings, unlabeled=Lead(self.make), **how)
 
     def reward_model(self, saved: Path) -> ControlReward:
         """The reward model in a checkpoint."""
