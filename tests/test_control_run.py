@@ -312,15 +312,42 @@ def test_pictures_as_observations_are_refused_with_their_size_unless_insisted_on
     (tmp_path / "counter.py").write_text(shown)
     own = [*OWN, "query.comparisons=3", "train.steps=1", "eval.prompts=1", "loop.rounds=1"]
     said = rather("loop", run, *own, code=2).stderr.replace("\n", " ")
-    # 8 * 8 * 3 = 192 numbers of 4 bytes, 1,000 times: 0.73 MiB.
-    assert "counter:Counter-v0 shows pictures of 8 x 8 x 3, 192 numbers a step, 1 MiB for every 1,000 steps" in said
+    # 8 * 8 * 3 = 192 bytes, 1,000 times: 0.18 MiB.
+    assert "counter:Counter-v0 shows pictures of 8 x 8 x 3, 192 numbers a step, 0.2 MiB for every 1,000 steps" in said
     assert "or insist with control.pixels = true" in said
     store = Store(str(tmp_path / "runs/small/store.db"))
     assert store.questions("small") == []
     run.write_text(RUN.replace("[control]", "[control]\npixels = true"))
     assert "on 1 held-out seeds" in rather("loop", run, *own).stdout.replace("\n", " ")
     assert store.questions("small")[0].comparison.a[0].observations.shape == (11, 192)
+    assert store.questions("small")[0].comparison.a[0].observations.dtype == np.uint8
+    small = rather("loop", run, *own, "control.network=cnn", "run.name=cnn", code=2).stderr.replace("\n", " ")
+    assert 'network = "cnn" has layers of its own, and hidden brings others; leave one of them out' in small
+    small = rather("loop", run, *own, "control.network=cnn", "control.hidden=[64,64]", "run.name=cnn", code=2).stderr.replace("\n", " ")
+    assert 'pictures are 8 x 8 pixels, and network = "cnn" needs 36 x 36 at least' in small
+    assert Store(str(tmp_path / "runs/cnn/store.db")).questions("cnn") == []
     store.close()
+
+
+def test_a_run_sees_pictures_by_a_cnn(rather, run: Path, tmp_path: Path) -> None:
+    """Questions, reward model, PPO, evaluation, and what is done with the policy then."""
+    shown = COUNTER.replace("Box(0, 100, (1,), np.float32)", "Box(0, 255, (40, 36, 3), np.uint8)")
+    shown = shown.replace("np.array([self.place], np.float32)", "self.render()").replace("(16, 16, 3)", "(40, 36, 3)")
+    (tmp_path / "counter.py").write_text(shown)
+    run.write_text(RUN.replace("hidden = [16]", 'network = "cnn"'))
+    few = ["run.threads=1", "train.steps=2", "control.rollout_segment=20", "eval.prompts=1", "query.comparisons=6"]
+    own = [*OWN, *few, "query.exploration=0.5"]
+    assert "4320 numbers are observed" in rather("doctor", run, *own).stdout.replace("\n", " ")
+    assert "on 1 held-out seeds" in rather("loop", run, *own).stdout.replace("\n", " ")
+    policy = tmp_path / "runs/small/checkpoints/ppo-1/step-000002/model/policy.safetensors"
+    assert load_file(policy)["net.features.linear.weight"].shape == (512, 64)
+    rather("loop", run, *own, "run.name=again")
+    assert policy.read_bytes() == Path(str(policy).replace("small", "again")).read_bytes()
+    assert "Episode 1: return" in rather("play", run, *own).stdout
+    rather("export-policy", run, "policy.onnx", *own)
+    assert (tmp_path / "policy.onnx").exists()
+    (tmp_path / "counter.py").write_text(shown.replace("(40, 36, 3)", "(30, 36, 3)"))
+    assert "pictures are 30 x 36 pixels" in rather("doctor", run, *own, code=1).stdout.replace("\n", " ")
 
 
 def test_with_restart_each_round_begins_with_an_untrained_policy(rather, run: Path, tmp_path: Path) -> None:

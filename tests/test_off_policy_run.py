@@ -152,6 +152,7 @@ def test_doctor_says_what_sac_cannot_choose(rather, run: Path) -> None:
             ["control.policy_network=a:b", "query.exploration=0.0"],
             "has networks of its own; leave control.policy_network and critic_network out",
         ),
+        (["control.network=cnn", "control.hidden=[64,64]"], 'train.learner = "sb3:SAC" cannot train control.network = "cnn"; take "ppo"'),
         (["sb3.gama=0.9"], "did you mean sb3.gamma"),
         (["sb3.buffer_size=-1"], "sb3.buffer_size: input should be greater than or equal to 1"),
         (["control.env=CartPole-v1"], "SAC and TD3 choose numbers between bounds, and actions are Discrete(2)"),

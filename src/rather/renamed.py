@@ -60,6 +60,7 @@ LATER = {
         "log_std_init": 0.0,
         "policy_network": "",
         "critic_network": "",
+        "network": "mlp",
         "keep_critic": False,
         "unsupervised_steps": 0,
     },

@@ -1,5 +1,6 @@
 """`rather.control.PPO`: what it refuses, how it acts, learns, stops and goes on."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -311,6 +312,15 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
     control.PPO(Bandit, folder=tmp_path, **SMALL).train(32)
     with pytest.raises(CheckpointError, match=r"gamma = 0.98, not 0.5"):
         control.PPO(Bandit, folder=tmp_path, gamma=0.5, **SMALL)
+
+
+def test_a_checkpoint_that_does_not_know_a_newer_setting_is_gone_on_from(tmp_path: Path) -> None:
+    control.PPO(Bandit, folder=tmp_path, **SMALL).train(32, bar=False)
+    (manifest,) = tmp_path.rglob("manifest.json")
+    about = json.loads(manifest.read_text())
+    del about["settings"]["ppo"]["network"]
+    manifest.write_text(json.dumps(about))
+    assert control.PPO(Bandit, folder=tmp_path, **SMALL).steps == 32
 
 
 def test_the_same_seed_rolls_out_the_same_episodes_from_the_same_starts() -> None:

@@ -118,7 +118,7 @@ def test_a_module_that_is_not_there_is_named(write) -> None:
         ("self.render_mode = render_mode", "raise OSError('no licence')", r"cannot be made: its constructor raised OSError: no licence$"),
         ("gymnasium.Env)", "object)", r"must inherit from the gymnasium.Env class"),
         ("observation_space = Box(0, 100, (2,), np.float32)", "", r"cannot be made: .*observation_space"),
-        ("Box(0, 100, (2,), np.float32)", "Box(0, 255, (64, 48, 3), np.uint8)", r"pictures of 64 x 48 x 3, 9,216 numbers a step, 35 MiB"),
+        ("Box(0, 100, (2,), np.float32)", "Box(0, 255, (64, 48, 3), np.uint8)", r"pictures of 64 x 48 x 3, 9,216 numbers a step, 8.8 MiB"),
         ("Box(0, 100, (2,), np.float32)", "Box(0, 255, (84, 84), np.uint8)", r"or insist with control.pixels = true$"),
     ],
 )  # fmt: skip

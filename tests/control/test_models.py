@@ -6,7 +6,8 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary
 from torch.distributions import Categorical, Normal
 
-from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Normalizer, Perceptron, collate
+from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Perceptron, collate
+from rather.control.normalizer import Normalizer
 from rather.core import Task, Trajectory
 from rather.errors import ConfigError
 

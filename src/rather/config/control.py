@@ -1,11 +1,11 @@
 """The section of a run's settings that says which environment it is about."""
 
 import json
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rather.settings import ForLearners, Section
+from rather.settings import OFF_POLICY, ForLearners, Section
 
 
 class Control(Section):
@@ -34,6 +34,9 @@ class Control(Section):
         description="Steps, counted as train.steps, in which the policy explores before the first questions (PEBBLE).",
         ge=0,
     )
+    network: Literal["mlp", "cnn"] = Field(
+        default="mlp", description='Of policy, critic and reward nets: "mlp", the layers of hidden; "cnn", the Nature CNN, for pictures.'
+    )
     hidden: list[int] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
     policy_network: str = Field(
         default="", description='"module:name" of a function of (inputs, outputs) that makes the policy\'s torch.nn.Module; empty: hidden.'
@@ -44,7 +47,9 @@ class Control(Section):
     log_std_init: ForLearners[float] = Field(
         default=0.0, description="Logarithm of the standard deviation that a Box's actions begin with.", ge=-20, le=2
     )
-    normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
+    normalize: bool = Field(
+        default=True, description="Scale observations by their running mean and standard deviation; cnn: pixels by 1/255, always."
+    )
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
 
     def policy_steps(self, steps: int, rounds: int) -> int:
@@ -69,3 +74,30 @@ class Control(Section):
         if changed and not self.env:
             raise ValueError(f"{changed[0]} is of an environment, and control.env is empty; set it, or leave {changed[0]} out")
         return self
+
+    @model_validator(mode="after")
+    def _one_network(self) -> Self:
+        if self.network == "cnn":
+            for name in ("hidden", "policy_network", "critic_network"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f'network = "cnn" has layers of its own, and {name} brings others; leave one of them out')
+        return self
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether observations may be pictures."""
+        return self.pixels or self.network == "cnn"
+
+    def check_networks(self, learner: str, exploration: float) -> None:
+        """Refuse networks that cannot be what the run makes of them.
+
+        Raises:
+            ValueError: the learner has networks of its own, or numbers of the policy's are perturbed that it does not have.
+        """
+        if self.policy_network and (exploration or learner == "zeroth"):
+            what = "query.exploration" if exploration else 'train.learner = "zeroth"'
+            raise ValueError(f"{what} moves numbers of the policy's own layers, and control.policy_network brings another network")
+        if learner in OFF_POLICY and (self.policy_network or self.critic_network):
+            raise ValueError(f'train.learner = "{learner}" has networks of its own; leave control.policy_network and critic_network out')
+        if learner in (*OFF_POLICY, "zeroth") and self.network == "cnn":
+            raise ValueError(f'train.learner = "{learner}" cannot train control.network = "cnn"; take "ppo"')

@@ -351,10 +351,8 @@ class Config(Section):
     log: Free[Log] = Field(default_factory=Log)
 
     @model_validator(mode="after")
-    def _own_network(self) -> Self:
-        if self.control.policy_network and (self.query.exploration or self.train.learner == "zeroth"):
-            what = "query.exploration" if self.query.exploration else 'train.learner = "zeroth"'
-            raise ValueError(f"{what} moves numbers of the policy's own layers, and control.policy_network brings another network")
+    def _networks(self) -> Self:
+        self.control.check_networks(self.train.learner, self.query.exploration)
         return self
 
     @model_validator(mode="after")
@@ -364,8 +362,6 @@ class Config(Section):
             return self
         if not c.env:
             raise ValueError(f'train.learner = "{learner}" learns in an environment, and control.env is empty; set it, or take another')
-        if c.policy_network or c.critic_network:
-            raise ValueError(f'train.learner = "{learner}" has networks of its own; leave control.policy_network and critic_network out')
         self.sb3.check(c.rollout_segment, c.policy_steps(self.train.steps, self.loop.rounds))
         return self
 

@@ -103,7 +103,7 @@ class PPO:
 
     def make(self) -> gymnasium.Env:
         """A new environment as the agent sees it: checked at every step, of a fixed horizon where one is set."""
-        return environment(self.env, self.settings.horizon or None, pixels=self.settings.pixels)
+        return environment(self.env, self.settings.horizon or None, pixels=self.settings.takes_pictures)
 
     @property
     def steps(self) -> int:
@@ -233,7 +233,8 @@ class PPO:
     def _lineage(self) -> Lineage:
         kept = self.settings.model_dump(mode="json", exclude={"checkpoint_every", "keep"})
         about = {"agent": {"env": title(self.env), "seed": self.seed}, "ppo": kept}
-        return Lineage(about, 0, [], remedy="set it back, or train into another folder")
+        defaults = {"ppo": PPOSettings().model_dump(mode="json")}
+        return Lineage(about, 0, [], defaults=defaults, remedy="set it back, or train into another folder")
 
 
 def rollouts(source: PPO | str | Maker, episodes: int, deterministic: bool = False, seed: int = 0) -> list[Trajectory]:

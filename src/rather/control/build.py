@@ -13,6 +13,7 @@ import torch
 from gymnasium.spaces import Discrete, Space
 from torch import Tensor, nn
 
+from rather.control.cnn import NatureCNN, PictureReward
 from rather.control.collect import RolloutSegments
 from rather.control.environments import inputs
 from rather.control.gradients import ByHand
@@ -104,19 +105,43 @@ def own_network(env: gymnasium.Env, of: Literal["policy", "critic"], name: str, 
 
 def policy(env: gymnasium.Env, s: PPOSettings, seed: int, network: nn.Module | None = None) -> ControlPolicy:
     """A policy for an environment, at random."""
-    return ControlPolicy(inputs(env), env.action_space, s.hidden, s.normalize, seed, network, s.log_std_init)
+    network, normalize = _network(env, s, width(env.action_space), 0.01, seed, network), s.normalize and s.network != "cnn"
+    return ControlPolicy(inputs(env), env.action_space, s.hidden, normalize, seed, network, s.log_std_init)
 
 
 def critic(env: gymnasium.Env, of: ControlPolicy, s: PPOSettings, seed: int, network: nn.Module | None = None) -> ControlCritic:
     """A critic at random, which sees observations as the policy does."""
-    return ControlCritic(inputs(env), s.hidden, of.normalizer, seed, network)
+    return ControlCritic(inputs(env), s.hidden, of.normalizer, seed, _network(env, s, 1, 1.0, seed + 1, network))
 
 
 def reward_model(env: gymnasium.Env, s: RewardSettings, seed: int, networks: Sequence[nn.Module] = ()) -> ControlReward:
-    """A reward model that has not learned yet."""
-    model = ControlReward(inputs(env), env.action_space, s.members, s.hidden, seed, networks)
+    """A reward model that has not learned yet.
+
+    Raises:
+        ConfigError: networks are given beside the CNN, which cannot see the environment's observations, or pessimism has one member.
+    """
+    if s.network == "cnn":
+        _check_one(networks)
+        generator = torch.Generator().manual_seed(seed)
+        networks = [PictureReward(env.observation_space, width(env.action_space), generator) for _ in range(s.members)]
+    model = ControlReward(inputs(env), env.action_space, s.members, s.hidden, seed, networks, normalize=s.network != "cnn")
     model.pessimism = check_pessimism(s.pessimism, model.members)
     return model
+
+
+def _network(
+    env: gymnasium.Env, s: EnvironmentSettings, outputs: int, gain: float, seed: int, network: nn.Module | None
+) -> nn.Module | None:
+    """The CNN if that is set, else the user's own network; None: tanh layers."""
+    if s.network != "cnn":
+        return network
+    _check_one([] if network is None else [network])
+    return NatureCNN(env.observation_space, outputs, gain, torch.Generator().manual_seed(seed))
+
+
+def _check_one(networks: Sequence[nn.Module]) -> None:
+    if networks:
+        raise ConfigError(f'network is "cnn", and {type(networks[0]).__name__} is given beside it; leave one of them out')
 
 
 def ppo(
@@ -169,7 +194,7 @@ def reward_learner(
     `unlabeled` says what pairs that nobody compared are cut from; see `SURF`.
     """
     own = s.model_dump(exclude={"members", "pessimism", *EnvironmentSettings.model_fields, *SURFSettings.model_fields})
-    options: dict[str, Any] = {**own, "schedule": "constant", "micro_batch_tokens": 2**16, **how}
+    options: dict[str, Any] = {**own, "schedule": "constant", "micro_batch_tokens": 2**16 if s.network != "cnn" else 2**10, **how}
     parameters = [*model.parameters()]
     if s.crop == 1 and not s.pseudo_labels:
         return Reward(model, comparisons, parameters, seed=seed, callbacks=callbacks, **options)

@@ -48,7 +48,7 @@ class RolloutSegments:
         policy, space = self.policy, self.envs[0].action_space
         chance = np.random.default_rng([self.seed, number])
         noise = policy.noise(chance, t, n)
-        seen = np.zeros((t + 1, n, self.now.shape[1]), np.float32)
+        seen = np.zeros((t + 1, n, self.now.shape[1]), self.now.dtype)
         logprobs, rewards = np.zeros((t, n), np.float32), np.zeros((t, n), np.float32)
         act = policy.numpy_policy()
         actions, cuts = [], list[tuple[int, int, bool, np.ndarray]]()
@@ -141,7 +141,7 @@ class RolloutSegments:
         longest = max(stop - start for _, start, stop, _, _ in pieces)
         shape = (len(pieces), longest)
         into: dict[str, np.ndarray] = {name: np.zeros(shape, np.float32) for name in ("mask", "logprobs", "rewards")}
-        into["observations"] = np.zeros((len(pieces), longest + 1, seen.shape[2]), np.float32)
+        into["observations"] = np.zeros((len(pieces), longest + 1, seen.shape[2]), seen.dtype)
         into["actions"] = np.zeros((*shape, *actions.shape[2:]), actions.dtype)
         for row, (i, start, stop, _, last) in enumerate(pieces):
             length = stop - start

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import gymnasium
 import numpy as np
@@ -186,10 +186,11 @@ def _check(space: Space, what: str) -> None:
 
 def _check_size(space: Space, name: str) -> None:
     for part in _parts(space):
-        if isinstance(part, Box) and (len(part.shape) >= 3 or (len(part.shape) == 2 and part.dtype == np.uint8)):
+        if isinstance(part, Box) and (len(part.shape) >= 3 or is_picture(part)):
             numbers = int(np.prod(part.shape))
-            size = f"{numbers:,} numbers a step, {numbers * 4 * 1000 / 2**20:,.0f} MiB for every 1,000 steps"
-            remedy = "take an environment that shows a few numbers, or insist with control.pixels = true"
+            each = 1 if space is part and is_picture(part) else 4
+            size = f"{numbers:,} numbers a step, {numbers * each * 1000 / 2**20:,.1f} MiB for every 1,000 steps"
+            remedy = 'set control.network = "cnn", take an environment that shows a few numbers, or insist with control.pixels = true'
             raise ConfigError(f"{name} shows pictures of {' x '.join(map(str, part.shape))}, {size}; {remedy}")
 
 
@@ -303,14 +304,20 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def is_picture(space: Space) -> TypeGuard[Box]:
+    """Whether a space holds pictures: a Box of bytes in two dimensions or more."""
+    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) > 1
+
+
 class Eye:
-    """Observations of a space as flat vectors: (I,) float32."""
+    """Observations of a space as flat vectors: (I,) float32, or uint8 where they are pictures, in a quarter of the memory."""
 
     def __init__(self, space: Space) -> None:
         self.space, self.plain = space, isinstance(space, Box) and len(space.shape) == 1
+        self.dtype = np.uint8 if is_picture(space) else np.float32
 
     def __call__(self, observation: object) -> np.ndarray:
-        found = np.asarray(observation if self.plain else flatten(self.space, observation), np.float32)
+        found = np.asarray(observation if self.plain else flatten(self.space, observation), self.dtype)
         return found.copy() if found is observation else found  # some environments show the same array again
 
 

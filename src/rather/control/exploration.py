@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Space
 
+from rather.control.cnn import NatureCNN
 from rather.control.models import ControlPolicy, Perceptron
 from rather.control.rollout import ControlSampler
 from rather.control.squashed import UNBOUNDED, SquashedMLP
@@ -39,7 +40,7 @@ def variant(policy: ControlPolicy, actions: Space, seed: int) -> ControlPolicy:
     """The policy with an offset to its actions and, in a Box, another standard deviation, drawn by `seed`.
 
     Offsets of a Box are up to half of its range either way, or where it has no bounds up to one standard deviation. The policy's net is a
-    `Perceptron` or `SquashedMLP`.
+    `Perceptron`, `NatureCNN` or `SquashedMLP`.
     """
     generator, found = np.random.default_rng([seed, 4]), deepcopy(policy)
     found.name = f"{policy.name}~{seed}"
@@ -55,6 +56,7 @@ def variant(policy: ControlPolicy, actions: Space, seed: int) -> ControlPolicy:
         if isinstance(found.net, SquashedMLP):
             found.net.shift_actions(torch.from_numpy(offset).float())
         else:
-            assert isinstance(found.net, Perceptron)
-            found.net.layers[-1] += torch.from_numpy(offset).float()
+            assert isinstance(found.net, Perceptron | NatureCNN)
+            bias = found.net.layers[-1] if isinstance(found.net, Perceptron) else found.net.last.bias
+            bias += torch.from_numpy(offset).float()
     return found

@@ -15,7 +15,8 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from rather.control.models import ControlPolicy, Normalizer, Perceptron
+from rather.control.models import ControlPolicy, Perceptron
+from rather.control.normalizer import Normalizer
 from rather.control.wrappers import CombinedActions
 from rather.errors import ConfigError, installing
 

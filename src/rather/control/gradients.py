@@ -52,7 +52,7 @@ class ByHand:
             )
         batch = rows.batch
         seen = batch.observations[:, 0]
-        self.seen = seen if self.policy.normalizer is None else self.policy.normalizer(seen)
+        self.seen = seen.float() if self.policy.normalizer is None else self.policy.normalizer(seen)
         actions = batch.actions[:, 0]
         self.actions = (actions.long() - self.policy.first if self.policy.log_std is None else actions).numpy()
         self.old, self.advantages, self.returns, self.values = (

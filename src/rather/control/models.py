@@ -13,6 +13,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn
 
+from rather.control.normalizer import Normalizer
 from rather.control.saved import restore_module, save_module
 from rather.core import Batch, Perturbation, Trajectory
 from rather.errors import ConfigError
@@ -26,46 +27,6 @@ class PerturbedLayers(Protocol):
     """Gives the layers of a policy's net under a perturbation."""
 
     def layers(self, perturbation: Perturbation | None) -> Layers: ...
-
-
-class Normalizer(nn.Module):
-    """Observations minus their running mean, over their running standard deviation, cut at `LIMIT`; saved with whoever uses it.
-
-    It learns from `update` alone, so that a policy stays the same while it acts and while it is evaluated.
-    """
-
-    LIMIT = 10.0
-
-    mean: Tensor
-    square: Tensor
-    count: Tensor
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(inputs, dtype=torch.float64))
-        self.register_buffer("square", torch.zeros(inputs, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-
-    def update(self, observations: Tensor) -> None:
-        """Take (N, I) into account (Chan et al. 1979)."""
-        new, n = observations.double(), len(observations)
-        mean, total = new.mean(0), self.count + n
-        shift = mean - self.mean
-        self.square += (new - mean).square().sum(0) + shift.square() * self.count * n / total
-        self.mean += shift * n / total
-        self.count.copy_(total)
-
-    def scale(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (I,), float64; 0 and 1 before anything was seen."""
-        if self.count == 0:
-            return self.mean, torch.ones_like(self.mean)
-        return self.mean, (self.square / self.count).sqrt().clamp(min=1e-4)
-
-    def forward(self, observations: Tensor) -> Tensor:
-        if self.count == 0:
-            return observations
-        mean, std = self.scale()
-        return ((observations - mean.float()) / std.float()).clamp(-self.LIMIT, self.LIMIT)
 
 
 class Perceptron(nn.Module):
@@ -128,8 +89,8 @@ class _Layers(torch.autograd.Function):
 
 
 def through(network: nn.Module, x: Tensor) -> Tensor:
-    """What a network that maps (N, I) to (N, O) or (N,) makes of (..., I): (..., O), where (N,) counts as O = 1."""
-    rows = network(x.reshape(-1, x.shape[-1]))
+    """What a network that maps (N, I), float32, to (N, O) or (N,) makes of (..., I): (..., O), where (N,) counts as O = 1."""
+    rows = network(x.reshape(-1, x.shape[-1]).float())
     return rows.reshape(*x.shape[:-1], -1)
 
 
@@ -300,7 +261,8 @@ class ControlReward(nn.Module):
 
     One batched product a layer serves all members. Rewards start at 0: what random weights think of long fragments would outweigh a
     handful of answers. Actions count as the environment got them, held within the bounds of its space. Inputs are
-    scaled by a normalizer of its own, which `see` fills before training, so that what was learned does not move when the policy's does.
+    scaled by a normalizer of its own, which `see` fills before training, so that what was learned does not move when the policy's does;
+    without `normalize` they are not scaled.
     With `networks` these are the members: each maps observations (B, I) and actions (B, A), a choice as one-hot, to rewards (B,).
     """
 
@@ -315,6 +277,7 @@ class ControlReward(nn.Module):
         hidden: Sequence[int] = (64, 64),
         seed: int = 0,
         networks: Sequence[nn.Module] = (),
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         self.members, self.pessimism = len(networks) or members, 0.0
@@ -325,7 +288,7 @@ class ControlReward(nn.Module):
         for name in ("low", "high"):
             bound = torch.tensor(getattr(actions, name), dtype=torch.float32) if isinstance(actions, Box) else None
             self.register_buffer(name, bound, persistent=False)
-        self.normalizer = Normalizer(inputs)
+        self.normalizer = Normalizer(inputs) if normalize else None
         self.layers = nn.ParameterList()
         if networks:
             return
@@ -341,11 +304,13 @@ class ControlReward(nn.Module):
 
     def see(self, trajectories: Sequence[Trajectory]) -> None:
         """Take the observations of these episodes into account when inputs are scaled."""
-        self.normalizer.update(torch.from_numpy(np.concatenate([t.observations for t in trajectories])))  # type: ignore[misc]
+        if self.normalizer is not None:
+            self.normalizer.update(torch.from_numpy(np.concatenate([t.observations for t in trajectories])))  # type: ignore[misc]
 
     def each(self, batch: Batch) -> Tensor:
         """Rewards (K, B, T) of every member."""
-        observations = self.normalizer(batch.observations[:, : batch.mask.shape[1]])
+        seen = batch.observations[:, : batch.mask.shape[1]]
+        observations = seen.float() if self.normalizer is None else self.normalizer(seen)
         if self.choices:
             actions = nn.functional.one_hot((batch.actions.long() - self.first).clamp(min=0), self.choices).float()
         else:
@@ -375,7 +340,10 @@ class ControlReward(nn.Module):
 
 
 def collate(trajectories: Sequence[Trajectory]) -> Batch:
-    """Pad on the right; episodes of one task form a group. After the last observation of a row comes that observation again."""
+    """Pad on the right; episodes of one task form a group. After the last observation of a row comes that observation again.
+
+    Observations are float32; pictures, which are uint8, stay so.
+    """
     lengths = [len(t.rewards) for t in trajectories]  # type: ignore[arg-type]
     longest = max(lengths)
 
@@ -389,8 +357,9 @@ def collate(trajectories: Sequence[Trajectory]) -> Batch:
 
     keys: dict[tuple[str, str], int] = {}
     groups = [keys.setdefault((t.task.source, t.task.key), len(keys)) for t in trajectories]
+    observations = stacked("observations", longest + 1, "edge")
     return Batch(
-        observations=stacked("observations", longest + 1, "edge").float(),
+        observations=observations if observations.dtype == torch.uint8 else observations.float(),
         actions=stacked("actions", longest),
         mask=(torch.arange(longest) < torch.tensor(lengths)[:, None]).float(),
         logprobs=stacked("logprobs", longest).float(),

@@ -51,7 +51,7 @@ class ResumableEnv(gymnasium.Wrapper):
         self.actions, self.score, self.environment_return = [], 0.0, 0.0
         number = np.random.SeedSequence([*self.seed, self.episode]).generate_state(1)[0]
         observation, _ = self.env.reset(seed=int(number), options=options)
-        self.observation = self.eye(observation)
+        self.observation = self._seen(observation)
         self._check(self.observation, 0.0)
         return self.observation, {}
 
@@ -66,7 +66,7 @@ class ResumableEnv(gymnasium.Wrapper):
         if not np.isfinite(action).all():
             raise TrainingError("the policy's action is not a number: training broke down; lower sb3.learning_rate")
         observation, own, terminated, truncated, info = self.env.step(allowed(self.action_space, action))
-        before, self.observation, reward = self.observation, self.eye(observation), float(own)
+        before, self.observation, reward = self.observation, self._seen(observation), float(own)
         self._check(self.observation, reward)
         self.environment_return += reward
         if self.reward_fn is not None:
@@ -103,6 +103,9 @@ class ResumableEnv(gymnasium.Wrapper):
             raise DataError(f"{self.env} cannot be resumed: the same seed and actions lead elsewhere than before")
         if self.environment_return != float(state["environment_return"]):
             raise DataError(f"{self.env} cannot be resumed: the same seed and actions bring other rewards than before")
+
+    def _seen(self, observation: object) -> np.ndarray:
+        return self.eye(observation).astype(np.float32)  # pictures are bytes
 
     def _check(self, observation: np.ndarray, reward: float) -> None:
         if not (np.isfinite(observation).all() and np.isfinite(reward)):

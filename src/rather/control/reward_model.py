@@ -49,7 +49,7 @@ class RewardModel:
         (self.settings,) = given("control.RewardModel", settings, RewardSettings)
         self.env, self.seed, self.callbacks = env, seed, list(callbacks)
         check_env(env)
-        self._env = environment(env, self.settings.horizon or None, pixels=self.settings.pixels)
+        self._env = environment(env, self.settings.horizon or None, pixels=self.settings.takes_pictures)
         self.inputs, self.actions = inputs(self._env), self._env.action_space
         for network in networks:
             build.check_network("networks", network, [(self.inputs,), (build.width(self.actions),)], [(), (1,)], "a reward")

@@ -28,8 +28,8 @@ Reward = RewardModel | StateEntropy | nn.Module | Callable[[Any, Any, Any], Any]
 class FunctionReward:
     """A function of (observation, action, next_observation), called for one step at a time, or with `rather.batched` for all at once.
 
-    Observations are flat vectors (I,), or (N, I); actions are as the environment takes them, of which `choices` (K, ...) are all where
-    several choices are one (`CombinedActions`).
+    Observations are flat vectors (I,), or (N, I), float32; actions are as the environment takes them, of which `choices` (K, ...) are all
+    where several choices are one (`CombinedActions`).
     """
 
     def __init__(self, function: Callable[[Any, Any, Any], Any], actions: Space, choices: np.ndarray | None = None) -> None:
@@ -42,7 +42,7 @@ class FunctionReward:
             DataError: the function raised an error, or returned something that is no finite number.
         """
         rows, t = batch.mask.bool().nonzero(as_tuple=True)
-        before, after = batch.observations[rows, t].numpy(), batch.observations[rows, t + 1].numpy()
+        before, after = (batch.observations[rows, x].float().numpy() for x in (t, t + 1))
         actions = np.asarray(allowed(self.actions, batch.actions[rows, t].numpy()))
         actions = actions if self.choices is None else self.choices[actions]
         if getattr(self.function, BATCHED, False):

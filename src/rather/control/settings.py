@@ -1,8 +1,8 @@
 """The settings of `rather.control.PPO` and `rather.control.RewardModel`: those of the learners, with defaults for control."""
 
-from typing import Literal, TypedDict
+from typing import Literal, Self, TypedDict
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rather.learners.ppo_settings import ClipOptions, ClipSettings
 from rather.learners.reward_settings import RewardSettings as ScoreSettings
@@ -16,7 +16,19 @@ class EnvironmentSettings(Section):
 
     horizon: int = Field(default=0, description="Steps of every episode, the last ones in an absorbing state; 0: as it says.", ge=0)
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
+    network: Literal["mlp", "cnn"] = Field(default="mlp", description='"mlp": tanh layers; "cnn": the Nature CNN, which sees pictures.')
     hidden: tuple[int, ...] = Field(default=(64, 64), description="Widths of the hidden tanh layers; none: a linear network.")
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether observations may be pictures."""
+        return self.pixels or self.network == "cnn"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.network == "cnn" and self.hidden != (64, 64):
+            raise ValueError('hidden is of the "mlp", and network = "cnn" has layers of its own; leave hidden out')
+        return self
 
 
 class PPOSettings(ClipSettings, Schedule, Descent, EnvironmentSettings):
@@ -27,7 +39,9 @@ class PPOSettings(ClipSettings, Schedule, Descent, EnvironmentSettings):
     log_std_init: float = Field(
         default=0.0, description="Logarithm of the standard deviation that a Box's actions begin with.", ge=-20, le=2
     )
-    normalize: bool = Field(default=True, description="Scale observations by their running mean and standard deviation.")
+    normalize: bool = Field(
+        default=True, description="Scale observations by their running mean and standard deviation; cnn: pixels by 1/255, always."
+    )
     update_epochs: int = Field(default=10, description="Times that an update uses its steps.", ge=1)
     batch_size: int = Field(default=128, description="Environment steps of a minibatch.", ge=1)
     lr: float = Field(default=1e-3, description="Learning rate of policy and critic.", gt=0)
@@ -55,6 +69,7 @@ class EnvironmentOptions(TypedDict, total=False):
 
     horizon: int
     pixels: bool
+    network: Literal["mlp", "cnn"]
     hidden: tuple[int, ...] | list[int]
 
 

@@ -24,7 +24,7 @@ class Clips:
         """What draws clips for the store `where`."""
         c = self.config
         own = c.control
-        return Studio(where, c.run.name, own.env, own.horizon, own.pixels, own.wrappers, own.kwargs)
+        return Studio(where, c.run.name, own.env, own.horizon, own.takes_pictures, own.wrappers, own.kwargs)
 
     def draw(self, store: Store) -> None:
         """Have the clips that people need drawn in the background, if any are missing."""

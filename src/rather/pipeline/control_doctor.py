@@ -6,10 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from rather.config.schema import Config
+from rather.control import build as control
 from rather.control.clips import again
 from rather.control.environments import Env, inputs
-from rather.control.models import ControlPolicy
 from rather.control.rollout import ControlSampler, identity, rewards
+from rather.control.settings import PPOSettings
 from rather.control.squashed import squashed_policy
 from rather.core import Task, Trajectory
 from rather.errors import Check, DataError, Finding, RatherError
@@ -39,7 +40,7 @@ class Looks:
         if self.config.train.learner in OFF_POLICY:
             policy = squashed_policy(env, (), 0)
         else:
-            policy = ControlPolicy(inputs(env), env.action_space, (), False)
+            policy = control.policy(env, PPOSettings(network=c.network), 0)
         tasks = [Task(c.env, str(seed)) for seed in range(TRIED)]
         episodes = ControlSampler(policy, self.make, TRIED).sample(tasks, 0)
         return [*found, *self._lengths(episodes), self._replay(episodes), *self._pictures()]

@@ -65,7 +65,7 @@ class ControlDomain:
         """The environment; `gold`: paying control.gold, if that is set, instead of its own reward."""
         c = self.config.control
         kwargs = c.kwargs | ({"render_mode": render_mode} if render_mode else {})
-        return environment(c.env, c.horizon or None, c.gold if gold else "", c.pixels, c.wrappers, kwargs)
+        return environment(c.env, c.horizon or None, c.gold if gold else "", c.takes_pictures, c.wrappers, kwargs)
 
     @cached_property
     def settings(self) -> PPOSettings:
@@ -80,10 +80,9 @@ class ControlDomain:
 
         Centering would say that two good fragments get no more reward than two bad ones: scores of fragments need no fixed level.
         """
-        r = self.config.reward
-        hidden = tuple(self.config.control.hidden)
-        surf = {name: getattr(r, name) for name in SURFSettings.model_fields}
-        return RewardSettings(members=r.members, hidden=hidden, center=r.center or 0.0, temperatures=r.temperatures, **surf)
+        r, c = self.config.reward, self.config.control
+        known = r.model_dump(include={"members", "temperatures", *SURFSettings.model_fields})
+        return RewardSettings(network=c.network, hidden=tuple(c.hidden), center=r.center or 0.0, **known)
 
     @cached_property
     def tokenizer(self) -> str:

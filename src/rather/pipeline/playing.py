@@ -69,4 +69,4 @@ def trained_policy(source: str, changes: Sequence[str], round_: int | None, untr
         raise ConfigError(f"{source} is a checkpoint, which does not say how its environment is made; give the run's TOML file")
     agent = PPO.load(source)
     assert isinstance(agent.env, str)
-    return TrainedPolicy(agent.policy, Studio("", "", agent.env, agent.settings.horizon, agent.settings.pixels))
+    return TrainedPolicy(agent.policy, Studio("", "", agent.env, agent.settings.horizon, agent.settings.takes_pictures))
