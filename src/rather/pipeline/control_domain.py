@@ -1,6 +1,5 @@
 """Runs about control: let the policy act, compare fragments, learn a reward, improve the policy, again."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
@@ -16,7 +15,7 @@ from rather.control.environments import Env, environment
 from rather.control.exploration import explored
 from rather.control.models import ControlPolicy, ControlReward
 from rather.control.off_policy import OffPolicy, check_installed
-from rather.control.rollout import ControlSampler, check_lengths, fragments, identity, rewards
+from rather.control.rollout import ControlSampler, rewards
 from rather.control.settings import PPOSettings, RewardSettings
 from rather.control.squashed import squashed_policy
 from rather.control.state_entropy import StateEntropy
@@ -33,15 +32,14 @@ from rather.learners.reward_settings import SURFSettings
 from rather.learners.spread import spread
 from rather.pipeline import build, control_doctor, query
 from rather.pipeline.clips import Clips
-from rather.pipeline.query import Chosen, Pick, Rounds
+from rather.pipeline.fragments import Fragments
+from rather.pipeline.query import Chosen, Rounds
 from rather.settings import OFF_POLICY, REWARDED
 from rather.store import Store
 from rather.verify.checker import Scorer
 from rather.zeroth.spaces.control import ControlSpace
 
 CONTROL_LEARNERS = ("ppo", *OFF_POLICY, "reward")
-WAVES = 4
-"""How often a policy acts for the fragments of a round, where those that there are do not suffice."""
 
 
 class ControlDomain:
@@ -151,11 +149,7 @@ class ControlDomain:
     # What is asked
 
     def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
-        """Fragments of episodes become the round's questions, chosen by query.strategy.
-
-        The episodes are the newest policy's and, as many, those of the policies before it: a reward that was learned on good episodes
-        alone does not know that bad ones are bad.
-        """
+        """Fragments of episodes become the round's questions; see `Fragments`."""
         c, q = self.config, self.config.query
         if c.train.learner in REWARDED:
             self._check_learner()
@@ -166,62 +160,7 @@ class ControlDomain:
             return
         if c.judge.kind == "people":
             self.make(render_mode="rgb_array").close()  # what cannot be drawn at all is refused now
-        newest, first, what = number, 0, "query"
-        if asked[number]:  # the round goes on: its newest policy acts, at seeds of its own
-            newest, first, what = (
-                number + run.trained(number),
-                100_000 + asked[number] * c.loop.rounds * q.episodes,
-                f"query-{asked[number]}",
-            )
-        seed = build.seed(c, what, number) % 2**32
-        before, found = run.reward_before(newest), self._acted(run, newest, first)
-        picks, sides = list[Pick](), list[tuple[Trajectory, Trajectory]]()
-        lengths = q.fragment if isinstance(q.fragment, list) else [q.fragment or min(len(rewards(t)) for t in found)]
-        for length, share in zip(lengths, query.shares(wanted, len(lengths), "constant"), strict=True):
-            pieces = self._fragments(run, newest, found, length, share, seed)
-            scores = None if before is None else before.each(pieces)
-            chosen = query.choose(q.strategy, scores, len(pieces), share, q.candidates, q.random_share, seed)
-            picks, sides = picks + chosen, sides + [(pieces[p.a], pieces[p.b]) for p in chosen]
-        if len(picks) < wanted:
-            remedy = "shorten query.fragment or ask fewer questions; an environment that always begins alike brings little to compare"
-            self.console.print(f"Only {len(picks)} of {wanted} questions are asked, since no more fragments differ; {remedy}.")
-        questions = [run.question(f"round-{number}/{asked[number] + i}", (a,), (b,)) for i, (a, b) in enumerate(sides)]
-        yield Chosen(questions, [p.why for p in picks], [p.score for p in picks])
-
-    def _acted(self, run: Rounds, newest: int, first: int) -> list[Trajectory]:
-        """Episodes of the policies up to the `newest`, at seeds from the `first` on."""
-        q, found = self.config.query, list[Trajectory]()
-        with self.console.status("letting the policy act"):
-            for before in range(newest + 1):
-                tasks = [self._task(first + (newest * (newest + 1) // 2 + before) * q.episodes + j) for j in range(q.episodes)]
-                share = q.episodes if before == newest else -(-q.episodes // newest)
-                found += self._explored(run.policy(before), tasks[:share])
-        return found
-
-    def _fragments(self, run: Rounds, newest: int, found: list[Trajectory], length: int, questions: int, seed: int) -> list[Trajectory]:
-        """Distinct fragments of `length`, none of which was asked about before, for so many questions: two each, and more to choose from.
-
-        They are of the episodes that were `found`; where these hold fewer, the newest policy acts in more, which come to them.
-        """
-        q, name = self.config.query, self.config.run.name
-        old = [t for question in run.store.questions(name, "train") for side in question.comparison.sides for t in side]
-        known, used = {identity(t) for t in old}, {t.task.key for t in (*old, *found)}
-        fresh = (t for i in itertools.count() if (t := self._task(2_000_000 + 50_000 * newest + i)).key not in used)
-        pieces = list[Trajectory]()
-        for wave in range(WAVES + 1):
-            if not self.config.control.allow_uneven:
-                check_lengths(found)
-            before, pieces = len(pieces), fragments(found, length, 2 * questions * q.candidates, seed, known)
-            lacking = 2 * questions - len(pieces)
-            if lacking <= 0 or wave == WAVES or (wave and len(pieces) == before):
-                break
-            each = len(pieces) / len(found) or 1.0
-            more = max(min(math.ceil(lacking / each), 2 * lacking), q.episodes)
-            said = f"{len(found)} episodes hold {len(pieces)} new distinct fragments of {length} steps, and {questions} questions need"
-            self.console.print(f"{said} {2 * questions}: the policy acts in {more} episodes more.", highlight=False)
-            with self.console.status("letting the policy act"):
-                found += self._explored(run.policy(newest), list(itertools.islice(fresh, more)))
-        return pieces
+        yield Fragments(c, self.console, self._explored, self._task).chosen(run, number, asked[number], wanted)
 
     def _explored(self, policy: Policy, tasks: list[Task]) -> list[Trajectory]:
         """One episode of each task, a share of them, query.exploration, acted in by variants of the policy."""
