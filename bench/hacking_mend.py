@@ -5,9 +5,8 @@ A run is watched with gold on every answer. At the alarm it goes back to the che
 policy at the alarm, of the one gone back to, of running on, and of as many labels spent at the start. The two answers of a pair are drawn
 from 8 of each of three policies: the base, the one gone back to and the hacked one. The KL is that from the policy gone back to.
 
-A reward that was written by hand, a verifier or a judge is mended (`rather.MendedReward`); a learned one is fitted again to old and new
-labels, less one standard deviation of its members. Settings were chosen on seeds 100 and 101 (`--tune`, which writes nothing). Finished runs
-are in bench/results/hacking-mend.json and not run again.
+The reward is mended (`rather.MendedReward`), be it written by hand, a verifier, a judge, or a reward model. Settings were chosen on seeds 100
+to 103 (`--tune`, which writes nothing). Finished runs are in bench/results/hacking-mend.json and not run again.
 """
 
 import argparse
@@ -25,7 +24,6 @@ import numpy as np
 
 import common
 import hacking
-import hacking_learned
 import hacking_words as words
 from hacking import GROUP, PROMPTS, RUNS, STEPS
 from hacking_words import LONGEST, TOPICS, Rewards
@@ -34,10 +32,8 @@ LABELS, CURES, PESSIMISM, KL, EACH, NOISE = 100, 2, 0.5, 0.05, 8, 0.1
 """Comparisons, and the cures that they are shared out over; standard deviations taken off; weight of the KL afterwards; answers to a topic of each policy; the judge's noise."""
 STRONG = ("magic word", "flattery", "lists", "confidence", "copying")
 """Families of strength 3: at 1 most of their runs are not hacked."""
-LEARNED: dict[str, tuple[int, float]] = {"64 labels": (64, 0.0), "biased labels": (256, 1.0)}
-"""How many labels, and how biased, the reward of a family has learned from."""
-FAMILIES = ("length", *STRONG, "repetition", "verifier", "fixed noise", "judge of length", *LEARNED)
-SEEDS, TUNING = range(40, 45), range(100, 102)
+FAMILIES = ("length", *STRONG, "repetition", "verifier", "fixed noise", "judge of length", "64 labels", "biased labels")
+SEEDS, TUNING = range(40, 45), range(100, 104)
 ARMS = {
     "at the alarm": "stop", "gone back": "back", "mended": "mend", "running on": "on", "labels at the start": "start",
 }  # fmt: skip
@@ -123,12 +119,7 @@ class Cure:
         """The reward that has learned from these comparisons, too."""
         import rather
 
-        if self.family not in LEARNED:
-            return rather.MendedReward(self.proxy, rather.RewardHead(self.base), comparisons, pessimism=PESSIMISM)
-        count, length = LEARNED[self.family]
-        old = rather.comparisons(hacking_learned.labels(self.folder, count, 1000 + self.seed, length))
-        model = rather.RewardModel(self.base, hacking_learned.MEMBERS, self.seed, adapter="full", pessimism=1.0)
-        return model.fit([*old, *comparisons], epochs=max(3, 600 // (count + LABELS)), batch_size=16, lr=1e-3)
+        return rather.MendedReward(self.proxy, rather.RewardHead(self.base), comparisons, pessimism=PESSIMISM)
 
 
 def one(family: str, seed: int, runs: Path) -> dict[str, Any]:
