@@ -22,6 +22,7 @@ OPTIONS = {
     "crop 0.75": {"crop": 0.75},
     "pseudo_labels 4": {"pseudo_labels": 4},
     "crop 0.75, pseudo_labels 4": {"crop": 0.75, "pseudo_labels": 4},
+    "dynamics 1": {"dynamics": 1.0},
 }
 
 
@@ -43,7 +44,7 @@ def accuracy(name: str, count: int, seed: int) -> float:
     if name.startswith("patience"):
         model.fit(asked[count // 5 :], asked[: count // 5], patience=5)
     else:
-        model.fit(asked, unlabeled=episodes if "pseudo_labels" in OPTIONS[name] else None)
+        model.fit(asked, unlabeled=episodes if OPTIONS[name].keys() & {"pseudo_labels", "dynamics"} else None)
     a, b = (model.score([side[0] for side in sides]) for sides in zip(*((c.a, c.b) for c in new), strict=True))
     return float(np.mean([(x > y) == (c.preference == 1) for x, y, c in zip(a, b, new, strict=True)]))
 

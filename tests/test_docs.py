@@ -40,7 +40,7 @@ def test_every_metric_is_explained_and_every_explained_metric_exists(
     rather("loop", run, "train.learner=grpo", "train.steps=2", "hack.gold=brief", "grpo.kl_bound=1", checks)
     rather("train", run, "train.learner=ppo", "train.steps=2", "ppo.rollout_batch_size=8", "ppo.normalize_reward=true", checks)
     (tmp_path / "control.toml").write_text(CONTROL.replace("rounds = 2", "rounds = 1"))
-    rather("loop", tmp_path / "control.toml", "reward.pseudo_labels=1", "reward.held_out=0.3", "reward.patience=2")
+    rather("loop", tmp_path / "control.toml", "reward.pseudo_labels=1", "reward.dynamics=1", "reward.held_out=0.3", "reward.patience=2")
     (tmp_path / "sac.toml").write_text(SAC.replace("rounds = 2", "rounds = 1"))
     rather("loop", tmp_path / "sac.toml", "control.unsupervised_steps=1")
     (tmp_path / "nudge.toml").write_text(NUDGE)

@@ -50,6 +50,7 @@ LATER = {
         "pseudo_labels": 0,
         "confidence": 0.99,
         "pseudo_weight": 1.0,
+        "dynamics": 0.0,
     },
     "eval": {"best_of": 1},
     "ppo": {"clip_schedule": "constant", "normalize_reward": False},

@@ -164,7 +164,7 @@ def test_unlabeled_fragments_are_as_long_as_those_that_were_compared() -> None:
     pool = [trajectory([*range(100, 103)]), trajectory([*range(200, 204)]), trajectory([300.0, 301.0])]
     asked = [Comparison((trajectory([1.0, 2.0, 3.0]),), (trajectory([1.0, 2.0, 3.0]),), 1.0, "q")]
     of = learner(Weighed(1.0), asked, pool, pseudo_labels=1)
-    pairs = [of._pair(0, str(i)) for i in range(60)]
+    pairs = [of.pair(0, str(i)) for i in range(60)]
     assert {tuple(shown(t)) for c in pairs for t in (*c.a, *c.b)} == {(100, 101, 102), (200, 201, 202), (201, 202, 203)}
     with pytest.raises(DataError, match="unlabeled trajectories have at most 1 steps, and sides of comparisons 2; give longer ones"):
         learner(Weighed(1.0), asked, pool[2:], pseudo_labels=1)
@@ -197,7 +197,7 @@ def test_pseudo_labels_from_python() -> None:
     assert [m["pseudo_labels"] for m in heard][1:] == [1.0] * 3, "rewards begin at 0, where nobody is sure"
     with pytest.raises(ConfigError, match="pseudo_labels is 2, and nothing is unlabeled; give trajectories as unlabeled"):
         model.fit(asked)
-    with pytest.raises(ConfigError, match="unlabeled trajectories are learned from where pseudo_labels says how many pairs; set it"):
+    with pytest.raises(ConfigError, match="unlabeled trajectories are learned from by pseudo_labels and dynamics; set one"):
         control.RewardModel("Pendulum-v1", **small).fit(asked, unlabeled=episodes)
 
 

@@ -16,7 +16,7 @@ from rather.learners.grpo_settings import GRPOSettings
 from rather.learners.kto_settings import KTOSettings
 from rather.learners.off_policy_settings import OffPolicySettings
 from rather.learners.ppo_settings import PPOSettings
-from rather.learners.reward_settings import HeldBack, RewardSettings, SURFSettings
+from rather.learners.reward_settings import HeldBack, REEDSettings, RewardSettings
 from rather.learners.settings import Optimization, Sampling
 from rather.learners.zeroth_settings import ZerothSettings
 from rather.settings import OFF_POLICY, REWARDED, ForActing, ForEval, ForLearners, ForLearnersAndSampling, Free, MattersTo, Section
@@ -234,7 +234,7 @@ class Verify(Section):
     patience: Free[int] = Field(default=3, description="Steps in a row without one judged answer that end the training.", ge=1)
 
 
-class Reward(SURFSettings, HeldBack, RewardSettings):
+class Reward(REEDSettings, HeldBack, RewardSettings):
     """The Bradley-Terry reward model."""
 
     kind: Literal["lora", "head"] = Field(
@@ -352,7 +352,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _networks(self) -> Self:
-        self.control.check_networks(self.train.learner, self.query.exploration)
+        self.control.check_networks(self.train.learner, self.query.exploration, self.reward.dynamics)
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from rather.control.collect import RolloutSegments
 from rather.control.environments import inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Perceptron
+from rather.control.reed import REED
 from rather.control.settings import EnvironmentSettings, PPOSettings, RewardSettings
 from rather.control.surf import SURF, Unlabeled
 from rather.core import Comparison, RewardSource
@@ -26,7 +27,7 @@ from rather.learners.common import check_pessimism
 from rather.learners.ppo import PPO
 from rather.learners.ppo_settings import ClipSettings
 from rather.learners.reward import Reward
-from rather.learners.reward_settings import SURFSettings
+from rather.learners.reward_settings import REEDSettings
 from rather.learners.settings import Descent, OptimizationOptions, Schedule
 from rather.learners.train import Callback
 from rather.verify.functions import load_function
@@ -118,8 +119,12 @@ def reward_model(env: gymnasium.Env, s: RewardSettings, seed: int, networks: Seq
     """A reward model that has not learned yet.
 
     Raises:
-        ConfigError: networks are given beside the CNN, which cannot see the environment's observations, or pessimism has one member.
+        ConfigError: networks are given beside the CNN, which cannot see the environment's observations, or beside `dynamics`, or pessimism
+            has one member.
     """
+    if s.dynamics and networks:
+        other = type(networks[0]).__name__
+        raise ConfigError(f"dynamics = {s.dynamics} trains hidden tanh layers, and {other} brings its own layers; set it to 0")
     if s.network == "cnn":
         _check_one(networks)
         generator = torch.Generator().manual_seed(seed)
@@ -191,12 +196,13 @@ def reward_learner(
 ) -> Reward:
     """What fits a reward model to comparisons, by `s`, unless `how` says otherwise, at a constant learning rate.
 
-    `unlabeled` says what pairs that nobody compared are cut from; see `SURF`.
+    `unlabeled` says what fragments that nobody compared are cut from; see `SURF` and `REED`.
     """
-    own = s.model_dump(exclude={"members", "pessimism", *EnvironmentSettings.model_fields, *SURFSettings.model_fields})
+    own = s.model_dump(exclude={"members", "pessimism", *EnvironmentSettings.model_fields, *REEDSettings.model_fields})
     options: dict[str, Any] = {**own, "schedule": "constant", "micro_batch_tokens": 2**16 if s.network != "cnn" else 2**10, **how}
     parameters = [*model.parameters()]
-    if s.crop == 1 and not s.pseudo_labels:
+    if s.crop == 1 and not s.pseudo_labels and not s.dynamics:
         return Reward(model, comparisons, parameters, seed=seed, callbacks=callbacks, **options)
-    surf = SURFSettings(**{name: getattr(s, name) for name in SURFSettings.model_fields})
-    return SURF(model, comparisons, parameters, surf, unlabeled, seed=seed, callbacks=callbacks, **options)
+    reed = REEDSettings(**{name: getattr(s, name) for name in REEDSettings.model_fields})
+    learner, pool = REED if s.dynamics else SURF, unlabeled if s.pseudo_labels or s.dynamics else None
+    return learner(model, comparisons, parameters, reed, pool, seed=seed, callbacks=callbacks, **options)

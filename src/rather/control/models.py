@@ -309,17 +309,28 @@ class ControlReward(nn.Module):
 
     def each(self, batch: Batch) -> Tensor:
         """Rewards (K, B, T) of every member."""
-        seen = batch.observations[:, : batch.mask.shape[1]]
-        observations = seen.float() if self.normalizer is None else self.normalizer(seen)
+        if self.networks:
+            observations, actions = self._seen(batch)
+            rows = [network(observations.flatten(0, 1), actions.flatten(0, 1)) for network in self.networks]
+            return torch.stack([r.reshape(batch.mask.shape) for r in rows]) * batch.mask
+        return self.outputs(batch, [*self.layers][-2:])[..., 0] * batch.mask
+
+    def outputs(self, batch: Batch, last: Sequence[Tensor]) -> Tensor:
+        """Outputs (K, B, T, O) of every net of ours with another `last` layer, weights (K, H, O) and biases (K, 1, O)."""
+        x = torch.cat(self._seen(batch), -1).flatten(0, 1).expand(self.members, -1, -1)
+        return _Layers.apply(x, *[*self.layers][:-2], *last).view(self.members, *batch.mask.shape, -1)
+
+    def scaled(self, observations: Tensor) -> Tensor:
+        """Observations as the nets see them."""
+        return observations.float() if self.normalizer is None else self.normalizer(observations)
+
+    def _seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        observations = self.scaled(batch.observations[:, : batch.mask.shape[1]])
         if self.choices:
             actions = nn.functional.one_hot((batch.actions.long() - self.first).clamp(min=0), self.choices).float()
         else:
             actions = (batch.actions.round() if self.whole else batch.actions).float().clamp(self.low, self.high)
-        if self.networks:
-            rows = [network(observations.flatten(0, 1), actions.flatten(0, 1)) for network in self.networks]
-            return torch.stack([r.reshape(batch.mask.shape) for r in rows]) * batch.mask
-        x = torch.cat([observations, actions], -1).flatten(0, 1).expand(self.members, -1, -1)
-        return _Layers.apply(x, *self.layers).view(self.members, *batch.mask.shape) * batch.mask
+        return observations, actions
 
     def scores(self, batch: Batch) -> Tensor:
         """Scores (K, B) of every member."""

@@ -67,17 +67,18 @@ class RewardModel:
         """Learn from comparisons, from the beginning: what an earlier fit has learned is forgotten.
 
         With `eval`, others that are held out, the model is evaluated on them each epoch. With `patience` the fit ends after so many epochs
-        in a row that do not lower the loss on them, and the weights of the best epoch are kept. Pairs for the setting
-        `pseudo_labels` are cut from `unlabeled`, such as what `rather.control.rollouts` returns.
+        in a row that do not lower the loss on them, and the weights of the best epoch are kept. The settings `pseudo_labels` and `dynamics`
+        learn from fragments of `unlabeled`, such as what `rather.control.rollouts` returns; `dynamics` without it from what was compared.
 
         Raises:
-            ConfigError: there is a `patience` but no `eval`, or there are `pseudo_labels` but nothing `unlabeled`, or the other way around.
+            ConfigError: there is a `patience` but no `eval`, there are `pseudo_labels` but nothing `unlabeled`, or neither `pseudo_labels`
+                nor `dynamics` learns from what is `unlabeled`.
             DataError: there is none that has a preference, or nothing unlabeled is as long as their sides.
             TrainingError: the loss is not finite.
         """
         answered, held_out = _answered(comparisons), None if eval is None else _answered(eval)
-        if unlabeled is not None and not self.settings.pseudo_labels:
-            raise ConfigError("unlabeled trajectories are learned from where pseudo_labels says how many pairs; set it, or leave them out")
+        if unlabeled is not None and not (self.settings.pseudo_labels or self.settings.dynamics):
+            raise ConfigError("unlabeled trajectories are learned from by pseudo_labels and dynamics; set one, or leave them out")
         pool = None if unlabeled is None else lambda _: unlabeled
         self.model = self._new()
         self.model.see([t for c in answered for side in c.sides for t in side])

@@ -5,8 +5,8 @@ from typing import Literal, Self, TypedDict
 from pydantic import Field, model_validator
 
 from rather.learners.ppo_settings import ClipOptions, ClipSettings
+from rather.learners.reward_settings import REEDOptions, REEDSettings, ScoreOptions
 from rather.learners.reward_settings import RewardSettings as ScoreSettings
-from rather.learners.reward_settings import ScoreOptions, SURFOptions, SURFSettings
 from rather.learners.settings import Descent, DescentOptions, Schedule, ScheduleOptions
 from rather.settings import Section
 
@@ -53,7 +53,7 @@ class PPOSettings(ClipSettings, Schedule, Descent, EnvironmentSettings):
     value_clip: float = Field(default=0.0, description="How far a value may move in an update; 0: without limit.", ge=0)
 
 
-class RewardSettings(SURFSettings, ScoreSettings, Descent, EnvironmentSettings):
+class RewardSettings(REEDSettings, ScoreSettings, Descent, EnvironmentSettings):
     """The Bradley-Terry reward model for control."""
 
     members: int = Field(default=3, description="Members of the ensemble.", ge=1)
@@ -62,6 +62,13 @@ class RewardSettings(SURFSettings, ScoreSettings, Descent, EnvironmentSettings):
     lr: float = Field(default=3e-4, description="Learning rate.", gt=0)
     center: float = Field(default=0.0, description="Weight of (s_a + s_b)^2, which holds scores near 0.", ge=0)
     pessimism: float = Field(default=0.0, description="Standard deviations of the members that are taken off a reward.", ge=0)
+
+    @model_validator(mode="after")
+    def _predicts(self) -> Self:
+        if self.dynamics and (self.network == "cnn" or not self.hidden):
+            other = 'network = "cnn" has others' if self.network == "cnn" else "hidden is empty"
+            raise ValueError(f"dynamics = {self.dynamics} trains hidden tanh layers, and {other}; set it to 0")
+        return self
 
 
 class EnvironmentOptions(TypedDict, total=False):
@@ -82,7 +89,7 @@ class PPOOptions(EnvironmentOptions, DescentOptions, ScheduleOptions, ClipOption
     normalize: bool
 
 
-class RewardOptions(EnvironmentOptions, DescentOptions, ScoreOptions, SURFOptions, total=False):
+class RewardOptions(EnvironmentOptions, DescentOptions, ScoreOptions, REEDOptions, total=False):
     """Keywords of `RewardSettings`."""
 
     members: int

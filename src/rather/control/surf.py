@@ -68,7 +68,7 @@ class SURF(Reward):
 
     def further(self, chosen: Sequence[int], means: Means) -> Tensor | float:
         """The loss of the pseudo-labels, whose gradient is left in the parameters."""
-        pairs = [self._pair(i, f"{self.taken}/{self.names[i]}/{n}") for i in chosen for n in range(self.surf.pseudo_labels)]
+        pairs = [self.pair(i, f"{self.taken}/{self.names[i]}/{n}") for i in chosen for n in range(self.surf.pseudo_labels)]
         if not pairs:
             return 0.0
         labeled = pseudo_labeled(self.model, pairs, self.surf.confidence, self.how.micro_batch_tokens)
@@ -84,7 +84,7 @@ class SURF(Reward):
 
     def _know(self) -> None:
         self.names = names(self.comparisons)
-        self.pool = list(self.unlabeled(self.comparisons)) if self.unlabeled and self.surf.pseudo_labels else []
+        self.pool = list(self.unlabeled(self.comparisons)) if self.unlabeled else []
         self.ends = dict[int, list[int]]()
         """How many fragments of a length begin in each trajectory of the pool and those before it."""
         for length in {shortest(c) for c in self.comparisons} if self.pool else ():
@@ -93,7 +93,7 @@ class SURF(Reward):
                 longest = max(len(rewards(t)) for t in self.pool)
                 raise DataError(f"unlabeled trajectories have at most {longest} steps, and sides of comparisons {length}; give longer ones")
 
-    def _pair(self, i: int, name: str) -> Comparison:
+    def pair(self, i: int, name: str) -> Comparison:
         """Two unlabeled fragments, each equally likely, as long as those of comparison `i`."""
         length = shortest(self.comparisons[i])
         ends, sides = self.ends[length], list[Trajectory]()

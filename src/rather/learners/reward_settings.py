@@ -45,6 +45,17 @@ class SURFSettings(Section):
     pseudo_weight: float = Field(default=1.0, description="control: weight of the loss on such pairs.", gt=0)
 
 
+class REEDSettings(SURFSettings):
+    """Control: what the environment does teaches reward nets, too; see control/reed.py."""
+
+    dynamics: float = Field(
+        default=0.0,
+        description="control: weight of the loss of predicting the next state from each net's last hidden layer (REED); 0: none.",
+        ge=0,
+        allow_inf_nan=False,
+    )
+
+
 class SURFOptions(TypedDict, total=False):
     """The settings of `SURFSettings` as keyword arguments."""
 
@@ -52,6 +63,12 @@ class SURFOptions(TypedDict, total=False):
     pseudo_labels: int
     confidence: float
     pseudo_weight: float
+
+
+class REEDOptions(SURFOptions, total=False):
+    """The settings of `REEDSettings` as keyword arguments."""
+
+    dynamics: float
 
 
 class ScoreOptions(TypedDict, total=False):

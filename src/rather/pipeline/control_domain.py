@@ -28,7 +28,7 @@ from rather.judges.known import CONCISE
 from rather.learners import checkpoint
 from rather.learners.common import check_pessimism
 from rather.learners.reward import Reward
-from rather.learners.reward_settings import SURFSettings
+from rather.learners.reward_settings import REEDSettings
 from rather.learners.spread import spread
 from rather.pipeline import build, control_doctor, query
 from rather.pipeline.clips import Clips
@@ -79,7 +79,7 @@ class ControlDomain:
         Centering would say that two good fragments get no more reward than two bad ones: scores of fragments need no fixed level.
         """
         r, c = self.config.reward, self.config.control
-        known = r.model_dump(include={"members", "temperatures", *SURFSettings.model_fields})
+        known = r.model_dump(include={"members", "temperatures", *REEDSettings.model_fields})
         return RewardSettings(network=c.network, hidden=tuple(c.hidden), center=r.center or 0.0, **known)
 
     @cached_property

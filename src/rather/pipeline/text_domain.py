@@ -90,7 +90,7 @@ class TextDomain:
             raise ConfigError(f'query.strategy = "{q.strategy}" chooses two of several answers; set query.answers to 3 or more')
         if q.answers == 1:
             build.check_alone(config)
-        for name, plain in (("crop", 1.0), ("pseudo_labels", 0)):
+        for name, plain in (("crop", 1.0), ("pseudo_labels", 0), ("dynamics", 0)):
             if (value := getattr(config.reward, name)) != plain:
                 raise ConfigError(f"reward.{name} = {value} is of fragments of episodes, and the run is about text; leave it at {plain:g}")
         self.config, self.console = build.dated(config), console
