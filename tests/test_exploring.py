@@ -14,9 +14,10 @@ import torch
 from rich.console import Console
 
 from rather.config import toml
-from rather.errors import ConfigError, TrainingError
+from rather.errors import ConfigError, RatherError, TrainingError
 from rather.learners import checkpoint
 from rather.learners.metrics import CLOCK
+from rather.pipeline import control_domain
 from rather.pipeline.exploring import explore
 from rather.pipeline.run import Run
 from rather.settings import UNSUPERVISED
@@ -206,3 +207,46 @@ def test_it_needs_an_environment() -> None:
 def test_a_policy_learns_in_so_many_steps_at_least(own: str, steps: int, rounds: int, wanted: int) -> None:
     c = toml.load(None, ["control.env=Pendulum-v1", "control.envs=1", "control.rollout_segment=1", *own.split()]).control
     assert c.policy_steps(steps, rounds) == wanted
+
+
+def test_settings_of_the_rounds_leave_the_exploration_as_it_is(rather, run: Path, tmp_path: Path) -> None:
+    own, folder = [*OWN, "train.learner=ppo"], tmp_path / "runs/sac/checkpoints/unsupervised-0"
+    rather("sample", run, *own)
+    began = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    rather("sample", run, *own, 'train.judges=["o*"]', "control.keep_critic=true", "train.steps=3")
+    rather("label", run, *own)
+    rather("train", run, *own, "--fresh")
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == began
+    assert not folder.with_name("unsupervised-0-old-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("query.fragment=500", "no episode has 500 steps"),
+        ("judge.kind=terminal", "a terminal shows no clips"),
+        ("control.gold=laps", "has nothing"),
+    ],
+)
+def test_what_cannot_be_asked_about_is_refused_before_the_policy_explores(run: Path, tmp_path: Path, setting: str, why: str) -> None:
+    opened = Run(toml.load(run, [*OWN, "train.learner=ppo", f"run.folder={tmp_path}/runs", setting]), Console(quiet=True))
+    with pytest.raises(RatherError, match=why):
+        explore(opened)
+    assert not (tmp_path / "runs/sac/checkpoints/unsupervised-0").exists()
+    opened.close()
+
+
+def test_the_first_round_has_other_episodes_than_the_exploration(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Run(toml.load(run, [*OWN, "train.learner=ppo", f"run.folder={tmp_path}/runs"]), Console(quiet=True))
+    seeds = list[int]()
+    made = control_domain.RolloutSegments
+
+    def segments(*given: Any) -> Any:
+        seeds.append(given[4])
+        return made(*given)
+
+    monkeypatch.setattr(control_domain, "RolloutSegments", segments)
+    explore(opened)
+    opened.domain.improver(0, opened.policy(0), None, 2, opened.config, None)
+    opened.close()
+    assert len(set(seeds)) == 2

@@ -40,7 +40,7 @@ def test_where_gold_has_risen_a_little_before_it_stays_that_little_is_kept(seed:
     assert found.best > 5
     assert found.gold is not None
     assert found.gold == pytest.approx((0.075, 0.375), abs=0.05), "means of the steps 1 to 4 and 7 to 10: 0.05 a step"
-    assert str(found).startswith("reward hacking: from the beginning to step 10 the proxy reward went from ")
+    assert str(found).startswith("reward hacking: from the first steps to step 10 the proxy reward went from ")
     assert str(found).endswith(f"the gold reward from {found.gold[0]:.3g} to {found.gold[1]:.3g}; go back to step {found.best}")
 
 
@@ -264,7 +264,7 @@ def test_the_page_shows_both_sides_and_escapes_what_it_is_told(tmp_path) -> None
     assert "<b>written" not in page
     assert page.count("<svg") == 4
     assert page.count("data:image/webp;base64,") == 1
-    assert "reward hacking: from the beginning to step" in page
+    assert "reward hacking: from the first steps to step" in page
     assert "no alarm" in page
     assert alarms(lookouts([honest, hacked]))[0].startswith("round 1: reward hacking")
 

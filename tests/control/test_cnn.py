@@ -239,6 +239,12 @@ def test_ppo_learns_from_pictures() -> None:
     assert agent.evaluate(40).mean > 6
 
 
+def test_policy_and_critic_begin_with_weights_of_their_own() -> None:
+    agent = control.PPO(Dot, **OWN)
+    kernels = [net.net.features.convolutions[0].weight for net in (agent.policy, agent.critic)]
+    assert not torch.equal(*kernels)
+
+
 def test_a_saved_agent_and_its_graph_act_alike(tmp_path: Path) -> None:
     agent = control.PPO(Dot, **OWN).train(80, bar=False)
     agent.save(tmp_path)

@@ -1,6 +1,7 @@
 """Rewards for new states, and what learners make of them."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +212,34 @@ def test_numbers_of_a_box_may_be_constant() -> None:
 
     found = PPO(Constant, reward=StateEntropy(), envs=2).train(256, bar=False)
     assert torch.isfinite(weights(found)).all()
+
+
+def test_a_number_that_was_never_seen_before_is_scaled_by_what_is_new() -> None:
+    """Of three states at 0, 2 and 0, 0 that are known and one at (0, 4): 4 over the std of 0, 0, 0 and 4, sqrt(3), is 4 / sqrt(3)."""
+    visited = torch.tensor([[0, 0], [0, 0], [0, 0.0]])
+    found = StateEntropy(k=1).among(torch.tensor([[0, 4.0]]), visited)
+    assert found.tolist() == pytest.approx([math.log1p(4 / math.sqrt(3))]), "of one reward there is no standard deviation"
+
+
+@pytest.mark.parametrize("wrong", [{"k": 2.5}, {"k": True}, {"k": 0}, {"states": "x"}, {"states": 5}, {"seed": -1}, {"seed": 1.5}])
+def test_what_is_no_number_of_neighbors_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="StateEntropy: k is"):
+        StateEntropy(**wrong)
+
+
+def test_a_memory_is_of_one_environment_and_of_one_setting() -> None:
+    entropy = StateEntropy(k=1)
+    entropy.rewards(batch([[[0], [1], [2]]], [[1, 1]]))
+    with pytest.raises(ConfigError, match="knows states of 1 numbers, and these have 2"):
+        entropy.rewards(batch([[[0, 0], [1, 1], [2, 2]]], [[1, 1]]))
+    for other in ({"k": 2}, {"k": 1, "states": 60}, {"k": 1, "seed": 3}):
+        with pytest.raises(ValueError, match="StateEntropy had"):
+            StateEntropy(**other).recall(entropy.memory())
+
+
+def test_pictures_and_the_class_itself_are_refused() -> None:
+    pictures = batch([[[0], [1], [2]]], [[1, 1]])
+    with pytest.raises(ConfigError, match="says little of pictures"):
+        StateEntropy().rewards(replace(pictures, observations=pictures.observations.to(torch.uint8)))
+    with pytest.raises(ConfigError, match=r"give an object of it, such as StateEntropy\(\)"):
+        PPO(Corridor, reward=StateEntropy)

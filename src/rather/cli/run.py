@@ -71,9 +71,10 @@ def train(
 
     On several GPUs: [cyan]torchrun --nproc-per-node 2 -m rather train run.toml[/cyan]
     """
-    from rather.pipeline import resume
+    from rather.pipeline import exploring, resume
     from rather.pipeline.lock import alone
     from rather.scale import ranks
+    from rather.settings import UNSUPERVISED
 
     with ranks.joined():
         console.quiet = ranks.rank() > 0
@@ -81,7 +82,8 @@ def train(
         if fresh and ranks.rank() == 0:
             with alone(run.folder):
                 for name in resume.learners(run.config):
-                    _put_aside(run.checkpoints(round_, name))
+                    if name != UNSUPERVISED or exploring.otherwise(run):
+                        _put_aside(run.checkpoints(round_, name))
         ranks.wait()
         console.print(f"checkpoint: {run.train(round_)}")
 

@@ -76,6 +76,12 @@ class Control(Section):
         return self
 
     @model_validator(mode="after")
+    def _explores(self) -> Self:
+        if self.unsupervised_steps and self.takes_pictures:
+            raise ValueError("unsupervised_steps compares states number by number, which says little of pictures; set it to 0")
+        return self
+
+    @model_validator(mode="after")
     def _one_network(self) -> Self:
         if self.network == "cnn":
             for name in ("hidden", "policy_network", "critic_network"):

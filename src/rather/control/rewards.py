@@ -83,6 +83,8 @@ def reward_of(
     """
     if reward is None or isinstance(reward, ControlReward | StateEntropy):
         return reward
+    if isinstance(reward, type):
+        raise ConfigError(f"reward is the class {reward.__name__}; give an object of it, such as {reward.__name__}()")
     size, a = inputs(env), width(env.action_space)
     if isinstance(reward, RewardModel):
         if (reward.inputs, reward.actions) != (size, env.action_space):

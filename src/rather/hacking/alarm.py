@@ -103,7 +103,7 @@ class Alarm:
     sign: Sign
 
     def __str__(self) -> str:
-        since = "from the beginning" if self.sign == "stays" else f"from step {self.best}"
+        since = "from the first steps" if self.sign == "stays" else f"from step {self.best}"
         proxy = f"{since} to step {self.step} the proxy reward went from {self.proxy[0]:.3g} to {self.proxy[1]:.3g}"
         if self.gold is None:
             seen = {

@@ -15,7 +15,7 @@ from rather.control.environments import Env, environment
 from rather.control.exploration import explored
 from rather.control.models import ControlPolicy, ControlReward
 from rather.control.off_policy import OffPolicy, check_installed
-from rather.control.rollout import ControlSampler, rewards
+from rather.control.rollout import ControlSampler, check_lengths, fragments, rewards
 from rather.control.settings import PPOSettings, RewardSettings
 from rather.control.squashed import squashed_policy
 from rather.control.state_entropy import StateEntropy
@@ -232,6 +232,8 @@ class ControlDomain:
         c = config
         self._check_learner()
         self._check_ends()
+        if isinstance(reward_fn, StateEntropy) and c.train.reward == "labels":
+            self._check_asked()
         if c.control.restart or policy is self.base_policy:
             policy = self._new_policy(f"{c.run.name}@{number}")
         assert isinstance(policy, ControlPolicy)
@@ -315,6 +317,29 @@ class ControlDomain:
             raise ConfigError("train.steps is 0; in control it says how many segments the policy learns from in a round, so set it")
         if train.learner in OFF_POLICY:
             check_installed()
+        if self.config.control.gold:
+            self.make(gold=True).reset(seed=0)  # which says whether it is there
+
+    def _check_asked(self) -> None:
+        """Make sure that questions can be asked about episodes, before the policy explores.
+
+        Raises:
+            ConfigError: nobody would see anything.
+            DataError: episodes are not of one length, too short for a fragment, or cannot be drawn.
+        """
+        c, q = self.config, self.config.query
+        self.check_shown()
+        found = self.episodes(self.base_policy, self.tasks[0][:4], gold=False)
+        if not c.control.allow_uneven:
+            check_lengths(found)
+        for length in q.fragment if isinstance(q.fragment, list) else [q.fragment]:
+            fragments(found, length or 1, 1, c.run.seed)
+        if c.judge.kind == "people":
+            painter = Painter(self.clips.studio(str(c.store)))
+            try:
+                painter.animate(found[0])
+            finally:
+                painter.close()
 
     def _check_ends(self) -> None:
         """Let the untrained policy act in an episode to its end, where nothing limits one.

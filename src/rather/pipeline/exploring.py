@@ -1,7 +1,9 @@
 """Unsupervised exploration before the first questions: the policy learns to visit new states, so that these are about varied behavior."""
 
 from rather.core import Answered
+from rather.errors import CheckpointError
 from rather.learners import checkpoint
+from rather.learners.checkpoint import Lineage
 from rather.pipeline import build
 from rather.pipeline.state import State
 from rather.settings import UNSUPERVISED
@@ -25,4 +27,19 @@ def explore(run: State) -> None:
     own = run.config.run.model_copy(update={"seed": build.seed(run.config, UNSUPERVISED, 0)})  # of other episodes than the first round's
     config = run.config.model_copy(update={"run": own})
     learner = run.domain.improver(0, run.domain.base_policy, StateEntropy(seed=own.seed), steps, config, None)
-    run.learn(learner, UNSUPERVISED, 0, steps, run.lineage(UNSUPERVISED, Answered([]), steps))
+    run.learn(learner, UNSUPERVISED, 0, steps, _lineage(run))
+
+
+def otherwise(run: State) -> bool:
+    """Whether the run has explored with other settings than it has now."""
+    found = checkpoint.every(run.checkpoints(0, UNSUPERVISED))
+    try:
+        for path in found[-1:]:
+            checkpoint.check_same(path, _lineage(run))
+    except CheckpointError:
+        return True
+    return False
+
+
+def _lineage(run: State) -> Lineage:
+    return run.lineage(UNSUPERVISED, Answered([]), run.config.control.unsupervised_steps)

@@ -41,6 +41,13 @@ ASIDE = "hacked-"
 """Begins the names of checkpoints that are put aside at an alarm."""
 
 
+LATER = {
+    "train": ("reward", "pessimism", "flagged", "judges", "criterion", "steps"),
+    "control": ("keep_critic", "restart", "gold"),
+}
+"""Settings of the rounds, which say nothing about the exploration before them."""
+
+
 class State:
     """A run's settings, domain, folder and store, and what can be asked of them."""
 
@@ -214,6 +221,9 @@ class State:
         kept, defaults = mattering(config or self.config, use), mattering(type(self.config)(), use)
         if name == self.config.train.learner and self.corrects_verifiers(number):  # by states that are read, too
             kept["reward"] = defaults["reward"] = {"layers": self.config.reward.layers}
+        if name == UNSUPERVISED:
+            for sections in (kept, defaults):
+                sections |= {section: {k: v for k, v in sections[section].items() if k not in LATER[section]} for section in LATER}
         own = {"_steps": steps, "_contents": self.contents(kept)}
         return Lineage(kept | own, data.watermark, data.labels, defaults=defaults)
 
