@@ -169,3 +169,39 @@ def test_a_fit_ends_early_on_comparisons_that_say_the_opposite() -> None:
     assert model.score(episodes) == control.RewardModel(Slope, **SMALL | {"epochs": 1}).fit(some).score(episodes)
     with pytest.raises(ConfigError, match="patience is 2, but there is no eval to measure by"):
         model.fit(some, patience=2)
+
+
+def test_a_fit_that_is_refused_leaves_the_reward_model_as_it_was() -> None:
+    some, model = pairs(10), control.RewardModel(Slope, pseudo_labels=1, **SMALL)
+    episodes = control.rollouts(Slope, 3, seed=5)
+    short = [replace(t, observations=t.observations[:2], actions=t.actions[:1], rewards=t.rewards[:1], logprobs=t.logprobs[:1])
+             for t in episodes]  # type: ignore[index]  # fmt: skip
+    refused = [{}, {"unlabeled": episodes, "patience": 1}, {"unlabeled": short}, {"unlabeled": []}]
+    for wrong in refused:
+        with pytest.raises((ConfigError, DataError)):
+            model.fit(some, **wrong)  # type: ignore[arg-type]
+        with pytest.raises(TrainingError, match="has not been fitted"):
+            model.score(episodes)
+    before = model.fit(some, unlabeled=episodes).score(episodes)
+    assert any(before)
+    for wrong in refused:
+        with pytest.raises((ConfigError, DataError)):
+            model.fit(some, **wrong)  # type: ignore[arg-type]
+        assert model.score(episodes) == before
+
+
+def test_what_a_fit_cannot_learn_from_is_refused_in_one_sentence() -> None:
+    """The slope shows one number, and the pendulum three."""
+    some, model = pairs(4), control.RewardModel(Slope, pseudo_labels=2, **SMALL)
+    episodes = control.rollouts(Slope, 2)
+    others = control.rollouts("Pendulum-v1", 2)
+    swings = control.compare(others, lambda a, b: "a")
+    with pytest.raises(DataError, match="^unlabeled is empty; give trajectories, as from rather.control.rollouts, or leave it out$"):
+        model.fit(some, unlabeled=[])
+    for name, given in (
+        ("comparisons", {"comparisons": swings, "unlabeled": episodes}),
+        ("eval", {"comparisons": some, "eval": swings, "unlabeled": episodes}),
+        ("unlabeled", {"comparisons": some, "unlabeled": [*episodes, *others]}),
+    ):
+        with pytest.raises(DataError, match=f"^observations in {name} have 3 numbers, and those of the environment 1; give trajectories"):
+            model.fit(**given)  # type: ignore[arg-type]

@@ -69,21 +69,28 @@ class RewardModel:
         With `eval`, others that are held out, the model is evaluated on them each epoch. With `patience` the fit ends after so many epochs
         in a row that do not lower the loss on them, and the weights of the best epoch are kept. The settings `pseudo_labels` and `dynamics`
         learn from fragments of `unlabeled`, such as what `rather.control.rollouts` returns; `dynamics` without it from what was compared.
+        After an error the reward model is as it was before.
 
         Raises:
             ConfigError: there is a `patience` but no `eval`, there are `pseudo_labels` but nothing `unlabeled`, or neither `pseudo_labels`
                 nor `dynamics` learns from what is `unlabeled`.
-            DataError: there is none that has a preference, or nothing unlabeled is as long as their sides.
+            DataError: there is none that has a preference, `unlabeled` is empty, nothing in it is as long as their sides, or observations
+                are not those of the environment.
             TrainingError: the loss is not finite.
         """
         answered, held_out = _answered(comparisons), None if eval is None else _answered(eval)
         if unlabeled is not None and not (self.settings.pseudo_labels or self.settings.dynamics):
             raise ConfigError("unlabeled trajectories are learned from by pseudo_labels and dynamics; set one, or leave them out")
+        if unlabeled is not None and not len(unlabeled):
+            raise DataError("unlabeled is empty; give trajectories, as from rather.control.rollouts, or leave it out")
+        seen = _trajectories(answered)
+        for name, trajectories in (("comparisons", seen), ("eval", _trajectories(held_out or ())), ("unlabeled", unlabeled or ())):
+            self._check_width(name, trajectories)
         pool = None if unlabeled is None else lambda _: unlabeled
-        self.model = self._new()
-        self.model.see([t for c in answered for side in c.sides for t in side])
-        build.reward_learner(self.model, answered, self.settings, self.seed, self.callbacks, pool).train(held_out, patience)
-        self.fitted = True
+        model = self._new()
+        model.see(seen)
+        build.reward_learner(model, answered, self.settings, self.seed, self.callbacks, pool).train(held_out, patience)
+        self.model, self.fitted = model, True
         return self
 
     def score(self, trajectories: Sequence[Trajectory]) -> list[float]:
@@ -127,6 +134,17 @@ class RewardModel:
 
     def _new(self) -> Any:
         return build.reward_model(self._env, self.settings, self.seed, deepcopy(self._networks))
+
+    def _check_width(self, name: str, trajectories: Sequence[Trajectory]) -> None:
+        for t in trajectories:
+            assert t.observations is not None
+            if (width := math.prod(t.observations.shape[1:])) != self.inputs:
+                said = f"observations in {name} have {width} numbers, and those of the environment {self.inputs}"
+                raise DataError(f"{said}; give trajectories of that environment")
+
+
+def _trajectories(comparisons: Sequence[Comparison]) -> list[Trajectory]:
+    return [t for c in comparisons for side in c.sides for t in side]
 
 
 def _answered(comparisons: Sequence[Comparison]) -> list[Comparison]:
