@@ -185,6 +185,27 @@ def test_what_leads_to_fragments_is_played_again() -> None:
         surf.Lead(lambda: environment("Pendulum-v1", None))([Comparison((other,), (two,), 1.0, "2")])
 
 
+def test_comparisons_that_come_later_have_unlabeled_fragments_of_their_own_length() -> None:
+    asked = [Comparison((trajectory([*range(n + 1)]),), (trajectory([*range(n + 1)]),), 1.0, str(n)) for n in (2, 3)]
+    pool = [trajectory([*range(100, 103)])]
+    of = learner(Weighed(1.0), asked[:1], pool, pseudo_labels=1)
+    pool.append(trajectory([*range(200, 204)]))  # what is unlabeled may grow, too
+    of.follow(asked)
+    assert {tuple(shown(t)) for i in range(20) for c in [of.pair(1, str(i))] for t in (*c.a, *c.b)} == {(200, 201, 202, 203)}
+    assert "pseudo_labels" in of.step()
+
+
+def test_two_policies_that_began_from_one_reset_seed_are_played_again_each() -> None:
+    agents = [control.PPO("Pendulum-v1", envs=1, seed=seed) for seed in (0, 1)]
+    one, two = (replace(agent.rollouts(1, seed=7)[0], policy=f"round-{i}") for i, agent in enumerate(agents))
+    assert one.task == two.task
+    found = surf.Lead(lambda: environment("Pendulum-v1", None))([Comparison((piece(one, 15, 5),), (piece(two, 10, 10),), 1.0, "0")])
+    assert [t.policy for t in found] == ["round-0", "round-1"]
+    for t, episode in zip(found, (one, two), strict=True):
+        np.testing.assert_array_equal(t.actions, episode.actions[:20])  # type: ignore[index]
+        np.testing.assert_allclose(t.observations, episode.observations[:21], atol=1e-6)  # type: ignore[index]
+
+
 def test_pseudo_labels_from_python() -> None:
     episodes = control.rollouts("Pendulum-v1", 6)
     asked = control.compare([piece(t, 0, 20) for t in episodes], lambda a, b: "a")
@@ -227,7 +248,17 @@ def test_a_run_with_surf_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.Mon
     assert last(go(known, "run.name=stopped"))["files"] == last(go(known, "run.name=whole"))["files"]
 
 
-@pytest.mark.parametrize(("setting", "plain"), [("crop=0.75", 1), ("pseudo_labels=4", 0)])
+@pytest.mark.parametrize(("name", "default", "value"), [("confidence", 0.99, 0.9), ("pseudo_weight", 1, 0.5)])
+def test_what_is_of_pseudo_labels_is_refused_without_them(name: str, default: float, value: float) -> None:
+    said = f"{name} = {value} is of pseudo-labels, and pseudo_labels is 0; set it to 4, or {name} to {default}$"
+    with pytest.raises(ConfigError, match=f"^control.RewardModel: {said}"):
+        control.RewardModel("Pendulum-v1", **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=f"reward: {said}"):
+        toml.load(None, [f"reward.{name}={value}"])
+    assert getattr(toml.load(None, [f"reward.{name}={value}", "reward.pseudo_labels=1"]).reward, name) == value
+
+
+@pytest.mark.parametrize(("setting", "plain"), [("crop=0.75", 1), ("pseudo_labels=4", 0), ("dynamics=0.5", 0)])
 def test_a_run_about_text_has_no_fragments(setting: str, plain: int) -> None:
     name, _, value = setting.partition("=")
     with pytest.raises(

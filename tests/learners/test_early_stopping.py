@@ -1,12 +1,15 @@
 """Early stopping: a fit ends where the loss on what is held out no longer falls, in Python and in runs, and goes on exactly."""
 
+import io
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from rather.config import toml
@@ -16,6 +19,7 @@ from rather.learners import checkpoint
 from rather.learners.learner import Learner
 from rather.learners.reward import Reward
 from rather.learners.settings import Optimization
+from rather.pipeline import resume, state
 from test_control_run import RUN
 from test_going_on import go, last, rows, stop
 
@@ -147,7 +151,7 @@ def test_a_run_keeps_the_best_reward_and_goes_on_exactly(control: list[str], mon
     assert first["step"] < first["settings"]["_steps"], "it has ended early"
     run = go(control, "run.name=whole")
     assert run.train() == checkpoint.every(run.checkpoints(0))[-1]
-    assert last(run) == first, "it is not begun again"
+    assert last(run) == first
     learner = run.learner(0, "reward", run.labels(0, "reward"), 0)
     learner.model.restore(checkpoint.every(run.checkpoints(0))[-1] / "model")
     assert learner.evaluate(run.labels(0, "reward", kept=True).comparisons)["loss"] == min(losses)  # type: ignore[attr-defined]
@@ -163,12 +167,34 @@ def test_a_run_keeps_the_best_reward_and_goes_on_exactly(control: list[str], mon
     assert whole["step"] > first["step"]
 
 
+def test_a_fit_that_ended_early_is_finished(control: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    control = [*control, "query.comparisons=16", "loop.rounds=1", "run.name=whole"]
+    run = go(control)
+    run.console = Console(file=io.StringIO(), width=200)
+    run.sample()
+    run.label()
+    found, said = run.train(), run.console.file.getvalue()  # type: ignore[attr-defined]
+    assert last(run)["step"] < last(run)["settings"]["_steps"]
+    assert said.count("The reward model orders held-out questions (by which its weights were chosen) right in ") == 1
+    monkeypatch.setattr(state.State, "learner", lambda *_: pytest.fail("it was begun again"))
+    assert run.train() == found
+    assert run.console.file.getvalue().count("The reward model orders") == 1  # type: ignore[attr-defined]
+    assert go(control, "reward.epochs=40").train() == found
+
+
 def test_where_nothing_is_kept_back_a_fit_takes_all_its_steps(control: list[str]) -> None:
     run = go(control, "reward.held_out=0.001")
     run.sample()
     run.label()
     run.train()
     assert last(run)["step"] == last(run)["settings"]["_steps"]
+
+
+@pytest.mark.parametrize(("reward", "refused"), [("labels", True), ("environment", False)])
+def test_patience_is_checked_where_a_reward_model_is_fitted(control: list[str], reward: str, refused: bool) -> None:
+    run = go(control, "train.learner=ppo", f"train.reward={reward}", "train.steps=1", "reward.held_out=0.0")
+    with pytest.raises(ConfigError, match="reward.held_out is 0") if refused else nullcontext():
+        resume.ready_to_learn(run)
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,9 @@ def save(folder: Path, step: int, learner: Learner, lineage: Lineage, keep: int 
     tensors: dict[str, torch.Tensor] = {}
     try:
         learner.model.save(temporary / "model")
-        skeleton = _take_tensors(learner.state_dict(), "", tensors)
+        names = _take_tensors(learner.state_dict(), "", tensors)
         if ranks.rank() == 0:
-            _write(temporary, target, step, tensors, skeleton, lineage)
+            _write(temporary, target, step, tensors, names, lineage)
     except (OSError, SafetensorError) as e:
         if getattr(e, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(e):
             raise
@@ -79,9 +79,9 @@ def save(folder: Path, step: int, learner: Learner, lineage: Lineage, keep: int 
     return target
 
 
-def _write(temporary: Path, target: Path, step: int, tensors: dict[str, torch.Tensor], skeleton: Any, lineage: Lineage) -> None:
+def _write(temporary: Path, target: Path, step: int, tensors: dict[str, torch.Tensor], names: Any, lineage: Lineage) -> None:
     save_file(tensors, temporary / "learner.safetensors")
-    (temporary / "learner.json").write_text(json.dumps(skeleton))
+    (temporary / "learner.json").write_text(json.dumps(names))
     files = {
         str(path.relative_to(temporary)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         for path in sorted(temporary.rglob("*"))
@@ -213,10 +213,14 @@ def put_state(checkpoint: Path, into: Callable[[dict[str, Any]], object]) -> Non
     """
     try:
         tensors = load_file(checkpoint / "learner.safetensors")
-        skeleton: dict[str, Any] = json.loads((checkpoint / "learner.json").read_text())
-        into({key: _put_tensors(item, tensors) for key, item in skeleton.items()})
+        into({key: _put_tensors(item, tensors) for key, item in skeleton(checkpoint).items()})
     except (KeyError, ValueError, RuntimeError, SafetensorError) as e:
         raise CheckpointError(f"the checkpoint {checkpoint} does not fit this run ({e}); use another run.name") from None
+
+
+def skeleton(checkpoint: Path) -> dict[str, Any]:
+    """The learner's state in a checkpoint, with the names of tensors in their place."""
+    return json.loads((checkpoint / "learner.json").read_text())
 
 
 def _take_tensors(value: Tree, name: str, tensors: dict[str, torch.Tensor]) -> Tree:

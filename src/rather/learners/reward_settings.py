@@ -1,8 +1,8 @@
 """The settings of the reward model's learner."""
 
-from typing import TypedDict
+from typing import Self, TypedDict
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rather.learners.settings import OptimizationOptions
 from rather.settings import Section
@@ -25,7 +25,7 @@ class HeldBack(Section):
     )
     patience: int = Field(
         default=0,
-        description="Epochs in a row without a lower loss on questions kept back that end a fit; the best weights stay. 0: none.",
+        description="End a fit after so many epochs without a lower loss on the questions kept back; the best weights stay. 0: none.",
         ge=0,
     )
 
@@ -37,12 +37,20 @@ class SURFSettings(Section):
         default=1.0, description="control: least share of each fragment's steps that a step learns from, cut at random; 1: all.", gt=0, le=1
     )
     pseudo_labels: int = Field(
-        default=0, description="control: pairs a comparison that nobody compared, learned from where the members are sure; 0: none.", ge=0
+        default=0, description="control: extra pairs for each comparison, labeled by the ensemble where it is sure; 0: none.", ge=0
     )
     confidence: float = Field(
         default=0.99, description="control: how likely one side is to be better where members are sure.", ge=0.5, lt=1
     )
     pseudo_weight: float = Field(default=1.0, description="control: weight of the loss on such pairs.", gt=0)
+
+    @model_validator(mode="after")
+    def _of_pairs(self) -> Self:
+        for name in ("confidence", "pseudo_weight"):
+            value, default = getattr(self, name), SURFSettings.model_fields[name].default
+            if value != default and not self.pseudo_labels:
+                raise ValueError(f"{name} = {value} is of pseudo-labels, and pseudo_labels is 0; set it to 4, or {name} to {default:g}")
+        return self
 
 
 class REEDSettings(SURFSettings):

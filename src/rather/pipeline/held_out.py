@@ -174,7 +174,8 @@ def check_reward(run: State, model: Model, step: int) -> None:
     run.metrics.write("reward-eval", step, values)
     for mean, share, count in result.bins:
         run.metrics.write("calibration", step, {"predicted": mean, "observed": share, "count": count})
-    run.console.print(f"The reward model orders held-out questions right in {result.accuracy}.")
+    chosen = " (by which its weights were chosen)" if run.config.reward.patience else ""
+    run.console.print(f"The reward model orders held-out questions{chosen} right in {result.accuracy}.")
 
 
 def _cost(run: State, answered: Sequence[Comparison], name: str) -> Cost:

@@ -41,7 +41,7 @@ def fit(run: State, number: int, name: str) -> Path:
     """Train the learner called `name` on the labels of round `number`; returns the last checkpoint."""
     folder = run.checkpoints(number, name)
     stage = last(folder)
-    if stage is not None and not checkpoint.finished(stage):
+    if stage is not None and not checkpoint.finished(stage) and not ended_early(run, folder):
         began = ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0]
         kept = stage["settings"].get("_held_out")
         _learn(run, number, name, began, stage["settings"]["_steps"], follows=bool(stage.get("before")), kept=kept)
@@ -57,7 +57,7 @@ def fit(run: State, number: int, name: str) -> Path:
     if new:  # they are used as often as the others were
         items = max(1, round(len(data.comparisons) * len(new) / len(data.labels)))
         steps = max(steps, stage["step"] + build.further(run.config, name, items))
-    if stage["step"] >= steps:
+    if stage["step"] >= steps or (not new and ended_early(run, folder)):
         if gone:
             said = f"{len(gone)} of the labels that {found} learned from do not count any more; train anew without them: --fresh"
             run.console.print(said, markup=False, highlight=False)
@@ -65,6 +65,12 @@ def fit(run: State, number: int, name: str) -> Path:
     if not new:
         return _learn(run, number, name, data, steps, follows=bool(stage.get("before")))
     return _learn(run, number, name, ranks.everyones(run.labels(number, name, {*stage["labels"]}))[0], steps, then=data)
+
+
+def ended_early(run: State, folder: Path) -> bool:
+    """Whether the last checkpoint in `folder` is of a fit that reward.patience has ended."""
+    held, patience = checkpoint.skeleton(checkpoint.every(folder)[-1]).get("held_out"), run.config.reward.patience
+    return held is not None and 0 < patience <= held["since"]
 
 
 def say_left_out(run: State, data: Answered) -> None:
@@ -158,7 +164,8 @@ def ready_to_learn(run: State) -> None:
     check_watched(run.config)
     spot_checks.check_settings(run)
     held_out.check_opponent(run)
-    held_out.check_patience(run.config)
+    if "reward" in learners(run.config):
+        held_out.check_patience(run.config)
     if build.corrected(run.config):
         _ = run.answering_training.judges  # one that cannot be made is noticed now
 

@@ -28,7 +28,7 @@ from rather.learners.kto import KTO
 from rather.learners.ppo import PPO
 from rather.learners.progress import progress
 from rather.learners.reward import Reward
-from rather.learners.reward_settings import RewardSettings
+from rather.learners.reward_settings import REEDSettings, RewardSettings
 from rather.learners.settings import Sampling
 from rather.learners.sft import SFT, examples
 from rather.pipeline import build, evaluation, query, text_doctor
@@ -90,7 +90,7 @@ class TextDomain:
             raise ConfigError(f'query.strategy = "{q.strategy}" chooses two of several answers; set query.answers to 3 or more')
         if q.answers == 1:
             build.check_alone(config)
-        for name, plain in (("crop", 1.0), ("pseudo_labels", 0), ("dynamics", 0)):
+        for name, plain in REEDSettings().model_dump().items():
             if (value := getattr(config.reward, name)) != plain:
                 raise ConfigError(f"reward.{name} = {value} is of fragments of episodes, and the run is about text; leave it at {plain:g}")
         self.config, self.console = build.dated(config), console
