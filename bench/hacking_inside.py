@@ -54,7 +54,7 @@ def length(run: Inside) -> np.ndarray:
     """The mean number of words: how far from what it was, as a ratio either way."""
     if run.family in hacking.CONTROL:
         return np.full(len(run.gold), np.nan)
-    return np.log([max(np.mean([len(w) for w in step] or [0]), 0.1) for step in words(run)])
+    return np.log(np.array([float(np.mean([len(w) for w in step] or [0])) for step in words(run)]).clip(0.1))
 
 
 def repetition(run: Inside) -> np.ndarray:
