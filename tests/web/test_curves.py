@@ -132,7 +132,7 @@ def test_the_alarm_is_the_one_of_rather_hack(metrics: Metrics) -> None:
     assert "falls" in expected.sign
     assert read.read()["alarms"] == [f"train-ppo-0: {expected}"]
     assert points(read.read(), "Mean gold reward")
-    metrics.write(f"spot-0-{expected.step}", expected.step, {"comparisons": 7.0}, result="no worse")
+    metrics.write(f"spot-0-{expected.step}", expected.step, {"comparisons": 7.0}, of=2, result="no worse")
     assert read.read()["alarms"] == [], "spot checks have dismissed it"
     assert Curves(metrics.path).read()["alarms"] == []
     assert Curves(metrics.path, "return").read()["alarms"] == [], "the policy is trained on another reward"
