@@ -63,7 +63,7 @@ def numbers(agent: control.PPO) -> dict[str, torch.Tensor]:
     ("arguments", "said"),
     [
         ({"gama": 0.9}, "control.PPO has no argument 'gama'; did you mean gamma?"),
-        ({"wheels": None}, "control.PPO has no argument 'wheels'; it takes batch_size, "),
+        ({"banana": None}, "control.PPO has no argument 'banana'; it takes batch_size, "),
         ({"gamma": 2}, r"control.PPO: gamma: input should be less than or equal to 1 \(got 2\)"),
         ({"schedule": "fast"}, "schedule: input should be 'constant', 'linear' or 'cosine' .got 'fast'"),
         ({"hidden": "wide"}, "hidden: input should be a valid tuple .got 'wide'"),
