@@ -78,7 +78,7 @@ def sign(name: str) -> Signal:
 
 def slope(run: Inside) -> np.ndarray:
     """What the KL from the base policy has grown by in 10 steps."""
-    return np.concatenate([np.zeros(10), run.kl[10:] - run.kl[:-10]])
+    return run.kl if np.isnan(run.kl).all() else np.concatenate([np.zeros(10), run.kl[10:] - run.kl[:-10]])
 
 
 def spread_of_members(run: Inside) -> np.ndarray:
@@ -98,19 +98,26 @@ def second_model(run: Inside) -> np.ndarray:
 
 
 def distance(run: Inside) -> np.ndarray:
-    """How far the mean hidden state of a step's answers is from that of the first, in standard deviations of an answer then."""
+    """How far the mean hidden state of a step's answers is from that of the first, in standard deviations of an answer then.
+
+    Of the first steps, and of every fifth after them.
+    """
     from rather.core import Task, Trajectory
 
     if run.family in hacking.CONTROL:
         return np.full(len(run.gold), np.nan)
-    pairs = [[(str(topic), str(text)) for topic, text in zip(*of, strict=True) if topic] for of in zip(run.topics, run.texts, strict=True)]
-    known = list(dict.fromkeys(pair for step in pairs for pair in step))
+    read = [t for t in range(len(run.gold)) if t < WINDOW or t % WINDOW == 0]
+    pairs = {t: [(str(topic), str(text)) for topic, text in zip(run.topics[t], run.texts[t], strict=True) if topic] for t in read}
+    known = list(dict.fromkeys(pair for step in pairs.values() for pair in step))
     rows = head(run.path.with_name("base")).read([Trajectory(Task("hacking", topic, topic), "policy", text) for topic, text in known])
     states = dict(zip(known, rows.reshape(len(known), -1).astype(float), strict=True))
-    first = np.stack([states[pair] for step in pairs[:WINDOW] for pair in step])
+    first = np.stack([states[pair] for t in range(WINDOW) for pair in pairs[t]])
     center, scale = first.mean(0), first.std(0) + 1e-6
-    means = [(np.mean([states[pair] for pair in step], 0) - center) / scale if step else np.full(len(center), np.nan) for step in pairs]
-    return np.sqrt(np.square(means).mean(1))
+    found = np.full(len(run.gold), np.nan)
+    for t, step in pairs.items():
+        if step:
+            found[t] = np.sqrt(np.square((np.mean([states[pair] for pair in step], 0) - center) / scale).mean())
+    return found
 
 
 @cache
