@@ -235,12 +235,28 @@ def spot_checks(runs: Sequence[Inside], seeds: int = 20) -> tuple[list[str], dic
     return lines, data
 
 
+def learned(runs: Sequence[Inside]) -> list[str]:
+    """What the two signals of learned rewards do in runs on text, all of which were hacked: quartiles of what no rate can be given of."""
+    own = [run for run in runs if run.views.shape[-1] > MEMBERS]
+    lines = [f"{len(own)} runs with a learned reward and a second one, {sum(run.hacked for run in own)} hacked"]
+    for name, measure in (("logarithm of the members' spread", spread_of_members), ("reward above the second one's, in std", second_model)):
+        changes = [risen(measure(run), 1) for run in own]
+        then = [change[min(run.onset + 10, len(change) - 1)] for run, change in zip(own, changes, strict=True)]
+        for when, values in (("at most", [change.max() for change in changes]), ("10 steps after gold was best", then)):
+            lines.append(f"{name}, risen {when}: {', '.join(f'{x:.2f}' for x in np.percentile(values, (25, 50, 75)))}")
+    return lines
+
+
 def main() -> None:
-    """Both tables."""
+    """Both tables; or what there is to say of learned rewards."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=hacking.RUNS)
+    parser.add_argument("--learned", action="store_true", help="print what the signals of learned rewards do, and write nothing")
     given = parser.parse_args()
     runs = [Inside(path) for path in sorted(given.runs.glob("*.npz")) if path.name.count("_") == 3 and ".part" not in path.name]
+    if given.learned:
+        print(*learned(runs), sep="\n")
+        return
     signal_rows, signal_data = signals(runs)
     check_rows, check_data = spot_checks(runs)
     lines = [
