@@ -221,7 +221,7 @@ def test_hacking_is_caught_in_text(rather: Rather, run: Path, tmp_path: Path) ->
     assert all(float(after) > float(before) for (before, _), (after, _) in zip(shown[0::2], shown[1::2], strict=True))
     rows = [json.loads(x) for x in (tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()]
     golds = {r["step"]: r["gold"] for r in rows if "gold" in r}
-    caught, best = map(int, re.search(r"from step (\d+) to (\d+)", out).groups()[::-1])
+    caught, best = map(int, re.search(r"to (?:step )?(\d+) the proxy reward went .* go back to step (\d+)", " ".join(out.split())).groups())
     assert golds[40] < golds[1] < golds[best], "it did good, and then harm"
     assert best < caught < best + 8
 

@@ -1,13 +1,14 @@
 """The page behind nginx and Caddy, as docs/proxy has them, under a prefix; and what the options of `rather serve` let through."""
 
 import os
+import random
 import re
 import shutil
 import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ DOCS = Path(__file__).parents[2] / "docs" / "proxy"
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    while True:  # below those that the system gives to outgoing connections, which may take one before the proxy does
+        with suppress(OSError), socket.socket() as free:
+            free.bind(("", random.randrange(20_000, 32_000)))
+            return free.getsockname()[1]
 
 
 def replaced(text: str, pairs: dict[str, str]) -> str:
