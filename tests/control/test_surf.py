@@ -141,7 +141,7 @@ def test_a_fit_that_goes_on_is_the_one_that_was_not_stopped() -> None:
     assert before[0]["pseudo_labels"] == 1.0
 
 
-def test_a_learner_cuts_anew_in_each_step() -> None:
+def test_a_learner_cuts_otherwise_in_each_step() -> None:
     asked = [Comparison((trajectory([*range(9)]),), (trajectory([*range(9)]),), 1.0, "q", "ann")]
     of = learner(Weighed(1.0), asked, [], crop=0.5)
     cuts = list[list[list[float]]]()

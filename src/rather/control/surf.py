@@ -29,7 +29,7 @@ Unlabeled = Callable[[Sequence[Comparison]], Sequence[Trajectory]]
 
 
 class SURF(Reward):
-    """Fits reward nets of control to comparisons whose sides are cut anew in each step, and to pseudo-labels of other pairs.
+    """Fits reward nets of control to comparisons whose sides are cut at random in each step, and to pseudo-labels of other pairs.
 
     Fragments of the other pairs, `settings.pseudo_labels` of them a comparison, are cut from what `unlabeled` says, as long as those of
     the comparison. What is drawn in a step depends on the seed, the step and the comparison alone. Departures from the paper: a cut may
