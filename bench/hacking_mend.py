@@ -156,21 +156,22 @@ def one(family: str, seed: int, runs: Path) -> dict[str, Any]:
 
 def table(runs: dict[str, dict[str, Any]], families: Sequence[str]) -> list[str]:
     """A row for each family."""
-    lines = [f"| family | alarms | best before the alarm | {' | '.join(ARMS)} | mended above that best |", "|---" * (len(ARMS) + 4) + "|"]
+    above = "mended above that best | above the policy gone back to"
+    lines = [f"| family | alarms | best before the alarm | {' | '.join(ARMS)} | {above} |", "|---" * (len(ARMS) + 5) + "|"]
     for family in families:
         every = [run for key, run in runs.items() if key.rpartition("/")[0] == family]
         own = [run for run in every if run["alarm"] is not None]
         if own:
             middle = [median(run[arm] for run in own) for arm in ("best", *ARMS.values())]
-            above = sum(run["mend"] > run["best"] for run in own)
-            lines.append(f"| {family} | {len(own)} of {len(every)} | {' | '.join(f'{x:.2f}' for x in middle)} | {above} of {len(own)} |")
+            counts = [f"{sum(run['mend'] > run[than] for run in own)} of {len(own)}" for than in ("best", "back")]
+            lines.append(f"| {' | '.join([family, f'{len(own)} of {len(every)}', *(f'{x:.2f}' for x in middle), *counts])} |")
     return lines
 
 
-def mended(runs: dict[str, dict[str, Any]]) -> list[str]:
-    """Families whose median run ends above its best before the alarm."""
+def mended(runs: dict[str, dict[str, Any]], than: str = "best") -> list[str]:
+    """Families whose median run ends above its best before the alarm, or above another end."""
     own = {f: [r for k, r in runs.items() if k.rpartition("/")[0] == f and r["alarm"] is not None] for f in FAMILIES}
-    return [family for family, some in own.items() if some and median(run["mend"] - run["best"] for run in some) > 0]
+    return [family for family, some in own.items() if some and median(run["mend"] - run[than] for run in some) > 0]
 
 
 def main() -> None:
@@ -208,7 +209,9 @@ def main() -> None:
     head = f"""# Reward hacking: what a cure gains
 
 {data["about"]}. Gold of 192 answers, medians over the runs with an alarm."""
-    end = f"Of {len(FAMILIES)} families {len(best)} end above their best before the alarm (median): {', '.join(best)}."
+    end = f"""Of {len(FAMILIES)} families {len(best)} end above their best before the alarm (median): {", ".join(best)}.
+That best is the highest of many means of four steps, and therefore a little too high. Above the policy gone back to, which is measured as
+the mended one is, end {len(mended(data["runs"], "back"))}: {", ".join(mended(data["runs"], "back"))}."""
     common.publish("hacking-mend", data, [head, "", *lines, "", end], None)
     if {*data["runs"]} >= {f"{family}/{seed}" for family in FAMILIES for seed in SEEDS}:
         common.headline("mend_families_of_12", len(best), [len(best), len(best)], "families", "bench/hacking_mend.py", "one thread a run")

@@ -234,9 +234,9 @@ METHODS: dict[str, Callable[[Bench], None]] = {
     "offline DPO": offline_dpo, "KTO": kto, "best of 8": best_of_8, "online DPO": online_dpo, "head + GRPO": head_grpo, "nudge": nudge,
 }  # fmt: skip
 STRATEGIES = ("near_tie", "large_gap", "disagreement", "bald", "d_optimal", "double_thompson", "information_directed")
-MISTAKES = {"online DPO, 10 % wrong": 0.2, "online DPO, 25 % wrong": 0.5}
+MISTAKES = {"nudge, 10 % wrong": 0.2, "nudge, 25 % wrong": 0.5}
 """The share of answers that are a coin's, of which half are wrong, where it is another one."""
-EVERY = METHODS | {f"head + GRPO, {s}": partial(head_grpo, strategy=s) for s in STRATEGIES} | dict.fromkeys(MISTAKES, online_dpo)
+EVERY = METHODS | {f"head + GRPO, {s}": partial(head_grpo, strategy=s) for s in STRATEGIES} | dict.fromkeys(MISTAKES, nudge)
 
 
 def one(method: str, judge: str, seed: int, least: int, most: int, crowd: str) -> None:
