@@ -28,9 +28,14 @@ TASKS = {
     "reacher": {"config": "src/rather/data/examples/reacher.toml", "comparisons": [200, 700], "peer": ""},
     "pendulum-sac": {"config": "src/rather/data/examples/pendulum-sac.toml", "comparisons": [25, 100], "peer": ""},
     "halfcheetah": {"config": "src/rather/data/examples/halfcheetah.toml", "comparisons": [200, 700], "peer": ""},
-}
+    "hopper": {
+        "config": "src/rather/data/examples/halfcheetah.toml", "comparisons": [200, 700], "peer": "",
+        "changes": ["control.env=Hopper-v5", "control.kwargs={terminate_when_unhealthy=false}"],
+    },
+}  # fmt: skip
+"""Hopper goes on when it has fallen: an episode's end would say what the reward does not."""
 TRUE = ["train.reward=environment", "loop.rounds=1"]
-HEADLINES, SHARES = ("reacher",), ("halfcheetah",)
+HEADLINES, SHARES = ("reacher",), ("halfcheetah", "hopper")
 """Tasks whose median returns are headlines, or those of what the same steps on the true reward come to."""
 NAMES = {"true reward": "the same learner on the true reward", "rather": "rather", "imitation": "imitation 1.0.1"}
 
@@ -106,9 +111,10 @@ def row(side: str, found: list[dict[str, Any]]) -> str:
 
 def publish(name: str, about: str, settings: str, found: dict[str, list[dict[str, Any]]]) -> None:
     """Write what has been found of a task with these settings."""
+    changed = "".join(f" `{change}`" for change in TASKS[name].get("changes", []))
     lines = [
         f"# Label efficiency: {name}", "", f"{about}; runs of commits {', '.join(sorted({str(run['commit']) for runs in found.values() for run in runs}))}.", "",
-        f"Comparisons are answered by a simulated oracle that knows the true reward. Settings: `{TASKS[name]['config']}`, chosen on seeds 0 to 4; these",
+        f"Comparisons are answered by a simulated oracle that knows the true reward. Settings: `{TASKS[name]['config']}`{changed}, chosen on seeds 0 to 4; these",
         "are seeds 5 to 9. True return of 50 or more held-out episodes with deterministic actions; before: the mean before training.", "",
         "| side | comparisons | before | mean | median | each seed | environment steps | seconds a run |", "|---" * 8 + "|",
         *(row(side, runs) for side, runs in found.items() if runs),
@@ -130,10 +136,11 @@ def publish(name: str, about: str, settings: str, found: dict[str, list[dict[str
 def runs(name: str) -> Iterator[tuple[str, int, Callable[[], dict[str, Any]]]]:
     """What a task wants: the side, the seed, and the run."""
     task = TASKS[name]
+    changes = task.get("changes", [])
     for seed in SEEDS:
-        yield "true reward", seed, partial(ours, task["config"], seed, *TRUE)
+        yield "true reward", seed, partial(ours, task["config"], seed, *TRUE, *changes)
         for count in task["comparisons"]:
-            yield f"rather {count}", seed, partial(ours, task["config"], seed, f"query.comparisons={count}")
+            yield f"rather {count}", seed, partial(ours, task["config"], seed, f"query.comparisons={count}", *changes)
             if task["peer"] and PEER.exists():
                 yield f"imitation {count}", seed, partial(apart, task["peer"], seed, count)
 
@@ -147,7 +154,8 @@ def apart(env: str, seed: int, comparisons: int) -> dict[str, Any]:
 def main() -> None:
     """Run the tasks that are named, or all; runs that were finished with these settings are kept and not run again."""
     for name in sys.argv[1:] or TASKS:
-        path, settings = Path(f"bench/results/labels-{name}.json"), hashlib.sha256(Path(TASKS[name]["config"]).read_bytes()).hexdigest()[:8]
+        path, task = Path(f"bench/results/labels-{name}.json"), TASKS[name]
+        settings = hashlib.sha256(Path(task["config"]).read_bytes() + "".join(task.get("changes", [])).encode()).hexdigest()[:8]
         data = json.loads(path.read_text()) if path.exists() else {}
         before: dict[str, list[dict[str, Any]]] = data.get("found", {})
         found = (
