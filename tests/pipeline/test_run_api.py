@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import rather
-from rather.errors import ConfigError
+from rather.errors import ConfigError, RatherError
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use", "rect", "circle"}
 
@@ -106,3 +106,30 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_settings_are_a_file() -> None:
     with pytest.raises(ConfigError, match=r"^settings is 3; give a TOML file$"):
         rather.Run(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train.learner": "kto", "train.batch_size": 1}, "^train.batch_size is 1; set it to 2 or more"),
+        ({"dpo.loss": "nowhere:loss"}, "^dpo.loss: the module 'nowhere' cannot be imported"),
+        ({"train.learner": "reward", "reward.kind": "head", "reward.layers": [9]}, r"^layers is \[9\]; give rising numbers of blocks"),
+        ({"train.learner": "ppo", "train.reward": "labels", "hack.gold": "gold"}, "^there is no utility 'gold'; take one of"),
+        ({"train.learner": "ppo", "train.reward": "environment"}, "^text has no environment that rewards; set train.reward to"),
+        ({"train.learner": "grpo", "train.reward": "model"}, '^train.reward = "model" needs judge.checkpoint, the folder of'),
+        ({"train.learner": "grpo", "train.reward": "model", "judge.checkpoint": "/none"}, "^judge.checkpoint is '/none', and there is no"),
+        ({"judge.kind": "model", "judge.checkpoint": "/none"}, "^judge.checkpoint is '/none', and there is no such folder; give"),
+        ({"judge.kind": "function", "judge.function": "nowhere:judge"}, "^judge.function: the module 'nowhere' cannot be imported"),
+        ({"judge.panel": [{"name": "one", "utility": "taste"}]}, "^there is no utility 'taste'; take one of"),
+        ({"sample.temperature": 0.0}, "^sample.temperature is 0, at which both answers to a prompt are the same"),
+        ({"sample.temperature": 0.0, "sample.contrast": ["Be brief.", "Be brief."]}, "^sample.temperature is 0, at which both"),
+        ({"data.prompts": "ALL"}, "^there are no held-out prompts; set data.held_out"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_anything_is_sampled(changes: dict[str, object], says: str, file: Path) -> None:
+    (file.parent / "all.jsonl").write_text("".join(f'{{"prompt": "question {i}?", "split": "train"}}\n' for i in range(4)))
+    run = rather.Run(file, **{key: str(file.parent / "all.jsonl") if value == "ALL" else value for key, value in changes.items()})
+    with pytest.raises(RatherError, match=says):
+        run.loop()
+    assert not run.store.keys("run", "train"), "nobody could have been asked"
+    run.close()

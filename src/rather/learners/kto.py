@@ -56,10 +56,7 @@ class KTO(Learner[P, Sequence[Comparison]], Generic[P]):
         **options: Unpack[KTOOptions],
     ) -> None:
         self.own, how = given("KTO", options, KTOSettings, Optimization)
-        if how.batch_size < 2:
-            raise ConfigError(
-                "KTO: batch_size is 1; set it to 2 or more, since answers to other prompts of the batch say how far it has gone"
-            )
+        check_batch("KTO: batch_size", how.batch_size)
         self.reference: Policy = policy if reference is None else reference
         self.comparisons = learnable(check_comparisons(comparisons, alone=True))
         model, parameters = trainee(policy, adapter, seed, parameters)
@@ -169,6 +166,16 @@ def mismatched(batch: Batch) -> Batch | None:
     fits = torch.arange(batch.actions.shape[1]) < room[:, None]
     return replace(other, observations=own.observations, prompts=own.prompts, groups=own.groups,
                    actions=torch.where(fits, other.actions, UNUSED), mask=other.mask * fits.to(other.mask))  # fmt: skip
+
+
+def check_batch(name: str, size: int) -> None:
+    """Make sure that a batch has several answers; the message calls its size by `name`.
+
+    Raises:
+        ConfigError: it has one.
+    """
+    if size < 2:
+        raise ConfigError(f"{name} is {size}; set it to 2 or more, since KTO measures how far it has gone on other prompts of the batch")
 
 
 def judged(comparison: Comparison) -> list[tuple[Trajectory, bool]]:

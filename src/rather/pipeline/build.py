@@ -198,8 +198,7 @@ def judges(config: Config, reader: Callable[[], Reader], verifiers: bool = True)
         case "panel":
             return [*panel(config, reader)]
         case "model":
-            if not j.checkpoint:
-                raise ConfigError('judge.kind = "model" needs judge.checkpoint, the folder of a reward model')
+            check_reward_folder(config, 'judge.kind = "model"')
             return [ModelJudge(j.name, saved_reward(config, Path(j.checkpoint)), config.train.micro_batch_tokens)]
         case "language":
             if not j.model:
@@ -288,6 +287,19 @@ def saved_reward(config: Config, folder: Path, base: AnyPolicy | None = None) ->
     model = RewardModel(body, of.reward.members, of.run.seed, parameters=parameters)
     model.restore(folder / "model")
     return model
+
+
+def check_reward_folder(config: Config, what: str) -> None:
+    """Make sure that judge.checkpoint, which `what` needs, may name a reward model.
+
+    Raises:
+        ConfigError: it is empty, or there is no such folder.
+    """
+    name = config.judge.checkpoint
+    if not name:
+        raise ConfigError(f"{what} needs judge.checkpoint, the folder of a reward model")
+    if not (Path(name).is_dir() or published(Path(name))):
+        raise ConfigError(f"judge.checkpoint is {name!r}, and there is no such folder; give that of a reward model")
 
 
 def published(folder: Path) -> bool:

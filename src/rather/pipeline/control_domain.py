@@ -151,8 +151,6 @@ class ControlDomain:
     def questions(self, run: Rounds, number: int) -> Iterator[Chosen]:
         """Fragments of episodes become the round's questions; see `Fragments`."""
         c, q = self.config, self.config.query
-        if c.train.learner in REWARDED:
-            self._check_learner()
         have = run.store.keys(c.run.name, "train")
         asked = [sum(key.startswith(f"round-{n}/") for key in have) for n in range(number + 1)]
         wanted = query.still(q.comparisons, c.loop.rounds, q.schedule, asked)
@@ -218,7 +216,6 @@ class ControlDomain:
 
     def reward_fn(self, saved: Path, config: Config) -> ControlReward | None:
         """The reward model in the checkpoint `saved`, or nothing but the environment."""
-        self._check_learner()
         if config.train.reward == "environment":
             return None
         model = self.reward_model(saved)
@@ -230,7 +227,6 @@ class ControlDomain:
     ) -> Learner:
         """PPO on segments of every environment's time, or a learner of Stable-Baselines3 that has as many."""
         c = config
-        self._check_learner()
         self._check_ends()
         if isinstance(reward_fn, StateEntropy) and c.train.reward == "labels":
             self._check_asked()
@@ -302,15 +298,13 @@ class ControlDomain:
         """The environment, the clips and the questions."""
         return control_doctor.Looks(self.config, partial(self.make, gold=True), partial(self.make, render_mode="rgb_array"), store).checks
 
-    def _check_learner(self) -> None:
-        """Make sure that a policy can be trained, before anybody is asked.
-
-        Raises:
-            ConfigError: it cannot.
-        """
+    def check_learner(self) -> None:
+        """See whether a policy can be trained; zeroth order sees for itself, before it asks."""
         train = self.config.train
-        if train.learner not in CONTROL_LEARNERS:
+        if train.learner not in (*CONTROL_LEARNERS, "zeroth"):
             raise ConfigError(f"a run about control learns by {', '.join(CONTROL_LEARNERS)}, not by {train.learner!r}")
+        if train.learner not in REWARDED:
+            return
         if train.reward == "verify":
             raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
         if not train.steps:

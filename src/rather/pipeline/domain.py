@@ -111,6 +111,14 @@ class Domain(Protocol):
 
     # What learns
 
+    def check_learner(self) -> None:
+        """Make sure that train.learner can learn, before anything is sampled or asked.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        ...
+
     def learnable(self, comparison: Comparison) -> bool:
         """Whether the sides of a question differ and fit the policy."""
         ...

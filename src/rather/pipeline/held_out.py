@@ -32,8 +32,7 @@ def compare(run: State, number: int) -> str | None:
         TrainingError: there is no policy, or its verifiers judged nothing.
     """
     c, tasks = run.config, run.domain.tasks[1]
-    if not tasks:
-        raise ConfigError("there are no held-out prompts; set data.held_out or add a split column to the prompt file")
+    check_tasks(run)
     check_opponent(run)
     last = run.last(number)
     step, digest = checkpoint.check(last)["step"], checkpoint.digest(last)
@@ -80,6 +79,16 @@ def compare(run: State, number: int) -> str | None:
     about = {"checkpoint": digest, "evaluation": purpose, "judges": voters} | ({"against": against} if c.eval.best_of > 1 else {})
     run.metrics.replace(f"eval-{number}", step, values | price.metrics(), **about)
     return "\n".join([said, f"what it cost: {price}", *(f"warning: {sentence}" for sentence in price.warnings())])
+
+
+def check_tasks(run: State) -> None:
+    """Make sure that there is something to compare on.
+
+    Raises:
+        ConfigError: no task is held out.
+    """
+    if not run.domain.tasks[1]:
+        raise ConfigError("there are no held-out prompts; set data.held_out or add a split column to the prompt file")
 
 
 def reward_fingerprint(run: State, number: int) -> str:

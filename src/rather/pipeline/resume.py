@@ -157,11 +157,12 @@ def ready_to_learn(run: State) -> None:
     """Make sure that what is learned from is there or will be asked for, and that the model reads it as before.
 
     Raises:
-        ConfigError: see `check_tokenizer`, `check_watched`, `held_out.check_patience` and `criteria.check_learned`.
+        ConfigError: see `check_tokenizer`, `check_watched`, `held_out.check_patience`, `criteria.check_learned` and `Domain.check_learner`.
     """
     criteria.check_learned(run.config, run.store)
     check_tokenizer(run)
     check_watched(run.config)
+    run.domain.check_learner()
     spot_checks.check_settings(run)
     held_out.check_opponent(run)
     if "reward" in learners(run.config):

@@ -146,6 +146,10 @@ class Run(State):
         """Sample, label, train and evaluate, round after round; returns how the last policy did, in words."""
         result, rounds, first = None, self.config.loop.rounds, self.begun  # a round that a later one has come from stays as it is
         self.ready(first)
+        if self.config.train.learner != "reward":
+            held_out.check_tasks(self)
+        if build.asks_first(self.config):
+            _ = self.answering_training.judges  # one that cannot be made is noticed now
         for number in range(first, rounds):
             if build.asks_first(self.config) or self.mends(number):
                 self.sample(number)

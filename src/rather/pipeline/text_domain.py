@@ -28,10 +28,10 @@ from rather.learners.kto import KTO
 from rather.learners.ppo import PPO
 from rather.learners.progress import progress
 from rather.learners.reward import Reward
-from rather.learners.reward_settings import REEDSettings, RewardSettings
+from rather.learners.reward_settings import RewardSettings
 from rather.learners.settings import Sampling
 from rather.learners.sft import SFT, examples
-from rather.pipeline import build, evaluation, query, text_doctor
+from rather.pipeline import build, evaluation, query, text_checks, text_doctor
 from rather.pipeline.build import AnyPolicy
 from rather.pipeline.query import Chosen, Rounds
 from rather.pipeline.strategies import best, moments, wishes
@@ -86,13 +86,7 @@ class TextDomain:
     parallel = True
 
     def __init__(self, config: Config, console: Console) -> None:
-        if (q := config.query).strategy in ("double_thompson", "information_directed") and q.answers <= 2:
-            raise ConfigError(f'query.strategy = "{q.strategy}" chooses two of several answers; set query.answers to 3 or more')
-        if q.answers == 1:
-            build.check_alone(config)
-        for name, plain in REEDSettings().model_dump().items():
-            if (value := getattr(config.reward, name)) != plain:
-                raise ConfigError(f"reward.{name} = {value} is of fragments of episodes, and the run is about text; leave it at {plain:g}")
+        text_checks.check_settings(config)
         self.config, self.console = build.dated(config), console
 
     @cached_property
@@ -197,6 +191,8 @@ class TextDomain:
         if not missing:
             return
         verified = build.corrected(self.config)
+        if not verified:
+            text_checks.check_sampled(self.config)
         run.labels(
             number, "verify" if verified else self.config.train.learner
         )  # what has been imported should fit, too, before anybody is asked more
@@ -300,6 +296,10 @@ class TextDomain:
         """Words can be seen anywhere."""
 
     # What learns
+
+    def check_learner(self) -> None:
+        """The loss, the batch, the layers of a reward head, and who rewards; see `text_checks.check_learner`."""
+        text_checks.check_learner(self.config, lambda: self.base_policy)
 
     def learnable(self, comparison: Comparison) -> bool:
         """Whether the answers to a question differ and fit the model."""
