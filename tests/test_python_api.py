@@ -162,9 +162,51 @@ def test_a_stopped_training_goes_on_exactly(model: LanguageModel, pairs: list[Co
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
     if learner == "dpo":
         with pytest.raises(CheckpointError, match="was trained with dpo.beta = 0.1, not 0.2; set it back, or train into another folder"):
-            rather.DPO(model, pairs, batch_size=4, beta=0.2, steps=9, lr=1e-2, folder=tmp_path).train()
+            rather.DPO(model, pairs, batch_size=4, beta=0.2, seed=1, steps=9, lr=1e-2, folder=tmp_path).train()
         with pytest.raises(CheckpointError, match="was trained with data.comparisons"):
-            rather.DPO(model, pairs[1:], batch_size=4, steps=9, lr=1e-2, folder=tmp_path).train()
+            rather.DPO(model, pairs[1:], batch_size=4, seed=1, steps=9, lr=1e-2, folder=tmp_path).train()
+
+
+def test_what_a_stopped_training_was_is_in_its_checkpoint(model: LanguageModel, pairs: list[Comparison], tmp_path: Path) -> None:
+    def dpo(**changed: Any) -> Any:
+        return rather.DPO(model, pairs, steps=2, folder=tmp_path / "dpo", callbacks=[lambda step, values: step == 1], **changed)
+
+    def acting(learner: Any, reward: Any) -> Any:
+        few = {"rollout_batch_size": 2} if learner is rather.PPO else {"batch_size": 1, "group_size": 2}
+        stop = [lambda step, values: step == 1]
+        return learner(model, ["a", "b"], reward, max_tokens=2, steps=2, folder=tmp_path / learner.name, callbacks=stop, **few)
+
+    head = rather.RewardHead(model).fit(pairs)
+    asking = rather.OnlineReward(rather.RewardHead(model), lambda prompt, a, b: "a")
+    dpo().train()
+    for changed, differs in (
+        ({"seed": 3}, "learner.seed = 0, not 3"),
+        ({"loss": bradley_terry_loss}, "learner.loss = 'dpo', not 'bradley_terry_loss'"),
+    ):
+        with pytest.raises(CheckpointError, match=f"was trained with {differs}; set it back"):
+            dpo(**changed).train()
+    with pytest.raises(CheckpointError, match="was trained with learner.name = 'dpo', not 'kto'; set it back"):
+        rather.KTO(model, pairs, steps=2, folder=tmp_path / "dpo").train()
+    for learner in (rather.PPO, rather.GRPO):
+        acting(learner, lambda completion: float(len(completion))).train()
+        for other in (head, asking):
+            differs = f"learner.reward = 'function', not '{type(other).__name__}'"
+            with pytest.raises(CheckpointError, match=f"was trained with {differs}; set it back"):
+                acting(learner, other).train()
+        assert acting(learner, lambda completion: 1.0).train().taken == 2, "another function may be a better one"
+
+
+def test_an_older_checkpoint_goes_on(model: LanguageModel, pairs: list[Comparison], tmp_path: Path) -> None:
+    rather.DPO(model, pairs, steps=2, folder=tmp_path, callbacks=[lambda step, values: step == 1]).train()
+    path = tmp_path / "step-000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["settings"]["learner"], manifest["settings"]["dpo"]["sft_weight"]  # which came later
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="was trained with dpo.sft_weight = 0.0, not 1.0"):
+        rather.DPO(model, pairs, steps=2, folder=tmp_path, sft_weight=1.0).train()
+    with pytest.raises(CheckpointError, match="was trained with kto.beta = None, not 0.1"):
+        rather.KTO(model, pairs, steps=2, folder=tmp_path).train()
+    assert rather.DPO(model, pairs, steps=2, folder=tmp_path).train().taken == 2
 
 
 def test_early_stopping_keeps_the_best_weights(model: LanguageModel, pairs: list[Comparison], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rather.learners.settings import LoRA, Optimization
 from rather.learners.train import Callback
 from rather.losses import bradley_terry_loss, hinge_loss, implicit_scores, ipo_loss, log_odds, mean_logprobs, robust_loss, simpo_loss
 from rather.settings import given
-from rather.verify.functions import load_function
+from rather.verify.functions import load_function, named
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Scores (N,) of the sides a and b, and P(a better) (N,): the mean loss, or the loss (N,) of each pair."""
@@ -73,15 +73,15 @@ class DPO(Learner[P, Sequence[Comparison]], Generic[P]):
         progress: Callable[[int], None] = lambda done: None,
         **options: Unpack[DPOOptions],
     ) -> None:
-        named = {"loss": loss} if isinstance(loss, str) else {}
-        self.own, how = given("DPO", {**options, **named}, DPOSettings, Optimization)
+        by_name = {"loss": loss} if isinstance(loss, str) else {}
+        self.own, how = given("DPO", {**options, **by_name}, DPOSettings, Optimization)
         if reference is not None and not self.own.has_reference:
             raise ConfigError(f"DPO: the loss {self.own.loss} has no reference; leave reference out, or take another loss")
         self.reference: Policy = policy if reference is None else reference
         self.comparisons = check_comparisons(comparisons)
         model, parameters = trainee(policy, adapter, seed, parameters)
         settings = {"dpo": self.own, "data": {"comparisons": digest_of_comparisons(self.comparisons)}}
-        super().__init__(model, how.steps_on(len(self.comparisons)), how, seed, settings, callbacks, folder)
+        super().__init__(model, how.steps_on(len(self.comparisons)), how, seed, settings, callbacks, folder, loss=loss_name(loss))
         self.loss: Loss | None = None if loss in LOSSES else load_function(loss, "dpo.loss") if isinstance(loss, str) else loss
         self.order: Order | LeastUsed = Order(len(self.comparisons), seed)
         self.stepper = Stepper(parameters, how, self.steps)
@@ -210,6 +210,11 @@ def _measured(part: Pairs, scores: Tensor, logprobs: Tensor) -> dict[str, Tensor
 def _item(name: str, c: Comparison) -> tuple[Any, ...]:
     """An item with what its sides are: another answer to several sides says other pairs under the same name."""
     return name, *(x.text if x.text is not None else np.asarray(x.actions).tobytes() for x in (*c.a, *c.b))
+
+
+def loss_name(loss: str | Loss) -> str:
+    """What stands for a loss in checkpoints."""
+    return loss if isinstance(loss, str) else named(loss)
 
 
 def checked(loss: Callable[[Tensor, Tensor, Tensor], object], a: Tensor, b: Tensor, preference: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from rather.data.rows import Prompts, tasks
 from rather.errors import ConfigError, RatherWarning
 from rather.learners.common import Means, Stepper, in_parts, numbers, parts, ratio_metrics, used
 from rather.learners.grpo_settings import GRPOOptions, GRPOSettings
-from rather.learners.inputs import AnyReward, P, Reference, acting, mean_score, rollouts
+from rather.learners.inputs import AnyReward, P, Reference, acting, kind_of, mean_score, rollouts
 from rather.learners.learner import Learner, digest
 from rather.learners.rollouts import Source
 from rather.learners.settings import LoRA, Optimization, Sampling
@@ -103,7 +103,7 @@ class GRPO(Learner[P, Prompts], Generic[P]):
         each = how.batch_size, s.group_size
         self.source, self.reward_model = rollouts(model, reading, *each, sampler, source, reward, sampling, seed, gold)
         settings = {"grpo": s, "sample": sampling, "data": {"prompts": digest([t.prompt for t in reading])}}
-        super().__init__(model, how.steps_on(len(reading)), how, seed, settings, callbacks, folder)
+        super().__init__(model, how.steps_on(len(reading)), how, seed, settings, callbacks, folder, reward=kind_of(reward))
         self.stepper = Stepper(parameters, how, self.steps * s.updates)
         self.longest, self.done, self.kl = sampling.max_tokens, 0, s.kl
         self.number, self.idle, self.rollout_metrics = 0, 0, dict[str, float]()

@@ -174,6 +174,11 @@ def rollouts(
     return Rollouts(model, acts, some, seed, gold, learning), model_of_rewards
 
 
+def kind_of(reward: AnyReward | None) -> str | None:
+    """What stands for a reward in checkpoints: its class, or "function"."""
+    return None if reward is None else type(reward).__name__ if isinstance(reward, RewardSource | Scorer) else "function"
+
+
 def together(reward: AnyReward | None, answers: int) -> int:
     """How many of so many answers a step are to the same prompt: two where a reward compares them.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rather.core import Comparison, Model
 from rather.errors import ConfigError
-from rather.learners import prequential
+from rather.learners import checkpoint, prequential
 from rather.learners.checkpoint import Lineage
 from rather.learners.common import Stepper, put
 from rather.learners.metrics import Metrics
@@ -39,7 +39,7 @@ class Learner(ABC, Generic[M, D]):
 
     With a `folder` it writes checkpoints and metrics.jsonl there, and `train` goes on from the newest checkpoint, exactly. Callbacks get
     (step, metrics) after each step of `train` or of an iteration, and end it by returning True. `settings` are the sections that a
-    checkpoint must have been trained with.
+    checkpoint must have been trained with, beside the learner itself, its seed and what is `about` it.
     """
 
     name: ClassVar[str]
@@ -58,10 +58,13 @@ class Learner(ABC, Generic[M, D]):
         settings: Mapping[str, Section | dict[str, Any]],
         callbacks: Sequence[Callback],
         folder: Path | str | None,
+        **about: str | None,
     ) -> None:
         self.model, self.steps, self.how, self.seed = model, steps, optimization, seed
         self.callbacks, self.folder = list(callbacks), None if folder is None else Path(folder)
-        self.settings: dict[str, Section | dict[str, Any]] = {**settings, "train": optimization}
+        self.settings: dict[str, Section | dict[str, Any]] = {
+            "learner": {"name": self.name, "seed": seed, **about}, **settings, "train": optimization,
+        }  # fmt: skip
 
     @property
     def policy(self) -> M:
@@ -144,7 +147,11 @@ class Learner(ABC, Generic[M, D]):
 
     def _lineage(self) -> Lineage:
         sections = {name: mattering(s, self.name) if isinstance(s, Section) else s for name, s in self.settings.items()}
-        return Lineage(sections | {"_steps": self.steps}, 0, [], remedy="set it back, or train into another folder")
+        found = [] if self.folder is None else checkpoint.every(self.folder)
+        was: dict[str, Any] = checkpoint.read(found[-1])["settings"] if found else {}
+        later = {name: mattering(type(s)(), self.name) for name, s in self.settings.items() if name in was and isinstance(s, Section)}
+        defaults = {"learner": sections["learner"]} | later  # older checkpoints do not say the learner, nor settings that came later
+        return Lineage(sections | {"_steps": self.steps}, 0, [], defaults=defaults, remedy="set it back, or train into another folder")
 
 
 class HeldOut(Generic[M, D]):

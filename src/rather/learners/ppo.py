@@ -18,7 +18,7 @@ from rather.core import Batch, Critic, RewardSource, Sampler, Trajectory
 from rather.data.rows import Prompts, tasks
 from rather.errors import TrainingError
 from rather.learners.common import Means, Stepper, in_parts, numbers, parts, ratio_metrics
-from rather.learners.inputs import AnyReward, P, Reference, acting, language_model, mean_score, rollouts, together
+from rather.learners.inputs import AnyReward, P, Reference, acting, kind_of, language_model, mean_score, rollouts, together
 from rather.learners.learner import Learner, digest
 from rather.learners.ppo_settings import PPOOptions, PPOSettings
 from rather.learners.reward_scale import RewardScale
@@ -140,7 +140,8 @@ class PPO(Learner[P, Prompts], Generic[P]):
         self.source, self.reward_model = rollouts(model, reading, answers // times, times, sampler, source, reward, sampling, seed, gold)
         self.critic = language_model("the policy", model).critic(seed + 1) if critic is None else critic
         settings = {"ppo": s, "sample": sampling, "data": {"prompts": digest([t.prompt for t in reading])}}
-        super().__init__(model, how.steps_on(len(reading), answers // times), how, seed, settings, callbacks, folder)
+        steps = how.steps_on(len(reading), answers // times)
+        super().__init__(model, steps, how, seed, settings, callbacks, folder, reward=kind_of(reward))
         self.by_hand = by_hand
         own = [] if s.critic_lr is None else [*self.critic.parameters()]
         updates = self.steps * s.update_epochs * -(-answers // how.batch_size)

@@ -13,7 +13,7 @@ from rather.data.rows import Prompts, tasks
 from rather.errors import ConfigError
 from rather.judges.given import JudgeLike
 from rather.learners.common import Order, in_parts
-from rather.learners.dpo import DPO, Loss
+from rather.learners.dpo import DPO, Loss, loss_name
 from rather.learners.dpo_settings import DPOOptions, DPOSettings
 from rather.learners.inputs import acting
 from rather.learners.learner import Learner, digest
@@ -100,7 +100,8 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
         self.reference, self.sampling, self.sampler = frozen, sampling, model.sampler(sampling)
         about = {"answers": answers, "updates": updates, "kl_bound": kl_bound}
         settings = {"dpo": own, "sample": sampling, "online": about, "data": {"prompts": digest([t.prompt for t in self.prompts])}}
-        super().__init__(model, how.steps or math.ceil(labels / how.batch_size), how, seed, settings, callbacks, folder)
+        steps = how.steps or math.ceil(labels / how.batch_size)
+        super().__init__(model, steps, how, seed, settings, callbacks, folder, loss=loss_name(loss))
         shared = {name: value for name, value in options.items() if name not in Sampling.model_fields}
         self.options: dict[str, Any] = {**shared, "loss": loss, "seed": seed, "steps": self.steps * updates}
         if own.has_reference:
