@@ -20,6 +20,7 @@ from rather.learners.learner import HeldOut
 from rather.learners.reward import Reward
 from rather.pipeline import build, held_out, spot_checks
 from rather.pipeline.state import State
+from rather.pipeline.unused import unused
 from rather.scale import ranks
 from rather.settings import REWARDED, UNSUPERVISED
 from rather.store.rows import LEARNED
@@ -154,7 +155,7 @@ def ready(run: State, number: int) -> None:
 
 
 def ready_to_learn(run: State) -> None:
-    """Make sure that what is learned from is there or will be asked for, and that the model reads it as before.
+    """Make sure that what is learned from is there or will be asked for, and that the model reads it as before; note what is `unused`.
 
     Raises:
         ConfigError: see `check_tokenizer`, `check_watched`, `held_out.check_patience`, `criteria.check_learned` and `Domain.check_learner`.
@@ -163,6 +164,8 @@ def ready_to_learn(run: State) -> None:
     check_tokenizer(run)
     check_watched(run.config)
     run.domain.check_learner()
+    for sentence in unused(run.config, learners(run.config)):
+        run.note(sentence)
     spot_checks.check_settings(run)
     held_out.check_opponent(run)
     if "reward" in learners(run.config):

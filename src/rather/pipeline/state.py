@@ -55,7 +55,7 @@ class State:
         self.config, self.domain, self.console = domain.config, domain, console
         config, self.folder = self.config, self.config.folder
         elsewhere = [] if ranks.rank() else mirrors(config.log.tensorboard, config.log.wandb, self.folder)
-        self.metrics = Metrics(self.folder / "metrics.jsonl", elsewhere)
+        self.metrics, self.noted = Metrics(self.folder / "metrics.jsonl", elsewhere), set[str]()
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
 
@@ -75,6 +75,12 @@ class State:
         if build.corrected(self.config):
             return Answering(self.config, self.store, self.console, self.domain.reader, verifiers=False)
         return self.answering
+
+    def note(self, sentence: str) -> None:
+        """Print a note, unless it has been printed."""
+        if sentence not in self.noted:
+            self.noted.add(sentence)
+            self.console.print(f"note: {sentence}", markup=False, highlight=False)
 
     # Questions and answers
 
