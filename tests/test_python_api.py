@@ -402,7 +402,7 @@ T = Trajectory(Task("f", "1", "x"), "p", "y")
         (lambda m, p: rather.DPO(m, p, beta=-1), r"^DPO: beta: input should be greater than 0 \(got -1\)"),
         (lambda m, p: rather.DPO(m, p, loss="slic"), '^DPO: loss: take "dpo", .*, "orpo", or "module:name" of a function'),
         (lambda m, p: rather.DPO(m, p, adapter=16), r"^adapter is 16; give rather.LoRA\(rank=16\)"),
-        (lambda m, p: rather.DPO(m, p, adapter=rather.LoRA(rank=0)), "^LoRA: rank is 0; set it above 0"),
+        (lambda m, p: rather.DPO(m, p, adapter=rather.LoRA(rank=0)), "^LoRA: rank is 0; set it to a whole number above 0"),
         (lambda m, p: rather.DPO("model", p), "^the policy is a str, not a model; rather.load reads one"),
         (lambda m, p: rather.DPO(m, ROWS), "^item 0 of comparisons is a dict, not a Comparison; rather.comparisons makes them"),
         (lambda m, p: rather.DPO(m, [Comparison((T,), (T,))]), "^item 0 of comparisons has no preference"),
@@ -418,9 +418,42 @@ T = Trajectory(Task("f", "1", "x"), "p", "y")
         (lambda m, p: m.generate(["one"], temprature=1), "^generate has no argument 'temprature'; did you mean temperature?"),
         (lambda m, p: rather.load("/no/where"), "^there is no model at /no/where"),
         (lambda m, p: rather.load("/no/where", dtype="int4"), "^load: dtype is 'int4'"),
+        (lambda m, p: rather.load("/no/where", date="today"), "^load: date is 'today'; write it as 2026-11-29"),
+        (
+            lambda m, p: rather.DPO(m, []),
+            "^there is nothing to learn from; give at least one comparison that is no tie, one answer, or one",
+        ),
+        (
+            lambda m, p: rather.GRPO(m, [], float),
+            "^there is nothing to learn from; give at least one comparison that is no tie, one answer",
+        ),
+        (lambda m, p: rather.ZerothOrder(m, [], float), "^ZerothOrder: prompts is empty"),
+        (lambda m, p: rather.GRPO(m, ["x"]), "^there is no reward, and answers to prompts bring none; give a reward model, a function"),
+        (lambda m, p: rather.PPO(m, ["x"]), "^there is no reward, and answers to prompts bring none; give a reward model, a function"),
+        (lambda m, p: rather.GRPO(m, ["x"], [(float, float("nan"))]), "^the weight of a reward function is nan; give a finite number"),
+        (lambda m, p: rather.DPO(m, p, loss=3), r"^DPO: loss is 3; give its name, or a function of \(score_a, score_b, preference\)"),
+        (lambda m, p: rather.DPO(m, p, callbacks=print), r"^callbacks is <built-in function print>; give a list of functions of \(step"),
+        (lambda m, p: rather.DPO(m, p, callbacks=[3]), r"^callbacks is \[3\]; give a list of functions of \(step, metrics\)"),
+        (lambda m, p: rather.DPO(m, p).train(p, eval_every=-1), "^eval_every is -1; give a number of steps"),
+        (lambda m, p: rather.LoRA(rank=2.5), "^LoRA: rank is 2.5; set it to a whole number above 0"),  # type: ignore[arg-type]
+        (lambda m, p: rather.LoRA(alpha="8"), "^LoRA: alpha is '8'; set it above 0"),  # type: ignore[arg-type]
+        (lambda m, p: rather.RewardHead("model"), "^the model is a str, not a model; rather.load reads one"),  # type: ignore[arg-type]
+        (lambda m, p: rather.BestOf(m, float, n=1.5), "^BestOf: n is 1.5; draw 1 answer or more"),  # type: ignore[arg-type]
+        (lambda m, p: rather.OnlineDPO(m, ["x"], float, labels=1.5), "^OnlineDPO: labels is 1.5 and a_step None; give at least 1"),
+        (lambda m, p: rather.OnlineDPO(m, ["x"], float, answers=2.5), "^OnlineDPO: answers is 2.5 and updates 1; give at least 2"),
+        (
+            lambda m, p: rather.ZerothOrder(m, ["x"], float, contrasts=[["Be brief."]]),
+            "^ZerothOrder: contrasts.0: list should have",
+        ),
+        (lambda m, p: rather.win_rate(rather.DPO(m, p), m, ["x"], float), "^win_rate: policy is a DPO; give a model or a BestOf"),
     ],
 )
 def test_bad_input_is_one_sentence(model: LanguageModel, pairs: list[Comparison], wrong: Any, message: str) -> None:
     with pytest.raises(RatherError, match=message) as e:
         wrong(model, pairs)
     assert "\n" not in str(e.value)
+
+
+def test_no_answers_have_no_scores(model: LanguageModel, pairs: list[Comparison]) -> None:
+    for reward in (rather.RewardModel(model), rather.RewardHead(model).fit(pairs)):
+        assert reward.score("q", []) == []

@@ -212,7 +212,7 @@ def test_order_goes_through_everything_before_it_starts_again() -> None:
     again = Order(10, seed=1)
     again.place = 7
     assert again.take(13) == taken[7:]
-    with pytest.raises(TrainingError, match="no labels to learn from"):
+    with pytest.raises(TrainingError, match="^there is nothing to learn from; give at least one comparison"):
         Order(0, 0)
 
 

@@ -39,8 +39,8 @@ class BestOf(Generative):
     def __init__(self, policy: LanguageModel, reward: RewardModel | RewardFns, n: int = 8) -> None:
         if not isinstance(policy, LanguageModel):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise no_model("the policy", policy)
-        if n < 1:
-            raise ConfigError(f"BestOf: n is {n!r}; draw at least 1 answer")
+        if not isinstance(n, int) or n < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"BestOf: n is {n!r}; draw 1 answer or more")
         self.policy, self.score, self.n = policy, score_of(reward), n
         self.name = f"best of {n} of {policy.name}"
 

@@ -29,10 +29,7 @@ class Order:
 
     def __init__(self, count: int, seed: int) -> None:
         if not count:
-            raise TrainingError(
-                "the run has no labels to learn from; run `rather label`, `rather serve` or `rather import` first (labels of single "
-                "answers are learned from by kto alone)"
-            )
+            raise TrainingError("there is nothing to learn from; give at least one comparison that is no tie, one answer, or one prompt")
         self.count, self.seed = count, seed
         self.place = 0
 

@@ -73,6 +73,8 @@ class DPO(Learner[P, Sequence[Comparison]], Generic[P]):
         progress: Callable[[int], None] = lambda done: None,
         **options: Unpack[DPOOptions],
     ) -> None:
+        if not (isinstance(loss, str) or callable(loss)):  # pyright: ignore[reportUnnecessaryComparison]
+            raise ConfigError(f"DPO: loss is {loss!r:.80}; give its name, or a function of (score_a, score_b, preference)")
         by_name = {"loss": loss} if isinstance(loss, str) else {}
         self.own, how = given("DPO", {**options, **by_name}, DPOSettings, Optimization)
         if reference is not None and not self.own.has_reference:

@@ -1,6 +1,7 @@
 """What learners are given, checked and put together: comparisons, a policy of which something learns, and what scores its trajectories."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
@@ -153,13 +154,16 @@ def rollouts(
     """What collects `times` trajectories of `each` tasks a step, and the reward model that scores them, unless rewards come with them.
 
     Raises:
-        ConfigError: `reward` is no reward, or scores answers where a `source` brings them.
+        ConfigError: `reward` is no reward, there is none, or it scores answers where a `source` brings rewards with them.
     """
     model_of_rewards = reward if isinstance(reward, RewardSource) else None
     if source is not None:
         if reward is not model_of_rewards:
             raise ConfigError(f"reward is {reward!r:.80}, but a source brings rewards with what it collects; leave one of them out")
         return source, model_of_rewards
+    if reward is None and sampler is None:
+        what = "give a reward model, a function of (prompt, completion, **columns), or a list of functions"
+        raise ConfigError(f"there is no reward, and answers to prompts bring none; {what}")
     acts = language_model("the policy", model).sampler(sampling) if sampler is None else sampler
     learning: LearningReward | None = None
     if isinstance(reward, LearningReward):
@@ -204,6 +208,8 @@ def reward_functions(reward: RewardFns) -> RewardFunctions:
         if not isinstance(pair, tuple) or len(pair) != 2 or not callable(pair[0]) or not isinstance(pair[1], int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
             what = "a reward model, a function of (prompt, completion, **columns), or a list of functions or of (function, weight)"
             raise ConfigError(f"reward is or holds {each!r:.80}; give {what}")
+        if not math.isfinite(pair[1]):
+            raise ConfigError(f"the weight of a reward function is {pair[1]!r}; give a finite number")
         functions.append(pair[0])
         weights.append(float(pair[1]))
     return RewardFunctions(functions, weights)

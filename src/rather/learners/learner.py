@@ -61,6 +61,8 @@ class Learner(ABC, Generic[M, D]):
         **about: str | None,
     ) -> None:
         self.model, self.steps, self.how, self.seed = model, steps, optimization, seed
+        if not (isinstance(callbacks, Sequence) and all(map(callable, callbacks))):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"callbacks is {callbacks!r:.80}; give a list of functions of (step, metrics)")
         self.callbacks, self.folder = list(callbacks), None if folder is None else Path(folder)
         self.settings: dict[str, Section | dict[str, Any]] = {
             "learner": {"name": self.name, "seed": seed, **about}, **settings, "train": optimization,
@@ -125,6 +127,8 @@ class Learner(ABC, Generic[M, D]):
             raise ConfigError(f"patience is {patience}, but there is no eval to measure by; give train held-out data as eval")
         if patience is not None and patience < 1:
             raise ConfigError(f"patience is {patience}; set it to at least 1 evaluation")
+        if eval_every < 0:
+            raise ConfigError(f"eval_every is {eval_every}; give a number of steps, or 0 for each epoch")
         if isinstance(eval, Sized) and not len(eval):
             raise ConfigError("eval is empty; give held-out data, or leave it out")
         held_out = None if eval is None else HeldOut(self, eval, eval_every, patience)

@@ -118,8 +118,9 @@ class LoRA:
     blocks: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, right in (("rank", self.rank, self.rank >= 1), ("alpha", self.alpha, self.alpha > 0)):
-            if not right:
-                raise ConfigError(f"LoRA: {name} is {value!r}; set it above 0")
-        if self.blocks < 0:
+        if not isinstance(self.rank, int) or self.rank < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"LoRA: rank is {self.rank!r}; set it to a whole number above 0")
+        if not isinstance(self.alpha, int | float) or not self.alpha > 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"LoRA: alpha is {self.alpha!r}; set it above 0")
+        if not isinstance(self.blocks, int) or self.blocks < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"LoRA: blocks is {self.blocks!r}; take 0 for all blocks, or how many of the last ones")

@@ -45,7 +45,7 @@ class Questions:
     ) -> None:
         if strategy not in (*JOINT, *PAIRWISE):
             raise ConfigError(f"{caller}: strategy is {strategy!r}; take one of {', '.join((*JOINT, *PAIRWISE))}")
-        if labels < 1 or (a_step is not None and a_step < 1):
+        if any(not isinstance(x, int) or x < 1 for x in (labels, 1 if a_step is None else a_step)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"{caller}: labels is {labels!r} and a_step {a_step!r}; give at least 1 (a_step None: one a prompt)")
         if ranks.wanted() > 1:
             raise ConfigError(f"{caller} asks and learns in one process; start it without torchrun")

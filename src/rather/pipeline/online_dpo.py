@@ -85,7 +85,8 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
         for name, instead in NOT_HERE.items():
             if name in options:
                 raise ConfigError(f"OnlineDPO has no argument {name!r}; {instead}")
-        if answers < 2 or updates < 1:
+        whole = isinstance(answers, int) and isinstance(updates, int)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not whole or answers < 2 or updates < 1:
             raise ConfigError(f"OnlineDPO: answers is {answers} and updates {updates}; give at least 2 answers and 1 update")
         if kl_bound is not None and not (isinstance(kl_bound, int | float) and kl_bound > 0):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"OnlineDPO: kl_bound is {kl_bound}; give nats a token above 0, or None")

@@ -37,6 +37,9 @@ def win_rate(
         JudgeError: the function returned something else than an answer, or None for all pairs.
     """
     (sampling,) = given("win_rate", options, Sampling)
+    for name, each in (("policy", policy), ("base", base)):
+        if not isinstance(each, Generative):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"win_rate: {name} is a {type(each).__name__}; give a model or a BestOf, such as the policy of a learner")
     asked = [task for task in tasks(prompts) for _ in range(answers)]
     if not asked:
         raise ConfigError("prompts is empty or answers is 0; give prompts to compare on")

@@ -61,6 +61,8 @@ class ZerothOrder(Learner[TextPolicy, Prompts]):
                 raise ConfigError(f"ZerothOrder has no argument {name!r}; compare by rather.win_rate in a callback")
         z, sampling = given("ZerothOrder", {**options, "answers": answers}, ZerothSettings, Sampling)
         self.own, self.judge, reading = z, judge_of(judge), tasks(prompts)
+        if not reading:
+            raise ConfigError("ZerothOrder: prompts is empty; give prompts to compare on")
 
         def own(what: Literal["lora", "full"]) -> TextPolicy:
             copy, _ = policy.trainable("full" if what == "full" else None, seed)

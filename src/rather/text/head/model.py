@@ -20,7 +20,7 @@ from rather.errors import ConfigError, ModelError, TrainingError
 from rather.learners.common import check_members, check_pessimism, in_parts
 from rather.learners.head import Answers, Array, Choice, Learned, Posterior, Raw, learn, log_odds, moderated
 from rather.learners.head_learner import HeadLearner
-from rather.learners.inputs import Reference
+from rather.learners.inputs import Reference, no_model
 from rather.learners.train import Callback
 from rather.scale import ranks
 from rather.text.head import states
@@ -59,6 +59,8 @@ class RewardHead:
         cache: Path | str | None = None,
         pessimism: float = 0.0,
     ) -> None:
+        if not isinstance(model, LanguageModel):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise no_model("the model", model)
         self.body, self.members, self.seed = model, check_members("RewardHead", members), seed
         self.pessimism = check_pessimism(pessimism, 2)
         self.layers = states.check_layers(model, layers)
@@ -124,6 +126,8 @@ class RewardHead:
         """The mean score of the members for each of several answers to a prompt."""
         if isinstance(answers, str):
             raise ConfigError("answers is one text; give a list, such as [text]")
+        if not answers:
+            return []
         batch = self.collate([Trajectory(Task("score", "0", prompt), "score", text) for text in answers])
         (scores,) = in_parts(batch, TOKENS, lambda part: (self.scores(part).mean(0),))
         return scores.tolist()
