@@ -1,5 +1,6 @@
 """`rather.control.RewardModel`, and comparisons by a judge function."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,5 +204,28 @@ def test_what_a_fit_cannot_learn_from_is_refused_in_one_sentence() -> None:
         ("eval", {"comparisons": some, "eval": swings, "unlabeled": episodes}),
         ("unlabeled", {"comparisons": some, "unlabeled": [*episodes, *others]}),
     ):
-        with pytest.raises(DataError, match=f"^observations in {name} have 3 numbers, and those of the environment 1; give trajectories"):
+        said = f"^a trajectory in {name} has observations of 3 numbers, and those of the environment are of 1; give trajectories"
+        with pytest.raises(DataError, match=said):
             model.fit(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"text": "Yes.", "observations": None, "actions": None, "logprobs": None, "rewards": None}, "no observations"),
+        ({"rewards": None}, "no rewards"),
+        ({"observations": np.zeros((2, 1), np.float32)}, "2 observations, and of actions, logprobs and rewards [2, 2, 2], where each"),
+        ({"observations": np.array([[0], [np.nan], [0]], np.float32)}, "an observation that is not finite"),
+        ({"actions": np.array([0, 3])}, "the action 3, and those of the environment are Discrete(3)"),
+        ({"actions": np.array([0, 0.5])}, "the action 0.5, and those of the environment are Discrete(3)"),
+        ({"actions": np.zeros((2, 1))}, "actions of shape (1,), and those of the environment are Discrete(3)"),
+    ],
+)
+def test_a_trajectory_that_is_none_of_the_environment_is_refused_in_one_sentence(given: dict[str, Any], said: str) -> None:
+    model, other = control.RewardModel(Slope, **SMALL).fit(pairs(4)), replace(trajectory([0, 0, 0], [0, 2]), **given)
+    remedy = "; give trajectories of the environment, as from rather.control.rollouts"
+    with pytest.raises(DataError, match=f"^a trajectory in comparisons has {re.escape(said)}.*{remedy}$"):
+        model.fit([*pairs(2), Comparison((other,), (other,), 1.0)])
+    with pytest.raises(DataError, match=f"^a trajectory in what is scored has {re.escape(said)}.*{remedy}$"):
+        model.score([trajectory([0, 0, 0], [0, 2]), other])
+    assert model.score([]) == []

@@ -9,6 +9,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
+from gymnasium.spaces import Discrete, Space
 from torch import Tensor, nn
 
 from rather.control import build
@@ -74,8 +76,8 @@ class RewardModel:
         Raises:
             ConfigError: there is a `patience` but no `eval`, there are `pseudo_labels` but nothing `unlabeled`, or neither `pseudo_labels`
                 nor `dynamics` learns from what is `unlabeled`.
-            DataError: there is none that has a preference, `unlabeled` is empty, nothing in it is as long as their sides, or observations
-                are not those of the environment.
+            DataError: there is none that has a preference, `unlabeled` is empty, nothing in it is as long as their sides, or a trajectory
+                is none of the environment.
             TrainingError: the loss is not finite.
         """
         answered, held_out = _answered(comparisons), None if eval is None else _answered(eval)
@@ -85,7 +87,7 @@ class RewardModel:
             raise DataError("unlabeled is empty; give trajectories, as from rather.control.rollouts, or leave it out")
         seen = _trajectories(answered)
         for name, trajectories in (("comparisons", seen), ("eval", _trajectories(held_out or ())), ("unlabeled", unlabeled or ())):
-            self._check_width(name, trajectories)
+            self._check(name, trajectories)
         pool = None if unlabeled is None else lambda _: unlabeled
         model = self._new()
         model.see(seen)
@@ -97,8 +99,12 @@ class RewardModel:
         """The sum of each trajectory's rewards; see `rewards`.
 
         Raises:
+            DataError: a trajectory is none of the environment.
             TrainingError: it has not been fitted.
         """
+        if not len(trajectories):
+            return []
+        self._check("what is scored", trajectories)
         batch = self.model.collate(trajectories)
         return self.rewards(batch).sum(-1).tolist()
 
@@ -135,12 +141,30 @@ class RewardModel:
     def _new(self) -> Any:
         return build.reward_model(self._env, self.settings, self.seed, deepcopy(self._networks))
 
-    def _check_width(self, name: str, trajectories: Sequence[Trajectory]) -> None:
+    def _check(self, name: str, trajectories: Sequence[Trajectory]) -> None:
         for t in trajectories:
-            assert t.observations is not None
-            if (width := math.prod(t.observations.shape[1:])) != self.inputs:
-                said = f"observations in {name} have {width} numbers, and those of the environment {self.inputs}"
-                raise DataError(f"{said}; give trajectories of that environment")
+            if said := _misfit(t, self.inputs, self.actions):
+                raise DataError(f"a trajectory in {name} has {said}; give trajectories of the environment, as from rather.control.rollouts")
+
+
+def _misfit(t: Trajectory, inputs: int, actions: Space) -> str:
+    """What a trajectory has that none of an environment has; "" if there is nothing."""
+    if t.observations is None or t.actions is None or t.logprobs is None or t.rewards is None:
+        return f"no {next(x for x in ('observations', 'actions', 'logprobs', 'rewards') if getattr(t, x) is None)}"
+    seen, *others = (len(x) for x in (t.observations, t.actions, t.logprobs, t.rewards))
+    if seen < 2 or set(others) != {seen - 1}:
+        return f"{seen} observations, and of actions, logprobs and rewards {others}, where each belongs between two observations"
+    if (width := math.prod(t.observations.shape[1:])) != inputs:
+        return f"observations of {width} numbers, and those of the environment are of {inputs}"
+    if not np.isfinite(t.observations).all():
+        return "an observation that is not finite"
+    if t.actions.shape[1:] != (actions.shape or ()):
+        return f"actions of shape {t.actions.shape[1:]}, and those of the environment are {actions}"
+    if isinstance(actions, Discrete):
+        fit = (t.actions >= actions.start) & (t.actions < actions.start + actions.n) & (t.actions == np.rint(t.actions))
+    else:
+        fit = np.isfinite(t.actions)
+    return "" if fit.all() else f"the action {t.actions[~fit][0]}, and those of the environment are {actions}"
 
 
 def _trajectories(comparisons: Sequence[Comparison]) -> list[Trajectory]:
