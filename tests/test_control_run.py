@@ -129,6 +129,9 @@ def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -
         (["control.gold=lapps"], "control.gold is 'lapps', but the environment's info has 'laps'"),
         (["train.reward=verify"], 'control has no verifiers; set train.reward to "labels" or "environment"'),
         (["train.learner=grpo"], "learns by ppo, sb3:SAC, sb3:TD3, reward, not by 'grpo'"),
+        (["train.learner=dpo"], "learns by ppo, sb3:SAC, sb3:TD3, reward, not by 'dpo'"),
+        (["train.reward=model"], 'train.reward = "model" needs judge.checkpoint, the folder of a reward model'),
+        (["control.hidden=[16,0]"], "control.hidden.1: input should be greater than 0 (got 0)"),
         (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which gives their returns away"),
         (["query.fragment=500"], "no episode has 500 steps"),
         (["query.fragment=[20,500]"], "no episode has 500 steps"),
@@ -138,7 +141,9 @@ def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -
     ],
 )
 def test_bad_input(rather, run: Path, settings: list[str], sentence: str) -> None:
-    assert sentence in rather("loop", run, *settings, code=2).stderr.replace("\n", " ")
+    said = rather("loop", run, *settings, code=2)
+    assert sentence in said.stderr.replace("\n", " ")
+    assert "compares" not in said.stdout, "before anybody is asked"
 
 
 def test_hack_needs_something_that_is_meant(rather, run: Path) -> None:
@@ -304,6 +309,11 @@ def test_an_environment_that_cannot_be_played_again_is_told(rather, run: Path, t
         out = rather(command, run, *OWN, code=code).stdout
         assert sentence in out, command
         assert "training that was stopped cannot go on" in out
+    for setting in ("reward.pseudo_labels=2", "reward.dynamics=1"):
+        said = rather("sample", run, *OWN, setting, code=2).stderr.replace("\n", " ")
+        assert sentence in said
+        assert "reward.pseudo_labels and reward.dynamics have episodes played again: set both to 0" in said
+    rather("sample", run, *OWN)
 
 
 def test_pictures_as_observations_are_refused_with_their_size_unless_insisted_on(rather, run: Path, tmp_path: Path) -> None:
@@ -407,12 +417,18 @@ def test_a_run_trains_networks_of_ones_own(rather, run: Path, tmp_path: Path) ->
     for setting, said in (
         (
             "control.policy_network=networks:wrong",
-            "policy made shape (2, 10) of (2, 9); it must map observations (2, 9) to (2, 9), a logit for each action",
+            'the network of control.policy_network = "networks:wrong" made shape (2, 10) of (2, 9); it must map observations (2, 9) to'
+            " (2, 9), a logit for each action",
+        ),
+        (
+            "control.critic_network=networks:wrong",
+            'the network of control.critic_network = "networks:wrong" made shape (2, 2) of (2, 9); it must map observations',
         ),
         ("control.policy_network=networks:broken", "it is called with how many numbers go in and come out"),
         ("control.critic_network=networks:nothing", "nothing"),
         ("control.policy_network=networks:policy", "query.exploration moves numbers of the policy's own layers"),
     ):
         explored = ["query.exploration=0.5"] if "exploration" in said else []
-        found = " ".join(rather("loop", run, "run.name=refused", setting, *explored, code=2).stderr.split())
-        assert said in found
+        found = rather("loop", run, "run.name=refused", setting, *explored, code=2)
+        assert said in " ".join(found.stderr.split())
+        assert "compares" not in found.stdout, "before anybody is asked"

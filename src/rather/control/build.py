@@ -45,8 +45,8 @@ class Networks:
     policy: nn.Module | None = None
     critic: nn.Module | None = None
 
-    def check(self, env: gymnasium.Env) -> None:
-        """See whether they map what they must.
+    def check(self, env: gymnasium.Env, policy: str = "policy", critic: str = "critic") -> None:
+        """See whether they map what they must; `policy` and `critic` are what messages call them.
 
         Raises:
             ConfigError: one is no module, or maps observations to something else.
@@ -54,9 +54,9 @@ class Networks:
         size, a = inputs(env), width(env.action_space)
         kind = "a logit for each action" if isinstance(env.action_space, Discrete) else "a mean for each action dimension"
         if self.policy is not None:
-            check_network("policy", self.policy, [(size,)], [(a,)], kind)
+            check_network(policy, self.policy, [(size,)], [(a,)], kind)
         if self.critic is not None:
-            check_network("critic", self.critic, [(size,)], [(1,), ()], "a value")
+            check_network(critic, self.critic, [(size,)], [(1,), ()], "a value")
 
 
 def check_network(
@@ -100,7 +100,8 @@ def own_network(env: gymnasium.Env, of: Literal["policy", "critic"], name: str, 
         except Exception as e:
             said = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
             raise ConfigError(f"{setting}: {name}{sizes} raised {said}; it is called with how many numbers go in and come out") from e
-    Networks(**{of: network}).check(env)
+    said = f'the network of {setting} = "{name}"'
+    Networks(**{of: network}).check(env, said, said)
     return network
 
 

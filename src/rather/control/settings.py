@@ -2,7 +2,7 @@
 
 from typing import Literal, Self, TypedDict
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from rather.learners.ppo_settings import ClipOptions, ClipSettings
 from rather.learners.reward_settings import REEDOptions, REEDSettings, ScoreOptions
@@ -17,7 +17,7 @@ class EnvironmentSettings(Section):
     horizon: int = Field(default=0, description="Steps of every episode, the last ones in an absorbing state; 0: as it says.", ge=0)
     pixels: bool = Field(default=False, description="Take environments that show pictures, laid flat, whatever memory that takes.")
     network: Literal["mlp", "cnn"] = Field(default="mlp", description='"mlp": tanh layers; "cnn": the Nature CNN, which sees pictures.')
-    hidden: tuple[int, ...] = Field(default=(64, 64), description="Widths of the hidden tanh layers; none: a linear network.")
+    hidden: tuple[PositiveInt, ...] = Field(default=(64, 64), description="Widths of the hidden tanh layers; none: a linear network.")
 
     @property
     def takes_pictures(self) -> bool:

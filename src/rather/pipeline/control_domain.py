@@ -10,6 +10,7 @@ from rich.console import Console
 
 from rather.config.schema import Config
 from rather.control import build as control
+from rather.control.clips import again
 from rather.control.collect import RolloutSegments
 from rather.control.environments import Env, environment
 from rather.control.exploration import explored
@@ -158,6 +159,7 @@ class ControlDomain:
             return
         if c.judge.kind == "people":
             self.make(render_mode="rgb_array").close()  # what cannot be drawn at all is refused now
+        self._check_replay()
         yield Fragments(c, self.console, self._explored, self._task).chosen(run, number, asked[number], wanted)
 
     def _explored(self, policy: Policy, tasks: list[Task]) -> list[Trajectory]:
@@ -300,29 +302,48 @@ class ControlDomain:
 
     def check_learner(self) -> None:
         """See whether a policy can be trained; zeroth order sees for itself, before it asks."""
-        train = self.config.train
+        c, train = self.config, self.config.train
         if train.learner not in (*CONTROL_LEARNERS, "zeroth"):
             raise ConfigError(f"a run about control learns by {', '.join(CONTROL_LEARNERS)}, not by {train.learner!r}")
+        if c.control.gold and train.learner != "zeroth":
+            self.make(gold=True).reset(seed=0)  # which says whether it is there
         if train.learner not in REWARDED:
             return
         if train.reward == "verify":
             raise ConfigError('control has no verifiers; set train.reward to "labels" or "environment"')
+        if train.reward == "model":
+            build.check_reward_folder(c, 'train.reward = "model"')
         if not train.steps:
             raise ConfigError("train.steps is 0; in control it says how many segments the policy learns from in a round, so set it")
         if train.learner in OFF_POLICY:
             check_installed()
-        if self.config.control.gold:
-            self.make(gold=True).reset(seed=0)  # which says whether it is there
+        control.own_network(self.make(), "critic", c.control.critic_network, c.run.seed)
+
+    def _check_replay(self) -> None:
+        """Make sure that episodes can be played again where reward nets learn from what fragments were cut from; see `Lead`.
+
+        Raises:
+            DataError: an episode is another one when it is played again.
+        """
+        if not (self.config.reward.pseudo_labels or self.config.reward.dynamics):
+            return
+        (found,) = self.episodes(self.base_policy, self.tasks[0][:1], gold=False)
+        try:
+            for _ in again(found, self.make()):
+                pass
+        except DataError as e:
+            raise DataError(f"{e}; reward.pseudo_labels and reward.dynamics have episodes played again: set both to 0") from None
 
     def _check_asked(self) -> None:
         """Make sure that questions can be asked about episodes, before the policy explores.
 
         Raises:
             ConfigError: nobody would see anything.
-            DataError: episodes are not of one length, too short for a fragment, or cannot be drawn.
+            DataError: episodes are not of one length, too short for a fragment, or cannot be drawn or played again.
         """
         c, q = self.config, self.config.query
         self.check_shown()
+        self._check_replay()
         found = self.episodes(self.base_policy, self.tasks[0][:4], gold=False)
         if not c.control.allow_uneven:
             check_lengths(found)
