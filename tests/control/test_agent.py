@@ -312,13 +312,16 @@ def test_checkpoints_of_other_settings_are_refused(tmp_path: Path) -> None:
     control.PPO(Bandit, folder=tmp_path, **SMALL).train(32)
     with pytest.raises(CheckpointError, match=r"gamma = 0.98, not 0.5"):
         control.PPO(Bandit, folder=tmp_path, gamma=0.5, **SMALL)
+    for reward, kind in ((control.StateEntropy(), "StateEntropy"), (lambda o, a, n: 0.0, "FunctionReward")):
+        with pytest.raises(CheckpointError, match=f"agent.reward = 'environment', not '{kind}'; set it back, or train into another folder"):
+            control.PPO(Bandit, folder=tmp_path, reward=reward, **SMALL)
 
 
 def test_a_checkpoint_that_does_not_know_a_newer_setting_is_gone_on_from(tmp_path: Path) -> None:
     control.PPO(Bandit, folder=tmp_path, **SMALL).train(32, bar=False)
     (manifest,) = tmp_path.rglob("manifest.json")
     about = json.loads(manifest.read_text())
-    del about["settings"]["ppo"]["network"]
+    del about["settings"]["ppo"]["network"], about["settings"]["agent"]["reward"]
     manifest.write_text(json.dumps(about))
     assert control.PPO(Bandit, folder=tmp_path, **SMALL).steps == 32
 

@@ -232,8 +232,9 @@ class PPO:
 
     def _lineage(self) -> Lineage:
         kept = self.settings.model_dump(mode="json", exclude={"checkpoint_every", "keep"})
-        about = {"agent": {"env": title(self.env), "seed": self.seed}, "ppo": kept}
-        defaults = {"ppo": PPOSettings().model_dump(mode="json")}
+        reward = "environment" if self.reward is None else type(self.reward).__name__
+        about = {"agent": {"env": title(self.env), "seed": self.seed, "reward": reward}, "ppo": kept}
+        defaults = {"ppo": PPOSettings().model_dump(mode="json"), "agent": {"reward": reward}}  # which older checkpoints do not say
         return Lineage(about, 0, [], defaults=defaults, remedy="set it back, or train into another folder")
 
 
