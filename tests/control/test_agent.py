@@ -73,6 +73,8 @@ def numbers(agent: control.PPO) -> dict[str, torch.Tensor]:
         ({"env": lambda: 3}, "made 3, which is no gymnasium.Env"),
         ({"env": lambda made=Bandit(): made}, "env is a function that returns the same environment again"),
         ({"env": lambda: gymnasium.make("CartPole-v1"), "horizon": 600}, "horizon is 600, but .* end after 500 steps"),
+        ({"seed": None}, "^seed is None; give a whole number of 0 or more$"),
+        ({"seed": -1}, "^seed is -1; give"),
         ({"policy": 3}, "policy is 3; it must be a torch.nn.Module"),
         ({"policy": nn.Linear(4, 3)}, r"policy made shape \(2, 3\) of \(2, 4\); it must map observations \(2, 4\) to \(2, 2\), a logit"),
         ({"policy": nn.Linear(5, 2)}, r"policy cannot take \(2, 4\) .*; it must map observations \(2, 4\) to \(2, 2\), a logit"),

@@ -80,7 +80,7 @@ class PPO:
         (self.settings,) = given("control.PPO", settings, PPOSettings)
         self.env, self.seed, self.callbacks = env, seed, list(callbacks)
         self.folder = None if folder is None else Path(folder)
-        check_env(env)
+        check_env(env, seed)
         one, other = self.make(), self.make()
         if one.unwrapped is other.unwrapped:
             raise ConfigError(f"env is a function that returns the same environment again; {title(env)} must make a new one at each call")

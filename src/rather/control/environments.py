@@ -98,12 +98,14 @@ def title(of: str | Maker) -> str:
     return of if isinstance(of, str) else getattr(of, "__qualname__", type(of).__name__)
 
 
-def check_env(env: object) -> None:
-    """Refuse what is neither the id of an environment nor a function that makes one.
+def check_env(env: object, seed: object) -> None:
+    """Refuse what is neither the id of an environment nor a function that makes one, and what is no seed.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or the seed is no whole number of 0 or more.
     """
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"seed is {seed!r}; give a whole number of 0 or more")
     if not (isinstance(env, str) or callable(env)):
         hint = "; give a function that makes it, such as lambda: MyEnv()" if isinstance(env, gymnasium.Env) else ""
         raise ConfigError(f"env is {env!r}, which is neither the id of an environment nor a function that makes one{hint}")

@@ -50,7 +50,7 @@ class RewardModel:
     ) -> None:
         (self.settings,) = given("control.RewardModel", settings, RewardSettings)
         self.env, self.seed, self.callbacks = env, seed, list(callbacks)
-        check_env(env)
+        check_env(env, seed)
         self._env = environment(env, self.settings.horizon or None, pixels=self.settings.takes_pictures)
         self.inputs, self.actions = inputs(self._env), self._env.action_space
         for network in networks:
