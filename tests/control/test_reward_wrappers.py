@@ -258,7 +258,7 @@ def test_a_reward_model_with_a_horizon_fits_an_environment_with_one() -> None:
 
 
 def test_each_wrapper_names_the_other() -> None:
-    with pytest.raises(ConfigError, match="a vector environment to VectorRewardWrapper"):
+    with pytest.raises(ConfigError, match="a gymnasium.vector.VectorEnv to VectorRewardWrapper; .* Stable-Baselines3 .* one by one"):
         control.RewardWrapper(SyncVectorEnv([Slope]), rise)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="a single environment to RewardWrapper"):
         control.VectorRewardWrapper(Slope(), rise)  # type: ignore[arg-type]

@@ -20,6 +20,11 @@ from rather.errors import ConfigError, DataError, TrainingError
 
 OWN = "environment_reward"
 """Key of the environment's own reward in `info`."""
+SEVERAL = (
+    "a gymnasium.vector.VectorEnv to VectorRewardWrapper; environments that Stable-Baselines3 puts together are wrapped one by one"
+    " (make_vec_env(..., wrapper_class=rather.control.RewardWrapper))"
+)
+"""Which wrapper several environments have, in messages."""
 
 
 class StepReward:
@@ -85,7 +90,7 @@ class RewardWrapper(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, reward: Reward) -> None:
         if not isinstance(env, gymnasium.Env):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(f"env is {env!r:.80}; give one gymnasium.Env, and a vector environment to VectorRewardWrapper")
+            raise ConfigError(f"env is {env!r:.80}; give one gymnasium.Env, and {SEVERAL}")
         super().__init__(env)
         self.reward_fn = StepReward(reward, env)
         self.before: np.ndarray | None = None
@@ -121,7 +126,7 @@ class VectorRewardWrapper(VectorWrapper):
 
     def __init__(self, env: VectorEnv, reward: Reward) -> None:
         if not isinstance(env, VectorEnv):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(f"env is {env!r:.80}; give a gymnasium.vector.VectorEnv, and a single environment to RewardWrapper")
+            raise ConfigError(f"env is {env!r:.80}; give a single environment to RewardWrapper, and {SEVERAL}")
         super().__init__(env)
         self.reward_fn = StepReward(reward, _One(env))
         self.mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
