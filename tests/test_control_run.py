@@ -131,6 +131,7 @@ def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -
         (["train.learner=grpo"], "learns by ppo, sb3:SAC, sb3:TD3, reward, not by 'grpo'"),
         (["train.learner=dpo"], "learns by ppo, sb3:SAC, sb3:TD3, reward, not by 'dpo'"),
         (["train.reward=model"], 'train.reward = "model" needs judge.checkpoint, the folder of a reward model'),
+        (["hack.gold=brief"], "hack.gold is a utility of answers, and the run is about control; set control.gold"),
         (["control.hidden=[16,0]"], "control.hidden.1: input should be greater than 0 (got 0)"),
         (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which gives their returns away"),
         (["query.fragment=500"], "no episode has 500 steps"),
@@ -144,6 +145,15 @@ def test_bad_input(rather, run: Path, settings: list[str], sentence: str) -> Non
     said = rather("loop", run, *settings, code=2)
     assert sentence in said.stderr.replace("\n", " ")
     assert "compares" not in said.stdout, "before anybody is asked"
+
+
+def test_one_held_out_episode_has_no_interval(rather, run: Path, tmp_path: Path) -> None:
+    """Of one return no standard error is known."""
+    out = rather("loop", run, "eval.prompts=1", "loop.rounds=1").stdout.replace("\n", " ")
+    assert re.search(r"mean return -?[\d.]+, mean laps -?[\d.]+ on 1 held-out seeds; before: mean return [^+]*$", out, re.IGNORECASE)
+    (evaluated,) = (row for row in rows(tmp_path / "runs/small") if row["phase"] == "eval-0")
+    assert {"return_policy", "gold_base"} <= evaluated.keys()
+    assert not [name for name in evaluated if name.endswith("_stderr")]
 
 
 def test_hack_needs_something_that_is_meant(rather, run: Path) -> None:

@@ -58,6 +58,8 @@ class ControlDomain:
             raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')
         if config.control.unsupervised_steps and (learner := config.train.learner) not in ("ppo", *OFF_POLICY):
             raise ConfigError(f"control.unsupervised_steps is for ppo, sb3:SAC and sb3:TD3, and train.learner is {learner!r}; set it to 0")
+        if config.hack.gold:
+            raise ConfigError("hack.gold is a utility of answers, and the run is about control; set control.gold, or leave both out")
         self.config, self.console = config, console
 
     def make(self, gold: bool = False, render_mode: str | None = None) -> Env:
@@ -259,10 +261,10 @@ class ControlDomain:
         for who, acting in (("policy", policy()), ("base", self.base_policy)):
             for what, gold in (("return", False), *([("gold", True)] if measure else [])):
                 found = self.episodes(acting, self.tasks[1], gold, deterministic=True)
-                values |= spread(f"{what}_{who}", [float(rewards(t).sum()) for t in found])
+                values |= spread(f"{what}_{who}", [float(rewards(t).sum()) for t in found], self.tasks[1])
             named = [("return", "mean return")] + [("gold", f"mean {measure}")] * bool(measure)
-            parts = [f"{name} {values[f'{w}_{who}']:.4g} (+-{1.96 * values[f'{w}_{who}_stderr']:.2g})" for w, name in named]
-            said.append(", ".join(parts))
+            means = ((name, values[f"{w}_{who}"], values.get(f"{w}_{who}_stderr")) for w, name in named)
+            said.append(", ".join(f"{name} {mean:.4g}" + ("" if e is None else f" (+-{1.96 * e:.2g})") for name, mean, e in means))
         return values, f"{said[0]} on {len(self.tasks[1])} held-out seeds; before: {said[1]}"
 
     def twin(self) -> Config | None:
