@@ -131,6 +131,7 @@ def test_hack_shows_the_twin_beside_the_run(rather, run: Path, tmp_path: Path) -
         (["train.learner=grpo"], "learns by ppo, sb3:SAC, sb3:TD3, reward, not by 'grpo'"),
         (["train.learner=dpo"], "learns by ppo, sb3:SAC, sb3:TD3, reward, not by 'dpo'"),
         (["train.reward=model"], 'train.reward = "model" needs judge.checkpoint, the folder of a reward model'),
+        (["judge.kind=model", "judge.checkpoint=runs"], 'judge.kind = "model" reads words, and the run is about control; take "panel"'),
         (["hack.gold=brief"], "hack.gold is a utility of answers, and the run is about control; set control.gold"),
         (["control.hidden=[16,0]"], "control.hidden.1: input should be greater than 0 (got 0)"),
         (["control.env=CartPole-v1", "control.gold=", "query.fragment=5"], "which gives their returns away"),

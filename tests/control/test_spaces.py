@@ -95,6 +95,11 @@ def test_each_combination_is_a_choice(done: str) -> None:
     assert flat == [max(i for i, n in enumerate(sizes) if n > 1)], "the last part counts fastest"
 
 
+def test_other_actions_are_not_combined() -> None:
+    with pytest.raises(ConfigError, match=r"actions are Discrete\(2\); CombinedActions takes MultiDiscrete and MultiBinary ones"):
+        control.CombinedActions(Of(Discrete(2), Discrete(2)))
+
+
 def test_too_many_combinations_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"have 2,048 combinations, and a policy chooses among 1,024 at most"):
         environment(lambda: Of(Discrete(2), MultiBinary(11)))
@@ -177,6 +182,8 @@ def test_words_and_sequences_cannot_be_seen(space: Space) -> None:
         (Discrete(3, start=1), 0, "predict was given 0, which its observation space"),
         (MultiDiscrete([3, 4]), [3, 0], r"predict was given \[3, 0\], which its observation space"),
         (Box(-1, 1, (2,)), [np.nan, 0.0], "observations must be finite"),
+        (Box(-1, 1, (2,)), np.zeros((0, 2)), r"the observation has shape \(0, 2\)"),
+        (Box(-1, 1, (2,)), (np.zeros(2), {}), "predict was given observation and info, .*; give the observation alone"),
         (SEEN["tuple"], (np.zeros(2), 0), "but its observation space has 3 parts"),
         (Dict({"a": Discrete(2), "b": Discrete(2)}), {"a": 1}, "but its observation space has the parts a, b"),
     ],

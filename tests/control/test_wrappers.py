@@ -41,6 +41,8 @@ def test_other_observations_are_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"a Box of one dimension"):
         FixedHorizon(Pictures(), 5)
+    with pytest.raises(ConfigError, match="horizon is 0; let an episode last 1 step at least"):
+        FixedHorizon(gymnasium.make("CartPole-v1"), 0)
 
 
 def test_what_is_meant_is_paid_in_place_of_the_reward() -> None:

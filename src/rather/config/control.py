@@ -37,7 +37,9 @@ class Control(Section):
     network: Literal["mlp", "cnn"] = Field(
         default="mlp", description='Of policy, critic and reward nets: "mlp", the layers of hidden; "cnn", the Nature CNN, for pictures.'
     )
-    hidden: list[PositiveInt] = Field(default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table).")
+    hidden: list[PositiveInt] = Field(
+        default=[64, 64], description="Widths of the hidden layers; empty: a linear policy (Discrete: a table)."
+    )
     policy_network: str = Field(
         default="", description='"module:name" of a function of (inputs, outputs) that makes the policy\'s torch.nn.Module; empty: hidden.'
     )

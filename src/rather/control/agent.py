@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Unpack
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Discrete, Tuple
 from rich.console import Console
 from torch import nn
 
@@ -213,9 +213,16 @@ class PPO:
 
     def _rows(self, observation: Any) -> tuple[np.ndarray, bool]:
         """Observations (N, I), and whether there were several."""
+        if (
+            type(observation) is tuple
+            and len(observation) == 2
+            and isinstance(observation[1], dict)
+            and not isinstance(self._eye.space, Tuple)
+        ):
+            raise DataError("predict was given observation and info, as from the environment's reset; give the observation alone")
         space, given = self._eye.space, np.shape(observation) if self._eye.space.shape is not None else None
         shape = () if isinstance(space, Discrete) else space.shape
-        several = given is not None and given != shape and given[1:] == shape and len(given) > 0
+        several = given is not None and given != shape and given[1:] == shape and len(given) > 0 and given[0] > 0
         rows = observation if several else [observation]
         if given is not None and given != shape and not several:
             raise DataError(f"the observation has shape {given}, but {title(self.env)} shows {space}; give one, or several in a row")

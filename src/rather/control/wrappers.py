@@ -20,13 +20,14 @@ class CombinedActions(gymnasium.ActionWrapper):
     So a policy knows any dependence between the parts. `rather.control` puts such an environment into it by itself.
 
     Raises:
-        ConfigError: there are more than 1,024 combinations.
+        ConfigError: actions are of no such kind, or there are more than 1,024 combinations.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
         space = env.action_space
-        assert isinstance(space, MultiDiscrete | MultiBinary)
+        if not isinstance(space, MultiDiscrete | MultiBinary):
+            raise ConfigError(f"actions are {space}; CombinedActions takes MultiDiscrete and MultiBinary ones, and others need it not")
         self.parts, shape = space, space.shape
         self.sizes = [2] * math.prod(shape) if isinstance(space, MultiBinary) else [int(n) for n in space.nvec.flatten()]
         count = math.prod(self.sizes)
@@ -65,10 +66,15 @@ class FixedHorizon(gymnasium.Wrapper):
     Without it the length of an episode gives its return away: in CartPole a reward model that only counts steps would win
     (Kostrikov et al. 2019, as in `seals`). Observations get one number more, 1 in the absorbing state, a Dict of them a part `absorbing`;
     Discrete ones get a state more. In the absorbing state the info is the last one of the task.
+
+    Raises:
+        ConfigError: there is no step, or observations are of another kind.
     """
 
     def __init__(self, env: gymnasium.Env, horizon: int) -> None:
         super().__init__(env)
+        if horizon < 1:
+            raise ConfigError(f"horizon is {horizon}; let an episode last 1 step at least")
         self.horizon = horizon
         space = env.observation_space
         if isinstance(space, Discrete):

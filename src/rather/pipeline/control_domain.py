@@ -35,7 +35,7 @@ from rather.pipeline import build, control_doctor, query
 from rather.pipeline.clips import Clips
 from rather.pipeline.fragments import Fragments
 from rather.pipeline.query import Chosen, Rounds
-from rather.settings import OFF_POLICY, REWARDED
+from rather.settings import OFF_POLICY
 from rather.store import Store
 from rather.verify.checker import Scorer
 from rather.zeroth.spaces.control import ControlSpace
@@ -58,6 +58,8 @@ class ControlDomain:
             raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')
         if config.control.unsupervised_steps and (learner := config.train.learner) not in ("ppo", *OFF_POLICY):
             raise ConfigError(f"control.unsupervised_steps is for ppo, sb3:SAC and sb3:TD3, and train.learner is {learner!r}; set it to 0")
+        if (kind := config.judge.kind) in ("model", "language", "verifier"):
+            raise ConfigError(f'judge.kind = "{kind}" reads words, and the run is about control; take "panel", "people" or "function"')
         if config.hack.gold:
             raise ConfigError("hack.gold is a utility of answers, and the run is about control; set control.gold, or leave both out")
         self.config, self.console = config, console
