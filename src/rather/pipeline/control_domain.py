@@ -35,7 +35,7 @@ from rather.pipeline import build, control_doctor, query
 from rather.pipeline.clips import Clips
 from rather.pipeline.fragments import Fragments
 from rather.pipeline.query import Chosen, Rounds
-from rather.settings import OFF_POLICY
+from rather.settings import OFF_POLICY, REWARDED
 from rather.store import Store
 from rather.verify.checker import Scorer
 from rather.zeroth.spaces.control import ControlSpace
