@@ -418,7 +418,7 @@ T = Trajectory(Task("f", "1", "x"), "p", "y")
         (lambda m, p: m.generate(["one"], temprature=1), "^generate has no argument 'temprature'; did you mean temperature?"),
         (lambda m, p: rather.load("/no/where"), "^there is no model at /no/where"),
         (lambda m, p: rather.load("/no/where", dtype="int4"), "^load: dtype is 'int4'"),
-        (lambda m, p: rather.load("/no/where", date="today"), "^load: date is 'today'; write it as 2026-11-29"),
+        (lambda m, p: rather.load(m.model.description["_name_or_path"], date="today"), "^date is 'today'; write it as 2026-11-29"),
         (
             lambda m, p: rather.DPO(m, []),
             "^there is nothing to learn from; give at least one comparison that is no tie, one answer, or one",

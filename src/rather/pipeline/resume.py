@@ -169,15 +169,15 @@ def ready_to_learn(run: State) -> None:
     criteria.check_learned(run.config, run.store)
     check_tokenizer(run)
     check_watched(run.config)
-    run.domain.check_learner()
-    for sentence in unused(run.config, learners(run.config)):
-        run.note(sentence)
     spot_checks.check_settings(run)
     held_out.check_opponent(run)
+    run.domain.check_learner()
     if "reward" in learners(run.config):
         held_out.check_patience(run.config)
     if build.corrected(run.config):
         _ = run.answering_training.judges  # one that cannot be made is noticed now
+    for sentence in unused(run.config, learners(run.config)):
+        run.note(sentence)
 
 
 def check_watched(config: Config) -> None:

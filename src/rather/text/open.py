@@ -36,17 +36,13 @@ def load(
     `date` the day that it may name, as 2026-11-29 (empty: today).
 
     Raises:
-        ConfigError: `dtype` or `weights` is not known, or `date` is none.
+        ConfigError: `dtype` or `weights` is not known, or `date` is no day.
         ModelError: there is no such model, adapter or device, or it cannot be read.
     """
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ConfigError(f'load: dtype is {dtype!r}; take "auto", "float32" or "bfloat16"')
     if weights not in files.BITS:
         raise ConfigError(f'load: weights is {weights!r}; take "auto", "int8" or "q4"')
-    try:
-        day.fromisoformat(date) if date else None
-    except ValueError:
-        raise ConfigError(f"load: date is {date!r}; write it as 2026-11-29, or leave it empty for today") from None
     where, beside = files.located(str(path), "" if adapter is None else str(adapter))
     on = files.device(device)
     found = files.policy(where, on, files.dtype(dtype, on), False, 1.0, chat, template, date or str(day.today()), bits=files.BITS[weights])

@@ -121,10 +121,8 @@ class RewardModel(nn.Module):
         """The mean score of the members for each of several answers to a prompt."""
         if isinstance(answers, str):
             raise ConfigError("answers is one text; give a list, such as [text]")
-        if not answers:
-            return []
-        batch = self.collate([Trajectory(Task("score", "0", prompt), "score", text) for text in answers])
-        return in_parts(batch, TOKENS, lambda part: (self.scores(part).mean(0),))[0].tolist()
+        rows = [Trajectory(Task("score", "0", prompt), "score", text) for text in answers]
+        return in_parts(self.collate(rows), TOKENS, lambda part: (self.scores(part).mean(0),))[0].tolist() if rows else []
 
     @classmethod
     def load(

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import TemplateError, TemplateSyntaxError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from rather.errors import DataError, ModelError
+from rather.errors import ConfigError, DataError, ModelError
 
 OWN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception"})
 """Names in a template that are no options: what it is always given."""
@@ -28,11 +28,15 @@ class Template:
 
     Raises:
         ModelError: the template cannot be read, or never uses one of the options.
+        ConfigError: `date` is no day.
     """
 
     def __init__(self, tokenizer: Any, options: Mapping[str, Any], date: str = "") -> None:
         self.tokenizer, self.options = tokenizer, dict(options)
-        self.date = datetime.fromisoformat(date) if date else datetime.now()
+        try:
+            self.date = datetime.fromisoformat(date) if date else datetime.now()
+        except ValueError:
+            raise ConfigError(f"date is {date!r}; write it as 2026-11-29, or leave it empty for today") from None
         self._check(tokenizer.get_chat_template())
         self.prefix, self.ending, self.end, self.rest = self._around()
         self.marks = self._marks()
