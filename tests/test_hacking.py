@@ -7,7 +7,7 @@ import pytest
 from rather.errors import CheckpointError
 from rather.hacking.alarm import Lookout, Measure, Point, SpotChecks, alarm, lookouts, one_event, points
 from rather.hacking.examples import Example, most_exploited, newest, note, noted
-from rather.hacking.watch import alarms, forget, watched
+from rather.hacking.watch import alarms, forget, silent, watched
 from rather.learners.spread import gold_correlation, spread
 from rather.report.hacking import Side, write
 
@@ -189,11 +189,24 @@ def test_why_no_alarm_can_go_off() -> None:
             lookout.see(point)
         return lookout.silent
 
-    assert of([]) == "gold was measured at 0 steps, and it takes 8 to see a change"
+    assert of([]) == "no gold reward was measured"
+    assert of([exactly(0, 0, 0.0)]) == "gold was measured at fewer than 8 steps, which it takes to see a change"
     constant = [Point(i, Measure(i, 0.1, 1.0), Measure(1.0, 0.0, 0.0)) for i in range(8)]
     assert "was the same for all trajectories" in of(constant)
     assert "is the reward that was trained on" in of([exactly(i, i, i) for i in range(8)])
     assert of([exactly(i, i, 0.0) for i in range(8)]) == ""
+
+
+def test_why_no_alarm_can_go_off_is_said_once_for_all_rounds() -> None:
+    none: list[Point] = []
+    few, enough = [exactly(0, 0, 0.0)], [exactly(i, i, 0.0) for i in range(8)]
+    assert silent(lookouts([none] * 5)) == ["no alarm can go off: no gold reward was measured"]
+    assert silent(lookouts([enough, enough])) == []
+    assert silent(lookouts([none, few, none, enough, none, none, none, few])) == [
+        "no alarm can go off in rounds 0, 2, 4, 5, 6: no gold reward was measured",
+        "no alarm can go off in rounds 1, 7: gold was measured at fewer than 8 steps, which it takes to see a change",
+    ]
+    assert silent(lookouts([none, none, none, enough, few]))[0] == "no alarm can go off in rounds 0 to 2: no gold reward was measured"
 
 
 def test_an_alarm_is_raised_once() -> None:

@@ -213,7 +213,8 @@ class Lookout:
         if self.raised is not None or (self.signs and not self.steps):
             return ""
         if self.steps < 2 * self.thresholds.window:
-            return f"gold was measured at {self.steps} steps, and it takes {2 * self.thresholds.window} to see a change"
+            measured = f"gold was measured at fewer than {2 * self.thresholds.window} steps, which it takes to see a change"
+            return measured if self.steps else "no gold reward was measured"
         if self.without_spread == self.steps:
             return "the gold reward was the same for all trajectories of each step, so that it says nothing about them"
         return "the gold reward is the reward that was trained on; measure another one" if self.same == self.steps else ""

@@ -67,16 +67,27 @@ def dismissals(rows: Sequence[dict[str, Any]], rounds: int) -> list[set[int]]:
 
 def alarms(watching: Sequence[Lookout]) -> list[str]:
     """The alarm of every round that has one, in words."""
-    return _said(["" if lookout.raised is None else str(lookout.raised) for lookout in watching])
+    raised = [(number, lookout.raised) for number, lookout in enumerate(watching) if lookout.raised is not None]
+    return [(f"round {number}: " if len(watching) > 1 else "") + str(alarm) for number, alarm in raised]
 
 
 def silent(watching: Sequence[Lookout]) -> list[str]:
-    """Why no alarm can go off in a round, in words, where none can."""
-    return _said([f"no alarm can go off: {lookout.silent}" if lookout.silent else "" for lookout in watching])
+    """Why no alarm can go off, in words: each reason once, with the rounds that it is about, where it is not about all of them."""
+    reasons = dict[str, list[int]]()
+    for number, lookout in enumerate(watching):
+        if lookout.silent:
+            reasons.setdefault(lookout.silent, []).append(number)
+    return [f"no alarm can go off{_rounds(numbers, len(watching))}: {reason}" for reason, numbers in reasons.items()]
 
 
-def _said(each: Sequence[str]) -> list[str]:
-    return [(f"round {number}: " if len(each) > 1 else "") + said for number, said in enumerate(each) if said]
+def _rounds(numbers: Sequence[int], count: int) -> str:
+    """Which of `count` rounds, in words; nothing where it is all of them."""
+    if len(numbers) == count:
+        return ""
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) > 2 and last - first == len(numbers) - 1:
+        return f" in rounds {first} to {last}"
+    return f" in round{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
 def note(folder: Path, alarm: Alarm, kept: int) -> None:

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from rather.config.schema import Config
 from rather.core import Comparison, Label
 from rather.errors import CheckpointError
 from rather.hacking import examples
-from rather.hacking.alarm import lookouts
+from rather.hacking.alarm import Z, lookouts
 from rather.hacking.spot_check import SpotCheck
 from rather.hacking.watch import alarms, silent, watched
 from rather.judges.language import words
@@ -117,6 +118,7 @@ def _page(run: Reported, name: str, count: int) -> str:
         taught=", ".join(matching(sorted({x.judge for x in labels}), run.config.train.judges)),
         simulated=any(kinds[x.judge] == "simulated" for x in labels),
         win=win_rate(held_out, policy) if held_out else None,
+        means=_means(evals[-1]) if evals else [],
         against=evals[-1].get("against", "the base model") if evals else "",
         cost=Cost.read(evals[-1]) if evals else None,
         advice=next((row["advice"] for row in reversed(run.metrics.read()) if "advice" in row), ""),
@@ -152,6 +154,14 @@ def _evaluated_policy(run: str, row: dict[str, Any]) -> str:
     return f"{run}@{row['phase'].removeprefix('eval-')}-{row['step']}-{row['checkpoint']}"
 
 
+def _means(row: dict[str, Any]) -> list[tuple[str, float, float, float]]:
+    """What control measures at held-out seeds: what it is, its mean after and before, and half of the interval after."""
+    named = (("return", "mean return of an episode"), ("gold", "mean gold reward of an episode"))
+    return [
+        (name, row[f"{key}_policy"], row[f"{key}_base"], Z * row[f"{key}_policy_stderr"]) for key, name in named if f"{key}_policy" in row
+    ]
+
+
 def _judge_row(judge: str, kind: str, labels: list[Label]) -> dict[str, Any]:
     mine = [x for x in labels if x.judge == judge]
     seconds = sorted(x.seconds for x in mine if x.seconds is not None)
@@ -181,8 +191,8 @@ def _plots(run: Reported, evals: list[dict[str, Any]], held_out: list[Comparison
     drawn = []
     control = bool(run.config.control.env)
     each, one = ("a trajectory", "an action") if control else ("an answer", "a token")
-    for phase in sorted({row["phase"] for row in run.metrics.read() if row["phase"].startswith("train-")}):
-        rows = run.metrics.read(phase)
+    trained = by_round(run.metrics.read())
+    for learner, rounds in sorted(trained.items(), key=lambda item: item[0] != run.config.train.learner):  # the policy's come first
         for key, title in (
             ("score", "Mean score"),
             ("return", "Mean return of an episode"),
@@ -196,11 +206,12 @@ def _plots(run: Reported, evals: list[dict[str, Any]], held_out: list[Comparison
             ("length", f"{'Steps' if control else 'Tokens'} {each}"),
             ("groups_without_variance", "Share of groups that teach nothing"),
         ):
-            points = [(row["step"], row[key]) for row in rows if key in row]
-            if len(points) > 1:
-                drawn.append(figure(f"{title} ({phase.removeprefix('train-')})", lambda ax, p=points: _curve(ax, p)))
-        if len(rows) > 1 and any(key.startswith("temperature/") for key in rows[-1]):
-            drawn.append(figure("Temperature of each judge: the higher, the less they tell", lambda ax, r=rows: _temperatures(ax, r)))
+            points = [_points(rows, key) for rows in rounds]
+            if max(map(len, points)) > 1:
+                drawn.append(figure(f"{title} ({learner})", lambda ax, p=points: _curve(ax, p)))
+        if len(rounds[-1]) > 1 and any(key.startswith("temperature/") for key in rounds[-1][-1]):
+            title = f"Temperature of each judge: the higher, the less they tell ({learner})"
+            drawn.append(figure(title, lambda ax, r=rounds: _temperatures(ax, r)))
     checks = [row for row in run.metrics.read() if row["phase"].startswith("check-")]
     if checks:
         drawn.append(figure("Win rate against the base policy on held-out tasks, 95 % interval", lambda ax: _checks(ax, checks)))
@@ -218,6 +229,25 @@ def _plots(run: Reported, evals: list[dict[str, Any]], held_out: list[Comparison
     return drawn
 
 
+def by_round(rows: list[dict[str, Any]]) -> dict[str, list[list[dict[str, Any]]]]:
+    """What each learner has measured, round by round; the steps of a round follow those of the one before."""
+    found = dict[str, dict[int, list[dict[str, Any]]]]()
+    for row in rows:
+        if match := re.fullmatch(r"train-(.+)-(\d+)", row["phase"]):
+            found.setdefault(match[1], {}).setdefault(int(match[2]), []).append(row)
+    learners = dict[str, list[list[dict[str, Any]]]]()
+    for learner, rounds in found.items():
+        start, learners[learner] = 0, []
+        for _, own in sorted(rounds.items()):
+            learners[learner].append([row | {"step": start + row["step"]} for row in own])
+            start = learners[learner][-1][-1]["step"]
+    return learners
+
+
+def _points(rows: list[dict[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [(row["step"], row[key]) for row in rows if key in row]
+
+
 def figure(title: str, draw: Callable[[Axes], None]) -> str:
     """A plot as SVG, drawn by `draw`."""
     with mpl.rc_context(STYLE):
@@ -231,22 +261,32 @@ def figure(title: str, draw: Callable[[Axes], None]) -> str:
     return svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
 
 
-def _curve(axes: Axes, points: list[tuple[int, float]]) -> None:
-    steps, values = zip(*points, strict=True)
-    axes.plot(steps, values, color=GREY, alpha=0.5, linewidth=0.8)
-    width = max(1, len(values) // 10)
-    smooth = [sum(values[max(0, i - width) : i + 1]) / len(values[max(0, i - width) : i + 1]) for i in range(len(values))]
-    axes.plot(steps, smooth, color=BLUE, linewidth=1.8)
-    axes.set_xlabel("step")
+def _curve(axes: Axes, rounds: list[list[tuple[int, float]]]) -> None:
+    for points in filter(None, rounds):
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, color=GREY, alpha=0.5, linewidth=0.8)
+        width = max(1, len(values) // 10)
+        smooth = [sum(values[max(0, i - width) : i + 1]) / len(values[max(0, i - width) : i + 1]) for i in range(len(values))]
+        axes.plot(steps, smooth, color=BLUE, linewidth=1.8)
+    _step_axis(axes, [points[-1][0] for points in rounds if points])
 
 
-def _temperatures(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    for key in sorted(key for key in rows[-1] if key.startswith("temperature/")):
-        known = [(row["step"], row[key]) for row in rows if key in row]
-        axes.plot(*zip(*known, strict=True), linewidth=1.6, label=key.removeprefix("temperature/").replace("$", r"\$"))
+def _temperatures(axes: Axes, rounds: list[list[dict[str, Any]]]) -> None:
+    for i, key in enumerate(sorted(key for key in rounds[-1][-1] if key.startswith("temperature/"))):
+        name = key.removeprefix("temperature/").replace("$", r"\$")
+        for points in filter(None, (_points(rows, key) for rows in rounds)):
+            axes.plot(*zip(*points, strict=True), linewidth=1.6, color=f"C{i % 10}", label=name)
+            name = None  # once in the legend
     axes.set_yscale("log")
-    axes.set_xlabel("step")
+    _step_axis(axes, [rows[-1]["step"] for rows in rounds])
     axes.legend(fontsize="small")
+
+
+def _step_axis(axes: Axes, ends: list[int]) -> None:
+    """Steps, with a line where a round ends and another one follows."""
+    for end in ends[:-1]:
+        axes.axvline(end, color=GREY, linewidth=0.5, alpha=0.4)
+    axes.set_xlabel("step" if len(ends) == 1 else f"step, {len(ends)} rounds one after the other")
 
 
 def _rates(axes: Axes, evals: list[dict[str, Any]], key: str, color: str, label: str | None = None) -> None:
