@@ -58,6 +58,9 @@ def test_conversational_prompts_and_other_columns(tmp_path: Path) -> None:
         ('{"text": "a"}\n', "line 1 of .* has no 'prompt', only 'text'; set data.column"),
         ('{"prompt": " "}\n', "line 1 of .* neither text nor a list of messages"),
         ('{"prompt": [{"role": "user"}]}\n', "line 1 of .*: prompt has a message of the role 'user' whose content is None"),
+        ('{"prompt": "a", "answer": NaN}\n', "line 1 of .*: the answer nan is neither text nor a number"),
+        ('{"prompt": "a", "answer": ["4", "four"]}\n', r"line 1 of .*: the answer \['4', 'four'\] is neither text nor a number"),
+        ('{"prompt": "a", "key": {}}\n', "line 1 of .*: the key {} is neither"),
         ('{"prompt": "a", "split": "test"}\n', "line 1 of .* has split 'test'"),
         ('{"prompt": "a", "split": "held_out"}\n', "no prompt to train on"),
     ],
@@ -70,7 +73,7 @@ def test_broken_prompt_files(tmp_path: Path, text: str, message: str) -> None:
 
 def test_other_broken_files(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("prompt,answer\na,1\nb\n")
-    with pytest.raises(DataError, match="line 3 of .* not as many cells"):
+    with pytest.raises(DataError, match="line 3 of .* has 1 cells, not as many as the heading"):
         read_tasks(str(tmp_path / "p.csv"))
     (tmp_path / "p.parquet").write_text("no parquet")
     with pytest.raises(DataError, match="no Parquet file"):

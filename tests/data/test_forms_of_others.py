@@ -1,8 +1,10 @@
 """The forms in which other people's files hold comparisons: whole conversations, texts of turns, ratings, margins and ranks."""
 
+import csv
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,8 @@ def test_what_two_answers_begin_with_stays_theirs(tmp_path: Path) -> None:
     row = {"chosen": turns("Hi?", "I think that yes\n\nor so"), "rejected": turns("Hi?", "I think that no")}
     assert read(tmp_path, row) == [([USER], "I think that yes\n\nor so", "I think that no", 1.0)]
     row = {"chosen": [USER, said("good")], "rejected": [USER, said("good")]}
-    assert read(tmp_path, row) == [([USER], "good", "good", 1.0)]
+    assert read(tmp_path, row, skipped=(skipped := Counter[str]())) == []
+    assert skipped == {"its two answers are the same": 1}, "and their prompt is what they begin with"
 
 
 def test_conversations_that_part_earlier_are_counted(tmp_path: Path) -> None:
@@ -130,6 +133,8 @@ def test_ranks_scores_and_margins(tmp_path: Path) -> None:
         ({"prompt": "x", "chosen": "1", "rejected": "2", "tools": [{"name": "f"}]}, "has 'tools', which a prompt of text has no place for"),
         ({"prompt": "x", "chosen": "1", "rejected": "2", "images": ["x.png"]}, "has 'images'"),
         ({"prompt": "x", "response": "1", "score": float("inf")}, "only rated answer"),
+        ({"prompt": "x", "chosen": "1", "rejected": "2", "judge": float("nan")}, "the judge nan is neither text nor a number"),
+        ({"prompt": "x", "completion": "1", "label": True, "judge": ["Ann"]}, "the judge .'Ann'. is neither text nor a number"),
         ({"prompt": "x", "answers": ["1", "2"], "scores": [1, 10**400]}, "is no number"),
         ({"prompt": "x", "a": "1", "b": "2", "preference": 10**400}, "is no number"),
         ({"prompt": "x", "answers": ["1", "2"]}, "need a list 'ranks' .1 is the best. or 'scores'"),
@@ -145,6 +150,39 @@ def test_ranks_scores_and_margins(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path, row)
+
+
+@pytest.mark.parametrize("write", [json.dumps, str, lambda messages: str(messages).replace("}, {", "}\n {")])  # the last one as pandas does
+def test_conversations_in_the_cells_of_a_table_are_refused(tmp_path: Path, write: Callable[[Any], str]) -> None:
+    for prompt, chosen in ((write([SYSTEM, USER]), "x"), ("p", write([said("x")])), ("p", write([{"content": "x", "role": "assistant"}]))):
+        with (tmp_path / "c.csv").open("w") as file:
+            csv.writer(file).writerows([["prompt", "chosen", "rejected"], [prompt, chosen, "y"]])
+        with pytest.raises(
+            DataError, match="line 2 of .*: (prompt|chosen) is a list of messages written as text, .*; write the file as JSON"
+        ):
+            list(read_comparisons(tmp_path / "c.csv"))
+    assert read(tmp_path, {"prompt": "p", "chosen": str([said("x")]), "rejected": "y"})[0][1] == str([said("x")]), "other files have lists"
+
+
+def test_judges_are_called_alike_however_a_table_writes_them(tmp_path: Path) -> None:
+    pair = {"prompt": "p", "chosen": "x", "rejected": "y"}
+    path = jsonl(tmp_path / "c.jsonl", *[pair | {"judge": judge} for judge in ("Ann", " Ann ", 3, 3.0, "3", " ", None)])
+    assert [c.judge for c in read_comparisons(path)] == ["Ann", "Ann", "3", "3", "3", "", ""]
+
+
+def test_rows_with_nothing_to_compare_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "chosen": "x", "rejected": "x"},
+        {"prompt": "p", "a": "x", "b": "x", "preference": 1},
+        {"prompt": "p", "a": "x", "b": "x", "preference": 1, "a_terminated": False},  # one goes on where the other one ends
+        {"prompt": "p", "answers": ["x"], "ranks": [1]},
+        {"prompt": "p", "answers": ["x", "x", "y"], "scores": [1, 1, 2]},
+    ]
+    path, skipped = jsonl(tmp_path / "c.jsonl", *rows), Counter[str]()
+    assert len(list(read_comparisons(path, skipped))) == 3, "the truncated one, and y beside each x"
+    assert skipped == {"its two answers are the same": 3, "it has fewer than two answers": 1}
+    with pytest.raises(DataError, match="line 1 of .*: its two answers are the same"):
+        list(read_comparisons(path))
 
 
 def test_columns_that_are_left_out_are_named_once(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def test_long_cells_and_many_row_groups(tmp_path: Path) -> None:
         ("x.gz", b"", "is none of"),
         ("x.csv", b"a,b,a\n1,2,3\n", "has two columns 'a'"),
         ("x.csv", b'a,b\n1,2\n"1,2\n', "line 3 of .* is no CSV"),
+        ("x.csv", b"sep=;\na;b;c\n1;2;3\n", r"line 2 of .* has 3 cells, not as many as the heading, which is \['sep=', ''\]"),
         ("x.csv", b"a,rather_csv\nx,2\n", "line 2 of .* has rather_csv '2'; this version"),
         ("x.csv", b"a,rather_csv\n[1,1\n", "line 2 of .*: a is no JSON"),
     ],
@@ -114,6 +115,14 @@ def test_cells_of_other_peoples_files_stay_as_they_are(tmp_path: Path, text: str
     quoted = '"' + text.replace('"', '""') + '"'
     ((_, row),) = read_rows(write(tmp_path / "x.csv", f"prompt,answer\nq,{quoted}\n".encode()))
     assert row == {"prompt": "q", "answer": text}
+
+
+def test_empty_rows_of_a_spreadsheet_are_none(tmp_path: Path) -> None:
+    found = list(read_rows(write(tmp_path / "x.csv", b"prompt;answer\n;\nq;1\n\n;2\n;\n;\n")))
+    assert found == [
+        (f"line 3 of {tmp_path}/x.csv", {"prompt": "q", "answer": "1"}),
+        (f"line 5 of {tmp_path}/x.csv", {"prompt": "", "answer": "2"}),
+    ]
 
 
 def test_a_file_in_another_format_has_the_same_empty_columns(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Only here, in rankings.py and in transfer.py are the sides of a comparison calle
 
 import hashlib
 import json
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,8 +16,8 @@ from typing import Any
 
 from rather.core import Comparison, Message, Prompt, Task, Trajectory
 from rather.data import examples, hub, rankings
-from rather.data.messages import common, is_messages, read_answer, read_message, read_prompt, read_turns, short
-from rather.data.readers import Row, Rows, read_rows
+from rather.data.messages import common, is_messages, read_answer, read_message, read_name, read_prompt, read_turns, short
+from rather.data.readers import Row, Rows, format_of, read_rows
 from rather.errors import DataError, RatherWarning
 
 LONGEST_KEY = 150
@@ -27,6 +28,8 @@ NEEDED = (
 )
 BEYOND_TEXT = ("image", "images", "audio", "audios", "video", "videos", "tools", "documents")
 """Columns that a question is not the same without, and that a prompt has no place for."""
+IN_A_CELL = re.compile(r"""\s*\[\s*\{\s*["'](role["']\s*:.*["']content|content["']\s*:.*["']role)["']\s*:.*\]\s*""", re.DOTALL)
+"""Messages as other programs write them into a cell: JSON, or as Python shows them."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def read_tasks(
             raise DataError(f"{place} has no {column!r}, only {have}; set data.column to the right one")
         prompt = read_prompt(row[column], place, column)
         text = json.dumps(prompt)
-        answer = None if row.get("answer") is None else str(row["answer"])
+        answer = None if row.get("answer") is None else read_name(row["answer"], place, "answer")
         split = row.get("split") or ("held_out" if _share(text) < held_out else "train")
         if split not in ("train", "held_out"):
             raise DataError(f'{place} has split {split!r}; write "train" or "held_out"')
@@ -129,7 +132,7 @@ def compared(path: str | Path, rows: Rows, skipped: Counter[str] | None) -> Iter
     for place, row in chain(_understood(rows, path, _columns), [("", None)]):
         if rated and (row is None or not rankings.is_rated(row) or row["prompt"] != rated[0][1]["prompt"]):
             for judged in _by_judge(rated):
-                yield from _compared(_rated(judged, skipped), judged[0], source, numbers)
+                yield from _compared(_rated(judged, skipped), judged[0], source, numbers, skipped)
             rated = []
         if row is None:
             break
@@ -138,15 +141,20 @@ def compared(path: str | Path, rows: Rows, skipped: Counter[str] | None) -> Iter
         elif _is_alone(row):
             yield _alone(row, place, source, next(numbers))
         else:
-            yield from _compared(_pairs(row, place, skipped), (place, row), source, numbers)
+            yield from _compared(_pairs(row, place, skipped), (place, row), source, numbers, skipped)
 
 
 def _understood(rows: Rows, source: str | Path, columns: Callable[[Row], set[str]]) -> Rows:
     """The rows without their empty columns; what else is there and not understood is named in one warning."""
-    left: dict[str, None] = {}
+    left, table = dict[str, None](), format_of(Path(source)) in (".csv", ".tsv")
     for place, row in rows:
         present = {name: value for name, value in row.items() if value is not None}
-        for name in set(present) - columns(present):
+        understood = columns(present)
+        for name in understood & set(present) if table else ():
+            if isinstance(present[name], str) and IN_A_CELL.fullmatch(present[name]):
+                said = f"a list of messages written as text, {short(present[name])}"
+                raise DataError(f"{place}: {name} is {said}; write the file as JSON lines or Parquet, which keep lists")
+        for name in set(present) - understood:
             if name in BEYOND_TEXT and present[name] not in ("", []):
                 raise DataError(f"{place} has {name!r}, which a prompt of text has no place for; leave such rows or the column out")
             left.setdefault(name)
@@ -178,7 +186,7 @@ def _alone(row: Row, place: str, source: str, number: int) -> Comparison:
     prompt, good = _prompt(row, place), _truth(row, "label", place, "true where the completion is good, or false")
     task = Task(source, _key(row, prompt, place), prompt)
     answer = Trajectory(task, f"import:{source}", read_answer(row["completion"], place))
-    return Comparison((answer,), (), float(good), f"import/{source}/{number}", str(row.get("judge", "")))
+    return Comparison((answer,), (), float(good), f"import/{source}/{number}", _judge(row, place))
 
 
 def _pairs(row: Row, place: str, skipped: Counter[str] | None) -> Iterable[_Pair]:
@@ -193,7 +201,9 @@ def _pairs(row: Row, place: str, skipped: Counter[str] | None) -> Iterable[_Pair
         margin = row.get("margin", "")
         return [_Pair(*sides, 1.0 if margin == "" else rankings.log_odds(margin, place), free=True)]
     if rankings.is_ranked(row):
-        found = rankings.read_ranked(row, place)
+        found = list(rankings.read_ranked(row, place))
+        if not found:
+            return _leave("it has fewer than two answers", place, skipped)
         return [_Pair(_prompt(row, place), a, b, preference, free=True) for a, b, preference in found]
     raise DataError(f"{place} has {', '.join(map(repr, row)) or 'nothing'}; {NEEDED}")
 
@@ -202,8 +212,13 @@ def _by_judge(rows: list[tuple[str, Row]]) -> Iterable[list[tuple[str, Row]]]:
     """Rated rows of one prompt, each judge's by themselves: nobody is credited with a comparison of two people's ratings."""
     found: dict[str, list[tuple[str, Row]]] = {}
     for place, row in rows:
-        found.setdefault(str(row.get("judge", "")), []).append((place, row))
+        found.setdefault(_judge(row, place), []).append((place, row))
     return found.values()
+
+
+def _judge(row: Row, place: str) -> str:
+    """Who answered, without the spaces around a name that a cell shows and nobody sees; "" for nobody in particular."""
+    return read_name(row.get("judge", ""), place, "judge").strip()
 
 
 def _rated(rows: list[tuple[str, Row]], skipped: Counter[str] | None) -> Iterable[_Pair]:
@@ -220,15 +235,20 @@ def _leave(reason: str, place: str, skipped: Counter[str] | None) -> list[_Pair]
     return []
 
 
-def _compared(pairs: Iterable[_Pair], first: tuple[str, Row], source: str, numbers: Iterator[int]) -> Iterator[Comparison]:
+def _compared(
+    pairs: Iterable[_Pair], first: tuple[str, Row], source: str, numbers: Iterator[int], skipped: Counter[str] | None
+) -> Iterator[Comparison]:
     place, row = first
     for pair in pairs:
+        if pair.a == pair.b and pair.terminated[0] == pair.terminated[1]:
+            _leave("its two answers are the same", place, skipped)
+            continue
         task = Task(source, _key(row, pair.prompt, place), pair.prompt)
         texts, preference = (pair.a, pair.b), pair.preference
         if pair.free and _swap(pair):
             texts, preference = texts[::-1], 1.0 - preference
         a, b = [(Trajectory(task, f"import:{source}", *answer),) for answer in zip(texts, pair.terminated, strict=True)]
-        yield Comparison(a, b, preference, f"import/{source}/{next(numbers)}", str(row.get("judge", "")))
+        yield Comparison(a, b, preference, f"import/{source}/{next(numbers)}", _judge(row, place))
 
 
 def _swap(pair: _Pair) -> bool:
@@ -315,8 +335,9 @@ def _key(row: Row, prompt: Prompt, place: str) -> str:
     digest = hashlib.sha256(json.dumps(prompt).encode()).hexdigest()
     if key in (None, ""):
         return digest[:16]
-    if len(str(key)) > LONGEST_KEY:
-        raise DataError(f"{place} has a key of {len(str(key))} characters; {LONGEST_KEY} are kept")
+    key = read_name(key, place, "key")
+    if len(key) > LONGEST_KEY:
+        raise DataError(f"{place} has a key of {len(key)} characters; {LONGEST_KEY} are kept")
     return f"{key}-{digest[:8]}"
 
 

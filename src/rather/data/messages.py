@@ -97,6 +97,19 @@ def read_answer(value: object, place: str) -> str:
     return message["content"]
 
 
+def read_name(value: object, place: str, column: str) -> str:
+    """A name or a right answer: text, or a number as text; a whole number has no point, as it had none before a table made it a float.
+
+    Raises:
+        DataError: it is something else, such as a list or NaN.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if not isinstance(value, str | int | float) or value != value:
+        raise DataError(f"{place}: the {column} {short(value)} is neither text nor a number; write it as text, or leave it out")
+    return str(value)
+
+
 def read_turns(text: str) -> list[Message] | None:
     r"""The messages of a text of turns `\n\nHuman: ... \n\nAssistant: ...` (Bai et al. 2022, HH-RLHF); None if it is no such text."""
     if not text.startswith("\n\nHuman:"):

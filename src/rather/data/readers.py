@@ -215,9 +215,9 @@ def _read_csv(file: BinaryIO, path: Path, delimiter: str | None) -> Rows:
             raise DataError(f"{path} has two columns {twice!r}; rename one")
         place = f"line {reader.line_num + 1} of {path}"
         for values in reader:
-            if values:
+            if any(values):  # spreadsheets write cells of empty rows, too
                 if len(values) != len(names):
-                    raise DataError(f"{place} has not as many cells as the heading: {len(values)}, not {len(names)}")
+                    raise DataError(f"{place} has {len(values)} cells, not as many as the heading, which is {names!r:.200}")
                 yield place, cells.row(dict(zip(names, values, strict=True)), place)
             place = f"line {reader.line_num + 1} of {path}"
     except csv.Error as e:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rather.core import Comparison, Prompt, Task, Trajectory
 from rather.data import forms
-from rather.data.messages import is_messages, read_answer, read_prompt
+from rather.data.messages import is_messages, read_answer, read_name, read_prompt
 from rather.data.readers import Rows, read_rows
 from rather.errors import DataError
 
@@ -85,7 +85,8 @@ def _task(item: Any, place: str, key: str) -> Task:
         answer = item.get("answer")
         more = {name: value for name, value in item.items() if name not in ("prompt", "key", "answer", "split")}
         prompt = read_prompt(item["prompt"], place)
-        return Task(HERE, str(item.get("key", key)), prompt, None if answer is None else str(answer), more)
+        name = key if item.get("key") is None else read_name(item["key"], place, "key")
+        return Task(HERE, name, prompt, None if answer is None else read_name(answer, place, "answer"), more)
     return Task(HERE, key, read_prompt(item, place))
 
 
