@@ -68,8 +68,7 @@ def test_what_two_answers_begin_with_stays_theirs(tmp_path: Path) -> None:
     row = {"chosen": turns("Hi?", "I think that yes\n\nor so"), "rejected": turns("Hi?", "I think that no")}
     assert read(tmp_path, row) == [([USER], "I think that yes\n\nor so", "I think that no", 1.0)]
     row = {"chosen": [USER, said("good")], "rejected": [USER, said("good")]}
-    assert read(tmp_path, row, skipped=(skipped := Counter[str]())) == []
-    assert skipped == {"its two answers are the same": 1}, "and their prompt is what they begin with"
+    assert read(tmp_path, row) == [([USER], "good", "good", 1.0)]
 
 
 def test_conversations_that_part_earlier_are_counted(tmp_path: Path) -> None:
@@ -181,7 +180,7 @@ def test_rows_with_nothing_to_compare_are_counted(tmp_path: Path) -> None:
     path, skipped = jsonl(tmp_path / "c.jsonl", *rows), Counter[str]()
     assert len(list(read_comparisons(path, skipped))) == 3, "the truncated one, and y beside each x"
     assert skipped == {"its two answers are the same": 3, "it has fewer than two answers": 1}
-    with pytest.raises(DataError, match="line 1 of .*: its two answers are the same"):
+    with pytest.raises(DataError, match="line 4 of .*: it has fewer than two answers"):
         list(read_comparisons(path))
 
 

@@ -115,7 +115,8 @@ def read_comparisons(path: str | Path, skipped: Counter[str] | None = None) -> I
     Where the file does not name sides a and b, they are drawn from a hash of the question, so that no judge can learn from the place
     and the same question always has the same sides.
 
-    Rows of these forms that cannot be learned from are left out and counted in `skipped`, by reason; without it the first is an error.
+    Rows of these forms that cannot be learned from are left out and counted in `skipped`, by reason; without it the first is an error,
+    but for two answers that are the same: they can be scored, and nobody is asked about them.
     Columns that are not understood are named in one warning at the end. The keys are the rows' places, for whoever has no better ones.
 
     Raises:
@@ -240,8 +241,8 @@ def _compared(
 ) -> Iterator[Comparison]:
     place, row = first
     for pair in pairs:
-        if pair.a == pair.b and pair.terminated[0] == pair.terminated[1]:
-            _leave("its two answers are the same", place, skipped)
+        if skipped is not None and pair.a == pair.b and pair.terminated[0] == pair.terminated[1]:
+            skipped["its two answers are the same"] += 1
             continue
         task = Task(source, _key(row, pair.prompt, place), pair.prompt)
         texts, preference = (pair.a, pair.b), pair.preference
