@@ -89,3 +89,30 @@ def test_ctrl_c_during_an_import_says_in_one_line_what_to_do(folder: Path) -> No
     assert "new questions" not in stopped.out
     again = on_terminal(folder, "import", "run.toml", "pairs.jsonl")
     assert f"{ROWS} new questions, 0 changed answers, 0 already there" in again.out
+
+
+def test_agreement_that_is_not_known_is_no_number(folder: Path) -> None:
+    rows = [{"prompt": "p", "chosen": "x", "rejected": "y", "judge": judge} for judge in ("Ann", "Ben")]
+    (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    on_terminal(folder, "import", "run.toml", "c.jsonl")
+    done = on_terminal(folder, "status", "run.toml")
+    assert "Agreement of 2 judges on 1 questions: 100 % of pairs of answers" in done.out
+    assert "nan" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["serve", "run.toml", "--port", "99999"], "'--port'"),  # a socket takes it as 99999 - 65536
+        (["api", "run.toml", "--port", "99999"], "'--port'"),
+        (["serve", "run.toml", "--overlap", "1001"], "'--overlap'"),
+        (["serve", "run.toml", "--key", "k.pem"], "--key k.pem is of a certificate, and none is given"),
+        (["chat", "run.toml", "--store", "my.db"], "--store my.db is where preferences go, and one model alone gives none"),
+        (["serve", "run.toml", "--demo"], "--demo shows questions of its own, and run.toml would be left out"),
+    ],
+)
+def test_what_no_page_can_be_is_refused(folder: Path, arguments: list[str], sentence: str) -> None:
+    command = [sys.executable, "-m", "rather", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert sentence in done.stderr

@@ -73,3 +73,15 @@ def test_steps_of_a_round_follow_those_of_the_round_before() -> None:
     rows = [{"phase": f"train-ppo-{n}", "step": step} for n in (0, 10, 2) for step in (1, 2)] + [{"phase": "eval-0", "step": 2}]
     assert [[row["step"] for row in own] for own in by_round(rows)["ppo"]] == [[1, 2], [3, 4], [5, 6]]
     assert [own[0]["phase"] for own in by_round(rows)["ppo"]] == ["train-ppo-0", "train-ppo-2", "train-ppo-10"]
+
+
+def test_agreement_that_is_not_known_is_not_shown(tmp_path: Path) -> None:
+    settings, texts = toml.load(None, [f"run.folder={tmp_path}"]), [[Trajectory(Task("f", "1", "p"), "x", text)] for text in "ab"]
+    store, metrics = Store(settings.store), Metrics(settings.folder / "metrics.jsonl")
+    for judge in ("Ann", "Ben", "Cem"):
+        store.add_judge(judge, "person")
+    first, second = store.ask("run", [Comparison(tuple(texts[0]), tuple(texts[1]), key=key) for key in "12"])
+    store.answer_all([Label(first, "Ann", 1.0), Label(first, "Ben", 1.0), Label(second, "Ben", 0.0), Label(second, "Cem", 1.0)])
+    run = SimpleNamespace(config=settings, store=store, metrics=metrics, folder=settings.folder)
+    assert ">nan" not in (page := Report.of(run).html)
+    assert "Cohen's kappa: Ben and Cem 0.00.\n" in page, "Ann and Ben say the same, and Ann and Cem have no question in common"

@@ -22,8 +22,8 @@ def serve(
     settings: Settings = None,
     demo: Annotated[bool, typer.Option("--demo", help="Fill a store with example questions and show the page.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; any other than this machine's own needs TLS.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8008,
-    overlap: Annotated[int, typer.Option(help="People who answer each question; 0: unchanged (1 in a new run).", min=0)] = 0,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)] = 8008,
+    overlap: Annotated[int, typer.Option(help="People who answer each question; 0: unchanged (1 in a new run).", min=0, max=1000)] = 0,
     certificate: Annotated[str, typer.Option(help="TLS certificate file.")] = "",
     key: Annotated[str, typer.Option(help="TLS key file.")] = "",
     insecure: Annotated[bool, typer.Option("--insecure", help="Allow unencrypted HTTP from other machines.")] = False,
@@ -47,6 +47,8 @@ def serve(
     from rather.web.serve import owner_link, server
 
     if demo:
+        if file is not None:
+            raise ConfigError(f"--demo shows questions of its own, and {file} would be left out; give one of the two")
         from rather.store import Store
         from rather.web import demo as example
 

@@ -1,5 +1,6 @@
 """The commands about what is in the store: import, export, backup, status. None of them needs a model, and none imports torch."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -162,10 +163,11 @@ def print_agreement(store: "Store", run: str, counted: "Counted") -> None:
     kinds, found = {x.judge: x.kind for x in counted.tallies}, counted.agreement
     if found.questions:
         simulated = all(kinds[j] == "simulated" for j in found.judges)
+        interval = f"(95 % interval {found.low:.2f} to {found.high:.2f})"
+        alpha = "" if math.isnan(found.alpha) else f", Krippendorff's alpha {found.alpha:.2f} {interval}"  # NaN: all answers are the same
         console.print(
             f"Agreement of {len(found.judges)} {'simulated ' if simulated else ''}judges on {found.questions} questions: "
-            f"{100 * found.raw:.0f} % of pairs of answers, Krippendorff's alpha {found.alpha:.2f} "
-            f"(95 % interval {found.low:.2f} to {found.high:.2f})",
+            f"{100 * found.raw:.0f} % of pairs of answers{alpha}",
             highlight=False,
         )
     bias = tally.position(store, run, "train") if "person" in kinds.values() else None

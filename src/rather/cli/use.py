@@ -118,7 +118,7 @@ def api(
     adapter: Annotated[list[str] | None, typer.Option(help="Adapter folder on that model, as a model of its own; may be repeated.")] = None,
     name: Annotated[str, typer.Option(help="What the model is called in requests; empty: as its file or folder.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen at; another than this machine's own needs keys and TLS.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen at; 0: a free one.", min=0, max=65535)] = 8000,
     rows: Annotated[int, typer.Option(help="Answers that are drawn at a time.", min=1)] = 32,
     waiting: Annotated[int, typer.Option(help="Answers that may wait for their turn; beyond it: status 429.", min=1)] = 256,
     record: Annotated[str, typer.Option(help="Store to keep every answer in, with its tokens: a file, or a run's TOML file.")] = "",
@@ -206,6 +206,8 @@ def chat(
 
     if sys.stdin is None:
         raise ConfigError("standard input is closed, and what you say is read from it; run rather chat at a terminal")
+    if store and not against:
+        raise ConfigError(f"--store {store} is where preferences go, and one model alone gives none; give --against, too")
     sampling = drawing("chat", max_tokens=max_tokens, temperature=temperature, top_p=top_p)
     policies = [open_model(model, adapter, dtype)]
     first, _ = chosen(policies[0], best_of, reward, dtype)

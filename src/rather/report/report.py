@@ -107,12 +107,14 @@ def _page(run: Reported, name: str, count: int) -> str:
     evals = [row for row in run.metrics.read() if row["phase"].startswith("eval-")]
     held_out = _evaluated(run, evals[-1]) if evals else []
     policy = _evaluated_policy(name, evals[-1]) if evals else ""
+    agreement = tally.count(run.store, name, LEARNED).agreement if labels else None
     return render(
         "report.html",
         name=name,
         model=run.config.control.env or run.config.model.path,
         learner=run.config.train.learner,
-        agreement=tally.count(run.store, name, LEARNED).agreement if labels else None,
+        agreement=agreement,
+        kappas={pair: kappa for pair, kappa in agreement.pairs.items() if not math.isnan(kappa)} if agreement else {},
         bias=tally.position(run.store, name, "train"),
         judges=[_judge_row(j, kinds[j], labels) for j in sorted({x.judge for x in labels})],
         taught=", ".join(matching(sorted({x.judge for x in labels}), run.config.train.judges)),

@@ -68,8 +68,11 @@ def on(listener: Listener, app: ASGIApp, certificate: str, key: str) -> Server:
     """The server of `app` on a socket.
 
     Raises:
-        ConfigError: the certificate cannot be used.
+        ConfigError: the certificate cannot be used, or there is a key and none.
     """
+    if key and not certificate:
+        listener.close()
+        raise ConfigError(f"--key {key} is of a certificate, and none is given; give --certificate, too")
     try:
         return Server(app, listener, certificate, key)
     except OSError as e:
