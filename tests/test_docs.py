@@ -133,6 +133,23 @@ def test_the_tutorial_states_figures_as_they_were_measured() -> None:
         assert f"win rate of {min(rates):.0f} to {max(rates):.0f} %" in text
 
 
+def test_pages_state_the_figures_of_the_car_and_the_plan_as_they_were_measured() -> None:
+    results, docs = ROOT / "bench/results", ROOT / "docs"
+    low, high = json.loads((results / "headlines.json").read_text())["plan_error_percent"]["spread"]
+    assert f"from {-low:.0f} % too low to {high:.0f} % too high" in (docs / "guides/memory.md").read_text()
+    runs = json.loads((results / "car.json").read_text()).values()
+    crossings = [run["r-written"]["return_policy"] for run in runs]
+    laps = [run["r"]["gold_policy"] for run in runs]
+    drive, fail = [x for x in laps if x > 1], [x for x in laps if x < 1]
+    pages = [(docs / name).read_text() for name in ("guides/reward-hacking.md", "concepts/reward-hacking.md", "start/ten-minutes.md")]
+    for page in pages:
+        assert f"{min(crossings):.0f} to {max(crossings):.0f} crossings" in page
+        assert f"{min(drive):.1f} to {max(drive):.1f} laps" in page
+    faults = (docs / "known-faults.md").read_text()
+    assert f"On {len(fail)} of {len(laps)} seeds the policy drives {fail[0]:.2f} and {fail[1]:.2f} laps" in faults
+    assert f"on the others {min(drive):.1f} to {max(drive):.1f}" in faults
+
+
 def test_the_operating_curve_has_all_rows_of_the_results() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "operating_curve.py"))
     rows = made["rows"]()
