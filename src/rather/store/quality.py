@@ -9,7 +9,7 @@ from sqlalchemy import CompoundSelect, Connection, false, func, literal, select,
 from rather.store import tables as t
 
 FLAGS = ("fast", "gold", "inconsistent", "late")
-"""Why an answer is suspicious; "late" is written down with the answer, when the question was somebody else's already."""
+"""Why an answer is suspicious; "late" is written down with the answer, which came after the question's time was over."""
 
 
 @dataclass(frozen=True)
