@@ -146,6 +146,14 @@ def test_doctor_says_what_sac_cannot_choose(rather, run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "said"),
+    [(["train.reward=verify"], "control has no verifiers"), (["train.steps=0"], "train.steps is 0")],
+)
+def test_doctor_says_what_the_learner_refuses(rather, run: Path, settings: list[str], said: str) -> None:
+    assert said in " ".join(rather("doctor", run, *settings, code=1).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
     [
         (["control.env="], "control.env is empty"),
         (

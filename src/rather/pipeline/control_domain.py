@@ -301,8 +301,15 @@ class ControlDomain:
         return []
 
     def checks(self, store: Store) -> list[Check]:
-        """The environment, the clips and the questions."""
-        return control_doctor.Looks(self.config, partial(self.make, gold=True), partial(self.make, render_mode="rgb_array"), store).checks
+        """The learner, the environment, the clips and the questions."""
+        looks = control_doctor.Looks(self.config, partial(self.make, gold=True), partial(self.make, render_mode="rgb_array"), store)
+        return [self._learner_found, *looks.checks]
+
+    def _learner_found(self) -> list[Finding]:
+        """Nothing, where a policy can be trained; else the error says why not."""
+        if self.config.train.learner in REWARDED:
+            self._check_learner()
+        return []
 
     def check_learner(self) -> None:
         """See whether a policy can be trained; zeroth order sees for itself, before it asks."""
