@@ -138,8 +138,8 @@ def test_pages_state_the_figures_of_the_car_and_the_plan_as_they_were_measured()
     low, high = json.loads((results / "headlines.json").read_text())["plan_error_percent"]["spread"]
     assert f"from {-low:.0f} % too low to {high:.0f} % too high" in (docs / "guides/memory.md").read_text()
     runs = json.loads((results / "car.json").read_text()).values()
-    crossings = [run["r-written"]["return_policy"] for run in runs]
-    laps = [run["r"]["gold_policy"] for run in runs]
+    crossings = [row["r-written"]["return_policy"] for row in runs]
+    laps = [row["r"]["gold_policy"] for row in runs]
     drive, fail = [x for x in laps if x > 1], [x for x in laps if x < 1]
     pages = [(docs / name).read_text() for name in ("guides/reward-hacking.md", "concepts/reward-hacking.md", "start/ten-minutes.md")]
     for page in pages:

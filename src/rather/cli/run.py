@@ -31,7 +31,7 @@ def loop(file: File, settings: Settings = None) -> None:
 
 @commands.command()
 def sample(file: File, settings: Settings = None, round_: Round = 0) -> None:
-    """Draw two answers to each training prompt from the newest policy, or query.answers = 1; they become a question in the store."""
+    """Let the newest policy answer each training prompt twice, or in control act in episodes; pairs become questions in the store."""
     from rather.store.rows import LEARNED
 
     run = open_run(file, settings)
@@ -62,10 +62,11 @@ def train(
     round_: Round = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Put old checkpoints aside and start anew, with all labels.")] = False,
 ) -> None:
-    """Train on the labels in the store: train.learner is "dpo", "kto", "reward" (a Bradley-Terry reward model) or "sft".
+    """Train what train.learner says, on the labels in the store or on a reward.
 
-    "ppo" and "grpo" sample from the policy and learn from the reward that train.reward names: verifiers, a reward model or the environment.
-    So do "sb3:SAC" and "sb3:TD3" in control, by Stable-Baselines3.
+    "dpo", "kto", "reward" (a Bradley-Terry reward model) and "sft" learn from the labels. "ppo" and "grpo" sample from the policy and
+    learn from the reward that train.reward names: verifiers, a reward model or the environment. So do "sb3:SAC" and "sb3:TD3" in
+    control, by Stable-Baselines3. "zeroth" asks the judges to compare policies that are a small step apart.
 
     The checkpoint's model/ folder holds a LoRA adapter in PEFT's format, or a whole Hugging Face model folder.
 
