@@ -79,7 +79,7 @@ def test_a_loop_asks_learns_a_reward_and_trains_from_round_to_round(rather, run:
     rather("report", run)
     page = (tmp_path / "runs/sac/report.html").read_text()
     assert "Pendulum-v1, trained with sb3:SAC" in page
-    assert "Steps a trajectory (reward-0)" in page
+    assert "Steps a trajectory (reward)" in page
     assert "Tokens" not in page
     assert "Episode 1: return" in rather("play", run, "--episodes", "1").stdout
     rather("export-policy", run, tmp_path / "policy.onnx")

@@ -1,7 +1,7 @@
 """The settings of zeroth-order optimization, whose learner stands in `rather.zeroth`."""
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -45,7 +45,7 @@ class ZerothSettings(Section):
     )
     rank: int = Field(default=1, description="low_rank: rank of a layer's direction.", ge=1)
     components: int = Field(default=0, description="steering: principal directions of a layer that are steered along; 0: all of it.", ge=0)
-    contrasts: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(
+    contrasts: list[tuple[str, str]] = Field(
         default=[],
         description='text: pairs of instructions such as ["Answer briefly.", "Answer at length."] whose differences are steered along.',
     )
@@ -73,4 +73,4 @@ class ZerothOptions(SamplingOptions, total=False):
     layers: list[int]
     rank: int
     components: int
-    contrasts: list[list[str]]
+    contrasts: list[tuple[str, str]]

@@ -13,7 +13,7 @@ from rather.config import criteria, guidelines
 from rather.config.schema import Config
 from rather.config.toml import mattering
 from rather.core import Answered
-from rather.errors import ConfigError, TrainingError
+from rather.errors import ConfigError
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
 from rather.learners.learner import HeldOut
@@ -106,14 +106,8 @@ def _learn(
     """Go on from the last checkpoint with the labels in `data`, or `then` others; `follows`: as one that has gone on before.
 
     `kept` are the labels that reward.patience goes by, where the training has begun with them.
-
-    Raises:
-        TrainingError: there are no labels.
     """
     criteria.check_said(run.config, data.comparisons)
-    if not data.comparisons:
-        remedy = "run `rather label`, `rather serve` or `rather import` first (labels of single answers are learned from by kto alone)"
-        raise TrainingError(f"the run has no labels to learn from; {remedy}")
     learner = run.learner(number, name, data, steps)
     if follows:
         learner.follow(data.comparisons)

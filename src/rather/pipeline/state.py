@@ -213,7 +213,14 @@ class State:
         return ModelJudge("reward", self.domain.reward_model(saved[-1]), self.config.train.micro_batch_tokens) if saved else None
 
     def learner(self, number: int, name: str, data: Answered, steps: int) -> LabelLearner:
-        """What learns from labels, for so many steps."""
+        """What learns from labels, for so many steps.
+
+        Raises:
+            TrainingError: there are no labels.
+        """
+        if not data.comparisons:
+            remedy = "run `rather label`, `rather serve` or `rather import` first (labels of single answers are learned from by kto alone)"
+            raise TrainingError(f"the run has no labels to learn from; {remedy}")
         if number and name != "reward":
             self.policy(number)
         return self.domain.learner(name, data, steps, self.store)

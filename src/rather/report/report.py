@@ -156,12 +156,11 @@ def _evaluated_policy(run: str, row: dict[str, Any]) -> str:
     return f"{run}@{row['phase'].removeprefix('eval-')}-{row['step']}-{row['checkpoint']}"
 
 
-def _means(row: dict[str, Any]) -> list[tuple[str, float, float, float]]:
-    """What control measures at held-out seeds: what it is, its mean after and before, and half of the interval after."""
+def _means(row: dict[str, Any]) -> list[tuple[str, float, float, float | None]]:
+    """What control measures at held-out seeds: what it is, its mean after and before, and half of the interval after if there is one."""
     named = (("return", "mean return of an episode"), ("gold", "mean gold reward of an episode"))
-    return [
-        (name, row[f"{key}_policy"], row[f"{key}_base"], Z * row[f"{key}_policy_stderr"]) for key, name in named if f"{key}_policy" in row
-    ]
+    known = [(key, name, row.get(f"{key}_policy_stderr")) for key, name in named if f"{key}_policy" in row]
+    return [(name, row[f"{key}_policy"], row[f"{key}_base"], None if e is None else Z * e) for key, name, e in known]
 
 
 def _judge_row(judge: str, kind: str, labels: list[Label]) -> dict[str, Any]:
