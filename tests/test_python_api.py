@@ -445,6 +445,12 @@ T = Trajectory(Task("f", "1", "x"), "p", "y")
             lambda m, p: rather.ZerothOrder(m, ["x"], float, contrasts=[["Be brief."]]),
             "^ZerothOrder: contrasts.0",
         ),
+        (lambda m, p: rather.DPO(m, p, seed="a"), "^seed is 'a'; give a whole number of 0 or more"),  # type: ignore[arg-type]
+        (lambda m, p: rather.KTO(m, p, seed=-1), "^seed is -1; give a whole number"),
+        (lambda m, p: rather.ZerothOrder(m, ["x"], float, seed=1.5), "^seed is 1.5; give a whole number"),  # type: ignore[arg-type]
+        (lambda m, p: rather.DPO(m, p, reference="x"), "^the reference is a str, not a model"),  # type: ignore[arg-type]
+        (lambda m, p: rather.KTO(m, p, reference=3), "^the reference is a int, not a model"),  # type: ignore[arg-type]
+        (lambda m, p: rather.DPO(m, p, folder=__file__), "^folder is '.*', which is a file; name a folder"),
         (lambda m, p: rather.win_rate(rather.DPO(m, p), m, ["x"], float), "^win_rate: policy is a DPO; give a model or a BestOf"),
     ],
 )

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from numbers import Integral
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -53,6 +54,16 @@ ForActing = Annotated[T, MattersTo(*REWARDED, "zeroth")]
 ForEval = Annotated[T, MattersTo("eval")]
 Free = Annotated[T, MattersTo()]
 """Changes neither what is learned nor what is evaluated, or may grow when a run goes on."""
+
+
+def check_seed(seed: object) -> None:
+    """Make sure that random numbers can be drawn by this seed.
+
+    Raises:
+        ConfigError: it is no whole number of 0 or more.
+    """
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ConfigError(f"seed is {seed!r}; give a whole number of 0 or more")
 
 
 def given(caller: str, options: Mapping[str, Any], *sections: type[Section]) -> list[Any]:

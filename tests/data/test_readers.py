@@ -80,6 +80,8 @@ def test_long_cells_and_many_row_groups(tmp_path: Path) -> None:
         ("x.json", b'[{"a": 1} {"a": 2}]', "item 1 of .* is followed by '{'"),
         ("x.json", b'[{"a": 1},]', "item 2 of .* begins with ']'"),
         ("x.json", b'[{"a": 1}', "item 1 of .* is followed by ''"),
+        ("x.jsonl", b'{"a": 1}\n{"b": {"a": 1, "a": 2}}\n', "line 2 of .* has 'a' twice; leave one of them out"),
+        ("x.json", b'[{"a": 1}, {"a": 1, "a": 2}]', "item 2 of .* has 'a' twice"),
         ("x.json", b'[{"a": 1}, {"a": ', "item 2 of .* is no JSON"),
         ("x.json", b'[{"a": 1}] []', "goes on after its array"),
         ("x.json", b"[]", "is empty"),

@@ -37,7 +37,7 @@ def sample(file: File, settings: Settings = None, round_: Round = 0) -> None:
     run = open_run(file, settings)
     new = run.sample(round_)
     count, ask = len(run.store.keys(run.config.run.name, LEARNED)), "serve" if run.config.judge.kind == "people" else "label"
-    console.print(f"{new} new questions; {count} in all. Next: rather {ask} {file}")
+    console.print(f"{new} new {'question' if new == 1 else 'questions'}; {count} in all. Next: rather {ask} {file}")
 
 
 @commands.command()

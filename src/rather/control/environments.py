@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from rather.control.wrappers import CombinedActions, FixedHorizon, GoldReward
 from rather.errors import ConfigError, DataError, RatherError
+from rather.settings import check_seed
 from rather.verify.functions import load_function
 
 LONGEST = 10_000
@@ -104,8 +105,7 @@ def check_env(env: object, seed: object) -> None:
     Raises:
         ConfigError: it is neither, or the seed is no whole number of 0 or more.
     """
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise ConfigError(f"seed is {seed!r}; give a whole number of 0 or more")
+    check_seed(seed)
     if not (isinstance(env, str) or callable(env)):
         hint = "; give a function that makes it, such as lambda: MyEnv()" if isinstance(env, gymnasium.Env) else ""
         raise ConfigError(f"env is {env!r}, which is neither the id of an environment nor a function that makes one{hint}")

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -121,12 +122,27 @@ def _check(value: Any, place: str, name: str = "") -> None:
             _check(item, place, name)
 
 
+class _TwiceError(Exception):
+    """A name stands twice in one object."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values of one name Python would take the last, and say nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise _TwiceError(f"has {twice!r} twice; leave one of them out")
+    return found
+
+
 def _read_lines(file: BinaryIO, path: Path) -> Rows:
     for number, line in enumerate(file, 1):
         place = f"line {number} of {path}"
         if line.strip():
             try:
-                row = json.loads(_decoded(line, place))
+                row = json.loads(_decoded(line, place), object_pairs_hook=_object)
+            except _TwiceError as e:
+                raise DataError(f"{place} {e}") from None
             except (ValueError, RecursionError) as e:
                 raise DataError(f"{place} is no JSON: {e}") from None
             if not isinstance(row, dict):
@@ -195,7 +211,9 @@ class _Window:
         """The next object, and move behind it."""
         while True:
             try:
-                value, self.at = json.JSONDecoder().raw_decode(self.held, self.at)
+                value, self.at = json.JSONDecoder(object_pairs_hook=_object).raw_decode(self.held, self.at)
+            except _TwiceError as e:
+                raise DataError(f"{place} {e}") from None
             except (ValueError, RecursionError) as e:
                 if isinstance(e, RecursionError) or not self.more():
                     raise DataError(f"{place} is no JSON: {e}") from None

@@ -15,7 +15,7 @@ from rather.core import Batch, Comparison, Policy
 from rather.errors import ConfigError, TrainingError
 from rather.learners.common import LeastUsed, Means, Order, Pairs, Stepper, agreement, at_place, in_parts, names, numbers, used
 from rather.learners.dpo_settings import DPOOptions, DPOSettings
-from rather.learners.inputs import P, accuracy, check_comparisons, trainee
+from rather.learners.inputs import P, accuracy, check_comparisons, reference_of, trainee
 from rather.learners.learner import Learner, digest_of_comparisons
 from rather.learners.settings import LoRA, Optimization
 from rather.learners.train import Callback
@@ -79,7 +79,7 @@ class DPO(Learner[P, Sequence[Comparison]], Generic[P]):
         self.own, how = given("DPO", {**options, **by_name}, DPOSettings, Optimization)
         if reference is not None and not self.own.has_reference:
             raise ConfigError(f"DPO: the loss {self.own.loss} has no reference; leave reference out, or take another loss")
-        self.reference: Policy = policy if reference is None else reference
+        self.reference = reference_of(policy, reference)
         self.comparisons = check_comparisons(comparisons)
         model, parameters = trainee(policy, adapter, seed, parameters)
         settings = {"dpo": self.own, "data": {"comparisons": digest_of_comparisons(self.comparisons)}}

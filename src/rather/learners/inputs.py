@@ -13,6 +13,7 @@ from rather.errors import ConfigError, DataError
 from rather.learners.common import Means, Order, Pairs, agreement, in_parts
 from rather.learners.rollouts import LearningReward, Rollouts, Source
 from rather.learners.settings import LoRA, Optimization, Sampling
+from rather.settings import check_seed
 from rather.verify.checker import Scorer, Verified
 from rather.verify.functions import RewardFunctions
 
@@ -89,8 +90,9 @@ def trainee(
     """The policy that learns, and its parameters: `policy` itself where they are given, else one that leaves it as it is.
 
     Raises:
-        ConfigError: `adapter` is neither a LoRA, "full" nor None, or stands beside `parameters`.
+        ConfigError: `adapter` is neither a LoRA, "full" nor None, or stands beside `parameters`; or the seed is none.
     """
+    check_seed(seed)
     if parameters is not None:
         if adapter is not None:
             raise ConfigError("adapter and parameters say two things about what learns; give one of them")
@@ -100,6 +102,17 @@ def trainee(
     if not isinstance(policy, TrainablePolicy):
         raise no_model("the policy", policy)
     return policy.trainable(adapter, seed)
+
+
+def reference_of(policy: Policy, reference: Policy | None) -> Policy:
+    """The reference that was given, or `policy` itself.
+
+    Raises:
+        ConfigError: it is no model.
+    """
+    if reference is not None and not callable(getattr(reference, "evaluate", None)):
+        raise no_model("the reference", reference)
+    return policy if reference is None else reference
 
 
 def language_model(name: str, policy: object) -> TrainablePolicy:

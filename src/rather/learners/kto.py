@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rather.core import UNUSED, Batch, Comparison, Policy, Trajectory
 from rather.errors import ConfigError, DataError
 from rather.learners.common import LeastUsed, Means, Order, Stepper, at_place, in_parts, names, numbers, parts, used
-from rather.learners.inputs import P, check_comparisons, trainee
+from rather.learners.inputs import P, check_comparisons, reference_of, trainee
 from rather.learners.kto_settings import KTOOptions, KTOSettings
 from rather.learners.learner import Learner, digest_of_comparisons
 from rather.learners.settings import LoRA, Optimization
@@ -57,7 +57,7 @@ class KTO(Learner[P, Sequence[Comparison]], Generic[P]):
     ) -> None:
         self.own, how = given("KTO", options, KTOSettings, Optimization)
         check_batch("KTO: batch_size", how.batch_size)
-        self.reference: Policy = policy if reference is None else reference
+        self.reference = reference_of(policy, reference)
         self.comparisons = learnable(check_comparisons(comparisons, alone=True))
         model, parameters = trainee(policy, adapter, seed, parameters)
         settings = {"kto": self.own, "data": {"comparisons": digest_of_comparisons(self.comparisons)}}

@@ -64,6 +64,8 @@ class Learner(ABC, Generic[M, D]):
         if not (isinstance(callbacks, Sequence) and all(map(callable, callbacks))):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"callbacks is {callbacks!r:.80}; give a list of functions of (step, metrics)")
         self.callbacks, self.folder = list(callbacks), None if folder is None else Path(folder)
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"folder is {str(folder)!r}, which is a file; name a folder for checkpoints and metrics")
         self.settings: dict[str, Section | dict[str, Any]] = {
             "learner": {"name": self.name, "seed": seed, **about}, **settings, "train": optimization,
         }  # fmt: skip

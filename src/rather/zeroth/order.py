@@ -18,7 +18,7 @@ from rather.learners.settings import Optimization, Sampling
 from rather.learners.train import Callback
 from rather.learners.zeroth_settings import ZerothOptions, ZerothSettings
 from rather.report.compare import compared
-from rather.settings import given
+from rather.settings import check_seed, given
 from rather.text.language_model import LanguageModel
 from rather.text.policy import TextPolicy
 from rather.zeroth.first_order import made
@@ -61,6 +61,7 @@ class ZerothOrder(Learner[TextPolicy, Prompts]):
                 raise ConfigError(f"ZerothOrder has no argument {name!r}; compare by rather.win_rate in a callback")
         z, sampling = given("ZerothOrder", {**options, "answers": answers}, ZerothSettings, Sampling)
         self.own, self.judge, reading = z, judge_of(judge), tasks(prompts)
+        check_seed(seed)
         if not reading:
             raise ConfigError("ZerothOrder: prompts is empty; give prompts to compare on")
 
