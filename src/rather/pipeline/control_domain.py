@@ -307,8 +307,7 @@ class ControlDomain:
 
     def _learner_found(self) -> list[Finding]:
         """Nothing, where a policy can be trained; else the error says why not."""
-        if self.config.train.learner in REWARDED:
-            self.check_learner()
+        self.check_learner()
         return []
 
     def check_learner(self) -> None:
