@@ -25,7 +25,7 @@ PEER = Path(".venv-imitation/bin/python")
 TASKS = {
     "pendulum": {"config": "src/rather/data/examples/pendulum.toml", "comparisons": [25], "peer": "Pendulum-v1"},
     "cartpole": {"config": "src/rather/data/examples/cartpole.toml", "comparisons": [100], "peer": ""},
-    "reacher": {"config": "src/rather/data/examples/reacher.toml", "comparisons": [200, 700], "peer": ""},
+    "reacher": {"config": "src/rather/data/examples/reacher.toml", "comparisons": [100, 200, 700], "peer": ""},
     "pendulum-sac": {"config": "src/rather/data/examples/pendulum-sac.toml", "comparisons": [25, 100], "peer": ""},
     "halfcheetah": {"config": "src/rather/data/examples/halfcheetah.toml", "comparisons": [200, 700], "peer": ""},
     "hopper": {

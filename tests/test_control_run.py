@@ -89,6 +89,21 @@ def test_fragments_of_several_lengths_are_compared_with_their_like(rather, run: 
     assert "fragments of 5 and 20 and 30 steps are compared" in rather("doctor", run, "query.fragment=[5,20,30]").stdout.replace("\n", " ")
 
 
+def test_a_reward_head_is_fitted_in_one_step_and_chooses_questions(rather, run: Path, tmp_path: Path) -> None:
+    head = ["reward.kind=head", "reward.members=1", "train.pessimism=0.5"]
+    rather("loop", run, *head)
+    questions = Store(str(tmp_path / "runs/small/store.db")).questions("small", "train")
+    assert {q.why for q in questions} == {"random", "disagreement"}
+    assert len({q.score for q in questions if q.why == "disagreement"}) > 1, "one member is a whole posterior"
+    found = rows(tmp_path / "runs/small")
+    fits = [r for r in found if r["phase"].startswith("train-reward")]
+    assert [(r["phase"], r["step"], r["comparisons"]) for r in fits] == [("train-reward-0", 1, 8), ("train-reward-1", 1, 12)]
+    assert "training" not in rather("loop", run, *head).stdout, "a finished run has nothing to do"
+    (saved,) = (tmp_path / "runs/small/checkpoints/reward-1").glob("step-*/model")
+    (answers := tmp_path / "answers.jsonl").write_text('{"prompt": "q", "completion": "a"}\n')
+    assert "is about control, and this is about text" in rather("score", saved, answers, code=2).stderr.replace("\n", " ")
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(rather, run: Path, tmp_path: Path) -> None:
     rather("loop", run, "run.name=whole", "train.reward=environment", "train.steps=40")
@@ -187,9 +202,10 @@ def test_teachers_see_the_rewards_they_are_meant_to() -> None:
 
 
 @pytest.mark.slow
-def test_people_compare_clips_that_are_drawn_in_the_background(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["lora", "head"])
+def test_people_compare_clips_that_are_drawn_in_the_background(tmp_path: Path, kind: str) -> None:
     (tmp_path / "run.toml").write_text(RUN)
-    people = ["judge.kind=people", "judge.wait_s=0", "loop.rounds=1"]
+    people = ["judge.kind=people", "judge.wait_s=0", "loop.rounds=1", f"reward.kind={kind}"]
     sampled = subprocess.run([sys.executable, "-m", "rather", "sample", "run.toml", *people], cwd=tmp_path, capture_output=True, text=True)
     assert "12 new questions" in sampled.stdout, sampled.stderr
     store = Store(str(tmp_path / "runs/small/store.db"))
@@ -211,6 +227,10 @@ def test_people_compare_clips_that_are_drawn_in_the_background(tmp_path: Path) -
     assert "ppo-0" in done.stdout, done.stdout + done.stderr
     manifest = json.loads(next((tmp_path / "runs/small/checkpoints/reward-0").glob("step-*/manifest.json")).read_text())
     assert manifest["watermark"] == max(manifest["labels"])
+    if kind == "head":
+        (fit,) = (r for r in rows(tmp_path / "runs/small") if r["phase"] == "train-reward-0")
+        assert fit["answers"] == 12, "each was predicted before it was learned from"
+        assert 0 <= fit["prequential_accuracy_low"] <= fit["prequential_accuracy"] <= fit["prequential_accuracy_high"] <= 1
     store.close()
 
 

@@ -169,10 +169,9 @@ def test_people_who_answer_while_it_waits(settings: list[str]) -> None:
     assert last(run)["step"] == first["step"] + 1
 
 
-@pytest.mark.parametrize("name", ["kind", "start"])
-def test_control_has_no_head(name: str) -> None:
-    with pytest.raises(ConfigError, match=f'^reward.{name} = "head" reads states of a language model, and the run is about control'):
-        go(["control.env=Pendulum-v1", f"reward.{name}=head"])
+def test_nets_of_control_do_not_start_as_a_head() -> None:
+    with pytest.raises(ConfigError, match='^reward.start = "head" reads states of a language model, and the run is about control'):
+        go(["control.env=Pendulum-v1", "reward.start=head"])
 
 
 def test_a_reward_model_goes_on_from_a_head(settings: list[str]) -> None:

@@ -15,9 +15,10 @@ from rather.core import UNUSED, Comparison, RewardModel, Task, Trajectory
 from rather.errors import ConfigError, ModelError, StoreError, TrainingError
 from rather.judges.model import ModelJudge
 from rather.learners.ppo import LooksBeside
+from rather.learners.saved_head import FACTS
 from rather.text import load
 from rather.text.head import states
-from rather.text.head.model import FACTS, RewardHead
+from rather.text.head.model import RewardHead
 from rather.text.policy import TextPolicy
 
 CPU = torch.device("cpu")

@@ -96,12 +96,12 @@ class Control(Section):
         """Whether observations may be pictures."""
         return self.pixels or self.network == "cnn"
 
-    def check_networks(self, learner: str, exploration: float, dynamics: float) -> None:
+    def check_networks(self, learner: str, exploration: float, dynamics: float, reward: str) -> None:
         """Refuse networks that cannot be what the run makes of them.
 
         Raises:
             ValueError: the learner has networks of its own, or numbers of the policy's are perturbed that it does not have, or reward nets
-                have no hidden tanh layers that could learn `dynamics`.
+                have no hidden tanh layers that could learn `dynamics`, or a `reward` head would see pictures.
         """
         if self.policy_network and (exploration or learner == "zeroth"):
             what = "query.exploration" if exploration else 'train.learner = "zeroth"'
@@ -110,6 +110,8 @@ class Control(Section):
             raise ValueError(f'train.learner = "{learner}" has networks of its own; leave control.policy_network and critic_network out')
         if learner in (*OFF_POLICY, "zeroth") and self.network == "cnn":
             raise ValueError(f'train.learner = "{learner}" cannot train control.network = "cnn"; take "ppo"')
+        if reward == "head" and self.network == "cnn":
+            raise ValueError('reward.kind = "head" sees no pictures, and control.network is "cnn"; take reward.kind = "lora"')
         if dynamics and (self.network == "cnn" or not self.hidden):
             other = 'control.network = "cnn" has others' if self.network == "cnn" else "control.hidden is empty"
             raise ValueError(f"reward.dynamics = {dynamics} trains hidden tanh layers, and {other}; set it to 0")

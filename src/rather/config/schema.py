@@ -238,7 +238,9 @@ class Reward(REEDSettings, HeldBack, RewardSettings):
     """The Bradley-Terry reward model."""
 
     kind: Literal["lora", "head"] = Field(
-        default="lora", description="Train an adapter with a head, or fit a head alone to states of the frozen model, in a moment (text)."
+        default="lora",
+        description="Train an adapter with a head (control: nets), or fit a head alone, in a moment: to states of the frozen model, or to"
+        " products of observations and actions.",
     )
     layers: list[int] = Field(
         default=[], description="head: numbers of blocks after which states are read; empty: half, three quarters and all of them."
@@ -255,6 +257,9 @@ class Reward(REEDSettings, HeldBack, RewardSettings):
     def _starts(self) -> Self:
         if self.kind == self.start == "head":
             raise ValueError('start = "head" is for kind = "lora", which goes on from there; leave one of them out')
+        of_nets = [name for name in REEDSettings.model_fields if getattr(self, name) != REEDSettings.model_fields[name].default]
+        if self.kind == "head" and of_nets:
+            raise ValueError(f'kind = "head" is fitted in one step, without {", ".join(of_nets)}; leave them out, or take kind = "lora"')
         return self
 
 
@@ -352,7 +357,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _networks(self) -> Self:
-        self.control.check_networks(self.train.learner, self.query.exploration, self.reward.dynamics)
+        self.control.check_networks(self.train.learner, self.query.exploration, self.reward.dynamics, self.reward.kind)
         return self
 
     @model_validator(mode="after")

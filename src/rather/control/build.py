@@ -19,11 +19,13 @@ from rather.control.environments import inputs
 from rather.control.gradients import ByHand
 from rather.control.models import ControlCritic, ControlPolicy, ControlReward, Perceptron
 from rather.control.reed import REED
+from rather.control.reward_head import RewardHead
 from rather.control.settings import EnvironmentSettings, PPOSettings, RewardSettings
 from rather.control.surf import SURF, Unlabeled
 from rather.core import Comparison, RewardSource
 from rather.errors import ConfigError
 from rather.learners.common import check_pessimism
+from rather.learners.head_learner import HeadLearner
 from rather.learners.ppo import PPO
 from rather.learners.ppo_settings import ClipSettings
 from rather.learners.reward import Reward
@@ -120,9 +122,15 @@ def reward_model(env: gymnasium.Env, s: RewardSettings, seed: int, networks: Seq
     """A reward model that has not learned yet.
 
     Raises:
-        ConfigError: networks are given beside the CNN, which cannot see the environment's observations, or beside `dynamics`, or pessimism
-            has one member.
+        ConfigError: networks are given beside the CNN, which cannot see the environment's observations, or beside `dynamics` or a head, or
+            pessimism has one member.
     """
+    if s.kind == "head":
+        if networks:
+            raise ConfigError(f'kind is "head", and {type(networks[0]).__name__} is given beside it; leave one of them out')
+        head = RewardHead(inputs(env), env.action_space, width(env.action_space), s.members, seed)
+        head.pessimism = check_pessimism(s.pessimism, 2)
+        return head
     if s.dynamics and networks:
         other = type(networks[0]).__name__
         raise ConfigError(f"dynamics = {s.dynamics} trains hidden tanh layers, and {other} brings its own layers; set it to 0")
@@ -194,12 +202,14 @@ def reward_learner(
     callbacks: Sequence[Callback] = (),
     unlabeled: Unlabeled | None = None,
     **how: Unpack[OptimizationOptions],
-) -> Reward:
-    """What fits a reward model to comparisons, by `s`, unless `how` says otherwise, at a constant learning rate.
+) -> Reward | HeadLearner:
+    """What fits a reward model to comparisons, by `s`, unless `how` says otherwise, at a constant learning rate; a head in one step.
 
     `unlabeled` says what fragments that nobody compared are cut from; see `SURF` and `REED`.
     """
-    own = s.model_dump(exclude={"members", "pessimism", *EnvironmentSettings.model_fields, *REEDSettings.model_fields})
+    if isinstance(model, RewardHead):
+        return HeadLearner(model, comparisons, temperatures=s.temperatures, seed=seed, callbacks=callbacks)
+    own = s.model_dump(exclude={"kind", "members", "pessimism", *EnvironmentSettings.model_fields, *REEDSettings.model_fields})
     options: dict[str, Any] = {**own, "schedule": "constant", "micro_batch_tokens": 2**16 if s.network != "cnn" else 2**10, **how}
     parameters = [*model.parameters()]
     if s.crop == 1 and not s.pseudo_labels and not s.dynamics:

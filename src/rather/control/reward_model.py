@@ -28,7 +28,7 @@ Judge = Callable[[Trajectory, Trajectory], Any]
 
 
 class RewardModel:
-    """An ensemble of reward nets r(s, a), fitted to comparisons of trajectories (Christiano et al. 2017).
+    """A reward r(s, a), fitted to comparisons of trajectories (Christiano et al. 2017): an ensemble of nets, or with `kind="head"` a head.
 
     `env` says what observations and actions are: the id of an environment or a function that makes one. `networks` are members of your
     own in place of `members` nets with `hidden` layers: each an `nn.Module` from observations (B, I), scaled, and actions (B, A), as
@@ -74,13 +74,15 @@ class RewardModel:
         After an error the reward model is as it was before.
 
         Raises:
-            ConfigError: there is a `patience` but no `eval`, there are `pseudo_labels` but nothing `unlabeled`, or neither `pseudo_labels`
-                nor `dynamics` learns from what is `unlabeled`.
+            ConfigError: there is a `patience` but no `eval`, or a head, which has no epochs; there are `pseudo_labels` but nothing
+                `unlabeled`, or neither `pseudo_labels` nor `dynamics` learns from what is `unlabeled`.
             DataError: there is none that has a preference, `unlabeled` is empty, nothing in it is as long as their sides, or a trajectory
                 is none of the environment.
             TrainingError: the loss is not finite.
         """
         answered, held_out = _answered(comparisons), None if eval is None else _answered(eval)
+        if patience is not None and self.settings.kind == "head":
+            raise ConfigError('patience is for kind = "nets", and a head is fitted in one step; leave it out')
         if unlabeled is not None and not (self.settings.pseudo_labels or self.settings.dynamics):
             raise ConfigError("unlabeled trajectories are learned from by pseudo_labels and dynamics; set one, or leave them out")
         if unlabeled is not None and not len(unlabeled):
@@ -91,7 +93,8 @@ class RewardModel:
         pool = None if unlabeled is None else lambda _: unlabeled
         model = self._new()
         model.see(seen)
-        build.reward_learner(model, answered, self.settings, self.seed, self.callbacks, pool).train(held_out, patience)
+        learner = build.reward_learner(model, answered, self.settings, self.seed, self.callbacks, pool)
+        learner.train(held_out, patience)
         self.model, self.fitted = model, True
         return self
 
@@ -109,7 +112,7 @@ class RewardModel:
         return self.rewards(batch).sum(-1).tolist()
 
     def rewards(self, batch: Batch) -> Tensor:
-        """Rewards (B, T): the members' mean, less `pessimism` standard deviations of the members.
+        """Rewards (B, T): the members' mean, less `pessimism` standard deviations of the members, or of a head's posterior.
 
         Raises:
             TrainingError: it has not been fitted.

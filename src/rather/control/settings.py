@@ -56,12 +56,24 @@ class PPOSettings(ClipSettings, Schedule, Descent, EnvironmentSettings):
 class RewardSettings(REEDSettings, ScoreSettings, Descent, EnvironmentSettings):
     """The Bradley-Terry reward model for control."""
 
+    kind: Literal["nets", "head"] = Field(
+        default="nets", description='"nets": an ensemble of networks; "head": a linear reward of products of what is seen and done.'
+    )
     members: int = Field(default=3, description="Members of the ensemble.", ge=1)
     epochs: float = Field(default=30.0, description="Times that every comparison is used.", gt=0)
     batch_size: int = Field(default=25, description="Comparisons a step.", ge=1)
     lr: float = Field(default=3e-4, description="Learning rate.", gt=0)
     center: float = Field(default=0.0, description="Weight of (s_a + s_b)^2, which holds scores near 0.", ge=0)
     pessimism: float = Field(default=0.0, description="Standard deviations of the members that are taken off a reward.", ge=0)
+
+    @model_validator(mode="after")
+    def _has_layers(self) -> Self:
+        of_both = {"kind", "members", "pessimism", "temperatures", "horizon", "pixels"}
+        others = {name: field.default for name, field in RewardSettings.model_fields.items() if name not in of_both}
+        of_nets = [name for name, default in others.items() if getattr(self, name) != default]
+        if self.kind == "head" and of_nets:
+            raise ValueError(f'{", ".join(of_nets)}: of kind = "nets"; kind = "head" has no layers and is fitted in one step')
+        return self
 
     @model_validator(mode="after")
     def _predicts(self) -> Self:
@@ -92,6 +104,7 @@ class PPOOptions(EnvironmentOptions, DescentOptions, ScheduleOptions, ClipOption
 class RewardOptions(EnvironmentOptions, DescentOptions, ScoreOptions, REEDOptions, total=False):
     """Keywords of `RewardSettings`."""
 
+    kind: Literal["nets", "head"]
     members: int
     pessimism: float
     epochs: float

@@ -338,6 +338,17 @@ class Learned:
         values = 1 / self.posterior.answers.trust(self.posterior.log_temperatures)
         return dict(zip(self.judges, values.tolist(), strict=True)) if len(self.judges) > 1 else {}
 
+    def differences(self, features: Raw) -> tuple[Array, Array]:
+        """Means (n,) and variances (n,) of the differences of the scores of sides a and b, from raw features (n, 2, G, C)."""
+        z = self.choice.differences(features)
+        return self.posterior.mean(z), self.posterior.variance(z)
+
+    def log_odds(self, features: Raw, judges: Sequence[str]) -> Array:
+        """Log-odds (n,) that a is better in the eyes of those of `judges` (n,), from raw features (n, 2, G, C)."""
+        temperatures, (mean, variance) = self.temperatures(), self.differences(features)
+        t = np.array([temperatures.get(judge, 1.0) for judge in judges])
+        return log_odds(mean / t, variance / t**2)
+
     def members(self, count: int, seed: int) -> Array:
         """Weights (K, F) whose mean is the maximum: that alone, or draws from the posterior."""
         if count == 1:

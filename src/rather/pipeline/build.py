@@ -21,6 +21,7 @@ from rather.judges.known import CONCISE, SimulatedJudge, utility
 from rather.judges.language import LanguageJudge
 from rather.judges.model import ModelJudge
 from rather.learners import checkpoint, kto
+from rather.learners.saved_head import FACTS
 from rather.learners.settings import Optimization
 from rather.pipeline import sizes
 from rather.scale import ranks
@@ -28,7 +29,7 @@ from rather.settings import REWARDED
 from rather.store.rows import LEARNED
 from rather.text import engine, load
 from rather.text.foreign import ForeignPolicy
-from rather.text.head.model import FACTS, RewardHead
+from rather.text.head.model import RewardHead
 from rather.text.language_model import TextSampler
 from rather.text.policy import TextPolicy
 from rather.text.prompts.fit import Fit, instructed, suffixed

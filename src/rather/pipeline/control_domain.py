@@ -16,6 +16,7 @@ from rather.control.environments import Env, environment
 from rather.control.exploration import explored
 from rather.control.models import ControlPolicy, ControlReward
 from rather.control.off_policy import OffPolicy, check_installed
+from rather.control.reward_head import RewardHead
 from rather.control.rollout import ControlSampler, check_lengths, fragments, rewards
 from rather.control.settings import PPOSettings, RewardSettings
 from rather.control.squashed import squashed_policy
@@ -28,6 +29,7 @@ from rather.judges.concise import Reader
 from rather.judges.known import CONCISE
 from rather.learners import checkpoint
 from rather.learners.common import check_pessimism
+from rather.learners.head_learner import HeadLearner
 from rather.learners.reward import Reward
 from rather.learners.reward_settings import REEDSettings
 from rather.learners.spread import spread
@@ -49,10 +51,9 @@ class ControlDomain:
     parallel = False
 
     def __init__(self, config: Config, console: Console) -> None:
-        for name, plain in (("kind", "lora"), ("start", "random")):
-            if getattr(config.reward, name) == "head":
-                reason = "reads states of a language model, and the run is about control"
-                raise ConfigError(f'reward.{name} = "head" {reason}; leave it at "{plain}"')
+        if config.reward.start == "head":
+            reason = "reads states of a language model, and the run is about control"
+            raise ConfigError(f'reward.start = "head" {reason}; leave it at "random"')
         if (strategy := config.query.strategy) in ("double_thompson", "information_directed"):
             what = "looks for the best answer to one prompt, and the run is about control"
             raise ConfigError(f'query.strategy = "{strategy}" {what}; take another, such as "bald"')
@@ -85,6 +86,8 @@ class ControlDomain:
         """
         r, c = self.config.reward, self.config.control
         known = r.model_dump(include={"members", "temperatures", *REEDSettings.model_fields})
+        if r.kind == "head":
+            return RewardSettings(kind="head", **known)
         return RewardSettings(network=c.network, hidden=tuple(c.hidden), center=r.center or 0.0, **known)
 
     @cached_property
@@ -202,8 +205,8 @@ class ControlDomain:
         """Comparisons as they are."""
         return [*comparisons]
 
-    def learner(self, name: str, data: Answered, steps: int, store: Store) -> Reward:
-        """What trains a reward model."""
+    def learner(self, name: str, data: Answered, steps: int, store: Store) -> Reward | HeadLearner:
+        """What trains a reward model or fits a reward head."""
         if name != "reward":
             raise ConfigError(f"a run about control learns by {', '.join(CONTROL_LEARNERS)}, not by {name!r}")
         c, model, comparisons = self.config, self._new_reward(), data.comparisons
@@ -211,6 +214,9 @@ class ControlDomain:
             comparisons = [q.comparison for q in store.questions(c.run.name, "train")]
         if comparisons:
             model.see([t for c in comparisons for side in (c.a, c.b) for t in side])
+        if isinstance(model, RewardHead):
+            live: dict[str, Any] = {"prequential": c.judge.kind == "people", "steps": steps or 1}
+            return HeadLearner(model, data.comparisons, temperatures=c.reward.temperatures, seed=c.run.seed, **live)
         how = build.optimization(c, "reward", steps or build.steps(c, "reward", len(data.comparisons)))
         return control.reward_learner(model, data.comparisons, self.reward_settings, unlabeled=Lead(self.make), **how)
 
@@ -225,7 +231,7 @@ class ControlDomain:
         if config.train.reward == "environment":
             return None
         model = self.reward_model(saved)
-        model.pessimism = check_pessimism(config.train.pessimism, model.members)
+        model.pessimism = check_pessimism(config.train.pessimism, 2 if isinstance(model, RewardHead) else model.members)
         return model
 
     def improver(

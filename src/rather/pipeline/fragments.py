@@ -6,15 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
+from torch import Tensor
 
 from rather.config.schema import Config
+from rather.control.reward_head import RewardHead
 from rather.control.rollout import check_lengths, fragments, identity, rewards
 from rather.core import Policy, Task, Trajectory
+from rather.judges.model import ModelJudge
 from rather.pipeline import build, query
 from rather.pipeline.query import Chosen, Pick, Rounds
 
 WAVES = 4
 """How often a policy acts for the fragments of a round, where those that there are do not suffice."""
+
+DRAWS = 100
+"""Draws from the posterior of a reward head, which stand for it where questions are chosen."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Fragments:
         lengths = q.fragment if isinstance(q.fragment, list) else [q.fragment or min(len(rewards(t)) for t in found)]
         for length, share in zip(lengths, query.shares(wanted, len(lengths), "constant"), strict=True):
             pieces = self._cut(run, newest, found, length, share, seed)
-            scores = None if before is None else before.each(pieces)
+            scores = None if before is None else _believed(before, pieces)
             chosen = query.choose(q.strategy, scores, len(pieces), share, q.candidates, q.random_share, seed)
             picks, sides = picks + chosen, sides + [(pieces[p.a], pieces[p.b]) for p in chosen]
         if len(picks) < wanted:
@@ -85,3 +91,9 @@ class Fragments:
             with self.console.status("letting the policy act"):
                 found += self.act(run.policy(newest), list(itertools.islice(fresh, more)))
         return pieces
+
+
+def _believed(before: ModelJudge, pieces: list[Trajectory]) -> Tensor:
+    """Scores (K, N) of fragments by the members of an ensemble, or by draws from a reward head's posterior."""
+    model = before.model
+    return model.sampled(pieces, DRAWS) if isinstance(model, RewardHead) else before.each(pieces)

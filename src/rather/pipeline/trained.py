@@ -16,6 +16,7 @@ from rather.core import Rate
 from rather.errors import ConfigError, ModelError, TrainingError
 from rather.learners import checkpoint
 from rather.learners.metrics import Metrics
+from rather.learners.saved_head import FACTS
 from rather.pipeline import evaluation
 from rather.pipeline.run import Run
 from rather.pipeline.terminal import Terminal
@@ -23,7 +24,7 @@ from rather.store import Store, tally
 from rather.text import load as files
 from rather.text.files import gguf_writer
 from rather.text.files.card import Card, Voter
-from rather.text.head.model import FACTS, RewardHead
+from rather.text.head.model import RewardHead
 from rather.text.language_model import LanguageModel
 from rather.text.open import load
 from rather.text.policy import TextPolicy

@@ -11,14 +11,13 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from rather.core import Batch, Comparison, Prompt, Task, Trajectory
 from rather.errors import ConfigError, ModelError, TrainingError
+from rather.learners import saved_head
 from rather.learners.common import check_members, check_pessimism, in_parts
-from rather.learners.head import Answers, Array, Choice, Learned, Posterior, Raw, learn, log_odds, moderated
+from rather.learners.head import Array, Learned, Raw, learn, moderated
 from rather.learners.head_learner import HeadLearner
 from rather.learners.inputs import Reference, no_model
 from rather.learners.train import Callback
@@ -29,7 +28,6 @@ from rather.text.language_model import LanguageModel
 from rather.text.open import load
 from rather.text.policy import TextPolicy
 
-NUMBERS, FACTS = "reward_head.safetensors", "reward_head.json"
 TOKENS, AT_ONCE = 1536, 64
 """Tokens that are read at a time, times `WITHOUT_GRADIENT`, and trajectories that are laid out at a time."""
 
@@ -220,8 +218,7 @@ class RewardHead:
 
     def differences(self, comparisons: Sequence[Comparison]) -> tuple[Array, Array]:
         """Means (n,) and variances (n,) of the differences of the scores of sides a and b; `moderated` makes probabilities of them."""
-        z = self.learned.choice.differences(self.sides(comparisons))
-        return self.learned.posterior.mean(z), self.learned.posterior.variance(z)
+        return self.learned.differences(self.sides(comparisons))
 
     def probabilities(self, comparisons: Sequence[Comparison]) -> Array:
         """P(a better) (n,) by a judge of temperature 1."""
@@ -231,10 +228,7 @@ class RewardHead:
         """Log-odds (n,) that a is better in the eyes of whoever judged; 0 while nothing has been learned."""
         if self.known is None:
             return np.zeros(len(comparisons))
-        temperatures = self.known.temperatures()
-        t = np.array([temperatures.get(c.judge, 1.0) for c in comparisons])
-        mean, variance = self.differences(comparisons)
-        return log_odds(mean / t, variance / t**2)
+        return self.known.log_odds(self.sides(comparisons), [c.judge for c in comparisons])
 
     def sampled(self, trajectories: Sequence[Trajectory], seed: int, count: int) -> Array:
         """Scores (S, N) of trajectories by weights that are drawn from the posterior."""
@@ -245,24 +239,11 @@ class RewardHead:
 
     def save(self, folder: Path | str) -> None:
         """Write what has been learned as reward_head.safetensors, and what it is of as reward_head.json."""
-        known, folder, digest = self.learned, Path(folder), states.digest(self.body, self.layers)
+        known, digest = self.learned, states.digest(self.body, self.layers)
         if ranks.rank():
             return
-        p, c = known.posterior, known.choice
-        numbers = {
-            "w": p.w, "log_temperatures": p.log_temperatures, "center": c.center, "scale": c.scale,
-            "z": p.answers.z.astype(np.float32), "preference": p.answers.preference, "judge": p.answers.judge,
-        }  # fmt: skip
-        numbers |= {} if c.basis is None else {"basis": c.basis}
-        evidence = None if np.isnan(c.evidence) else c.evidence
-        facts = {
-            "base": states.name(self.body), "digest": digest, "dtype": states.dtype(self.body),
-            "layers": self.layers, "groups": c.groups, "ridge": c.ridge, "first": c.first, "evidence": evidence,
-            "judges": known.judges, "members": self.members, "seed": self.seed,
-        }  # fmt: skip
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(x) for name, x in numbers.items()}, folder / NUMBERS)
-        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
+        base = {"base": states.name(self.body), "digest": digest, "dtype": states.dtype(self.body), "layers": self.layers}
+        saved_head.save(Path(folder), known, **base, members=self.members, seed=self.seed)
 
     def restore(self, folder: Path) -> None:
         """Take over what `save` wrote.
@@ -270,18 +251,12 @@ class RewardHead:
         Raises:
             ModelError: `folder` holds no reward head, or one on another base model.
         """
-        facts, numbers = _read(folder)
+        facts, known = _about(folder), saved_head.restored(folder)
         if facts["layers"] != self.layers:
             raise ModelError(f"the reward head in {folder} reads layers {facts['layers']}, not {self.layers}; set reward.layers to them")
         if facts["dtype"] == states.dtype(self.body) and facts["digest"] != states.digest(self.body, facts["layers"]):
             raise ModelError(f"the reward head in {folder} is of another model than this one; give {facts['base']!r} as it was then")
-        answers = Answers(numbers["z"].astype(np.float64), numbers["preference"], numbers["judge"], len(facts["judges"]))
-        evidence = float("nan") if facts["evidence"] is None else facts["evidence"]
-        scaled = numbers["center"], numbers["scale"], facts["ridge"], facts["first"]
-        choice = Choice(tuple(facts["groups"]), *scaled, evidence, numbers.get("basis"))
-        w, temperatures = numbers["w"], numbers["log_temperatures"]
-        self.said = []
-        self.known = Learned(choice, Posterior(answers, choice.ridge, w, temperatures), tuple(facts["judges"]))
+        self.said, self.known = [], known
         self.members, self.seed = facts["members"], facts["seed"]
 
     @classmethod
@@ -293,11 +268,18 @@ class RewardHead:
         Raises:
             ModelError: there is no reward head in `folder`, or its base model cannot be had or is another one now.
         """
-        facts, _ = _read(Path(folder))
+        facts = _about(Path(folder))
         body = load(facts["base"], dtype=facts["dtype"] if dtype == "auto" else dtype) if model is None else model
         found = cls(body, facts["members"], facts["seed"], layers=facts["layers"])
         found.restore(Path(folder))
         return found
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    facts = saved_head.about(folder)
+    if "base" not in facts:
+        raise ModelError(f"the reward head in {folder} is about control, and this is about text; give one that was fitted to answers")
+    return facts
 
 
 class _Sides:
@@ -319,10 +301,3 @@ def _said(c: Comparison, judge: str) -> Said:
         return t.task.prompt if isinstance(t.task.prompt, str) else repr(t.task.prompt), t.text, t.terminated, *tokens
 
     return tuple(map(words, c.a)), tuple(map(words, c.b)), c.preference, judge
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    try:
-        return json.loads((folder / FACTS).read_text()), load_file(folder / NUMBERS)
-    except (OSError, ValueError, SafetensorError) as e:
-        raise ModelError(f"{folder} holds no reward head: {e}") from None
