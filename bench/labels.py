@@ -37,7 +37,13 @@ TASKS = {
 TRUE = ["train.reward=environment", "loop.rounds=1"]
 HEADLINES, SHARES = ("reacher",), ("halfcheetah", "hopper")
 """Tasks whose median returns are headlines, or those of what the same steps on the true reward come to."""
-NAMES = {"true reward": "the same learner on the true reward", "rather": "rather", "imitation": "imitation 1.0.1"}
+PEERS = {"imitation": (10, 1), "imitation x 3": (30, 1), "imitation of 5": (10, 5), "imitation of 5 x 3": (30, 5)}
+"""Epochs of a fit and members of the reward net: imitation's documentation has the first."""
+NAMES = {
+    "true reward": "the same learner on the true reward", "rather": "rather", "imitation": "imitation 1.0.1",
+    "imitation x 3": "the same, 3 x the epochs", "imitation of 5": "imitation 1.0.1, an ensemble of 5",
+    "imitation of 5 x 3": "the same, 3 x the epochs",
+}  # fmt: skip
 
 
 def ours(config: str, seed: int, *changes: str) -> dict[str, Any]:
@@ -59,8 +65,8 @@ def ours(config: str, seed: int, *changes: str) -> dict[str, Any]:
     return {"return": last["return_policy"], "start": last["return_base"], "steps": steps, "seconds": seconds}
 
 
-def theirs(env: str, seed: int, comparisons: int) -> dict[str, Any]:
-    """The same of imitation's preference comparisons, at the settings of its documentation; runs in its own environment."""
+def theirs(env: str, seed: int, comparisons: int, epochs: int, members: int) -> dict[str, Any]:
+    """The same of imitation's preference comparisons, else at the settings of its documentation; runs in its own environment."""
     import random
     import warnings
 
@@ -68,7 +74,7 @@ def theirs(env: str, seed: int, comparisons: int) -> dict[str, Any]:
     import torch
     from imitation.algorithms import preference_comparisons as pc  # pyright: ignore[reportMissingImports]
     from imitation.policies.base import FeedForward32Policy, NormalizeFeaturesExtractor  # pyright: ignore[reportMissingImports]
-    from imitation.rewards.reward_nets import BasicRewardNet  # pyright: ignore[reportMissingImports]
+    from imitation.rewards.reward_nets import BasicRewardNet, RewardEnsemble  # pyright: ignore[reportMissingImports]
     from imitation.util.networks import RunningNorm  # pyright: ignore[reportMissingImports]
     from imitation.util.util import make_vec_env  # pyright: ignore[reportMissingImports]
     from stable_baselines3 import PPO  # pyright: ignore[reportMissingImports]
@@ -79,13 +85,15 @@ def theirs(env: str, seed: int, comparisons: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     venv = make_vec_env(env, rng=rng, n_envs=8)
-    net = BasicRewardNet(venv.observation_space, venv.action_space, normalize_input_layer=RunningNorm)
+    nets = [BasicRewardNet(venv.observation_space, venv.action_space, normalize_input_layer=RunningNorm) for _ in range(members)]
+    net = nets[0] if members == 1 else RewardEnsemble(venv.observation_space, venv.action_space, nets)
     agent = PPO(
         FeedForward32Policy, venv, seed=seed, n_steps=2048 // 8, batch_size=64, ent_coef=0.01, learning_rate=2e-3, clip_range=0.1,
         gae_lambda=0.95, gamma=0.97, n_epochs=10,
         policy_kwargs={"features_extractor_class": NormalizeFeaturesExtractor, "features_extractor_kwargs": {"normalize_class": RunningNorm}},
     )  # fmt: skip
-    trainer = pc.BasicRewardTrainer(preference_model=pc.PreferenceModel(net), loss=pc.CrossEntropyRewardLoss(), epochs=10, rng=rng)
+    make = pc.BasicRewardTrainer if members == 1 else pc.EnsembleTrainer
+    trainer = make(preference_model=pc.PreferenceModel(net), loss=pc.CrossEntropyRewardLoss(), epochs=epochs, rng=rng)
     learner = pc.PreferenceComparisons(
         pc.AgentTrainer(algorithm=agent, reward_fn=net, venv=venv, exploration_frac=0.05, rng=rng), net, num_iterations=5,
         fragmenter=pc.RandomFragmenter(warning_threshold=0, rng=rng), preference_gatherer=pc.SyntheticGatherer(rng=rng),
@@ -102,7 +110,7 @@ def theirs(env: str, seed: int, comparisons: int) -> dict[str, Any]:
 def row(side: str, found: list[dict[str, Any]]) -> str:
     """A line of the table."""
     returns = [f["return"] for f in found]
-    name, _, comparisons = side.partition(" ") if side[-1].isdigit() else (side, "", "")
+    name, _, comparisons = side.rpartition(" ") if side not in NAMES else (side, "", "")
     each = ", ".join(f"{r:.1f}" for r in returns)
     before = f"{np.mean([f['start'] for f in found]):.1f}" if "start" in found[0] else ""
     steps, seconds = np.median([f["steps"] for f in found]), np.median([f["seconds"] for f in found])
@@ -141,13 +149,14 @@ def runs(name: str) -> Iterator[tuple[str, int, Callable[[], dict[str, Any]]]]:
         yield "true reward", seed, partial(ours, task["config"], seed, *TRUE, *changes)
         for count in task["comparisons"]:
             yield f"rather {count}", seed, partial(ours, task["config"], seed, f"query.comparisons={count}", *changes)
-            if task["peer"] and PEER.exists():
-                yield f"imitation {count}", seed, partial(apart, task["peer"], seed, count)
+            for peer, how in PEERS.items():
+                if task["peer"] and PEER.exists():
+                    yield f"{peer} {count}", seed, partial(apart, task["peer"], seed, count, *how)
 
 
-def apart(env: str, seed: int, comparisons: int) -> dict[str, Any]:
+def apart(env: str, *numbers: int) -> dict[str, Any]:
     """`theirs`, in its own environment."""
-    command = [PEER, __file__, "--peer", env, str(seed), str(comparisons)]
+    command = [PEER, __file__, "--peer", env, *map(str, numbers)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
@@ -171,6 +180,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--peer"]:
-        print(json.dumps(theirs(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+        print(json.dumps(theirs(sys.argv[2], *map(int, sys.argv[3:7]))))
     else:
         main()

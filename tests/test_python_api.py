@@ -409,6 +409,7 @@ T = Trajectory(Task("f", "1", "x"), "p", "y")
         (lambda m, p: rather.DPO(m, p).train(patience=2), "^patience is 2, but there is no eval"),
         (lambda m, p: rather.DPO(m, p).train(eval=[]), "^eval is empty"),
         (lambda m, p: rather.GRPO(m, p, group_size=1), "^GRPO: group_size: input should be greater than or equal to 2"),
+        (lambda m, p: rather.GRPO(m, ["x"], len, temperature=0), "^GRPO: temperature is 0, at which all answers of a group are the same"),
         (lambda m, p: rather.GRPO(m, 3), "^prompts is a int; give a list of prompts"),
         (lambda m, p: rather.PPO(m, [3]), "^item 0 of prompts: the prompt 3 is neither text nor a list of messages"),
         (lambda m, p: rather.SFT(m, [{"prompt": "x"}]), "^item 0 of rows has 'prompt'; needed are prompt and completion"),

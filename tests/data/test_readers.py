@@ -74,6 +74,8 @@ def test_long_cells_and_many_row_groups(tmp_path: Path) -> None:
         ("x.json", '[{"prompt": "caf\xe9"}]'.encode("latin1"), "x.json is not UTF-8: it holds the byte 0xe9"),
         ("x.csv", "prompt\nx\n".encode("utf-16"), "is UTF-16; .* iconv -f utf-16"),
         ("x.jsonl", '{"prompt": "x"}'.encode("utf-16-le"), "is UTF-16"),
+        ("x.csv", "prompt\nx\n".encode("utf-32"), "is UTF-32; .* iconv -f utf-32"),
+        ("x.jsonl", '{"prompt": "x"}'.encode("utf-32-be"), "is UTF-32"),
         ("x.jsonl", b"[" * 100_000, "line 1 of .* is no JSON"),
         ("x.json", b"[" * 100_000, "item 1 of .* begins with '\\['"),
         ("x.json", b'[{"a": ' + b"[" * 100_000, "item 1 of .* is no JSON"),

@@ -133,9 +133,11 @@ def test_abstentions_and_answers_that_are_alike_make_no_pair(model: LanguageMode
     assert all(torch.equal(a, b) for a, b in zip(before, silent.parameters, strict=True))
     assert silent.step()["comparisons"] == 2
     judge = Likes()
-    alike = online(model, judge, temperature=0.0)
+    alike = online(model, judge, temperature=1e-5)
     assert alike.step()["comparisons"] == 0
     assert judge.asked == []
+    with pytest.raises(ConfigError, match="^OnlineDPO: temperature is 0, at which all answers to a prompt are the same"):
+        online(model, judge, temperature=0.0)
 
 
 def test_when_the_labels_are_used_up_it_goes_on_without_asking(model: LanguageModel) -> None:

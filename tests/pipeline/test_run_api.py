@@ -121,6 +121,7 @@ def test_settings_are_a_file() -> None:
         ({"judge.kind": "model", "judge.checkpoint": "/none"}, "^judge.checkpoint is '/none', and there is no such folder; give"),
         ({"judge.kind": "function", "judge.function": "nowhere:judge"}, "^judge.function: the module 'nowhere' cannot be imported"),
         ({"judge.panel": [{"name": "one", "utility": "taste"}]}, "^there is no utility 'taste'; take one of"),
+        ({"sample.temperature": 0.0, "train.learner": "grpo"}, "^sample.temperature is 0, at which all answers of a group of grpo"),
         ({"sample.temperature": 0.0}, "^sample.temperature is 0, at which both answers to a prompt are the same"),
         ({"sample.temperature": 0.0, "sample.contrast": ["Be brief.", "Be brief."]}, "^sample.temperature is 0, at which both"),
         ({"data.prompts": "ALL"}, "^there are no held-out prompts; set data.held_out"),

@@ -22,7 +22,6 @@ from rather.pipeline.unused import unused
         (["train.learner=reward", "reward.patience=3"], []),
         (["reward.kind=head", "reward.members=3"], []),
         (["train.learner=reward", "reward.kind=head", "reward.lr=1"], ['reward.lr does nothing in this run: reward.kind is "head", which']),
-        (["train.learner=reward", "reward.crop=0.5"], ["reward.crop does nothing in this run: it is about text"]),
         (["control.env=x", "model.path=y"], ["model.path does nothing in this run: it is about control, where no language model"]),
         (["ppo.kl=1", "ppo.lam=1", "scale.workers=2"], ['ppo.lam, ppo.kl, scale.workers do nothing in this run: train.learner is "dpo"']),
         (["train.learner=zeroth", "scale.workers=2"], []),

@@ -82,7 +82,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             file = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if compressed else raw  # type: ignore[arg-type]
             start = file.peek(4)[:4]  # type: ignore[union-attr]
             if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:2]:
-                raise DataError(f"{path} is UTF-16; write it anew as UTF-8: iconv -f utf-16 -t utf-8 {path.name} > utf8{path.suffix}")
+                bits = 32 if b"\0\0" in start else 16
+                again = f"iconv -f utf-{bits} -t utf-8 {path.name} > utf8{path.suffix}"
+                raise DataError(f"{path} is UTF-{bits}; write it as UTF-8: {again}")
             if start.startswith(b"\xef\xbb\xbf"):
                 file.read(3)
             yield file

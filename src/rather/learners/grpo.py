@@ -96,6 +96,8 @@ class GRPO(Learner[P, Prompts], Generic[P]):
     ) -> None:
         self.own, how, sampling = given("GRPO", options, GRPOSettings, Optimization, Sampling)
         s, reading = self.own, tasks(prompts)
+        if not sampling.temperature and sampler is source is None:
+            raise ConfigError("GRPO: temperature is 0, at which all answers of a group are the same; set it above 0")
         model, reference, parameters = acting(policy, reference, adapter, seed, parameters, sampling)
         if s.kl_bound is not None and reference is None:
             raise ConfigError(f"kl_bound is {s.kl_bound:g}, but there is no reference to measure the KL from; give one")

@@ -94,6 +94,8 @@ class OnlineDPO(Learner[LanguageModel, Prompts]):
             raise ConfigError("OnlineDPO: kl_bound takes the policy back to where it began; leave out the reference, or the bound")
         named = {"loss": loss} if isinstance(loss, str) else {}
         own, how, sampling = given("OnlineDPO", {**options, **named}, DPOSettings, Optimization, Sampling)
+        if not sampling.temperature:
+            raise ConfigError("OnlineDPO: temperature is 0, at which all answers to a prompt are the same; set it above 0")
         self.prompts, self.answers, self.updates = tasks(prompts), answers, updates
         self.order, self.questions = Order(len(self.prompts), seed), Questions("OnlineDPO", judge, labels, strategy, seed, head)
         model, frozen, self.learned = acting(policy, reference, adapter, seed, None, sampling)

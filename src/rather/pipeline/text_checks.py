@@ -43,6 +43,8 @@ def check_learner(config: Config, base: Callable[[], LanguageModel]) -> None:
         kto.check_batch("train.batch_size", t.batch_size)
     if t.learner == "dpo" and config.dpo.loss not in LOSSES:
         load_function(config.dpo.loss, "dpo.loss")
+    if t.learner == "grpo" and not config.sample.temperature:
+        raise ConfigError("sample.temperature is 0, at which all answers of a group of grpo are the same; set it above 0")
     if r.kind == "head" and r.layers and t.learner != "zeroth":
         states.check_layers(base(), r.layers)
     if t.learner in REWARDED:

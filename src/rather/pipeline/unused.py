@@ -6,7 +6,6 @@ They are no error: one file serves several commands, such as `rather train run.t
 from collections.abc import Iterator, Sequence
 
 from rather.config.schema import Config
-from rather.learners.reward_settings import REEDSettings
 from rather.pipeline import build
 from rather.settings import REWARDED, matters
 
@@ -45,7 +44,6 @@ def _reasons(config: Config, learners: Sequence[str]) -> Iterator[tuple[list[str
         yield ["query.questions", "query.answers"], "it is about control, where query.comparisons says how many questions are asked"
         yield ["model", "reward.layers"], "it is about control, where no language model is read"
     else:
-        yield [f"reward.{name}" for name in REEDSettings.model_fields], "it is about text, since control.env is empty"
         fragments = [f"query.{name}" for name in ("comparisons", "fragment", "candidates", "episodes", "exploration")]
         yield fragments, "it is about text, where query.questions says how many questions are asked"
     kind = f'judge.kind is "{j.kind}"'
