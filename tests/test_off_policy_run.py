@@ -166,6 +166,7 @@ def test_doctor_says_what_the_learner_refuses(rather, run: Path, settings: list[
         (["control.env=CartPole-v1"], "SAC and TD3 choose numbers between bounds, and actions are Discrete(2)"),
         (["train.learner=sb3:A2C"], "train.learner: input should be 'sft'"),
         (["sb3.train_freq=7"], "sb3.train_freq is 7, which does not divide control.rollout_segment = 45"),
+        (["sb3.buffer_size=1"], "sb3.buffer_size is 1, which does not hold one step of each of control.envs = 2"),
         (["sb3.learning_starts=360"], "sb3.learning_starts is 360, and a policy has 360 steps; it would learn nothing"),
         (["sb3.learning_starts=180", "control.restart=true"], "sb3.learning_starts is 180, and a policy has 180 steps"),
         (["sb3.gradient_steps=0"], "sb3.gradient_steps: without updates nothing is learned"),

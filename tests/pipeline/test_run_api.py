@@ -98,6 +98,13 @@ def test_an_argument_that_cannot_be_used_is_named(changes: dict[str, object], sa
         rather.Run(file, **changes)
 
 
+def test_nobody_is_asked_whose_answers_are_not_learned_from(file: Path) -> None:
+    run = rather.Run(file, **{"train.judges": ["nobody"]})
+    with pytest.raises(ConfigError, match=r"^train.judges is \['nobody'\], but the judges are .*; name one of them"):
+        run.loop()
+    assert run.store.labels("run") == []
+
+
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no file .*none.toml; `rather config > .*none.toml` writes one to start from"):
         rather.Run(tmp_path / "none.toml")

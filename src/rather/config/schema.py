@@ -367,7 +367,7 @@ class Config(Section):
             return self
         if not c.env:
             raise ValueError(f'train.learner = "{learner}" learns in an environment, and control.env is empty; set it, or take another')
-        self.sb3.check(c.rollout_segment, c.policy_steps(self.train.steps, self.loop.rounds))
+        self.sb3.check(c.envs, c.rollout_segment, c.policy_steps(self.train.steps, self.loop.rounds))
         return self
 
     @model_validator(mode="after")

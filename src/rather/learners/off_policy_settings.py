@@ -35,12 +35,14 @@ class OffPolicySettings(Section):
             raise ValueError("without updates nothing is learned; set it to 1 or more, or to -1")
         return value
 
-    def check(self, segment: int, steps: int) -> None:
-        """See whether they go with rollout segments of so many steps, and so many steps in all copies and rounds; 0: it is not known.
+    def check(self, envs: int, segment: int, steps: int) -> None:
+        """See whether they go with so many copies, rollout segments of so many steps, and steps in all copies and rounds; 0: not known.
 
         Raises:
             ValueError: they do not.
         """
+        if self.buffer_size < envs:
+            raise ValueError(f"sb3.buffer_size is {self.buffer_size}, which does not hold one step of each of control.envs = {envs}")
         if segment % self.train_freq:
             raise ValueError(f"sb3.train_freq is {self.train_freq}, which does not divide control.rollout_segment = {segment}")
         if 0 < steps <= self.learning_starts:

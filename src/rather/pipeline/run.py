@@ -70,11 +70,14 @@ class Run(State):
 
         Raises:
             TrainingError: verifiers answer, and judged nothing.
+            ConfigError: nobody who answers is among train.judges.
         """
         self.domain.check_shown()
         if purpose in ("", "train"):
             self.ready(self.begun)
         answering = self.answering_training if purpose in ("", "train") else self.answering
+        if purpose in ("", "train"):
+            self.teachers(answering.voters)
         return answering.label(purpose or build.purpose(self.config))
 
     @exclusive

@@ -127,14 +127,15 @@ class State:
         found = self.store.answered(run, build.purposes(name), each, among, out, wanted, judges=self.teachers(), criterion=t.criterion)
         return replace(found, comparisons=self.domain.prepared(found.comparisons))
 
-    def teachers(self) -> list[str]:
-        """The judges of the store whose labels are learned from.
+    def teachers(self, coming: Sequence[str] = ()) -> list[str]:
+        """The judges of the store, and of those who are `coming`, whose labels are learned from.
 
         Raises:
             ConfigError: none of them is among train.judges.
         """
         corrected, patterns = build.corrected(self.config), self.config.train.judges
         known = [name for name, kind in self.store.judges().items() if not (corrected and kind == "verifier")]  # not by themselves
+        known += [name for name in coming if name not in known]
         found = matching(known, patterns)
         if known and not found:
             raise ConfigError(f"train.judges is {patterns}, but the judges are {', '.join(known)}; name one of them")
