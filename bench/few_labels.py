@@ -34,18 +34,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Steps of a fragment, numbers of labels, episodes that they and that new pairs are from, and whether variants of the policy act."""
+    """Steps of a fragment, numbers of labels, episodes that they and that new pairs are from, whether variants act, and `OPTIONS`."""
 
     length: int
     counts: tuple[int, ...]
     episodes: int
     others: int
     varied: bool
+    options: tuple[str, ...]
 
 
 TASKS = {
-    "Pendulum-v1": Measured(25, (25, 100), 16, 50, varied=False),
-    "Reacher-v5": Measured(10, (50, 100, 200, 700), 300, 400, varied=True),
+    "Pendulum-v1": Measured(25, (25, 100), 16, 50, False, (*OPTIONS,)),
+    "Reacher-v5": Measured(10, (50, 100, 200, 700), 300, 400, True, ("none", "a head")),
 }
 
 
@@ -88,7 +89,7 @@ def main() -> None:
     """Print a row for each option and number of labels."""
     torch.set_num_threads(1)
     env, *seeds = sys.argv[1:] or ["Pendulum-v1"]
-    for name in OPTIONS:
+    for name in TASKS[env].options:
         found = np.array([accuracies(env, name, int(seed)) for seed in seeds or (0, 1, 2)])
         for count, each in zip(TASKS[env].counts, found.T, strict=True):
             print(f"| {count} | {name} | {np.mean(each):.3f} | {', '.join(f'{x:.3f}' for x in each)} |", flush=True)

@@ -410,6 +410,7 @@ T = Trajectory(Task("f", "1", "x"), "p", "y")
         (lambda m, p: rather.DPO(m, p).train(eval=[]), "^eval is empty"),
         (lambda m, p: rather.GRPO(m, p, group_size=1), "^GRPO: group_size: input should be greater than or equal to 2"),
         (lambda m, p: rather.GRPO(m, ["x"], len, temperature=0), "^GRPO: temperature is 0, at which all answers of a group are the same"),
+        (lambda m, p: rather.GRPO(m, ["x"], len, gold=3), "^gold is 3; give a function of an answer, a Trajectory, that returns a number"),
         (lambda m, p: rather.GRPO(m, 3), "^prompts is a int; give a list of prompts"),
         (lambda m, p: rather.PPO(m, [3]), "^item 0 of prompts: the prompt 3 is neither text nor a list of messages"),
         (lambda m, p: rather.SFT(m, [{"prompt": "x"}]), "^item 0 of rows has 'prompt'; needed are prompt and completion"),

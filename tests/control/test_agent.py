@@ -80,6 +80,8 @@ def numbers(agent: control.PPO) -> dict[str, torch.Tensor]:
         ({"policy": nn.Linear(5, 2)}, r"policy cannot take \(2, 4\) .*; it must map observations \(2, 4\) to \(2, 2\), a logit"),
         ({"critic": nn.Linear(4, 2)}, r"critic made shape \(2, 2\) of \(2, 4\); it must map observations \(2, 4\) to \(2, 1\), a value"),
         ({"reward": nn.Linear(4, 1)}, r"reward cannot take \(2, 4\) and \(2, 2\)"),
+        ({"callbacks": print}, r"^callbacks is <built-in function print>; give a list of functions"),
+        ({"callbacks": 3}, r"^callbacks is 3; give a list of functions"),
         ({"reward": "high"}, "reward is 'high'; give a RewardModel, an nn.Module, or a function"),
         ({"reward": control.RewardModel("Pendulum-v1")}, "reward is a model of 3 numbers"),
         ({"reward": control.RewardModel("CartPole-v1", horizon=50)}, "reward is a model of 5 numbers"),
@@ -92,8 +94,14 @@ def test_what_cannot_be_used_is_said_in_a_sentence(arguments: Any, said: str) ->
 
 def test_arguments_of_methods_are_checked() -> None:
     agent = control.PPO(Bandit, **SMALL)
-    for call in (lambda: agent.train(0), lambda: agent.evaluate(0), lambda: agent.rollouts(-1)):
-        with pytest.raises(ConfigError, match="(steps|episodes) is "):
+    for call in (
+        lambda: agent.train(0),
+        lambda: agent.train("1"),
+        lambda: agent.train(1.5),
+        lambda: agent.evaluate(0),
+        lambda: agent.rollouts(-1),
+    ):
+        with pytest.raises(ConfigError, match="episodes is "):
             call()
 
 

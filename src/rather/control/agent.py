@@ -31,7 +31,7 @@ from rather.learners.checkpoint import Lineage
 from rather.learners.learner import reporter
 from rather.learners.metrics import Metrics
 from rather.learners.progress import progress, shows
-from rather.learners.train import Callback, training
+from rather.learners.train import Callback, check_callbacks, training
 from rather.settings import given
 
 EVALUATION = 1_000_000
@@ -78,7 +78,7 @@ class PPO:
         **settings: Unpack[PPOOptions],
     ) -> None:
         (self.settings,) = given("control.PPO", settings, PPOSettings)
-        self.env, self.seed, self.callbacks = env, seed, list(callbacks)
+        self.env, self.seed, self.callbacks = env, seed, check_callbacks(callbacks)
         self.folder = None if folder is None else Path(folder)
         check_env(env, seed)
         one, other = self.make(), self.make()
@@ -118,11 +118,12 @@ class PPO:
         the first step of all to the last of this call.
 
         Raises:
+            ConfigError: `steps` is no whole number above 0.
             DataError: an observation or a reward is not a finite number.
             TrainingError: the loss is not finite.
         """
-        if steps < 1:
-            raise ConfigError(f"steps is {steps}; train on 1 environment step at least")
+        if not isinstance(steps, int) or steps < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"steps is {steps!r}; train on 1 environment step at least")
         s, each = self.settings, self.settings.envs * self.settings.rollout_segment
         self.target += math.ceil(steps / each)
         self.learner.stepper.last = build.optimizer_steps(self.target, s)

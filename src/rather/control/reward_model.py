@@ -19,7 +19,7 @@ from rather.control.saved import read_about, save_about
 from rather.control.settings import RewardOptions, RewardSettings
 from rather.core import Batch, Comparison, Trajectory
 from rather.errors import ConfigError, DataError, JudgeError, TrainingError
-from rather.learners.train import Callback
+from rather.learners.train import Callback, check_callbacks
 from rather.settings import given
 from rather.verify.functions import ANSWERS, as_number
 
@@ -49,7 +49,7 @@ class RewardModel:
         **settings: Unpack[RewardOptions],
     ) -> None:
         (self.settings,) = given("control.RewardModel", settings, RewardSettings)
-        self.env, self.seed, self.callbacks = env, seed, list(callbacks)
+        self.env, self.seed, self.callbacks = env, seed, check_callbacks(callbacks)
         check_env(env, seed)
         self._env = environment(env, self.settings.horizon or None, pixels=self.settings.takes_pictures)
         self.inputs, self.actions = inputs(self._env), self._env.action_space

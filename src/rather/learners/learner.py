@@ -21,7 +21,7 @@ from rather.learners.common import Stepper, put
 from rather.learners.metrics import Metrics
 from rather.learners.progress import progress, shows
 from rather.learners.settings import Optimization
-from rather.learners.train import Callback, training
+from rather.learners.train import Callback, check_callbacks, training
 from rather.scale import ranks
 from rather.settings import Section, mattering
 
@@ -61,9 +61,7 @@ class Learner(ABC, Generic[M, D]):
         **about: str | None,
     ) -> None:
         self.model, self.steps, self.how, self.seed = model, steps, optimization, seed
-        if not (isinstance(callbacks, Sequence) and all(map(callable, callbacks))):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(f"callbacks is {callbacks!r:.80}; give a list of functions of (step, metrics)")
-        self.callbacks, self.folder = list(callbacks), None if folder is None else Path(folder)
+        self.callbacks, self.folder = check_callbacks(callbacks), None if folder is None else Path(folder)
         if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"folder is {str(folder)!r}, which is a file; name a folder for checkpoints and metrics")
         self.settings: dict[str, Section | dict[str, Any]] = {

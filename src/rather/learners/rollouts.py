@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from rather.core import Batch, Model, Sampler, Task, Trajectory
+from rather.errors import ConfigError
 from rather.learners.common import numbers
 from rather.learners.signs import signs
 from rather.learners.spread import gold_correlation, spread
@@ -68,6 +69,8 @@ class Rollouts:
         gold: Callable[[Trajectory], float] | None = None,
         reward: LearningReward | None = None,
     ) -> None:
+        if not (gold is None or callable(gold)):
+            raise ConfigError(f"gold is {gold!r:.80}; give a function of an answer, a Trajectory, that returns a number")
         self.reward = reward
         self.model, self.sampler, self.tasks, self.seed, self.gold = model, sampler, tasks, seed, gold
         self.gold_rewards: list[float] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from rather.core import Learner
+from rather.errors import ConfigError
 from rather.learners import checkpoint
 from rather.learners.checkpoint import Lineage
 from rather.learners.metrics import Metrics
@@ -20,6 +21,17 @@ from rather.scale import ranks
 Feed = Callable[[int, Callable[[], bool]], Lineage | None]
 Callback = Callable[[int, dict[str, float]], object]
 """Gets the number of steps taken and the metrics of the last one; the training ends where it returns True."""
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Callbacks as a list.
+
+    Raises:
+        ConfigError: they are none.
+    """
+    if not (isinstance(callbacks, Sequence) and all(map(callable, callbacks))):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"callbacks is {callbacks!r:.80}; give a list of functions of (step, metrics)")
+    return list(callbacks)
 
 
 class Stopped(KeyboardInterrupt):
